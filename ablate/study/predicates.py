@@ -1,0 +1,115 @@
+"""The expressions of `when`, `exclude`, `conditions` and `--where`: a whitelisted syntax tree, never eval.
+
+    attention == 'differential' and context_length >= 512
+    normalization in ('prenorm', 'peri') or not model.tied
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Value = Any
+Environment = Mapping[str, Value]
+
+MAX_LENGTH = 2_000
+
+
+class PredicateError(ValueError):
+    """The expression does not parse, uses something that is not allowed, or compares what cannot be compared."""
+
+
+_COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda left, right: left in right,
+    ast.NotIn: lambda left, right: left not in right,
+}
+_ORDERINGS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+
+_Node = Callable[[Environment], Value]
+
+
+class Predicate:
+    """A compiled expression. `names` are the names it reads, dotted ones included.
+
+    Raises `PredicateError` at once for anything but names, literals, comparisons, `and`, `or`, `not`.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.names: frozenset[str] = frozenset()
+        if not isinstance(text, str) or len(text) > MAX_LENGTH:
+            raise PredicateError(f"an expression is text of at most {MAX_LENGTH} characters")
+        try:
+            tree = ast.parse(text.strip(), mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise PredicateError(f"{text!r} does not parse: {getattr(error, 'msg', error)}") from None
+        self._evaluate = self._compile(tree.body)
+
+    def __call__(self, environment: Environment) -> bool:
+        """Whether it holds. An axis that does not exist in the arm is None: it equals nothing and orders with nothing.
+
+        Raises `PredicateError` where two values cannot be compared.
+        """
+        return bool(self._evaluate(environment))
+
+    def _compile(self, node: ast.expr) -> _Node:
+        match node:
+            case ast.Constant(value=value) if value is None or isinstance(value, str | int | float | bool):
+                return lambda _: value
+            case ast.Name() | ast.Attribute():
+                name = self._dotted(node)
+                self.names |= {name}
+                return lambda environment: environment[name]
+            case ast.Tuple(elts=items) | ast.List(elts=items) | ast.Set(elts=items):
+                parts = [self._compile(item) for item in items]
+                return lambda environment: [part(environment) for part in parts]
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self._compile(operand)
+                return lambda environment: not inner(environment)
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                return lambda _: -number
+            case ast.BoolOp(op=op, values=values):
+                parts = [self._compile(value) for value in values]
+                combine = all if isinstance(op, ast.And) else any
+                return lambda environment: combine(part(environment) for part in parts)
+            case ast.Compare():
+                return self._compile_comparison(node)
+        raise PredicateError(
+            f"{self.text!r}: {ast.unparse(node)!r} is not allowed; an expression is made of names, texts, numbers, "
+            "== != < <= > >= in, and, or, not"
+        )
+
+    def _compile_comparison(self, node: ast.Compare) -> _Node:
+        terms = [self._compile(term) for term in (node.left, *node.comparators)]
+        for op in node.ops:
+            if type(op) not in _COMPARISONS:
+                raise PredicateError(f"{self.text!r}: use == and != instead of `is`")
+
+        def compare(environment: Environment) -> bool:
+            values = [term(environment) for term in terms]
+            return all(self._holds(op, *pair) for op, pair in zip(node.ops, zip(values, values[1:], strict=False), strict=True))
+
+        return compare
+
+    def _holds(self, op: ast.cmpop, left: Value, right: Value) -> bool:
+        if isinstance(op, _ORDERINGS) and (left is None or right is None):
+            return False
+        try:
+            return bool(_COMPARISONS[type(op)](left, right))
+        except TypeError:
+            raise PredicateError(f"{self.text!r}: {left!r} and {right!r} cannot be compared") from None
+
+    def _dotted(self, node: ast.expr) -> str:
+        if isinstance(node, ast.Name):
+            return node.id
+        if isinstance(node, ast.Attribute):
+            return f"{self._dotted(node.value)}.{node.attr}"
+        raise PredicateError(f"{self.text!r}: {ast.unparse(node)!r} is not a name")

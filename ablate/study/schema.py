@@ -1,0 +1,171 @@
+"""The models of grid.yaml.
+
+The `model:` section stays a plain mapping here: its keys belong to `ablate_model`, which this room may not import.
+`ablate.plan.resolve` checks them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from ablate.errors import GridError
+from ablate.study.source import Path, Source
+
+STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+Scalar = str | int | float | bool | None
+
+
+class Frozen(BaseModel):
+    """A strict, immutable part of the grid: a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class DataConfig(Frozen):
+    """The corpus and how it becomes tokens."""
+
+    source: Literal["python-stdlib", "text", "bin"] = Field(
+        "python-stdlib",
+        description="python-stdlib: the source code of the running interpreter's standard library; "
+        "text: files of your own; bin: nanoGPT's train.bin and val.bin (uint16)",
+    )
+    tokenizer: Literal["bytes", "gpt2"] = Field("bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding")
+    tokenizer_path: str | None = Field(None, description="folder that holds GPT-2's encoder.json and vocab.bpe")
+    path: tuple[str, ...] = Field((), description="text: files or globs (.gz .bz2 .xz are read directly); bin: the folder")
+    validation_path: tuple[str, ...] = Field((), description="text: files or globs kept for validation")
+    validation_fraction: float = Field(
+        0.1, gt=0, lt=1, description="share kept for validation where validation_path is not given"
+    )
+
+    @field_validator("path", "validation_path", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.source == "python-stdlib" and (self.path or self.validation_path):
+            raise ValueError("source python-stdlib takes no path; use source: text for files of your own")
+        if self.source != "python-stdlib" and not self.path:
+            raise ValueError(f"source {self.source} needs a path")
+        if self.source == "bin" and len(self.path) != 1:
+            raise ValueError("source bin takes one path: the folder that holds train.bin and val.bin")
+        return self
+
+
+class TrainConfig(Frozen):
+    """One run's training. `None` stands for the default that the arm's normalization brings (its paper's recipe)."""
+
+    steps: int = Field(gt=0, description="optimizer steps")
+    batch_size: int = Field(16, gt=0, description="sequences a step")
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="sequences at once on the device; changes memory, not the mathematics"
+    )
+    optimizer: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    min_learning_rate: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int | None = Field(None, ge=0, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000")
+    weight_decay: float | None = Field(None, ge=0, description="default: ngpt 0, else 0.1")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.95, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    grad_clip: float = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
+    log_every: int = Field(10, gt=0, description="steps between two lines of the curve")
+    eval_every: int = Field(25, gt=0, description="steps between two evaluations")
+    eval_tokens: int = Field(32768, gt=0, description="validation tokens of one evaluation, the same for every arm")
+    checkpoint_every: int = Field(100, gt=0, description="steps between two checkpoints")
+    precision: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32", description="bfloat16: autocast over float32 master weights"
+    )
+    compile: bool = Field(False, description="torch.compile")
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError("min_learning_rate is above learning_rate")
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps {self.warmup_steps} leaves no step of {self.steps} to train at full learning rate")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        return self
+
+
+class Rule(Frozen):
+    """Settings for the arms for which `when` holds."""
+
+    when: str
+    set: dict[str, Any] = Field(min_length=1)
+
+
+class Resources(Frozen):
+    """What one run takes. Without it: one GPU where there is one, else one CPU."""
+
+    cpus: int | None = Field(None, gt=0, description="CPU cores, which are also the run's threads")
+    gpus: float | None = Field(None, ge=0, description="GPUs, fractions too")
+
+
+Design = Literal["full", "one_at_a_time", "leave_one_out"]
+Match = Literal["none", "parameters", "flops"]
+
+
+class Study(Frozen):
+    """One declared question."""
+
+    study: str = Field(pattern=STUDY_NAME, description="the study's name, which is also its folder's")
+    question: str = Field("", description="what the study asks, in a sentence")
+    data: DataConfig = DataConfig()
+    model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
+    train: TrainConfig
+    matrix: dict[str, tuple[Any, ...]] = Field(
+        description="axis to levels; short names attention, normalization, context_length, num_maps, or a dotted path"
+    )
+    seeds: tuple[int, ...] = Field((0,), description="a number of seeds, or a list of them")
+    conditions: dict[str, str] = Field({}, description="axis to the expression for which it exists")
+    exclude: tuple[str, ...] = Field((), description="expressions: an arm for which one holds is left out")
+    rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
+    baseline: dict[str, Any] = Field({}, description="axis to level; default: the first level of every axis")
+    compare_within: tuple[str, ...] = Field((), description="axes within whose levels arms are compared")
+    design: Design = "full"
+    match: Match = Field("none", description="make every arm equal to its baseline by adapting d_ff")
+    resources: Resources = Resources()
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count_to_list(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return tuple(range(value))
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 0 or len(set(value)) != len(value):
+            raise ValueError("seeds is a number of at least 1, or a list of distinct numbers of at least 0")
+        return value
+
+    @field_validator("matrix")
+    @classmethod
+    def _has_levels(cls, value: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        if not value:
+            raise ValueError("the matrix is empty: name at least one axis with its levels")
+        for axis, levels in value.items():
+            if not levels:
+                raise ValueError(f"axis {axis!r} has no levels")
+        return value
+
+    @field_validator("compare_within", "exclude", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    def refuse(self, path: Path, message: str) -> GridError:
+        """The error to raise about the value at `path`, with the file and the line where it stands."""
+        return GridError(f"{self._source.locate(path)}: {message}")
+
+

@@ -1,0 +1,127 @@
+"""YAML with the place of every value, so that an error can point at it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import yaml
+
+from ablate.errors import GridError
+
+Path = tuple[str | int, ...]
+
+MAX_NODES = 200_000  # aliases can make a small file expand without end
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and with YAML 1.2's scalars: 1e-3 is a number, `off` and `no` are words, 1:30 is a string."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
+
+
+def _construct_int(_loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(node.value.replace("_", ""))  # YAML 1.1 would read 010 as eight
+
+
+def _construct_float(_loader: _Loader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"\.(?=inf|nan)", "", node.value.replace("_", "").lower()))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the values of a study stand.
+
+    `file` is the name shown to people; `lines` maps a path of keys to a line, from 1; `settings` are paths that
+    `--set` gave.
+    """
+
+    file: str = "grid"
+    lines: dict[Path, int] = field(default_factory=dict)
+    settings: frozenset[Path] = frozenset()
+
+    def locate(self, path: Path) -> str:
+        """`file:line: dotted.path` of the value at `path`, or of the nearest value above it."""
+        name = ".".join(str(part) for part in path)
+        suffix = f": {name}" if name else ""
+        for length in range(len(path), -1, -1):
+            prefix = path[:length]
+            if prefix in self.settings:
+                return f"--set{suffix}"
+            if prefix in self.lines:
+                return f"{self.file}:{self.lines[prefix]}{suffix}"
+        return f"{self.file}{suffix}"
+
+    def with_setting(self, path: Path) -> Source:
+        return replace(self, settings=self.settings | {path})
+
+
+def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
+    """Plain data and the line of every value.
+
+    Raises `GridError` for a syntax error, an unknown tag, a key that stands twice, or a file that expands without end.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        reader = _Reader(loader, file)
+        data = reader.read(node, ()) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        raise GridError(f"{file}{line}: this is not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise GridError(f"{file}: this is not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+    return data, Source(file, reader.lines if node is not None else {})
+
+
+class _Reader:
+    def __init__(self, loader: _Loader, file: str) -> None:
+        self.loader, self.file, self.count = loader, file, 0
+        self.lines: dict[Path, int] = {}
+
+    def read(self, node: yaml.Node, path: Path) -> Any:
+        self.count += 1
+        if self.count > MAX_NODES:
+            raise GridError(f"{self.file}: more than {MAX_NODES} values; do its aliases repeat one another?")
+        self.lines[path] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            return self._read_mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
+        return self.loader.construct_object(node)
+
+    def _read_mapping(self, node: yaml.MappingNode, path: Path) -> dict[Hashable, Any]:
+        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key, _ in reversed(node.value):
+            if written.count(key.value) > 1:
+                raise GridError(f"{self.file}:{key.start_mark.line + 1}: the key {key.value!r} stands twice")
+        self.loader.flatten_mapping(node)
+        result: dict[Hashable, Any] = {}
+        for key, child in node.value:
+            name = self.loader.construct_object(key)
+            if not isinstance(name, str | int | float | bool):
+                raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key is a word, not {key.value!r}")
+            name = name if isinstance(name, str) else key.value
+            result[name] = self.read(child, (*path, name))
+            self.lines[(*path, name)] = key.start_mark.line + 1
+        return result

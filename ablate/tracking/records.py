@@ -1,0 +1,102 @@
+"""The records that a study's folder holds, as plain frozen data. They load without torch, ray or mlflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+from ablate.errors import RecordError
+
+Value = str | int | float | bool | None
+State = Literal["queued", "running", "finished", "failed", "diverged"]
+
+STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverged")
+ENDED: frozenset[State] = frozenset({"finished", "diverged"})
+
+
+class Record:
+    """A record that is written as JSON and read back, refusing what it does not know."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Raises `RecordError` where a key is missing or the data is no mapping; keys of later versions are passed over."""
+        try:
+            return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})  # type: ignore[arg-type]
+        except (TypeError, KeyError) as error:
+            raise RecordError(f"not a {cls.__name__}: {error}") from None
+
+
+@dataclass(frozen=True)
+class ArmRecord(Record):
+    """One cell of the matrix.
+
+    `arm` is its name, `axes` its level on each axis that exists for it, `within` its levels on the axes of
+    `compare_within`, `baseline` the name of the arm it is compared with (its own for a baseline).
+    `flops_per_token` counts a training step: forward and backward.
+    """
+
+    arm: str
+    axes: Mapping[str, Value]
+    within: Mapping[str, Value]
+    baseline: str
+    n_params: int
+    flops_per_token: int
+    n_steps: int
+    n_tokens: int
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """One training run of an arm: `run_id` names its folder. Two arms of equal config share a run."""
+
+    run_id: str
+    arm: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class StudyRecord(Record):
+    """`study.json`: what the study is made of, written by every `ablate run` before training starts."""
+
+    study: str
+    question: str
+    design: str
+    match: str
+    compare_within: tuple[str, ...]
+    baseline: Mapping[str, Value]
+    axes: Mapping[str, tuple[Value, ...]]
+    data: Mapping[str, Any]  # the declared data section, and `hash`, `n_train_tokens`, `n_validation_tokens`
+    train: Mapping[str, Any]  # the declared train section
+    arms: tuple[ArmRecord, ...]
+    runs: tuple[RunRecord, ...]
+    version: str
+    command: str = ""
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        record = super().from_dict(data)
+        arms = tuple(ArmRecord.from_dict(arm) for arm in data["arms"])
+        runs = tuple(RunRecord.from_dict(run) for run in data["runs"])
+        return cls(**{**{f.name: getattr(record, f.name) for f in fields(cls)}, "arms": arms, "runs": runs})
+
+
+@dataclass(frozen=True)
+class Status(Record):
+    """`status.json`: the state of one run, replaced as a whole.
+
+    `heartbeat` is the Unix time of the last sign of life (s) while running; `step` the last finished optimizer step.
+    """
+
+    state: State
+    step: int = 0
+    n_steps: int = 0
+    worker: str = ""
+    heartbeat: float = 0.0
+    error: str = ""
+    attempts: int = 0
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,121 @@
+"""The folder of a study, `<runs>/<study>/`: where each file is, and how it is written without ever being half there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.errors import RecordError, suggest
+from ablate.tracking.records import Status, StudyRecord
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename: a reader sees the old file or the new one, never a part.
+
+    Raises `OSError` where the disk is full or the folder cannot be written; the old file is then still there.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises `RecordError` where the file is missing or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`<runs>/<study>/<run_id>/`."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Weights, optimizer and step while training goes on."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        """Weights alone, once finished."""
+        return self.path / "model.safetensors"
+
+    def read_status(self) -> Status:
+        """The state of the run; `queued` where nothing was written yet or what was written cannot be read."""
+        try:
+            return Status.from_dict(read_json(self.path / "status.json"))
+        except RecordError:
+            return Status("queued")
+
+    def write_status(self, status: Status) -> None:
+        write_json(self.path / "status.json", status.to_dict())
+
+
+@dataclass(frozen=True)
+class Store:
+    """`<runs>/<study>/`."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.path.parent / "mlflow.db"
+
+    def run(self, run_id: str) -> RunFolder:
+        return RunFolder(self.path / run_id)
+
+    def read_study(self) -> StudyRecord:
+        """Raises `RecordError` where no study was run here."""
+        if not self.record.exists():
+            near = sorted(p.parent.name for p in self.path.parent.glob("*/study.json"))
+            raise RecordError(f"{self.path}: no study was run here{suggest(self.path.name, near)}")
+        return StudyRecord.from_dict(read_json(self.record))
+
+    def write_study(self, record: StudyRecord) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.record, record.to_dict())
+
+    def read_manifest(self, run_id: str) -> Mapping[str, Any]:
+        """What is known of how the run was trained; empty where nothing is."""
+        try:
+            manifest = read_json(self.run(run_id).manifest)
+        except RecordError:
+            return {}
+        return manifest if isinstance(manifest, dict) else {}
