@@ -1,0 +1,18 @@
+"""Corpora to memory-mapped token shards, and batches that are pure functions of (seed, step). Needs no torch."""
+
+from ablate.data.batches import training_batch, validation_batches
+from ablate.data.corpus import Corpus, CorpusInfo, check_length, check_vocabulary, describe, prepare
+from ablate.data.tokenizers import Tokenizer, load_tokenizer
+
+__all__ = [
+    "Corpus",
+    "CorpusInfo",
+    "Tokenizer",
+    "check_length",
+    "check_vocabulary",
+    "describe",
+    "load_tokenizer",
+    "prepare",
+    "training_batch",
+    "validation_batches",
+]

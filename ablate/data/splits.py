@@ -1,0 +1,124 @@
+"""Which files make the training split and which the validation split."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablate.data.files import digest_of, find_files, find_path, size_of
+from ablate.errors import DataError
+from ablate.study.schema import DataConfig
+
+_NO_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "sitecustomize.py"}
+_GENERATED = ("config-", "_sysconfigdata")
+"""What the build of an interpreter writes beside the library: it names paths of the machine that built it."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file and the digest of its raw bytes."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """The files of each split, in order.
+
+    `tail` is the share of the tokens at the end of a lone training file that become the validation split, 0 elsewhere.
+    """
+
+    train: tuple[File, ...]
+    validation: tuple[File, ...]
+    tail: float = 0.0
+
+
+def split_files(config: DataConfig, base: Path) -> Split:
+    """The splits of a corpus; relative paths count from the working directory, else from `base`.
+
+    python-stdlib: files by a hash of their relative path. text: as `validation_path` says (a file that it names is left
+    out of training); without it several files by the hash of their content, so that two copies of one text never stand
+    on both sides, and a single one by cutting off its tail. bin: nanoGPT's two files.
+    Raises `DataError` where files are missing, unreadable, or leave a split empty.
+    """
+    if config.source == "python-stdlib":
+        return _split_stdlib(config.validation_fraction)
+    if config.source == "bin":
+        return _find_bin(config.path[0], base)
+    paths = find_files(config.path, base, "data.path")
+    if config.validation_path:
+        kept = find_files(config.validation_path, base, "data.validation_path")
+        real = {path.resolve() for path in kept}
+        train = _digest([path for path in paths if path.resolve() not in real])
+        if not train:
+            raise DataError("data.validation_path names every file of data.path: nothing is left to train on")
+        return Split(train, _digest(kept))
+    files = _digest(paths)
+    if len(files) == 1:
+        return Split(files, (), tail=config.validation_fraction)
+    return _part(files, [file.digest for file in files], config.validation_fraction)
+
+
+def choose_validation(keys: Sequence[str], fraction: float) -> list[bool]:
+    """Whether each of two or more keys is in the validation split: where its hash, as a share, is below `fraction`.
+
+    So a key's side does not depend on the others, and a corpus that grows keeps its sides. Only where a split would
+    stay empty, the key nearest to the border changes sides. Raises `DataError` where all keys are equal.
+    """
+    shares = [int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) / 2**64 for key in keys]
+    chosen = [share < fraction for share in shares]
+    if not any(chosen):
+        chosen = [share == min(shares) for share in shares]
+    if all(chosen):
+        chosen = [share < max(shares) for share in shares]
+    if not any(chosen):
+        raise DataError("data.path: all files have the same content, so none can be kept for validation")
+    return chosen
+
+
+def _part(files: Sequence[File], keys: Sequence[str], fraction: float) -> Split:
+    chosen = choose_validation(keys, fraction)
+    train, validation = (
+        tuple(file for file, is_chosen in zip(files, chosen, strict=True) if is_chosen is side)
+        for side in (False, True)
+    )
+    return Split(train, validation)
+
+
+def _split_stdlib(fraction: float) -> Split:
+    root = Path(sysconfig.get_path("stdlib"))
+    names = sorted(path.relative_to(root).as_posix() for path in _walk_sources(root) if size_of(path))
+    if len(names) < 2:
+        raise DataError(f"{root}: the standard library of this Python has no source files; use data.source: text")
+    return _part(_digest([root / name for name in names]), names, fraction)
+
+
+def _walk_sources(root: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = filter(_is_source, subfolders)
+        yield from (Path(folder, name) for name in files if name.endswith(".py") and _is_source(name))
+
+
+def _is_source(name: str) -> bool:
+    return name not in _NO_SOURCE and not name.startswith(_GENERATED)
+
+
+def _find_bin(name: str, base: Path) -> Split:
+    folder = find_path(name, base)
+    paths = [folder / file for file in ("train.bin", "val.bin")] if folder is not None else []
+    if not paths or not all(path.is_file() for path in paths):
+        raise DataError(f"data.path: {name} would have to be a folder that holds train.bin and val.bin (uint16 tokens)")
+    for path in paths:
+        if size_of(path) == 0 or size_of(path) % 2:
+            raise DataError(f"{path}: {size_of(path)} bytes are no sequence of uint16 tokens")
+    train, validation = _digest(paths)
+    return Split((train,), (validation,))
+
+
+def _digest(paths: Sequence[Path]) -> tuple[File, ...]:
+    return tuple(File(path, digest_of(path)) for path in paths)

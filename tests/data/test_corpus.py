@@ -1,0 +1,248 @@
+"""Corpora: what is made, what is reused, what is refused."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ablate.data import CorpusInfo, check_length, check_vocabulary, corpus, describe, files, prepare
+from ablate.errors import DataError, ResourceError
+from ablate.study.schema import DataConfig
+
+
+def text(*paths: Path, **more: object) -> DataConfig:
+    return DataConfig(source="text", path=tuple(map(str, paths)), **more)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> DataConfig:
+    (tmp_path / "a.txt").write_bytes(b"first")
+    (tmp_path / "b.txt").write_bytes(b"second")
+    (tmp_path / "v.txt").write_bytes(b"kept")
+    return text(tmp_path / "a.txt", tmp_path / "b.txt", validation_path=str(tmp_path / "v.txt"))
+
+
+def test_bytes_are_joined_by_the_separator(two, tmp_path):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    assert made.train.tobytes() == b"first\0second"
+    assert made.validation.tobytes() == b"kept"
+    assert isinstance(made.train, np.memmap)
+    assert (made.info.n_train_tokens, made.info.n_validation_tokens, made.info.vocab_size) == (12, 4, 256)
+
+
+def test_describe_says_what_prepare_makes_and_writes_nothing(two, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    described = describe(two, tmp_path, tmp_path / "shards")
+    assert sorted(tmp_path.rglob("*")) == before
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    assert described == made.info == describe(two, tmp_path, tmp_path / "shards")
+    kept = sorted(path.name for path in (tmp_path / "shards").rglob("*") if path.is_file())
+    assert kept == ["meta.json", "train.bin", "validation.bin"]
+
+
+def test_describe_reads_the_meta_of_made_shards(two, tmp_path, monkeypatch):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    monkeypatch.setattr(corpus, "_tokenize", None)
+    assert describe(two, tmp_path, tmp_path / "shards") == made.info
+
+
+def test_a_lone_file_keeps_its_tail_for_validation(tmp_path):
+    (tmp_path / "a.txt").write_bytes(bytes(range(65, 85)))
+    config = text(tmp_path / "a.txt", validation_fraction=0.25)
+    made = prepare(config, tmp_path, tmp_path / "shards")
+    assert made.train.tolist() == list(range(65, 80))
+    assert made.validation.tolist() == list(range(80, 85))
+    assert describe(config, tmp_path) == made.info
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".bz2", bz2), (".xz", lzma)])
+def test_archives_are_read_directly(tmp_path, suffix, module):
+    (tmp_path / f"a.txt{suffix}").write_bytes(module.compress(b"compressed text"))
+    made = prepare(text(tmp_path / f"a.txt{suffix}"), tmp_path, tmp_path / "shards")
+    assert made.train.tobytes() + made.validation.tobytes() == b"compressed text"
+
+
+@pytest.mark.parametrize(("suffix", "module"), [(".gz", gzip), (".bz2", bz2), (".xz", lzma)])
+@pytest.mark.parametrize("damage", ["cut short", "not one"])
+def test_a_damaged_archive_is_named(tmp_path, suffix, module, damage):
+    path = tmp_path / f"a.txt{suffix}"
+    whole = module.compress(bytes(range(256)) * 40)
+    path.write_bytes(whole[: len(whole) // 2] if damage == "cut short" else b"this is plain text")
+    with pytest.raises(DataError, match=rf"a\.txt\{suffix}: cannot be read"):
+        describe(text(path), tmp_path)
+
+
+def test_an_archive_of_nothing_is_refused(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b""))
+    with pytest.raises(DataError, match="training split of the corpus is empty"):
+        describe(text(tmp_path / "a.gz"), tmp_path)
+    with pytest.raises(DataError, match="training split of the corpus is empty"):
+        prepare(text(tmp_path / "a.gz"), tmp_path, tmp_path / "shards")
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.hashlib, "file_digest", refuse)
+    with pytest.raises(DataError, match=r"a\.txt: cannot be read: Permission denied"):
+        describe(text(tmp_path / "a.txt"), tmp_path)
+
+
+def test_text_that_is_no_utf8_is_named(tmp_path):
+    pytest.importorskip("tiktoken")
+    ranks = {bytes([i]): i for i in range(256)}
+    from ablate.data.tokenizers import GPT2Tokenizer
+
+    path = tmp_path / "latin.txt"
+    path.write_bytes("café".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.txt: is not UTF-8 \(byte 0xe9\)"), files.open_file(path) as stream:
+        list(GPT2Tokenizer(ranks).encode_stream(stream))
+
+
+def test_the_hash_is_of_content_not_of_places(tmp_path):
+    hashes = set()
+    for folder in ("here", "there/deeper"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / f"{folder[0]}.txt").write_text("the same text")
+        hashes.add(describe(text(tmp_path / folder / f"{folder[0]}.txt"), tmp_path).hash)
+    assert len(hashes) == 1
+
+
+def test_the_hash_tells_content_and_split_apart(two, tmp_path):
+    hashes = {describe(two, tmp_path).hash}
+    hashes.add(describe(two.model_copy(update={"validation_path": two.path[:1]}), tmp_path).hash)
+    (tmp_path / "b.txt").write_bytes(b"Second")
+    hashes.add(describe(two, tmp_path).hash)
+    lone = text(tmp_path / "b.txt", validation_fraction=0.5)
+    hashes.add(describe(lone, tmp_path).hash)
+    hashes.add(describe(lone.model_copy(update={"validation_fraction": 0.4}), tmp_path).hash)
+    assert len(hashes) == 5
+
+
+def test_the_hash_names_the_tokenizer(two, tmp_path):
+    split = corpus.split_files(two, tmp_path)
+    assert corpus._hash(split, "bytes") != corpus._hash(split, "gpt2:0")
+
+
+@pytest.mark.parametrize("damage", ["train.bin", "validation.bin", "meta.json", "meta garbage"])
+def test_torn_shards_are_made_again(two, tmp_path, damage):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    if damage == "meta garbage":
+        made.train_path.with_name("meta.json").write_text("[1")
+    else:
+        made.train_path.with_name(damage).write_bytes(b"x")
+    again = prepare(two, tmp_path, tmp_path / "shards")
+    assert again.train.tobytes() == b"first\0second"
+    assert again.validation.tobytes() == b"kept"
+
+
+def test_whole_shards_are_reused(two, tmp_path):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    before = made.train_path.stat().st_ino
+    assert prepare(two, tmp_path, tmp_path / "shards") == made
+    assert made.train_path.stat().st_ino == before
+
+
+def _prepare(job: tuple[DataConfig, Path]) -> bytes:
+    config, folder = job
+    return prepare(config, folder, folder / "shards").train.tobytes()
+
+
+def test_two_processes_may_prepare_at_once(two, tmp_path):
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        assert set(pool.map(_prepare, [(two, tmp_path)] * 4)) == {b"first\0second"}
+
+
+def test_a_folder_that_cannot_be_written_is_named(two, tmp_path):
+    (tmp_path / "shards").write_text("a file in the way")
+    with pytest.raises(ResourceError, match=r"shards.*cannot be written"):
+        prepare(two, tmp_path, tmp_path / "shards")
+
+
+def test_a_corpus_travels_as_paths(two, tmp_path):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    assert made.train is not None
+    packed = pickle.dumps(made)
+    assert len(packed) < 1000
+    assert pickle.loads(packed).train.tobytes() == b"first\0second"
+
+
+def test_shards_that_vanish_or_change_are_noticed(two, tmp_path):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    made.train_path.write_bytes(b"other")
+    with pytest.raises(DataError, match=r"train\.bin: 5 bytes where 12 were prepared"):
+        _ = made.train
+    made.validation_path.unlink()
+    with pytest.raises(DataError, match=r"validation\.bin: cannot be read"):
+        _ = made.validation
+
+
+def write_bin(folder: Path, train: list[int], validation: list[int]) -> DataConfig:
+    folder.mkdir()
+    np.array(train, dtype="<u2").tofile(folder / "train.bin")
+    np.array(validation, dtype="<u2").tofile(folder / "val.bin")
+    return DataConfig(source="bin", path=str(folder))
+
+
+def test_nanogpt_files_are_used_in_place(tmp_path):
+    config = write_bin(tmp_path / "owt", [1, 50256, 2], [7, 8])
+    made = prepare(config, tmp_path, tmp_path / "shards")
+    assert made.train.tolist() == [1, 50256, 2]
+    assert made.validation_path == tmp_path / "owt" / "val.bin"
+    assert made.info == describe(config, tmp_path) == CorpusInfo(made.info.hash, 3, 2, 50304)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_large_files_are_hashed_by_samples(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "SAMPLED_ABOVE_BYTES", 100)
+    monkeypatch.setattr(files, "SAMPLE_BYTES", 4)
+    path = tmp_path / "large.bin"
+    path.write_bytes(bytes(400))
+    before = files.digest_of(path)
+    path.write_bytes(bytes(399) + b"\1")
+    assert files.digest_of(path) != before
+    path.write_bytes(bytes(401))
+    assert files.digest_of(path) != before
+
+
+@pytest.mark.parametrize("name", ["nowhere", "owt"])
+def test_a_folder_without_nanogpt_files_is_refused(tmp_path, name):
+    write_bin(tmp_path / "owt", [1], [1])
+    (tmp_path / "owt" / "val.bin").unlink()
+    with pytest.raises(DataError, match=rf"{name} would have to be a folder that holds train\.bin and val\.bin"):
+        describe(DataConfig(source="bin", path=str(tmp_path / name)), tmp_path)
+
+
+def test_half_a_token_is_refused(tmp_path):
+    config = write_bin(tmp_path / "owt", [1], [1])
+    (tmp_path / "owt" / "val.bin").write_bytes(b"abc")
+    with pytest.raises(DataError, match=r"val\.bin: 3 bytes are no sequence of uint16"):
+        describe(config, tmp_path)
+
+
+def test_tokens_beyond_the_vocabulary_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "SCAN_TOKENS", 2)
+    made = prepare(write_bin(tmp_path / "owt", [1, 2, 3], [1, 2, 9]), tmp_path, tmp_path)
+    check_vocabulary(made, 10)
+    with pytest.raises(DataError, match=r"validation split holds the token 9, beyond a model\.vocab_size of 9"):
+        check_vocabulary(made, 9)
+
+
+def test_a_corpus_shorter_than_a_context_is_refused():
+    info = CorpusInfo("", n_train_tokens=100, n_validation_tokens=33, vocab_size=256)
+    check_length(info, 32)
+    with pytest.raises(DataError, match=r"validation split has 33 tokens.*context_length of 33 \(legal: at most 32\)"):
+        check_length(info, 33)
+    with pytest.raises(DataError, match="training split has 100 tokens"):
+        check_length(info, 100)

@@ -1,0 +1,132 @@
+"""Bytes, and GPT-2's byte-pair encoding: a small vocabulary made here, and the real one where it is present."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ablate.data import load_tokenizer, tokenizers
+from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
+from ablate.errors import DataError
+from ablate.study.schema import DataConfig
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "gpt2_bpe"
+MERGES = ("t h", "th e", "Ġ the", "Ġ a", "a b")
+
+pytest.importorskip("tiktoken", reason="tokenizer: gpt2 needs tiktoken")
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> Path:
+    """A folder with GPT-2's kind of files: 256 bytes and a few merges."""
+    signs = tokenizers._printable_bytes()
+    numbers = {sign: i for i, sign in enumerate(signs)} | {m.replace(" ", ""): 256 + i for i, m in enumerate(MERGES)}
+    numbers["<|endoftext|>"] = len(numbers)
+    (tmp_path / "encoder.json").write_text(json.dumps(numbers))
+    (tmp_path / "vocab.bpe").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def load(folder: Path) -> tokenizers.Tokenizer:
+    return load_tokenizer(DataConfig(tokenizer="gpt2", tokenizer_path=str(folder)), folder)
+
+
+def test_bytes_are_tokens():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("aé").tolist() == [97, 0xC3, 0xA9]
+    assert tokenizer.decode([97, 0xC3, 0xA9]) == "aé"
+    assert tokenizer.decode([0xC3]) == "\ufffd"
+
+
+def test_merges_apply_in_the_order_of_their_ranks(vocabulary):
+    tokenizer = load(vocabulary)
+    assert tokenizer.encode("the the ab").tolist()[:2] == [257, 258]
+    assert [tokenizer.decode([token]) for token in tokenizer.encode("the abc")] == ["the", " a", "b", "c"]
+    assert tokenizer.vocab_size == 50304
+
+
+def test_end_of_text_is_the_separator(vocabulary):
+    tokenizer = load(vocabulary)
+    assert tokenizer.encode("a<|endoftext|>b").tolist()[1] == tokenizer.separator == 256 + len(MERGES)
+    assert tokenizer.decode([tokenizer.separator, 50303]) == "<|endoftext|>"
+
+
+def test_tiktoken_ranks_give_the_same_tokenizer(vocabulary, tmp_path_factory):
+    tokenizer = load(vocabulary)
+    other = tmp_path_factory.mktemp("ranks")
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for token, rank in tokenizer._ranks.items()]
+    (other / "gpt2.tiktoken").write_text("\n".join(lines))
+    assert load(other).identity == tokenizer.identity
+    assert load(other).encode("the cab").tolist() == tokenizer.encode("the cab").tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(alphabet=st.sampled_from("thea b\n\t'sé1.漢"), max_size=200), block=st.integers(1, 30))
+def test_a_text_read_in_blocks_has_the_tokens_of_the_whole(text, block):
+    ranks = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" the": 258, b"\n\n": 259, b"  ": 260}
+    tokenizer = GPT2Tokenizer(ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "BLOCK_BYTES", block)
+        blocks = list(tokenizer.encode_stream(io.BytesIO(text.encode())))
+    assert [token for block in blocks for token in block] == tokenizer.encode(text).tolist()
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("missing", ["encoder.json", "vocab.bpe"])
+def test_absent_vocabulary_files_are_named(vocabulary, missing):
+    (vocabulary / missing).unlink()
+    with pytest.raises(DataError, match=r"encoder\.json and vocab\.bpe, or gpt2\.tiktoken"):
+        load(vocabulary)
+
+
+def test_no_tokenizer_path_names_the_key():
+    with pytest.raises(DataError, match=r"needs data\.tokenizer_path.*encoder\.json"):
+        load_tokenizer(DataConfig(tokenizer="gpt2"), Path())
+
+
+def test_merges_in_another_order_are_refused(vocabulary):
+    (vocabulary / "vocab.bpe").write_text("#version: 0.2\nth e\nt h\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"vocab\.bpe: no vocabulary of GPT-2: the merge 'th e'"):
+        load(vocabulary)
+
+
+@pytest.mark.parametrize("content", ["", "IQ== 0\n", "IQ== zero\n", "garbage\n"])
+def test_a_damaged_tiktoken_file_is_refused(tmp_path, content):
+    (tmp_path / "gpt2.tiktoken").write_text(content)
+    with pytest.raises(DataError, match=r"gpt2\.tiktoken: no vocabulary of GPT-2"):
+        load(tmp_path)
+
+
+def test_the_message_says_which_package_is_missing(vocabulary, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tiktoken", None)
+    with pytest.raises(DataError, match="pip install tiktoken"):
+        load(vocabulary).encode("a")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="GPT-2's vocabulary files are not beside the repository (../shared/data)")
+class TestRealVocabulary:
+    def test_known_tokens(self):
+        tokenizer = load(REAL)
+        # "Hello world" and the rest are documented examples of GPT-2's encoding.
+        assert tokenizer.encode("Hello world").tolist() == [15496, 995]
+        assert tokenizer.encode("<|endoftext|>").tolist() == [50256] == [tokenizer.separator]
+        assert tokenizer.encode("I'll  go\n\n").tolist()[:2] == [40, 1183]
+
+    def test_both_kinds_of_files_are_the_same_vocabulary(self, tmp_path):
+        (tmp_path / "gpt2.tiktoken").write_bytes((REAL / "gpt2.tiktoken").read_bytes())
+        assert load(tmp_path).identity == load(REAL).identity
+
+    def test_text_survives(self):
+        text = "naïve café — 漢字 🙂  \t\n\ndef f(x):\n    return x**2  # it's\n"
+        tokenizer = load(REAL)
+        tokens = tokenizer.encode(text)
+        assert tokenizer.decode(tokens) == text
+        assert tokens.dtype == np.uint16
