@@ -1,0 +1,190 @@
+"""What all attentions made of softmax heads share: projections, positions, query-key norms, one kernel call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..cache import LayerCache
+from ..errors import ConfigError
+from ..kernels.attention import attention
+from ..kernels.bias import Bias
+from ..linear.base import build_reader, build_writer, count_linear
+from ..numerics import split_last
+from .base import Attention, AttentionLayer, Context
+from .query_key_norm import QueryKeyNorm, build_qk_norm, count_qk_norm
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class HeadAttention(Attention, ABC):
+    """The knobs and prices of softmax heads. `n_heads` of the model counts value heads, of width d_model / n_heads."""
+
+    n_kv_heads: int | None = Field(default=None, ge=1, description="value heads; fewer than n_heads is GQA, 1 is MQA")
+    qk_head_dim: int | None = Field(default=None, ge=1, description="width of one map's queries and keys, by hand")
+    qk_norm: QueryKeyNorm = Field(
+        default="none", description="normalise each query and key head: rms has a gain, l2 a temperature a head"
+    )
+    qk_norm_place: Literal["before_position", "after_position"] = Field(
+        default="before_position", description="where qk_norm stands relative to the positional encoding"
+    )
+    logit_softcap: float | None = Field(default=None, gt=0.0, description="logits <- c tanh(logits / c)")
+    window: int | None = Field(default=None, ge=1, description="a query sees this many newest keys, itself included")
+
+    # how many heads there are
+    def kv_heads(self, config: ModelConfig) -> int:
+        return self.n_kv_heads or config.n_heads
+
+    @abstractmethod
+    def query_heads(self, config: ModelConfig) -> int: ...
+
+    @abstractmethod
+    def key_heads(self, config: ModelConfig) -> int: ...
+
+    def default_qk_width(self, config: ModelConfig) -> int:
+        return config.head_dim
+
+    def qk_width(self, config: ModelConfig) -> int:
+        return self.qk_head_dim or self.default_qk_width(config)
+
+    def query_features(self, config: ModelConfig) -> int:
+        return self.query_heads(config) * self.qk_width(config)
+
+    # what a subclass adds to the projections
+    def num_extra_params(self, config: ModelConfig) -> int:
+        return 0
+
+    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+        """Forward FLOPs a token beyond projections and the kernel call; `visible` is twice the mean number of keys."""
+        return 0
+
+    def resolve(self, config: ModelConfig) -> Self:
+        return self.model_copy(update={"n_kv_heads": self.kv_heads(config), "qk_head_dim": self.qk_width(config)})
+
+    def check(self, config: ModelConfig) -> None:
+        if config.n_heads % self.kv_heads(config):
+            divisors = [n for n in range(1, config.n_heads + 1) if config.n_heads % n == 0]
+            raise ConfigError("n_kv_heads", f"must divide n_heads = {config.n_heads}", divisors)
+        if self.qk_norm != "none" and config.normalization.owns_query_key_norm:
+            name = config.normalization.name
+            raise ConfigError(
+                "qk_norm", f"queries and keys are normalised by {name}, which has its own knob for it", ["none"]
+            )
+
+    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+        features, width = self.query_features(config), self.qk_width(config)
+        if features == config.d_model or self.query_heads(config) == config.n_heads == config.d_model // width:
+            return ()
+        more = (
+            features - config.d_model + self.key_heads(config) * width - self.kv_heads(config) * config.head_dim
+        ) * config.d_model
+        return (
+            f"{self.query_heads(config)} query heads of width {width} make {features} query features where d_model is "
+            f"{config.d_model}: {more:+,} query and key weights a layer against heads of width {config.head_dim}",
+        )
+
+    def num_params(self, config: ModelConfig) -> int:
+        d, width = config.d_model, self.qk_width(config)
+        total = count_linear(config, d, self.query_features(config)) + count_linear(
+            config, d, self.key_heads(config) * width
+        )
+        total += count_linear(config, d, self.kv_heads(config) * config.head_dim) + count_linear(config, d, d)
+        return total + count_qk_norm(self.qk_norm, self.query_heads(config), width) + self.num_extra_params(config)
+
+    def flops_per_token(self, config: ModelConfig, context_length: int) -> int:
+        d, width = config.d_model, self.qk_width(config)
+        features = (
+            self.query_features(config) + self.key_heads(config) * width + self.kv_heads(config) * config.head_dim + d
+        )
+        visible = float(context_length)
+        if self.window is not None and self.window < context_length:
+            visible = 2 * self.window - self.window**2 / context_length
+        core = self.called_heads(config) * (width + config.head_dim) * visible
+        return round(2 * d * features + core + self.extra_flops(config, visible))
+
+    def called_heads(self, config: ModelConfig) -> int:
+        """The heads of the kernel call: one a map and value head."""
+        return self.query_heads(config)
+
+
+class HeadLayer(AttentionLayer):
+    """Queries, keys and values through one kernel call. Subclasses override `attend`."""
+
+    def __init__(self, config: ModelConfig, knobs: HeadAttention, layer: int) -> None:
+        super().__init__()
+        self.n_heads, self.n_kv_heads = config.n_heads, knobs.kv_heads(config)
+        self.qk_width, self.v_width = knobs.qk_width(config), config.head_dim
+        self.window, self.softcap = knobs.window, knobs.logit_softcap
+        n_query, n_key = knobs.query_heads(config), knobs.key_heads(config)
+        self.query = build_reader(config, n_query * self.qk_width)
+        self.key = build_reader(config, n_key * self.qk_width)
+        self.value = build_reader(config, self.n_kv_heads * self.v_width)
+        self.output = build_writer(config, config.d_model)
+        self.rotate = config.position.rotate
+        self.qk_norm = build_qk_norm(knobs.qk_norm, n_query, self.qk_width)
+        self.norm_is_first = knobs.qk_norm_place == "before_position"
+        scale = 1.0 if knobs.qk_norm == "l2" else self.qk_width**-0.5
+        self.query_key = config.normalization.build_query_key(config, n_query, self.qk_width, scale)
+
+    def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
+        q_bthk = split_last(self.query(x_btd), -1, self.qk_width)
+        k_bshk = split_last(self.key(x_btd), -1, self.qk_width)
+        v_bshv = split_last(self.value(x_btd), -1, self.v_width)
+        q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)
+        q_bthk, k_bshk = q_bthk.to(v_bshv.dtype), k_bshk.to(v_bshv.dtype)
+        if cache is not None:
+            k_bshk, v_bshv = cache.append("key", k_bshk), cache.append("value", v_bshv)
+        mixed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, cache).flatten(2))
+        return mixed_btd
+
+    def place(self, q_bthk: Tensor, k_bshk: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Positions and norms, in float32."""
+        if self.norm_is_first:
+            q_bthk, k_bshk = self.qk_norm(q_bthk, k_bshk)
+        q_bthk, k_bshk = self.rotate(q_bthk, context.tables), self.rotate(k_bshk, context.tables)
+        if not self.norm_is_first:
+            q_bthk, k_bshk = self.qk_norm(q_bthk, k_bshk)
+        placed: tuple[Tensor, Tensor] = self.query_key(q_bthk, k_bshk)
+        return placed
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor:
+        """From placed heads to outputs (b, t, n_heads, v); the newest t of the s keys and values belong to x."""
+        return self.call(q_bthk, k_bshk, v_bshv, context)
+
+    def call(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, context: Context, bias: Bias | None = None
+    ) -> Tensor:
+        """The kernel with this layer's scale, window and softcap."""
+        return attention(
+            q_bthk,
+            k_bshk,
+            v_bshv,
+            scale=self.query_key.scale,
+            window=self.window,
+            softcap=self.softcap,
+            bias=bias,
+            backend=context.backend,
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
+
+    def call_maps(self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, n_maps: int, context: Context) -> Tensor:
+        """Several maps a value head in one call: outputs (b, t, n_heads, m, v).
+
+        Queries are laid out (n_heads, m), keys (n_kv_heads, m), so the maps of a head are neighbours; values are shared
+        by the maps of their head. Maps combine afterwards: (sum_i w_i A_i) V = sum_i w_i (A_i V).
+        """
+        n_groups, n_rep = self.n_kv_heads, self.n_heads // self.n_kv_heads
+        if n_rep > 1:  # the kernel pairs neighbouring queries with one key head
+            b, t, _, k = q_bthk.shape
+            q_bthk = q_bthk.view(b, t, n_groups, n_rep, n_maps, k).transpose(3, 4).flatten(2, 4)
+        v_bshv = v_bshv.unsqueeze(3).expand(-1, -1, -1, n_maps, -1).flatten(2, 3)
+        out_bthv = self.call(q_bthk, k_bshk, v_bshv, context)
+        b, t, _, v = out_bthv.shape
+        return out_bthv.reshape(b, t, n_groups, n_maps, n_rep, v).transpose(3, 4).flatten(2, 3)

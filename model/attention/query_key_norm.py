@@ -1,0 +1,55 @@
+"""Norms of single query and key heads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from ..declared import Declared, Spec
+from ..normalization.norms import RMSNorm
+from ..numerics import unit
+
+QueryKeyNorm = Literal["none", "rms", "l2"]
+EPS = 1e-6
+
+
+class NoNorm(Declared):
+    def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
+        return q_bthk, k_bshk
+
+
+class RmsNorms(Declared):
+    """RMSNorm with one gain (k,) for all query heads and one for all key heads."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query, self.key = RMSNorm(width, EPS), RMSNorm(width, EPS)
+
+    def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
+        return self.query(q_bthk), self.key(k_bshk)
+
+
+class L2Norms(Declared):
+    """Unit queries and keys; a learned temperature a query head, starting at sqrt(k), the logits' scale under rms."""
+
+    def __init__(self, n_query: int, width: int) -> None:
+        super().__init__()
+        self.temperature = self.declare("temperature", (n_query, 1), Spec("vector", mean=width**0.5))
+
+    def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
+        return unit(q_bthk) * self.temperature, unit(k_bshk)
+
+
+def build_qk_norm(kind: QueryKeyNorm, n_query: int, width: int) -> Declared:
+    match kind:
+        case "none":
+            return NoNorm()
+        case "rms":
+            return RmsNorms(width)
+        case "l2":
+            return L2Norms(n_query, width)
+
+
+def count_qk_norm(kind: QueryKeyNorm, n_query: int, width: int) -> int:
+    return {"none": 0, "rms": 2 * width, "l2": n_query}[kind]

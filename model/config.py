@@ -1,0 +1,160 @@
+"""The description of a model: sizes, components and nothing that does not change its function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
+
+from . import attention as attention_axis
+from . import linear as linear_axis
+from . import mlp as mlp_axis
+from . import normalization as normalization_axis
+from . import position as position_axis
+from . import topology as topology_axis
+from .attention.base import Attention
+from .cost import count_forward_flops, count_params
+from .errors import ConfigError
+from .linear.base import Linear
+from .mlp.base import Mlp
+from .normalization.base import Normalization
+from .position.base import Position
+from .schema import describe_schema
+from .topology.base import Topology
+from .variant import Knobs, Table, translate
+
+TABLES: dict[str, Table[Any]] = {
+    table.axis: table
+    for table in (
+        attention_axis.TABLE,
+        normalization_axis.TABLE,
+        mlp_axis.TABLE,
+        position_axis.TABLE,
+        linear_axis.TABLE,
+        topology_axis.TABLE,
+    )
+}
+Size = Annotated[int, Field(ge=1)]
+
+
+def _default_d_ff(known: Mapping[str, Any]) -> int:
+    """The mlp's own choice; any number where an invalid mlp or d_model is going to be reported anyway."""
+    if "mlp" not in known or "d_model" not in known:
+        return 1
+    width: int = known["mlp"].default_d_ff(known["d_model"])
+    return width
+
+
+class ModelConfig(Knobs):
+    """A decoder-only language model, fully resolved: every default that depends on a size has become a number.
+
+    A component (attention, normalization, mlp, position, linear, topology) is given by its name, by a mapping
+    {name: ..., knob: value}, or as its own config object. Raises ConfigError for anything that cannot be built.
+    """
+
+    d_model: Size = Field(description="width of the residual stream")
+    n_layers: Size = Field(description="blocks")
+    n_heads: Size = Field(description="value heads, each of width d_model / n_heads")
+    vocab_size: Size = Field(description="tokens in the vocabulary")
+    context_length: Size = Field(description="tokens in a training sequence")
+    attention: SerializeAsAny[Attention] = Field(
+        default_factory=attention_axis.TABLE.default, description="how tokens mix"
+    )
+    normalization: SerializeAsAny[Normalization] = Field(
+        default_factory=normalization_axis.TABLE.default, description="how the residual stream is kept in bounds"
+    )
+    mlp: SerializeAsAny[Mlp] = Field(default_factory=mlp_axis.TABLE.default, description="how features mix")
+    position: SerializeAsAny[Position] = Field(
+        default_factory=position_axis.TABLE.default, description="how order is known"
+    )
+    linear: SerializeAsAny[Linear] = Field(
+        default_factory=linear_axis.TABLE.default, description="what hidden linear layers compute"
+    )
+    topology: SerializeAsAny[Topology] = Field(
+        default_factory=topology_axis.TABLE.default, description="how blocks are joined"
+    )
+    d_ff: Size = Field(default_factory=_default_d_ff, description="inner width of the MLP; null is the mlp's default")
+    bias: bool = Field(default=False, description="biases in hidden linear layers and layer norms")
+    weight_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="storage of hidden matrices; bfloat16 has no float32 master copy"
+    )
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            raise translate(error, type(self)) from None
+
+    @field_validator(*TABLES, mode="before")
+    @classmethod
+    def _parse_component(cls, value: object, info: ValidationInfo) -> object:
+        assert info.field_name is not None  # a field validator always has one
+        return TABLES[info.field_name].parse(value)
+
+    @field_validator("d_ff", mode="before")
+    @classmethod
+    def _choose_d_ff(cls, value: object, info: ValidationInfo) -> object:
+        return _default_d_ff(info.data) if value is None else value
+
+    @model_validator(mode="after")
+    def _resolve_and_check(self) -> Self:
+        if self.d_model % self.n_heads:
+            divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
+            raise ConfigError("n_heads", f"must divide d_model = {self.d_model}, got {self.n_heads}", divisors)
+        for axis in TABLES:
+            self.__dict__[axis] = getattr(self, axis).resolve(self)  # frozen for everybody else from here on
+        for axis in TABLES:
+            try:
+                getattr(self, axis).check(self)
+            except ConfigError as error:
+                raise error.under(axis) from None
+        return self
+
+    @classmethod
+    def parse(cls, mapping: Mapping[str, Any]) -> Self:
+        """A config from plain data, such as the `model` mapping of a grid or `to_dict()`. Raises ConfigError."""
+        unnamed = [key for key in mapping if not isinstance(key, str)]
+        if unnamed:
+            raise ConfigError("", f"keys must be words, got {unnamed[0]!r}", cls.model_fields)
+        return cls(**mapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data from which `parse` makes this config again; components with name, version and all knobs."""
+        components = {axis: getattr(self, axis).to_dict() for axis in TABLES}
+        return {**self.model_dump(mode="json", exclude=set(TABLES)), **components}
+
+    @property
+    def head_dim(self) -> int:
+        """The width of a value head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def base_std(self) -> float:
+        """The standard deviation of initial weights."""
+        return self.normalization.base_std(self.d_model)
+
+    def num_params(self) -> int:
+        return count_params(self)
+
+    def flops_per_token(self) -> int:
+        """Training FLOPs per token: three times the forward pass, matmuls only, causal attention halved."""
+        return 3 * count_forward_flops(self, self.context_length)
+
+    def notices(self) -> tuple[str, ...]:
+        """What the reader of a result should know about this model."""
+        return tuple(notice for axis in TABLES for notice in getattr(self, axis).notices(self))
+
+    def recipe(self) -> dict[str, float]:
+        """Training defaults that the normalization brings."""
+        return self.normalization.recipe()
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """JSON schema of the `model` mapping of grid.yaml."""
+        return describe_schema(cls, TABLES)
+
+
+def variants() -> dict[str, dict[str, dict[str, Any]]]:
+    """axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs}."""
+    return {axis: {name: table.resolve(name).describe() for name in table} for axis, table in TABLES.items()}

@@ -1,0 +1,38 @@
+"""The one error that bad model configurations raise."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(ValueError):
+    """A model configuration that cannot be built.
+
+    `path` is the dotted place inside the `model` mapping ("attention.num_maps"; empty for the whole mapping),
+    `message` says what is wrong, `legal` holds the legal keys or values where they can be listed.
+    """
+
+    def __init__(self, path: str, message: str, legal: Iterable[object] = ()) -> None:
+        self.path = path
+        self.message = message
+        self.legal = tuple(legal)
+        super().__init__(path, message, self.legal)
+
+    def __str__(self) -> str:
+        place = f"{self.path}: " if self.path else ""
+        choices = f" (legal: {', '.join(map(str, self.legal))})" if self.legal else ""
+        return f"{place}{self.message}{choices}"
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, tuple[object, ...]]]:
+        return type(self), (self.path, self.message, self.legal)
+
+    def under(self, prefix: str) -> ConfigError:
+        """The same error seen from the mapping that holds this one under the key `prefix`."""
+        return ConfigError(".".join(part for part in (prefix, self.path) if part), self.message, self.legal)
+
+
+def describe_unknown(word: object, legal: Iterable[object], kind: str) -> str:
+    """'unknown <kind> "wrod"; did you mean "word"?', with the nearest legal spelling where one is near."""
+    near = difflib.get_close_matches(str(word), [str(item) for item in legal], n=1)
+    return f"unknown {kind} {str(word)!r}" + (f"; did you mean {near[0]!r}?" if near else "")

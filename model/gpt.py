@@ -1,0 +1,99 @@
+"""The language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention.base import Context
+from .cache import Cache
+from .config import ModelConfig
+from .declared import Declared, Role, walk_declared
+from .init import initialize
+from .linear.base import Embedding, Head
+from .numerics import unit, upcast
+
+IGNORED_TARGET = -100  # targets of this value do not count in the loss
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer, initialised with seed 0.
+
+    `backend` is the attention backend (kernels/attention.py) of every layer.
+    """
+
+    def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.backend = backend
+        self.embedding = Embedding(config)
+        self.position = config.position.build(config)
+        self.input = config.normalization.build_input(config)
+        self.stack = config.topology.build(config)
+        self.final = config.normalization.build_final(config)
+        self.head = Head(config)
+        self.settle = config.normalization.settle
+        self.initialize(0)
+
+    def initialize(self, seed: int) -> None:
+        """Start again: each parameter from a stream keyed by (seed, its name); nGPT's weights then go to the sphere."""
+        initialize(self, seed)
+        self.post_step()
+
+    def forward(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
+        """Token ids (b, t) to logits (b, t, v). With a cache, ids are the newest tokens and the cache grows by them."""
+        h_btd = self.final.read(self.encode(ids_bt, cache))
+        logits_btv: Tensor = self.final.scale(upcast(F.linear(h_btd, self.head.read_weight())))
+        return logits_btv
+
+    def encode(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
+        """The residual stream (b, t, d) after the last block."""
+        start, length = (0 if cache is None else cache.length), ids_bt.shape[1]
+        h_btd = self.embedding(ids_bt)
+        position_td = self.position.embed(start, length)
+        if position_td is not None:
+            h_btd = self.settle(h_btd + position_td)
+        h_btd = self.input(h_btd)
+        tables = self.position.tables(start, length, h_btd.device, h_btd.dtype)
+        out_btd: Tensor = self.stack(h_btd, Context(tables, self.backend), cache)
+        if cache is not None:
+            cache.length += length
+        return out_btd
+
+    def loss(self, ids_bt: Tensor, targets_bt: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
+        return F.cross_entropy(self(ids_bt).flatten(0, 1), targets_bt.flatten(), ignore_index=IGNORED_TARGET)
+
+    @torch.no_grad()
+    def post_step(self) -> None:
+        """To be called after every optimizer step: projects weights back to the unit sphere where nGPT asks for it."""
+        if self.config.normalization.has_unit_weights_after_step:
+            for _, parameter, spec in walk_declared(self):
+                if spec.axis is not None:
+                    parameter.copy_(unit(parameter, spec.axis))
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """AdamW's groups: parameters of two or more dimensions decay, the others do not."""
+        decayed = [parameter for parameter in self.parameters() if parameter.dim() >= 2]
+        rest = [parameter for parameter in self.parameters() if parameter.dim() < 2]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+    def parameter_roles(self) -> dict[str, Role]:
+        """Parameter name -> what it is for an optimizer: matrix (hidden, Muon's), embedding, head, gate or vector."""
+        return {name: spec.role for name, _, spec in walk_declared(self)}
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """Scalars of the variants, "name/layer" inside blocks and "name" outside, fetched from the device at once."""
+        found: dict[str, Tensor] = {}
+        for path, module in self.named_modules():
+            if isinstance(module, Declared):
+                layer = path.split(".")[2:3] if path.startswith("stack.blocks.") else []
+                found.update({"/".join([name, *layer]): value for name, value in module.diagnostics().items()})
+        if not found:
+            return {}
+        values = torch.stack([value.reshape(()).to(torch.float64) for value in found.values()]).tolist()
+        return dict(zip(found, values, strict=True))

@@ -1,0 +1,1 @@
+"""Backends of the operations that dominate a training step."""

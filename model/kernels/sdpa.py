@@ -1,0 +1,53 @@
+"""torch's scaled_dot_product_attention, which chooses among cuDNN, flash, memory-efficient and math kernels itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .bias import densify
+from .call import BackendError, Call
+from .masks import visible_keys
+
+GQA_MAX_WIDTH = (
+    256  # with enable_gqa above this, or with k and v of different widths, SDPA falls back to math in silence
+)
+MAX_PADDED_QUERIES = 8  # so few missing queries are cheaper to pad than a mask is
+
+
+def attend_sdpa(call: Call) -> Tensor:
+    if call.softcap is not None:
+        raise BackendError("sdpa has no logit softcap; use flex or math")
+    q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
+    n_queries, n_keys = q.shape[2], k.shape[2]
+    n_missing = n_keys - n_queries
+    is_plain = call.bias is None and (call.window is None or call.window >= n_keys)
+    mask: Tensor | None = None
+    is_causal = call.causal and n_queries > 1
+    if is_plain and is_causal and 0 < n_missing <= MAX_PADDED_QUERIES:
+        # is_causal aligns first query with first key: blank queries in front bring the last ones together
+        q, n_missing = F.pad(q, (0, 0, n_missing, 0)), 0
+    if not is_plain or (is_causal and n_missing):
+        mask, is_causal = _form_mask(call), False
+    is_gqa = q.shape[1] != k.shape[1]
+    if is_gqa and (q.device.type == "cpu" or q.shape[-1] > GQA_MAX_WIDTH or q.shape[-1] != v.shape[-1]):
+        n_rep, is_gqa = q.shape[1] // k.shape[1], False
+        k, v = k.repeat_interleave(n_rep, dim=1), v.repeat_interleave(n_rep, dim=1)
+    out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
+    out = out[:, :, -n_queries:]
+    if isinstance(call.bias, Tensor) and mask is not None:
+        out = out.masked_fill(torch.isneginf(mask).all(-1, keepdim=True), 0.0)
+    return out.transpose(1, 2)
+
+
+def _form_mask(call: Call) -> Tensor:
+    """Bias and visibility as one additive (b or 1, h or 1, t, s) or boolean (t, s) tensor."""
+    seen_ts = visible_keys(call.q.shape[1], call.k.shape[1], call.causal, call.window, call.q.device)
+    if call.bias is None:
+        assert seen_ts is not None  # a mask is formed only where something is hidden
+        return seen_ts
+    bias = densify(call.bias)
+    if seen_ts is not None:
+        bias = bias.masked_fill(~seen_ts, -torch.inf)
+    return bias.to(call.q.dtype)

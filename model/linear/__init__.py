@@ -1,0 +1,12 @@
+"""The axis of hidden linear layers: one line a variant."""
+
+from ..variant import Table
+from .base import Linear
+
+TABLE: Table[Linear] = Table(
+    "linear",
+    __name__,
+    {
+        "dense": "dense:Dense",
+    },
+)

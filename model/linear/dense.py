@@ -1,0 +1,37 @@
+"""The ordinary linear layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from ..variant import Neutral
+from .base import Linear, LinearLayer, multiply
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class DenseLayer(LinearLayer):
+    def forward(self, x: Tensor) -> Tensor:
+        return multiply(x, self.read_weight(), self.bias)
+
+
+class Dense(Linear):
+    """The ordinary matrix product."""
+
+    name: ClassVar[str] = "dense"
+    summary: ClassVar[str] = "x W^T (+ b)"
+    paper: ClassVar[str] = "none: the baseline"
+    equations: ClassVar[str] = "y = x W^T + b, b only with `bias`"
+    deviations: ClassVar[str] = "none"
+    neutral: ClassVar[str] = "It is the baseline."
+    neutral_point: ClassVar[Neutral | None] = Neutral()
+
+    @property
+    def has_input_norm(self) -> bool:
+        return False
+
+    def build(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
+        return DenseLayer(config, shape, axis, std)

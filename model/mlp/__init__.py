@@ -1,0 +1,12 @@
+"""The MLP axis: one line a variant."""
+
+from ..variant import Table
+from .base import Mlp
+
+TABLE: Table[Mlp] = Table(
+    "mlp",
+    __name__,
+    {
+        "swiglu": "swiglu:SwiGLU",
+    },
+)

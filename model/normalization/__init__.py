@@ -1,0 +1,13 @@
+"""The normalization axis: one line a variant."""
+
+from ..variant import Table
+from .base import Normalization
+
+TABLE: Table[Normalization] = Table(
+    "normalization",
+    __name__,
+    {
+        "prenorm": "prenorm:PreNorm",
+        "ngpt": "ngpt:NGPT",
+    },
+)

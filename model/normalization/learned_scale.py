@@ -1,0 +1,70 @@
+"""nGPT's learned scales: raw values that Adam sees at one size and the forward pass at another."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..declared import Declared, Spec
+from ..variant import Knobs
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+Symbol = Literal["1/n_layers", "1/sqrt(d_model)", "1/d_model", "sqrt(d_model)"]
+
+
+class Scale(Knobs):
+    """How one scale is parametrised (arXiv 2410.01131, section 2.5): value = raw * init / scale, raw starts at `scale`.
+
+    `scale` therefore sets only the effective learning rate: Adam's relative step is proportional to lr / scale.
+    """
+
+    mode: Literal["vector", "scalar", "fixed"] = Field(
+        default="vector", description="one a feature, one in all, or none"
+    )
+    init: float | Symbol = Field(default=1.0, description="the value at the start; its only value when fixed")
+    scale: float | Symbol = Field(default="1/sqrt(d_model)", description="the raw value at the start; not 0")
+
+    def resolve(self, config: ModelConfig) -> Scale:
+        """The same with numbers in place of symbols."""
+        return Scale(mode=self.mode, init=_evaluate(self.init, config), scale=_evaluate(self.scale, config))
+
+    def num_params(self, n_features: int) -> int:
+        return {"vector": n_features, "scalar": 1, "fixed": 0}[self.mode]
+
+
+def _evaluate(value: float | Symbol, config: ModelConfig) -> float:
+    match value:
+        case "1/n_layers":
+            return 1 / config.n_layers
+        case "1/sqrt(d_model)":
+            return 1 / math.sqrt(config.d_model)
+        case "1/d_model":
+            return 1 / config.d_model
+        case "sqrt(d_model)":
+            return math.sqrt(config.d_model)
+        case number:
+            return float(number)
+
+
+class LearnedScale(Declared):
+    """The scale itself; calling it gives the effective value, (n_features,), (1,) or a constant ()."""
+
+    def __init__(self, knobs: Scale, n_features: int, config: ModelConfig) -> None:
+        super().__init__()
+        init, scale = _evaluate(knobs.init, config), _evaluate(knobs.scale, config)
+        n = knobs.num_params(n_features)
+        self.ratio = init / scale
+        self.raw = self.declare("raw", (n,), Spec("vector", mean=scale)) if n else None
+        # a float64 scalar tensor: exact in every precision, and never the cause of a recompilation
+        self.register_buffer("constant", torch.tensor(init, dtype=torch.float64), persistent=False)
+
+    constant: Tensor
+
+    def forward(self) -> Tensor:
+        return self.constant if self.raw is None else self.raw * self.ratio

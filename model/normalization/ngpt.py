@@ -1,0 +1,238 @@
+"""nGPT: the stream, the weights, the queries and the keys live on unit spheres."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from ..numerics import unit
+from .base import Final, HiddenScale, Normalization, QueryKey, Residual, Site
+from .learned_scale import LearnedScale, Scale
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+SCALES = ("alpha_attn", "alpha_mlp", "s_qk", "s_uv", "s_z")
+SLERP_MIN_SINE = 1e-3  # below this angle sin(a x)/sin(x) = a to float32 precision, and its quotient is not
+
+
+class Unit(nn.Module):
+    """Norm(x) as a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit(x)
+
+
+def lerp_norm(h: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
+    """Norm(h + alpha * (target - h)): the paper's equations 10 and 11."""
+    return unit(h + alpha * (target - h))
+
+
+def slerp(h: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
+    """Norm(sin((1 - alpha) w) / sin(w) * h + sin(alpha w) / sin(w) * target), w the angle between them."""
+    cosine = (h * target).sum(-1, keepdim=True).clamp(-1 + 1e-7, 1 - 1e-7)
+    angle = cosine.acos()
+    sine = angle.sin()
+    is_close = sine < SLERP_MIN_SINE
+    safe = torch.where(is_close, torch.ones_like(sine), sine)
+    toward_h = torch.where(is_close, 1 - alpha, ((1 - alpha) * angle).sin() / safe)
+    toward_target = torch.where(is_close, alpha, (alpha * angle).sin() / safe)
+    return unit(toward_h * h + toward_target * target)
+
+
+def riemann(h: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
+    """Norm(h - alpha * (h (h . target) - target)): a step along the tangent, then the retraction."""
+    return unit(h - alpha * (h * (h * target).sum(-1, keepdim=True) - target))
+
+
+UPDATES = {"lerp_norm": lerp_norm, "slerp": slerp, "riemann": riemann}
+
+
+class SphereResidual(Residual):
+    """h <- update(h, Norm(y), alpha)."""
+
+    def __init__(self, alpha: LearnedScale, update: str, is_positive: bool, site: Site) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.update = UPDATES[update]
+        self.is_positive = is_positive
+        self.label = "alpha_attn" if site == "attention" else "alpha_mlp"
+
+    def read(self, h_btd: Tensor) -> Tensor:
+        return h_btd
+
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
+        alpha_d: Tensor = self.alpha()
+        moved: Tensor = self.update(h_btd, unit(y_btd), alpha_d.abs() if self.is_positive else alpha_d)
+        return moved
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        alpha_d: Tensor = self.alpha()
+        return {self.label: alpha_d.mean()}
+
+
+class SphereQueryKey(QueryKey):
+    """q, k <- s_qk Norm(.), both factors s_qk folded into q, so that key heads may be fewer; logit scale sqrt(k)."""
+
+    def __init__(self, s_qk: LearnedScale, n_heads: int, width: int, has_norm: bool) -> None:
+        super().__init__(width**0.5)
+        self.s_qk = s_qk
+        self.shape = (n_heads, width)
+        self.has_norm = has_norm
+
+    def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
+        if self.has_norm:
+            q_bthk, k_bshk = unit(q_bthk), unit(k_bshk)
+        s: Tensor = self.s_qk()
+        return q_bthk * (s.square().view(self.shape) if s.numel() > 1 else s.square()), k_bshk
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return {"s_qk": self.s_qk().mean()}
+
+
+class SphereHiddenScale(HiddenScale):
+    """hidden <- s_uv sqrt(d_model) hidden: unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
+
+    def __init__(self, s_uv: LearnedScale, d_model: int) -> None:
+        super().__init__()
+        self.s_uv = s_uv
+        self.factor = d_model**0.5
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        s: Tensor = self.s_uv()
+        return hidden * (s * self.factor)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return {"s_uv": self.s_uv().mean()}
+
+
+class SphereFinal(Final):
+    """No norm before the head; logits <- s_z * logits."""
+
+    def __init__(self, s_z: LearnedScale) -> None:
+        super().__init__()
+        self.s_z = s_z
+
+    def read(self, h_btd: Tensor) -> Tensor:
+        return h_btd
+
+    def scale(self, logits_btv: Tensor) -> Tensor:
+        s_v: Tensor = self.s_z()
+        return logits_btv * s_v
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return {"s_z": self.s_z().mean()}
+
+
+class NGPT(Normalization):
+    """The normalized Transformer."""
+
+    name: ClassVar[str] = "ngpt"
+    summary: ClassVar[str] = "unit-norm stream, weights, queries and keys; learned step sizes in place of norms"
+    paper: ClassVar[str] = "nGPT, arXiv 2410.01131"
+    equations: ClassVar[str] = (
+        "h <- Norm(h + a_A (Norm(ATTN(h)) - h)), the same for MLP with a_M (10, 11); q, k <- s_qk Norm(.), logits "
+        "times sqrt(k) (15, 16); u, v <- s_uv sqrt(d) (.) (20, 21); z <- s_z z (3); weights unit along d_model"
+    )
+    deviations: ClassVar[str] = (
+        "u and v are both scaled by sqrt(d), as the authors' code and not as equation 20 (the same function for swiglu, "
+        "because the MLP's output is normalised); true RoPE, which the authors' code lacks; s_qk^2 is applied to q alone "
+        "(the same function); the redundant Norm(h) inside the update is left out, with weight normalisation off the "
+        "embedding is normalised once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
+        "slerp's result is normalised again, because a vector alpha leaves the sphere"
+    )
+    neutral: ClassVar[str] = (
+        "None: every update ends on the unit sphere, and no knob value takes a pre-norm stream there."
+    )
+
+    alpha_attn: Scale = Field(default=Scale(init=0.05), description="step size of attention")
+    alpha_mlp: Scale = Field(default=Scale(init=0.05), description="step size of the MLP")
+    s_qk: Scale = Field(default=Scale(), description="scale of queries and keys")
+    s_uv: Scale = Field(default=Scale(scale=1.0), description="scale of the MLP's hidden features")
+    s_z: Scale = Field(default=Scale(), description="scale of the logits")
+    alpha_sign: Literal["abs", "free"] = Field(default="abs", description="abs keeps step sizes positive")
+    update: Literal["lerp_norm", "slerp", "riemann"] = Field(
+        default="lerp_norm", description="how h moves to the target"
+    )
+    qk_norm: bool = Field(default=True, description="normalise queries and keys")
+    normalize_weights: Literal["post_step", "parametrize", "both", "off"] = Field(
+        default="post_step", description="project after each step, inside the forward pass, in both places, or never"
+    )
+
+    @property
+    def owns_query_key_norm(self) -> bool:
+        return True
+
+    @property
+    def has_unit_stream(self) -> bool:
+        return True
+
+    @property
+    def has_unit_weights(self) -> bool:
+        return self.normalize_weights != "off"
+
+    @property
+    def has_unit_weights_in_forward(self) -> bool:
+        return self.normalize_weights in ("parametrize", "both")
+
+    @property
+    def has_unit_weights_after_step(self) -> bool:
+        return self.normalize_weights in ("post_step", "both")
+
+    @property
+    def has_scale_free_writes(self) -> bool:
+        return True
+
+    def base_std(self, d_model: int) -> float:
+        return float(d_model**-0.5)
+
+    def recipe(self) -> dict[str, float]:
+        return {"weight_decay": 0.0, "warmup_fraction": 0.0}
+
+    def resolve(self, config: ModelConfig) -> Self:
+        return self.model_copy(update={name: getattr(self, name).resolve(config) for name in SCALES})
+
+    def check(self, config: ModelConfig) -> None:
+        for name in SCALES:
+            if getattr(self, name).scale == 0:
+                raise ConfigError(f"{name}.scale", "must not be 0: the value is raw * init / scale")
+
+    @property
+    def settle(self) -> Callable[[Tensor], Tensor]:
+        return unit
+
+    @property
+    def source(self) -> Callable[[Tensor], Tensor]:
+        return unit
+
+    def build_input(self, config: ModelConfig) -> nn.Module:
+        return nn.Identity() if self.has_unit_weights else Unit()
+
+    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+        knobs = self.alpha_attn if site == "attention" else self.alpha_mlp
+        alpha = LearnedScale(knobs, config.d_model, config)
+        return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site)
+
+    def build_query_key(self, config: ModelConfig, n_heads: int, width: int, scale: float) -> QueryKey:
+        return SphereQueryKey(LearnedScale(self.s_qk, n_heads * width, config), n_heads, width, self.qk_norm)
+
+    def build_hidden_scale(self, config: ModelConfig, n_features: int) -> HiddenScale:
+        return SphereHiddenScale(LearnedScale(self.s_uv, n_features, config), config.d_model)
+
+    def build_final(self, config: ModelConfig) -> Final:
+        return SphereFinal(LearnedScale(self.s_z, config.vocab_size, config))
+
+    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+        if site == "attention":
+            return self.alpha_attn.num_params(config.d_model) + self.s_qk.num_params(
+                config.attention.query_features(config)
+            )
+        return self.alpha_mlp.num_params(config.d_model) + self.s_uv.num_params(config.mlp.hidden_features(config))
+
+    def num_model_params(self, config: ModelConfig) -> int:
+        return self.s_z.num_params(config.vocab_size)

@@ -1,0 +1,72 @@
+"""Rotary position embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..numerics import split_last, upcast
+from ..variant import Neutral
+from .base import Position, PositionEncoding, Rotate, Tables
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+def rotate_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
+    """Rotate the adjacent pairs (x[2j], x[2j+1]) of a (b, t, h, k) tensor by the angles of its positions."""
+    cos_t1k, sin_t1k = tables
+    even, odd = split_last(upcast(x_bthk), -1, 2).unbind(-1)
+    return torch.stack((even * cos_t1k - odd * sin_t1k, even * sin_t1k + odd * cos_t1k), dim=-1).flatten(-2)
+
+
+class RopeEncoding(PositionEncoding):
+    def __init__(self, base: float, width: int) -> None:
+        super().__init__()
+        self.base = base
+        self.width = width
+
+    def tables(self, start: int, length: int, device: torch.device, dtype: torch.dtype) -> Tables:
+        """cos and sin of p * base^(-2j / width), each (length, 1, width / 2).
+
+        Angles are formed in float64: at position 10^5 a float32 product is already wrong in the third decimal.
+        """
+        positions_t = torch.arange(start, start + length, device=device, dtype=torch.float64)
+        exponents_k = torch.arange(0, self.width, 2, device=device, dtype=torch.float64) / self.width
+        angles_t1k = (positions_t[:, None] * self.base**-exponents_k)[:, None, :]
+        return angles_t1k.cos().to(dtype), angles_t1k.sin().to(dtype)
+
+
+class Rope(Position):
+    """True, interleaved rotary embedding of queries and keys."""
+
+    name: ClassVar[str] = "rope"
+    summary: ClassVar[str] = "rotates adjacent pairs of query and key features by angles proportional to the position"
+    paper: ClassVar[str] = "RoFormer, arXiv 2104.09864"
+    equations: ClassVar[str] = (
+        "out[2j] = x[2j] cos a - x[2j+1] sin a; out[2j+1] = x[2j] sin a + x[2j+1] cos a; a = p base^(-2j/k)"
+    )
+    deviations: ClassVar[str] = "none; float64 angles, float32 tables"
+    neutral: ClassVar[str] = "It is the baseline."
+    neutral_point: ClassVar[Neutral | None] = Neutral()
+
+    base: float = Field(default=10000.0, gt=1.0, description="wavelengths grow from 2 pi to 2 pi base")
+
+    def check(self, config: ModelConfig) -> None:
+        width = config.attention.qk_width(config)
+        if width % 2:
+            raise ConfigError("", f"rope rotates pairs, but the width of a query head is {width}: make it even")
+
+    def num_params(self, config: ModelConfig) -> int:
+        return 0
+
+    def build(self, config: ModelConfig) -> PositionEncoding:
+        return RopeEncoding(self.base, config.attention.qk_width(config))
+
+    @property
+    def rotate(self) -> Rotate:
+        return rotate_pairs

@@ -1,0 +1,12 @@
+"""The axis of how blocks are joined: one line a variant."""
+
+from ..variant import Table
+from .base import Topology
+
+TABLE: Table[Topology] = Table(
+    "topology",
+    __name__,
+    {
+        "sequential": "sequential:Sequential",
+    },
+)

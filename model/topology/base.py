@@ -1,0 +1,54 @@
+"""The contract of topologies: how blocks are joined into one function of the stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from ..attention.base import Context
+from ..block import Block
+from ..cache import Cache
+from ..declared import Declared
+from ..variant import Variant
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class Stack(Declared, ABC):
+    """All blocks of a model, in `blocks`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        depths = (depth for path in config.topology.paths(config.n_layers) for depth, _ in enumerate(path))
+        self.blocks = nn.ModuleList(Block(config, depth) for depth in depths)
+
+    @abstractmethod
+    def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor: ...
+
+    def run(self, layers: range, h_btd: Tensor, source_btd: Tensor, context: Context, cache: Cache | None) -> Tensor:
+        """One path through the blocks numbered `layers`."""
+        for layer in layers:
+            h_btd = self.blocks[layer](h_btd, source_btd, context, None if cache is None else cache.layers[layer])
+        return h_btd
+
+
+class Topology(Variant, ABC):
+    """How blocks are joined."""
+
+    @abstractmethod
+    def paths(self, n_layers: int) -> list[range]:
+        """The layer numbers of each path, in order; together 0 to n_layers - 1."""
+
+    @abstractmethod
+    def num_params(self, config: ModelConfig) -> int:
+        """Parameters outside the blocks."""
+
+    @abstractmethod
+    def flops_per_token(self, config: ModelConfig) -> int:
+        """Forward matmul FLOPs per token outside the blocks."""
+
+    @abstractmethod
+    def build(self, config: ModelConfig) -> Stack: ...
