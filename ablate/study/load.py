@@ -92,21 +92,25 @@ def _apply_setting(data: dict[str, Any], source: Source, setting: str) -> Source
 
 def _describe(problem: ErrorDetails, source: Source) -> str:
     path: Path = tuple(problem["loc"])
-    where = source.locate(path)
+    if problem["type"] == "missing":
+        return f"{source.locate(path[:-1])}: the key {path[-1]!r} is missing"
+    return f"{source.locate(path)}: {explain(problem, path)}"
+
+
+def explain(problem: ErrorDetails, path: Path) -> str:
+    """What is wrong with the value at `path` of a study, in words, with the legal values where they can be listed."""
     got = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            return f"{where}: unknown key{suggest(path[-1], _legal_keys(path[:-1]))}"
-        case "missing":
-            return f"{source.locate(path[:-1])}: the key {path[-1]!r} is missing"
+            return f"unknown key{suggest(path[-1], _legal_keys(path[:-1]))}"
         case "string_pattern_mismatch" if path == ("study",):
-            return f"{where}: {_NAME_RULE}, got {got!r}"
+            return f"{_NAME_RULE}, got {got!r}"
         case "literal_error":
-            return f"{where}: unknown value {got!r}{suggest(got, _legal_values(path))}"
+            return f"unknown value {got!r}{suggest(got, _legal_values(path))}"
         case "value_error":
-            return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+            return problem["msg"].removeprefix("Value error, ")
         case _:
-            return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, got {got!r}"
+            return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got!r}"
 
 
 def _model_at(path: Path) -> type[BaseModel] | None:

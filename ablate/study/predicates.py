@@ -37,14 +37,17 @@ _Node = Callable[[Environment], Value]
 
 
 class Predicate:
-    """A compiled expression. `names` are the names it reads, dotted ones included.
+    """A compiled expression.
 
+    `names` are the names it reads, dotted ones included; `literals` the texts that it compares a name with, so that a
+    misspelt one, which would never be equal, can be told.
     Raises `PredicateError` at once for anything but names, literals, comparisons, `and`, `or`, `not`.
     """
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.names: frozenset[str] = frozenset()
+        self.literals: frozenset[tuple[str, str]] = frozenset()
         if not isinstance(text, str) or len(text) > MAX_LENGTH:
             raise PredicateError(f"an expression is text of at most {MAX_LENGTH} characters")
         try:
@@ -88,7 +91,11 @@ class Predicate:
         )
 
     def _compile_comparison(self, node: ast.Compare) -> _Node:
-        terms = [self._compile(term) for term in (node.left, *node.comparators)]
+        operands = (node.left, *node.comparators)
+        terms = [self._compile(term) for term in operands]
+        read = [self._dotted(term) for term in operands if isinstance(term, ast.Name | ast.Attribute)]
+        texts = [leaf.value for term in operands for leaf in ast.walk(term) if isinstance(leaf, ast.Constant)]
+        self.literals |= {(name, text) for name in read for text in texts if isinstance(text, str)}
         for op in node.ops:
             if type(op) not in _COMPARISONS:
                 raise PredicateError(f"{self.text!r}: use == and != instead of `is`")

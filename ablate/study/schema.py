@@ -6,16 +6,25 @@ The `model:` section stays a plain mapping here: its keys belong to `ablate_mode
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
 
 from ablate.errors import GridError
 from ablate.study.source import Path, Source
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
-Scalar = str | int | float | bool | None
+# What the file may hold where the model holds a tuple: one value, or a list of them.
+Texts = Annotated[
+    tuple[str, ...], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+]
+Seeds = Annotated[
+    tuple[int, ...],
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}]}
+    ),
+]
 
 
 class Frozen(BaseModel):
@@ -34,8 +43,8 @@ class DataConfig(Frozen):
     )
     tokenizer: Literal["bytes", "gpt2"] = Field("bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding")
     tokenizer_path: str | None = Field(None, description="folder that holds GPT-2's encoder.json and vocab.bpe")
-    path: tuple[str, ...] = Field((), description="text: files or globs (.gz .bz2 .xz are read directly); bin: the folder")
-    validation_path: tuple[str, ...] = Field((), description="text: files or globs kept for validation")
+    path: Texts = Field((), description="text: files or globs (.gz .bz2 .xz are read directly); bin: the folder")
+    validation_path: Texts = Field((), description="text: files or globs kept for validation")
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="share kept for validation where validation_path is not given"
     )
@@ -123,12 +132,12 @@ class Study(Frozen):
     matrix: dict[str, tuple[Any, ...]] = Field(
         description="axis to levels; short names attention, normalization, context_length, num_maps, or a dotted path"
     )
-    seeds: tuple[int, ...] = Field((0,), description="a number of seeds, or a list of them")
+    seeds: Seeds = Field((0,), description="a number of seeds, or a list of them")
     conditions: dict[str, str] = Field({}, description="axis to the expression for which it exists")
-    exclude: tuple[str, ...] = Field((), description="expressions: an arm for which one holds is left out")
+    exclude: Texts = Field((), description="expressions: an arm for which one holds is left out")
     rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
     baseline: dict[str, Any] = Field({}, description="axis to level; default: the first level of every axis")
-    compare_within: tuple[str, ...] = Field((), description="axes within whose levels arms are compared")
+    compare_within: Texts = Field((), description="axes within whose levels arms are compared")
     design: Design = "full"
     match: Match = Field("none", description="make every arm equal to its baseline by adapting d_ff")
     resources: Resources = Resources()

@@ -26,21 +26,19 @@ class BusyError(AblateError):
 class CurveWriter:
     """Appends lines to a run's curve and holds its lease until closed.
 
-    Raises `BusyError` where another process holds it. On opening, the curve is cut back to `keep_to` (the step of the
-    checkpoint from which training goes on), and with it any line that a crash left half written.
+    Raises `BusyError` where another process holds it.
     """
 
-    def __init__(self, path: Path, keep_to: int = 0) -> None:
-        self._file: io.BufferedRandom = path.open("a+b", buffering=0)  # type: ignore[assignment]
+    def __init__(self, path: Path) -> None:
+        self._file: io.FileIO = path.open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise BusyError(f"{path.parent.name} is being trained by another process") from None
-        self.cut(keep_to)
 
     def cut(self, keep_to: int) -> None:
-        """Keep the lines up to the step `keep_to`, drop the others."""
+        """Keep the lines up to the step `keep_to`, that of the checkpoint; drop the others, and a line half written."""
         self._file.seek(0)
         kept = 0
         for line in self._file.read().splitlines(keepends=True):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from ablate.errors import RecordError
@@ -12,6 +13,7 @@ Value = str | int | float | bool | None
 State = Literal["queued", "running", "finished", "failed", "diverged"]
 
 STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverged")
+STALE_S = 60.0
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
 
@@ -99,4 +101,8 @@ class Status(Record):
     heartbeat: float = 0.0
     error: str = ""
     attempts: int = 0
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    def is_stale(self, now: float | None = None) -> bool:
+        """Whether it says that it is running but has given no sign of life for a minute."""
+        return self.state == "running" and (time.time() if now is None else now) - self.heartbeat > STALE_S

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError, suggest
+from ablate.tracking.curve import read_curve
 from ablate.tracking.records import Status, StudyRecord
 
 
@@ -79,6 +80,11 @@ class RunFolder:
             return Status.from_dict(read_json(self.path / "status.json"))
         except RecordError:
             return Status("queued")
+
+    def last_validation(self) -> float | None:
+        """The validation loss of the last evaluation."""
+        values = [record["val_loss"] for record in read_curve(self.curve) if record.get("val_loss") is not None]
+        return values[-1] if values else None
 
     def write_status(self, status: Status) -> None:
         write_json(self.path / "status.json", status.to_dict())

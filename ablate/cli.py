@@ -1,0 +1,187 @@
+"""The command `ablate`: one function a verb.
+
+Imports are lazy: `--help`, `status` and `report` never load torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ablate.errors import AblateError, GridError
+
+if TYPE_CHECKING:
+    from ablate.plan import Plan
+    from ablate.tracking.store import Store
+
+app = typer.Typer(
+    help="Declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Grid = Annotated[Path, typer.Argument(metavar="GRID", help="The grid file that declares the study.")]
+StudyPlace = Annotated[str, typer.Argument(metavar="STUDY", help="A grid file, a study's folder, or its name under --runs.")]
+Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all studies.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the grid, e.g. train.steps=100.")
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DEFAULT_RUNS = Path("runs")
+
+
+def main() -> None:
+    """Run the command line. An `AblateError` becomes one message and its exit code, never a traceback."""
+    try:
+        app()
+    except AblateError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(exit_code)
+
+
+@app.command()
+def plan(grid: Grid, runs: Runs = DEFAULT_RUNS, workers: Workers = None, set_: Settings = None, as_json: AsJson = False) -> None:
+    """Show what a grid declares: its arms, runs, sizes and cost. Trains nothing and writes nothing."""
+    planned = _build_plan(grid, runs, set_)
+    if as_json:
+        rows = (
+            {
+                "run_id": run.run_id,
+                "arm": run.arm.name,
+                "seed": run.seed,
+                "n_params": run.arm.n_params,
+                "flops_per_token": run.arm.flops_per_token,
+                "n_tokens": run.arm.n_tokens,
+                "n_steps": run.arm.train.steps,
+                "axes": run.arm.axes,
+                "baseline": run.arm.baseline,
+            }
+            for run in planned.runs
+        )
+        print("[" + ",\n ".join(map(json.dumps, rows)) + "]")
+        return
+    from ablate.execution.placement import local_resources, measure_flops_per_s, place
+    from ablate.screens import print_plan
+
+    placement = place(planned.study.resources, local_resources(), workers, len(planned.runs))
+    print_plan(planned, placement, measure_flops_per_s(placement))
+
+
+@app.command()
+def run(
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    workers: Workers = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster, e.g. auto or HOST:PORT.")] = None,
+    set_: Settings = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="Where MLflow is; default: RUNS/mlflow.db.")] = None,
+) -> None:
+    """Train every run of a grid. The same command goes on from where it was; a finished study trains nothing."""
+    from rich.console import Console
+
+    import ablate
+    from ablate.execution.run import Options, run_study
+    from ablate.screens import print_outcome
+    from ablate.tracking.store import Store
+
+    planned = _build_plan(grid, runs, set_)
+    store = Store(runs / planned.study.study)
+    command = shlex.join(["ablate", *sys.argv[1:]])
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
+    options = Options(uri, workers, address, command, ablate.__version__)
+    outcome = run_study(planned, store, grid.parent, options, Console())
+    print_outcome(outcome, store, str(grid), command)
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(study: StudyPlace, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
+    """Show the state of every run of a study."""
+    from ablate.screens import print_status
+
+    print_status(_find_store(study, runs), as_json=as_json)
+
+
+@app.command()
+def report(
+    study: StudyPlace,
+    runs: Runs = DEFAULT_RUNS,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")] = None,
+) -> None:
+    """Write the pages of a study, report.html first, and print the table of speed-ups."""
+    from rich.console import Console
+
+    from ablate.report import render_table, write_report
+
+    store = _find_store(study, runs)
+    made = write_report(store, out or store.path / "report")
+    console = Console()
+    console.print(render_table(made))
+    for sentence in made.answer:
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of grid.yaml, for an editor that completes and checks it."""
+    from ablate.plan.json_schema import grid_schema
+
+    print(json.dumps(grid_schema(), indent=2))
+
+
+@app.command()
+def variants(as_json: AsJson = False) -> None:
+    """List every attention and normalization with its paper and its knobs."""
+    from ablate_model import variants as list_variants
+
+    from ablate.screens import print_variants
+
+    table = list_variants()
+    if as_json:
+        print(json.dumps(table, indent=2))
+    else:
+        print_variants(table)
+
+
+def _build_plan(grid: Path, runs: Path, settings: list[str] | None) -> Plan:
+    from ablate.data import describe
+    from ablate.study import load_study
+
+    study = load_study(grid, settings or ())
+    from ablate.plan import build_plan
+
+    return build_plan(study, describe(study.data, grid.parent, runs / ".shards"))
+
+
+def _find_store(study: str, runs: Path) -> Store:
+    from ablate.study import study_name
+    from ablate.tracking.store import Store
+
+    place = Path(study)
+    if (place / "study.json").exists():
+        return Store(place)
+    if place.is_file() or place.suffix in (".yaml", ".yml"):
+        return Store(runs / study_name(place))
+    if place.is_dir():
+        raise GridError(f"{place}: no study was run in this folder: it holds no study.json")
+    if place.name != study or study in (".", ".."):
+        raise GridError(f"{study}: there is no such grid, and no such study's folder")
+    return Store(runs / study)

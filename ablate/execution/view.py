@@ -1,0 +1,164 @@
+"""What a person sees of a study while it trains: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ablate.execution.driver import Event
+from ablate.plan import Run
+from ablate.tracking.records import State
+from ablate.words import format_count, format_seconds
+
+PLAIN_EVERY_S = 10.0
+COLOURS: Mapping[str, str] = {
+    "running": "cyan",
+    "finished": "green",
+    "diverged": "yellow",
+    "failed": "red",
+    "queued": "dim",
+    "waiting": "dim",
+}
+
+
+@dataclass
+class _Line:
+    run: Run
+    state: str = "waiting"
+    step: int = 0
+    train_loss: float | None = None
+    val_loss: float | None = None
+    tokens_per_s: float = 0.0
+    shown_at: float = 0.0
+    text: str = ""
+
+    @property
+    def n_steps(self) -> int:
+        return self.run.arm.train.steps
+
+    @property
+    def left_s(self) -> float | None:
+        tokens = self.run.arm.n_tokens * (1 - self.step / self.n_steps)
+        return tokens / self.tokens_per_s if self.tokens_per_s else None
+
+    def update(self, record: Mapping[str, Any]) -> None:
+        self.state, self.step = "running", record["step"]
+        self.train_loss = record.get("train_loss")
+        self.val_loss = record.get("val_loss", self.val_loss)
+        self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
+
+
+class View:
+    """Receives the driver's events. `lanes` is the number of runs at once, for the time left."""
+
+    def __init__(self, console: Console, runs: list[Run], lanes: int) -> None:
+        self.console, self.lanes = console, lanes
+        self.lines = {run.run_id: _Line(run) for run in runs}
+        self.started = time.monotonic()
+        self.message = ""
+        self._live: Live | None = None
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(self, console=self.console, refresh_per_second=4, transient=True) as live:
+            self._live = live
+            yield
+
+    def observe(self, event: Event) -> None:
+        if event.run is None:
+            return
+        line = self.lines[event.run.run_id]
+        match event.kind:
+            case "started":
+                line.state = "running"
+                self._say(line, "started")
+            case "progress":
+                line.update(event.record)
+                if self._live is None and time.monotonic() - line.shown_at > PLAIN_EVERY_S:
+                    self._say(line, self._progress(line))
+            case "retry":
+                line.state = "waiting"
+                self._say(line, event.text)
+            case "ended":
+                self._end(line, event.state or "failed", event.text)
+
+    def _end(self, line: _Line, state: State, text: str) -> None:
+        line.state = "waiting" if state == "queued" else state
+        loss = f", validation loss {line.val_loss:.4f}" if line.val_loss is not None else ""
+        word = "stopped; its checkpoint is kept" if state == "queued" else state
+        self._say(line, f"{word}{loss}{': ' if text else ''}{text}")
+
+    def _say(self, line: _Line, text: str) -> None:
+        line.shown_at, line.text = time.monotonic(), text
+        ended = sum(other.state in ("finished", "diverged", "failed") for other in self.lines.values())
+        name = f"{line.run.arm.name},seed={line.run.seed}"
+        colour = COLOURS.get(line.state, "")
+        content = f"[dim]\\[{ended}/{len(self.lines)}][/] {escape(name)}: [{colour}]{escape(text)}[/]"
+        if self._live is None or line.state in ("finished", "diverged", "failed"):
+            self.console.print(content, soft_wrap=True, highlight=False)
+
+    def _progress(self, line: _Line) -> str:
+        parts = [f"step {line.step}/{line.n_steps}"]
+        if line.train_loss is not None:
+            parts.append(f"loss {line.train_loss:.4f}")
+        if line.val_loss is not None:
+            parts.append(f"validation loss {line.val_loss:.4f}")
+        if line.tokens_per_s:
+            parts.append(f"{format_count(line.tokens_per_s)} tokens/s")
+        if line.left_s is not None:
+            parts.append(f"{format_seconds(line.left_s)} left")
+        return ", ".join(parts)
+
+    def _study_left_s(self) -> float | None:
+        """Seconds until the last run ends, from the rates seen so far."""
+        rates = [line.tokens_per_s for line in self.lines.values() if line.tokens_per_s]
+        if not rates:
+            return None
+        tokens = sum(
+            line.run.arm.n_tokens * (1 - line.step / line.n_steps)
+            for line in self.lines.values()
+            if line.state in ("running", "waiting")
+        )
+        return tokens / (sum(rates) / len(rates)) / max(1, self.lanes)
+
+    def __rich__(self) -> Table:
+        """The table: runs in training first, then as many of the waiting as fit."""
+        table = Table(box=None, pad_edge=False, expand=False, show_edge=False)
+        for name, justify in (("run", "left"), ("step", "right"), ("loss", "right"), ("val", "right"), ("tok/s", "right"), ("left", "right")):
+            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", header_style="dim")  # type: ignore[arg-type]
+        running = [line for line in self.lines.values() if line.state == "running"]
+        waiting = [line for line in self.lines.values() if line.state == "waiting"]
+        room = max(1, self.console.height - len(running) - 4)
+        for line in (*running, *waiting[: min(room, 6)]):
+            table.add_row(
+                Text(f"{line.run.arm.name},seed={line.run.seed}", style=COLOURS[line.state]),
+                f"{line.step}/{line.n_steps}",
+                "" if line.train_loss is None else f"{line.train_loss:.4f}",
+                "" if line.val_loss is None else f"{line.val_loss:.4f}",
+                format_count(line.tokens_per_s) if line.tokens_per_s else "",
+                "waiting" if line.state == "waiting" else "" if line.left_s is None else format_seconds(line.left_s),
+            )
+        ended = len(self.lines) - len(running) - len(waiting)
+        left = self._study_left_s()
+        spent = format_seconds(self.elapsed_s)
+        table.caption = f"{ended} of {len(self.lines)} runs ended, {len(waiting)} waiting, {spent} so far" + (
+            f", about {format_seconds(left)} left" if left is not None else ""
+        )
+        table.caption_justify = "left"
+        return table

@@ -1,0 +1,5 @@
+"""A study to its runs. Pure and deterministic: the same grid and corpus give the same plan, run ids included."""
+
+from ablate.plan.plan import Arm, Plan, Run, build_plan
+
+__all__ = ["Arm", "Plan", "Run", "build_plan"]

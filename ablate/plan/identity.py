@@ -1,0 +1,38 @@
+"""What makes two runs the same run: the hash of what decides its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Any
+
+from ablate_model import ModelConfig
+
+from ablate.study.schema import TrainConfig
+
+# These change when and where a run is trained, not what comes out of it.
+IMMATERIAL = frozenset({"checkpoint_every", "micro_batch_size", "compile"})
+
+RUN_ID_LENGTH = 16
+
+
+def canonical_json(data: Any) -> str:
+    """The one text of some plain data: keys sorted, no spaces, no not-a-number."""
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def arm_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
+    """The canonical JSON of an arm on a corpus, seeds aside. Each variant's `version` is in it."""
+    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL)))
+    return f'{{"data":{canonical_json(data_hash)},"model":{_model_json(model)},"train":{settings}}}'
+
+
+@lru_cache(maxsize=1024)
+def _model_json(model: ModelConfig) -> str:
+    return canonical_json(model.to_dict())
+
+
+def run_id(identity: str, seed: int) -> str:
+    """The name of the run's folder: 16 hexadecimal digits of a sha256."""
+    return hashlib.sha256(f"{identity}\n{seed}".encode()).hexdigest()[:RUN_ID_LENGTH]

@@ -1,0 +1,20 @@
+"""The JSON Schema of grid.yaml: the study's own, with the model package's in its `model` section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ablate_model import ModelConfig
+
+from ablate.study.schema import Study
+
+
+def grid_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) for editors and for `# yaml-language-server: $schema=`."""
+    schema = Study.model_json_schema()
+    model = ModelConfig.json_schema()
+    schema.setdefault("$defs", {}).update(model.pop("$defs", {}))
+    # The matrix and the rules bring the rest: a base section need not be complete.
+    model.pop("required", None)
+    schema["properties"]["model"] = model | {"description": schema["properties"]["model"]["description"]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "grid.yaml of ablate", **schema}

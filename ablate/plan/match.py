@@ -1,0 +1,48 @@
+"""Arms made equal to their baseline in parameters or FLOPs, by the width of the MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ablate_model import ModelConfig
+
+from ablate.study.schema import Match
+
+STEP = 8  # d_ff stays a multiple of 8, which matrix kernels want
+TOLERANCE = 0.02
+
+SIZES: dict[str, Callable[[ModelConfig], int]] = {
+    "parameters": ModelConfig.num_params,
+    "flops": ModelConfig.flops_per_token,
+}
+
+
+class MatchError(ValueError):
+    """No width of the MLP brings the arm within the tolerance."""
+
+
+def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelConfig:
+    """The arm with the `d_ff` that brings it nearest to the baseline's size.
+
+    Size is linear in `d_ff`, so two evaluations give the answer. Raises `MatchError` where the nearest is more than 2 %
+    away.
+    """
+    size = SIZES[match]
+    target = size(baseline)
+    if size(arm) == target:
+        return arm
+    start = max(STEP, arm.d_ff // STEP * STEP)
+    first, second = (size(_with_d_ff(arm, width)) for width in (start, start + STEP))
+    steps = round((target - first) / (second - first))
+    matched = _with_d_ff(arm, max(STEP, start + steps * STEP))
+    difference = size(matched) / target - 1
+    if abs(difference) > TOLERANCE:
+        raise MatchError(
+            f"cannot be matched in {match}: with d_ff {matched.d_ff} it has {size(matched):,} against {target:,} of its "
+            f"baseline ({difference:+.1%}, at most {TOLERANCE:.0%} is allowed)"
+        )
+    return matched
+
+
+def _with_d_ff(config: ModelConfig, d_ff: int) -> ModelConfig:
+    return config.model_copy(update={"d_ff": d_ff})

@@ -1,0 +1,159 @@
+"""What the names in a grid mean: short names, dotted paths, and the knobs of the model's components."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from ablate.errors import suggest
+from ablate.study.schema import Study, TrainConfig
+
+SHORT_NAMES: Mapping[str, str] = {
+    "attention": "model.attention.name",
+    "normalization": "model.normalization.name",
+    "context_length": "model.context_length",
+    "num_maps": "model.attention.num_maps",
+}
+ROOTS = ("model", "train")
+
+
+class Names:
+    """The legal names. `variants` is `ablate_model.variants()`, `model_fields` the fields of its config."""
+
+    def __init__(self, variants: Mapping[str, Mapping[str, Any]], model_fields: Sequence[str]) -> None:
+        self.variants, self.model_fields = variants, tuple(model_fields)
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    @cached_property
+    def _components(self) -> Mapping[str, str]:
+        return {f"model.{component}": f"model.{component}.name" for component in self.variants}
+
+    def path(self, name: str) -> str:
+        """The dotted path that a name stands for: `attention` is `model.attention.name`, and so is `model.attention`."""
+        return SHORT_NAMES.get(name) or self._components.get(name, name)
+
+    @cached_property
+    def _paths(self) -> tuple[str, ...]:
+        return (
+            *SHORT_NAMES,
+            *(f"model.{name}" for name in self.model_fields),
+            *(f"train.{name}" for name in TrainConfig.model_fields),
+        )
+
+    def knobs(self, component: str, variant: Any) -> tuple[str, ...]:
+        """The knobs of a variant; none where there is no such variant."""
+        found = self.variants.get(component, {}).get(variant) if isinstance(variant, str) else None
+        return tuple(found["knobs"]) if found else ()
+
+    def all_knobs(self, component: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(knob for variant in self.variants[component] for knob in self.knobs(component, variant)))
+
+    def check_axis(self, name: str) -> None:
+        """Raises `ValueError` where the name is neither a short name nor a dotted path into model or train."""
+        path = self.path(name)
+        root, *rest = path.split(".")
+        if root == "data":
+            raise ValueError("arms are compared on the same data: an axis varies model.* or train.*")
+        if root not in ROOTS or not rest:
+            nested = [candidate for candidate in self._paths if candidate.endswith(f".{name}")]
+            hint = f"; did you mean {nested[0]!r}?" if nested else suggest(name, SHORT_NAMES)
+            raise ValueError(f"unknown axis {name!r}{hint}; an axis is a short name or a dotted path into model or train")
+        self._check_path(root, rest, name)
+
+    def _check_path(self, root: str, rest: Sequence[str], name: str) -> None:
+        legal = self.model_fields if root == "model" else tuple(TrainConfig.model_fields)
+        if rest[0] not in legal:
+            raise ValueError(f"{name!r}: unknown key {rest[0]!r}{suggest(rest[0], legal)}")
+        if root == "model" and rest[0] in self.variants and len(rest) > 1:
+            knobs = ("name", *self.all_knobs(rest[0]))
+            if rest[1] not in knobs:
+                raise ValueError(f"{name!r}: no {rest[0]} has a knob {rest[1]!r}{suggest(rest[1], knobs)}")
+
+    def check_name(self, name: str, axes: Mapping[str, Any]) -> None:
+        """Raises `ValueError` where an expression reads a name that no arm has."""
+        if name not in axes and name not in SHORT_NAMES and name.split(".")[0] not in ROOTS:
+            raise ValueError(f"unknown name {name!r}{suggest(name, dict.fromkeys((*axes, *SHORT_NAMES)))}")
+        if name not in axes:
+            self.check_axis(name)
+
+    def check_literal(self, name: str, value: str, levels: Sequence[Any]) -> None:
+        """Raises `ValueError` where a component is compared with a variant that does not exist."""
+        _, component, *last = (*self.path(name).split("."), "")[:3]
+        if component in self.variants and last == ["name"]:
+            legal = dict.fromkeys((*map(str, levels), *self.variants[component]))
+            if value not in legal:
+                raise ValueError(f"there is no {component} {value!r}{suggest(value, legal)}")
+
+    def override_path(self, axis: str, variant: Any, key: str) -> str:
+        """Where a level such as `{name: differential, n_heads: 8}` puts its key: the variant's own knob comes first.
+
+        Raises `ValueError` where nothing has that name.
+        """
+        if "." in key or key in SHORT_NAMES:
+            self.check_axis(key)
+            return self.path(key)
+        _, component, *_ = self.path(axis).split(".")
+        knobs = self.knobs(component, variant) if component in self.variants else ()
+        if key in knobs:
+            return f"model.{component}.{key}"
+        for root, legal in (("model", self.model_fields), ("train", tuple(TrainConfig.model_fields))):
+            if key in legal:
+                return f"{root}.{key}"
+        raise ValueError(f"unknown key {key!r}{suggest(key, (*knobs, *self.model_fields))}")
+
+    def axis_of(self, name: str, axes: Mapping[str, Any]) -> str | None:
+        """The axis that a name in an expression reads, or None where it reads a fixed value."""
+        if name in axes:
+            return name
+        path = self.path(name)
+        return next((axis for axis in axes if self.path(axis) == path), None)
+
+    def base_environment(self, study: Study) -> dict[str, Any]:
+        """The values that no axis varies, by dotted path and by short name."""
+        values: dict[str, Any] = {}
+
+        def flatten(prefix: str, tree: Mapping[str, Any]) -> None:
+            for key, value in tree.items():
+                path = f"{prefix}.{key}"
+                if isinstance(value, Mapping):
+                    flatten(path, value)
+                elif path in self._components:
+                    values[self._components[path]] = values[path] = value
+                else:
+                    values[path] = value
+
+        flatten("model", study.model)
+        flatten("train", study.train.model_dump())
+        for short, path in SHORT_NAMES.items():
+            values.setdefault(short, values.get(path))
+        return values
+
+    def environment(
+        self, base: Mapping[str, Any], axes: Mapping[str, Any], arm: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """What an expression sees of an arm; an axis that does not exist for it is None."""
+        values = _Lenient(base)
+        for axis in axes:
+            level = arm.get(axis)
+            if level is not None and level.overrides:
+                values.update(level.overrides)
+            name = level.name if level is not None else None
+            for alias in self._names_of(axis):
+                values[alias] = name
+        return values
+
+    def _names_of(self, axis: str) -> tuple[str, ...]:
+        """Every name by which an expression may read the axis."""
+        if axis not in self._known:
+            path = self.path(axis)
+            pairs = (*SHORT_NAMES.items(), *self._components.items())
+            self._known[axis] = (axis, path, *(alias for alias, target in pairs if target == path))
+        return self._known[axis]
+
+
+class _Lenient(dict[str, Any]):
+    """A path that an arm leaves at its default is None in an expression."""
+
+    def __missing__(self, key: str) -> None:
+        return None

@@ -1,0 +1,168 @@
+"""`build_plan`: everything that is known of a study before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ablate_model import ModelConfig, variants
+
+from ablate.data import CorpusInfo, check_length
+from ablate.plan.estimate import run_seconds, study_seconds
+from ablate.plan.expand import Assignment, Expansion, arm_name, expand
+from ablate.plan.identity import arm_identity, run_id
+from ablate.plan.match import MatchError, match_size
+from ablate.plan.names import Names
+from ablate.plan.resolve import Resolved, Resolver
+from ablate.study.schema import Study, TrainConfig
+
+MAX_ARMS = 100_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One cell of the matrix, fully resolved.
+
+    `axes` maps each axis that exists for it to its level's label; `within` those of `compare_within`; `baseline` is the
+    name of the arm it is compared with, its own where it is one.
+    """
+
+    name: str
+    axes: Mapping[str, Any]
+    within: Mapping[str, Any]
+    baseline: str
+    model: ModelConfig
+    train: TrainConfig
+    notices: tuple[str, ...]
+    identity: str
+
+    @cached_property
+    def n_params(self) -> int:
+        return self.model.num_params()
+
+    @cached_property
+    def flops_per_token(self) -> int:
+        """Of a training step: forward and backward."""
+        return self.model.flops_per_token()
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that a run of the arm trains on."""
+        return self.train.steps * self.train.batch_size * self.model.context_length
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: an arm with a seed."""
+
+    run_id: str
+    arm: Arm
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arms and the runs of a study, seed by seed, so that what has finished early is already comparable."""
+
+    study: Study
+    corpus: CorpusInfo
+    axes: Mapping[str, tuple[Any, ...]]
+    baseline: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    runs: tuple[Run, ...]
+    notices: tuple[str, ...]
+
+    @property
+    def total_flops(self) -> int:
+        return sum(run.arm.flops_per_token * run.arm.n_tokens for run in self.runs)
+
+    def seconds(self, flops_per_s: float, lanes: int) -> float:
+        """Estimated seconds for all runs, `lanes` at a time."""
+        by_arm = {arm.name: run_seconds(arm.model, arm.train, flops_per_s) for arm in self.arms}
+        return study_seconds((by_arm[run.arm.name] for run in self.runs), lanes)
+
+
+def build_plan(study: Study, corpus: CorpusInfo) -> Plan:
+    """Expand, resolve, match and identify.
+
+    Raises `GridError` for whatever cannot work, naming the place in the grid, and `DataError` where the corpus is
+    shorter than a context.
+    """
+    names = Names(variants(), tuple(ModelConfig.model_fields))
+    expansion = expand(study, names)
+    if len(expansion.arms) > MAX_ARMS:
+        raise study.refuse(("matrix",), f"{len(expansion.arms):,} arms are more than {MAX_ARMS:,}; leave some out")
+    resolver = Resolver(study, names, expansion.axes, corpus)
+    resolved = [resolver.resolve(arm) for arm in expansion.arms]
+    for length in {config.model.context_length for config in resolved}:
+        check_length(corpus, length)
+    if study.match != "none":
+        resolved = _match(study, expansion, resolved)
+    arms, merged = _name_arms(study, expansion, resolved, corpus)
+    runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
+    axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
+    common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
+    notices = (*expansion.notices, *resolver.notices, *merged, *common)
+    baseline = _common_levels(arms)
+    return Plan(study, corpus, axes, baseline, arms, runs, notices)
+
+
+def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:
+    result = []
+    for assignment, index, own in zip(expansion.arms, expansion.baselines, resolved, strict=True):
+        base = resolved[index]
+        if own is base:
+            result.append(own)
+            continue
+        if "model.d_ff" in own.settings:
+            raise study.refuse(("match",), f"match adapts d_ff, which the arm {arm_name(assignment)} sets itself")
+        try:
+            model = match_size(own.model, base.model, study.match)
+        except MatchError as error:
+            raise study.refuse(("match",), f"the arm {arm_name(assignment)} {error}") from None
+        changed = model.d_ff != own.model.d_ff
+        note = (f"d_ff {model.d_ff} instead of {own.model.d_ff}, to match its baseline in {study.match}",) if changed else ()
+        result.append(replace(own, model=model, notices=(*own.notices, *note)))
+    return result
+
+
+def _name_arms(
+    study: Study, expansion: Expansion, resolved: Sequence[Resolved], corpus: CorpusInfo
+) -> tuple[tuple[Arm, ...], list[str]]:
+    """The arms with their names; of several that come to the same configuration, the first stands for all."""
+    labels = [arm_name(assignment) for assignment in expansion.arms]
+    identities = [arm_identity(config.model, config.train, corpus.hash) for config in resolved]
+    first: dict[str, int] = {}
+    for index, identity in enumerate(identities):
+        first.setdefault(identity, index)
+    arms, merged = [], []
+    for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True)):
+        stands_for = first[identities[index]]
+        if stands_for != index:
+            merged.append(f"the arm {labels[index]} is the same configuration as {labels[stands_for]}, which stands for both")
+            continue
+        arms.append(
+            Arm(
+                name=labels[index],
+                axes=_levels(assignment),
+                within={axis: level for axis, level in _levels(assignment).items() if axis in study.compare_within},
+                baseline=labels[first[identities[expansion.baselines[index]]]],
+                model=config.model,
+                train=config.train,
+                notices=config.notices,
+                identity=identities[index],
+            )
+        )
+    return tuple(arms), merged
+
+
+def _levels(assignment: Assignment) -> dict[str, Any]:
+    return {axis: level.label for axis, level in assignment.items()}
+
+
+def _common_levels(arms: Sequence[Arm]) -> dict[str, Any]:
+    """The levels that all baselines share: what the study calls its baseline."""
+    baselines = [arm for arm in arms if arm.baseline == arm.name]
+    return {axis: level for axis, level in baselines[0].axes.items() if all(b.axes.get(axis) == level for b in baselines)}

@@ -1,0 +1,193 @@
+"""An arm's levels to its full model and training configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablate_model import ConfigError, ModelConfig
+from pydantic import ValidationError
+
+from ablate.data import CorpusInfo
+from ablate.errors import GridError
+from ablate.plan.expand import Assignment, Level, compile_predicate
+from ablate.plan.names import Names
+from ablate.study.load import explain
+from ablate.study.predicates import Predicate, PredicateError
+from ablate.study.schema import Study, TrainConfig
+from ablate.study.source import Path
+
+MAX_WARMUP_STEPS = 2000  # nGPT's own baseline warms up for 2000 steps; a short run for a share of its own
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What an arm is. `notices` are remarks that its reader should see."""
+
+    model: ModelConfig
+    train: TrainConfig
+    notices: tuple[str, ...]
+    settings: frozenset[str]  # the dotted paths that its levels and rules set
+
+
+class Resolver:
+    """Lays an arm's levels and the rules over the base of the grid.
+
+    `resolve` raises `GridError` for a configuration that the model package or the training refuses, naming the line
+    that brought the value in.
+    """
+
+    def __init__(self, study: Study, names: Names, axes: Mapping[str, tuple[Level, ...]], corpus: CorpusInfo) -> None:
+        self.study, self.names, self.axes, self.corpus = study, names, axes, corpus
+        self.rules = [
+            compile_predicate(study, names, axes, rule.when, ("rules", index, "when"))
+            for index, rule in enumerate(study.rules)
+        ]
+        self.base_model = {
+            key: {"name": value} if key in names.variants and isinstance(value, str) else value
+            for key, value in study.model.items()
+        }
+        self.base_train = study.train.model_dump()
+        self._models: dict[str, ModelConfig] = {}
+        self.used = [False] * len(self.rules)
+        self.base_environment = names.base_environment(study)
+        for index, rule in enumerate(study.rules):
+            for key in rule.set:
+                self._check_rule_key(index, key)
+
+    @property
+    def notices(self) -> list[str]:
+        """About rules that held for no arm resolved so far."""
+        return [f"the rule {rule.text!r} holds for no arm" for rule, used in zip(self.rules, self.used, strict=True) if not used]
+
+    def resolve(self, arm: Assignment) -> Resolved:
+        places: dict[str, Path] = {}
+        notices: list[str] = []
+        model, train = _copy(self.base_model), dict(self.base_train)
+        settings = list(self._settings(arm))
+        # A component's name comes before its knobs, which belong to the variant of that name.
+        for path, value, place in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
+            places[path] = place
+            root, *parts = path.split(".")
+            if root == "train":
+                train[".".join(parts)] = value
+            elif len(parts) == 2 and parts[1] == "name":
+                notices += self._switch(model, parts[0], value)
+            else:
+                self._assign(model, parts, value, place)
+        model.setdefault("vocab_size", self.corpus.vocab_size)
+        config = self._parse_model(model, places)
+        return Resolved(
+            config, self._parse_train(train, config, places), (*notices, *config.notices()), frozenset(places)
+        )
+
+    def _settings(self, arm: Assignment) -> Iterator[tuple[str, Any, Path]]:
+        for axis, level in arm.items():
+            place: Path = ("matrix", axis, level.index)
+            yield self.names.path(axis), level.name, place
+            for path, value in level.overrides.items():
+                yield path, value, place
+        environment = self.names.environment(self.base_environment, self.axes, arm)
+        for index, rule in enumerate(self.rules):
+            if self._holds(rule, environment, index):
+                self.used[index] = True
+                for key, value in self.study.rules[index].set.items():
+                    yield self.names.path(key), value, ("rules", index, "set", key)
+
+    def _holds(self, rule: Predicate, environment: Mapping[str, Any], index: int) -> bool:
+        try:
+            return rule(environment)
+        except PredicateError as error:
+            raise self.study.refuse(("rules", index, "when"), str(error)) from None
+
+    def _check_rule_key(self, index: int, key: str) -> None:
+        place = ("rules", index, "set", key)
+        try:
+            self.names.check_axis(key)
+        except ValueError as error:
+            raise self.study.refuse(place, str(error).replace("axis", "setting")) from None
+        if self.names.axis_of(key, self.axes) is not None:
+            raise self.study.refuse(place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead")
+
+    def _switch(self, model: dict[str, Any], component: str, variant: Any) -> list[str]:
+        """Take another variant, and with it those of the base's knobs that it has."""
+        base = model.get(component, {})
+        if base.get("name", variant) == variant and isinstance(variant, str):
+            model[component] = {**base, "name": variant}
+            if "name" in base:
+                return []
+        knobs = self.names.knobs(component, variant)
+        kept = {key: value for key, value in base.items() if key in knobs}
+        model[component] = {"name": variant, **kept}
+        left_out = [key for key in base if key != "name" and key not in kept and knobs]
+        return [f"{variant} has no knob {key!r}: model.{component}.{key} is left out" for key in left_out]
+
+    def _assign(self, model: dict[str, Any], parts: list[str], value: Any, place: Path) -> None:
+        tree = model
+        for part in parts[:-1]:
+            child = tree.setdefault(part, {})
+            if not isinstance(child, dict):
+                raise self.study.refuse(place, f"model.{'.'.join(parts)}: {part!r} is {child!r}, which has no parts")
+            tree = child
+        tree[parts[-1]] = value
+
+    def _parse_model(self, model: Mapping[str, Any], places: Mapping[str, Path]) -> ModelConfig:
+        """Arms that differ in training alone share one config, which a plan of many arms needs to be quick."""
+        key = repr(model)
+        if key not in self._models:
+            self._models[key] = self._check_model(model, places)
+        return self._models[key]
+
+    def _check_model(self, model: Mapping[str, Any], places: Mapping[str, Path]) -> ModelConfig:
+        try:
+            config = ModelConfig.parse(model)
+        except ConfigError as error:
+            path = f"model.{error.path}" if error.path else "model"
+            raise self._refuse(path, places, f"{error.message}{self._hint(error)}") from None
+        if config.vocab_size < self.corpus.vocab_size and self.study.data.source != "bin":
+            raise self._refuse(
+                "model.vocab_size",
+                places,
+                f"{config.vocab_size} is less than the {self.corpus.vocab_size} tokens of the tokenizer "
+                f"{self.study.data.tokenizer!r}",
+            )
+        return config
+
+    def _hint(self, error: ConfigError) -> str:
+        """A knob on an axis that only some variants have wants a condition rather than another spelling."""
+        component, _, knob = error.path.partition(".")
+        knob = knob.split(".")[0]
+        owners = [name for name in self.names.variants.get(component, {}) if knob in self.names.knobs(component, name)]
+        axis = next((axis for axis in self.axes if self.names.path(axis).startswith(f"model.{error.path}")), None)
+        if knob and owners and axis is not None:
+            condition = " or ".join(f"{component} == '{name}'" for name in owners)
+            return f"; it exists for {', '.join(owners)}: write `conditions: {{{axis}: {condition}}}`"
+        return f" (legal: {', '.join(map(str, error.legal))})" if error.legal else ""
+
+    def _parse_train(self, train: dict[str, Any], model: ModelConfig, places: Mapping[str, Path]) -> TrainConfig:
+        recipe = model.recipe()
+        steps = train["steps"]
+        if train["weight_decay"] is None:
+            train["weight_decay"] = recipe["weight_decay"]
+        if train["warmup_steps"] is None and isinstance(steps, int):
+            train["warmup_steps"] = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * steps))
+        try:
+            return TrainConfig.model_validate(train)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            path = ("train", *problem["loc"])
+            raise self._refuse(".".join(map(str, path)), places, explain(problem, path)) from None
+
+    def _refuse(self, path: str, places: Mapping[str, Path], message: str) -> GridError:
+        """Point at what set the value, or, where a whole section is wrong, at what was set in it."""
+        inside = [place for other, place in places.items() if other.startswith(f"{path}.")]
+        above = [place for other, place in places.items() if path == other or path.startswith(f"{other}.")]
+        for place in (*above, *inside[:1]):
+            prefix = f"{path}: " if place[0] != "rules" or place[-1] != path else ""
+            return self.study.refuse(place, f"{prefix}{message}")
+        return self.study.refuse(tuple(path.split(".")), message)
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}

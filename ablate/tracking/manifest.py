@@ -1,0 +1,39 @@
+"""With what a run was made: versions, and the commit of the code."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ablate", "torch", "numpy", "ray", "flash-attn-4", "flash-attn", "triton")
+
+
+def describe_software() -> dict[str, Any]:
+    """Versions by package, and the commit of the checkout that holds the code, with whether it had changes."""
+    return {"versions": {"python": platform.python_version(), **_versions()}, **_commit(Path(__file__).parent)}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit(folder: Path) -> dict[str, Any]:
+    """Of the checkout that holds `folder`; nothing where it is an installed package."""
+    try:
+        git = ["git", "-C", str(folder)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
