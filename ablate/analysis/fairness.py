@@ -1,0 +1,159 @@
+"""The fairness panel: what has to be equal, or known, before one arm may be called better than another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ablate.analysis.convergence import Reach, cost_at
+from ablate.analysis.curves import Results, RunCurve
+from ablate.analysis.speedup import compare, sharing_of
+from ablate.analysis.summary import spread_of
+
+SIZE_LIMIT = 0.02
+"""Relative difference in parameters or FLOPs a token beyond which an arm is flagged."""
+
+PLATEAU = 0.99
+"""Share of the peak learning rate above which the decay counts as not begun: schedules are flat there to within 1 %."""
+
+
+@dataclass(frozen=True)
+class Fairness:
+    """An arm beside its baseline. Ratios are arm over baseline.
+
+    `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it. `crossing_share` is
+    where in its schedule (0 to 1) the arm crossed the baseline's final loss, and `learning_rate_share` the learning
+    rate there over its peak; None where it did not cross. `flags` are sentences.
+    """
+
+    arm: str
+    baseline: str
+    params_ratio: float | None
+    flops_ratio: float | None
+    precision: str
+    schedule: str
+    attention_backend: str
+    tuning_trials: int | None
+    horizon_tokens: int
+    tokens_per_s: float | None
+    crossing_share: float | None
+    learning_rate_share: float | None
+    flags: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check_fairness(results: Results) -> tuple[Fairness, ...]:
+    """One line an arm, baselines included."""
+    return tuple(_check(results, arm) for arm in results.arms)
+
+
+def _check(results: Results, name: str) -> Fairness:
+    arm, base = results.arms[name], results.arms[results.baseline_of(name)]
+    runs, base_runs = results.runs_of(name), results.runs_of(base.arm)
+    reaches = [r for r in compare(results, name, "final").arm if r.side == "reached"] if name != base.arm else []
+    crossing = spread_of(np.array([_schedule_share(reach) for reach in reaches], np.float64)).mean
+    rate = spread_of(np.array([_learning_rate_share(reach) for reach in reaches], np.float64)).mean
+    params_ratio = arm.n_params / base.n_params if base.n_params else None
+    flops_ratio = arm.flops_per_token / base.flops_per_token if base.flops_per_token else None
+    precision, base_precision = (_collect(_precision, group) for group in (runs, base_runs))
+    backend, base_backend = (_collect(_backend, group) for group in (runs, base_runs))
+    flags = [_size_flag("parameters", params_ratio), _size_flag("FLOPs a token", flops_ratio)]
+    if precision != base_precision:
+        flags.append(f"precision differs: {precision} against {base_precision}")
+    if backend != base_backend:
+        flags.append(f"attention backend differs: {backend} against {base_backend}")
+    if arm.n_tokens != base.n_tokens:
+        flags.append(f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}")
+    if len({sharing_of(run) for run in (*runs, *base_runs) if run.has_ended}) > 1:
+        flags.append("clock times are not comparable: different devices, or shared in different ways")
+    if reaches and any(_is_before_decay(reach) for reach in reaches):
+        flags.append("crosses its baseline's final loss before its learning rate has begun to decay")
+    return Fairness(
+        arm=name,
+        baseline=base.arm,
+        params_ratio=params_ratio,
+        flops_ratio=flops_ratio,
+        precision=precision,
+        schedule=_collect(_schedule, runs),
+        attention_backend=backend,
+        tuning_trials=_count_trials(runs),
+        horizon_tokens=arm.n_tokens,
+        tokens_per_s=_tokens_per_s(runs),
+        crossing_share=crossing,
+        learning_rate_share=rate,
+        flags=tuple(flag for flag in flags if flag),
+    )
+
+
+def _size_flag(what: str, ratio: float | None) -> str:
+    if ratio is None or abs(ratio - 1) <= SIZE_LIMIT:
+        return ""
+    return f"{abs(ratio - 1):.1%} {'more' if ratio > 1 else 'fewer'} {what} than its baseline"
+
+
+def _schedule_share(reach: Reach) -> float:
+    """Where in its planned steps the run crossed, 0 to 1."""
+    assert reach.position is not None
+    return cost_at(reach.run.cost_of_evaluations("steps"), reach.position) / reach.run.n_steps
+
+
+def _learning_rate_share(reach: Reach) -> float:
+    steps, rates = reach.run.columns["step"], reach.run.columns["learning_rate"]
+    known = np.isfinite(rates)
+    if not known.any() or rates[known].max() <= 0:
+        return float("nan")
+    at = np.interp(_schedule_share(reach) * reach.run.n_steps, steps[known], rates[known])
+    return float(at / rates[known].max())
+
+
+def _is_before_decay(reach: Reach) -> bool:
+    """Whether the schedule decays and the crossing falls before it does.
+
+    Rankings flip during decay: arXiv 2509.02046.
+    """
+    steps, rates = reach.run.columns["step"], reach.run.columns["learning_rate"]
+    known = np.isfinite(rates)
+    if not known.any() or rates[known][-1] > PLATEAU * rates[known].max():
+        return False
+    last_flat = steps[known][rates[known] >= PLATEAU * rates[known].max()][-1]
+    return bool(_schedule_share(reach) * reach.run.n_steps <= last_flat)
+
+
+def _collect(read: Any, runs: Iterable[RunCurve]) -> str:
+    return ", ".join(sorted({read(run) for run in runs if run.has_ended})) or "unknown"
+
+
+def _train_of(run: RunCurve) -> Mapping[str, Any]:
+    train = run.config.get("train")
+    return train if isinstance(train, Mapping) else {}
+
+
+def _precision(run: RunCurve) -> str:
+    return str(run.manifest.get("precision") or _train_of(run).get("precision") or "unknown")
+
+
+def _schedule(run: RunCurve) -> str:
+    return str(_train_of(run).get("schedule") or "unknown")
+
+
+def _backend(run: RunCurve) -> str:
+    return str(run.manifest.get("attention_backend") or "unknown")
+
+
+def _count_trials(runs: Iterable[RunCurve]) -> int | None:
+    counts = [n for run in runs if isinstance(n := run.manifest.get("tuning_trials"), int)]
+    return max(counts, default=None)
+
+
+def _tokens_per_s(runs: Iterable[RunCurve]) -> float | None:
+    rates = [
+        run.columns["tokens"][-1] / run.columns["wall_s"][-1]
+        for run in runs
+        if run.is_whole and run.columns["wall_s"][-1] > 0
+    ]
+    return float(np.mean(rates)) if rates else None

@@ -1,0 +1,77 @@
+"""How sure a speed-up is: Student's t on the logarithm of the cost ratio.
+
+Paired where the seeds match; Welch's version where they do not. No bootstrap: at 3 to 10 seeds its 95 % interval covers
+75 to 90 %. Every function takes leading batch dimensions, so that simulations of coverage take seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from ablate.analysis.curves import Floats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its interval, and the p-value of the hypothesis that it is 0, each [...], on the scale of the input."""
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    p_value: Floats
+
+
+def paired_t(difference_n: Floats, level: float = LEVEL) -> Estimate:
+    """Student's t for the mean of paired differences [..., n], n >= 2.
+
+    Raises `ValueError` for fewer than two: one pair gives a number and no interval.
+    """
+    n = difference_n.shape[-1]
+    if n < 2:
+        raise ValueError("an interval needs at least two pairs")
+    standard_error = difference_n.std(axis=-1, ddof=1) / np.sqrt(n)
+    return t_estimate(difference_n.mean(axis=-1), standard_error, np.asarray(n - 1.0), level)
+
+
+def welch_t(x_n: Floats, y_m: Floats, level: float = LEVEL) -> Estimate:
+    """Welch's t for mean(x) - mean(y), of independent samples [..., n] and [..., m], each of at least two.
+
+    Conservative where x and y were in truth correlated. Degrees of freedom after Welch (1947) and Satterthwaite (1946).
+    Raises `ValueError` for a sample of fewer than two.
+    """
+    n, m = x_n.shape[-1], y_m.shape[-1]
+    if min(n, m) < 2:
+        raise ValueError("an interval needs at least two runs on either side")
+    x_part, y_part = x_n.var(axis=-1, ddof=1) / n, y_m.var(axis=-1, ddof=1) / m
+    spread = x_part + y_part
+    weight = x_part**2 / (n - 1) + y_part**2 / (m - 1)
+    df = np.divide(spread**2, weight, out=np.full_like(spread, n + m - 2), where=weight > 0)
+    return t_estimate(x_n.mean(axis=-1) - y_m.mean(axis=-1), np.sqrt(spread), df, level)
+
+
+def t_estimate(mean: Floats, standard_error: Floats, df: Floats, level: float = LEVEL) -> Estimate:
+    """The interval mean +- t se and its two-sided p-value. Without any spread the interval is the mean itself."""
+    half = stdtrit(df, 0.5 + level / 2) * standard_error
+    has_spread = standard_error > 0
+    t = np.divide(np.abs(mean), standard_error, out=np.zeros_like(half), where=has_spread)
+    p_value = np.where(has_spread, 2 * stdtr(df, -t), np.where(mean == 0, 1.0, 0.0))
+    return Estimate(mean, mean - half, mean + half, p_value)
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjustment (1979) over the p-values that exist; None stays None."""
+    known: NDArray[np.intp] = np.array([i for i, p in enumerate(p_values) if p is not None], dtype=np.intp)
+    values = np.array([p_values[i] for i in known], dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    scaled = np.minimum(values[order] * np.arange(len(values), 0, -1), 1.0)
+    adjusted: list[float | None] = [None] * len(p_values)
+    for index, value in zip(known[order], np.maximum.accumulate(scaled), strict=True):
+        adjusted[index] = float(value)
+    return adjusted

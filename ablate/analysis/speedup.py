@@ -1,0 +1,267 @@
+"""Speed-up of an arm: the cost at which its baseline reaches a loss over the cost at which the arm does.
+
+Targets are paired. For each seed, the target is the baseline's own evaluation loss at 50, 75, 90 or 100 % ("final") of
+its budget, and the arm with the same seed is compared with exactly that share of the baseline's cost. Where fewer than
+two seeds match although both sides have two, the target is the baseline's mean loss at that share. An absolute target
+is a crossing for both. The ratio is a geometric mean over pairs.
+
+A run that never reaches the target is censored where it ended; one that is below it at its first evaluation, there.
+Where a run is censored there is no ratio: `bound` is "at_most" (the value in `high`) or "at_least" (in `low`), the
+geometric mean with the censored costs in place of the unknown ones, where all censoring pulls to one side; else
+"not_determined". Nothing is imputed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
+from ablate.analysis.curves import AXES, Floats, Results, RunCurve, device_of
+from ablate.analysis.intervals import Estimate, holm, paired_t, welch_t
+from ablate.errors import AblateError, suggest
+from ablate.tracking.records import Value
+
+Target = str | float
+Bound = Literal["at_most", "at_least", "not_determined"]
+
+_SHARES = {"50": 0.5, "75": 0.75, "90": 0.9, "final": 1.0}
+TARGETS: tuple[Target, ...] = tuple(_SHARES)
+
+_PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """One comparison. `ratio` above 1: the arm needs less of `axis` (steps, tokens, FLOPs, s, GPU s) than the baseline.
+
+    `low` and `high` are the ends of the 95 % interval, null for one seed. Where `bound` is set, `ratio` is null (see
+    the module). `target_loss` is the mean of the pairs' targets (nats a token). `n_pairs` counts the pairs compared
+    (the arm's runs where seeds do not match), `n_reached` those in which both costs are known. `p_value` tests a ratio
+    of 1; `p_holm` is adjusted for the arms that share baseline, axis and target. All are null, and `note` says why,
+    where nothing can be compared.
+    """
+
+    arm: str
+    baseline: str
+    within: Mapping[str, Value]
+    axis: str
+    target: Target
+    target_loss: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    bound: Bound | None = None
+    n_pairs: int = 0
+    n_reached: int = 0
+    p_value: float | None = None
+    p_holm: float | None = None
+    method: str = ""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"within": dict(self.within)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm and its baseline at one target: who reached it where.
+
+    Paired: `baseline[i]` and `arm[i]` share a seed. Else `shifted[j][i]` is arm run i at the own target of baseline run
+    j: it carries the noise of the baseline's loss over to the axis of cost.
+    """
+
+    baseline: tuple[Reach, ...] = ()
+    arm: tuple[Reach, ...] = ()
+    target_loss: float | None = None
+    is_paired: bool = True
+    shifted: tuple[tuple[Reach, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def parse_target(text: str) -> Target:
+    """A target as a person writes it: 50, 75, 90 or final, or a loss such as 3.28 (nats a token).
+
+    Raises `AblateError` for anything else.
+    """
+    if text in _SHARES:
+        return text
+    try:
+        loss = float(text)
+    except ValueError:
+        loss = math.nan
+    if not math.isfinite(loss):
+        raise AblateError(
+            f"target {text!r}: neither a loss nor a share of the baseline's budget{suggest(text, TARGETS)}"
+        )
+    return loss
+
+
+def speed_ups(results: Results, targets: Sequence[Target] = TARGETS, hold: int = HOLD) -> tuple[SpeedUp, ...]:
+    """Every arm against its baseline at every target on every axis; `gpu_seconds` only where every run held a GPU."""
+    rows = [
+        row
+        for arm in results.compared_arms
+        for target in targets
+        for row in rows_of(results, arm, target, compare(results, arm, target, hold))
+    ]
+    return adjust(rows)
+
+
+def rows_of(results: Results, arm: str, target: Target, comparison: Comparison) -> list[SpeedUp]:
+    """One row an axis for one comparison."""
+    record = results.arms[arm]
+    head = SpeedUp(arm, record.baseline, dict(record.within), "", target, note="; ".join(comparison.notes))
+    return [_fill(replace(head, axis=axis), comparison) for axis in axes_of(results)]
+
+
+def axes_of(results: Results) -> tuple[str, ...]:
+    """The axes of cost that the study has: GPU-seconds need a GPU in every ended run."""
+    ended = [run for run in results.runs if run.has_ended]
+    return AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
+
+
+def adjust(rows: Iterable[SpeedUp]) -> tuple[SpeedUp, ...]:
+    """Holm over the arms that were compared with one baseline, on one axis, at one target."""
+    listed = list(rows)
+    families: dict[tuple[str, str, Target], list[int]] = {}
+    for index, row in enumerate(listed):
+        families.setdefault((row.baseline, row.axis, row.target), []).append(index)
+    for members in families.values():
+        for index, p_holm in zip(members, holm([listed[i].p_value for i in members]), strict=True):
+            listed[index] = replace(listed[index], p_holm=p_holm)
+    return tuple(listed)
+
+
+def compare(results: Results, arm: str, target: Target, hold: int = HOLD) -> Comparison:
+    """Pair an arm with its baseline at a target. Unfinished runs are left out, diverged ones and cut ones kept."""
+    mine, base = results.ended_runs(arm), results.ended_runs(results.baseline_of(arm))
+    notes = [*_note_exclusions(results, arm), *_note_early_ends(mine, "this arm")]
+    if isinstance(target, str):
+        left_out = [run for run in base if not run.is_whole]
+        base = tuple(run for run in base if run.is_whole)
+        notes += _note_early_ends(left_out, "the baseline")
+    by_seed = {run.seed: run for run in base}
+    pairs = [(by_seed[run.seed], run) for run in mine if run.seed in by_seed]
+    is_paired = len(pairs) >= 2 or (bool(pairs) and min(len(mine), len(base)) < 2)
+    if is_paired:
+        mine, base = tuple(run for _, run in pairs), tuple(run for run, _ in pairs)
+    if not mine or not base:
+        notes.append("nothing to compare: no run of " + ("this arm" if not mine else "the baseline") + " counts")
+        return Comparison(notes=tuple(notes))
+    if isinstance(target, float):
+        at_base, at_arm = (tuple(reach_loss(run, target, hold) for run in runs) for runs in (base, mine))
+        return Comparison(at_base, at_arm, target, is_paired, notes=tuple(notes))
+    return _compare_at_share(base, mine, target, is_paired, hold, notes)
+
+
+def _compare_at_share(
+    base: tuple[RunCurve, ...], mine: tuple[RunCurve, ...], target: str, is_paired: bool, hold: int, notes: list[str]
+) -> Comparison:
+    positions = [find_share(run.cost_of_evaluations("steps"), _SHARES[target]) for run in base]
+    if any(position is None for position in positions):
+        return Comparison(notes=(*notes, f"the baseline has no evaluation before {target} % of its budget"))
+    at_base = tuple(Reach(run, "reached", position) for run, position in zip(base, positions, strict=True))
+    losses = [loss_at(reach.run.evaluation_loss, reach.position) for reach in at_base if reach.position]
+    mean = float(np.mean(losses))
+    if is_paired:
+        at_arm = tuple(reach_loss(run, loss, hold) for run, loss in zip(mine, losses, strict=True))
+        return Comparison(at_base, at_arm, mean, notes=tuple(notes))
+    shifted = tuple(tuple(reach_loss(run, loss, hold) for run in mine) for loss in losses)
+    at_arm = tuple(reach_loss(run, mean, hold) for run in mine)
+    return Comparison(at_base, at_arm, mean, False, shifted, tuple(notes))
+
+
+def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
+    """The numbers of one row from one comparison."""
+    if not comparison.arm:
+        return replace(row, bound="not_determined")
+    ways = ((comparison.baseline, 1), (comparison.arm, -1))
+    signs = {sign if r.side == "never" else -sign for reaches, sign in ways for r in reaches if r.side != "reached"}
+    flat = (
+        zip(comparison.baseline, comparison.arm, strict=True)
+        if comparison.is_paired
+        else [(r,) for r in comparison.arm]
+    )
+    n_reached = sum(all(reach.side == "reached" for reach in pair) for pair in flat)
+    row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
+    if obstacle := _find_obstacle(comparison, row.axis):
+        return _annotate(row, obstacle)
+    base, mine = _log_costs(comparison.baseline, row.axis), _log_costs(comparison.arm, row.axis)
+    if not (np.isfinite(base).all() and np.isfinite(mine).all()):
+        return _annotate(row, f"{row.axis}: not recorded, or nothing was spent before the target was reached")
+    ratio = math.exp(base.mean() - mine.mean())
+    if signs == {-1}:
+        return replace(row, bound="at_most", high=ratio)
+    if signs == {1}:
+        return replace(row, bound="at_least", low=ratio)
+    if signs:
+        return _annotate(replace(row, bound="not_determined"), "not every run reached the target, on either side")
+    return _add_interval(replace(row, ratio=ratio), comparison, base, mine)
+
+
+def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floats) -> SpeedUp:
+    if comparison.is_paired:
+        if len(mine) < 2:
+            return _annotate(row, "no interval: one seed")
+        return _with_estimate(row, paired_t(base - mine), _PAIRED)
+    if min(len(base), len(mine)) < 2:
+        return _annotate(row, "no interval: the seeds do not match and one side has one run")
+    if comparison.shifted:
+        if any(reach.side != "reached" for reaches in comparison.shifted for reach in reaches):
+            return _annotate(row, "no interval: the arm does not reach every baseline run's own loss")
+        shift = np.array([_log_costs(reaches, row.axis).mean() for reaches in comparison.shifted])
+        base = base - (shift - shift.mean())
+    return _with_estimate(row, welch_t(base, mine), _WELCH)
+
+
+def _with_estimate(row: SpeedUp, estimate: Estimate, method: str) -> SpeedUp:
+    ratio, low, high = (math.exp(value) for value in (estimate.mean, estimate.low, estimate.high))
+    return replace(row, ratio=ratio, low=low, high=high, p_value=float(estimate.p_value), method=method)
+
+
+def _log_costs(reaches: Sequence[Reach], axis: str) -> Floats:
+    costs = np.array([reach.cost(axis) for reach in reaches], np.float64)
+    return np.log(costs, out=np.full_like(costs, np.nan), where=costs > 0)
+
+
+def _find_obstacle(comparison: Comparison, axis: str) -> str:
+    """Why clock times cannot be compared, or nothing: seconds need one kind of device, shared in one way."""
+    if axis not in ("seconds", "gpu_seconds"):
+        return ""
+    keys = {sharing_of(reach.run, axis) for reach in (*comparison.baseline, *comparison.arm)}
+    return "" if len(keys) == 1 else f"{axis}: the runs were trained on different devices, or shared them differently"
+
+
+def sharing_of(run: RunCurve, axis: str = "seconds") -> tuple[Any, ...]:
+    """What has to agree for the clock times of two runs to be comparable."""
+    device = device_of(run.manifest)
+    shared = (device.get("kind"), device.get("name"), run.manifest.get("shared_by"), run.manifest.get("threads"))
+    return (*shared, run.n_gpus) if axis == "seconds" else shared
+
+
+def _annotate(row: SpeedUp, note: str) -> SpeedUp:
+    return replace(row, note=f"{row.note}; {note}" if row.note else note)
+
+
+def _note_exclusions(results: Results, arm: str) -> list[str]:
+    notes = []
+    for name, whose in ((arm, "this arm"), (results.baseline_of(arm), "the baseline")):
+        if n_left_out := sum(not run.has_ended for run in results.runs_of(name)):
+            notes.append(f"{n_left_out} unfinished, failed or unevaluated {_runs(n_left_out)} of {whose} left out")
+    return notes
+
+
+def _note_early_ends(runs: Iterable[RunCurve], whose: str) -> list[str]:
+    early = [run for run in runs if not run.is_whole]
+    n_diverged = sum(run.is_diverged for run in early)
+    counts = ((n_diverged, "diverged"), (len(early) - n_diverged, "stopped early"))
+    return [f"{n} {_runs(n)} of {whose} {what}" for n, what in counts if n]
+
+
+def _runs(n: int) -> str:
+    return "run" if n == 1 else "runs"

@@ -1,0 +1,154 @@
+"""Each arm in a line: how its runs ended, its final loss, and what it cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ablate.analysis.curves import Floats, Results, RunCurve, device_of
+from ablate.tracking.records import Value
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (ddof 1; None below two values) over `n` runs."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """An arm: sizes from its record, counts of its runs by how they ended, and means over its whole runs.
+
+    `final_loss` in nats a token; `step_s` the seconds of a step of training (evaluation, checkpoints and compilation
+    left out); `tflops_per_s` the achieved training TFLOP/s; `mfu` their share of the device's peak, where the manifest
+    states `peak_flops_per_s`; `peak_memory_bytes` the largest of the runs.
+    """
+
+    arm: str
+    axes: Mapping[str, Value]
+    within: Mapping[str, Value]
+    baseline: str
+    n_params: int
+    flops_per_token: int
+    n_steps: int
+    n_tokens: int
+    n_runs: int
+    n_finished: int
+    n_diverged: int
+    n_stopped: int
+    n_failed: int
+    n_unfinished: int
+    final_loss: Spread
+    step_s: Spread
+    tokens_per_s: float | None
+    tflops_per_s: float | None
+    mfu: float | None
+    peak_memory_bytes: int | None
+    device: str
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.arm == self.baseline
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"axes": dict(self.axes), "within": dict(self.within), "is_baseline": self.is_baseline}
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """A run that did not finish its budget: what became of it, and at which step."""
+
+    arm: str
+    seed: int
+    run_id: str
+    state: str
+    step: int
+    n_steps: int
+    error: str
+
+
+def summarize_arms(results: Results) -> tuple[ArmSummary, ...]:
+    return tuple(_summarize(results, arm) for arm in results.arms)
+
+
+def find_mishaps(results: Results) -> tuple[Mishap, ...]:
+    """Every run that is not whole, in the order of the study."""
+    return tuple(
+        Mishap(
+            arm=run.arm,
+            seed=run.seed,
+            run_id=run.run_id,
+            state="stopped early" if run.was_stopped else run.status.state,
+            step=run.last_step,
+            n_steps=run.n_steps,
+            error=run.status.error,
+        )
+        for run in results.runs
+        if not run.is_whole
+    )
+
+
+def describe_device(run: RunCurve) -> str:
+    """The device of a run in words: its name, the share of it, and how many runs shared it."""
+    device = device_of(run.manifest)
+    parts = [str(device.get("name") or device.get("kind") or "unknown device")]
+    if run.n_gpus:
+        parts.append(f"{run.n_gpus:g} GPU")
+    elif threads := run.manifest.get("threads"):
+        parts.append(f"{threads} threads" if threads != 1 else "1 thread")
+    if (n_sharing := run.manifest.get("shared_by")) and n_sharing != 1:
+        parts.append(f"shared by {n_sharing} runs")
+    return ", ".join(parts)
+
+
+def spread_of(values: Floats) -> Spread:
+    known = values[np.isfinite(values)]
+    mean = float(known.mean()) if known.size else None
+    return Spread(mean, float(known.std(ddof=1)) if known.size > 1 else None, int(known.size))
+
+
+def _summarize(results: Results, name: str) -> ArmSummary:
+    arm, runs = results.arms[name], results.runs_of(name)
+    whole = [run for run in runs if run.is_whole]
+    states = Counter(run.status.state for run in runs)
+    step_s = spread_of(np.array([_seconds_per_step(run) for run in whole], np.float64))
+    tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if step_s.mean and arm.n_steps else None
+    flops_per_s = tokens_per_s * arm.flops_per_token if tokens_per_s else None
+    peaks = {peak for run in whole if isinstance(peak := run.manifest.get("peak_flops_per_s"), int | float)}
+    memory = [size for run in runs if isinstance(size := run.manifest.get("peak_memory_bytes"), int)]
+    return ArmSummary(
+        arm=name,
+        axes=arm.axes,
+        within=arm.within,
+        baseline=arm.baseline,
+        n_params=arm.n_params,
+        flops_per_token=arm.flops_per_token,
+        n_steps=arm.n_steps,
+        n_tokens=arm.n_tokens,
+        n_runs=len(runs),
+        n_finished=len(whole),
+        n_diverged=states["diverged"],
+        n_stopped=sum(run.was_stopped for run in runs),
+        n_failed=states["failed"],
+        n_unfinished=states["queued"] + states["running"],
+        final_loss=spread_of(np.array([run.final_loss for run in runs], np.float64)),
+        step_s=step_s,
+        tokens_per_s=tokens_per_s,
+        tflops_per_s=flops_per_s / 1e12 if flops_per_s else None,
+        mfu=flops_per_s / peaks.pop() if flops_per_s and len(peaks) == 1 else None,
+        peak_memory_bytes=max(memory, default=None),
+        device="; ".join(sorted({describe_device(run) for run in runs if run.has_ended})),
+    )
+
+
+def _seconds_per_step(run: RunCurve) -> float:
+    """Over the whole curve: `wall_s` is training time alone, summed over resumes."""
+    steps, seconds = run.columns["step"], run.columns["wall_s"]
+    return float(seconds[-1] / steps[-1]) if steps.size and steps[-1] > 0 else float("nan")

@@ -1,0 +1,150 @@
+"""The answer to a study's question in two sentences, made from the numbers: the finding, then its price and caveats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ablate.analysis.fairness import Fairness
+from ablate.analysis.speedup import SpeedUp
+from ablate.analysis.summary import ArmSummary
+from ablate.report.words import AXIS_NAMES, count, join, write_p, write_ratio, write_speed_up, write_target
+
+SIGNIFICANT = 0.05
+LISTED = 4
+
+Verdict = Literal["faster", "slower", "undecided"]
+
+
+def answer(
+    rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness], axis: str
+) -> tuple[str, str]:
+    """Two sentences from the rows of the headline's target (all axes)."""
+    by_arm: dict[str, dict[str, SpeedUp]] = {}
+    for row in rows:
+        by_arm.setdefault(row.arm, {})[row.axis] = row
+    main = sorted((axes[axis] for axes in by_arm.values() if axis in axes), key=_rank, reverse=True)
+    caveats = _list_caveats(main, arms, fairness)
+    if not main:
+        return _describe_alone(arms), _sentence(caveats or ["one arm alone shows no effect: add a level to the matrix"])
+    finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
+    return finding, _sentence([*_describe_price(by_arm[main[0].arm], axis), *caveats])
+
+
+def judge(row: SpeedUp) -> Verdict:
+    """faster or slower where the interval excludes 1 and Holm's p is below 0.05, or a bound says so; else undecided."""
+    if row.bound == "at_most" and row.high is not None and row.high <= 1:
+        return "slower"
+    if row.bound == "at_least" and row.low is not None and row.low >= 1:
+        return "faster"
+    if row.low is None or row.high is None or row.p_holm is None or row.p_holm >= SIGNIFICANT:
+        return "undecided"
+    return "faster" if row.low > 1 else "slower" if row.high < 1 else "undecided"
+
+
+def _rank(row: SpeedUp) -> tuple[int, float]:
+    value = row.ratio or row.low or row.high or 0.0
+    return {"faster": 2, "undecided": 1, "slower": 0}[judge(row)] if value else -1, value
+
+
+def _describe_alone(arms: Sequence[ArmSummary]) -> str:
+    ended = [arm for arm in arms if arm.final_loss.mean is not None]
+    if not ended:
+        return "No run has finished with an evaluation yet, so there is nothing to compare."
+    losses = [
+        f"{arm.arm} ends at a validation loss of {arm.final_loss.mean:.4f} ({count(arm.final_loss.n, 'seed')})"
+        for arm in ended
+    ]
+    return f"No arm has a baseline to be compared with: {join(losses[:LISTED])}."
+
+
+def _describe_one(row: SpeedUp, axis: str) -> str:
+    goal = write_target(row.target).replace("the baseline", row.baseline)
+    name = AXIS_NAMES[axis]
+    if row.bound == "at_most":
+        missed = row.n_pairs - row.n_reached
+        return (
+            f"In {name}, {row.arm} is at most {write_ratio(row.high)} as fast as {row.baseline}: "
+            f"{missed} of {count(row.n_pairs, 'run')} never reached {goal}."
+        )
+    if row.bound == "at_least":
+        return f"In {name}, {row.arm} is at least {write_ratio(row.low)} as fast as {row.baseline} to {goal}."
+    if row.ratio is None:
+        reason = f": {row.note}" if row.note else ""
+        return f"Whether {row.arm} reaches {goal} in fewer {name} is not determined{reason}."
+    start = f"In {name}, {row.arm} reaches {goal} {write_ratio(row.ratio)} as fast"
+    if row.low is None or row.high is None:
+        return f"{start}, a number without an interval: one seed."
+    certainty = (
+        f"95 % interval {row.low:.2f} to {row.high:.2f}, {count(row.n_pairs, 'seed')}, p {_equals(write_p(row.p_holm))}"
+    )
+    verdicts = {
+        "faster": "a clear speed-up",
+        "slower": "a clear slow-down",
+        "undecided": "so the study does not decide whether it helps",
+    }
+    return f"{start} ({certainty}), {verdicts[judge(row)]}."
+
+
+def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
+    verdicts = [judge(row) for row in rows]
+    counts = [f"{verdicts.count(v)} {w}" for v, w in _MANY_WORDS.items() if verdicts.count(v)]
+    listed = [f"{row.arm} {write_speed_up(row)}" for row in rows[:LISTED]]
+    rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
+    return (
+        f"Of {len(rows)} arms, in {AXIS_NAMES[axis]} to {write_target(rows[0].target)}, {join(counts)} "
+        f"(95 % intervals, Holm): {join([*listed, *rest])}."
+    )
+
+
+_MANY_WORDS: dict[Verdict, str] = {
+    "faster": "clearly faster than the baseline",
+    "slower": "clearly slower",
+    "undecided": "undecided",
+}
+
+
+def _describe_price(axes: dict[str, SpeedUp], axis: str) -> list[str]:
+    """What the first arm's speed-up becomes on the clock."""
+    other = "steps" if axis in ("seconds", "gpu_seconds") else "seconds"
+    row, steps, seconds = axes.get(other), axes.get("steps"), axes.get("seconds")
+    if row is None:
+        return []
+    if row.ratio is None and row.bound in (None, "not_determined"):
+        return (
+            [f"{AXIS_NAMES[other]} cannot be compared ({row.note})"]
+            if row.note and axes[axis].ratio is not None
+            else []
+        )
+    text = f"in {AXIS_NAMES[other]}, {row.arm} stands at {write_speed_up(row)}"
+    if steps and seconds and steps.ratio and seconds.ratio:
+        text += f" because a step takes {write_ratio(steps.ratio / seconds.ratio)} as long"
+    return [text]
+
+
+def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> list[str]:
+    n_unfinished, n_failed = sum(arm.n_unfinished for arm in arms), sum(arm.n_failed for arm in arms)
+    n_diverged, n_stopped = sum(arm.n_diverged for arm in arms), sum(arm.n_stopped for arm in arms)
+    few = [row.n_pairs for row in rows if row.ratio is not None]
+    caveats = [
+        f"{count(n_unfinished, 'run')} not finished and left out" if n_unfinished else "",
+        f"{count(n_failed, 'run')} failed and left out" if n_failed else "",
+        f"{count(n_diverged, 'run')} diverged" if n_diverged else "",
+        f"{count(n_stopped, 'run')} stopped before the end of the budget" if n_stopped else "",
+        "one seed gives no interval" if few and min(few) < 2 and len(rows) > 1 else "",
+    ]
+    flagged = [line for line in fairness if line.flags]
+    if len(flagged) == 1:
+        caveats.append(f"{flagged[0].arm}: {'; '.join(flagged[0].flags)}")
+    elif flagged:
+        caveats.append(f"{len(flagged)} arms carry fairness flags")
+    return [caveat for caveat in caveats if caveat]
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts) or "nothing was flagged: all runs finished, with equal sizes and conditions"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _equals(text: str) -> str:
+    return text if text.startswith("<") else f"= {text}"

@@ -1,0 +1,94 @@
+"""What a report says, before it is written in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ablate.analysis.curves import Results
+from ablate.analysis.fairness import Fairness, check_fairness
+from ablate.analysis.speedup import TARGETS, SpeedUp, Target, axes_of, speed_ups
+from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
+from ablate.report.answer import answer
+from ablate.tracking.records import StudyRecord
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What to report: the `targets` of the ladder, and the headline's `axis` of cost (one of `analysis.AXES`).
+
+    The headline's target is `final` where it is among the targets, else the last of them.
+    """
+
+    targets: tuple[Target, ...] = TARGETS
+    axis: str = "tokens"
+
+    @property
+    def headline(self) -> Target:
+        return "final" if "final" in self.targets else self.targets[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The numbers of a study, the two sentences that answer its question, and where the pages are once written."""
+
+    record: StudyRecord
+    options: ReportOptions
+    results: Results
+    axes: tuple[str, ...]
+    rows: tuple[SpeedUp, ...]
+    arms: tuple[ArmSummary, ...]
+    fairness: tuple[Fairness, ...]
+    mishaps: tuple[Mishap, ...]
+    answer: tuple[str, str]
+    versions: Mapping[str, str]
+    paths: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def headline_rows(self) -> tuple[SpeedUp, ...]:
+        """The rows at the headline's target: all axes, one arm after the other."""
+        return tuple(row for row in self.rows if row.target == self.options.headline)
+
+    def headline_of(self, arm: str) -> Mapping[str, SpeedUp]:
+        return {row.axis: row for row in self.headline_rows if row.arm == arm}
+
+    @property
+    def is_complete(self) -> bool:
+        return not any(arm.n_unfinished for arm in self.arms)
+
+
+def make_report(results: Results, options: ReportOptions) -> Report:
+    """All the numbers. Pure: nothing is written."""
+    rows = speed_ups(results, options.targets)
+    arms, fairness, mishaps = summarize_arms(results), check_fairness(results), find_mishaps(results)
+    headline = tuple(row for row in rows if row.target == options.headline)
+    return Report(
+        record=results.record,
+        options=options,
+        results=results,
+        axes=axes_of(results),
+        rows=rows,
+        arms=arms,
+        fairness=fairness,
+        mishaps=mishaps,
+        answer=answer(headline, arms, fairness, options.axis),
+        versions=collect_versions(results),
+    )
+
+
+def collect_versions(results: Results) -> dict[str, str]:
+    """Versions, commits and data hashes of all runs; several, joined by commas, where they differ."""
+    found: dict[str, set[str]] = {}
+    for run in results.runs:
+        manifest: Mapping[str, Any] = run.manifest
+        versions = manifest.get("versions")
+        entries = dict(versions) if isinstance(versions, Mapping) else {}
+        commit = manifest.get("commit")
+        entries["commit"] = f"{commit} (with uncommitted changes)" if commit and manifest.get("dirty") else commit
+        entries["data hash"] = manifest.get("data_hash")
+        for name, value in entries.items():
+            if value:
+                found.setdefault(str(name), set()).add(str(value))
+    return {name: ", ".join(sorted(values)) for name, values in sorted(found.items())}

@@ -1,0 +1,69 @@
+"""Curves thinned for drawing only: what the page and the pictures show. No number is ever computed from these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ablate.analysis.curves import Floats, Results, RunCurve
+
+MAX_POINTS = 240
+"""Points of a drawn curve: about one a pixel pair of the page's figure."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve: `costs` by axis and `mean` [point], with the band `low` to `high` (the extremes over `n_runs` seeds)."""
+
+    arm: str
+    label: str
+    costs: dict[str, Floats]
+    mean: Floats
+    low: Floats
+    high: Floats
+    n_runs: int
+
+
+def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line]:
+    """One line an arm over its whole runs; one more for each run that diverged, was cut, or still runs."""
+    lines = []
+    for arm in results.arms:
+        runs = [run for run in results.runs_of(arm) if np.isfinite(run.columns.get(column, np.empty(0))).any()]
+        whole = [run for run in runs if run.is_whole]
+        if whole:
+            lines.append(_draw(whole, column, axes, arm))
+        for run in runs:
+            if not run.is_whole:
+                state = "stopped early" if run.was_stopped else run.status.state
+                lines.append(_draw([run], column, axes, f"{arm}, seed {run.seed}: {state}"))
+    return lines
+
+
+def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], label: str) -> Line:
+    known = [np.isfinite(run.columns[column]) for run in runs]
+    steps = [run.columns["step"][mask] for run, mask in zip(runs, known, strict=True)]
+    first, last = max(s[0] for s in steps), min(s[-1] for s in steps)
+    grid = min(steps, key=len)
+    grid = thin(grid[(grid >= first) & (grid <= last)])
+    values = np.stack(
+        [np.interp(grid, s, run.columns[column][m]) for run, s, m in zip(runs, steps, known, strict=True)]
+    )
+    costs = {
+        axis: np.mean(
+            [np.interp(grid, s, run.cost(axis)[m]) for run, s, m in zip(runs, steps, known, strict=True)], axis=0
+        )
+        for axis in axes
+    }
+    return Line(runs[0].arm, label, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
+
+
+def thin(points: Floats, limit: int = MAX_POINTS) -> Floats:
+    """At most `limit` of the points, half spread evenly and half evenly in the logarithm: either scale is filled."""
+    if points.size <= limit:
+        return points
+    half = limit // 2
+    even = np.linspace(0, points.size - 1, half)
+    early = np.geomspace(1, points.size, half) - 1
+    return points[np.unique(np.concatenate([even, early]).round().astype(np.int64))]

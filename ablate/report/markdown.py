@@ -1,0 +1,55 @@
+"""`report.md`: the report for a README or a pull request, with static pictures."""
+
+from __future__ import annotations
+
+import re
+
+from ablate.report.content import Report
+from ablate.report.rows import Table, tabulate
+from ablate.report.summary import summarize
+
+_MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+=-]")
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def write_markdown(report: Report, pictures: dict[str, str]) -> str:
+    """The page in Markdown; `pictures` maps a caption to a path relative to the page."""
+    record = report.record
+    summary = summarize(report)
+    parts = [f"# {escape(record.study)}"]
+    if record.question:
+        parts.append(f"**{escape(record.question)}**")
+    parts.append(escape(" ".join(report.answer)))
+    parts += [f"![{escape(caption)}]({path})" for caption, path in pictures.items()]
+    parts += [_write_table(table) for table in tabulate(report)]
+    parts.append("## How to reproduce it")
+    if record.command:
+        parts.append(_write_code(record.command))
+    facts = [
+        f"ablate {record.version}",
+        *(f"{name} {version}" for name, version in report.versions.items() if name != "ablate"),
+    ]
+    if data_hash := summary["data"].get("hash"):
+        facts.append(f"data {data_hash}")
+    parts.append(escape("; ".join(facts)) + ".")
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it stands, on one line: no markup, no HTML, no end of a table's cell."""
+    line = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
+    return re.sub("[<>&]", lambda match: _HTML[match[0]], line)
+
+
+def _write_table(table: Table) -> str:
+    lines = [table.header, *table.rows]
+    body = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
+    body.insert(1, "| --- " * len(table.header) + "|")
+    note = "".join(f"\n\n{escape(line)}" for line in table.note.splitlines())
+    return f"## {escape(table.caption)}\n\n" + "\n".join(body) + note
+
+
+def _write_code(text: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,121 @@
+"""`report.html`: one file that opens offline.
+
+Scripts run only where their hash stands in the page's own policy, and the policy forbids every request: no name that a
+person gave can run, load or send anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ablate.analysis.curves import Floats
+from ablate.report.content import Report
+from ablate.report.drawing import Line, draw_column
+from ablate.report.palette import assign_looks
+from ablate.report.rows import Table, tabulate
+from ablate.report.words import AXIS_NAMES, write_target
+
+DIGITS = 5
+"""Significant digits of a drawn number: more than a screen has pixels."""
+
+_CURVES = {"val_loss": "validation loss", "train_loss": "training loss"}
+
+
+def write_page(report: Report) -> str:
+    """The page as text."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    scripts = [_read_plotly(), _read_template("page.js")]
+    looks = assign_looks(report.arms)
+    return environment.from_string(_read_template("page.html.j2")).render(
+        report=report,
+        tables={table.name: _pad(table) for table in tabulate(report)},
+        colors={arm: look.color for arm, look in looks.items()},
+        axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
+        data=embed_json(collect_data(report)),
+        scripts=scripts,
+        style=_read_template("page.css"),
+        policy=" ".join(_hash_script(script) for script in scripts),
+    )
+
+
+def collect_data(report: Report) -> dict[str, Any]:
+    """What the page's script draws: curves thinned, looks, and the speed-ups."""
+    looks = assign_looks(report.arms)
+    return {
+        "axis": report.options.axis,
+        "target": report.options.headline,
+        "axes": {axis: AXIS_NAMES[axis] for axis in report.axes},
+        "targets": [{"target": target, "text": write_target(target)} for target in report.options.targets],
+        "arms": [
+            {"arm": arm.arm, "color": looks[arm.arm].color, "dash": looks[arm.arm].dash, "is_baseline": arm.is_baseline}
+            for arm in report.arms
+        ],
+        "curves": {
+            column: {"text": text, "lines": [_pack(line) for line in draw_column(report.results, column, report.axes)]}
+            for column, text in _CURVES.items()
+        },
+        "speedup": [
+            {
+                "arm": r.arm,
+                "axis": r.axis,
+                "target": r.target,
+                "ratio": r.ratio,
+                "low": r.low,
+                "high": r.high,
+                "bound": r.bound,
+            }
+            for r in report.rows
+        ],
+    }
+
+
+def embed_json(data: Any) -> str:
+    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _pack(line: Line) -> dict[str, Any]:
+    return {
+        "arm": line.arm,
+        "label": line.label,
+        "n_runs": line.n_runs,
+        "costs": {axis: _round(cost) for axis, cost in line.costs.items()},
+        "mean": _round(line.mean),
+        "band": [_round(line.low), _round(line.high)] if line.n_runs > 1 else None,
+    }
+
+
+def _round(values: Floats) -> list[float | None]:
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values.tolist()]
+
+
+def _pad(table: Table) -> dict[str, Any]:
+    return {"table": table, "notes": table.note.splitlines()}
+
+
+def _hash_script(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+@cache
+def _read_plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
+
+
+@cache
+def _read_template(name: str) -> str:
+    return resources.files("ablate.report").joinpath("templates", name).read_text(encoding="utf-8")

@@ -1,0 +1,163 @@
+"""The tables of a report as cells of text: one form for the page, the Markdown, LaTeX and the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ablate.report.content import Report
+from ablate.report.words import (
+    AXIS_NAMES,
+    NOTHING,
+    write_bytes,
+    write_count,
+    write_p,
+    write_ratio,
+    write_speed_up,
+    write_spread,
+    write_target,
+    write_time,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """`header` and `rows` of text; the first column names the row. `note` explains below the table."""
+
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def tabulate_speed_ups(report: Report) -> Table:
+    """All axes side by side at the headline's target, with the time a step that links steps to seconds."""
+    target = write_target(report.options.headline)
+    header = (
+        "Arm",
+        "Baseline",
+        "Reached",
+        *(AXIS_NAMES[axis] for axis in report.axes),
+        "Time a step",
+        "p (Holm)",
+    )
+    step_s = {arm.arm: arm.step_s.mean for arm in report.arms}
+    rows = []
+    for arm in report.results.compared_arms:
+        cells = report.headline_of(arm)
+        main = cells[report.options.axis]
+        mine, base = step_s[arm], step_s[main.baseline]
+        rows.append(
+            (
+                arm,
+                main.baseline,
+                f"{main.n_reached}/{main.n_pairs}",
+                *(write_speed_up(cells[axis]) for axis in report.axes),
+                write_ratio(mine / base if mine and base and cells["seconds"].ratio else None),
+                write_p(main.p_holm),
+            )
+        )
+    notes = {f"{row.arm}: {row.note}" for row in report.headline_rows if row.note}
+    return Table("speedup", f"Speed-up to {target}, with 95 % intervals", header, tuple(rows), "\n".join(sorted(notes)))
+
+
+def tabulate_ladder(report: Report) -> Table:
+    """Speed-up on the headline's axis at every target."""
+    axis = report.options.axis
+    header = (
+        "Arm",
+        *(f"{target:g}" if isinstance(target, float) else _SHARE_NAMES[target] for target in report.options.targets),
+    )
+    cells = {(row.arm, row.target): write_speed_up(row) for row in report.rows if row.axis == axis}
+    rows = tuple(
+        (arm, *(cells[arm, target] for target in report.options.targets)) for arm in report.results.compared_arms
+    )
+    return Table("ladder", f"Speed-up in {AXIS_NAMES[axis]} by target", header, rows, _LADDER_NOTE)
+
+
+_SHARE_NAMES = {"50": "50 %", "75": "75 %", "90": "90 %", "final": "final"}
+_LADDER_NOTE = "A target is the loss that the baseline of the same seed has at that share of its budget."
+
+
+def tabulate_arms(report: Report) -> Table:
+    header = ("Arm", "Final validation loss", "Runs", "Parameters", "FLOPs a token", "Tokens")
+    rows = tuple(
+        (
+            arm.arm,
+            write_spread(arm.final_loss),
+            f"{arm.n_finished}/{arm.n_runs}",
+            write_count(arm.n_params),
+            write_count(arm.flops_per_token),
+            write_count(arm.n_tokens),
+        )
+        for arm in report.arms
+    )
+    return Table(
+        "arms",
+        "Arms: final validation loss (nats a token, mean ± standard deviation over seeds) and size",
+        header,
+        rows,
+    )
+
+
+def tabulate_cost(report: Report) -> Table:
+    header = ("Arm", "Time a step", "Tokens a second", "TFLOP/s", "MFU", "Peak memory", "Device")
+    rows = tuple(
+        (
+            arm.arm,
+            write_time(arm.step_s.mean),
+            write_count(arm.tokens_per_s),
+            NOTHING if arm.tflops_per_s is None else f"{arm.tflops_per_s:.3g}",
+            NOTHING if arm.mfu is None else f"{arm.mfu:.1%}",
+            write_bytes(arm.peak_memory_bytes),
+            arm.device or NOTHING,
+        )
+        for arm in report.arms
+    )
+    return Table("cost", "Cost: training time alone, without evaluation, checkpoints and compilation", header, rows)
+
+
+def tabulate_fairness(report: Report) -> Table:
+    header = (
+        "Arm",
+        "Parameters",
+        "FLOPs a token",
+        "Tokens",
+        "Precision",
+        "Schedule",
+        "Crossing at",
+        "Learning rate there",
+        "Backend",
+        "Tuning",
+        "Flags",
+    )
+    rows = tuple(
+        (
+            line.arm,
+            write_ratio(line.params_ratio),
+            write_ratio(line.flops_ratio),
+            write_count(line.horizon_tokens),
+            line.precision,
+            line.schedule,
+            NOTHING if line.crossing_share is None else f"{line.crossing_share:.0%} of steps",
+            NOTHING if line.learning_rate_share is None else f"{line.learning_rate_share:.0%} of peak",
+            line.attention_backend,
+            "not recorded" if line.tuning_trials is None else f"{line.tuning_trials} trials",
+            "; ".join(line.flags) or "none",
+        )
+        for line in report.fairness
+    )
+    note = "Ratios are arm over baseline; more than 2 % apart is flagged. The crossing is of the baseline's final loss."
+    return Table("fairness", "Fairness: what else differs between an arm and its baseline", header, rows, note)
+
+
+def tabulate_mishaps(report: Report) -> Table:
+    header = ("Arm", "Seed", "State", "Step", "What happened")
+    rows = tuple((m.arm, str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.error or NOTHING) for m in report.mishaps)
+    return Table("failures", "Runs that did not finish their budget", header, rows)
+
+
+def tabulate(report: Report) -> tuple[Table, ...]:
+    """Every table that has a row, in the order of the page."""
+    makers = (tabulate_speed_ups, tabulate_ladder, tabulate_arms, tabulate_cost, tabulate_fairness, tabulate_mishaps)
+    return tuple(table for table in (make(report) for make in makers) if table.rows)

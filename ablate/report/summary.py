@@ -1,0 +1,70 @@
+"""`summary.json` and `speedup.csv`: the numbers for other programs. The schema stands in `summary.schema.json`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import asdict, fields
+from typing import Any
+
+from ablate.analysis.speedup import SpeedUp
+from ablate.report.content import Report
+
+SCHEMA_VERSION = 1
+
+
+def summarize(report: Report) -> dict[str, Any]:
+    """The content of `summary.json`: no value in it is infinite or not a number."""
+    record = report.record
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "study": record.study,
+        "question": record.question,
+        "answer": list(report.answer),
+        "is_complete": report.is_complete,
+        "design": record.design,
+        "match": record.match,
+        "compare_within": list(record.compare_within),
+        "baseline": dict(record.baseline),
+        "headline": {"target": report.options.headline, "axis": report.options.axis},
+        "speedup": [row.to_dict() for row in report.rows],
+        "arms": [arm.to_dict() for arm in report.arms],
+        "fairness": [line.to_dict() for line in report.fairness],
+        "failures": [asdict(mishap) for mishap in report.mishaps],
+        "data": dict(record.data),
+        "versions": dict(report.versions),
+        "command": record.command,
+    }
+    return {key: _clean(value) for key, value in summary.items()}
+
+
+def write_speedup_csv(report: Report) -> str:
+    """One line a row of `speedup`; `within` as `axis=level` pairs, empty cells for null."""
+    names = [field.name for field in fields(SpeedUp)]
+    return write_csv(names, [[_flatten(getattr(row, name)) for name in names] for row in report.rows])
+
+
+def write_csv(header: list[str], rows: list[list[Any]]) -> str:
+    """Comma-separated values. Text that a spreadsheet would run as a formula is given a leading apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([[_disarm(cell) for cell in row] for row in rows])
+    return out.getvalue()
+
+
+def _flatten(value: Any) -> Any:
+    return "; ".join(f"{axis}={level}" for axis, level in value.items()) if isinstance(value, dict) else value
+
+
+def _disarm(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,144 @@
+"""Studies with a known truth, written as a real study would be: what `ablate bench-report` and the tests read.
+
+The loss is linear in the logarithm of the steps, L(x) = 6 - 0.5 ln(1 + speedup x / 10), and evaluations lie densely, so
+that an arm with `speedup` 2 reaches any of its baseline's losses in half of the steps but for the interpolation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord, Value
+from ablate.tracking.store import Store, write_json
+
+BASELINE = "baseline"
+
+_LAYERS = 4
+_LINE = (
+    '{{"step":%d,"tokens":%d,"flops":%.6g,"wall_s":%.6g,"train_loss":%.6f,"val_loss":{val},"learning_rate":%.6g,'
+    '"grad_norm":%.4f,"tokens_per_s":%.6g,{diagnostics}}}\n'
+)
+
+
+@dataclass(frozen=True)
+class SyntheticArm:
+    """An arm whose truth is known: it learns `speedup` times as fast a step, and a step costs `step_s` seconds."""
+
+    arm: str
+    axes: Mapping[str, Value] = field(default_factory=dict)
+    baseline: str = BASELINE
+    within: Mapping[str, Value] = field(default_factory=dict)
+    speedup: float = 1.0
+    step_s: float = 0.1
+    n_params: int = 1_000_000
+    flops_per_token: int = 6_000_000
+    n_steps: int | None = None
+
+
+def write_study(
+    store: Store,
+    arms: Sequence[SyntheticArm],
+    seeds: Sequence[int] = (0, 1, 2),
+    n_steps: int = 400,
+    eval_every: int = 20,
+    log_every: int = 10,
+    noise: float = 0.0,
+    question: str = "Does it help?",
+    design: str = "full",
+) -> StudyRecord:
+    """Write the study and all of its finished runs. `noise` is the standard deviation (nats) of an offset that each run
+    adds to its losses; the same arguments write the same files."""
+    records = tuple(
+        ArmRecord(
+            arm=arm.arm,
+            axes=arm.axes,
+            within=arm.within,
+            baseline=arm.baseline,
+            n_params=arm.n_params,
+            flops_per_token=arm.flops_per_token,
+            n_steps=arm.n_steps or n_steps,
+            n_tokens=(arm.n_steps or n_steps) * _TOKENS_A_STEP,
+        )
+        for arm in arms
+    )
+    runs = tuple(RunRecord(_name_run(arm.arm, seed), arm.arm, seed) for arm in arms for seed in seeds)
+    axes: dict[str, dict[Value, None]] = {}
+    for arm in arms:
+        for axis, level in arm.axes.items():
+            axes.setdefault(axis, {})[level] = None
+    study = StudyRecord(
+        study=store.path.name,
+        question=question,
+        design=design,
+        match="none",
+        compare_within=tuple(dict.fromkeys(axis for arm in arms for axis in arm.within)),
+        baseline=next((arm.axes for arm in arms if arm.arm == arm.baseline), {}),
+        axes={axis: tuple(levels) for axis, levels in axes.items()},
+        data={"source": "synthetic", "hash": "0" * 16},
+        train={"steps": n_steps, "schedule": "cosine", "precision": "float32"},
+        arms=records,
+        runs=runs,
+        version="synthetic",
+        command="ablate bench-report",
+    )
+    store.write_study(study)
+    for arm, record in zip(arms, records, strict=True):
+        for seed in seeds:
+            _write_run(store, arm, record, seed, eval_every, log_every, noise)
+    return study
+
+
+_TOKENS_A_STEP = 4_096
+
+
+def true_loss(step_n: np.ndarray, speedup: float) -> np.ndarray:
+    """The noiseless loss (nats a token) after steps [n]."""
+    return 6.0 - 0.5 * np.log1p(speedup * step_n / 10)
+
+
+def _write_run(
+    store: Store, arm: SyntheticArm, record: ArmRecord, seed: int, eval_every: int, log_every: int, noise: float
+) -> None:
+    run_id = _name_run(arm.arm, seed)
+    rng = np.random.default_rng(int(run_id, 16))
+    step = np.arange(log_every, record.n_steps + 1, log_every)
+    loss = true_loss(step, arm.speedup) + noise * rng.standard_normal()
+    tokens = step * _TOKENS_A_STEP
+    columns = [
+        step,
+        tokens,
+        tokens * float(arm.flops_per_token),
+        step * arm.step_s,
+        loss + 0.01 * rng.standard_normal(step.size),
+        loss,
+        1e-3 * (0.5 + 0.5 * np.cos(np.pi * step / record.n_steps)),
+        np.exp(0.1 * rng.standard_normal(step.size)),
+        np.full(step.size, _TOKENS_A_STEP / arm.step_s),
+        *(0.05 + 0.2 * (layer + 1) / _LAYERS * step / record.n_steps for layer in range(_LAYERS)),
+    ]
+    diagnostics = ",".join(f'"alpha_attn/{layer}":%.4f' for layer in range(_LAYERS))
+    evaluated = _LINE.format(val="%.6f", diagnostics=diagnostics)
+    logged = _LINE.format(val="%.0snull", diagnostics=diagnostics)  # the value is consumed, not printed
+    lines = [
+        (evaluated if row[0] % eval_every == 0 else logged) % row
+        for row in zip(*map(np.ndarray.tolist, columns), strict=True)
+    ]
+    folder = store.run(run_id)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.curve.write_text("".join(lines))
+    folder.write_status(Status("finished", record.n_steps, record.n_steps, attempts=1))
+    write_json(
+        folder.config, {"model": dict(arm.axes), "train": {"precision": "float32", "schedule": "cosine"}, "seed": seed}
+    )
+    device = {"kind": "cpu", "name": "synthetic", "host": "nowhere"}
+    manifest = {"device": device, "threads": 1, "shared_by": 1, "seed": seed, "attention_backend": "reference"}
+    write_json(folder.manifest, manifest | {"versions": {"ablate": "0"}, "peak_memory_bytes": 2**28})
+
+
+def _name_run(arm: str, seed: int) -> str:
+    return hashlib.sha256(json.dumps([arm, seed]).encode()).hexdigest()[:16]

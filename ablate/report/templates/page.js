@@ -1,0 +1,184 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const state = { axis: data.axis, column: "val_loss", xlog: true, ylog: false };
+  const hidden = new Set();
+  const looks = new Map(data.arms.map((arm) => [arm.arm, arm]));
+  const isShown = (item) => !hidden.has(item.arm);
+  const axisName = () => data.axes[state.axis];
+
+  // Plotly reads a little HTML in every text: a name must show as it was written.
+  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const brief = (text) => plain(text.length > 30 ? text.slice(0, 29) + "…" : text);
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const fade = (hex) => hex + "2e";
+
+  function layout(changes) {
+    const axis = { gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, automargin: true };
+    const { xaxis, yaxis, ...rest } = changes;
+    return {
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
+      font: { color: color("--ink"), family: "system-ui, sans-serif", size: 12 },
+      hoverlabel: { bgcolor: color("--panel"), font: { color: color("--ink") }, namelength: -1 },
+      margin: { l: 56, r: 16, t: 12, b: 48 }, dragmode: matchMedia("(max-width: 40rem)").matches ? false : "zoom",
+      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
+    };
+  }
+
+  function drawCurves() {
+    const { text, lines } = data.curves[state.column];
+    const traces = [];
+    for (const line of lines.filter(isShown)) {
+      const look = looks.get(line.arm), x = line.costs[state.axis], isWhole = line.label === line.arm;
+      if (line.band) {
+        const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
+        traces.push({ ...edge, y: line.band[0] }, { ...edge, y: line.band[1], fill: "tonexty", fillcolor: fade(look.color) });
+      }
+      traces.push({
+        x, y: line.mean, mode: x.length > 1 ? "lines" : "markers", name: plain(line.label),
+        line: { color: look.color, dash: look.dash, width: isWhole ? 2.2 : 1 }, marker: { color: look.color },
+        hovertemplate: "%{y:.4f} at %{x:.4s} " + axisName() + "<extra>" + plain(line.label) + "</extra>",
+      });
+    }
+    return [traces, layout({
+      xaxis: { title: { text: axisName() }, type: state.xlog ? "log" : "linear", ...(state.xlog ? { dtick: "D2" } : {}), exponentformat: "SI" },
+      yaxis: { title: { text: text + " (nats a token)" }, type: state.ylog ? "log" : "linear" },
+    })];
+  }
+
+  const ratioAxis = (title) => ({
+    type: "log", title: { text: title }, tickvals: [0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50], ticksuffix: "x",
+  });
+  const unity = (direction) => ({
+    type: "line", xref: direction === "v" ? "x" : "paper", yref: direction === "v" ? "paper" : "y",
+    x0: direction === "v" ? 1 : 0, x1: 1, y0: direction === "v" ? 0 : 1, y1: 1, line: { color: color("--soft"), dash: "dash", width: 1 },
+  });
+  const value = (row) => row.ratio ?? (row.bound === "at_most" ? row.high : row.bound === "at_least" ? row.low : null);
+  const describe = (row) => {
+    if (row.ratio === null) return (row.bound || "not comparable").replace("_", " ") + (value(row) === null ? "" : " " + value(row).toFixed(2) + "x");
+    return row.ratio.toFixed(2) + "x" + (row.low === null ? ", no interval" : " [" + row.low.toFixed(2) + ", " + row.high.toFixed(2) + "]");
+  };
+  const errors = (rows) => ({
+    type: "data", symmetric: false, thickness: 2,
+    array: rows.map((row) => (row.ratio !== null && row.high !== null ? row.high - row.ratio : 0)),
+    arrayminus: rows.map((row) => (row.ratio !== null && row.low !== null ? row.ratio - row.low : 0)),
+  });
+  const drawn = (row) => row.axis === state.axis && isShown(row) && value(row) !== null;
+
+  function drawSpeedUps() {
+    const rows = data.speedup.filter((row) => row.target === data.target && drawn(row)).reverse();
+    const colors = rows.map((row) => looks.get(row.arm).color);
+    const pointers = { at_most: "triangle-left", at_least: "triangle-right" };
+    const traces = rows.map((row, index) => ({
+      x: [value(row)], y: [index], mode: "markers", error_x: { ...errors([row]), color: colors[index] },
+      marker: { color: colors[index], size: 11, symbol: row.ratio === null ? pointers[row.bound] : "circle" },
+      hovertemplate: plain(describe(row)) + "<extra>" + plain(row.arm) + "</extra>",
+    }));
+    const ticks = { tickvals: rows.map((_, index) => index), ticktext: rows.map((row) => brief(row.arm)), range: [-0.6, rows.length - 0.4] };
+    return [traces, layout({
+      xaxis: ratioAxis("speed-up in " + axisName()), yaxis: { ...ticks, showgrid: false }, shapes: [unity("v")],
+      height: Math.max(180, 90 + 34 * rows.length),
+    })];
+  }
+
+  function drawLadder() {
+    const index = new Map(data.targets.map((entry, place) => [entry.target, place]));
+    const traces = [];
+    for (const arm of data.arms) {
+      const rows = data.speedup.filter((row) => row.arm === arm.arm && drawn(row));
+      if (!rows.length) continue;
+      traces.push({
+        x: rows.map((row) => index.get(row.target)), y: rows.map(value), mode: "lines+markers", name: plain(arm.arm),
+        line: { color: arm.color, dash: arm.dash }, error_y: { ...errors(rows), color: arm.color },
+        marker: { size: 9, color: arm.color, symbol: rows.map((row) => (row.ratio !== null ? "circle" : row.bound === "at_most" ? "triangle-down" : "triangle-up")) },
+        text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + plain(arm.arm) + "</extra>",
+      });
+    }
+    const texts = data.targets.map((entry) => (typeof entry.target === "number" ? String(entry.target) : entry.target === "final" ? "final" : entry.target + " %"));
+    return [traces, layout({
+      xaxis: { title: { text: "target: the baseline's loss at this share of its budget" }, tickvals: [...index.values()], ticktext: texts },
+      yaxis: ratioAxis("speed-up in " + axisName()), shapes: [unity("h")],
+    })];
+  }
+
+  const speedUpTable = (keep) => [
+    ["arm", "axis", "target", "ratio", "low", "high", "bound"],
+    data.speedup.filter((row) => row.axis === state.axis && isShown(row) && keep(row)).map((row) => [row.arm, row.axis, row.target, row.ratio, row.low, row.high, row.bound]),
+  ];
+  const curveTable = () => [
+    ["arm", state.axis, state.column, "low", "high"],
+    data.curves[state.column].lines.filter(isShown).flatMap((line) => line.mean.map((mean, i) => [line.label, line.costs[state.axis][i], mean, line.band?.[0][i], line.band?.[1][i]])),
+  ];
+  const figures = {
+    curves: { draw: drawCurves, table: curveTable },
+    speedup: { draw: drawSpeedUps, table: () => speedUpTable((row) => row.target === data.target) },
+    ladder: { draw: drawLadder, table: () => speedUpTable(() => true) },
+  };
+
+  const shown = [...document.querySelectorAll("[data-figure]")];
+  const plotOf = (figure) => figure.querySelector(".plot");
+  function redraw() {
+    for (const figure of shown) {
+      const [traces, shape] = figures[figure.dataset.figure].draw();
+      Plotly.react(plotOf(figure), traces, shape, { displayModeBar: false, responsive: true });
+    }
+  }
+
+  // A spreadsheet must not run a name as a formula.
+  const cell = (item) => {
+    if (item === null || item === undefined) return "";
+    const text = typeof item === "string" && /^[=+\-@\t\r\n]/.test(item) ? "'" + item : String(item);
+    return /[",\r\n]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  };
+  function save(figure, format) {
+    const name = document.title.split(" – ")[0] + "-" + figure.dataset.figure;
+    if (format !== "csv") {
+      Plotly.downloadImage(plotOf(figure), { format, filename: name, width: 1000, height: 600, scale: format === "png" ? 2 : 1 });
+      return;
+    }
+    const [header, rows] = figures[figure.dataset.figure].table();
+    const text = [header, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+    link.download = name + ".csv";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
+
+  function press(buttons, isOn) {
+    for (const button of buttons) button.setAttribute("aria-pressed", String(isOn(button)));
+  }
+  function choose(key) {
+    const buttons = document.querySelectorAll("[data-" + key + "]");
+    for (const button of buttons) {
+      button.addEventListener("click", () => {
+        state[key] = button.dataset[key];
+        press(buttons, (other) => other === button);
+        redraw();
+      });
+    }
+  }
+  choose("axis");
+  choose("column");
+  for (const button of document.querySelectorAll("[data-toggle]")) {
+    button.addEventListener("click", () => {
+      state[button.dataset.toggle] = !state[button.dataset.toggle];
+      press([button], () => state[button.dataset.toggle]);
+      redraw();
+    });
+  }
+  for (const button of document.querySelectorAll("[data-arm]")) {
+    button.addEventListener("click", () => {
+      const { arm } = data.arms[Number(button.dataset.arm)];
+      if (!hidden.delete(arm)) hidden.add(arm);
+      press([button], () => !hidden.has(arm));
+      redraw();
+    });
+  }
+  for (const button of document.querySelectorAll("[data-save]")) {
+    button.addEventListener("click", () => save(button.closest("figure"), button.dataset.save));
+  }
+  if (matchMedia("(max-width: 40rem)").matches) document.querySelector(".legend").removeAttribute("open");
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  redraw();
+})();

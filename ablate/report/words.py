@@ -1,0 +1,95 @@
+"""How numbers are written in every page, table and sentence, so that all of them agree."""
+
+from __future__ import annotations
+
+from ablate.analysis.speedup import SpeedUp, Target
+from ablate.analysis.summary import Spread
+
+AXIS_NAMES = {
+    "steps": "steps",
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "seconds": "seconds",
+    "gpu_seconds": "GPU-seconds",
+}
+NOTHING = "\N{EN DASH}"
+
+_SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def write_ratio(value: float | None) -> str:
+    """A ratio to three digits: 1.45x."""
+    if value is None:
+        return NOTHING
+    return f"{value:.0f}x" if value >= 100 else f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
+
+
+def write_speed_up(row: SpeedUp) -> str:
+    """The value of a row with its interval, its bound, or the reason for neither."""
+    if row.bound == "at_most":
+        return f"at most {write_ratio(row.high)}"
+    if row.bound == "at_least":
+        return f"at least {write_ratio(row.low)}"
+    if row.bound == "not_determined":
+        return "not determined"
+    if row.ratio is None:
+        return NOTHING
+    if row.low is None or row.high is None:
+        return f"{write_ratio(row.ratio)} (no interval)"
+    return f"{write_ratio(row.ratio)} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def write_target(target: Target) -> str:
+    """A target in words: where on the baseline's budget, or which loss."""
+    if isinstance(target, float):
+        return f"a validation loss of {target:g}"
+    return "the baseline's final loss" if target == "final" else f"the baseline's loss at {target} % of its budget"
+
+
+def write_spread(spread: Spread, digits: int = 4) -> str:
+    """Mean and standard deviation: 3.1234 ± 0.0021."""
+    if spread.mean is None:
+        return NOTHING
+    sd = f" ± {spread.sd:.{digits}f}" if spread.sd is not None else ""
+    return f"{spread.mean:.{digits}f}{sd}"
+
+
+def write_count(value: float | None) -> str:
+    """A large number to three digits with its suffix: 1.23M."""
+    if value is None:
+        return NOTHING
+    for size, suffix in _SUFFIXES:
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def write_bytes(value: int | None) -> str:
+    return NOTHING if value is None else f"{value / 2**30:.2f} GiB"
+
+
+def write_time(seconds: float | None) -> str:
+    """A time to three digits in its own unit."""
+    if seconds is None:
+        return NOTHING
+    for size, unit in _TIMES:
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def write_p(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(n: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def join(parts: list[str]) -> str:
+    """a, b and c."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
