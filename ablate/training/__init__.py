@@ -1,0 +1,1 @@
+"""One training loop that knows a model, batches and a recorder."""

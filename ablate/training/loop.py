@@ -1,0 +1,236 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from ablate.data import Corpus, training_batch, validation_batches
+from ablate.data.batches import Batch
+from ablate.study.schema import TrainConfig
+from ablate.training.checkpoint import Progress, capture, restore
+from ablate.training.optimizer import make_optimizer
+from ablate.training.precision import PRECISIONS, forbid_tf32
+from ablate.training.schedule import learning_rate
+from ablate_model import GPT, ModelConfig
+
+
+class Recorder(Protocol):
+    """What a run leaves behind, and where it goes on from."""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One line of the curve."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """A checkpoint, written before this returns: the tensors in it go on being trained."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint saved, or None."""
+
+    def beat(self, step: int) -> None:
+        """A sign of life after each optimizer step; it should cost next to nothing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended, after which step, and the model as it then is.
+
+    `diverged`: a training or validation loss that is no finite number, seen at `step`. `stopped`: `should_stop` said
+    so, and a checkpoint was saved. `peak_memory_bytes` is what the run's tensors took on a GPU, and on the CPU the most
+    that the process ever held.
+    """
+
+    state: Literal["finished", "diverged", "stopped"]
+    step: int
+    wall_s: float
+    peak_memory_bytes: int
+    model: GPT
+
+
+def train(
+    model_config: ModelConfig,
+    train: TrainConfig,
+    seed: int,
+    corpus: Corpus,
+    recorder: Recorder,
+    *,
+    device: str,
+    threads: int,
+    should_stop: Callable[[], bool],
+) -> Outcome:
+    """Train a model, or go on from the recorder's checkpoint: on the CPU with the same numbers, bit for bit.
+
+    A line of the curve has step (finished optimizer steps, from 1), tokens, flops, wall_s (training alone: no
+    evaluation, checkpoint, compilation), train_loss (nats, the mean over the steps since the line before),
+    learning_rate and grad_norm (of this step, before clipping) and tokens_per_s (since the line before). Every
+    `eval_every` steps and at the end it has val_loss and the model's diagnostics.
+
+    Raises `ValueError` where warmup_steps or weight_decay are not resolved, `DataError` where the shards are gone, and
+    `torch.OutOfMemoryError` where the device is too small.
+    """
+    torch.set_num_threads(threads)
+    forbid_tf32()
+    run = _Run(model_config, train, seed, corpus, recorder, torch.device(device))
+    return run.go_on(should_stop)
+
+
+class _Run:
+    """One run's moving parts. The device is waited for only where a line of the curve or a checkpoint is due."""
+
+    def __init__(
+        self,
+        model_config: ModelConfig,
+        train: TrainConfig,
+        seed: int,
+        corpus: Corpus,
+        recorder: Recorder,
+        device: torch.device,
+    ) -> None:
+        self.train, self.seed, self.recorder, self.device = train, seed, recorder, device
+        self.training_tokens, self.validation_tokens = corpus.train, corpus.validation
+        self.context_length = model_config.context_length
+        self.micro_batch_size = train.micro_batch_size or train.batch_size
+        self.tokens_per_step = train.batch_size * self.context_length
+        self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
+        self.precision = PRECISIONS[train.precision]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+        self.model = GPT(model_config)
+        self.precision.convert(self.model)
+        self.model.initialize(seed)
+        self.model.to(device)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(self.model, train)
+        state = recorder.load()
+        self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
+        self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
+        self.grad_norm = torch.zeros((), device=device)
+        self.loss: Callable[[Tensor, Tensor], Tensor] = (
+            torch.compile(self.model.loss) if train.compile else self.model.loss
+        )
+
+    def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
+        progress, train = self.progress, self.train
+        if train.compile or self.device.type == "cuda":
+            self._warm_up()
+        started = self._now()
+        while progress.step < train.steps:
+            progress.step += 1
+            self._step(progress.step)
+            self.recorder.beat(progress.step)
+            is_last = progress.step == train.steps
+            is_evaluation = is_last or progress.step % train.eval_every == 0
+            is_line = is_evaluation or progress.step % train.log_every == 0
+            is_stop = not is_last and should_stop()
+            is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
+            if not is_line and not is_checkpoint:
+                continue
+            progress.wall_s += self._now() - started
+            if is_line and not self._write_line(is_evaluation):
+                return self._end("diverged")
+            if is_checkpoint:
+                progress.loss_sum = self.loss_sum.item()
+                self.recorder.save(capture(progress, self.model, self.optimizer))
+            if is_stop:
+                return self._end("stopped")
+            started = self._now()
+        return self._end("finished")
+
+    def _step(self, step: int) -> None:
+        # What the forward pass draws (dropout) is a function of seed and step too, so a checkpoint holds no generator.
+        torch.manual_seed((self.seed << 32) + step & 0x7FFF_FFFF_FFFF_FFFF)
+        inputs_bt, targets_bt = self._to_device(
+            training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
+        )
+        n_micro = self.train.batch_size // self.micro_batch_size
+        for ids_bt, next_bt in zip(inputs_bt.chunk(n_micro), targets_bt.chunk(n_micro), strict=True):
+            with self.precision.context(self.device):
+                loss = self.loss(ids_bt, next_bt) / n_micro
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.loss_sum += loss.detach()
+        self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.train.grad_clip:
+            clip_grads_with_norm_(self.parameters, self.train.grad_clip, self.grad_norm)
+        self.optimizer.step(learning_rate(step, self.train))
+        self.model.post_step()
+
+    def _write_line(self, is_evaluation: bool) -> bool:
+        """Whether the losses are finite numbers."""
+        progress = self.progress
+        n_steps = progress.step - progress.line_step
+        losses = {"train_loss": self.loss_sum.item() / n_steps}
+        diagnostics: dict[str, float] = {}
+        if is_evaluation:
+            losses["val_loss"] = self._evaluate()
+            diagnostics = self.model.diagnostics()
+        self.recorder.log(
+            {
+                "step": progress.step,
+                "tokens": progress.step * self.tokens_per_step,
+                "flops": progress.step * self.flops_per_step,
+                "wall_s": progress.wall_s,
+                **losses,
+                "learning_rate": learning_rate(progress.step, self.train),
+                "grad_norm": self.grad_norm.item(),
+                "tokens_per_s": n_steps * self.tokens_per_step / (progress.wall_s - progress.line_wall_s),
+                **diagnostics,
+            }
+        )
+        progress.line_step, progress.line_wall_s = progress.step, progress.wall_s
+        self.loss_sum.zero_()
+        return all(map(math.isfinite, losses.values()))
+
+    @torch.no_grad()
+    def _evaluate(self) -> float:
+        """The mean validation loss (nats) over the fixed windows."""
+        self.model.eval()
+        total, n_windows = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        for batch in validation_batches(
+            self.validation_tokens, self.train.eval_tokens, self.micro_batch_size, self.context_length
+        ):
+            ids_bt, targets_bt = self._to_device(batch)
+            with self.precision.context(self.device):
+                total += self.loss(ids_bt, targets_bt) * len(ids_bt)
+            n_windows += len(ids_bt)
+        self.model.train()
+        return total.item() / n_windows
+
+    def _warm_up(self) -> None:
+        """Compile, and load the device's libraries, before the clock runs."""
+        batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)
+        with self.precision.context(self.device):
+            loss = self.loss(*self._to_device(batch))
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.model.zero_grad(set_to_none=True)
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs_bt, targets_bt = map(torch.from_numpy, batch)
+        if self.device.type == "cuda":
+            inputs_bt, targets_bt = inputs_bt.pin_memory(), targets_bt.pin_memory()
+        return inputs_bt.to(self.device, non_blocking=True), targets_bt.to(self.device, non_blocking=True)
+
+    def _now(self) -> float:
+        """Seconds, once all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
+        return Outcome(state, self.progress.step, self.progress.wall_s, _peak_memory_bytes(self.device), self.model)
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

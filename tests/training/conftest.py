@@ -1,0 +1,107 @@
+"""A small corpus, and a recorder that keeps lines in memory and checkpoints in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ablate.data import Corpus, CorpusInfo
+from ablate.study.schema import TrainConfig
+from ablate.training.checkpoint import read_checkpoint, write_checkpoint
+from ablate.training.loop import Outcome, train
+from ablate_model import ModelConfig
+
+VOCABULARY = 32
+CONTEXT = 12
+
+
+class Recording:
+    """A recorder whose checkpoints go through the real file format."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        self.beats: list[int] = []
+        self.saved: list[int] = []
+
+    def log(self, record: dict[str, Any]) -> None:
+        self.lines.append(dict(record))
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.saved.append(state["progress"]["step"])
+        write_checkpoint(self.path, state)
+
+    def load(self) -> dict[str, Any] | None:
+        return read_checkpoint(self.path)
+
+    def beat(self, step: int) -> None:
+        self.beats.append(step)
+
+    def curve(self) -> list[dict[str, Any]]:
+        """The lines without what a clock decides."""
+        return [{k: v for k, v in line.items() if k not in ("wall_s", "tokens_per_s")} for line in self.lines]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Tokens with some order in them: each is mostly the last one plus a step."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = np.random.default_rng(0)
+    for name, n_tokens in (("train.bin", 4000), ("validation.bin", 600)):
+        (np.cumsum(generator.choice([1, 1, 1, 5], n_tokens)) % VOCABULARY).astype(np.uint8).tofile(folder / name)
+    info = CorpusInfo("hash", 4000, 600, VOCABULARY)
+    return Corpus(info, folder / "train.bin", folder / "validation.bin", "|u1")
+
+
+@pytest.fixture
+def model_config() -> ModelConfig:
+    return ModelConfig(d_model=16, n_layers=1, n_heads=2, vocab_size=VOCABULARY, context_length=CONTEXT)
+
+
+@pytest.fixture
+def make_train_config() -> Callable[..., TrainConfig]:
+    def make(**settings: Any) -> TrainConfig:
+        defaults = {
+            "steps": 12,
+            "batch_size": 4,
+            "learning_rate": 0.01,
+            "warmup_steps": 2,
+            "weight_decay": 0.1,
+            "log_every": 3,
+            "eval_every": 5,
+            "eval_tokens": 8 * CONTEXT,
+            "checkpoint_every": 1000,
+        }
+        return TrainConfig(**{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture
+def new_recording(tmp_path: Path) -> Callable[[], Recording]:
+    count = iter(range(1000))
+    return lambda: Recording(tmp_path / f"checkpoint-{next(count)}.pt")
+
+
+@pytest.fixture
+def run(corpus: Corpus, new_recording: Callable[[], Recording]) -> Callable[..., tuple[Outcome, Recording]]:
+    """Train on the CPU: (outcome, recording)."""
+
+    def run_once(
+        model_config: ModelConfig,
+        train_config: TrainConfig,
+        seed: int = 0,
+        recording: Recording | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[Outcome, Recording]:
+        recording = recording or new_recording()
+        outcome = train(
+            model_config, train_config, seed, corpus, recording, device="cpu", threads=1, should_stop=should_stop
+        )
+        return outcome, recording
+
+    return run_once

@@ -1,0 +1,76 @@
+"""Checkpoints: written whole or not at all, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from ablate.errors import RecordError
+from ablate.training import checkpoint
+from ablate.training.checkpoint import read_checkpoint, write_checkpoint
+
+
+def test_a_state_survives_bit_for_bit(tmp_path):
+    state = {"weights": torch.randn(3, 4, dtype=torch.float64), "progress": {"step": 3, "loss_sum": 0.1 + 0.2}}
+    write_checkpoint(tmp_path / "c.pt", state)
+    read = read_checkpoint(tmp_path / "c.pt")
+    assert read is not None
+    assert torch.equal(read["weights"], state["weights"])
+    assert read["progress"] == state["progress"]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert read_checkpoint(tmp_path / "c.pt") is None
+
+
+def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "c.pt", {"step": 1})
+
+    def crash(_state, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.torch, "save", crash)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / "c.pt", {"step": 2})
+    assert read_checkpoint(tmp_path / "c.pt") == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")  # noqa: PTH110
+def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
+    full = lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "temporary"))  # noqa: E731
+    monkeypatch.setattr(checkpoint.tempfile, "mkstemp", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_checkpoint(tmp_path / "c.pt", {"weights": torch.zeros(100_000)})
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"step": 1}, protocol=2)[:-3]])
+def test_what_is_no_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "c.pt").write_bytes(content)
+    with pytest.raises(RecordError, match=r"c\.pt: not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pt")
+
+
+def test_a_torn_checkpoint_is_named(tmp_path):
+    write_checkpoint(tmp_path / "c.pt", {"weights": torch.zeros(1000)})
+    whole = (tmp_path / "c.pt").read_bytes()
+    (tmp_path / "c.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecordError, match=r"c\.pt: not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pt")
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": Bomb()}, tmp_path / "c.pt")
+    with pytest.raises(RecordError, match=r"c\.pt: not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pt")
+    assert not (tmp_path / "exploded").exists()
