@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ablate.analysis.curves import Floats, Results, RunCurve, device_of
+from ablate.analysis.speedup import sharing_of
 from ablate.tracking.records import Value
 
 
@@ -27,8 +28,9 @@ class ArmSummary:
     """An arm: sizes from its record, counts of its runs by how they ended, and means over its whole runs.
 
     `final_loss` in nats a token; `step_s` the seconds of a step of training (evaluation, checkpoints and compilation
-    left out); `tflops_per_s` the achieved training TFLOP/s; `mfu` their share of the device's peak, where the manifest
-    states `peak_flops_per_s`; `peak_memory_bytes` the largest of the runs.
+    left out), `step_ratio` that over the baseline's, None where clock times cannot be compared; `tflops_per_s` the
+    achieved training TFLOP/s; `mfu` their share of the device's peak, where the manifest states `peak_flops_per_s`;
+    `peak_memory_bytes` the largest of the runs.
     """
 
     arm: str
@@ -47,6 +49,7 @@ class ArmSummary:
     n_unfinished: int
     final_loss: Spread
     step_s: Spread
+    step_ratio: float | None
     tokens_per_s: float | None
     tflops_per_s: float | None
     mfu: float | None
@@ -118,7 +121,7 @@ def _summarize(results: Results, name: str) -> ArmSummary:
     arm, runs = results.arms[name], results.runs_of(name)
     whole = [run for run in runs if run.is_whole]
     states = Counter(run.status.state for run in runs)
-    step_s = spread_of(np.array([_seconds_per_step(run) for run in whole], np.float64))
+    step_s = _average_step(runs)
     tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if step_s.mean and arm.n_steps else None
     flops_per_s = tokens_per_s * arm.flops_per_token if tokens_per_s else None
     peaks = {peak for run in whole if isinstance(peak := run.manifest.get("peak_flops_per_s"), int | float)}
@@ -140,12 +143,24 @@ def _summarize(results: Results, name: str) -> ArmSummary:
         n_unfinished=states["queued"] + states["running"],
         final_loss=spread_of(np.array([run.final_loss for run in runs], np.float64)),
         step_s=step_s,
+        step_ratio=_compare_steps(results, name),
         tokens_per_s=tokens_per_s,
         tflops_per_s=flops_per_s / 1e12 if flops_per_s else None,
         mfu=flops_per_s / peaks.pop() if flops_per_s and len(peaks) == 1 else None,
         peak_memory_bytes=max(memory, default=None),
         device="; ".join(sorted({describe_device(run) for run in runs if run.has_ended})),
     )
+
+
+def _average_step(runs: Sequence[RunCurve]) -> Spread:
+    return spread_of(np.array([_seconds_per_step(run) for run in runs if run.is_whole], np.float64))
+
+
+def _compare_steps(results: Results, arm: str) -> float | None:
+    runs, base_runs = results.runs_of(arm), results.runs_of(results.baseline_of(arm))
+    mine, base = _average_step(runs).mean, _average_step(base_runs).mean
+    is_comparable = len({sharing_of(run) for run in (*runs, *base_runs) if run.is_whole}) == 1
+    return mine / base if mine and base and is_comparable else None
 
 
 def _seconds_per_step(run: RunCurve) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import socket
 import threading
@@ -18,10 +17,13 @@ from ablate_model import ModelConfig
 from safetensors.torch import save
 
 from ablate.data import Corpus
+from ablate.errors import RecordError
+from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.records import ENDED, Status
-from ablate.tracking.store import RunFolder, Store, write_atomic, write_json
+from ablate.tracking.store import RunFolder, Store, write_json
+from ablate.training.checkpoint import read_checkpoint, write_checkpoint
 from ablate.training.loop import Outcome, train
 
 HEARTBEAT_S = 5.0
@@ -81,7 +83,8 @@ class RunWorker:
         config = ModelConfig.parse(job.config["model"])
         settings = TrainConfig.model_validate(job.config["train"])
         write_json(folder.config, job.config)
-        write_json(folder.manifest, {**job.manifest, **self._describe()})
+        manifest = {**job.manifest, **self._describe()}
+        write_json(folder.manifest, manifest)
         recorder.n_steps = settings.steps
         recorder.write_status("running")
         outcome = train(
@@ -94,6 +97,7 @@ class RunWorker:
             threads=self.threads,
             should_stop=self._stop.is_set,
         )
+        write_json(folder.manifest, {**manifest, "peak_memory_bytes": outcome.peak_memory_bytes})
         return self._conclude(folder, recorder, outcome)
 
     def _conclude(self, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome) -> Result:
@@ -133,11 +137,9 @@ class FolderRecorder:
         if self.clock() - self.status.heartbeat >= HEARTBEAT_S:
             self.write_status("running")
 
-    def save(self, state: Mapping[str, Any]) -> None:
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        write_atomic(self.folder.checkpoint, buffer.getvalue())
-        self.status = replace(self.status, step=state["step"])
+    def save(self, state: dict[str, Any]) -> None:
+        write_checkpoint(self.folder.checkpoint, state)
+        self.status = replace(self.status, step=state["progress"]["step"])
 
     def load(self) -> dict[str, Any] | None:
         """The last checkpoint, with the curve cut back to its step; None, and an empty curve, where there is none.
@@ -146,13 +148,10 @@ class FolderRecorder:
         """
         state = None
         try:
-            state = torch.load(self.folder.checkpoint, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            pass
-        except Exception as error:  # noqa: BLE001 - a torn file can fail in any way
-            note = f"the checkpoint could not be read and was passed over: {type(error).__name__}"
-            self.status = replace(self.status, notes=(*self.status.notes, note))
-        self.curve.cut(state["step"] if state else 0)
+            state = read_checkpoint(self.folder.checkpoint)
+        except RecordError as error:
+            self.status = replace(self.status, notes=(*self.status.notes, f"training began anew: {error}"))
+        self.curve.cut(state["progress"]["step"] if state else 0)
         return state
 
     def write_status(self, state: Any, error: str = "") -> None:

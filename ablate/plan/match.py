@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from ablate_model import ModelConfig
 
@@ -21,6 +22,7 @@ class MatchError(ValueError):
     """No width of the MLP brings the arm within the tolerance."""
 
 
+@lru_cache(maxsize=4096)
 def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelConfig:
     """The arm with the `d_ff` that brings it nearest to the baseline's size.
 

@@ -46,8 +46,19 @@ class Names:
         found = self.variants.get(component, {}).get(variant) if isinstance(variant, str) else None
         return tuple(found["knobs"]) if found else ()
 
-    def all_knobs(self, component: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(knob for variant in self.variants[component] for knob in self.knobs(component, variant)))
+    def has_knob(self, component: str, variant: Any, knob: str) -> bool:
+        """Whether a variant has this knob, or a group of knobs of that name: `alpha_attn` stands for `alpha_attn.init`."""
+        return any(known == knob or known.startswith(f"{knob}.") for known in self.knobs(component, variant))
+
+    def owners(self, component: str, knob: str) -> list[str]:
+        """The variants of a component that have the knob."""
+        return [variant for variant in self.variants.get(component, {}) if self.has_knob(component, variant, knob)]
+
+    def check_knob(self, component: str, knob: str) -> None:
+        """Raises `ValueError` where no variant of the component has the knob."""
+        if not self.owners(component, knob):
+            every = dict.fromkeys(known for variant in self.variants[component] for known in self.knobs(component, variant))
+            raise ValueError(f"no {component} has a knob {knob!r}{suggest(knob, ('name', *every))}")
 
     def check_axis(self, name: str) -> None:
         """Raises `ValueError` where the name is neither a short name nor a dotted path into model or train."""
@@ -65,10 +76,8 @@ class Names:
         legal = self.model_fields if root == "model" else tuple(TrainConfig.model_fields)
         if rest[0] not in legal:
             raise ValueError(f"{name!r}: unknown key {rest[0]!r}{suggest(rest[0], legal)}")
-        if root == "model" and rest[0] in self.variants and len(rest) > 1:
-            knobs = ("name", *self.all_knobs(rest[0]))
-            if rest[1] not in knobs:
-                raise ValueError(f"{name!r}: no {rest[0]} has a knob {rest[1]!r}{suggest(rest[1], knobs)}")
+        if root == "model" and rest[0] in self.variants and len(rest) > 1 and rest[1:] != ["name"]:
+            self.check_knob(rest[0], ".".join(rest[1:]))
 
     def check_name(self, name: str, axes: Mapping[str, Any]) -> None:
         """Raises `ValueError` where an expression reads a name that no arm has."""
@@ -94,8 +103,8 @@ class Names:
             self.check_axis(key)
             return self.path(key)
         _, component, *_ = self.path(axis).split(".")
-        knobs = self.knobs(component, variant) if component in self.variants else ()
-        if key in knobs:
+        knobs = self.knobs(component, variant)
+        if self.has_knob(component, variant, key):
             return f"model.{component}.{key}"
         for root, legal in (("model", self.model_fields), ("train", tuple(TrainConfig.model_fields))):
             if key in legal:

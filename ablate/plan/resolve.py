@@ -55,6 +55,8 @@ class Resolver:
         for index, rule in enumerate(study.rules):
             for key in rule.set:
                 self._check_rule_key(index, key)
+        for component in names.variants:
+            self._check_base_knobs(component)
 
     @property
     def notices(self) -> list[str]:
@@ -110,6 +112,16 @@ class Resolver:
         if self.names.axis_of(key, self.axes) is not None:
             raise self.study.refuse(place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead")
 
+    def _check_base_knobs(self, component: str) -> None:
+        """A knob of the base goes to the variants that have it, so one that none has must be told here."""
+        base = self.study.model.get(component)
+        for knob in base if isinstance(base, dict) else ():
+            if knob not in ("name", "version"):
+                try:
+                    self.names.check_knob(component, knob)
+                except ValueError as error:
+                    raise self.study.refuse(("model", component, knob), str(error)) from None
+
     def _switch(self, model: dict[str, Any], component: str, variant: Any) -> list[str]:
         """Take another variant, and with it those of the base's knobs that it has."""
         base = model.get(component, {})
@@ -117,10 +129,9 @@ class Resolver:
             model[component] = {**base, "name": variant}
             if "name" in base:
                 return []
-        knobs = self.names.knobs(component, variant)
-        kept = {key: value for key, value in base.items() if key in knobs}
+        kept = {key: value for key, value in base.items() if self.names.has_knob(component, variant, key)}
         model[component] = {"name": variant, **kept}
-        left_out = [key for key in base if key != "name" and key not in kept and knobs]
+        left_out = [key for key in base if key != "name" and key not in kept]
         return [f"{variant} has no knob {key!r}: model.{component}.{key} is left out" for key in left_out]
 
     def _assign(self, model: dict[str, Any], parts: list[str], value: Any, place: Path) -> None:
@@ -157,10 +168,9 @@ class Resolver:
     def _hint(self, error: ConfigError) -> str:
         """A knob on an axis that only some variants have wants a condition rather than another spelling."""
         component, _, knob = error.path.partition(".")
-        knob = knob.split(".")[0]
-        owners = [name for name in self.names.variants.get(component, {}) if knob in self.names.knobs(component, name)]
+        owners = self.names.owners(component, knob)
         axis = next((axis for axis in self.axes if self.names.path(axis).startswith(f"model.{error.path}")), None)
-        if knob and owners and axis is not None:
+        if knob and owners and axis is not None and "unknown key" in error.message:
             condition = " or ".join(f"{component} == '{name}'" for name in owners)
             return f"; it exists for {', '.join(owners)}: write `conditions: {{{axis}: {condition}}}`"
         return f" (legal: {', '.join(map(str, error.legal))})" if error.legal else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from ablate.analysis.fairness import Fairness
@@ -17,12 +18,19 @@ Verdict = Literal["faster", "slower", "undecided"]
 
 
 def answer(
-    rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness], axis: str
+    rows: Sequence[SpeedUp],
+    arms: Sequence[ArmSummary],
+    fairness: Sequence[Fairness],
+    axis: str,
+    labels: Mapping[str, str],
 ) -> tuple[str, str]:
-    """Two sentences from the rows of the headline's target (all axes)."""
+    """Two sentences from the rows of the headline's target (all axes); `labels` is what each arm is called."""
+    arms = [replace(arm, arm=labels[arm.arm]) for arm in arms]
+    fairness = [replace(line, arm=labels[line.arm]) for line in fairness]
     by_arm: dict[str, dict[str, SpeedUp]] = {}
     for row in rows:
-        by_arm.setdefault(row.arm, {})[row.axis] = row
+        renamed = replace(row, arm=labels[row.arm], baseline=labels[row.baseline])
+        by_arm.setdefault(renamed.arm, {})[row.axis] = renamed
     main = sorted((axes[axis] for axes in by_arm.values() if axis in axes), key=_rank, reverse=True)
     caveats = _list_caveats(main, arms, fairness)
     if not main:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.speedup import TARGETS, SpeedUp, Target, axes_of, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.report.answer import answer
+from ablate.report.words import label_arms
 from ablate.tracking.records import StudyRecord
 
 
@@ -46,6 +48,11 @@ class Report:
     versions: Mapping[str, str]
     paths: Mapping[str, Path] = field(default_factory=dict)
 
+    @cached_property
+    def labels(self) -> Mapping[str, str]:
+        """What each arm is called on the pages."""
+        return label_arms(self.record.arms)
+
     @property
     def headline_rows(self) -> tuple[SpeedUp, ...]:
         """The rows at the headline's target: all axes, one arm after the other."""
@@ -73,7 +80,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         arms=arms,
         fairness=fairness,
         mishaps=mishaps,
-        answer=answer(headline, arms, fairness, options.axis),
+        answer=answer(headline, arms, fairness, options.axis, label_arms(results.record.arms)),
         versions=collect_versions(results),
     )
 

@@ -15,10 +15,13 @@ MAX_POINTS = 240
 
 @dataclass(frozen=True)
 class Line:
-    """A curve: `costs` by axis and `mean` [point], with the band `low` to `high` (the extremes over `n_runs` seeds)."""
+    """A curve: `costs` by axis and `mean` [point], with the band `low` to `high` (the extremes over `n_runs` seeds).
+
+    `state` is empty for the whole runs of an arm, else what became of the single run that is drawn.
+    """
 
     arm: str
-    label: str
+    state: str
     costs: dict[str, Floats]
     mean: Floats
     low: Floats
@@ -33,15 +36,15 @@ def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line
         runs = [run for run in results.runs_of(arm) if np.isfinite(run.columns.get(column, np.empty(0))).any()]
         whole = [run for run in runs if run.is_whole]
         if whole:
-            lines.append(_draw(whole, column, axes, arm))
+            lines.append(_draw(whole, column, axes, ""))
         for run in runs:
             if not run.is_whole:
                 state = "stopped early" if run.was_stopped else run.status.state
-                lines.append(_draw([run], column, axes, f"{arm}, seed {run.seed}: {state}"))
+                lines.append(_draw([run], column, axes, f"seed {run.seed}: {state}"))
     return lines
 
 
-def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], label: str) -> Line:
+def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str) -> Line:
     known = [np.isfinite(run.columns[column]) for run in runs]
     steps = [run.columns["step"][mask] for run, mask in zip(runs, known, strict=True)]
     first, last = max(s[0] for s in steps), min(s[-1] for s in steps)
@@ -56,7 +59,7 @@ def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], label: str
         )
         for axis in axes
     }
-    return Line(runs[0].arm, label, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
+    return Line(runs[0].arm, state, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
 
 
 def thin(points: Floats, limit: int = MAX_POINTS) -> Floats:

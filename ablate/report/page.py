@@ -39,7 +39,7 @@ def write_page(report: Report) -> str:
     return environment.from_string(_read_template("page.html.j2")).render(
         report=report,
         tables={table.name: _pad(table) for table in tabulate(report)},
-        colors={arm: look.color for arm, look in looks.items()},
+        colors={report.labels[arm]: look.color for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
         data=embed_json(collect_data(report)),
         scripts=scripts,
@@ -57,7 +57,13 @@ def collect_data(report: Report) -> dict[str, Any]:
         "axes": {axis: AXIS_NAMES[axis] for axis in report.axes},
         "targets": [{"target": target, "text": write_target(target)} for target in report.options.targets],
         "arms": [
-            {"arm": arm.arm, "color": looks[arm.arm].color, "dash": looks[arm.arm].dash, "is_baseline": arm.is_baseline}
+            {
+                "arm": arm.arm,
+                "label": report.labels[arm.arm],
+                "color": looks[arm.arm].color,
+                "dash": looks[arm.arm].dash,
+                "is_baseline": arm.is_baseline,
+            }
             for arm in report.arms
         ],
         "curves": {
@@ -88,7 +94,7 @@ def embed_json(data: Any) -> str:
 def _pack(line: Line) -> dict[str, Any]:
     return {
         "arm": line.arm,
-        "label": line.label,
+        "state": line.state,
         "n_runs": line.n_runs,
         "costs": {axis: _round(cost) for axis, cost in line.costs.items()},
         "mean": _round(line.mean),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.report.content import Report
-from ablate.report.drawing import Line, draw_column
+from ablate.report.drawing import draw_column
 from ablate.report.palette import Look, assign_looks
 from ablate.report.words import AXIS_NAMES, write_target
 
@@ -36,9 +36,7 @@ def draw_pictures(report: Report) -> dict[str, Figure]:
 
     looks = assign_looks(report.arms)
     with mpl.rc_context(_STYLE):
-        figures = {
-            "curves": draw_curves(draw_column(report.results, "val_loss", report.axes), looks, report.options.axis)
-        }
+        figures = {"curves": draw_curves(report, looks)}
         if report.headline_rows:
             figures["speedup"] = draw_speed_ups(report, looks)
     return figures
@@ -53,15 +51,16 @@ def save_picture(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata=dated)
 
 
-def draw_curves(lines: Sequence[Line], looks: Mapping[str, Look], axis: str) -> Figure:
+def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
     """Validation loss against cost, a line an arm, with the band of the extremes over seeds."""
+    axis = report.options.axis
+    lines = draw_column(report.results, "val_loss", report.axes)
     figure, ax = _new_figure(6.4, 3.8)
     for line in lines:
-        look = looks[line.arm]
-        is_whole = line.label == line.arm
+        look, label = looks[line.arm], report.labels[line.arm] + (f", {line.state}" if line.state else "")
         style: Any = _DASHES[look.dash]
-        width = 1.6 if is_whole else 0.8
-        ax.plot(line.costs[axis], line.mean, color=look.color, linestyle=style, linewidth=width, label=line.label)
+        width = 1.6 if not line.state else 0.8
+        ax.plot(line.costs[axis], line.mean, color=look.color, linestyle=style, linewidth=width, label=label)
         if line.n_runs > 1:
             ax.fill_between(line.costs[axis], line.low, line.high, color=look.color, alpha=0.18, linewidth=0)
     if lines:
@@ -86,7 +85,7 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
         elif (bound := row.high or row.low) is not None:
             ax.plot([bound], [y], "<" if row.bound == "at_most" else ">", color=color)
     ax.axvline(1.0, color="#6b7280", linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(rows)), [row.arm for row in reversed(rows)])
+    ax.set_yticks(range(len(rows)), [report.labels[row.arm] for row in reversed(rows)])
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_xscale("log")
     _label_ratios(ax)

@@ -32,33 +32,34 @@ class Table:
 
 def tabulate_speed_ups(report: Report) -> Table:
     """All axes side by side at the headline's target, with the time a step that links steps to seconds."""
-    target = write_target(report.options.headline)
-    header = (
-        "Arm",
-        "Baseline",
-        "Reached",
-        *(AXIS_NAMES[axis] for axis in report.axes),
-        "Time a step",
-        "p (Holm)",
-    )
-    step_s = {arm.arm: arm.step_s.mean for arm in report.arms}
+    step_ratio = {arm.arm: arm.step_ratio for arm in report.arms}
+    baselines = {row.baseline for row in report.headline_rows}
     rows = []
     for arm in report.results.compared_arms:
         cells = report.headline_of(arm)
         main = cells[report.options.axis]
-        mine, base = step_s[arm], step_s[main.baseline]
         rows.append(
             (
-                arm,
-                main.baseline,
-                f"{main.n_reached}/{main.n_pairs}",
+                report.labels[arm],
+                *([report.labels[main.baseline]] if len(baselines) > 1 else []),
                 *(write_speed_up(cells[axis]) for axis in report.axes),
-                write_ratio(mine / base if mine and base and cells["seconds"].ratio else None),
+                write_ratio(step_ratio[arm]),
+                f"{main.n_reached}/{main.n_pairs}",
                 write_p(main.p_holm),
             )
         )
-    notes = {f"{row.arm}: {row.note}" for row in report.headline_rows if row.note}
-    return Table("speedup", f"Speed-up to {target}, with 95 % intervals", header, tuple(rows), "\n".join(sorted(notes)))
+    over = f" over {report.labels[next(iter(baselines))]}" if len(baselines) == 1 else ""
+    header = (
+        "Arm",
+        *(["Baseline"] if len(baselines) > 1 else []),
+        *(AXIS_NAMES[axis] for axis in report.axes),
+        "Time a step",
+        "Reached",
+        "p (Holm)",
+    )
+    caption = f"Speed-up{over} to {write_target(report.options.headline)}, with 95 % intervals"
+    notes = {f"{report.labels[row.arm]}: {row.note}" for row in report.headline_rows if row.note}
+    return Table("speedup", caption, header, tuple(rows), "\n".join(sorted(notes)))
 
 
 def tabulate_ladder(report: Report) -> Table:
@@ -70,7 +71,8 @@ def tabulate_ladder(report: Report) -> Table:
     )
     cells = {(row.arm, row.target): write_speed_up(row) for row in report.rows if row.axis == axis}
     rows = tuple(
-        (arm, *(cells[arm, target] for target in report.options.targets)) for arm in report.results.compared_arms
+        (report.labels[arm], *(cells[arm, target] for target in report.options.targets))
+        for arm in report.results.compared_arms
     )
     return Table("ladder", f"Speed-up in {AXIS_NAMES[axis]} by target", header, rows, _LADDER_NOTE)
 
@@ -83,7 +85,7 @@ def tabulate_arms(report: Report) -> Table:
     header = ("Arm", "Final validation loss", "Runs", "Parameters", "FLOPs a token", "Tokens")
     rows = tuple(
         (
-            arm.arm,
+            report.labels[arm.arm],
             write_spread(arm.final_loss),
             f"{arm.n_finished}/{arm.n_runs}",
             write_count(arm.n_params),
@@ -104,7 +106,7 @@ def tabulate_cost(report: Report) -> Table:
     header = ("Arm", "Time a step", "Tokens a second", "TFLOP/s", "MFU", "Peak memory", "Device")
     rows = tuple(
         (
-            arm.arm,
+            report.labels[arm.arm],
             write_time(arm.step_s.mean),
             write_count(arm.tokens_per_s),
             NOTHING if arm.tflops_per_s is None else f"{arm.tflops_per_s:.3g}",
@@ -133,7 +135,7 @@ def tabulate_fairness(report: Report) -> Table:
     )
     rows = tuple(
         (
-            line.arm,
+            report.labels[line.arm],
             write_ratio(line.params_ratio),
             write_ratio(line.flops_ratio),
             write_count(line.horizon_tokens),
@@ -153,7 +155,10 @@ def tabulate_fairness(report: Report) -> Table:
 
 def tabulate_mishaps(report: Report) -> Table:
     header = ("Arm", "Seed", "State", "Step", "What happened")
-    rows = tuple((m.arm, str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.error or NOTHING) for m in report.mishaps)
+    rows = tuple(
+        (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.error or NOTHING)
+        for m in report.mishaps
+    )
     return Table("failures", "Runs that did not finish their budget", header, rows)
 
 

@@ -29,7 +29,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "baseline": dict(record.baseline),
         "headline": {"target": report.options.headline, "axis": report.options.axis},
         "speedup": [row.to_dict() for row in report.rows],
-        "arms": [arm.to_dict() for arm in report.arms],
+        "arms": [arm.to_dict() | {"label": report.labels[arm.arm]} for arm in report.arms],
         "fairness": [line.to_dict() for line in report.fairness],
         "failures": [asdict(mishap) for mishap in report.mishaps],
         "data": dict(record.data),

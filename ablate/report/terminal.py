@@ -25,7 +25,7 @@ def render_table(report: Report) -> Table:
     for index, name in enumerate(table.header):
         shown.add_column(Text(name), overflow="fold", justify="left" if index < 2 else "right")
     for row in table.rows:
-        shown.add_row(*map(Text, row))
+        shown.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))  # an interval below its ratio
     return shown
 
 

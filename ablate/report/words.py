@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from ablate.analysis.speedup import SpeedUp, Target
 from ablate.analysis.summary import Spread
+from ablate.tracking.records import ArmRecord, Value
+from ablate.words import format_count
 
 AXIS_NAMES = {
     "steps": "steps",
@@ -14,8 +19,18 @@ AXIS_NAMES = {
 }
 NOTHING = "\N{EN DASH}"
 
-_SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
+    """What arms are called on the pages: their levels, `differential / ngpt`; in full where two would share a name."""
+    labels = {arm.arm: " / ".join(_label_level(axis, level) for axis, level in arm.axes.items()) for arm in arms}
+    times = Counter(labels.values())
+    return {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
+
+
+def _label_level(axis: str, level: Value) -> str:
+    return level if isinstance(level, str) else f"{axis.rpartition('.')[2]}={level}"
 
 
 def write_ratio(value: float | None) -> str:
@@ -56,13 +71,8 @@ def write_spread(spread: Spread, digits: int = 4) -> str:
 
 
 def write_count(value: float | None) -> str:
-    """A large number to three digits with its suffix: 1.23M."""
-    if value is None:
-        return NOTHING
-    for size, suffix in _SUFFIXES:
-        if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+    """A large number to three digits with its prefix: 1.23M."""
+    return NOTHING if value is None else format_count(value)
 
 
 def write_bytes(value: int | None) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ablate.analysis.curves import read_results
 from ablate.errors import ResourceError
+from ablate.files import write_atomic
 from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.markdown import write_markdown
 from ablate.report.page import write_page
 from ablate.report.pictures import draw_pictures, save_picture
 from ablate.report.summary import summarize, write_speedup_csv
-from ablate.tracking.store import Store, write_atomic
+from ablate.tracking.store import Store
 
 
 def write_report(store: Store, out: Path, *, options: ReportOptions | None = None) -> Report:
@@ -23,7 +24,7 @@ def write_report(store: Store, out: Path, *, options: ReportOptions | None = Non
     written.
     """
     report = make_report(read_results(store), options or ReportOptions())
-    paths = {name: out / name for name in ("report.html", "report.md", "speedup.csv", "summary.json")}
+    paths = {name: out / file for name, file in _FILES.items()}
     try:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         pictures = {}
@@ -39,6 +40,7 @@ def write_report(store: Store, out: Path, *, options: ReportOptions | None = Non
     return replace(report, paths=paths)
 
 
+_FILES = {"html": "report.html", "markdown": "report.md", "csv": "speedup.csv", "summary": "summary.json"}
 _CAPTIONS = {
     "curves": "Validation loss against cost, with the band of the extremes over seeds",
     "speedup": "Speed-up of each arm over its baseline, with 95 % intervals",

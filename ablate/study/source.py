@@ -33,6 +33,9 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["<"])
 
 
+_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map"))
+
+
 def _construct_int(_loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(node.value.replace("_", ""))  # YAML 1.1 would read 010 as eight
 
@@ -104,6 +107,8 @@ class _Reader:
         if self.count > MAX_NODES:
             raise GridError(f"{self.file}: more than {MAX_NODES} values; do its aliases repeat one another?")
         self.lines[path] = node.start_mark.line + 1
+        if node.tag not in _TAGS:
+            raise GridError(f"{self.file}:{self.lines[path]}: this is not valid YAML here: the tag {node.tag!r} is not known")
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

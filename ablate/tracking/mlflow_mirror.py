@@ -117,10 +117,11 @@ class _Writer:
     def __init__(self, uri: str, record: StudyRecord) -> None:
         if uri.startswith("sqlite:///"):
             self._prepare_sqlite(Path(uri.removeprefix("sqlite:///")))
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow.entities import Metric, Param, RunTag
         from mlflow.tracking import MlflowClient
+
+        for name in ("alembic", "mlflow"):  # the import sets levels of its own
+            logging.getLogger(name).setLevel(logging.ERROR)
 
         self._metric, self._param, self._tag = Metric, Param, RunTag
         self.client = MlflowClient(tracking_uri=uri)

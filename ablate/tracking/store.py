@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError, suggest
+from ablate.files import write_atomic
 from ablate.tracking.curve import read_curve
 from ablate.tracking.records import Status, StudyRecord
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one, never a part.
-
-    Raises `OSError` where the disk is full or the folder cannot be written; the old file is then still there.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -5,6 +5,7 @@
   const hidden = new Set();
   const looks = new Map(data.arms.map((arm) => [arm.arm, arm]));
   const isShown = (item) => !hidden.has(item.arm);
+  const nameOf = (item) => plain(looks.get(item.arm).label + (item.state ? ", " + item.state : ""));
   const axisName = () => data.axes[state.axis];
 
   // Plotly reads a little HTML in every text: a name must show as it was written.
@@ -29,15 +30,15 @@
     const { text, lines } = data.curves[state.column];
     const traces = [];
     for (const line of lines.filter(isShown)) {
-      const look = looks.get(line.arm), x = line.costs[state.axis], isWhole = line.label === line.arm;
+      const look = looks.get(line.arm), x = line.costs[state.axis], isWhole = !line.state;
       if (line.band) {
         const edge = { x, mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
         traces.push({ ...edge, y: line.band[0] }, { ...edge, y: line.band[1], fill: "tonexty", fillcolor: fade(look.color) });
       }
       traces.push({
-        x, y: line.mean, mode: x.length > 1 ? "lines" : "markers", name: plain(line.label),
+        x, y: line.mean, mode: x.length > 1 ? "lines" : "markers", name: nameOf(line),
         line: { color: look.color, dash: look.dash, width: isWhole ? 2.2 : 1 }, marker: { color: look.color },
-        hovertemplate: "%{y:.4f} at %{x:.4s} " + axisName() + "<extra>" + plain(line.label) + "</extra>",
+        hovertemplate: "%{y:.4f} at %{x:.4s} " + axisName() + "<extra>" + nameOf(line) + "</extra>",
       });
     }
     return [traces, layout({
@@ -72,9 +73,9 @@
     const traces = rows.map((row, index) => ({
       x: [value(row)], y: [index], mode: "markers", error_x: { ...errors([row]), color: colors[index] },
       marker: { color: colors[index], size: 11, symbol: row.ratio === null ? pointers[row.bound] : "circle" },
-      hovertemplate: plain(describe(row)) + "<extra>" + plain(row.arm) + "</extra>",
+      hovertemplate: plain(describe(row)) + "<extra>" + nameOf(row) + "</extra>",
     }));
-    const ticks = { tickvals: rows.map((_, index) => index), ticktext: rows.map((row) => brief(row.arm)), range: [-0.6, rows.length - 0.4] };
+    const ticks = { tickvals: rows.map((_, index) => index), ticktext: rows.map((row) => brief(looks.get(row.arm).label)), range: [-0.6, rows.length - 0.4] };
     return [traces, layout({
       xaxis: ratioAxis("speed-up in " + axisName()), yaxis: { ...ticks, showgrid: false }, shapes: [unity("v")],
       height: Math.max(180, 90 + 34 * rows.length),
@@ -88,10 +89,10 @@
       const rows = data.speedup.filter((row) => row.arm === arm.arm && drawn(row));
       if (!rows.length) continue;
       traces.push({
-        x: rows.map((row) => index.get(row.target)), y: rows.map(value), mode: "lines+markers", name: plain(arm.arm),
+        x: rows.map((row) => index.get(row.target)), y: rows.map(value), mode: "lines+markers", name: nameOf(arm),
         line: { color: arm.color, dash: arm.dash }, error_y: { ...errors(rows), color: arm.color },
         marker: { size: 9, color: arm.color, symbol: rows.map((row) => (row.ratio !== null ? "circle" : row.bound === "at_most" ? "triangle-down" : "triangle-up")) },
-        text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + plain(arm.arm) + "</extra>",
+        text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + nameOf(arm) + "</extra>",
       });
     }
     const texts = data.targets.map((entry) => (typeof entry.target === "number" ? String(entry.target) : entry.target === "final" ? "final" : entry.target + " %"));
@@ -106,8 +107,8 @@
     data.speedup.filter((row) => row.axis === state.axis && isShown(row) && keep(row)).map((row) => [row.arm, row.axis, row.target, row.ratio, row.low, row.high, row.bound]),
   ];
   const curveTable = () => [
-    ["arm", state.axis, state.column, "low", "high"],
-    data.curves[state.column].lines.filter(isShown).flatMap((line) => line.mean.map((mean, i) => [line.label, line.costs[state.axis][i], mean, line.band?.[0][i], line.band?.[1][i]])),
+    ["arm", "run", state.axis, state.column, "low", "high"],
+    data.curves[state.column].lines.filter(isShown).flatMap((line) => line.mean.map((mean, i) => [line.arm, line.state, line.costs[state.axis][i], mean, line.band?.[0][i], line.band?.[1][i]])),
   ];
   const figures = {
     curves: { draw: drawCurves, table: curveTable },

@@ -1,0 +1,40 @@
+# Everything runs in $(ROOT)/.venv and from $(ROOT), wherever make was called.
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+VENV := $(ROOT)/.venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTHON ?= python3
+
+.PHONY: help install quickstart test test-all check format clean
+
+help:
+	@echo "make quickstart   install, train a small study on this machine, write its report"
+	@echo "make test         install, run the tests (make test-all: the long versions too)"
+	@echo "make check        formatting, lint, types, tests"
+
+install: $(INSTALLED)
+
+$(INSTALLED): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	cd $(ROOT) && $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: $(INSTALLED)
+	cd $(ROOT) && $(BIN)/ablate run experiments/quickstart.yaml
+	cd $(ROOT) && $(BIN)/ablate report experiments/quickstart.yaml
+
+test: $(INSTALLED)
+	cd $(ROOT) && $(BIN)/pytest -n 2 --dist worksteal -q
+
+test-all: $(INSTALLED)
+	cd $(ROOT) && $(BIN)/pytest -n 2 --dist worksteal -q -m 'not gpu'
+
+check: $(INSTALLED)
+	cd $(ROOT) && $(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+	$(MAKE) -f $(ROOT)/Makefile test
+
+format: $(INSTALLED)
+	cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(ROOT)/runs $(ROOT)/*.egg-info $(ROOT)/build

@@ -1,0 +1,52 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ablate.data import CorpusInfo
+
+WORDS = "the of and to in attention norm model learns faster than a query key value head map loss step".split()
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 200 kB of text that a small model can learn something of."""
+    draw = random.Random(0)
+    path = tmp_path_factory.mktemp("corpus") / "words.txt"
+    path.write_text(" ".join(draw.choice(WORDS) for _ in range(40_000)))
+    return path
+
+
+@pytest.fixture
+def corpus_info() -> CorpusInfo:
+    """A corpus of which only the sizes matter."""
+    return CorpusInfo(hash="c0ffee", n_train_tokens=1_000_000, n_validation_tokens=100_000, vocab_size=256)
+
+
+@pytest.fixture
+def write_grid(tmp_path: Path, corpus_file: Path) -> Callable[..., Path]:
+    """Writes a tiny grid, with top-level keys replaced by the arguments; None leaves a key out."""
+
+    def write(**changes: Any) -> Path:
+        grid: dict[str, Any] = {
+            "study": "tiny",
+            "question": "Does it run?",
+            "data": {"source": "text", "path": str(corpus_file)},
+            "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16},
+            "train": {"steps": 12, "batch_size": 4, "eval_every": 4, "eval_tokens": 128, "log_every": 2, "checkpoint_every": 4},
+            "matrix": {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]},
+            "baseline": {"attention": "standard", "normalization": "prenorm"},
+        }
+        grid = {key: value for key, value in {**grid, **changes}.items() if value is not None}
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump(grid, sort_keys=False))
+        return path
+
+    return write

@@ -1,0 +1,224 @@
+"""The matrix to arms, through the whole plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ablate.data import CorpusInfo
+from ablate.errors import GridError
+from ablate.plan import Plan, build_plan
+from ablate.study import load_study
+
+PlanGrid = Callable[..., Plan]
+
+HALF_MATRIX = {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]}
+
+
+@pytest.fixture
+def plan_grid(write_grid: Callable[..., Path], corpus_info: CorpusInfo) -> PlanGrid:
+    def plan(**changes: Any) -> Plan:
+        return build_plan(load_study(write_grid(**changes)), corpus_info)
+
+    return plan
+
+
+def names(plan: Plan) -> list[str]:
+    return [arm.name for arm in plan.arms]
+
+
+def refusal(plan_grid: PlanGrid, **changes: Any) -> str:
+    with pytest.raises(GridError) as caught:
+        plan_grid(**changes)
+    return str(caught.value)
+
+
+def test_full_factorial_in_the_declared_order(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(seeds=2)
+    assert names(plan) == [
+        "attention=standard,normalization=prenorm",
+        "attention=standard,normalization=ngpt",
+        "attention=differential,normalization=prenorm",
+        "attention=differential,normalization=ngpt",
+    ]
+    assert {arm.baseline for arm in plan.arms} == {"attention=standard,normalization=prenorm"}
+    assert len(plan.runs) == 8
+    assert [run.seed for run in plan.runs] == [0] * 4 + [1] * 4
+
+
+def test_a_conditional_axis_exists_only_where_it_may(plan_grid: PlanGrid) -> None:
+    axis = "model.attention.lambda_init"
+    plan = plan_grid(
+        matrix={**HALF_MATRIX, axis: ["depth", 0.5]},
+        conditions={axis: "attention == 'differential'"},
+    )
+    assert names(plan) == [
+        "attention=standard,normalization=prenorm",
+        "attention=standard,normalization=ngpt",
+        f"attention=differential,normalization=prenorm,{axis}=depth",
+        f"attention=differential,normalization=prenorm,{axis}=0.5",
+        f"attention=differential,normalization=ngpt,{axis}=depth",
+        f"attention=differential,normalization=ngpt,{axis}=0.5",
+    ]
+    assert {arm.baseline for arm in plan.arms} == {"attention=standard,normalization=prenorm"}
+    assert plan.arms[3].model.attention.lambda_init == 0.5
+
+
+def test_a_condition_may_stand_before_the_axis_it_reads(plan_grid: PlanGrid) -> None:
+    axis = "model.attention.lambda_init"
+    plan = plan_grid(
+        matrix={axis: [0.5, 0.8], "attention": ["standard", "differential"]},
+        conditions={axis: "attention == 'differential'"},
+        baseline={"attention": "standard"},
+    )
+    assert names(plan) == ["attention=standard", f"{axis}=0.5,attention=differential", f"{axis}=0.8,attention=differential"]
+
+
+def test_exclusions(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(exclude=["attention == 'differential' and normalization == 'ngpt'"])
+    assert "attention=differential,normalization=ngpt" not in names(plan)
+    assert len(plan.arms) == 3
+
+
+def test_an_exclusion_that_excludes_nothing_is_told(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(exclude=["context_length == 512"])
+    assert any("excludes nothing" in notice for notice in plan.notices)
+
+
+def test_one_at_a_time(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(design="one_at_a_time", matrix={**HALF_MATRIX, "context_length": [16, 32]}, compare_within=["context_length"])
+    assert set(names(plan)) == {
+        f"{arm},context_length={length}"
+        for arm in (
+            "attention=standard,normalization=prenorm",
+            "attention=differential,normalization=prenorm",
+            "attention=standard,normalization=ngpt",
+        )
+        for length in (16, 32)
+    }
+
+
+def test_leave_one_out(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(
+        design="leave_one_out",
+        matrix={**HALF_MATRIX, "model.mlp": ["swiglu", {"name": "swiglu", "d_ff": 96, "label": "wide"}]},
+        baseline={"attention": "standard", "normalization": "prenorm", "model.mlp": "swiglu"},
+    )
+    assert set(names(plan)) == {
+        "attention=standard,normalization=prenorm,model.mlp=swiglu",
+        "attention=differential,normalization=ngpt,model.mlp=wide",
+        "attention=standard,normalization=ngpt,model.mlp=wide",
+        "attention=differential,normalization=prenorm,model.mlp=wide",
+        "attention=differential,normalization=ngpt,model.mlp=swiglu",
+    }
+
+
+def test_leave_one_out_wants_two_levels(plan_grid: PlanGrid) -> None:
+    message = refusal(plan_grid, design="leave_one_out", matrix={**HALF_MATRIX, "context_length": [8, 16, 32]}, baseline={})
+    assert "exactly two levels" in message
+    assert "context_length" in message
+
+
+def test_compare_within_gives_each_level_its_own_baseline(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(matrix={**HALF_MATRIX, "context_length": [16, 32]}, compare_within=["context_length"])
+    for arm in plan.arms:
+        assert arm.baseline == f"attention=standard,normalization=prenorm,context_length={arm.within['context_length']}"
+
+
+def test_an_axis_that_the_baseline_leaves_open_is_matched_level_by_level(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(baseline={"attention": "standard"})
+    for arm in plan.arms:
+        assert arm.baseline == f"attention=standard,normalization={arm.axes['normalization']}"
+
+
+def test_a_level_may_override_more(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(matrix={"attention": ["standard", {"name": "differential", "n_heads": 1, "lambda_init": 0.5}]}, baseline={})
+    arm = plan.arms[1]
+    assert arm.name == "attention=differential(n_heads=1, lambda_init=0.5)"
+    assert (arm.model.n_heads, arm.model.attention.lambda_init) == (1, 0.5)
+    assert plan.arms[0].model.n_heads == 2
+
+
+def test_rules_set_what_they_hold_for(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(rules=[{"when": "normalization == 'ngpt'", "set": {"train.weight_decay": 0.5, "train.warmup_steps": 3}}])
+    decay = {arm.axes["normalization"]: (arm.train.weight_decay, arm.train.warmup_steps) for arm in plan.arms}
+    assert decay == {"prenorm": (0.1, 1), "ngpt": (0.5, 3)}
+
+
+def test_the_normalization_brings_its_recipe(plan_grid: PlanGrid) -> None:
+    plan = plan_grid()
+    recipe = {arm.axes["normalization"]: (arm.train.weight_decay, arm.train.warmup_steps) for arm in plan.arms}
+    assert recipe == {"prenorm": (0.1, 1), "ngpt": (0.0, 0)}
+
+
+def test_equal_configurations_are_one_arm(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(matrix={"attention": ["standard", {"name": "standard", "n_kv_heads": 2, "label": "two"}]}, baseline={})
+    assert names(plan) == ["attention=standard"]
+    assert any("stands for both" in notice for notice in plan.notices)
+
+
+def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(
+        model={"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "normalization": {"name": "ngpt", "alpha_sign": "free"}}
+    )
+    ngpt = next(arm for arm in plan.arms if arm.axes["normalization"] == "ngpt")
+    prenorm = next(arm for arm in plan.arms if arm.axes["normalization"] == "prenorm")
+    assert ngpt.model.normalization.alpha_sign == "free"
+    assert any("alpha_sign" in notice for notice in prenorm.notices)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"matrix": {"attention": ["standrad"]}}, ["standrad", "'standard'", "differential", "matrix.attention"]),
+        ({"matrix": {"atention": ["standard"]}}, ["atention", "'attention'"]),
+        ({"matrix": {"learning_rate": [1]}}, ["'train.learning_rate'"]),
+        ({"matrix": {"train.learning_rat": [1]}}, ["'learning_rate'"]),
+        ({"matrix": {"model.attention.windw": [1]}}, ["windw", "'window'"]),
+        ({"matrix": {"data.tokenizer": ["bytes"]}}, ["same data"]),
+        ({"matrix": {"attention": ["standard", "standard"]}}, ["twice"]),
+        ({"matrix": {"attention": [{"n_heads": 2}]}}, ["name"]),
+        ({"matrix": {"attention": [{"name": "standard", "n_heds": 2}]}}, ["n_heds", "'n_heads'"]),
+        ({"matrix": {"model.n_heads": [3]}, "baseline": {}}, ["n_heads", "d_model"]),
+        ({"matrix": {"model.n_heads": [16]}, "baseline": {}}, ["even"]),
+        ({"exclude": ["attention == 'standrad'"]}, ["exclude.0", "'standard'"]),
+        ({"exclude": ["attention == "]}, ["exclude.0", "does not parse"]),
+        ({"exclude": ["atention == 'standard'"]}, ["exclude.0", "'attention'"]),
+        ({"exclude": ["attention < 3"]}, ["exclude.0", "cannot be compared"]),
+        ({"exclude": ["True"]}, ["no arm is left"]),
+        ({"exclude": ["attention == 'standard' and normalization == 'prenorm'"]}, ["baseline", "is excluded"]),
+        ({"conditions": {"num_maps": "attention == 'differential'"}}, ["conditions.num_maps", "no axis"]),
+        ({"conditions": {"attention": "normalization == 'ngpt'", "normalization": "attention == 'standard'"}}, ["cycle"]),
+        ({"baseline": {"attention": "sink"}}, ["baseline.attention", "no level"]),
+        ({"baseline": {"attentio": "standard"}}, ["baseline.attentio", "'attention'"]),
+        ({"compare_within": ["contextlength"]}, ["compare_within", "contextlength"]),
+        ({"rules": [{"when": "attention == 'standard'", "set": {"attention": "differential"}}]}, ["is an axis"]),
+        ({"rules": [{"when": "attention == 'standard'", "set": {"train.stps": 3}}]}, ["'steps'"]),
+        ({"rules": [{"when": "attention == 'standard'", "set": {"train.steps": -3}}]}, ["rules.0.set.train.steps", "greater"]),
+        ({"matrix": {"train.schedule": ["cosin"]}, "baseline": {}}, ["matrix.train.schedule.0", "'cosine'"]),
+        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2}}, ["context_length"]),
+        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 100}}, ["vocab_size", "256"]),
+        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "attention": {"windw": 3}}}, ["windw"]),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_place(plan_grid: PlanGrid, changes: dict[str, Any], words: list[str]) -> None:
+    message = refusal(plan_grid, **{"baseline": {}, **changes} if "matrix" in changes else changes)
+    assert "grid.yaml" in message
+    for word in words:
+        assert word in message
+
+
+def test_a_knob_that_only_some_variants_have_asks_for_a_condition(plan_grid: PlanGrid) -> None:
+    message = refusal(plan_grid, matrix={**HALF_MATRIX, "model.normalization.alpha_attn.init": [0.05, 0.1]})
+    assert "conditions: {model.normalization.alpha_attn.init: normalization == 'ngpt'}" in message
+
+
+def test_a_corpus_shorter_than_a_context_is_refused(write_grid: Callable[..., Path]) -> None:
+    from ablate.errors import DataError
+
+    study = load_study(write_grid(matrix={"context_length": [16, 4096]}, baseline={}))
+    with pytest.raises(DataError, match="4096"):
+        build_plan(study, CorpusInfo("c0ffee", 100_000, 1000, 256))

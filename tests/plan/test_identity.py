@@ -1,0 +1,61 @@
+"""What makes two runs the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate.data import CorpusInfo
+from ablate.plan import build_plan
+from ablate.study import load_study
+
+WriteGrid = Callable[..., Path]
+
+
+def run_ids(path: Path, corpus: CorpusInfo, *settings: str) -> list[str]:
+    return [run.run_id for run in build_plan(load_study(path, settings), corpus).runs]
+
+
+def test_the_plan_is_deterministic_and_its_ids_are_distinct(write_grid: WriteGrid, corpus_info: CorpusInfo) -> None:
+    path = write_grid(seeds=3)
+    ids = run_ids(path, corpus_info)
+    assert ids == run_ids(path, corpus_info)
+    assert len(set(ids)) == 12
+    assert all(len(run_id) == 16 and int(run_id, 16) >= 0 for run_id in ids)
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.checkpoint_every=7", "train.micro_batch_size=2", "resources={cpus: 2}", "study=other", "question=Why?"]
+)
+def test_what_does_not_decide_the_result_is_not_in_the_id(
+    write_grid: WriteGrid, corpus_info: CorpusInfo, setting: str
+) -> None:
+    path = write_grid()
+    assert run_ids(path, corpus_info, setting) == run_ids(path, corpus_info)
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.steps=13", "train.precision=float64", "model.d_model=32", "seeds=[5]", "train.learning_rate=0.002"]
+)
+def test_what_decides_the_result_is(write_grid: WriteGrid, corpus_info: CorpusInfo, setting: str) -> None:
+    path = write_grid()
+    assert not set(run_ids(path, corpus_info, setting)) & set(run_ids(path, corpus_info))
+
+
+def test_another_corpus_makes_other_runs(write_grid: WriteGrid, corpus_info: CorpusInfo) -> None:
+    path = write_grid()
+    other = CorpusInfo("beef", corpus_info.n_train_tokens, corpus_info.n_validation_tokens, corpus_info.vocab_size)
+    assert not set(run_ids(path, other)) & set(run_ids(path, corpus_info))
+
+
+def test_a_default_written_out_is_the_same_run(write_grid: WriteGrid, corpus_info: CorpusInfo) -> None:
+    path = write_grid()
+    assert run_ids(path, corpus_info, "train.beta1=0.9") == run_ids(path, corpus_info)
+
+
+def test_a_new_level_leaves_the_other_runs_as_they_were(write_grid: WriteGrid, corpus_info: CorpusInfo) -> None:
+    before = run_ids(write_grid(matrix={"attention": ["standard"]}, baseline={}), corpus_info)
+    after = run_ids(write_grid(matrix={"attention": ["standard", "differential"]}, baseline={}), corpus_info)
+    assert set(before) < set(after)

@@ -1,0 +1,123 @@
+"""grid.yaml to Study, and what is said where that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate.errors import GridError
+from ablate.study import load_study, study_name
+
+WriteGrid = Callable[..., Path]
+
+MINIMAL = "study: s\nmodel: {d_model: 8}\ntrain: {steps: 10}\nmatrix: {attention: [standard]}\n"
+
+
+def load_text(tmp_path: Path, text: str, *settings: str):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return load_study(path, settings)
+
+
+def refusal(tmp_path: Path, text: str, *settings: str) -> str:
+    with pytest.raises(GridError) as caught:
+        load_text(tmp_path, text, *settings)
+    return str(caught.value)
+
+
+def test_a_grid_is_read_with_its_defaults(tmp_path: Path) -> None:
+    study = load_text(tmp_path, MINIMAL + "seeds: 3\nexclude: attention == 'x'\n")
+    assert study.seeds == (0, 1, 2)
+    assert study.exclude == ("attention == 'x'",)
+    assert (study.data.source, study.design, study.match) == ("python-stdlib", "full", "none")
+
+
+def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
+    study = load_text(tmp_path, MINIMAL.replace("[standard]", "[1e-3, 1_000, 010, 1.5, off, no, 'true', true, 1:30, null]"))
+    assert study.matrix["attention"] == (0.001, 1000, 10, 1.5, "off", "no", "true", True, "1:30", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "words"),
+    [
+        (("train: {steps: 10}", "train: {stepz: 10}"), 3, ["train.stepz", "'steps'", "learning_rate"]),
+        (("study: s", "stdy: s"), 1, ["stdy", "'study'"]),
+        (("study: s", "study: ../../x"), 1, ["study", "letters"]),
+        (("study: s", "study: s\ndata: {source: pythn}"), 2, ["data.source", "python-stdlib", "text", "bin"]),
+        (("steps: 10", "steps: 0"), 3, ["train.steps", "greater than 0"]),
+        (("steps: 10", "steps: ten"), 3, ["train.steps", "'ten'"]),
+        (("steps: 10", "steps: 10, learning_rate: .inf"), 3, ["train.learning_rate"]),
+        (("steps: 10", "steps: 10, warmup_steps: 10"), 3, ["warmup_steps"]),
+        (("steps: 10", "steps: 10, batch_size: 6, micro_batch_size: 4"), 3, ["micro_batch_size"]),
+        (("{attention: [standard]}", "{}"), 4, ["matrix", "empty"]),
+        (("[standard]", "[]"), 4, ["matrix", "attention", "no levels"]),
+        (("[standard]", "standard"), 4, ["matrix.attention"]),
+        (("study: s", "study: s\nseeds: 0"), 2, ["seeds"]),
+        (("study: s", "study: s\nseeds: [1, 1]"), 2, ["seeds", "distinct"]),
+        (("study: s", "study: s\nstudy: t"), 2, ["study", "twice"]),
+        (("study: s", "study: s\nrules: [{when: x, st: {}}]"), 2, ["rules.0.st", "'set'"]),
+        (("study: s", "study: s\n  bad: [1"), 2, ["YAML"]),
+        (("study: s", "study: !!python/object/apply:os.system [ls]"), 1, ["YAML"]),
+        (("study: s", "study: s\ndata: {source: text}"), 2, ["data", "path"]),
+        (("study: s", "study: s\ndata: {path: x}"), 2, ["source: text"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(tmp_path: Path, change: tuple[str, str], line: int, words: list[str]) -> None:
+    message = refusal(tmp_path, MINIMAL.replace(*change))
+    assert f"grid.yaml:{line}" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("text", ["", "[]", "- a\n- b", "just words"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    assert "study: NAME" in refusal(tmp_path, text)
+
+
+def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").touch()
+    with pytest.raises(GridError, match="directory"):
+        load_study(tmp_path)
+    with pytest.raises(GridError, match=r"grid\.yml: there is no such file; did you mean 'grid\.yaml'"):
+        load_study(tmp_path / "grid.yml")
+
+
+def test_a_binary_file(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_bytes(b"\xff\xfe\x00study")
+    with pytest.raises(GridError, match="UTF-8"):
+        load_study(path)
+
+
+def test_aliases_that_expand_without_end(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join(f'*a{i - 1}' for _ in range(10))}]" for i in range(1, 9)]
+    assert "aliases" in refusal(tmp_path, "\n".join(lines))
+
+
+def test_an_alias_of_itself(tmp_path: Path) -> None:
+    assert "grid.yaml" in refusal(tmp_path, "study: &a [*a]\n")
+
+
+def test_settings_lie_over_the_grid(tmp_path: Path) -> None:
+    text = MINIMAL.replace("{d_model: 8}", "{d_model: 8, attention: differential}")
+    study = load_text(
+        tmp_path, text, "train.steps=3", "seeds=[4]", "matrix.train.learning_rate=[1e-3, 1e-2]", "model.attention.lambda_init=0.5"
+    )
+    assert study.train.steps == 3
+    assert study.seeds == (4,)
+    assert study.matrix["train.learning_rate"] == (0.001, 0.01)
+    assert study.model["attention"] == {"name": "differential", "lambda_init": 0.5}
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "=3", "train..steps=3", "study.x=3", "train.stps=3", "train.steps=["])
+def test_a_setting_that_cannot_be_is_named(tmp_path: Path, setting: str) -> None:
+    assert "--set" in refusal(tmp_path, MINIMAL, setting)
+
+
+def test_the_name_alone(write_grid: WriteGrid, tmp_path: Path) -> None:
+    assert study_name(write_grid()) == "tiny"
+    with pytest.raises(GridError, match="letters"):
+        study_name(write_grid(study="../x"))
