@@ -73,15 +73,28 @@ class TrainConfig(Frozen):
     micro_batch_size: int | None = Field(
         None, gt=0, description="sequences at once on the device; changes memory, not the mathematics"
     )
-    optimizer: Literal["adamw"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: for hidden matrices, with adamw for embeddings, head, gates and vectors"
+    )
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
     min_learning_rate: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd", "logarithmic"] = Field(
+        "cosine", description="what follows the warm-up; wsd: constant, then linear over the last decay_fraction"
+    )
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: share of the steps after warm-up that decay")
+    logarithmic_rho: float = Field(0.1, gt=0, description="logarithmic: progress by which the early fast decay slows")
     warmup_steps: int | None = Field(None, ge=0, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000")
     weight_decay: float | None = Field(None, ge=0, description="default: ngpt 0, else 0.1")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     adam_eps: float = Field(1e-8, gt=0)
+    muon_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of Muon")
+    muon_scale: Literal["spectral", "adamw_rms"] = Field(
+        "spectral",
+        description="a step's factor by shape; spectral: max(1, rows / columns)^0.5; "
+        "adamw_rms: 0.2 max(rows, columns)^0.5, as large as AdamW's steps, so give it AdamW's learning rate",
+    )
     grad_clip: float = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
     log_every: int = Field(10, gt=0, description="steps between two lines of the curve")
     eval_every: int = Field(25, gt=0, description="steps between two evaluations")

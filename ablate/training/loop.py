@@ -115,9 +115,10 @@ class _Run:
         self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
         self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
-        self.loss: Callable[[Tensor, Tensor], Tensor] = (
-            torch.compile(self.model.loss) if train.compile else self.model.loss
-        )
+        self.loss: Callable[[Tensor, Tensor], Tensor] = self.model.loss
+        if train.compile:
+            torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
+            self.loss = torch.compile(self.model.loss)
 
     def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
         progress, train = self.progress, self.train

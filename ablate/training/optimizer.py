@@ -46,8 +46,37 @@ def _adamw(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.o
     return (_make_adamw(model.parameter_groups(weight_decay), train),)
 
 
+def _muon(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon (Jordan et al., 2024) for hidden matrices: Nesterov momentum, orthogonalised by 5 Newton-Schulz steps.
+
+    AdamW steps everything else. Both follow the same schedule, Muon's multiplied by muon_learning_rate / learning_rate;
+    each decays by its own rate times weight_decay. torch's Muon keeps the momentum as a running mean, which is the
+    published sum times a constant that the normalisation before Newton-Schulz takes out.
+    """
+    roles = model.parameter_roles()
+    is_matrix = {id(p): roles[name] == "matrix" and p.dim() == 2 for name, p in model.named_parameters()}
+    matrices = [p for p in model.parameters() if is_matrix[id(p)]]
+    others = [
+        {**group, "params": [p for p in group["params"] if not is_matrix[id(p)]]}
+        for group in model.parameter_groups(weight_decay)
+    ]
+    muon = torch.optim.Muon(
+        [{"params": matrices, "lr_ratio": train.muon_learning_rate / train.learning_rate}],
+        weight_decay=weight_decay,
+        momentum=train.muon_momentum,
+        adjust_lr_fn=_MUON_SCALES[train.muon_scale],
+    )
+    return muon, _make_adamw(others, train)
+
+
+_MUON_SCALES = {"spectral": "original", "adamw_rms": "match_rms_adamw"}
+
+
 def _make_adamw(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, betas=(train.beta1, train.beta2), eps=train.adam_eps, fused=True)
 
 
-OPTIMIZERS: Mapping[str, Callable[[GPT, TrainConfig, float], tuple[torch.optim.Optimizer, ...]]] = {"adamw": _adamw}
+OPTIMIZERS: Mapping[str, Callable[[GPT, TrainConfig, float], tuple[torch.optim.Optimizer, ...]]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+}

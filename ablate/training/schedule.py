@@ -22,7 +22,24 @@ def _constant(_progress: float, _: TrainConfig) -> float:
     return 1.0
 
 
-SHAPES: Mapping[str, Shape] = {"cosine": _cosine, "linear": _linear, "constant": _constant}
+def _wsd(progress: float, train: TrainConfig) -> float:
+    """Warm-up, stable, decay: at the peak until the last `decay_fraction`, then linear."""
+    return min(1.0, (1 - progress) / train.decay_fraction)
+
+
+def _logarithmic(progress: float, train: TrainConfig) -> float:
+    """1 - ln(1 + r / rho) / ln(1 + 1 / rho) (arXiv 2608.01284); a large rho makes it linear."""
+    rho = train.logarithmic_rho
+    return 1 - math.log1p(progress / rho) / math.log1p(1 / rho)
+
+
+SHAPES: Mapping[str, Shape] = {
+    "cosine": _cosine,
+    "linear": _linear,
+    "constant": _constant,
+    "wsd": _wsd,
+    "logarithmic": _logarithmic,
+}
 """Each maps the progress after warm-up, from 0 to below 1, to a height between the minimum (0) and the peak (1)."""
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
 
 from ablate.data import training_batch, validation_batches
 from ablate.training import loop
-from ablate.training.schedule import learning_rate
+from ablate.training.optimizer import OPTIMIZERS
+from ablate.training.schedule import SHAPES, learning_rate
 from ablate_model import GPT, ModelConfig
 
 ROUNDING_64 = 1e-10
 """Relative, after a dozen float64 steps: other summation orders (1e-16 each), amplified by training."""
+
+ROUNDING_32 = 1e-4
+"""Relative, after four float32 steps: fused operations round elsewhere (6e-8 each), amplified by training."""
 
 ROUNDING_BF16 = 2e-2
 """Relative: bfloat16 keeps 8 bits, 4e-3 a rounding, a few of them in a row."""
@@ -142,6 +147,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run, model_config, make_trai
     assert finished.wall_s > stopped.wall_s
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("schedule", SHAPES)
+def test_every_optimizer_and_schedule_trains_and_resumes(run, model_config, make_train_config, optimizer, schedule):
+    train = make_train_config(optimizer=optimizer, schedule=schedule, steps=16)
+    _, undisturbed = run(model_config, train)
+    stops = iter([False] * 6 + [True])
+    _, recording = run(model_config, train, should_stop=lambda: next(stops))
+    run(model_config, train, recording=recording)
+    assert recording.curve() == undisturbed.curve()
+    assert recording.lines[-1]["val_loss"] < recording.lines[0]["train_loss"] - 0.1
+
+
 def test_a_crash_goes_on_from_the_last_checkpoint(run, new_recording, model_config, make_train_config):
     train = make_train_config(checkpoint_every=4)
     _, undisturbed = run(model_config, train)
@@ -190,6 +207,20 @@ def test_every_arm_of_a_seed_sees_the_same_batches(run, model_config, make_train
         run(variant(model_config, *names), make_train_config(steps=3, micro_batch_size=2), seed=5)
     assert seen[0] == seen[1]
     assert len(seen[0]) == 3
+
+
+@pytest.mark.slow
+def test_several_runs_of_one_process_compile(run, model_config, make_train_config):
+    """More models than torch's limit of recompilations: each still runs compiled, and close to the eager one."""
+    for n_layers in range(1, 10):
+        config = ModelConfig.parse({**model_config.to_dict(), "n_layers": n_layers})
+        train = make_train_config(steps=4, eval_every=4)
+        _, eager = run(config, train)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, while it compiles
+            _, compiled = run(config, train.model_copy(update={"compile": True}))
+        assert compiled.lines[-1]["val_loss"] == pytest.approx(eager.lines[-1]["val_loss"], rel=ROUNDING_32)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.parametrize("names", VARIANTS)

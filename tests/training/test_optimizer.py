@@ -24,6 +24,64 @@ def model(model_config):
     return model
 
 
+BF16_STEPS = 3e-2
+"""Relative error of an update: 15 matrix products in bfloat16 (4e-3 each), which partly even out."""
+
+
+def orthogonalise(matrix_rc: torch.Tensor) -> torch.Tensor:
+    """Five Newton-Schulz steps in float64: X <- a X + (b A + c A A) X with A = X X^T, rows no more than columns."""
+    x_rc = matrix_rc / matrix_rc.norm()
+    if is_tall := x_rc.shape[0] > x_rc.shape[1]:
+        x_rc = x_rc.T
+    for _ in range(5):
+        gram_rr = x_rc @ x_rc.T
+        x_rc = 3.4445 * x_rc + (-4.7750 * gram_rr + 2.0315 * gram_rr @ gram_rr) @ x_rc
+    return x_rc.T if is_tall else x_rc
+
+
+SCALES = {
+    "spectral": lambda rows, columns: max(1, rows / columns) ** 0.5,
+    "adamw_rms": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_muon_equals_the_formulas_written_out(model_config, make_train_config, scale):
+    """Nesterov momentum as the published sum, against torch's running mean; several steps, so that it matters."""
+    train = make_train_config(optimizer="muon", weight_decay=0.5, muon_scale=scale, muon_momentum=0.9)
+    model = GPT(model_config).double()
+    matrices = {name for name, role in model.parameter_roles().items() if role == "matrix"}
+    optimizer = make_optimizer(model, train)
+    momentum = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    shapes = set()
+    for _ in range(4):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        gradients = {n: torch.randn(p.shape, generator=generator).double() for n, p in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            parameter.grad = gradients[name].clone()
+        optimizer.step(learning_rate=train.learning_rate / 2)
+        rate = train.muon_learning_rate / 2
+        for name in matrices:
+            gradient, matrix = gradients[name], before[name]
+            momentum[name] = 0.9 * momentum[name] + gradient
+            direction = orthogonalise(gradient + 0.9 * momentum[name])
+            expected = -rate * SCALES[scale](*matrix.shape) * direction
+            update = dict(model.named_parameters())[name].detach() - matrix * (1 - rate * 0.5)
+            assert (update - expected).norm() < BF16_STEPS * expected.norm(), name
+            shapes.add(matrix.shape[0] > matrix.shape[1])
+    assert shapes == {True, False}  # tall and wide matrices were both there
+
+
+def test_muon_leaves_embeddings_head_and_vectors_to_adamw(model, make_train_config):
+    muon, adamw = make_optimizer(model, make_train_config(optimizer="muon")).parts
+    names = {id(p): name for name, p in model.named_parameters()}
+    stepped = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert stepped == {name for name, role in model.parameter_roles().items() if role != "matrix"}
+    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(adamw, torch.optim.AdamW)
+
+
 def test_only_matrices_decay(model, make_train_config):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     make_optimizer(model, make_train_config(weight_decay=0.5)).step(0.1)

@@ -47,6 +47,25 @@ def test_constant():
     assert {learning_rate(step, config("constant")) for step in range(3, 11)} == {1.0}
 
 
+def test_wsd_stays_at_the_peak_then_falls_linearly():
+    rates = [learning_rate(step, config("wsd", decay_fraction=0.5)) for step in range(3, 11)]
+    assert rates == pytest.approx([1.0, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4], rel=EXACT)
+
+
+@pytest.mark.parametrize("rho", [0.01, 0.1, 3.0])
+def test_logarithmic(rho):
+    for step in range(3, 11):
+        r = (step - 3) / 8
+        expected = 0.2 + 0.8 * (1 - math.log(1 + r / rho) / math.log(1 + 1 / rho))
+        assert learning_rate(step, config("logarithmic", logarithmic_rho=rho)) == pytest.approx(expected, rel=1e-13)
+
+
+def test_logarithmic_with_a_large_rho_is_linear():
+    for step in range(3, 11):
+        linear = learning_rate(step, config("linear"))
+        assert learning_rate(step, config("logarithmic", logarithmic_rho=1e9)) == pytest.approx(linear, rel=1e-8)
+
+
 @given(
     schedule=st.sampled_from(sorted(SHAPES)),
     steps=st.integers(1, 500),
