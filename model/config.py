@@ -105,10 +105,7 @@ class ModelConfig(Knobs):
         for axis in TABLES:
             self.__dict__[axis] = getattr(self, axis).resolve(self)  # frozen for everybody else from here on
         for axis in TABLES:
-            try:
-                getattr(self, axis).check(self)
-            except ConfigError as error:
-                raise error.under(axis) from None
+            getattr(self, axis).check(self)
         return self
 
     @classmethod

@@ -61,7 +61,7 @@ class Variant(Knobs, ABC):
         return self
 
     def check(self, config: ModelConfig) -> None:
-        """Raise ConfigError, with a path relative to this component's mapping, when the model cannot be built."""
+        """Raise ConfigError, with a path from the model's mapping, when the model cannot be built."""
 
     def notices(self, config: ModelConfig) -> tuple[str, ...]:
         """Facts about this variant in this model that the reader of a result should know."""

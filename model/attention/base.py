@@ -38,6 +38,10 @@ class Attention(Variant, ABC):
     """A kind of causal self-attention; its knobs are the fields."""
 
     @abstractmethod
+    def default_qk_width(self, config: ModelConfig) -> int:
+        """The width that follows from the model's sizes alone."""
+
+    @abstractmethod
     def qk_width(self, config: ModelConfig) -> int:
         """The width of one query or key head, which the positional encoding rotates."""
 

@@ -67,13 +67,20 @@ class HeadAttention(Attention, ABC):
         return self.model_copy(update={"n_kv_heads": self.kv_heads(config), "qk_head_dim": self.qk_width(config)})
 
     def check(self, config: ModelConfig) -> None:
+        if self.qk_width(config) < 1:
+            n_query = self.query_heads(config)
+            raise ConfigError(
+                "n_heads", f"d_model = {config.d_model} has no room for {n_query} query heads of even width"
+            )
         if config.n_heads % self.kv_heads(config):
             divisors = [n for n in range(1, config.n_heads + 1) if config.n_heads % n == 0]
-            raise ConfigError("n_kv_heads", f"must divide n_heads = {config.n_heads}", divisors)
+            raise ConfigError("attention.n_kv_heads", f"must divide n_heads = {config.n_heads}", divisors)
         if self.qk_norm != "none" and config.normalization.owns_query_key_norm:
             name = config.normalization.name
             raise ConfigError(
-                "qk_norm", f"queries and keys are normalised by {name}, which has its own knob for it", ["none"]
+                "attention.qk_norm",
+                f"queries and keys are normalised by {name}, which has its own knob for it",
+                ["none"],
             )
 
     def notices(self, config: ModelConfig) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def attention(
     """softmax(softcap(scale q k^T) + bias) v -> (b, t, h, v).
 
     q (b, t, h, d); k (b, s, g, d); v (b, s, g, v); query head j uses key head j // (h / g); v may differ from d.
-    The last query stands at the last key. `scale` defaults to d^-1/2; `window` counts the newest keys that a query sees,
+    The last query stands at the last key. `scale` defaults to d^-1/2; `window` counts the newest keys a query sees,
     itself included; `bias` broadcasts to (b, h, t, s) and may hold -inf; `softcap` c turns logits z into c tanh(z / c).
     A query that sees no key gets 0.
 

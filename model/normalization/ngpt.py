@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -68,8 +69,8 @@ class SphereResidual(Residual):
 
     def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
         alpha_d: Tensor = self.alpha()
-        moved: Tensor = self.update(h_btd, unit(y_btd), alpha_d.abs() if self.is_positive else alpha_d)
-        return moved
+        moved_btd: Tensor = self.update(h_btd, unit(y_btd), alpha_d.abs() if self.is_positive else alpha_d)
+        return moved_btd
 
     def diagnostics(self) -> dict[str, Tensor]:
         alpha_d: Tensor = self.alpha()
@@ -101,7 +102,7 @@ class SphereHiddenScale(HiddenScale):
     def __init__(self, s_uv: LearnedScale, d_model: int) -> None:
         super().__init__()
         self.s_uv = s_uv
-        self.factor = d_model**0.5
+        self.factor = math.sqrt(d_model)
 
     def forward(self, hidden: Tensor) -> Tensor:
         s: Tensor = self.s_uv()
@@ -140,8 +141,8 @@ class NGPT(Normalization):
         "times sqrt(k) (15, 16); u, v <- s_uv sqrt(d) (.) (20, 21); z <- s_z z (3); weights unit along d_model"
     )
     deviations: ClassVar[str] = (
-        "u and v are both scaled by sqrt(d), as the authors' code and not as equation 20 (the same function for swiglu, "
-        "because the MLP's output is normalised); true RoPE, which the authors' code lacks; s_qk^2 is applied to q alone "
+        "u and v are both scaled by sqrt(d), as in the authors' code and not in equation 20 (the same function for "
+        "swiglu, whose output is normalised); true RoPE, which the authors' code lacks; s_qk^2 is applied to q alone "
         "(the same function); the redundant Norm(h) inside the update is left out, with weight normalisation off the "
         "embedding is normalised once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
         "slerp's result is normalised again, because a vector alpha leaves the sphere"
@@ -200,7 +201,7 @@ class NGPT(Normalization):
     def check(self, config: ModelConfig) -> None:
         for name in SCALES:
             if getattr(self, name).scale == 0:
-                raise ConfigError(f"{name}.scale", "must not be 0: the value is raw * init / scale")
+                raise ConfigError(f"normalization.{name}.scale", "must not be 0: the value is raw * init / scale")
 
     @property
     def settle(self) -> Callable[[Tensor], Tensor]:

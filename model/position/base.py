@@ -31,7 +31,7 @@ class PositionEncoding(Declared):
         return ()
 
 
-def keep(x_bthk: Tensor, tables: Tables) -> Tensor:
+def keep(x_bthk: Tensor, _tables: Tables) -> Tensor:
     """The rotation of encodings that do not rotate."""
     return x_bthk
 

@@ -59,7 +59,9 @@ class Rope(Position):
     def check(self, config: ModelConfig) -> None:
         width = config.attention.qk_width(config)
         if width % 2:
-            raise ConfigError("", f"rope rotates pairs, but the width of a query head is {width}: make it even")
+            is_by_hand = width != config.attention.default_qk_width(config)
+            place = "attention.qk_head_dim" if is_by_hand else "n_heads"
+            raise ConfigError(place, f"rope rotates pairs, but the width of a query head is {width}: make it even")
 
     def num_params(self, config: ModelConfig) -> int:
         return 0

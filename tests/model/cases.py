@@ -1,0 +1,91 @@
+"""Small models for the contract tests: every registered variant with its default knobs, and the knobs worth a case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablate_model import GPT, ModelConfig
+from ablate_model.config import TABLES
+
+SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 4, "vocab_size": 11, "context_length": 8, "d_ff": 24}
+
+KNOBS: dict[str, list[dict[str, Any]]] = {
+    "attention": [
+        {"name": "standard", "n_kv_heads": 2},
+        {"name": "standard", "n_kv_heads": 1, "window": 3},
+        {"name": "standard", "qk_norm": "rms"},
+        {"name": "standard", "qk_norm": "l2", "qk_norm_place": "after_position", "logit_softcap": 2.0},
+        {"name": "differential", "n_kv_heads": 2, "qk_head_dim": 6},
+        {"name": "differential", "lambda_init": 0.5, "head_norm": "none", "window": 4},
+    ],
+    "normalization": [
+        {"name": "prenorm", "norm": "layernorm"},
+        {"name": "ngpt", "update": "slerp", "alpha_sign": "free", "normalize_weights": "parametrize"},
+        {"name": "ngpt", "update": "riemann", "qk_norm": False, "normalize_weights": "off"},
+        {
+            "name": "ngpt",
+            "alpha_attn": {"mode": "scalar", "init": "1/n_layers"},
+            "alpha_mlp": {"mode": "fixed", "init": 0.1},
+            "s_qk": {"mode": "scalar", "init": 0.5},
+            "s_uv": {"mode": "fixed"},
+            "s_z": {"mode": "scalar", "init": "sqrt(d_model)", "scale": 1.0},
+            "normalize_weights": "both",
+        },
+    ],
+}
+
+
+def variants(axis: str) -> list[Mapping[str, Any]]:
+    """Every registered variant of an axis with default knobs, then the cases above."""
+    return [{"name": name} for name in TABLES[axis]] + KNOBS.get(axis, [])
+
+
+def label(component: Mapping[str, Any]) -> str:
+    """A test id: name[knob=value,...]."""
+    knobs = ",".join(
+        f"{key}={value}" for key, value in component.items() if key != "name" and not isinstance(value, dict)
+    )
+    return f"{component['name']}[{knobs}]" if len(component) > 1 else component["name"]
+
+
+def tiny(**settings: Any) -> ModelConfig:
+    """A model of 16 features, two layers and eleven tokens."""
+    return ModelConfig(**{**SIZES, "bias": _needs_bias(settings), **settings})
+
+
+def _needs_bias(settings: Mapping[str, Any]) -> bool:
+    """Layer norms are tested with their biases, which the model's `bias` switches."""
+    normalization = settings.get("normalization")
+    return isinstance(normalization, Mapping) and normalization.get("norm") == "layernorm"
+
+
+def is_refused(attention: Mapping[str, Any], normalization: Mapping[str, Any]) -> bool:
+    """The one pair that a config refuses: a second norm of queries and keys inside nGPT."""
+    return "qk_norm" in attention and normalization["name"] == "ngpt"
+
+
+def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Every attention case with every normalization case that a config accepts."""
+    for attention in variants("attention"):
+        for normalization in variants("normalization"):
+            if not is_refused(attention, normalization):
+                yield attention, normalization
+
+
+def scrambled(config: ModelConfig, dtype: torch.dtype = torch.float64, backend: str = "auto") -> GPT:
+    """A model whose every parameter, also those that start at a constant, has been moved off its start."""
+    model = GPT(config, backend=backend).to(dtype)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.post_step()
+    return model
+
+
+def tokens(length: int = 7, batch: int = 2, vocab_size: int = SIZES["vocab_size"]) -> Tensor:
+    return torch.randint(vocab_size, (batch, length), generator=torch.Generator().manual_seed(3))

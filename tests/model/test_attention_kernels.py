@@ -1,0 +1,124 @@
+"""attention(): every backend against the written-out formula."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ablate_model.kernels.attention import BACKENDS, attention
+from ablate_model.kernels.bias import DecayBias
+from ablate_model.kernels.call import BackendError
+
+FLOAT64 = 1e-12
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"causal": False},
+    {"scale": 1.7},
+    {"window": 3},
+    {"window": 3, "causal": False},
+    {"softcap": 1.5},
+    {"n_queries": 1},
+    {"n_queries": 4},
+    {"n_queries": 4, "window": 2},
+    {"n_keys": 30, "n_queries": 5},
+    {"heads": 6, "key_heads": 2},
+    {"heads": 6, "key_heads": 3, "v_width": 6},
+    {"bias": "dense"},
+    {"bias": "row"},
+    {"bias": "decay"},
+    {"bias": "blind"},
+]
+
+
+def make(n_queries: int = 7, n_keys: int = 7, heads: int = 4, key_heads: int = 4, v_width: int = 4) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2, n_queries, heads, 4), (2, n_keys, key_heads, 4), (2, n_keys, key_heads, v_width)]
+    return [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+
+
+def make_bias(kind: str | None, q: Tensor, k: Tensor) -> Tensor | DecayBias | None:
+    generator = torch.Generator().manual_seed(2)
+    b, t, h, _ = q.shape
+    s = k.shape[1]
+    match kind:
+        case None:
+            return None
+        case "dense":
+            return torch.randn(b, h, t, s, generator=generator, dtype=torch.float64).requires_grad_()
+        case "row":
+            return torch.randn(1, 1, t, s, generator=generator, dtype=torch.float64).requires_grad_()
+        case "blind":  # the second query sees nothing at all
+            bias = torch.zeros(1, 1, t, s, dtype=torch.float64)
+            bias[:, :, 1] = -torch.inf
+            return bias
+        case _:
+            steps = torch.rand(b, h, s, generator=generator, dtype=torch.float64).cumsum(-1).requires_grad_()
+            return DecayBias(steps[..., s - t :], steps)
+
+
+def naive(
+    q: Tensor, k: Tensor, v: Tensor, bias: Any, causal: bool, scale: float, window: int | None, softcap: float | None
+) -> Tensor:
+    """One number at a time."""
+    b, t, h, _ = q.shape
+    s = k.shape[1]
+    out = []
+    for i, n, j in itertools.product(range(b), range(t), range(h)):
+        g, position = j * k.shape[2] // h, s - t + n
+        terms, seen = [], []
+        for m in range(s):
+            z = (q[i, n, j] * k[i, m, g]).sum() * scale
+            z = z if softcap is None else softcap * torch.tanh(z / softcap)
+            if isinstance(bias, DecayBias):
+                z = z + bias.query_bht[i, j, n] - bias.key_bhs[i, j, m]
+            elif bias is not None:
+                z = z + bias[i % bias.shape[0], j % bias.shape[1], n, m]
+            hidden = (causal and m > position) or (window is not None and m <= position - window) or z == -torch.inf
+            if not hidden:
+                terms.append(z.exp())
+                seen.append(v[i, m, g])
+        out.append(
+            sum(e * x for e, x in zip(terms, seen, strict=True)) / sum(terms) if terms else torch.zeros_like(v[0, 0, 0])
+        )
+    return torch.stack(out).view(b, t, h, -1)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_backends_equal_the_formula(backend: str, settings: dict[str, Any]) -> None:
+    shapes = {
+        key: value for key, value in settings.items() if key in ("n_queries", "n_keys", "heads", "key_heads", "v_width")
+    }
+    q, k, v = make(**shapes)
+    bias = make_bias(settings.get("bias"), q, k)
+    knobs = {key: settings.get(key) for key in ("window", "softcap")}
+    causal, scale = settings.get("causal", True), settings.get("scale", 0.5)
+    inputs = [q, k, v, *([bias] if isinstance(bias, Tensor) and bias.requires_grad else [])]
+    expected = naive(q, k, v, bias, causal, scale, **knobs)
+    try:
+        out = attention(q, k, v, causal=causal, scale=scale, bias=bias, backend=backend, **knobs)
+    except BackendError as refusal:
+        pytest.skip(f"refused by name, as promised: {refusal}")
+    assert out.shape == expected.shape
+    torch.testing.assert_close(out, expected, atol=FLOAT64, rtol=FLOAT64)
+    got, wanted = (torch.autograd.grad(x.square().sum(), inputs) for x in (out, expected))
+    torch.testing.assert_close(got, wanted, atol=10 * FLOAT64, rtol=10 * FLOAT64)
+
+
+def test_auto_never_refuses() -> None:
+    """The skip above is for backends asked for by name only."""
+    for settings in SETTINGS:
+        q, k, v = make(n_queries=settings.get("n_queries", 7), n_keys=settings.get("n_keys", 7))
+        attention(q, k, v, softcap=settings.get("softcap"), bias=make_bias(settings.get("bias"), q, k))
+
+
+def test_a_backend_that_cannot_is_never_replaced_in_silence() -> None:
+    q, k, v = make()
+    with pytest.raises(BackendError, match="no logit softcap"):
+        attention(q, k, v, softcap=1.0, backend="sdpa")
+    with pytest.raises(BackendError, match="did you mean 'math'"):
+        attention(q, k, v, backend="maths")

@@ -1,0 +1,158 @@
+"""ModelConfig: what it resolves, what it refuses and how it says so."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from cases import SIZES, tiny
+
+from ablate_model import ConfigError, ModelConfig
+
+REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
+    ({"n_heads": 5}, "n_heads", "must divide d_model = 16, got 5", (1, 2, 4, 8, 16)),
+    ({"n_layers": 0}, "n_layers", "greater than or equal to 1, got 0", ()),
+    ({"n_layers": -1}, "n_layers", "greater than or equal to 1, got -1", ()),
+    ({"n_heads": True}, "n_heads", "valid integer", ()),
+    ({"d_model": "16"}, "d_model", "valid integer", ()),
+    ({"d_ff": 0}, "d_ff", "greater than or equal to 1, got 0", ()),
+    ({"bias": "yes"}, "bias", "valid boolean", ()),
+    ({"weight_dtype": "float8"}, "weight_dtype", "'float32' or 'bfloat16'", ("float32", "bfloat16")),
+    ({"attention": 3}, "attention", "expected a name or a mapping", ("standard",)),
+    ({"attention": {"name": "diferential"}}, "attention.name", "did you mean 'differential'?", ("standard",)),
+    (
+        {"attention": {"name": "differential", "lambda_initt": 0}},
+        "attention.lambda_initt",
+        "'lambda_init'?",
+        ("lambda_init",),
+    ),
+    ({"attention": {"qk_norm": "rmz"}}, "attention.qk_norm", "got 'rmz'", ("none", "rms", "l2")),
+    ({"attention": {"n_kv_heads": 3}}, "attention.n_kv_heads", "must divide n_heads = 4", (1, 2, 4)),
+    ({"attention": {"qk_head_dim": 5}}, "attention.qk_head_dim", "width of a query head is 5: make it even", ()),
+    ({"n_heads": 16}, "n_heads", "width of a query head is 1", ()),
+    ({"attention": {"qk_norm": "l2"}, "normalization": "ngpt"}, "attention.qk_norm", "normalised by ngpt", ("none",)),
+    ({"attention": "differential", "n_heads": 16}, "n_heads", "no room for 32 query heads", ()),
+    (
+        {"normalization": {"name": "ngpt", "s_qk": {"inti": 1.0}}},
+        "normalization.s_qk.inti",
+        "'init'?",
+        ("mode", "init"),
+    ),
+    (
+        {"normalization": {"name": "ngpt", "s_z": {"mode": "tensor"}}},
+        "normalization.s_z.mode",
+        "",
+        ("vector", "scalar"),
+    ),
+    ({"normalization": {"name": "ngpt", "s_z": {"scale": 0.0}}}, "normalization.s_z.scale", "must not be 0", ()),
+    ({"normalization": {"name": "ngpt", "s_z": {"init": float("nan")}}}, "normalization.s_z.init", "finite", ()),
+    ({"widht": 1}, "widht", "unknown key 'widht'", ("d_model", "d_ff")),
+]
+
+
+@pytest.mark.parametrize(("settings", "path", "message", "legal"), REFUSED, ids=lambda value: str(value)[:40])
+def test_refusals_name_the_place_and_what_is_legal(
+    settings: dict[str, Any], path: str, message: str, legal: tuple[object, ...]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        ModelConfig.parse({**SIZES, **settings})
+    assert refused.value.path == path
+    assert message in str(refused.value)
+    assert set(legal) <= set(refused.value.legal)
+
+
+@pytest.mark.parametrize("size", ["d_model", "n_layers", "n_heads", "vocab_size", "context_length"])
+def test_sizes_have_no_default(size: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{size}: is required$"):
+        ModelConfig.parse({key: value for key, value in SIZES.items() if key != size})
+
+
+def test_errors_travel_between_processes() -> None:
+    error = ConfigError("a.b", "is wrong", (1, 2))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.path, copy.message, copy.legal, str(copy)) == (
+        "a.b",
+        "is wrong",
+        (1, 2),
+        "a.b: is wrong (legal: 1, 2)",
+    )
+
+
+def test_configs_are_frozen_hashable_and_travel() -> None:
+    config = tiny(attention="differential", normalization="ngpt")
+    assert pickle.loads(pickle.dumps(config)) == config
+    assert hash(config) == hash(tiny(attention="differential", normalization="ngpt"))
+    with pytest.raises(ValueError, match="frozen"):
+        config.d_model = 32
+
+
+def test_defaults_that_depend_on_sizes_become_numbers() -> None:
+    config = tiny(d_ff=None, attention="differential", normalization="ngpt")
+    data = config.to_dict()
+    assert config.d_ff == data["d_ff"] == 64
+    assert (data["attention"]["n_kv_heads"], data["attention"]["qk_head_dim"]) == (4, 2)
+    assert data["normalization"]["alpha_attn"] == {"mode": "vector", "init": 0.05, "scale": 0.25}
+    assert data["attention"]["head_norm"] == "l2"
+
+
+def test_a_component_is_a_name_a_mapping_or_an_object() -> None:
+    by_name = tiny(attention="differential")
+    assert tiny(attention={"name": "differential"}) == by_name
+    assert tiny(attention=by_name.attention) == by_name
+    assert tiny(attention={"n_kv_heads": 2}).attention.name == "standard"
+
+
+def test_a_width_that_does_not_divide_is_rounded_down_to_even_and_reported() -> None:
+    config = tiny(d_model=40, n_heads=4, attention="differential")
+    assert config.attention.qk_width(config) == 4
+    (notice,) = config.notices()
+    assert "8 query heads of width 4 make 32 query features where d_model is 40" in notice
+    assert f"{-2 * 8 * 40:+,} query and key weights a layer" in notice
+
+
+def test_the_constant_factor_is_reported_to_cancel_inside_ngpt() -> None:
+    text = "(1 - lambda_init) cancels inside nGPT"
+    assert any(text in notice for notice in tiny(attention="differential", normalization="ngpt").notices())
+    assert tiny(attention="differential").notices() == ()
+
+
+def test_recipes() -> None:
+    assert tiny(normalization="ngpt").recipe() == {"weight_decay": 0.0, "warmup_fraction": 0.0}
+    assert tiny().recipe() == {"weight_decay": 0.1, "warmup_fraction": 0.1}
+
+
+def test_flops_of_the_standard_model_are_six_a_parameter_and_six_ldt() -> None:
+    config = tiny()
+    matmul_params = config.num_params() - SIZES["vocab_size"] * 16 - (2 * 2 + 1) * 16
+    assert config.flops_per_token() == 6 * matmul_params + 6 * 2 * 16 * 8
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 20])
+def test_flops_of_a_window_count_the_keys_it_shows(window: int) -> None:
+    """In the continuous convention in which a causal context shows t keys to the query at t: an integral, by hand."""
+    length, steps = 8, 8000
+    shown = sum(min((i + 0.5) * length / steps, window) for i in range(steps)) / steps
+    config = tiny(attention={"name": "standard", "window": window})
+    core = config.attention.flops_per_token(config, length) - config.attention.flops_per_token(config, 0)
+    assert core == round(2 * shown * 4 * (4 + 4))
+
+
+def test_schema_lists_every_name_and_every_knob() -> None:
+    schema = ModelConfig.json_schema()
+    json.dumps(schema)
+    assert schema["required"] == ["d_model", "n_layers", "n_heads", "vocab_size", "context_length"]
+    names, *mappings = schema["properties"]["normalization"]["anyOf"]
+    ngpt = next(mapping for mapping in mappings if mapping["title"] == "ngpt")
+    assert "ngpt" in names["enum"]
+    assert {"alpha_attn", "s_z", "update"} <= ngpt["properties"].keys()
+    assert "Scale" in schema["$defs"]
+
+
+def test_sizes_and_prices_need_no_network() -> None:
+    """Plans are priced without building modules: nothing of gpt.py is imported by configs."""
+    code = "import sys, ablate_model; assert 'ablate_model.gpt' not in sys.modules; ablate_model.GPT"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
