@@ -58,11 +58,12 @@ def _check(results: Results, name: str) -> Fairness:
     reaches = [r for r in compare(results, name, "final").arm if r.side == "reached"] if name != base.arm else []
     crossing = spread_of(np.array([_schedule_share(reach) for reach in reaches], np.float64)).mean
     rate = spread_of(np.array([_learning_rate_share(reach) for reach in reaches], np.float64)).mean
-    params_ratio = arm.n_params / base.n_params if base.n_params else None
-    flops_ratio = arm.flops_per_token / base.flops_per_token if base.flops_per_token else None
     precision, base_precision = (_collect(_precision, group) for group in (runs, base_runs))
     backend, base_backend = (_collect(_backend, group) for group in (runs, base_runs))
-    flags = [_size_flag("parameters", params_ratio), _size_flag("FLOPs a token", flops_ratio)]
+    flags = [
+        _size_flag("parameters", arm.n_params, base.n_params),
+        _size_flag("FLOPs a token", arm.flops_per_token, base.flops_per_token),
+    ]
     if precision != base_precision:
         flags.append(f"precision differs: {precision} against {base_precision}")
     if backend != base_backend:
@@ -76,8 +77,8 @@ def _check(results: Results, name: str) -> Fairness:
     return Fairness(
         arm=name,
         baseline=base.arm,
-        params_ratio=params_ratio,
-        flops_ratio=flops_ratio,
+        params_ratio=arm.n_params / base.n_params if base.n_params else None,
+        flops_ratio=arm.flops_per_token / base.flops_per_token if base.flops_per_token else None,
         precision=precision,
         schedule=_collect(_schedule, runs),
         attention_backend=backend,
@@ -90,10 +91,10 @@ def _check(results: Results, name: str) -> Fairness:
     )
 
 
-def _size_flag(what: str, ratio: float | None) -> str:
-    if ratio is None or abs(ratio - 1) <= SIZE_LIMIT:
+def _size_flag(what: str, mine: int, base: int) -> str:
+    if not base or abs(mine - base) <= SIZE_LIMIT * base:
         return ""
-    return f"{abs(ratio - 1):.1%} {'more' if ratio > 1 else 'fewer'} {what} than its baseline"
+    return f"{100 * abs(mine / base - 1):.1f} % {'more' if mine > base else 'fewer'} {what} than its baseline"
 
 
 def _schedule_share(reach: Reach) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.report.content import Report
 from ablate.report.drawing import draw_column
 from ablate.report.palette import Look, assign_looks
-from ablate.report.words import AXIS_NAMES, write_target
+from ablate.report.words import AXIS_NAMES, shorten, write_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +48,8 @@ def save_picture(figure: Figure, path: Path) -> None:
     import matplotlib as mpl
 
     dated: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a name may be in any script
         figure.savefig(path, metadata=dated)
 
 
@@ -57,7 +59,7 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
     lines = draw_column(report.results, "val_loss", report.axes)
     figure, ax = _new_figure(6.4, 3.8)
     for line in lines:
-        look, label = looks[line.arm], report.labels[line.arm] + (f", {line.state}" if line.state else "")
+        look, label = looks[line.arm], shorten(report.labels[line.arm]) + (f", {line.state}" if line.state else "")
         style: Any = _DASHES[look.dash]
         width = 1.6 if not line.state else 0.8
         ax.plot(line.costs[axis], line.mean, color=look.color, linestyle=style, linewidth=width, label=label)
@@ -85,7 +87,7 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
         elif (bound := row.high or row.low) is not None:
             ax.plot([bound], [y], "<" if row.bound == "at_most" else ">", color=color)
     ax.axvline(1.0, color="#6b7280", linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(rows)), [report.labels[row.arm] for row in reversed(rows)])
+    ax.set_yticks(range(len(rows)), [shorten(report.labels[row.arm]) for row in reversed(rows)])
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_xscale("log")
     _label_ratios(ax)

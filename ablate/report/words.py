@@ -29,6 +29,11 @@ def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
     return {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
 
 
+def shorten(text: str, limit: int = 36) -> str:
+    """The text, or its beginning and an ellipsis, for where a picture has little room."""
+    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
 def _label_level(axis: str, level: Value) -> str:
     return level if isinstance(level, str) else f"{axis.rpartition('.')[2]}={level}"
 

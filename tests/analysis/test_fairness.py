@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from by_hand import CPU, STEPS, make_results, make_run
+
+from ablate.analysis.fairness import check_fairness
+from ablate.analysis.summary import Spread, find_mishaps, summarize_arms
+
+BASE = [4.0, 3.0, 2.0, 1.0]
+FAST = [3.0, 2.0, 1.0, 0.5]
+
+
+def check(*runs, **changes):
+    return {line.arm: line for line in check_fairness(make_results(*runs, **changes))}
+
+
+def test_equal_arms_carry_no_flag():
+    lines = check(make_run("base", 0, BASE), make_run("arm", 0, FAST))
+    assert [line.flags for line in lines.values()] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("n_params", "flag"), [(1021, "2.1 % more parameters than its baseline"), (979, "2.1 % fewer"), (1020, "")]
+)
+def test_more_than_two_percent_of_parameters_is_flagged(n_params, flag):
+    line = check(make_run("base", 0, BASE), make_run("arm", 0, FAST), n_params={"arm": n_params})["arm"]
+    assert line.params_ratio == n_params / 1000
+    assert (flag in line.flags[0]) if flag else not line.flags
+
+
+def test_a_crossing_before_the_decay_is_flagged_with_the_state_of_the_schedule():
+    rates = [1.0, 1.0, 1.0, 0.1]  # decays after step 400; the arm crosses at step 400
+    line = check(make_run("base", 0, BASE), make_run("arm", 0, FAST, learning_rate=rates))["arm"]
+    assert (line.crossing_share, line.learning_rate_share) == (pytest.approx(0.5), 1.0)
+    assert "before its learning rate has begun to decay" in line.flags[0]
+
+
+@pytest.mark.parametrize("rates", [[1.0, 0.8, 0.4, 0.1], [1.0, 1.0, 1.0, 1.0], [np.nan] * 4])
+def test_a_crossing_in_the_decay_or_without_any_is_not_flagged(rates):
+    assert check(make_run("base", 0, BASE), make_run("arm", 0, FAST, learning_rate=rates))["arm"].flags == ()
+
+
+def test_precision_backend_and_horizon_are_compared():
+    other = make_run(
+        "arm", 0, FAST, manifest={**CPU, "precision": "bfloat16", "attention_backend": "sdpa"}, n_steps=1600
+    )
+    line = check(make_run("base", 0, BASE), other)["arm"]
+    assert "precision differs: bfloat16 against unknown" in line.flags
+    assert "attention backend differs: sdpa against unknown" in line.flags
+    assert "trained on 16,000 tokens, its baseline on 8,000" in line.flags
+
+
+def test_arms_are_counted_by_how_their_runs_ended():
+    runs = [
+        make_run("base", 0, BASE),
+        make_run("base", 1, [4.0, 3.0, 2.0, 3.0]),
+        make_run("base", 2, BASE[:2], STEPS[:2], state="diverged", n_steps=800),
+        make_run("base", 3, BASE[:2], STEPS[:2], n_steps=800),
+        make_run("base", 4, BASE[:2], STEPS[:2], state="running", n_steps=800),
+        make_run("base", 5, [], [], state="failed", n_steps=800),
+    ]
+    (arm,) = summarize_arms(make_results(*runs))
+    counts = (arm.n_runs, arm.n_finished, arm.n_diverged, arm.n_stopped, arm.n_failed, arm.n_unfinished)
+    assert counts == (6, 2, 1, 1, 1, 1)
+    assert arm.final_loss == Spread(2.0, pytest.approx(np.sqrt(2)), 2)
+    assert (arm.step_s.mean, arm.tokens_per_s) == (0.5, 20.0)
+    states = [(mishap.seed, mishap.state, mishap.step) for mishap in find_mishaps(make_results(*runs))]
+    assert states == [(2, "diverged", 200), (3, "stopped early", 200), (4, "running", 200), (5, "failed", 0)]
+
+
+def test_the_time_a_step_is_compared_only_on_one_device():
+    base, arm = make_run("base", 0, BASE), make_run("arm", 0, FAST, step_s=1.0)
+    assert summarize_arms(make_results(base, arm))[1].step_ratio == 2.0
+    elsewhere = make_run("arm", 0, FAST, step_s=1.0, manifest={**CPU, "shared_by": 4})
+    assert summarize_arms(make_results(base, elsewhere))[1].step_ratio is None

@@ -1,0 +1,134 @@
+"""The page in a real browser: it draws, it answers clicks, it asks nothing of the network, its console stays empty."""
+
+import os
+from pathlib import Path
+
+import pytest
+from browser import DESKTOP, MISSING, PHONE, Browser
+
+from ablate.report import write_report
+from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.tracking.store import Store
+
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+BASE = "attention=standard,normalization=prenorm"
+HOSTILE = (
+    "</script><script>document.title='owned'</script><img src=http://example.invalid/x onerror=document.title='owned'>"
+)
+ARMS = [
+    SyntheticArm(BASE, {"attention": "standard", "normalization": "prenorm"}, BASE),
+    SyntheticArm(
+        "attention=standard,normalization=ngpt",
+        {"attention": "standard", "normalization": "ngpt"},
+        BASE,
+        speedup=2,
+        step_s=0.15,
+    ),
+    SyntheticArm(HOSTILE, {"attention": HOSTILE, "normalization": "ngpt"}, BASE, speedup=0.7, n_params=1_050_000),
+]
+POINTS = "document.querySelectorAll('#figure-{} .plot path.js-line, #figure-{} .plot .points path').length"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    store = Store(folder / "hostile")
+    write_study(store, ARMS, noise=0.01, question=f"Is <b>it</b> faster? {HOSTILE}")
+    return write_report(store, folder / "report").paths["html"]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("downloads")) as browser:
+        yield browser
+
+
+def count(browser, figure):
+    return browser.run("return " + POINTS.format(figure, figure))
+
+
+def axis_title(browser, figure="curves"):
+    return browser.run(f"return document.querySelector('#figure-{figure} .plot').layout.xaxis.title.text")
+
+
+def test_the_page_shows_curves_tables_and_names_as_they_were_written(browser, page):
+    browser.open(page)
+    assert count(browser, "curves") >= 3
+    assert count(browser, "speedup") >= 2
+    assert count(browser, "ladder") >= 2
+    assert browser.run("return document.title") == "hostile \N{EN DASH} ablate"
+    assert HOSTILE in browser.run("return document.querySelector('h1').innerText")
+    assert browser.run("return document.querySelectorAll('main img, main b').length") == 0
+    assert browser.run("return document.querySelectorAll('#table-speedup tbody tr').length") == 2
+    labels = browser.run("return [...document.querySelectorAll('#figure-speedup .ytick text')].map(e => e.textContent)")
+    assert any(label.startswith("</script><script>") for label in labels)
+
+
+def test_switches_redraw_every_figure(browser, page):
+    browser.open(page)
+    assert axis_title(browser) == "tokens"
+    for axis, text in (("steps", "steps"), ("flops", "FLOPs"), ("seconds", "seconds")):
+        browser.click(f"[data-axis={axis}]")
+        assert axis_title(browser) == text
+        assert axis_title(browser, "speedup") == f"speed-up in {text}"
+    assert browser.run("return document.querySelector('[data-axis=seconds]').getAttribute('aria-pressed')") == "true"
+    assert browser.run("return document.querySelector('[data-axis=tokens]').getAttribute('aria-pressed')") == "false"
+    kind = "return document.querySelector('#figure-curves .plot').layout.xaxis.type"
+    assert browser.run(kind) == "log"
+    browser.click("[data-toggle=xlog]")
+    assert browser.run(kind) == "linear"
+    browser.click("[data-column=train_loss]")
+    assert "training loss" in browser.run(
+        "return document.querySelector('#figure-curves .plot').layout.yaxis.title.text"
+    )
+
+
+def test_an_arm_is_hidden_and_shown_by_its_button(browser, page):
+    browser.open(page)
+    before = count(browser, "curves"), count(browser, "speedup")
+    browser.click("[data-arm='1']")
+    assert browser.run("return document.querySelector(\"[data-arm='1']\").getAttribute('aria-pressed')") == "false"
+    after = count(browser, "curves"), count(browser, "speedup")
+    assert after[0] < before[0] and after[1] < before[1]
+    browser.click("[data-arm='1']")
+    assert (count(browser, "curves"), count(browser, "speedup")) == before
+
+
+def test_figures_are_saved_as_svg_png_and_csv(browser, page):
+    browser.open(page)
+    for ending, start in (("csv", b"arm,axis,target,ratio"), ("svg", b"<svg"), ("png", b"\x89PNG")):
+        browser.click(f"#figure-speedup [data-save={ending}]")
+        assert browser.wait_for_download(f"hostile-speedup.{ending}").startswith(start)
+    assert f'"{HOSTILE}"' not in (browser.downloads / "hostile-speedup.svg").read_text()
+
+
+@pytest.mark.parametrize("width", [PHONE, DESKTOP])
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_nothing_overflows_at_any_width_in_either_scheme(browser, page, tmp_path, width, is_dark):
+    browser.open(page, width, is_dark)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    plots = browser.run("return [...document.querySelectorAll('.plot')].map(e => e._fullLayout.width - e.clientWidth)")
+    assert max(plots) <= 1
+    ink = browser.run("return document.querySelector('#figure-curves .plot').layout.font.color")
+    assert ink == ("#e7eaf0" if is_dark else "#1a1f29")
+    shots = Path(os.environ.get("ABLATE_SCREENSHOTS", tmp_path))
+    name = f"{'phone' if width == PHONE else 'desktop'}-{'dark' if is_dark else 'light'}.png"
+    browser.screenshot(shots / name)
+    assert (shots / name).stat().st_size > 10_000
+
+
+def test_no_request_leaves_the_page_and_the_console_stays_empty(browser, page):
+    browser.console(), browser.requests()
+    browser.open(page)
+    for selector in ("[data-axis=seconds]", "[data-toggle=ylog]", "[data-arm='0']", "#figure-ladder [data-save=svg]"):
+        browser.click(selector)
+    browser.wait_for_download("hostile-ladder.svg")
+    assert [url for url in browser.requests() if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert browser.console() == []
+
+
+def test_the_page_reads_without_javascript_tables(page):
+    text = page.read_text()
+    assert "<noscript>" in text
+    assert text.index('id="table-speedup"') < text.index("<script>")
