@@ -39,7 +39,7 @@ def write_page(report: Report) -> str:
     return environment.from_string(_read_template("page.html.j2")).render(
         report=report,
         tables={table.name: _pad(table) for table in tabulate(report)},
-        colors={report.labels[arm]: look.color for arm, look in looks.items()},
+        looks={report.labels[arm]: look for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
         data=embed_json(collect_data(report)),
         scripts=scripts,

@@ -14,12 +14,21 @@ BASELINE_COLORS = ("#6b7280", "#a16207", "#7c3aed", "#0f766e")
 """Muted, one a group of `compare_within`."""
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+"""As Plotly names them."""
+
+
+_STROKES = {"solid": (), "dash": (6, 3), "dot": (2, 2), "dashdot": (6, 2, 2, 2), "longdash": (10, 3)}
 
 
 @dataclass(frozen=True)
 class Look:
     color: str
     dash: str
+
+    @property
+    def strokes(self) -> tuple[int, ...]:
+        """Lengths of strokes and gaps (pixels), alternating; empty for a solid line."""
+        return _STROKES[self.dash]
 
 
 def assign_looks(arms: Sequence[ArmSummary]) -> dict[str, Look]:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
 _STYLE = {
     "svg.hashsalt": "ablate",
     "svg.fonttype": "path",
@@ -60,7 +59,7 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
     figure, ax = _new_figure(6.4, 3.8)
     for line in lines:
         look, label = looks[line.arm], shorten(report.labels[line.arm]) + (f", {line.state}" if line.state else "")
-        style: Any = _DASHES[look.dash]
+        style: Any = (0, look.strokes) if look.strokes else "solid"
         width = 1.6 if not line.state else 0.8
         ax.plot(line.costs[axis], line.mean, color=look.color, linestyle=style, linewidth=width, label=label)
         if line.n_runs > 1:

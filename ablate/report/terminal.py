@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING
 
 from ablate.report.content import Report
 from ablate.report.rows import tabulate_arms, tabulate_speed_ups
+
+_BREAK = re.compile(r" (?=\[|\(no)")
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +28,7 @@ def render_table(report: Report) -> Table:
     for index, name in enumerate(table.header):
         shown.add_column(Text(name), overflow="fold", justify="left" if index < 2 else "right")
     for row in table.rows:
-        shown.add_row(*(Text(cell.replace(" [", "\n[")) for cell in row))  # an interval below its ratio
+        shown.add_row(*(Text(_BREAK.sub("\n", cell)) for cell in row))  # an interval below its ratio
     return shown
 
 

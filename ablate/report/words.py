@@ -23,10 +23,14 @@ _TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
 def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
-    """What arms are called on the pages: their levels, `differential / ngpt`; in full where two would share a name."""
+    """What arms are called on the pages: their levels, `differential / ngpt`; in full where two would share a name.
+
+    Control characters, which a terminal would obey, become spaces.
+    """
     labels = {arm.arm: " / ".join(_label_level(axis, level) for axis, level in arm.axes.items()) for arm in arms}
     times = Counter(labels.values())
-    return {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
+    chosen = {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
+    return {arm: "".join(c if c.isprintable() else " " for c in label) for arm, label in chosen.items()}
 
 
 def shorten(text: str, limit: int = 36) -> str:
