@@ -29,10 +29,13 @@ app = typer.Typer(
 )
 
 Grid = Annotated[Path, typer.Argument(metavar="GRID", help="The grid file that declares the study.")]
-StudyPlace = Annotated[str, typer.Argument(metavar="STUDY", help="A grid file, a study's folder, or its name under --runs.")]
+StudyPlace = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A grid file, a study's folder, or its name under --runs.")
+]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all studies.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the grid, e.g. train.steps=100.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the grid, e.g. train.steps=100."),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -57,7 +60,9 @@ def _fail(message: str, exit_code: int) -> None:
 
 
 @app.command()
-def plan(grid: Grid, runs: Runs = DEFAULT_RUNS, workers: Workers = None, set_: Settings = None, as_json: AsJson = False) -> None:
+def plan(
+    grid: Grid, runs: Runs = DEFAULT_RUNS, workers: Workers = None, set_: Settings = None, as_json: AsJson = False
+) -> None:
     """Show what a grid declares: its arms, runs, sizes and cost. Trains nothing and writes nothing."""
     planned = _build_plan(grid, runs, set_)
     if as_json:
@@ -123,7 +128,9 @@ def status(study: StudyPlace, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False
 def report(
     study: StudyPlace,
     runs: Runs = DEFAULT_RUNS,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")
+    ] = None,
 ) -> None:
     """Write the pages of a study, report.html first, and print the table of speed-ups."""
     from rich.console import Console
@@ -150,9 +157,8 @@ def schema() -> None:
 @app.command()
 def variants(as_json: AsJson = False) -> None:
     """List every attention and normalization with its paper and its knobs."""
-    from ablate_model import variants as list_variants
-
     from ablate.screens import print_variants
+    from ablate_model import variants as list_variants
 
     table = list_variants()
     if as_json:

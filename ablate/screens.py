@@ -69,20 +69,16 @@ def print_plan(plan: Plan, placement: Placement, flops_per_s: float) -> None:
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     memory = max(run_bytes(arm.model, arm.train) for arm in plan.arms)
     seconds = plan.seconds(flops_per_s, placement.lanes)
-    console.print(
-        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {format_count(plan.total_flops)}FLOP in all; {placement}: "
-        f"about {format_seconds(seconds)} (an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here)"
-        + (f", {seconds * placement.gpus * placement.lanes / 3600:.2g} GPU-hours" if placement.gpus else "")
-        + f"; up to {format_count(memory)}B of memory a run",
-        highlight=False,
-    )
-    data = study.data
-    console.print(
-        f"data: {data.source}, {data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to train on and "
-        f"{format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",
-        highlight=False,
-        style="dim",
-    )
+    gpu_hours = seconds * placement.gpus * placement.lanes / 3600
+    for line in (
+        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {format_count(plan.total_flops)}FLOP in all; {placement}",
+        f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "
+        f"(an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here), "
+        f"up to {format_count(memory)}B of memory a run",
+        f"data: {study.data.source}, {study.data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to train "
+        f"on and {format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",
+    ):
+        console.print(line, highlight=False)
 
 
 def _difference(value: int, base: int) -> str:
@@ -103,7 +99,9 @@ def print_outcome(outcome: Outcome, store: Store, grid: str, command: str) -> No
     for run in failed:
         error = store.run(run.run_id).read_status().error.strip().rsplit("\n", 1)[-1]
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
-        console.print(f"  the traceback is in {store.run(run.run_id).path / 'status.json'}", markup=False, highlight=False)
+        console.print(
+            f"  the traceback is in {store.run(run.run_id).path / 'status.json'}", markup=False, highlight=False
+        )
     if failed:
         console.print("the same command tries the failed runs again", highlight=False)
     console.print(f"next: ablate report {grid}{where}", markup=False, highlight=False, soft_wrap=True)
@@ -112,34 +110,38 @@ def print_outcome(outcome: Outcome, store: Store, grid: str, command: str) -> No
 def print_status(store: Store, *, as_json: bool) -> None:
     """The state of every run, and the counts."""
     record = store.read_study()
-    rows = []
+    states: Counter[str] = Counter()
+    rows: list[dict[str, Any]] = []
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "arm", "seed", "state", "step", "val loss"):
+        table.add_column(name, justify="right" if name in ("seed", "step", "val loss") else "left", overflow="fold")
     for run in record.runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
         state = "stale" if status.is_stale() else status.state
-        rows.append({"run_id": run.run_id, "arm": run.arm, "seed": run.seed, "state": state, "step": status.step,
-                     "n_steps": status.n_steps, "val_loss": folder.last_validation(), "error": status.error})  # fmt: skip
+        loss = folder.last_validation()
+        states[state] += 1
+        row = {"run_id": run.run_id, "arm": run.arm, "seed": run.seed, "state": state, "step": status.step}
+        rows.append({**row, "n_steps": status.n_steps, "val_loss": loss, "error": status.error})
+        table.add_row(
+            run.run_id,
+            Text(run.arm),
+            str(run.seed),
+            Text(state, style=STATE_STYLES[state]),
+            f"{status.step}/{status.n_steps}" if status.n_steps else "",
+            "" if loss is None else f"{loss:.4f}",
+        )
     if as_json:
         print(json.dumps(rows, indent=1))
         return
     console = _console()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("run", "left"), ("arm", "left"), ("seed", "right"), ("state", "left"), ("step", "right"), ("val loss", "right")):
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for row in rows:
-        table.add_row(
-            row["run_id"],
-            Text(row["arm"]),
-            str(row["seed"]),
-            Text(row["state"], style=STATE_STYLES[row["state"]]),
-            f"{row['step']}/{row['n_steps']}" if row["n_steps"] else "",
-            "" if row["val_loss"] is None else f"{row['val_loss']:.4f}",
-        )
     console.print(table)
-    counts = Counter(row["state"] for row in rows)
-    console.print(f"{record.study}: " + ", ".join(f"{count} {state}" for state, count in sorted(counts.items())), highlight=False)
-    if counts["stale"]:
-        console.print("stale: its worker has given no sign of life for a while; `ablate run` takes it up again", style="dim")
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"{record.study}: {counts}", highlight=False)
+    if states["stale"]:
+        console.print(
+            "stale: its worker has given no sign of life for a while; `ablate run` takes it up again", style="dim"
+        )
 
 
 def print_variants(table: Mapping[str, Mapping[str, Any]]) -> None:
@@ -154,7 +156,8 @@ def print_variants(table: Mapping[str, Mapping[str, Any]]) -> None:
                 console.print(f"    neutral point: {escape(entry['neutral'])}", highlight=False, style="dim")
             for knob, about in entry["knobs"].items():
                 console.print(
-                    f"    {knob} = {escape(json.dumps(about['default']))}  {escape(about.get('description') or '')}", highlight=False
+                    f"    {knob} = {escape(json.dumps(about['default']))}  {escape(about.get('description') or '')}",
+                    highlight=False,
                 )
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from ablate.data import CorpusInfo
 
-WORDS = "the of and to in attention norm model learns faster than a query key value head map loss step".split()
+WORDS = ["the", "of", "and", "to", "in", "attention", "norm", "model", "learns", "faster", "than", "a", "query", "key", "value"]
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +40,14 @@ def write_grid(tmp_path: Path, corpus_file: Path) -> Callable[..., Path]:
             "question": "Does it run?",
             "data": {"source": "text", "path": str(corpus_file)},
             "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16},
-            "train": {"steps": 12, "batch_size": 4, "eval_every": 4, "eval_tokens": 128, "log_every": 2, "checkpoint_every": 4},
+            "train": {
+                "steps": 12,
+                "batch_size": 4,
+                "eval_every": 4,
+                "eval_tokens": 128,
+                "log_every": 2,
+                "checkpoint_every": 4,
+            },
             "matrix": {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]},
             "baseline": {"attention": "standard", "normalization": "prenorm"},
         }

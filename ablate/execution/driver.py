@@ -6,15 +6,16 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from ablate.data import Corpus
 from ablate.errors import ResourceError
@@ -95,6 +96,27 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
     )
 
 
+def make_job(plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any]) -> Job:
+    """What a worker is told of a run."""
+    data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
+    config = {
+        "model": run.arm.model.to_dict(),
+        "train": run.arm.train.model_dump(),
+        "data": data,
+        "seed": run.seed,
+    }
+    manifest = {
+        **software,
+        "arm": run.arm.name,
+        "seed": run.seed,
+        "data_hash": plan.corpus.hash,
+        "precision": run.arm.train.precision,
+        "gpus": placement.gpus,
+        "shared_by": placement.lanes,
+    }
+    return Job(run.run_id, config, manifest)
+
+
 def unfinished(plan: Plan, store: Store) -> list[Run]:
     """The runs that have neither finished nor diverged."""
     return [run for run in plan.runs if store.run(run.run_id).read_status().state not in ENDED]
@@ -143,6 +165,8 @@ class Driver:
         self.software = describe_software()
         self.interrupted = threading.Event()
         self._attempts: dict[str, int] = {}
+        self._busy: set[str] = set()
+        self._lost: set[str] = set()
         self._readers: dict[str, CurveReader] = {}
 
     def train(self, runs: Sequence[Run]) -> Outcome:
@@ -166,8 +190,9 @@ class Driver:
 
     def count_states(self) -> Mapping[State, int]:
         counts: dict[State, int] = {}
+        state: State
         for run_id in {run.run_id for run in self.plan.runs}:
-            state = self.store.run(run_id).read_status().state
+            state = "failed" if run_id in self._lost else self.store.run(run_id).read_status().state
             counts[state] = counts.get(state, 0) + 1
         return counts
 
@@ -181,28 +206,10 @@ class Driver:
         for lane in lanes:
             if lane.run is None and waiting and not self.interrupted.is_set():
                 lane.run = waiting.popleft()
-                lane.task = lane.worker.train.remote(self._job(lane.run))
+                lane.task = lane.worker.train.remote(make_job(self.plan, lane.run, self.placement, self.software))
                 reader = self._readers[lane.run.run_id] = CurveReader(self.store.run(lane.run.run_id).curve)
                 self.mirror.add(lane.run.run_id, reader.read())
                 self.observe(Event("started", lane.run))
-
-    def _job(self, run: Run) -> Job:
-        config = {
-            "model": run.arm.model.to_dict(),
-            "train": run.arm.train.model_dump(),
-            "data": {"source": self.plan.study.data.source, "tokenizer": self.plan.study.data.tokenizer, "hash": self.plan.corpus.hash},
-            "seed": run.seed,
-        }
-        manifest = {
-            **self.software,
-            "arm": run.arm.name,
-            "seed": run.seed,
-            "data_hash": self.plan.corpus.hash,
-            "precision": run.arm.train.precision,
-            "gpus": self.placement.gpus,
-            "shared_by": self.placement.lanes,
-        }
-        return Job(run.run_id, config, manifest)
 
     def _follow(self, run: Run) -> None:
         """Pass on what the run has written to its curve since the last look."""
@@ -216,35 +223,46 @@ class Driver:
         assert run is not None
         try:
             result: Result = ray.get(lane.task)
-        except RayActorError:
+        except RayTaskError as error:  # its own folder could not be written
+            self._give_up(run, str(error.cause or error))
+        except RayError:
             self._replace_worker(lane, run, waiting)
-            return
-        if result == "busy":
-            # Another `ablate run` has it. Look again once the other runs have been handed out.
-            waiting.append(run)
+        else:
+            if result == "busy":
+                self._wait_for_other(run, waiting)
+            else:
+                self._finish(run, "queued" if result == "stopped" else result)
+
+    def _wait_for_other(self, run: Run, waiting: deque[Run]) -> None:
+        """Another `ablate run` trains it: look again once the others have been handed out."""
+        waiting.append(run)
+        if run.run_id not in self._busy:
+            self._busy.add(run.run_id)
             self.observe(Event("retry", run, text="another process is training it"))
-            threading.Event().wait(POLL_S)
-            return
-        self._finish(run, "queued" if result == "stopped" else result)
+        time.sleep(POLL_S)
 
     def _replace_worker(self, lane: _Lane, run: Run, waiting: deque[Run]) -> None:
-        """The process died under the run, of a signal or for want of memory: another one goes on from its checkpoint."""
+        """The process died, of a signal or for want of memory: another one goes on from the run's checkpoint."""
         lane.worker = self._start_worker()
         attempts = self._attempts[run.run_id] = self._attempts.get(run.run_id, 0) + 1
         if attempts < MAX_ATTEMPTS:
             waiting.appendleft(run)
             self.observe(Event("retry", run, text="its worker died; another goes on from the last checkpoint"))
-            return
-        folder = self.store.run(run.run_id)
-        status = folder.read_status()
-        error = f"its worker process died {attempts} times; is there enough memory?"
-        folder.write_status(type(status)(**{**status.to_dict(), "state": "failed", "error": error}))
-        self._finish(run, "failed")
+        else:
+            self._give_up(run, f"its worker process died {attempts} times; is there enough memory?")
 
-    def _finish(self, run: Run, state: State) -> None:
+    def _give_up(self, run: Run, error: str) -> None:
+        self._lost.add(run.run_id)
+        folder = self.store.run(run.run_id)
+        with suppress(OSError):
+            folder.write_status(replace(folder.read_status(), state="failed", error=error))
+        self._finish(run, "failed", error)
+
+    def _finish(self, run: Run, state: State, error: str = "") -> None:
         self._follow(run)
         self.mirror.end(run.run_id, state)
-        error = self.store.run(run.run_id).read_status().error.strip() if state == "failed" else ""
+        if state == "failed":
+            error = error or self.store.run(run.run_id).read_status().error.strip()
         self.observe(Event("ended", run, state=state, text=error.rsplit("\n", 1)[-1]))
 
     @contextmanager
@@ -282,4 +300,3 @@ class _Lane:
 def _last_validation(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     values = [record["val_loss"] for record in records if record.get("val_loss") is not None]
     return {"val_loss": values[-1]} if values else {}
-

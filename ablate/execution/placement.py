@@ -41,33 +41,36 @@ def place(resources: Resources, available: Mapping[str, float], workers: int | N
 
     Raises `ResourceError` where one run asks for more than there is, or `workers` of them do: Ray would wait for ever.
     """
-    has = {"CPU": int(available.get("CPU", 0)), "GPU": float(available.get("GPU", 0))}
-    gpus = resources.gpus if resources.gpus is not None else float(has["GPU"] >= 1 and resources.cpus is None)
+    has_cpus, has_gpus = int(available.get("CPU", 0)), float(available.get("GPU", 0))
+    gpus = resources.gpus if resources.gpus is not None else float(has_gpus >= 1 and resources.cpus is None)
     cpus = resources.cpus or 1
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"resources.gpus: {gpus:g} is no whole number of GPUs and no share of one")
     if gpus > 1:
         raise ResourceError(f"resources.gpus: {gpus:g}: a run trains on one GPU or a share of it")
-    lanes = has["CPU"] // cpus
+    lanes = has_cpus // cpus
     if gpus:
-        lanes = min(lanes, int(has["GPU"] / gpus) if gpus >= 1 else int(has["GPU"]) * int(1 / gpus + 1e-9))
+        lanes = min(lanes, int(has_gpus) * int(1 / gpus + 1e-9))
     if lanes < 1 or (workers or 0) > lanes:
         wanted = f"{workers} workers, each with " if (workers or 0) > 1 else "a run with "
+        enough = f", enough for {lanes} workers" if lanes else ""
         raise ResourceError(
-            f"resources: {wanted}{cpus} CPU and {gpus:g} GPU cannot be placed: there are {has['CPU']} CPU and {has['GPU']:g} GPU"
-            + (f", enough for {lanes} workers" if lanes else "")
+            f"resources: {wanted}{cpus} CPU and {gpus:g} GPU cannot be placed: "
+            f"there are {has_cpus} CPU and {has_gpus:g} GPU{enough}"
         )
     return Placement(cpus, gpus, max(1, min(workers or lanes, n_runs)))
 
 
 def measure_flops_per_s(placement: Placement) -> float:
-    """The rate of a large matrix product on what one run gets: the yardstick of the plan's estimates. Takes about 0.1 s."""
+    """The rate of a large matrix product on what one run gets, the yardstick of the plan's estimates. Takes 0.1 s."""
     on_gpu = placement.gpus > 0 and torch.cuda.is_available()
     size = 4096 if on_gpu else 512
     before = torch.get_num_threads()
     torch.set_num_threads(placement.cpus)
     try:
-        a = torch.ones(size, size, dtype=torch.bfloat16 if on_gpu else torch.float32, device="cuda" if on_gpu else "cpu")
+        a = torch.ones(
+            size, size, dtype=torch.bfloat16 if on_gpu else torch.float32, device="cuda" if on_gpu else "cpu"
+        )
         best = float("inf")
         for _ in range(5):
             start = time.perf_counter()

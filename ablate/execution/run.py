@@ -50,7 +50,8 @@ def run_study(plan: Plan, store: Store, base: Path, options: Options, console: C
         place(plan.study.resources, available, options.workers, len(pending))
     done = len(plan.runs) - len(pending)
     console.print(
-        f"{plan.study.study}: {len(plan.runs)} runs" + (f", {done} of them done before" if done else ""), highlight=False
+        f"{plan.study.study}: {len(plan.runs)} runs" + (f", {done} of them done before" if done else ""),
+        highlight=False,
     )
     corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
     with cluster(options.address, available) as resources:
@@ -71,4 +72,6 @@ def _close(mirror: MlflowMirror, options: Options, console: Console) -> None:
     with console.status(f"bringing MLflow at {redact(options.tracking_uri)} up to date"):
         mirror.close()
     if mirror.behind:
-        console.print(f"{mirror.behind}; the curves on disk are whole, and the next `ablate run` brings the rest", markup=False)
+        console.print(
+            f"{mirror.behind}; the curves on disk are whole, and the next `ablate run` brings the rest", markup=False
+        )

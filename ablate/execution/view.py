@@ -140,7 +140,14 @@ class View:
     def __rich__(self) -> Table:
         """The table: runs in training first, then as many of the waiting as fit."""
         table = Table(box=None, pad_edge=False, expand=False, show_edge=False)
-        for name, justify in (("run", "left"), ("step", "right"), ("loss", "right"), ("val", "right"), ("tok/s", "right"), ("left", "right")):
+        for name, justify in (
+            ("run", "left"),
+            ("step", "right"),
+            ("loss", "right"),
+            ("val", "right"),
+            ("tok/s", "right"),
+            ("left", "right"),
+        ):
             table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", header_style="dim")  # type: ignore[arg-type]
         running = [line for line in self.lines.values() if line.state == "running"]
         waiting = [line for line in self.lines.values() if line.state == "waiting"]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ablate_model import ModelConfig
 from safetensors.torch import save
 
 from ablate.data import Corpus
@@ -25,6 +24,7 @@ from ablate.tracking.records import ENDED, Status
 from ablate.tracking.store import RunFolder, Store, write_json
 from ablate.training.checkpoint import read_checkpoint, write_checkpoint
 from ablate.training.loop import Outcome, train
+from ablate_model import ModelConfig
 
 HEARTBEAT_S = 5.0
 
@@ -123,7 +123,9 @@ class RunWorker:
 class FolderRecorder:
     """The training loop's recorder over a run's folder: curve lines, checkpoints, and a heartbeat in the status."""
 
-    def __init__(self, folder: RunFolder, curve: CurveWriter, status: Status, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: RunFolder, curve: CurveWriter, status: Status, clock: Callable[[], float] = time.time
+    ) -> None:
         self.folder, self.curve, self.status, self.clock = folder, curve, status, clock
         self.n_steps = status.n_steps
 
@@ -155,9 +157,7 @@ class FolderRecorder:
         return state
 
     def write_status(self, state: Any, error: str = "") -> None:
-        self.status = replace(
-            self.status, state=state, error=error, n_steps=self.n_steps, heartbeat=self.clock()
-        )
+        self.status = replace(self.status, state=state, error=error, n_steps=self.n_steps, heartbeat=self.clock())
         self.folder.write_status(self.status)
 
 

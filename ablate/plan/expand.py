@@ -70,7 +70,9 @@ class _Expander:
         self.study, self.names = study, names
         self.axes = {axis: self._read_levels(axis) for axis in study.matrix}
         self.conditions = {
-            axis: self.compile(text, ("conditions", axis)) for axis, text in study.conditions.items() if self._is_axis(axis)
+            axis: self.compile(text, ("conditions", axis))
+            for axis, text in study.conditions.items()
+            if self._is_axis(axis)
         }
         self.exclusions = [self.compile(text, ("exclude", index)) for index, text in enumerate(study.exclude)]
         self.order = self._order_axes()
@@ -132,7 +134,9 @@ class _Expander:
         extra = dict(value)
         keys = [key for key in ("name", "value") if key in extra]
         if len(keys) != 1:
-            raise self.study.refuse(place, "a level that is a mapping has a `name` (the value on its axis), and what else it sets")
+            raise self.study.refuse(
+                place, "a level that is a mapping has a `name` (the value on its axis), and what else it sets"
+            )
         name, label = extra.pop(keys[0]), extra.pop("label", None)
         try:
             overrides = {self.names.override_path(axis, name, key): setting for key, setting in extra.items()}
@@ -155,7 +159,9 @@ class _Expander:
         place = ("baseline", axis)
         if isinstance(value, dict):
             wanted = self._read_level(axis, 0, value)
-            matches = [level for level in self.axes[axis] if (level.name, level.overrides) == (wanted.name, wanted.overrides)]
+            matches = [
+                level for level in self.axes[axis] if (level.name, level.overrides) == (wanted.name, wanted.overrides)
+            ]
         else:
             matches = [level for level in self.axes[axis] if level.label == value]
             matches = matches or [level for level in self.axes[axis] if level.name == value]
@@ -172,7 +178,9 @@ class _Expander:
 
         def visit(axis: str, path: tuple[str, ...]) -> None:
             if axis in path:
-                raise self.study.refuse(("conditions", axis), f"the conditions form a cycle: {' -> '.join((*path, axis))}")
+                raise self.study.refuse(
+                    ("conditions", axis), f"the conditions form a cycle: {' -> '.join((*path, axis))}"
+                )
             if axis in order:
                 return
             for name in self.conditions[axis].names if axis in self.conditions else ():
@@ -228,8 +236,8 @@ class _Expander:
         if len(others) != 1:
             raise self.study.refuse(
                 ("matrix", axis),
-                f"design leave_one_out puts each axis of the baseline back in turn, so {axis!r} needs exactly two levels, "
-                f"the baseline's and the one to leave out; it has {len(self.axes[axis])}",
+                f"design leave_one_out puts each axis of the baseline back in turn, so {axis!r} needs exactly two "
+                f"levels, the baseline's and the one to leave out; it has {len(self.axes[axis])}",
             )
         return others[0]
 
@@ -281,7 +289,8 @@ class _Expander:
             if level is None:
                 raise self.study.refuse(
                     ("baseline",),
-                    f"the axis {axis!r} exists for the baseline but not for the arm {arm_name(arm)}: name its level in `baseline`",
+                    f"the axis {axis!r} exists for the baseline but not for the arm {arm_name(arm)}: "
+                    "name its level in `baseline`",
                 )
             wanted[axis] = level
         return {axis: wanted[axis] for axis in self.axes if axis in wanted}
@@ -304,5 +313,3 @@ def compile_predicate(
     except ValueError as error:
         raise study.refuse(place, str(error)) from None
     return predicate
-
-

@@ -7,9 +7,8 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from ablate_model import ModelConfig
-
 from ablate.study.schema import TrainConfig
+from ablate_model import ModelConfig
 
 # These change when and where a run is trained, not what comes out of it.
 IMMATERIAL = frozenset({"checkpoint_every", "micro_batch_size", "compile"})

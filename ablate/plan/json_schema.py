@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ablate_model import ModelConfig
-
 from ablate.study.schema import Study
+from ablate_model import ModelConfig
 
 
 def grid_schema() -> dict[str, Any]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from ablate_model import ModelConfig
-
 from ablate.study.schema import Match
+from ablate_model import ModelConfig
 
 STEP = 8  # d_ff stays a multiple of 8, which matrix kernels want
 TOLERANCE = 0.02
@@ -40,8 +39,8 @@ def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelCo
     difference = size(matched) / target - 1
     if abs(difference) > TOLERANCE:
         raise MatchError(
-            f"cannot be matched in {match}: with d_ff {matched.d_ff} it has {size(matched):,} against {target:,} of its "
-            f"baseline ({difference:+.1%}, at most {TOLERANCE:.0%} is allowed)"
+            f"cannot be matched in {match}: with d_ff {matched.d_ff} it has {size(matched):,} "
+            f"against {target:,} of its baseline ({difference:+.1%}, at most {TOLERANCE:.0%} is allowed)"
         )
     return matched
 

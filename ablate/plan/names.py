@@ -30,7 +30,7 @@ class Names:
         return {f"model.{component}": f"model.{component}.name" for component in self.variants}
 
     def path(self, name: str) -> str:
-        """The dotted path that a name stands for: `attention` is `model.attention.name`, and so is `model.attention`."""
+        """The dotted path that a name stands for: `model.attention.name` for `attention` and for `model.attention`."""
         return SHORT_NAMES.get(name) or self._components.get(name, name)
 
     @cached_property
@@ -47,7 +47,7 @@ class Names:
         return tuple(found["knobs"]) if found else ()
 
     def has_knob(self, component: str, variant: Any, knob: str) -> bool:
-        """Whether a variant has this knob, or a group of knobs of that name: `alpha_attn` stands for `alpha_attn.init`."""
+        """Whether a variant has this knob, or a group of that name: `alpha_attn` stands for `alpha_attn.init`."""
         return any(known == knob or known.startswith(f"{knob}.") for known in self.knobs(component, variant))
 
     def owners(self, component: str, knob: str) -> list[str]:
@@ -57,7 +57,9 @@ class Names:
     def check_knob(self, component: str, knob: str) -> None:
         """Raises `ValueError` where no variant of the component has the knob."""
         if not self.owners(component, knob):
-            every = dict.fromkeys(known for variant in self.variants[component] for known in self.knobs(component, variant))
+            every = dict.fromkeys(
+                known for variant in self.variants[component] for known in self.knobs(component, variant)
+            )
             raise ValueError(f"no {component} has a knob {knob!r}{suggest(knob, ('name', *every))}")
 
     def check_axis(self, name: str) -> None:
@@ -69,7 +71,9 @@ class Names:
         if root not in ROOTS or not rest:
             nested = [candidate for candidate in self._paths if candidate.endswith(f".{name}")]
             hint = f"; did you mean {nested[0]!r}?" if nested else suggest(name, SHORT_NAMES)
-            raise ValueError(f"unknown axis {name!r}{hint}; an axis is a short name or a dotted path into model or train")
+            raise ValueError(
+                f"unknown axis {name!r}{hint}; an axis is a short name or a dotted path into model or train"
+            )
         self._check_path(root, rest, name)
 
     def _check_path(self, root: str, rest: Sequence[str], name: str) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ablate_model import ModelConfig, variants
-
 from ablate.data import CorpusInfo, check_length
 from ablate.plan.estimate import run_seconds, study_seconds
 from ablate.plan.expand import Assignment, Expansion, arm_name, expand
@@ -17,6 +15,7 @@ from ablate.plan.match import MatchError, match_size
 from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.schema import Study, TrainConfig
+from ablate_model import ModelConfig, variants
 
 MAX_ARMS = 100_000
 
@@ -123,7 +122,11 @@ def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> 
         except MatchError as error:
             raise study.refuse(("match",), f"the arm {arm_name(assignment)} {error}") from None
         changed = model.d_ff != own.model.d_ff
-        note = (f"d_ff {model.d_ff} instead of {own.model.d_ff}, to match its baseline in {study.match}",) if changed else ()
+        note = (
+            (f"d_ff {model.d_ff} instead of {own.model.d_ff}, to match its baseline in {study.match}",)
+            if changed
+            else ()
+        )
         result.append(replace(own, model=model, notices=(*own.notices, *note)))
     return result
 
@@ -141,7 +144,9 @@ def _name_arms(
     for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True)):
         stands_for = first[identities[index]]
         if stands_for != index:
-            merged.append(f"the arm {labels[index]} is the same configuration as {labels[stands_for]}, which stands for both")
+            merged.append(
+                f"the arm {labels[index]} is the same configuration as {labels[stands_for]}, which stands for both"
+            )
             continue
         arms.append(
             Arm(
@@ -165,4 +170,6 @@ def _levels(assignment: Assignment) -> dict[str, Any]:
 def _common_levels(arms: Sequence[Arm]) -> dict[str, Any]:
     """The levels that all baselines share: what the study calls its baseline."""
     baselines = [arm for arm in arms if arm.baseline == arm.name]
-    return {axis: level for axis, level in baselines[0].axes.items() if all(b.axes.get(axis) == level for b in baselines)}
+    return {
+        axis: level for axis, level in baselines[0].axes.items() if all(b.axes.get(axis) == level for b in baselines)
+    }

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablate_model import ConfigError, ModelConfig
 from pydantic import ValidationError
 
 from ablate.data import CorpusInfo
@@ -17,6 +16,7 @@ from ablate.study.load import explain
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
+from ablate_model import ConfigError, ModelConfig
 
 MAX_WARMUP_STEPS = 2000  # nGPT's own baseline warms up for 2000 steps; a short run for a share of its own
 
@@ -61,7 +61,11 @@ class Resolver:
     @property
     def notices(self) -> list[str]:
         """About rules that held for no arm resolved so far."""
-        return [f"the rule {rule.text!r} holds for no arm" for rule, used in zip(self.rules, self.used, strict=True) if not used]
+        return [
+            f"the rule {rule.text!r} holds for no arm"
+            for rule, used in zip(self.rules, self.used, strict=True)
+            if not used
+        ]
 
     def resolve(self, arm: Assignment) -> Resolved:
         places: dict[str, Path] = {}
@@ -110,7 +114,9 @@ class Resolver:
         except ValueError as error:
             raise self.study.refuse(place, str(error).replace("axis", "setting")) from None
         if self.names.axis_of(key, self.axes) is not None:
-            raise self.study.refuse(place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead")
+            raise self.study.refuse(
+                place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead"
+            )
 
     def _check_base_knobs(self, component: str) -> None:
         """A knob of the base goes to the variants that have it, so one that none has must be told here."""

@@ -1,7 +1,7 @@
 """The expressions of `when`, `exclude`, `conditions` and `--where`: a whitelisted syntax tree, never eval.
 
-    attention == 'differential' and context_length >= 512
-    normalization in ('prenorm', 'peri') or not model.tied
+attention == 'differential' and context_length >= 512
+normalization in ('prenorm', 'peri') or not model.tied
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 Value = Any
@@ -102,7 +103,9 @@ class Predicate:
 
         def compare(environment: Environment) -> bool:
             values = [term(environment) for term in terms]
-            return all(self._holds(op, *pair) for op, pair in zip(node.ops, zip(values, values[1:], strict=False), strict=True))
+            return all(
+                self._holds(op, *pair) for op, pair in zip(node.ops, pairwise(values), strict=True)
+            )
 
         return compare
 

@@ -22,7 +22,12 @@ Texts = Annotated[
 Seeds = Annotated[
     tuple[int, ...],
     WithJsonSchema(
-        {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}]}
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
+            ]
+        }
     ),
 ]
 
@@ -41,7 +46,9 @@ class DataConfig(Frozen):
         description="python-stdlib: the source code of the running interpreter's standard library; "
         "text: files of your own; bin: nanoGPT's train.bin and val.bin (uint16)",
     )
-    tokenizer: Literal["bytes", "gpt2"] = Field("bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding")
+    tokenizer: Literal["bytes", "gpt2"] = Field(
+        "bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding"
+    )
     tokenizer_path: str | None = Field(None, description="folder that holds GPT-2's encoder.json and vocab.bpe")
     path: Texts = Field((), description="text: files or globs (.gz .bz2 .xz are read directly); bin: the folder")
     validation_path: Texts = Field((), description="text: files or globs kept for validation")
@@ -83,7 +90,9 @@ class TrainConfig(Frozen):
     )
     decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: share of the steps after warm-up that decay")
     logarithmic_rho: float = Field(0.1, gt=0, description="logarithmic: progress by which the early fast decay slows")
-    warmup_steps: int | None = Field(None, ge=0, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000")
+    warmup_steps: int | None = Field(
+        None, ge=0, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000"
+    )
     weight_decay: float | None = Field(None, ge=0, description="default: ngpt 0, else 0.1")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
@@ -110,7 +119,9 @@ class TrainConfig(Frozen):
         if self.min_learning_rate > self.learning_rate:
             raise ValueError("min_learning_rate is above learning_rate")
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} leaves no step of {self.steps} to train at full learning rate")
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} leaves no step of {self.steps} to train at full learning rate"
+            )
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         return self
@@ -189,5 +200,3 @@ class Study(Frozen):
     def refuse(self, path: Path, message: str) -> GridError:
         """The error to raise about the value at `path`, with the file and the line where it stands."""
         return GridError(f"{self._source.locate(path)}: {message}")
-
-

@@ -19,11 +19,13 @@ MAX_NODES = 200_000  # aliases can make a small file expand without end
 class _Loader(yaml.SafeLoader):
     """Safe, and with YAML 1.2's scalars: 1e-3 is a number, `off` and `no` are words, 1:30 is a string."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - declared so by the base class
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9][0-9_]*$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -108,7 +110,9 @@ class _Reader:
             raise GridError(f"{self.file}: more than {MAX_NODES} values; do its aliases repeat one another?")
         self.lines[path] = node.start_mark.line + 1
         if node.tag not in _TAGS:
-            raise GridError(f"{self.file}:{self.lines[path]}: this is not valid YAML here: the tag {node.tag!r} is not known")
+            raise GridError(
+                f"{self.file}:{self.lines[path]}: this is not valid YAML here: the tag {node.tag!r} is not known"
+            )
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

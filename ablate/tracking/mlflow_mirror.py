@@ -1,11 +1,12 @@
 """The MLflow mirror that people browse: parameters by dotted path, curves, and the tags study, arm, seed, run_id.
 
-The driver alone writes it, in a thread of its own and in batches, so training never waits for it. The curves on disk are
-the truth; what MLflow did not take now, the next `ablate run` brings it.
+The driver alone writes it, in a thread of its own and in batches, so training never waits for it. The curves on disk
+are the truth; what MLflow did not take now, the next `ablate run` brings it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ablate.errors import RecordError
 from ablate.tracking.curve import read_curve
@@ -27,10 +28,16 @@ MAX_BATCH = 1000  # MLflow's own limit on metrics in one request
 MAX_PARAMS = 100  # and on parameters
 MAX_PARAM_LENGTH = 6000
 FLUSH_S = 2.0
+LOCK_POLL_S = 0.5
 PATIENCE_S = 60.0  # how long the end of a study waits for the mirror
 LAST_STEP = "ablate.last_step"
 
-_RUN_STATES: Mapping[State, str] = {"finished": "FINISHED", "diverged": "FINISHED", "failed": "FAILED", "queued": "KILLED"}
+_RUN_STATES: Mapping[State, str] = {
+    "finished": "FINISHED",
+    "diverged": "FINISHED",
+    "failed": "FAILED",
+    "queued": "KILLED",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class MlflowMirror:
         self.uri, self.store, self.record = uri, store, record
         self.behind: str | None = None
         self._queue: queue.Queue[_Points | _End | None] = queue.Queue()
+        self._closing = threading.Event()
         self._arms = {arm.arm: arm for arm in record.arms}
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -69,19 +77,40 @@ class MlflowMirror:
     def close(self, patience_s: float = PATIENCE_S) -> None:
         """Wait for what is queued, at most `patience_s`."""
         self._queue.put(None)
+        self._closing.set()
         self._thread.join(patience_s)
         if self._thread.is_alive():
             self.behind = f"MLflow at {redact(self.uri)} did not answer within {patience_s:.0f} s"
 
     def _work(self) -> None:
         try:
-            writer = _Writer(self.uri, self.record)
-            for run in self.record.runs:
-                writer.catch_up(run, self._arms[run.arm], self.store)
-            writer.drain(self._queue, {run.run_id: (run, self._arms[run.arm]) for run in self.record.runs}, self.store)
-            write_json(_marker(self.store), {"complete": _mark(self.uri, self.record, self.store)})
+            with (self.store.path / ".mlflow.lock").open("w") as lock:
+                if self._acquire(lock):
+                    self._mirror()
         except Exception as error:  # noqa: BLE001 - whatever MLflow raises, training goes on
             self.behind = f"MLflow at {redact(self.uri)} took not everything ({type(error).__name__}: {error})"
+
+    def _acquire(self, lock: TextIO) -> bool:
+        """Of several drivers of one study one mirrors; what the others trained it finds on disk at its end."""
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                if self._closing.is_set():
+                    return False
+                self._closing.wait(LOCK_POLL_S)
+
+    def _mirror(self) -> None:
+        writer = _Writer(self.uri, self.record)
+        self._catch_up(writer)
+        writer.drain(self._queue, {run.run_id: (run, self._arms[run.arm]) for run in self.record.runs}, self.store)
+        self._catch_up(writer)
+        write_json(_marker(self.store), {"complete": _mark(self.uri, self.record, self.store)})
+
+    def _catch_up(self, writer: _Writer) -> None:
+        for run in self.record.runs:
+            writer.catch_up(run, self._arms[run.arm], self.store)
 
 
 def is_complete(uri: str, store: Store, record: StudyRecord) -> bool:
@@ -109,7 +138,9 @@ def _mark(uri: str, record: StudyRecord, store: Store) -> str:
     sizes = []
     for run in record.runs:
         curve = store.run(run.run_id).curve
-        sizes.append([run.run_id, curve.stat().st_size if curve.exists() else 0, store.run(run.run_id).read_status().state])
+        sizes.append(
+            [run.run_id, curve.stat().st_size if curve.exists() else 0, store.run(run.run_id).read_status().state]
+        )
     return hashlib.sha256(json.dumps([uri, sizes]).encode()).hexdigest()
 
 
@@ -187,7 +218,9 @@ class _Writer:
             ]
             following = len(new[index + 1]) if index + 1 < len(new) else MAX_BATCH
             if len(batch) + following > MAX_BATCH:
-                self.client.log_batch(mlflow_id, metrics=batch[:MAX_BATCH], tags=[self._tag(LAST_STEP, str(record["step"]))])
+                self.client.log_batch(
+                    mlflow_id, metrics=batch[:MAX_BATCH], tags=[self._tag(LAST_STEP, str(record["step"]))]
+                )
                 self.last_steps[run.run_id] = record["step"]
                 batch = []
 

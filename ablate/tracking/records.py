@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
 
-Value = str | int | float | bool | None
+Value = Any  # a level: a word, a number, a truth value, or nothing
 State = Literal["queued", "running", "finished", "failed", "diverged"]
 
 STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverged")
 STALE_S = 60.0
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
+_CONFIG = ConfigDict(extra="ignore")
+
 
 class Record:
-    """A record that is written as JSON and read back, refusing what it does not know."""
+    """A record that is written as JSON and read back, with its types checked."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload, no-any-return]
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
-        """Raises `RecordError` where a key is missing or the data is no mapping; keys of later versions are passed over."""
+        """Raises `RecordError` where something is missing or of the wrong type; unknown keys are passed over."""
         try:
-            return cls(**{f.name: data[f.name] for f in fields(cls) if f.name in data})  # type: ignore[arg-type]
-        except (TypeError, KeyError) as error:
-            raise RecordError(f"not a {cls.__name__}: {error}") from None
+            return TypeAdapter(cls).validate_python(data)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise RecordError(f"not a {cls.__name__}: {where}: {problem['msg']}") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class ArmRecord(Record):
     """One cell of the matrix.
 
@@ -52,7 +59,7 @@ class ArmRecord(Record):
     notices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class RunRecord(Record):
     """One training run of an arm: `run_id` names its folder. Two arms of equal config share a run."""
 
@@ -61,7 +68,7 @@ class RunRecord(Record):
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class StudyRecord(Record):
     """`study.json`: what the study is made of, written by every `ablate run` before training starts."""
 
@@ -79,15 +86,8 @@ class StudyRecord(Record):
     version: str
     command: str = ""
 
-    @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        record = super().from_dict(data)
-        arms = tuple(ArmRecord.from_dict(arm) for arm in data["arms"])
-        runs = tuple(RunRecord.from_dict(run) for run in data["runs"])
-        return cls(**{**{f.name: getattr(record, f.name) for f in fields(cls)}, "arms": arms, "runs": runs})
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class Status(Record):
     """`status.json`: the state of one run, replaced as a whole.
 

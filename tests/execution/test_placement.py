@@ -1,0 +1,50 @@
+"""How many runs go side by side, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from ablate.errors import ResourceError
+from ablate.execution.placement import Placement, place
+from ablate.study import Resources
+
+TWO_CORES = {"CPU": 2.0}
+TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("resources", "available", "workers", "n_runs", "expected"),
+    [
+        ({}, TWO_CORES, None, 8, (1, 0.0, 2)),
+        ({}, TWO_CORES, 1, 8, (1, 0.0, 1)),
+        ({}, TWO_CORES, None, 1, (1, 0.0, 1)),
+        ({"cpus": 2}, TWO_CORES, None, 8, (2, 0.0, 1)),
+        ({}, TWO_GPUS, None, 8, (1, 1.0, 2)),
+        ({"gpus": 0.25}, TWO_GPUS, None, 20, (1, 0.25, 8)),
+        ({"gpus": 0.3, "cpus": 2}, TWO_GPUS, None, 20, (2, 0.3, 6)),
+        ({"gpus": 0}, TWO_GPUS, None, 20, (1, 0.0, 16)),
+        ({"cpus": 4}, TWO_GPUS, None, 20, (4, 0.0, 4)),
+    ],
+)
+def test_lanes(
+    resources: dict[str, float], available: dict[str, float], workers: int | None, n_runs: int, expected: tuple[float, ...]
+) -> None:
+    assert place(Resources(**resources), available, workers, n_runs) == Placement(*expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("resources", "available", "workers", "words"),
+    [
+        ({"gpus": 1}, TWO_CORES, None, "0 GPU"),
+        ({"cpus": 3}, TWO_CORES, None, "2 CPU"),
+        ({}, TWO_CORES, 3, "enough for 2 workers"),
+        ({"gpus": 0.5}, TWO_GPUS, 5, "enough for 4 workers"),
+        ({"gpus": 2}, TWO_GPUS, None, "one GPU or a share"),
+        ({"gpus": 1.5}, TWO_GPUS, None, "no whole number"),
+    ],
+)
+def test_what_cannot_be_placed_is_refused_with_what_there_is(
+    resources: dict[str, float], available: dict[str, float], workers: int | None, words: str
+) -> None:
+    with pytest.raises(ResourceError, match=words):
+        place(Resources(**resources), available, workers, 8)  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""The records of a study's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ablate.errors import RecordError
+from ablate.files import write_atomic
+from ablate.tracking.records import STALE_S, ArmRecord, RunRecord, Status, StudyRecord
+from ablate.tracking.store import RunFolder, Store, read_json, write_json
+
+ARM = ArmRecord("a=1", {"a": 1}, {}, "a=1", 10, 60, 5, 100, ("note",))
+STUDY = StudyRecord(
+    "s", "?", "full", "none", (), {"a": 1}, {"a": (1, 2)}, {}, {}, (ARM,), (RunRecord("0f", "a=1", 0),), "0"
+)
+
+
+def test_a_study_is_written_and_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.write_study(STUDY)
+    read = store.read_study()
+    assert (read.arms[0].arm, read.arms[0].n_params, read.runs) == ("a=1", 10, STUDY.runs)
+
+
+def test_a_missing_study_names_its_neighbours(tmp_path: Path) -> None:
+    Store(tmp_path / "quickstart").write_study(STUDY)
+    with pytest.raises(RecordError, match="did you mean 'quickstart'"):
+        Store(tmp_path / "quikstart").read_study()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"state": 3, "wrong": 1}', "{}"])
+def test_a_status_that_cannot_be_read_counts_as_queued(tmp_path: Path, content: str) -> None:
+    (tmp_path / "status.json").write_text(content)
+    assert RunFolder(tmp_path).read_status().state == "queued"
+
+
+def test_a_status_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read_status() == Status("queued")
+    status = Status("running", step=3, n_steps=10, worker="w", heartbeat=100.0)
+    folder.write_status(status)
+    assert folder.read_status() == status
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_a_worker_without_a_sign_of_life_is_stale() -> None:
+    status = Status("running", heartbeat=100.0)
+    assert not status.is_stale(now=100.0 + STALE_S)
+    assert status.is_stale(now=101.0 + STALE_S)
+    assert not Status("finished", heartbeat=100.0).is_stale(now=1e9)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    write_atomic(path, b"old")
+
+    def break_off(file: object) -> None:
+        file.write(b"ne")  # type: ignore[attr-defined]
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomic(path, break_off)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_not_a_number_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    with pytest.raises(RecordError, match="no such file"):
+        read_json(tmp_path / "x.json")
