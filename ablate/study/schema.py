@@ -6,11 +6,12 @@ The `model:` section stays a plain mapping here: its keys belong to `ablate_mode
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
 
-from ablate.errors import GridError
+from ablate.errors import DataError, GridError
 from ablate.study.source import Path, Source
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -72,6 +73,14 @@ class DataConfig(Frozen):
         return self
 
 
+# Settings that only one optimizer or schedule reads.
+KNOBS: Mapping[tuple[str, str], frozenset[str]] = {
+    ("optimizer", "muon"): frozenset({"muon_learning_rate", "muon_momentum", "muon_scale"}),
+    ("schedule", "wsd"): frozenset({"decay_fraction"}),
+    ("schedule", "logarithmic"): frozenset({"logarithmic_rho"}),
+}
+
+
 class TrainConfig(Frozen):
     """One run's training. `None` stands for the default that the arm's normalization brings (its paper's recipe)."""
 
@@ -113,6 +122,10 @@ class TrainConfig(Frozen):
         "float32", description="bfloat16: autocast over float32 master weights"
     )
     compile: bool = Field(False, description="torch.compile")
+
+    def idle_settings(self) -> frozenset[str]:
+        """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
+        return frozenset().union(*(knobs for (key, name), knobs in KNOBS.items() if getattr(self, key) != name))
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -200,3 +213,10 @@ class Study(Frozen):
     def refuse(self, path: Path, message: str) -> GridError:
         """The error to raise about the value at `path`, with the file and the line where it stands."""
         return GridError(f"{self._source.locate(path)}: {message}")
+
+    def refuse_data(self, error: DataError) -> GridError:
+        """The same for what is wrong with the corpus: many such messages begin with the key, as `data.path: ...`."""
+        key, _, rest = str(error).partition(": ")
+        if key.removeprefix("data.") in DataConfig.model_fields:
+            return self.refuse(tuple(key.split(".")), rest)
+        return self.refuse(("data",), str(error))

@@ -109,6 +109,7 @@ class _Run:
         self.precision.convert(self.model)
         self.model.initialize(seed)
         self.model.to(device)
+        self.generator = _default_generator(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, train)
         state = recorder.load()
@@ -149,7 +150,7 @@ class _Run:
 
     def _step(self, step: int) -> None:
         # What the forward pass draws (dropout) is a function of seed and step too, so a checkpoint holds no generator.
-        torch.manual_seed((self.seed << 32) + step & 0x7FFF_FFFF_FFFF_FFFF)
+        self.generator.manual_seed((self.seed << 32) + step & 0x7FFF_FFFF_FFFF_FFFF)
         inputs_bt, targets_bt = self._to_device(
             training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
         )
@@ -228,6 +229,14 @@ class _Run:
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
         return Outcome(state, self.progress.step, self.progress.wall_s, _peak_memory_bytes(self.device), self.model)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    """What dropout draws from. `torch.manual_seed` would do, but costs 0.3 ms a step where CUDA is not in use."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    return torch.default_generator
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

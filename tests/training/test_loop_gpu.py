@@ -1,0 +1,52 @@
+"""The loop on a CUDA device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ablate.training.loop import train
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+ROUNDING_32 = 1e-4
+"""Relative, after a dozen float32 steps: other kernels round elsewhere (6e-8 each), amplified by training."""
+
+
+@pytest.fixture
+def run_on_gpu(corpus, new_recording):
+    def run_once(model_config, train_config, recording=None, should_stop=lambda: False):
+        recording = recording or new_recording()
+        outcome = train(
+            model_config, train_config, 0, corpus, recording, device="cuda", threads=1, should_stop=should_stop
+        )
+        return outcome, recording
+
+    return run_once
+
+
+def test_the_gpu_trains_as_the_cpu_does(run, run_on_gpu, model_config, make_train_config):
+    _, on_cpu = run(model_config, make_train_config())
+    outcome, on_gpu = run_on_gpu(model_config, make_train_config())
+    for one, other in zip(on_cpu.curve(), on_gpu.curve(), strict=True):
+        assert one == pytest.approx(other, rel=ROUNDING_32)
+    assert next(outcome.model.parameters()).is_cuda
+    assert 0 < outcome.peak_memory_bytes < 1 << 30
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_goes_on_where_it_was(run_on_gpu, model_config, make_train_config, optimizer):
+    config = make_train_config(optimizer=optimizer, precision="bfloat16", micro_batch_size=2)
+    _, undisturbed = run_on_gpu(model_config, config)
+    stops = iter([False] * 4 + [True])
+    stopped, recording = run_on_gpu(model_config, config, should_stop=lambda: next(stops))
+    assert (stopped.state, stopped.step) == ("stopped", 5)
+    run_on_gpu(model_config, config, recording=recording)
+    assert [line["step"] for line in recording.lines] == [line["step"] for line in undisturbed.lines]
+    assert recording.lines[-1]["val_loss"] == pytest.approx(undisturbed.lines[-1]["val_loss"], rel=2e-2)
+
+
+def test_compilation_is_not_in_the_training_time(run_on_gpu, model_config, make_train_config):
+    outcome, _ = run_on_gpu(model_config, make_train_config(compile=True))
+    assert outcome.state == "finished"
+    assert outcome.wall_s < 2.0  # s; compiling takes ten times as long
