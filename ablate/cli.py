@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.errors import AblateError, GridError
+from ablate.errors import AblateError, DataError, GridError
 
 if TYPE_CHECKING:
     from ablate.plan import Plan
@@ -174,7 +174,10 @@ def _build_plan(grid: Path, runs: Path, settings: list[str] | None) -> Plan:
     study = load_study(grid, settings or ())
     from ablate.plan import build_plan
 
-    return build_plan(study, describe(study.data, grid.parent, runs / ".shards"))
+    try:
+        return build_plan(study, describe(study.data, grid.parent, runs / ".shards"))
+    except DataError as error:
+        raise study.refuse_data(error) from None
 
 
 def _find_store(study: str, runs: Path) -> Store:

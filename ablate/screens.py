@@ -75,8 +75,8 @@ def print_plan(plan: Plan, placement: Placement, flops_per_s: float) -> None:
         f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "
         f"(an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here), "
         f"up to {format_count(memory)}B of memory a run",
-        f"data: {study.data.source}, {study.data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to train "
-        f"on and {format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",
+        f"data: {study.data.source}, {study.data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to "
+        f"train on and {format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",
     ):
         console.print(line, highlight=False)
 

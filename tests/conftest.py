@@ -12,7 +12,23 @@ import yaml
 
 from ablate.data import CorpusInfo
 
-WORDS = ["the", "of", "and", "to", "in", "attention", "norm", "model", "learns", "faster", "than", "a", "query", "key", "value"]
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "attention",
+    "norm",
+    "model",
+    "learns",
+    "faster",
+    "than",
+    "a",
+    "query",
+    "key",
+    "value",
+]
 
 
 @pytest.fixture(scope="session")

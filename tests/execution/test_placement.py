@@ -27,7 +27,11 @@ TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
     ],
 )
 def test_lanes(
-    resources: dict[str, float], available: dict[str, float], workers: int | None, n_runs: int, expected: tuple[float, ...]
+    resources: dict[str, float],
+    available: dict[str, float],
+    workers: int | None,
+    n_runs: int,
+    expected: tuple[float, ...],
 ) -> None:
     assert place(Resources(**resources), available, workers, n_runs) == Placement(*expected)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""`ablate run` as a process: real Ray workers, real signals. The finished study equals an undisturbed one, bit for bit."""
+"""`ablate run` as a process: real workers, real signals. The finished study equals an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ def grid(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
         "question": "Does it survive?",
         "data": {"source": "text", "path": str(corpus_file)},
         "model": {"d_model": 32, "n_layers": 2, "n_heads": 2, "context_length": 32},
-        "train": {"steps": 120, "batch_size": 8, "eval_every": 20, "eval_tokens": 512, "log_every": 5, "checkpoint_every": 20},
+        "train": {
+            "steps": 120,
+            "batch_size": 8,
+            "eval_every": 20,
+            "eval_tokens": 512,
+            "log_every": 5,
+            "checkpoint_every": 20,
+        },
         "matrix": {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]},
         "baseline": {"attention": "standard", "normalization": "prenorm"},
     }
@@ -220,7 +227,9 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: Path, grid: Pat
 
 
 def test_two_drivers_train_each_run_once(undisturbed: Path, grid: Path, tmp_path: Path) -> None:
-    processes: Sequence[subprocess.Popen[str]] = [start("run", grid, "--runs", tmp_path, "--workers", "1") for _ in range(2)]
+    processes: Sequence[subprocess.Popen[str]] = [
+        start("run", grid, "--runs", tmp_path, "--workers", "1") for _ in range(2)
+    ]
     for process in processes:
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output

@@ -137,7 +137,9 @@ def test_an_error_ends_its_run_alone_with_its_traceback(make_worker: Callable[..
     assert folder.read_status().error == ""
 
 
-def test_a_heartbeat_is_written_while_training(make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_is_written_while_training(
+    make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("ablate.execution.worker.HEARTBEAT_S", 0.0)
     worker, job, folder = make_worker()
     seen: list[Status] = []

@@ -1,0 +1,153 @@
+"""The command line: what it prints, and what it says about bad input. Nothing here trains."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from ablate.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+Ablate = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
+    """Runs the command in an empty folder and gives exit code, output and error output."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ablate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def assert_refused(result: tuple[int, str, str], *words: str) -> None:
+    """One message, exit code 2, no traceback, nothing written."""
+    code, out, err = result
+    assert code == 2, out + err
+    assert "Traceback" not in out + err
+    assert err.startswith("error: ")
+    for word in words:
+        assert word in err
+    assert list(Path().iterdir()) == []
+
+
+def test_plan_prints_arms_sizes_and_cost(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    code, out, _ = ablate("plan", write_grid(seeds=2))
+    assert code == 0
+    assert "attention=differential,normalization=ngpt" in out
+    assert "8 runs of 4 arms" in out
+    assert list(Path().iterdir()) == []
+
+
+def test_plan_as_json(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    code, out, _ = ablate("plan", write_grid(seeds=2), "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert len(rows) == 8
+    assert len({row["run_id"] for row in rows}) == 8
+    for row in rows:
+        assert {"run_id", "arm", "seed", "n_params", "flops_per_token", "n_tokens"} <= set(row)
+        assert row["n_tokens"] == 12 * 4 * 16
+
+
+def test_settings_reach_the_plan(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    _, out, _ = ablate("plan", write_grid(), "--json", "--set", "train.steps=5", "--set", "matrix.attention=[standard]")
+    rows = json.loads(out)
+    assert [row["n_steps"] for row in rows] == [5, 5]
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trian": {}}, ["trian", "'train'", "grid.yaml:"]),
+        ({"matrix": {"attention": ["standrad"]}, "baseline": {}}, ["'standard'", "differential"]),
+        ({"matrix": {}}, ["empty"]),
+        ({"exclude": ["attention = 'x'"]}, ["does not parse"]),
+        ({"exclude": ["__import__('os').system('touch hacked')"]}, ["not allowed"]),
+        ({"model": {"d_model": 12, "n_layers": 1, "n_heads": 4, "context_length": 16}}, ["even"]),
+        ({"data": {"source": "text", "path": "missing/*.txt"}}, ["missing/*.txt"]),
+        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 10**6}}, ["1000000"]),
+        ({"study": "../../x"}, ["letters"]),
+        ({"resources": {"cpus": 4096}}, ["4096 CPU"]),
+        ({"data": {"source": "python-stdlib", "tokenizer": "gpt2"}}, ["vocab.bpe"]),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    ablate: Ablate, write_grid: Callable[..., Path], verb: str, changes: dict[str, Any], words: list[str]
+) -> None:
+    assert_refused(ablate(verb, write_grid(**changes)), "grid.yaml" if "resources" not in changes else "", *words)
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_files_that_are_no_grids(ablate: Ablate, verb: str, tmp_path: Path) -> None:
+    assert_refused(ablate(verb, tmp_path), "directory")
+    assert_refused(ablate(verb, tmp_path / "none.yaml"), "no such file")
+    (tmp_path / "bad.yaml").write_text("study: [x\n")
+    assert_refused(ablate(verb, tmp_path / "bad.yaml"), "bad.yaml:", "YAML")
+
+
+@pytest.mark.parametrize("verb", ["status", "report"])
+def test_a_study_that_was_never_run(ablate: Ablate, write_grid: Callable[..., Path], verb: str, tmp_path: Path) -> None:
+    assert_refused(ablate(verb, write_grid()), "no study was run here")
+    assert_refused(ablate(verb, "quickstart"), "no study was run here")
+    assert_refused(ablate(verb, tmp_path), "no study.json")
+    assert_refused(ablate(verb, "../x"), "../x")
+    assert_refused(ablate(verb, tmp_path / "none.yaml"), "no such file")
+
+
+def test_wrong_words_on_the_command_line(ablate: Ablate) -> None:
+    assert ablate("plam")[0] == 2
+    assert ablate("run", "x.yaml", "--wrokers", "2")[0] == 2
+    assert ablate("run", "x.yaml", "--workers", "0")[0] == 2
+
+
+def test_the_schema_accepts_the_grids_that_ship_and_refuses_a_misspelt_key(ablate: Ablate) -> None:
+    code, out, _ = ablate("schema")
+    assert code == 0
+    schema = json.loads(out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for path in sorted((ROOT / "experiments").glob("*.yaml")):
+        grid = yaml.safe_load(path.read_text())
+        assert not list(validator.iter_errors(grid)), path
+        assert list(validator.iter_errors({**grid, "trian": {}}))
+        assert list(validator.iter_errors({**grid, "model": {**grid["model"], "d_modle": 3}}))
+
+
+def test_every_grid_that_ships_can_be_planned(ablate: Ablate) -> None:
+    for path in sorted((ROOT / "experiments").glob("*.yaml")):
+        code, out, err = ablate("plan", path, "--json")
+        assert code == 0, err
+        assert json.loads(out)
+
+
+def test_variants(ablate: Ablate) -> None:
+    code, out, _ = ablate("variants", "--json")
+    table = json.loads(out)
+    assert code == 0
+    assert {"standard", "differential"} <= set(table["attention"])
+    assert {"prenorm", "ngpt"} <= set(table["normalization"])
+    for entry in (*table["attention"].values(), *table["normalization"].values()):
+        assert entry["paper"]
+        assert "knobs" in entry
+    code, out, _ = ablate("variants")
+    assert code == 0
+    assert "2410.05258" in out
+    assert "2410.01131" in out

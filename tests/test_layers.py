@@ -1,0 +1,90 @@
+"""Who imports whom. An arrow that is not in this picture is a design change, and wants a reason."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LEAVES = {"errors", "files", "words"}
+ARROWS = {
+    "study": set(),
+    "data": {"study"},
+    "plan": {"study", "data", "ablate_model"},
+    "training": {"study", "data", "ablate_model"},
+    "tracking": set(),
+    "execution": {"study", "data", "plan", "training", "tracking", "ablate_model"},
+    "analysis": {"study", "tracking"},
+    "report": {"analysis", "tracking"},
+    "screens": {"plan", "execution", "tracking"},
+    "cli": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "screens", "ablate_model"},
+    "__main__": {"cli"},
+}
+ROOMS = [name for name in ARROWS if (ROOT / "ablate" / name).is_dir()]
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or ""
+
+
+def room_of(name: str) -> str | None:
+    parts = name.split(".")
+    if parts[0] == "ablate_model":
+        return "ablate_model"
+    return parts[1] if parts[0] == "ablate" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("room", ARROWS)
+def test_a_room_imports_only_its_neighbours(room: str) -> None:
+    place = ROOT / "ablate" / room
+    files = list(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+    assert files
+    for path in files:
+        rooms = {found for name in imported_names(path) if (found := room_of(name))}
+        assert rooms - {room} <= ARROWS[room] | LEAVES, path
+
+
+def test_every_file_of_the_package_is_in_the_picture() -> None:
+    names = {
+        path.stem for path in (ROOT / "ablate").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert names - LEAVES - {"__init__"} == set(ARROWS)
+
+
+def test_the_model_package_never_imports_ablate() -> None:
+    for path in (ROOT / "model").rglob("*.py"):
+        assert "ablate" not in {name.split(".")[0] for name in imported_names(path)}, path
+
+
+@pytest.mark.parametrize(
+    ("room", "foreign"),
+    [
+        ("study", {"torch", "ray", "mlflow", "random", "time", "datetime"}),
+        ("plan", {"ray", "mlflow", "random", "time", "datetime"}),
+        ("data", {"torch", "ray", "mlflow"}),
+        ("training", {"ray", "mlflow"}),
+        ("analysis", {"torch", "ray", "mlflow", "random", "time", "datetime"}),
+        ("report", {"torch", "ray", "mlflow"}),
+        ("tracking", {"torch", "ray"}),
+    ],
+)
+def test_a_room_keeps_out_what_is_foreign_to_it(room: str, foreign: set[str]) -> None:
+    for path in (ROOT / "ablate" / room).rglob("*.py"):
+        assert not {name.split(".")[0] for name in imported_names(path)} & foreign, path
+
+
+@pytest.mark.parametrize("statement", ["import ablate.cli", "import ablate.report", "import ablate.tracking.store"])
+def test_looking_at_results_loads_no_torch(statement: str) -> None:
+    code = f"{statement}; import sys; print(sorted({{'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,59 @@
+"""What is installed is what is in the tree."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def packages_in(folder: str, name: str) -> set[str]:
+    root = ROOT / folder
+    return {".".join([name, *path.parent.relative_to(root).parts]) for path in root.rglob("__init__.py")}
+
+
+def test_the_packages_named_are_the_packages_there() -> None:
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages_in("ablate", "ablate") | packages_in(
+        "model", "ablate_model"
+    )
+
+
+def test_every_file_that_is_no_module_is_packaged() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]
+    for folder, name in (("ablate", "ablate"), ("model", "ablate_model")):
+        others = {
+            path
+            for path in (ROOT / folder).rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
+        }
+        packaged = {path for pattern in patterns[name] for path in (ROOT / folder).glob(pattern)}
+        assert others == packaged
+
+
+def test_the_command_is_installed() -> None:
+    (script,) = [entry for entry in entry_points(group="console_scripts") if entry.name == "ablate"]
+    assert script.value == "ablate.cli:main"
+
+
+def test_the_constraints_pin_what_the_project_asks_for() -> None:
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    asked = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
+    names = {requirement.split(">=")[0].lower() for requirement in asked}
+    assert names <= pinned
+
+
+def test_the_type_checkers_link_leads_to_the_model_package() -> None:
+    link = ROOT / ".typings" / "ablate_model"
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / "model"
+
+
+def test_nothing_that_is_made_is_committed() -> None:
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    assert not [name for name in listed if name.startswith(("runs/", ".venv/", "build/")) or name.endswith(".pyc")]
