@@ -14,7 +14,7 @@ Role = Literal["matrix", "embedding", "head", "gate", "vector"]
 
 @dataclass(frozen=True)
 class Spec:
-    """A parameter starts as mean + std * N(0, 1).
+    """A parameter starts as mean + std * N(0, 1), with one mean, or one for each entry of a vector.
 
     `role`: "matrix" is a hidden matrix (Muon's), "embedding" and "head" touch the vocabulary or the positions, "gate"
     is a small projection to per-head controls, "vector" is the rest. `axis` is the dimension that runs along d_model
@@ -23,7 +23,7 @@ class Spec:
 
     role: Role
     std: float = 0.0
-    mean: float = 0.0
+    mean: float | tuple[float, ...] = 0.0
     axis: int | None = None
 
 

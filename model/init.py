@@ -20,11 +20,11 @@ def initialize(model: nn.Module, seed: int) -> None:
     for name, parameter, spec in walk_declared(model):
         if parameter.is_meta:
             continue
-        if spec.std == 0.0:
-            parameter.fill_(spec.mean)
-            continue
-        generator = torch.Generator().manual_seed(_derive_seed(seed, name))
-        parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(spec.std).add_(spec.mean))
+        start = torch.tensor(spec.mean).expand(parameter.shape)
+        if spec.std > 0.0:
+            generator = torch.Generator().manual_seed(_derive_seed(seed, name))
+            start = torch.randn(parameter.shape, generator=generator).mul_(spec.std).add_(start)
+        parameter.copy_(start)
 
 
 def _derive_seed(seed: int, name: str) -> int:

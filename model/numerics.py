@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-UNIT_EPS = 1e-12  # only so that an exactly zero vector maps to zero instead of NaN; nGPT's Norm has no eps
+# Sub-layers that subtract can leave rounding noise where the exact result is zero (exclusive attention at the first
+# token). Real vectors are many orders larger; noise must not become a unit vector.
+NOISE_NORM = 1e-6
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -20,8 +21,13 @@ def split_last(x: Tensor, *sizes: int) -> Tensor:
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
-    """Norm(x) = x / ||x||_2 along `dim`, in at least float32, without a gain (nGPT, arXiv 2410.01131)."""
-    return F.normalize(upcast(x), dim=dim, eps=UNIT_EPS)
+    """Norm(x) = x / ||x||_2 along `dim`, in at least float32, without gain and eps (nGPT, arXiv 2410.01131).
+
+    A vector shorter than NOISE_NORM becomes 0, with gradient 0.
+    """
+    x = upcast(x)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
+    return x / norm.masked_fill(norm < NOISE_NORM, torch.inf)
 
 
 def rms(x: Tensor, eps: float) -> Tensor:

@@ -9,5 +9,12 @@ TABLE: Table[Attention] = Table(
     {
         "standard": "standard:StandardAttention",
         "differential": "differential:DifferentialAttention",
+        "differential_v2": "differential_v2:DifferentialV2Attention",
+        "linear_ensemble": "linear_ensemble:LinearEnsembleAttention",
+        "selective": "selective:SelectiveAttention",
+        "gated": "gated:GatedAttention",
+        "sink": "sink:SinkAttention",
+        "forgetting": "forgetting:ForgettingAttention",
+        "exclusive": "exclusive:ExclusiveAttention",
     },
 )

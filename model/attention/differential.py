@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..cache import LayerCache
 from ..declared import Spec
+from ..errors import ConfigError
 from ..numerics import upcast
 from ..variant import Neutral
 from .base import AttentionLayer, Context
@@ -29,6 +30,7 @@ def lambda_init_at(layer: int) -> float:
 class DifferentialLayer(HeadLayer):
     def __init__(self, config: ModelConfig, knobs: DifferentialAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
+        self.n_signals = config.n_heads // knobs.noise_heads(config)
         spec = Spec("vector", std=knobs.lambda_std)
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             self.declare(name, (self.qk_width,), spec)
@@ -46,6 +48,15 @@ class DifferentialLayer(HeadLayer):
     lambda_init: Tensor
     output_scale: Tensor
 
+    def pair(self, heads: Tensor) -> Tensor:
+        """Heads in the layout (n_noise_heads, signals and their noise) as (n_heads, signal and noise)."""
+        if self.n_signals == 1:
+            return heads
+        b, t, _, k = heads.shape
+        groups = heads.view(b, t, -1, self.n_signals + 1, k)
+        signal, noise = groups[:, :, :, :-1], groups[:, :, :, -1:]
+        return torch.stack((signal, noise.expand_as(signal)), dim=4).flatten(2, 4)
+
     def lambda_now(self) -> Tensor:
         """exp(l_q1 . l_k1) - exp(l_q2 . l_k2) + lambda_init, one scalar a layer (equation 2)."""
         first = (self.lambda_q1 * self.lambda_k1).sum().exp()
@@ -54,7 +65,8 @@ class DifferentialLayer(HeadLayer):
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
-        signal_bthv, noise_bthv = upcast(self.call_maps(q_bthk, k_bshk, v_bshv, 2, context)).unbind(3)
+        out_bthmv = upcast(self.call_maps(self.pair(q_bthk), self.pair(k_bshk), v_bshv, 2, context))
+        signal_bthv, noise_bthv = out_bthmv.unbind(3)
         normed: Tensor = self.head_norm(signal_bthv - self.lambda_now() * noise_bthv)
         return normed * self.output_scale
 
@@ -67,10 +79,11 @@ class DifferentialAttention(HeadAttention):
 
     name: ClassVar[str] = "differential"
     summary: ClassVar[str] = "the difference of two softmax maps, a learned lambda a layer, a norm a head"
-    paper: ClassVar[str] = "Differential Transformer, arXiv 2410.05258"
+    paper: ClassVar[str] = "Differential Transformer, arXiv 2410.05258; grouped: 2510.06949"
     equations: ClassVar[str] = (
         "out = (softmax(Q1 K1^T / sqrt(k)) - lambda softmax(Q2 K2^T / sqrt(k))) V; lambda = exp(l_q1 . l_k1) - "
-        "exp(l_q2 . l_k2) + lambda_init (1, 2); heads <- (1 - lambda_init) RMSNorm(out) (3)"
+        "exp(l_q2 . l_k2) + lambda_init (1, 2); heads <- (1 - lambda_init) RMSNorm(out) (3); "
+        "grouped: signal map h takes noise map h // (n_heads / n_noise_heads)"
     )
     deviations: ClassVar[str] = (
         "both maps run as heads of one call and are subtracted after V; inside nGPT every map's queries and keys are "
@@ -86,6 +99,11 @@ class DifferentialAttention(HeadAttention):
         key_every=2,
     )
 
+    n_noise_heads: int | None = Field(
+        default=None,
+        ge=1,
+        description="noise maps; fewer than n_heads are shared by n_heads / n_noise_heads signal maps",
+    )
     lambda_init: float | Literal["depth"] = Field(
         default="depth", description="0.8 - 0.6 exp(-0.3 layer), or a constant"
     )
@@ -93,21 +111,37 @@ class DifferentialAttention(HeadAttention):
     head_norm: HeadNorm = Field(default="auto", description="norm of each head's output; auto is rms, inside nGPT l2")
     has_output_scale: bool = Field(default=True, description="multiply normed heads by 1 - lambda_init")
 
+    def noise_heads(self, config: ModelConfig) -> int:
+        return self.n_noise_heads or config.n_heads
+
     def query_heads(self, config: ModelConfig) -> int:
-        return 2 * config.n_heads
+        return config.n_heads + self.noise_heads(config)
 
     def key_heads(self, config: ModelConfig) -> int:
-        return 2 * self.kv_heads(config)
+        return self.kv_heads(config) + min(self.kv_heads(config), self.noise_heads(config))
+
+    def called_heads(self, config: ModelConfig) -> int:
+        return 2 * config.n_heads
 
     def default_qk_width(self, config: ModelConfig) -> int:
-        return config.d_model // (2 * config.n_heads) // 2 * 2
+        return config.d_model // self.query_heads(config) // 2 * 2
 
     def num_extra_params(self, config: ModelConfig) -> int:
         return 4 * self.qk_width(config) + count_head_norm(self.head_norm, config.head_dim)
 
     def resolve(self, config: ModelConfig) -> Self:
         head_norm = choose_head_norm(self.head_norm, config.normalization.has_unit_stream)
-        return super().resolve(config).model_copy(update={"head_norm": head_norm})
+        own = {"head_norm": head_norm, "n_noise_heads": self.noise_heads(config)}
+        return super().resolve(config).model_copy(update=own)
+
+    def check(self, config: ModelConfig) -> None:
+        super().check(config)
+        n_heads, n_noise = config.n_heads, self.noise_heads(config)
+        if n_heads % n_noise:
+            divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
+            raise ConfigError("attention.n_noise_heads", f"must divide n_heads = {n_heads}", divisors)
+        if n_noise < n_heads and self.kv_heads(config) < n_heads:
+            raise ConfigError("attention.n_noise_heads", "shared noise heads need all key and value heads", [n_heads])
 
     def notices(self, config: ModelConfig) -> tuple[str, ...]:
         cancels = self.has_output_scale and config.normalization.has_scale_free_writes and not config.bias

@@ -166,7 +166,13 @@ class HeadLayer(AttentionLayer):
         return self.call(q_bthk, k_bshk, v_bshv, context)
 
     def call(
-        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, context: Context, bias: Bias | None = None
+        self,
+        q_bthk: Tensor,
+        k_bshk: Tensor,
+        v_bshv: Tensor,
+        context: Context,
+        bias: Bias | None = None,
+        sink: Tensor | None = None,
     ) -> Tensor:
         """The kernel with this layer's scale, window and softcap."""
         return attention(
@@ -177,6 +183,7 @@ class HeadLayer(AttentionLayer):
             window=self.window,
             softcap=self.softcap,
             bias=bias,
+            sink=sink,
             backend=context.backend,
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )

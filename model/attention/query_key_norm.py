@@ -35,10 +35,10 @@ class L2Norms(Declared):
 
     def __init__(self, n_query: int, width: int) -> None:
         super().__init__()
-        self.temperature = self.declare("temperature", (n_query, 1), Spec("vector", mean=width**0.5))
+        self.temperature = self.declare("temperature", (n_query,), Spec("vector", mean=width**0.5))
 
     def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
-        return unit(q_bthk) * self.temperature, unit(k_bshk)
+        return unit(q_bthk) * self.temperature[:, None], unit(k_bshk)
 
 
 def build_qk_norm(kind: QueryKeyNorm, n_query: int, width: int) -> Declared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import TYPE_CHECKING, ClassVar
 
 from ..variant import Neutral
@@ -12,8 +13,18 @@ if TYPE_CHECKING:
     from ..config import ModelConfig
 
 
-class StandardAttention(HeadAttention):
-    """Softmax attention with n_heads query heads on n_kv_heads key and value heads."""
+class StandardHeads(HeadAttention, ABC):
+    """Heads as ordinary attention has them: n_heads query heads on n_kv_heads key and value heads."""
+
+    def query_heads(self, config: ModelConfig) -> int:
+        return config.n_heads
+
+    def key_heads(self, config: ModelConfig) -> int:
+        return self.kv_heads(config)
+
+
+class StandardAttention(StandardHeads):
+    """Softmax attention."""
 
     name: ClassVar[str] = "standard"
     summary: ClassVar[str] = "multi-head attention; grouped-query and multi-query by n_kv_heads"
@@ -22,12 +33,6 @@ class StandardAttention(HeadAttention):
     deviations: ClassVar[str] = "none"
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
-
-    def query_heads(self, config: ModelConfig) -> int:
-        return config.n_heads
-
-    def key_heads(self, config: ModelConfig) -> int:
-        return self.kv_heads(config)
 
     def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
         return HeadLayer(config, self, layer)

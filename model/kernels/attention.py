@@ -25,6 +25,7 @@ def attention(
     window: int | None = None,
     bias: Bias | None = None,
     softcap: float | None = None,
+    sink: Tensor | None = None,
     backend: str = "auto",
     deterministic: bool = False,
 ) -> Tensor:
@@ -33,11 +34,13 @@ def attention(
     q (b, t, h, d); k (b, s, g, d); v (b, s, g, v); query head j uses key head j // (h / g); v may differ from d.
     The last query stands at the last key. `scale` defaults to d^-1/2; `window` counts the newest keys a query sees,
     itself included; `bias` broadcasts to (b, h, t, s) and may hold -inf; `softcap` c turns logits z into c tanh(z / c).
-    A query that sees no key gets 0.
+    `sink` (h,) is the logit of one more key, seen by all, whose value is 0. A query that sees no key gets 0.
 
     Raises BackendError when `backend` is unknown or, asked for by name, cannot compute the call.
     """
-    call = Call(q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale, window, bias, softcap, deterministic)
+    call = Call(
+        q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale, window, bias, softcap, sink, deterministic
+    )
     if backend == "auto":
         backend = "math" if softcap is not None else "sdpa"
     if backend not in BACKENDS:

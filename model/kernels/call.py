@@ -25,4 +25,5 @@ class Call:
     window: int | None
     bias: Bias | None
     softcap: float | None
+    sink: Tensor | None
     deterministic: bool

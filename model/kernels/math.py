@@ -25,6 +25,10 @@ def attend_math(call: Call) -> Tensor:
         mask_ts = visible_keys(q.shape[1], k.shape[1], call.causal, call.window, q.device)
         if mask_ts is not None:
             logits_bhts = logits_bhts.masked_fill(~mask_ts, -torch.inf)
+        if call.sink is not None:
+            sink_bht1 = upcast(call.sink)[:, None, None].expand(*logits_bhts.shape[:3], 1)
+            logits_bhts = torch.cat((sink_bht1, logits_bhts), dim=-1)
         is_blind_bht1 = torch.isneginf(logits_bhts).all(-1, keepdim=True)
         weights_bhts = logits_bhts.masked_fill(is_blind_bht1, 0.0).softmax(-1).masked_fill(is_blind_bht1, 0.0)
+        weights_bhts = weights_bhts[..., -k.shape[1] :]
         return torch.einsum("bhts,bshv->bthv", weights_bhts, v).to(call.v.dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,15 +12,17 @@ from .bias import densify
 from .call import BackendError, Call
 from .masks import visible_keys
 
-GQA_MAX_WIDTH = (
-    256  # with enable_gqa above this, or with k and v of different widths, SDPA falls back to math in silence
-)
+SINK_FEATURES = 8  # one would do; fused kernels want multiples of eight
+# with enable_gqa above this width, or with k and v of different widths, SDPA falls back to math in silence
+GQA_MAX_WIDTH = 256
 MAX_PADDED_QUERIES = 8  # so few missing queries are cheaper to pad than a mask is
 
 
 def attend_sdpa(call: Call) -> Tensor:
     if call.softcap is not None:
         raise BackendError("sdpa has no logit softcap; use flex or math")
+    if call.sink is not None:
+        return attend_sdpa(_prepend_sink(call, call.sink))
     q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
     n_queries, n_keys = q.shape[2], k.shape[2]
     n_missing = n_keys - n_queries
@@ -51,3 +55,21 @@ def _form_mask(call: Call) -> Tensor:
     if seen_ts is not None:
         bias = bias.masked_fill(~seen_ts, -torch.inf)
     return bias.to(call.q.dtype)
+
+
+def _prepend_sink(call: Call, sink_h: Tensor) -> Call:
+    """The same call with the sink as a first key of value 0, its logit carried by extra features.
+
+    q gets sink / scale there, the sink's key 1 and the others 0: so no mask is needed, and fused kernels stay possible.
+    """
+    b, t, h, _ = call.q.shape
+    feature_bth1 = (sink_h / call.scale).to(call.q.dtype)[:, None].expand(b, t, h, 1)
+    q = torch.cat((call.q, F.pad(feature_bth1, (0, SINK_FEATURES - 1))), dim=-1)
+    k = F.pad(call.k, (0, SINK_FEATURES, 0, 0, 1, 0))
+    k[:, 0, :, call.k.shape[-1]] = 1
+    v = F.pad(call.v, (0, 0, 0, 0, 1, 0))
+    if call.window is None and call.bias is None:
+        return replace(call, q=q, k=k, v=v, sink=None)
+    # a window would hide the oldest key, so it becomes part of the bias
+    bias = _form_mask(replace(call, bias=torch.zeros(1, 1, 1, 1).to(call.q) if call.bias is None else call.bias))
+    return replace(call, q=q, k=k, v=v, bias=F.pad(bias, (1, 0)), window=None, sink=None)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ablate_model import GPT, ModelConfig
 from ablate_model.config import TABLES
 
-SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 4, "vocab_size": 11, "context_length": 8, "d_ff": 24}
+SIZES = {"d_model": 24, "n_layers": 2, "n_heads": 4, "vocab_size": 11, "context_length": 8, "d_ff": 20}
 
 KNOBS: dict[str, list[dict[str, Any]]] = {
     "attention": [
@@ -21,6 +21,25 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
         {"name": "standard", "qk_norm": "l2", "qk_norm_place": "after_position", "logit_softcap": 2.0},
         {"name": "differential", "n_kv_heads": 2, "qk_head_dim": 6},
         {"name": "differential", "lambda_init": 0.5, "head_norm": "none", "window": 4},
+        {"name": "differential", "n_noise_heads": 2, "qk_head_dim": 2},
+        {"name": "differential_v2", "n_kv_heads": 2},
+        {"name": "differential_v2", "lambda_gate": "one"},
+        {
+            "name": "linear_ensemble",
+            "num_maps": 2,
+            "n_kv_heads": 2,
+            "scope": "head",
+            "map_weight": "free",
+            "map_init": "differential",
+        },
+        {"name": "linear_ensemble", "width": "full", "scope": "token", "map_weight": "softmax", "map_init": "uniform"},
+        {"name": "linear_ensemble", "num_maps": 2, "map_init": "uniform", "head_norm": "none"},
+        {"name": "selective", "n_kv_heads": 2, "window": 5},
+        {"name": "gated", "gate": "headwise", "n_kv_heads": 2},
+        {"name": "sink", "sink": "off_by_one", "n_kv_heads": 2, "logit_softcap": 3.0},
+        {"name": "sink", "window": 3},
+        {"name": "forgetting", "n_kv_heads": 2, "bias_init": 2.0, "window": 5},
+        {"name": "exclusive", "fraction": "learned", "n_kv_heads": 2},
     ],
     "normalization": [
         {"name": "prenorm", "norm": "layernorm"},
@@ -69,10 +88,13 @@ def is_refused(attention: Mapping[str, Any], normalization: Mapping[str, Any]) -
 
 
 def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Every attention case with every normalization case that a config accepts."""
+    """Every attention with every normalization; cases with knobs with the baseline of the other axis and with nGPT's."""
     for attention in variants("attention"):
         for normalization in variants("normalization"):
-            if not is_refused(attention, normalization):
+            has_few_knobs = len(attention) == 1 and len(normalization) == 1
+            is_plain = len(normalization) == 1 and normalization["name"] in ("prenorm", "ngpt")
+            is_standard = len(attention) == 1 and attention["name"] in ("standard", "differential")
+            if (has_few_knobs or is_plain or is_standard) and not is_refused(attention, normalization):
                 yield attention, normalization
 
 

@@ -34,7 +34,10 @@ class Site:
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
-    return x / x.square().sum(dim, keepdim=True).sqrt()
+    """Norm(x), and 0 where x is 0 but for rounding: the fast model's convention."""
+    is_zero = x.detach().square().sum(dim, keepdim=True) < 1e-12
+    safe = torch.where(is_zero, torch.ones_like(x), x)
+    return torch.where(is_zero, torch.zeros_like(x), safe / safe.square().sum(dim, keepdim=True).sqrt())
 
 
 def rms_norm(x: Tensor, eps: float, gain: Tensor | float = 1.0) -> Tensor:
@@ -107,11 +110,16 @@ def place(site: Site, heads: list[Tensor], kind: str) -> list[Tensor]:
     return [h * s_h**2 for h, s_h in zip(out, s_heads, strict=True)] if kind == "query" else out
 
 
-def attention_map(site: Site, q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+def logit_scale(site: Site, width: int) -> float:
+    if site.config.normalization.name == "ngpt":
+        return math.sqrt(width)
+    return 1.0 if site.knobs.qk_norm == "l2" else 1 / math.sqrt(width)
+
+
+def attention_map(site: Site, q: Tensor, k: Tensor, bias: Tensor | None = None, sink: Tensor | None = None) -> Tensor:
     """One (t, t) map: row i is the softmax over the keys that query i may see."""
     width, length = q.shape[1], q.shape[0]
-    factor = 1.0 if site.knobs.qk_norm == "l2" else width**-0.5
-    z = q @ k.T * (width**0.5 if site.config.normalization.name == "ngpt" else factor)
+    z = q @ k.T * logit_scale(site, width)
     if site.knobs.logit_softcap is not None:
         z = site.knobs.logit_softcap * torch.tanh(z / site.knobs.logit_softcap)
     if bias is not None:
@@ -119,9 +127,10 @@ def attention_map(site: Site, q: Tensor, k: Tensor, bias: Tensor | None = None) 
     rows = []
     for i in range(length):
         first = 0 if site.knobs.window is None else max(0, i - site.knobs.window + 1)
-        weights = torch.exp(z[i, first : i + 1] - z[i, first : i + 1].max())
+        weights = torch.exp(z[i, first : i + 1])
+        total = weights.sum() if sink is None else weights.sum() + torch.exp(sink)
         row = torch.zeros(length, dtype=z.dtype)
-        rows.append(torch.cat((row[:first], weights / weights.sum(), row[i + 1 :])))
+        rows.append(torch.cat((row[:first], weights / total, row[i + 1 :])))
     return torch.stack(rows)
 
 
@@ -151,20 +160,124 @@ def head_norm(site: Site, out: Tensor) -> Tensor:
 
 def differential(site: Site, x: Tensor) -> Tensor:
     q, k, v = queries_keys_values(site, x)
-    n_rep = site.config.n_heads // len(v)
+    n_rep, n_heads = site.config.n_heads // len(v), site.config.n_heads
+    r = n_heads // (site.knobs.n_noise_heads or n_heads)  # signal maps that share a noise map
     init = 0.8 - 0.6 * math.exp(-0.3 * site.layer) if site.knobs.lambda_init == "depth" else site.knobs.lambda_init
     dots = [(site.get(f"attention.lambda_q{i}") * site.get(f"attention.lambda_k{i}")).sum() for i in (1, 2)]
     lam = torch.exp(dots[0]) - torch.exp(dots[1]) + init
     outs = []
-    for h in range(site.config.n_heads):
+    for h in range(n_heads):
         g = h // n_rep
-        signal, noise = (attention_map(site, q[2 * h + m], k[2 * g + m]) for m in (0, 1))
+        group, member = (h // r) * (r + 1), h % r  # every group: r signals, then their noise
+        key_group = group if r > 1 else 2 * g
+        signal = attention_map(site, q[group + member], k[key_group + member])
+        noise = attention_map(site, q[group + r], k[key_group + r])
         out = head_norm(site, (signal - lam * noise) @ v[g])
         outs.append(out * (1 - init) if site.knobs.has_output_scale else out)
     return site.linear("output", torch.cat(outs, dim=1))
 
 
-ATTENTIONS: dict[str, Callable[[Site, Tensor], Tensor]] = {"standard": standard, "differential": differential}
+def differential_v2(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    group = len(q) // len(k)
+    gate = torch.ones(len(x), site.config.n_heads, dtype=x.dtype)
+    if site.knobs.lambda_gate != "one":
+        gate = x @ site.get("attention.gate.weight").T
+    gate = torch.sigmoid(gate) if site.knobs.lambda_gate == "sigmoid" else gate
+    outs = []
+    for h in range(site.config.n_heads):
+        pair = [attention_map(site, q[j], k[j // group]) @ v[j // group] for j in (2 * h, 2 * h + 1)]
+        outs.append(pair[0] - gate[:, h : h + 1] * pair[1])
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+def linear_ensemble(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    n_maps, n_heads = site.knobs.num_maps, site.config.n_heads
+    n_rep = n_heads // len(v)
+    raw = site.get("attention.map_raw").reshape(-1, n_maps).expand(n_heads, n_maps)
+    outs = []
+    for h in range(n_heads):
+        r = raw[h].expand(len(x), n_maps)
+        if site.knobs.scope == "token":
+            r = r + x @ site.get("attention.gate.weight")[h * n_maps : (h + 1) * n_maps].T
+        w = {"tanh": torch.tanh(r), "softmax": torch.softmax(r, -1), "free": r}[site.knobs.map_weight]
+        w = w * site.get("attention.map_gain") if site.knobs.map_weight == "tanh" else w
+        maps = [attention_map(site, q[h * n_maps + m], k[(h // n_rep) * n_maps + m]) for m in range(n_maps)]
+        combined = sum((w[:, m : m + 1] * maps[m] for m in range(1, n_maps)), w[:, :1] * maps[0])
+        outs.append(head_norm(site, combined @ v[h // n_rep]))
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+def selective(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    length, n_rep = len(x), len(q) // len(k)
+    z = q[0] @ k[0].T * logit_scale(site, q[0].shape[1])
+    hidden = [
+        [sum((torch.relu(z[m, j]) for m in range(i) if 0 < j < m), z.new_zeros(())) for j in range(length)]
+        for i in range(length)
+    ]
+    bias = -torch.stack([torch.stack(row) for row in hidden])
+    outs = [attention_map(site, q[h], k[h // n_rep], bias) @ v[h // n_rep] for h in range(len(q))]
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+def gated(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    n_rep = len(q) // len(k)
+    gate = torch.sigmoid(x @ site.get("attention.gate.weight").T).split(
+        site.get("attention.gate.weight").shape[0] // len(q), 1
+    )
+    outs = [gate[h] * (attention_map(site, q[h], k[h // n_rep]) @ v[h // n_rep]) for h in range(len(q))]
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+def sink(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    n_rep = len(q) // len(k)
+    is_learned = site.knobs.sink == "learned"
+    outs = []
+    for h in range(len(q)):
+        s = site.get("attention.sink")[h] if is_learned else torch.zeros((), dtype=x.dtype)
+        outs.append(attention_map(site, q[h], k[h // n_rep], sink=s) @ v[h // n_rep])
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+def forgetting(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    n_rep, length = len(q) // len(k), len(x)
+    log_keep = torch.log(torch.sigmoid(x @ site.get("attention.gate.weight").T + site.get("attention.gate.bias")))
+    outs = []
+    for h in range(len(q)):
+        rows = [[log_keep[j + 1 : i + 1, h].sum() for j in range(length)] for i in range(length)]
+        bias = torch.stack([torch.stack(row) for row in rows])
+        outs.append(attention_map(site, q[h], k[h // n_rep], bias) @ v[h // n_rep])
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+def exclusive(site: Site, x: Tensor) -> Tensor:
+    q, k, v = queries_keys_values(site, x)
+    n_rep = len(q) // len(k)
+    outs = []
+    for h in range(len(q)):
+        y, own = attention_map(site, q[h], k[h // n_rep]) @ v[h // n_rep], v[h // n_rep]
+        share = (y * own).sum(1, keepdim=True) / own.square().sum(1, keepdim=True)
+        fraction = torch.tanh(site.get("attention.fraction")[h]) if site.knobs.fraction == "learned" else 1.0
+        outs.append(y - fraction * share * own)
+    return site.linear("output", torch.cat(outs, dim=1))
+
+
+ATTENTIONS: dict[str, Callable[[Site, Tensor], Tensor]] = {
+    "standard": standard,
+    "differential": differential,
+    "differential_v2": differential_v2,
+    "linear_ensemble": linear_ensemble,
+    "selective": selective,
+    "gated": gated,
+    "sink": sink,
+    "forgetting": forgetting,
+    "exclusive": exclusive,
+}
 
 
 # normalization

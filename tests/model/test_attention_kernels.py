@@ -31,7 +31,17 @@ SETTINGS: list[dict[str, Any]] = [
     {"bias": "row"},
     {"bias": "decay"},
     {"bias": "blind"},
+    {"sink": True},
+    {"sink": True, "heads": 6, "key_heads": 2, "n_queries": 4},
+    {"sink": True, "n_queries": 1},
+    {"sink": True, "window": 3, "bias": "dense"},
+    {"sink": True, "bias": "decay"},
+    {"sink": True, "causal": False},
+    {"sink": True, "softcap": 1.5},
 ]
+
+
+SHAPES = ("n_queries", "n_keys", "heads", "key_heads", "v_width")
 
 
 def make(n_queries: int = 7, n_keys: int = 7, heads: int = 4, key_heads: int = 4, v_width: int = 4) -> list[Tensor]:
@@ -60,47 +70,42 @@ def make_bias(kind: str | None, q: Tensor, k: Tensor) -> Tensor | DecayBias | No
             return DecayBias(steps[..., s - t :], steps)
 
 
-def naive(
-    q: Tensor, k: Tensor, v: Tensor, bias: Any, causal: bool, scale: float, window: int | None, softcap: float | None
-) -> Tensor:
+def naive(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, sink: Tensor | None, settings: dict[str, Any]) -> Tensor:
     """One number at a time."""
     b, t, h, _ = q.shape
-    s = k.shape[1]
+    s, window, softcap = k.shape[1], settings.get("window"), settings.get("softcap")
     out = []
     for i, n, j in itertools.product(range(b), range(t), range(h)):
         g, position = j * k.shape[2] // h, s - t + n
         terms, seen = [], []
         for m in range(s):
-            z = (q[i, n, j] * k[i, m, g]).sum() * scale
+            z = (q[i, n, j] * k[i, m, g]).sum() * settings.get("scale", 0.5)
             z = z if softcap is None else softcap * torch.tanh(z / softcap)
             if isinstance(bias, DecayBias):
                 z = z + bias.query_bht[i, j, n] - bias.key_bhs[i, j, m]
             elif bias is not None:
                 z = z + bias[i % bias.shape[0], j % bias.shape[1], n, m]
-            hidden = (causal and m > position) or (window is not None and m <= position - window) or z == -torch.inf
-            if not hidden:
+            is_later = settings.get("causal", True) and m > position
+            if not (is_later or (window is not None and m <= position - window) or z == -torch.inf):
                 terms.append(z.exp())
                 seen.append(v[i, m, g])
-        out.append(
-            sum(e * x for e, x in zip(terms, seen, strict=True)) / sum(terms) if terms else torch.zeros_like(v[0, 0, 0])
-        )
+        total = sum(terms) if sink is None else sum(terms) + sink[j].exp()
+        out.append(sum((e * x / total for e, x in zip(terms, seen, strict=True)), torch.zeros_like(v[0, 0, 0])))
     return torch.stack(out).view(b, t, h, -1)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
 def test_backends_equal_the_formula(backend: str, settings: dict[str, Any]) -> None:
-    shapes = {
-        key: value for key, value in settings.items() if key in ("n_queries", "n_keys", "heads", "key_heads", "v_width")
-    }
-    q, k, v = make(**shapes)
+    q, k, v = make(**{key: value for key, value in settings.items() if key in SHAPES})
     bias = make_bias(settings.get("bias"), q, k)
+    sink = torch.linspace(-1, 2, q.shape[2], dtype=torch.float64).requires_grad_() if "sink" in settings else None
+    inputs = [x for x in (q, k, v, bias, sink) if isinstance(x, Tensor) and x.requires_grad]
+    expected = naive(q, k, v, bias=bias, sink=sink, settings=settings)
     knobs = {key: settings.get(key) for key in ("window", "softcap")}
     causal, scale = settings.get("causal", True), settings.get("scale", 0.5)
-    inputs = [q, k, v, *([bias] if isinstance(bias, Tensor) and bias.requires_grad else [])]
-    expected = naive(q, k, v, bias, causal, scale, **knobs)
     try:
-        out = attention(q, k, v, causal=causal, scale=scale, bias=bias, backend=backend, **knobs)
+        out = attention(q, k, v, causal=causal, scale=scale, bias=bias, sink=sink, backend=backend, **knobs)
     except BackendError as refusal:
         pytest.skip(f"refused by name, as promised: {refusal}")
     assert out.shape == expected.shape

@@ -12,7 +12,9 @@ from ablate_model import GPT
 
 
 def test_shared_parameters_start_equal_in_every_arm() -> None:
-    standard, differential = GPT(tiny()).state_dict(), GPT(tiny(attention="differential")).state_dict()
+    standard, differential = (
+        GPT(tiny(d_model=32, attention=name)).state_dict() for name in ("standard", "differential")
+    )
     shared = [name for name in standard if name in differential and standard[name].shape == differential[name].shape]
     assert "stack.blocks.1.attention.query.weight" in shared
     assert len(shared) == len(standard)

@@ -116,7 +116,7 @@ def test_diagnostics_are_effective_values() -> None:
     diagnostics: dict[str, Any] = GPT(tiny(normalization="ngpt", attention="differential")).diagnostics()
     assert diagnostics["alpha_attn/0"] == pytest.approx(0.05)
     assert diagnostics["alpha_mlp/1"] == pytest.approx(0.05)
-    assert diagnostics["s_qk/1"] == diagnostics["s_uv/0"] == diagnostics["s_z"] == pytest.approx(1.0)
+    assert [diagnostics[name] for name in ("s_qk/1", "s_uv/0", "s_z")] == pytest.approx([1.0] * 3)
     assert {"lambda/0", "lambda/1"} <= diagnostics.keys()
 
 

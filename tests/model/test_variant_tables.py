@@ -117,6 +117,8 @@ def test_neutral_point_equals_the_baseline(table: Table[Any], name: str) -> None
         for parameter_name, parameter in model.named_parameters():
             if set(parameter_name.split(".")) & set(point.zeros):
                 parameter.zero_()
+            if set(parameter_name.split(".")) & set(point.ones):
+                parameter.fill_(1.0)
         source = dict(model.named_parameters())
         for parameter_name, parameter in plain.named_parameters():
             every = _stride(parameter_name, point)

@@ -1,0 +1,70 @@
+"""Differential attention, version 2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ..cache import LayerCache
+from ..linear.base import Gate
+from ..numerics import upcast
+from ..variant import Neutral
+from .base import AttentionLayer, Context
+from .heads import HeadAttention, HeadLayer
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class DifferentialV2Layer(HeadLayer):
+    def __init__(self, config: ModelConfig, knobs: DifferentialV2Attention, layer: int) -> None:
+        super().__init__(config, knobs, layer)
+        self.kind = knobs.lambda_gate
+        self.gate = None if knobs.lambda_gate == "one" else Gate(config, config.n_heads)
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor:
+        out_bthv = upcast(self.call(q_bthk, k_bshk, v_bshv, context))
+        signal_bthv, noise_bthv = out_bthv[:, :, 0::2], out_bthv[:, :, 1::2]
+        if self.gate is None:
+            return signal_bthv - noise_bthv
+        gate_bth1: Tensor = upcast(self.gate(x_btd))[..., None]
+        return signal_bthv - (gate_bth1.sigmoid() if self.kind == "sigmoid" else gate_bth1) * noise_bthv
+
+
+class DifferentialV2Attention(HeadAttention):
+    """Twice the query heads on unchanged keys and values; neighbours are subtracted with a lambda a token and head."""
+
+    name: ClassVar[str] = "differential_v2"
+    summary: ClassVar[str] = "2 n_heads query heads, neighbours subtracted with a lambda a token and head"
+    paper: ClassVar[str] = "Diff Transformer V2, microsoft/unilm, blog of 20 January 2026"
+    equations: ClassVar[str] = (
+        "out_i = attn_2i - sigmoid(x W_lambda)_i attn_2i+1; heads 2i and 2i+1 share keys and values"
+    )
+    deviations: ClassVar[str] = (
+        "W_lambda starts like the model's other weights; inside nGPT it is exempt from weight normalisation"
+    )
+    neutral: ClassVar[str] = "lambda_gate free with W_lambda = 0: the even heads alone."
+    neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"lambda_gate": "free"}, zeros=("gate",), query_every=2)
+
+    lambda_gate: Literal["sigmoid", "free", "one"] = Field(
+        default="sigmoid", description="sigmoid of the projection, the projection itself, or 1 without a projection"
+    )
+
+    def query_heads(self, config: ModelConfig) -> int:
+        return 2 * config.n_heads
+
+    def key_heads(self, config: ModelConfig) -> int:
+        return self.kv_heads(config)
+
+    def num_extra_params(self, config: ModelConfig) -> int:
+        return 0 if self.lambda_gate == "one" else config.d_model * config.n_heads
+
+    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+        return 2 * self.num_extra_params(config)
+
+    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+        return DifferentialV2Layer(config, self, layer)

@@ -1,0 +1,57 @@
+"""Exclusive self-attention (XSA)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ..cache import LayerCache
+from ..declared import Spec
+from ..numerics import unit, upcast
+from ..variant import Neutral
+from .base import AttentionLayer, Context
+from .heads import HeadLayer
+from .standard import StandardHeads
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class ExclusiveLayer(HeadLayer):
+    def __init__(self, config: ModelConfig, knobs: ExclusiveAttention, layer: int) -> None:
+        super().__init__(config, knobs, layer)
+        is_learned = knobs.fraction == "learned"
+        self.fraction = self.declare("fraction", (config.n_heads,), Spec("vector")) if is_learned else None
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor:
+        out_bthv = upcast(self.call(q_bthk, k_bshk, v_bshv, context))
+        own_bthv = unit(v_bshv[:, -x_btd.shape[1] :]).repeat_interleave(self.n_heads // self.n_kv_heads, dim=2)
+        along_bthv = (out_bthv * own_bthv).sum(-1, keepdim=True) * own_bthv
+        return out_bthv - (along_bthv if self.fraction is None else self.fraction.tanh()[:, None] * along_bthv)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        return {} if self.fraction is None else {"excluded": self.fraction.tanh().mean()}
+
+
+class ExclusiveAttention(StandardHeads):
+    """Standard attention without what it says about the token itself."""
+
+    name: ClassVar[str] = "exclusive"
+    summary: ClassVar[str] = "head outputs without their component along the token's own value (XSA)"
+    paper: ClassVar[str] = "Exclusive Self Attention, arXiv 2603.09078; learned fraction: modded-nanogpt"
+    equations: ClassVar[str] = "z_i = y_i - a (y_i . v_i) v_i / ||v_i||^2 per head; a = 1, or tanh of a scalar a head"
+    deviations: ClassVar[str] = "the learned fraction starts at 0"
+    neutral: ClassVar[str] = "fraction learned at 0, its start."
+    neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"fraction": "learned"}, zeros=("fraction",))
+
+    fraction: Literal["full", "learned"] = Field(default="full", description="how much of the component is taken away")
+
+    def num_extra_params(self, config: ModelConfig) -> int:
+        return config.n_heads if self.fraction == "learned" else 0
+
+    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+        return ExclusiveLayer(config, self, layer)

@@ -1,0 +1,63 @@
+"""Forgetting attention (FoX)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..cache import LayerCache
+from ..kernels.bias import DecayBias
+from ..linear.base import Gate
+from ..numerics import upcast
+from ..variant import Neutral
+from .base import AttentionLayer, Context
+from .heads import HeadLayer
+from .standard import StandardHeads
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class ForgettingLayer(HeadLayer):
+    def __init__(self, config: ModelConfig, knobs: ForgettingAttention, layer: int) -> None:
+        super().__init__(config, knobs, layer)
+        self.gate = Gate(config, config.n_heads, bias=knobs.bias_init)
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor:
+        log_keep_bsh = F.logsigmoid(upcast(self.gate(x_btd)))
+        if cache is not None:
+            log_keep_bsh = cache.append("log_keep", log_keep_bsh)
+        total_bhs = log_keep_bsh.cumsum(1).transpose(1, 2)
+        bias = DecayBias(total_bhs[..., -x_btd.shape[1] :], total_bhs)
+        return self.call(q_bthk, k_bshk, v_bshv, context, bias=bias)
+
+
+class ForgettingAttention(StandardHeads):
+    """Standard attention whose logits decay by the forget gates between key and query."""
+
+    name: ClassVar[str] = "forgetting"
+    summary: ClassVar[str] = "logits lowered by the forget gates between key and query (FoX)"
+    paper: ClassVar[str] = "Forgetting Transformer, arXiv 2503.02130"
+    equations: ClassVar[str] = "f_t = sigmoid(w_h . x_t + b_h); z_ij <- z_ij + sum_{l = j+1 .. i} log f_l"
+    deviations: ClassVar[str] = (
+        "positions are an axis of their own here: the paper's model is `position: none`; b starts at a knob, by "
+        "default 0; inside nGPT w is exempt from weight normalisation; sums are kept in float32"
+    )
+    neutral: ClassVar[str] = "bias_init so large that every gate is 1."
+    neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"bias_init": 100.0})
+
+    bias_init: float = Field(default=0.0, description="b at the start: sigmoid(b) is the share kept a token")
+
+    def num_extra_params(self, config: ModelConfig) -> int:
+        return (config.d_model + 1) * config.n_heads
+
+    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+        return 2 * config.d_model * config.n_heads
+
+    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+        return ForgettingLayer(config, self, layer)

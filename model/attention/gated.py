@@ -1,0 +1,59 @@
+"""Gated attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from ..cache import LayerCache
+from ..linear.base import Gate
+from ..numerics import split_last, upcast
+from .base import AttentionLayer, Context
+from .heads import HeadLayer
+from .standard import StandardHeads
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class GatedLayer(HeadLayer):
+    def __init__(self, config: ModelConfig, knobs: GatedAttention, layer: int) -> None:
+        super().__init__(config, knobs, layer)
+        self.gate = Gate(config, knobs.gate_features(config))
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor:
+        gate_bthv = split_last(upcast(self.gate(x_btd)).sigmoid(), self.n_heads, -1)
+        return upcast(self.call(q_bthk, k_bshk, v_bshv, context)) * gate_bthv
+
+
+class GatedAttention(StandardHeads):
+    """Standard attention whose head outputs pass a sigmoid gate read from the layer's input."""
+
+    name: ClassVar[str] = "gated"
+    summary: ClassVar[str] = "head outputs times a sigmoid gate read from the layer's input"
+    paper: ClassVar[str] = "Gated Attention for Large Language Models, arXiv 2505.06708"
+    equations: ClassVar[str] = "out = attn(x) * sigmoid(x W_g), before W_o; W_g to one number a head, or one a feature"
+    deviations: ClassVar[str] = (
+        "inside nGPT W_g is exempt from weight normalisation; qk_norm, which the models use, is a knob"
+    )
+    neutral: ClassVar[str] = "None: a sigmoid without a bias is 1 for no weights."
+
+    gate: Literal["headwise", "elementwise"] = Field(
+        default="elementwise", description="one gate a head or one a feature"
+    )
+
+    def gate_features(self, config: ModelConfig) -> int:
+        return config.n_heads if self.gate == "headwise" else config.d_model
+
+    def num_extra_params(self, config: ModelConfig) -> int:
+        return config.d_model * self.gate_features(config)
+
+    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+        return 2 * self.num_extra_params(config)
+
+    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+        return GatedLayer(config, self, layer)

@@ -1,0 +1,156 @@
+"""Linear ensemble attention (LET): a weighted sum of several softmax maps on shared values."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field
+from torch import Tensor
+
+from ..cache import LayerCache
+from ..declared import Spec
+from ..errors import ConfigError
+from ..linear.base import Gate
+from ..numerics import split_last, upcast
+from ..variant import Neutral
+from .base import AttentionLayer, Context
+from .differential import lambda_init_at
+from .head_norm import HeadNorm, build_head_norm, choose_head_norm, count_head_norm
+from .heads import HeadAttention, HeadLayer
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+ALTERNATING = 0.1  # raw weights start at +-0.1, as the authors' do
+
+
+class LinearEnsembleLayer(HeadLayer):
+    def __init__(self, config: ModelConfig, knobs: LinearEnsembleAttention, layer: int) -> None:
+        super().__init__(config, knobs, layer)
+        self.num_maps, self.kind = knobs.num_maps, knobs.map_weight
+        n_rows = 1 if knobs.scope == "layer" else config.n_heads
+        starts = knobs.raw_starts(layer) * n_rows
+        self.map_raw = self.declare("map_raw", (n_rows * self.num_maps,), Spec("vector", mean=starts))
+        self.map_gain = self.declare("map_gain", (1,), Spec("vector", mean=1.0)) if self.kind == "tanh" else None
+        self.gate = Gate(config, config.n_heads * self.num_maps) if knobs.scope == "token" else None
+        self.head_norm = build_head_norm(knobs.head_norm, self.v_width)
+
+    def map_weights(self, x_btd: Tensor) -> Tensor:
+        """Weights that broadcast to (b, t, h, m)."""
+        raw_hm = split_last(self.map_raw, -1, self.num_maps)
+        if self.gate is not None:
+            raw_hm = raw_hm + split_last(upcast(self.gate(x_btd)), -1, self.num_maps)
+        match self.kind:
+            case "tanh":
+                assert self.map_gain is not None  # built together with tanh
+                return raw_hm.tanh() * self.map_gain
+            case "softmax":
+                return raw_hm.softmax(-1)
+            case _:
+                return raw_hm
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor:
+        out_bthmv = upcast(self.call_maps(q_bthk, k_bshk, v_bshv, self.num_maps, context))
+        normed: Tensor = self.head_norm((out_bthmv * self.map_weights(x_btd)[..., None]).sum(3))
+        return normed
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        if self.gate is not None:
+            return {}
+        means_m = self.map_weights(self.map_raw).view(-1, self.num_maps).mean(0)
+        return {f"map_weight_{m}": mean for m, mean in enumerate(means_m)}
+
+
+class LinearEnsembleAttention(HeadAttention):
+    """num_maps softmax maps a head, weighted and summed, on values that they share."""
+
+    name: ClassVar[str] = "linear_ensemble"
+    summary: ClassVar[str] = "a weighted sum of num_maps softmax maps on shared values, a norm a head"
+    paper: ClassVar[str] = "no paper: himbostradamus/LinearEnsembleAttention (LET), 2025"
+    equations: ClassVar[str] = (
+        "out = N(sum_i w_i softmax(Q_i K_i^T / sqrt(k)) V) per head; w = tanh(r) g, softmax(r) or r; k = d / (num_maps "
+        "n_heads) (split) or d / n_heads (full), rounded down to even"
+    )
+    deviations: ClassVar[str] = (
+        "the public code cannot run where num_maps n_heads does not divide d, mixes heads with positions and "
+        "normalises over time: none of that is kept; free weights have no gain g; token weights are r + x W"
+    )
+    neutral: ClassVar[str] = "num_maps 1 with the weight 1 (free, uniform) and no head norm: one softmax map."
+    neutral_point: ClassVar[Neutral | None] = Neutral(
+        knobs={"num_maps": 1, "map_weight": "free", "map_init": "uniform", "head_norm": "none"}, ones=("map_raw",)
+    )
+
+    num_maps: int = Field(default=3, ge=1, description="softmax maps a head")
+    width: Literal["split", "full"] = Field(
+        default="split", description="maps share the width of a head, or each has all of it, at the price of parameters"
+    )
+    map_init: Literal["alternating", "differential", "uniform"] = Field(
+        default="alternating", description="weights at the start: +-0.1 by turns; 1, -lambda_init, 0, ...; 1 / num_maps"
+    )
+    map_weight: Literal["tanh", "softmax", "free"] = Field(
+        default="tanh", description="what makes weights of raw values"
+    )
+    scope: Literal["layer", "head", "token"] = Field(
+        default="layer", description="one set of weights a layer, a head, or a token and head by a projection"
+    )
+    head_norm: HeadNorm = Field(default="auto", description="norm of each head's output; auto is rms, inside nGPT l2")
+
+    def raw_starts(self, layer: int) -> tuple[float, ...]:
+        """Raw values at the start, one a map."""
+        n = self.num_maps
+        match self.map_init:
+            case "alternating":
+                return tuple(ALTERNATING * (-1) ** m for m in range(n))
+            case "differential":
+                return (1.0, -lambda_init_at(layer), *[0.0] * n)[:n]
+            case "uniform":
+                raws = {"tanh": math.atanh(1 / n) if n > 1 else math.inf, "softmax": 0.0, "free": 1 / n}
+                return (raws[self.map_weight],) * n
+
+    def query_heads(self, config: ModelConfig) -> int:
+        return self.num_maps * config.n_heads
+
+    def key_heads(self, config: ModelConfig) -> int:
+        return self.num_maps * self.kv_heads(config)
+
+    def default_qk_width(self, config: ModelConfig) -> int:
+        return config.head_dim if self.width == "full" else config.d_model // (self.num_maps * config.n_heads) // 2 * 2
+
+    def num_gate_params(self, config: ModelConfig) -> int:
+        return config.d_model * self.query_heads(config) if self.scope == "token" else 0
+
+    def num_extra_params(self, config: ModelConfig) -> int:
+        raw = self.num_maps * (1 if self.scope == "layer" else config.n_heads) + (self.map_weight == "tanh")
+        return raw + self.num_gate_params(config) + count_head_norm(self.head_norm, config.head_dim)
+
+    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+        return 2 * self.num_gate_params(config)
+
+    def resolve(self, config: ModelConfig) -> Self:
+        head_norm = choose_head_norm(self.head_norm, config.normalization.has_unit_stream)
+        return super().resolve(config).model_copy(update={"head_norm": head_norm})
+
+    def check(self, config: ModelConfig) -> None:
+        super().check(config)
+        if self.map_weight == "softmax" and self.map_init != "uniform":
+            raise ConfigError(
+                "attention.map_init", "softmax weights are positive: they can only start uniform", ["uniform"]
+            )
+        if self.map_init == "differential" and self.map_weight != "free":
+            why = f"{self.map_weight} weights cannot start at 1, -lambda_init: only free ones can"
+            raise ConfigError("attention.map_weight", why, ["free"])
+        if self.map_init == "uniform" and self.map_weight == "tanh" and self.num_maps == 1:
+            raise ConfigError(
+                "attention.map_weight", "tanh never reaches the weight 1 of a single map", ["softmax", "free"]
+            )
+
+    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+        cancels = self.head_norm != "none" or (config.normalization.has_scale_free_writes and not config.bias)
+        own = ("the overall factor of the map weights cancels in the norm that follows",) if cancels else ()
+        return (*super().notices(config), *own)
+
+    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+        return LinearEnsembleLayer(config, self, layer)
