@@ -1,0 +1,192 @@
+"""What each axis does to the loss and to the time to the target: differences of arms, and effects in a factorial.
+
+Differences are paired by seed. Effects come from least squares with the seed as a block, sum over the other axes: the
+main effect of a level is its difference from the baseline's level averaged over all levels of the other axes; the
+two-way interaction of two levels is the difference of such differences.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ablate.analysis.curves import Floats, Results
+from ablate.analysis.intervals import Estimate, holm, paired_t, t_estimate
+from ablate.analysis.speedup import compare
+from ablate.tracking.records import Value
+
+ESTIMABLE = 1e-8
+"""A contrast is estimable where the design leaves less than this of it unseen: rounding leaves about 1e-12."""
+
+LOSS = "final_loss"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference with its 95 % interval (null below two seeds) and p-values.
+
+    `outcome` is `final_loss` (nats a token; below 0 is better) or `log_` and an axis of cost (the natural logarithm of
+    the cost to the baseline's final loss). `levels` are the levels whose effect it is, one axis for a main effect and
+    two for an interaction; for a difference of two arms, the levels in which `arm` differs from `baseline`.
+    """
+
+    outcome: str
+    levels: Mapping[str, Value]
+    estimate: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    arm: str = ""
+    baseline: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"levels": dict(self.levels)}
+
+
+def find_differences(results: Results) -> tuple[Effect, ...]:
+    """Final loss of each arm minus its baseline's, paired by seed; Holm over the arms of one baseline.
+
+    For a leave-one-out design these are the steps of its waterfall.
+    """
+    found = []
+    for name in results.compared_arms:
+        arm, base = results.arms[name], results.arms[results.baseline_of(name)]
+        theirs = {run.seed: run.final_loss for run in results.runs_of(base.arm)}
+        pairs = [run.final_loss - theirs[run.seed] for run in results.runs_of(name) if run.seed in theirs]
+        known = np.array([difference for difference in pairs if np.isfinite(difference)], np.float64)
+        if not known.size:
+            continue
+        levels = {axis: level for axis, level in arm.axes.items() if base.axes.get(axis) != level}
+        effect = Effect(LOSS, levels, float(known.mean()), known.size, arm=name, baseline=base.arm)
+        found.append(_make(effect, paired_t(known)) if known.size > 1 else effect)
+    return _adjust(found, lambda effect: effect.baseline)
+
+
+def find_effects(results: Results, axis: str = "tokens") -> tuple[Effect, ...]:
+    """Main effects and two-way interactions of a full factorial on the final loss, and on the log cost to the target.
+
+    The latter only where every run reached the baseline's final loss. Axes that do not exist for every arm are averaged
+    over. Nothing where the design is no factorial, or where the runs leave no degree of freedom.
+    """
+    factors = _list_factors(results)
+    if results.record.design != "full" or not factors:
+        return ()
+    outcomes = {LOSS: _collect_losses(results, factors), f"log_{axis}": _collect_log_costs(results, factors, axis)}
+    return tuple(effect for outcome, cells in outcomes.items() for effect in _fit(outcome, cells, factors))
+
+
+_Cell = tuple[tuple[Value, ...], int, float]  # levels of the factors, seed, outcome
+_Factors = Mapping[str, tuple[Value, ...]]
+
+
+def _list_factors(results: Results) -> _Factors:
+    """The axes that every arm has, each with its levels, the baseline's first."""
+    factors: dict[str, tuple[Value, ...]] = {}
+    for axis in results.arms[next(iter(results.arms))].axes:
+        levels = [arm.axes.get(axis) for arm in results.arms.values()]
+        if None in levels or len(set(levels)) < 2:
+            continue
+        base = [results.arms[arm.baseline].axes.get(axis) for arm in results.arms.values()]
+        first = max(dict.fromkeys(base), key=base.count)
+        factors[axis] = tuple(dict.fromkeys((first, *levels)))
+    return factors
+
+
+def _collect_losses(results: Results, factors: _Factors) -> list[_Cell]:
+    whole = [run for run in results.runs if np.isfinite(run.final_loss)]
+    return [(_levels(results, run.arm, factors), run.seed, run.final_loss) for run in whole]
+
+
+def _collect_log_costs(results: Results, factors: _Factors, axis: str) -> list[_Cell]:
+    cells: dict[tuple[str, int], _Cell] = {}
+    for arm in results.compared_arms:
+        comparison = compare(results, arm, "final")
+        if not comparison.arm or any(reach.side != "reached" for reach in comparison.arm):
+            return []
+        for reach in (*comparison.arm, *comparison.baseline):
+            run, cost = reach.run, reach.cost(axis)
+            if cost > 0:
+                cells[run.arm, run.seed] = (_levels(results, run.arm, factors), run.seed, float(np.log(cost)))
+    return list(cells.values())
+
+
+def _levels(results: Results, arm: str, factors: _Factors) -> tuple[Value, ...]:
+    return tuple(results.arms[arm].axes[axis] for axis in factors)
+
+
+def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effect, ...]:
+    if not cells:
+        return ()
+    seeds = list(dict.fromkeys(seed for _, seed, _ in cells))
+    blocks = np.eye(len(seeds))
+    design = np.stack([_code(blocks[seeds.index(seed)], _indicate(levels, factors)) for levels, seed, _ in cells])
+    values = np.array([value for _, _, value in cells], np.float64)
+    inverse = np.linalg.pinv(design)
+    df = len(values) - int(np.linalg.matrix_rank(design))
+    if df < 1:
+        return ()
+    coefficients = inverse @ values
+    residual = values - design @ coefficients
+    covariance = float(residual @ residual) / df * inverse @ inverse.T
+    found = []
+    for levels, contrast in _list_contrasts(factors, blocks[0]):
+        if np.abs(contrast - contrast @ inverse @ design).max() > ESTIMABLE:
+            continue  # some cells are missing
+        mean = np.asarray(contrast @ coefficients)
+        error = np.sqrt(np.maximum(contrast @ covariance @ contrast, 0.0))
+        found.append(
+            _make(Effect(outcome, levels, float(mean), len(values)), t_estimate(mean, error, np.asarray(float(df))))
+        )
+    return _adjust(found, lambda effect: len(effect.levels))
+
+
+def _indicate(levels: Sequence[Value], factors: _Factors) -> list[Floats]:
+    """For each axis, the weight of each of its levels: 1 for the one given."""
+    return [
+        np.array([level == k for k in known], np.float64) for level, known in zip(levels, factors.values(), strict=True)
+    ]
+
+
+def _code(block: Floats, weights: Sequence[Floats]) -> Floats:
+    """A row of the design: the seed's block, the weights of all levels, and their two-way products.
+
+    Weights that are averages over levels give the average row of the full grid: the products factorize.
+    """
+    return np.concatenate([block, *weights, *(np.outer(a, b).ravel() for a, b in itertools.combinations(weights, 2))])
+
+
+def _list_contrasts(factors: _Factors, block: Floats) -> list[tuple[dict[str, Value], Floats]]:
+    """Each level, and each pair of levels, against the baseline's, averaged over all levels of the other axes."""
+    even = {axis: np.full(len(levels), 1 / len(levels)) for axis, levels in factors.items()}
+    single = {axis: dict(zip(levels, np.eye(len(levels)), strict=True)) for axis, levels in factors.items()}
+    contrasts = []
+    for axes in (*((axis,) for axis in factors), *itertools.combinations(factors, 2)):
+        for chosen in itertools.product(*(factors[axis][1:] for axis in axes)):
+            levels = dict(zip(axes, chosen, strict=True))
+            corners = itertools.product(*(((level, 1), (factors[axis][0], -1)) for axis, level in levels.items()))
+            rows = []
+            for corner in corners:
+                fixed = {axis: single[axis][level] for axis, (level, _) in zip(axes, corner, strict=True)}
+                rows.append(math.prod(sign for _, sign in corner) * _code(block, [*(even | fixed).values()]))
+            contrasts.append((levels, np.sum(rows, axis=0)))
+    return contrasts
+
+
+def _make(effect: Effect, estimate: Estimate) -> Effect:
+    return replace(effect, low=float(estimate.low), high=float(estimate.high), p_value=float(estimate.p_value))
+
+
+def _adjust(effects: Sequence[Effect], family: Callable[[Effect], Any]) -> tuple[Effect, ...]:
+    adjusted = list(effects)
+    for key in dict.fromkeys(map(family, effects)):
+        members = [index for index, effect in enumerate(effects) if family(effect) == key]
+        for index, p_holm in zip(members, holm([effects[i].p_value for i in members]), strict=True):
+            adjusted[index] = replace(effects[index], p_holm=p_holm)
+    return tuple(adjusted)

@@ -1,0 +1,149 @@
+"""Other views of a study: some of its arms, another baseline, or several studies as one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ablate.analysis.curves import Results
+from ablate.errors import AblateError, suggest
+from ablate.study.predicates import Predicate, PredicateError
+from ablate.tracking.records import ArmRecord, Value
+
+STUDY_AXIS = "study"
+
+
+def select(results: Results, where: str) -> Results:
+    """The runs for which the expression holds, over axes, `arm` and `seed`; the baselines of what is left stay.
+
+    Raises `AblateError` where it does not parse, names no axis or no level, or holds for nothing.
+    """
+    try:
+        predicate = Predicate(where)
+        _check_names(results, predicate)
+        kept = [run for run in results.runs if predicate(_describe(results, run.arm, run.seed))]
+    except PredicateError as error:
+        raise AblateError(f"where: {error}") from None
+    if not kept:
+        raise AblateError(f"where: {where!r} holds for no run of {results.record.study}")
+    arms = {run.arm for run in kept}
+    baselines = {results.baseline_of(arm) for arm in arms}
+    chosen = [arm for arm in results.record.arms if arm.arm in arms | baselines]
+    ids = {(run.arm, run.seed) for run in kept}
+    runs = [run for run in results.runs if (run.arm, run.seed) in ids or run.arm in baselines]
+    return _rebuild(results, chosen, runs)
+
+
+def rebase(results: Results, baseline: Mapping[str, Value]) -> Results:
+    """Every arm compared with the arm that has these levels and shares its levels on all other axes.
+
+    `{"arm": name}` takes one arm as the baseline of all. Levels may be given as text.
+    Raises `AblateError` where an axis or level is unknown, or an arm has no such baseline.
+    """
+    if set(baseline) == {"arm"}:
+        name = str(baseline["arm"])
+        if name not in results.arms:
+            raise AblateError(f"baseline: there is no arm {name!r}{suggest(name, results.arms)}")
+        arms = [replace(arm, baseline=name) for arm in results.record.arms]
+        return _rebuild(results, arms, results.runs)
+    wanted = {axis: _find_level(results, axis, level) for axis, level in baseline.items()}
+    arms = [replace(arm, baseline=_find_baseline(results, arm, wanted)) for arm in results.record.arms]
+    return _rebuild(results, arms, results.runs, wanted)
+
+
+def merge(studies: Sequence[Results]) -> Results:
+    """Several studies as one: each arm is named `study: arm` and has the axis `study`; baselines stay each study's own.
+
+    Raises `AblateError` where two studies share a name.
+    """
+    names = [results.record.study for results in studies]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise AblateError(f"two of the studies are named {twice[0]!r}: only studies of different names can be compared")
+    first = studies[0].record
+    axes: dict[str, tuple[Value, ...]] = {STUDY_AXIS: tuple(names)}
+    for results in studies:
+        for axis, levels in results.record.axes.items():
+            axes[axis] = tuple(dict.fromkeys((*axes.get(axis, ()), *levels)))
+    records = [results.record for results in studies]
+    record = replace(
+        first,
+        study=" + ".join(names),
+        question=" ".join(record.question for record in records if record.question),
+        design="comparison",
+        match=" + ".join(dict.fromkeys(record.match for record in records)),
+        compare_within=(STUDY_AXIS, *dict.fromkeys(axis for record in records for axis in record.compare_within)),
+        axes=axes,
+        data=_merge_data(records),
+        arms=tuple(_rename_arm(arm, record.study) for record in records for arm in record.arms),
+        runs=tuple(replace(run, arm=f"{record.study}: {run.arm}") for record in records for run in record.runs),
+        command="\n".join(record.command for record in records if record.command),
+    )
+    runs = tuple(replace(run, arm=f"{r.record.study}: {run.arm}") for r in studies for run in r.runs)
+    return Results(record, runs)
+
+
+def _merge_data(records: Sequence[Any]) -> dict[str, Any]:
+    keys = dict.fromkeys(key for record in records for key in record.data)
+    values = {key: list(dict.fromkeys(str(record.data.get(key)) for record in records)) for key in keys}
+    return {key: found[0] if len(found) == 1 else ", ".join(found) for key, found in values.items()}
+
+
+def _rename_arm(arm: ArmRecord, study: str) -> ArmRecord:
+    return replace(
+        arm,
+        arm=f"{study}: {arm.arm}",
+        baseline=f"{study}: {arm.baseline}",
+        axes={STUDY_AXIS: study, **arm.axes},
+        within={STUDY_AXIS: study, **arm.within},
+    )
+
+
+def _rebuild(
+    results: Results, arms: Sequence[ArmRecord], runs: Sequence[Any], baseline: Mapping[str, Value] | None = None
+) -> Results:
+    kept = {(run.arm, run.seed) for run in runs}
+    record = replace(
+        results.record,
+        arms=tuple(arms),
+        runs=tuple(run for run in results.record.runs if (run.arm, run.seed) in kept),
+        baseline=results.record.baseline if baseline is None else dict(baseline),
+    )
+    return Results(record, tuple(runs))
+
+
+def _check_names(results: Results, predicate: Predicate) -> None:
+    legal = (*results.record.axes, "arm", "seed")
+    for name in sorted(predicate.names):
+        if name not in legal:
+            raise AblateError(f"where: {results.record.study} has no axis {name!r}{suggest(name, legal)}")
+    for name, text in sorted(predicate.literals):
+        levels = (*results.arms,) if name == "arm" else results.record.axes.get(name, ())
+        if levels and any(isinstance(level, str) for level in levels) and text not in levels:
+            raise AblateError(f"where: {name} has no level {text!r}{suggest(text, levels)}")
+
+
+def _describe(results: Results, arm: str, seed: int) -> Mapping[str, Value]:
+    return {**dict.fromkeys(results.record.axes), **results.arms[arm].axes, "arm": arm, "seed": seed}
+
+
+def _find_level(results: Results, axis: str, level: Value) -> Value:
+    if axis not in results.record.axes:
+        legal = (*results.record.axes, "arm")
+        raise AblateError(f"baseline: {results.record.study} has no axis {axis!r}{suggest(axis, legal)}")
+    levels = results.record.axes[axis]
+    for known in levels:
+        if str(known) == str(level):
+            return known
+    raise AblateError(f"baseline: {axis} has no level {str(level)!r}{suggest(level, levels)}")
+
+
+def _find_baseline(results: Results, arm: ArmRecord, wanted: Mapping[str, Value]) -> str:
+    for other in results.record.arms:
+        is_named = all(other.axes.get(axis) == level for axis, level in wanted.items())
+        is_matched = all(arm.axes.get(axis) == level for axis, level in other.axes.items() if axis not in wanted)
+        if is_named and is_matched:
+            return other.arm
+    levels = ", ".join(f"{axis}={level}" for axis, level in wanted.items())
+    raise AblateError(f"baseline: no arm with {levels} matches {arm.arm} on the other axes; name those too")
