@@ -102,13 +102,13 @@ class _Run:
         self.tokens_per_step = train.batch_size * self.context_length
         self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
         self.precision = PRECISIONS[train.precision]
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
 
         self.model = GPT(model_config)
         self.precision.convert(self.model)
         self.model.initialize(seed)
         self.model.to(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # the runs before in this process do not count
         self.generator = _default_generator(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, train)
