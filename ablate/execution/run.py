@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ablate.data import prepare
+from ablate.data import check_vocabulary, prepare
 from ablate.execution.driver import Driver, Outcome, cluster, record_study, unfinished
 from ablate.execution.placement import local_resources, place
 from ablate.execution.view import View
@@ -54,6 +54,8 @@ def run_study(plan: Plan, store: Store, base: Path, options: Options, console: C
         highlight=False,
     )
     corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
+    for vocab_size in {run.arm.model.vocab_size for run in pending}:
+        check_vocabulary(corpus, vocab_size)
     with cluster(options.address, available) as resources:
         placement = place(plan.study.resources, resources, options.workers, len(pending))
         store.write_study(record)

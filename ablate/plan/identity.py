@@ -23,7 +23,7 @@ def canonical_json(data: Any) -> str:
 
 def arm_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
     """The canonical JSON of an arm on a corpus, seeds aside. Each variant's `version` is in it."""
-    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL)))
+    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | train.idle_settings())))
     return f'{{"data":{canonical_json(data_hash)},"model":{_model_json(model)},"train":{settings}}}'
 
 
