@@ -15,6 +15,7 @@ from . import position as position_axis
 from . import topology as topology_axis
 from .attention.base import Attention
 from .cost import count_forward_flops, count_params
+from .dropped import Part, check_dropped
 from .errors import ConfigError
 from .linear.base import Linear
 from .mlp.base import Mlp
@@ -75,6 +76,18 @@ class ModelConfig(Knobs):
         default_factory=topology_axis.TABLE.default, description="how blocks are joined"
     )
     d_ff: Size = Field(default_factory=_default_d_ff, description="inner width of the MLP; null is the mlp's default")
+    tie_embeddings: bool = Field(default=False, description="the head's matrix is the embedding's")
+    logit_softcap: float | None = Field(default=None, gt=0.0, description="final logits <- c tanh(logits / c)")
+    value_residual: Literal["none", "half", "learned"] = Field(
+        default="none", description="mix the first layer's values into every layer's: by half, or by a learned share"
+    )
+    embedding_shortcut: bool = Field(
+        default=False, description="before each block h <- a h + b h_0, a and b learned, 1 and 0 at the start"
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on the embedding and on sub-layer outputs")
+    dropped: tuple[str, ...] = Field(
+        default=(), strict=False, description="sub-layers left out: attention/LAYER or mlp/LAYER, layers from 0"
+    )
     bias: bool = Field(default=False, description="biases in hidden linear layers and layer norms")
     weight_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="storage of hidden matrices; bfloat16 has no float32 master copy"
@@ -102,10 +115,15 @@ class ModelConfig(Knobs):
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             raise ConfigError("n_heads", f"must divide d_model = {self.d_model}, got {self.n_heads}", divisors)
+        self.__dict__["dropped"] = check_dropped(self.dropped, self.n_layers)
         for axis in TABLES:
             self.__dict__[axis] = getattr(self, axis).resolve(self)  # frozen for everybody else from here on
         for axis in TABLES:
             getattr(self, axis).check(self)
+        if self.value_residual != "none":
+            for path in self.topology.paths(self.n_layers):
+                if not self.keeps("attention", path[0]):
+                    raise ConfigError("dropped", f"value_residual needs the values of attention/{path[0]}")
         return self
 
     @classmethod
@@ -120,6 +138,16 @@ class ModelConfig(Knobs):
         """Plain JSON data from which `parse` makes this config again; components with name, version and all knobs."""
         components = {axis: getattr(self, axis).to_dict() for axis in TABLES}
         return {**self.model_dump(mode="json", exclude=set(TABLES)), **components}
+
+    def keeps(self, part: Part, layer: int) -> bool:
+        """Whether block `layer` still has its attention or MLP; a block is kept while it has either."""
+        if part == "block":
+            return self.keeps("attention", layer) or self.keeps("mlp", layer)
+        return f"{part}/{layer}" not in self.dropped
+
+    def count_kept(self, part: Part) -> int:
+        """How many layers keep that part."""
+        return sum(self.keeps(part, layer) for layer in range(self.n_layers))
 
     @property
     def head_dim(self) -> int:

@@ -29,13 +29,13 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.backend = backend
-        self.embedding = Embedding(config)
+        self.embedding = Embedding(config, config.vocab_size)
         self.position = config.position.build(config)
         self.input = config.normalization.build_input(config)
         self.stack = config.topology.build(config)
         self.final = config.normalization.build_final(config)
-        self.head = Head(config)
-        self.settle = config.normalization.settle
+        self.head = None if config.tie_embeddings else Head(config)
+        self.settle, self.source = config.normalization.settle, config.normalization.source
         self.initialize(0)
 
     def initialize(self, seed: int) -> None:
@@ -46,8 +46,10 @@ class GPT(nn.Module):
     def forward(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
         """Token ids (b, t) to logits (b, t, v). With a cache, ids are the newest tokens and the cache grows by them."""
         h_btd = self.final.read(self.encode(ids_bt, cache))
-        logits_btv: Tensor = self.final.scale(upcast(F.linear(h_btd, self.head.read_weight())))
-        return logits_btv
+        matrix = self.embedding if self.head is None else self.head
+        logits_btv: Tensor = self.final.scale(upcast(F.linear(h_btd, matrix.read_weight())))
+        cap = self.config.logit_softcap
+        return logits_btv if cap is None else cap * torch.tanh(logits_btv / cap)
 
     def encode(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
         """The residual stream (b, t, d) after the last block."""
@@ -56,9 +58,10 @@ class GPT(nn.Module):
         position_td = self.position.embed(start, length)
         if position_td is not None:
             h_btd = self.settle(h_btd + position_td)
-        h_btd = self.input(h_btd)
+        h_btd = F.dropout(self.input(h_btd), self.config.dropout, self.training)
         tables = self.position.tables(start, length, h_btd.device, h_btd.dtype)
-        out_btd: Tensor = self.stack(h_btd, Context(tables, self.backend), cache)
+        source_btd = self.source(h_btd) if self.config.embedding_shortcut else None
+        out_btd: Tensor = self.stack(h_btd, Context(tables, self.backend, source_btd), cache)
         if cache is not None:
             cache.length += length
         return out_btd

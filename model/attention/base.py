@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """What one forward pass hands to every layer: position tables, the attention backend, the first layer's values."""
+    """What one forward pass hands to every layer.
+
+    Position tables, the attention backend, the embedding for shortcuts (b, t, d), and, once the first layer of a path
+    has run, its values (b, t, g, v) for value residuals.
+    """
 
     tables: Tables
     backend: str
+    source: Tensor | None = None
     first_values: Tensor | None = None
 
 

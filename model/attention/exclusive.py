@@ -29,8 +29,12 @@ class ExclusiveLayer(HeadLayer):
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
         out_bthv = upcast(self.call(q_bthk, k_bshk, v_bshv, context))
-        own_bthv = unit(v_bshv[:, -x_btd.shape[1] :]).repeat_interleave(self.n_heads // self.n_kv_heads, dim=2)
-        along_bthv = (out_bthv * own_bthv).sum(-1, keepdim=True) * own_bthv
+        own_bthv = upcast(v_bshv[:, -x_btd.shape[1] :]).repeat_interleave(self.n_heads // self.n_kv_heads, dim=2)
+        direction_bthv = unit(own_bthv)
+        if self.fraction is None:
+            # the same as for out itself, but exactly 0 where a token sees only itself, which norms would blow up
+            out_bthv = out_bthv - own_bthv
+        along_bthv = (out_bthv * direction_bthv).sum(-1, keepdim=True) * direction_bthv
         return out_bthv - (along_bthv if self.fraction is None else self.fraction.tanh()[:, None] * along_bthv)
 
     def diagnostics(self) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..cache import LayerCache
+from ..declared import Spec
 from ..errors import ConfigError
 from ..kernels.attention import attention
 from ..kernels.bias import Bias
@@ -136,18 +137,31 @@ class HeadLayer(AttentionLayer):
         self.qk_norm = build_qk_norm(knobs.qk_norm, n_query, self.qk_width)
         self.norm_is_first = knobs.qk_norm_place == "before_position"
         scale = 1.0 if knobs.qk_norm == "l2" else self.qk_width**-0.5
+        self.mixes_values = config.value_residual != "none"
+        has_mix = config.value_residual == "learned" and layer > 0
+        self.value_mix = self.declare("value_mix", (1,), Spec("vector", mean=0.5)) if has_mix else None
         self.query_key = config.normalization.build_query_key(config, n_query, self.qk_width, scale)
 
     def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         q_bthk = split_last(self.query(x_btd), -1, self.qk_width)
         k_bshk = split_last(self.key(x_btd), -1, self.qk_width)
         v_bshv = split_last(self.value(x_btd), -1, self.v_width)
+        if self.mixes_values:
+            v_bshv = self.mix_values(v_bshv, context)
         q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)
         q_bthk, k_bshk = q_bthk.to(v_bshv.dtype), k_bshk.to(v_bshv.dtype)
         if cache is not None:
             k_bshk, v_bshv = cache.append("key", k_bshk), cache.append("value", v_bshv)
         mixed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, cache).flatten(2))
         return mixed_btd
+
+    def mix_values(self, v_bshv: Tensor, context: Context) -> Tensor:
+        """v <- (1 - m) v + m v_first, v_first the path's first values before any mixing (arXiv 2410.17897)."""
+        if context.first_values is None:
+            context.first_values = v_bshv
+            return v_bshv
+        mix = 0.5 if self.value_mix is None else self.value_mix
+        return (v_bshv + mix * (context.first_values - v_bshv)).to(v_bshv.dtype)
 
     def place(self, q_bthk: Tensor, k_bshk: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Positions and norms, in float32."""

@@ -8,5 +8,6 @@ TABLE: Table[Linear] = Table(
     __name__,
     {
         "dense": "dense:Dense",
+        "bitnet_b158": "bitnet_b158:BitNet",
     },
 )

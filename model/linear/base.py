@@ -66,10 +66,10 @@ class Linear(Variant, ABC):
 
 
 class Embedding(StreamMatrix):
-    """Token vectors (vocab_size, d_model)."""
+    """Vectors (n_rows, d_model), one a token or a position."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, (config.vocab_size, config.d_model), "embedding", READS, config.base_std)
+    def __init__(self, config: ModelConfig, n_rows: int) -> None:
+        super().__init__(config, (n_rows, config.d_model), "embedding", READS, config.base_std)
 
     def forward(self, ids_bt: Tensor) -> Tensor:
         return F.embedding(ids_bt, self.read_weight())

@@ -8,5 +8,7 @@ TABLE: Table[Mlp] = Table(
     __name__,
     {
         "swiglu": "swiglu:SwiGLU",
+        "gelu": "gelu:Gelu",
+        "relu2": "relu2:Relu2",
     },
 )

@@ -55,3 +55,13 @@ class Mlp(Variant, ABC):
     def flops_per_token(self, config: ModelConfig, context_length: int) -> int:
         """Forward matmul FLOPs of one layer, per token."""
         return 2 * config.d_model * (self.hidden_features(config) + config.d_ff)
+
+
+class PlainMlp(Mlp, ABC):
+    """An MLP without a gate: d_ff hidden features, by default four times d_model."""
+
+    def default_d_ff(self, d_model: int) -> int:
+        return 4 * d_model
+
+    def hidden_features(self, config: ModelConfig) -> int:
+        return config.d_ff

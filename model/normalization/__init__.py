@@ -8,6 +8,9 @@ TABLE: Table[Normalization] = Table(
     __name__,
     {
         "prenorm": "prenorm:PreNorm",
+        "peri": "peri:Peri",
+        "postnorm": "postnorm:PostNorm",
+        "dyt": "dyt:DyT",
         "ngpt": "ngpt:NGPT",
     },
 )

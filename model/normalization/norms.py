@@ -1,14 +1,20 @@
-"""RMSNorm and LayerNorm as modules."""
+"""RMSNorm and LayerNorm, and what the normalizations made of them share."""
 
 from __future__ import annotations
 
-from typing import Literal
+from abc import ABC
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..declared import Declared, Spec
 from ..numerics import rms, upcast
+from .base import Final, Normalization
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
 
 NormKind = Literal["rmsnorm", "layernorm"]
 
@@ -38,9 +44,41 @@ class LayerNorm(Declared):
         return F.layer_norm(upcast(x), self.gain.shape, self.gain, self.bias, self.eps)
 
 
-def build_norm(kind: NormKind, width: int, eps: float, has_bias: bool) -> Declared:
-    return RMSNorm(width, eps) if kind == "rmsnorm" else LayerNorm(width, eps, has_bias)
+class FinalNorm(Final):
+    """A norm before the head."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def read(self, h_btd: Tensor) -> Tensor:
+        normed: Tensor = self.norm(h_btd)
+        return normed
 
 
-def count_norm(kind: NormKind, width: int, has_bias: bool) -> int:
-    return width * (2 if kind == "layernorm" and has_bias else 1)
+class BuiltOfNorms(Normalization, ABC):
+    """A normalization with one kind of norm in all places, one of them before the head."""
+
+    norm: NormKind = Field(default="rmsnorm", description="the norm; layernorm has a bias where the model has biases")
+    eps: float = Field(default=1e-6, gt=0.0, description="added to the mean square (variance) under the root")
+
+    def build_norm(self, config: ModelConfig) -> nn.Module:
+        if self.norm == "rmsnorm":
+            return RMSNorm(config.d_model, self.eps)
+        return LayerNorm(config.d_model, self.eps, config.bias)
+
+    def count_norm(self, config: ModelConfig) -> int:
+        return config.d_model * (2 if self.norm == "layernorm" and config.bias else 1)
+
+    def build_input_norm(self, config: ModelConfig) -> nn.Module:
+        """The norm before a sub-layer, which linear layers that normalise their own input replace."""
+        return nn.Identity() if config.linear.has_input_norm else self.build_norm(config)
+
+    def count_input_norm(self, config: ModelConfig) -> int:
+        return 0 if config.linear.has_input_norm else self.count_norm(config)
+
+    def build_final(self, config: ModelConfig) -> Final:
+        return FinalNorm(self.build_norm(config))
+
+    def num_model_params(self, config: ModelConfig) -> int:
+        return self.count_norm(config)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from ..variant import Neutral
-from .base import Final, Normalization, Residual, Site
-from .norms import NormKind, build_norm, count_norm
+from .base import Residual, Site
+from .norms import BuiltOfNorms
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
 
 
 class PreNormResidual(Residual):
+    """h <- h + f(N(h))."""
+
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self.norm = norm
@@ -28,17 +29,7 @@ class PreNormResidual(Residual):
         return h_btd + y_btd
 
 
-class FinalNorm(Final):
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def read(self, h_btd: Tensor) -> Tensor:
-        normed: Tensor = self.norm(h_btd)
-        return normed
-
-
-class PreNorm(Normalization):
+class PreNorm(BuiltOfNorms):
     """A norm before each sub-layer and one before the head."""
 
     name: ClassVar[str] = "prenorm"
@@ -51,20 +42,8 @@ class PreNorm(Normalization):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    norm: NormKind = Field(default="rmsnorm", description="the norm; layernorm has a bias where the model has biases")
-    eps: float = Field(default=1e-6, gt=0.0, description="added to the mean square (variance) under the root")
-
     def build_residual(self, config: ModelConfig, site: Site) -> Residual:
-        return PreNormResidual(nn.Identity() if config.linear.has_input_norm else self._build(config))
-
-    def build_final(self, config: ModelConfig) -> Final:
-        return FinalNorm(self._build(config))
+        return PreNormResidual(self.build_input_norm(config))
 
     def num_residual_params(self, config: ModelConfig, site: Site) -> int:
-        return 0 if config.linear.has_input_norm else self.num_model_params(config)
-
-    def num_model_params(self, config: ModelConfig) -> int:
-        return count_norm(self.norm, config.d_model, config.bias)
-
-    def _build(self, config: ModelConfig) -> nn.Module:
-        return build_norm(self.norm, config.d_model, self.eps, config.bias)
+        return self.count_input_norm(config)

@@ -8,5 +8,8 @@ TABLE: Table[Position] = Table(
     __name__,
     {
         "rope": "rope:Rope",
+        "learned": "learned:Learned",
+        "none": "none:NoPosition",
+        "ngpt_reference": "ngpt_reference:NGPTReference",
     },
 )

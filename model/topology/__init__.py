@@ -8,5 +8,6 @@ TABLE: Table[Topology] = Table(
     __name__,
     {
         "sequential": "sequential:Sequential",
+        "parallel_gpt": "parallel_gpt:ParallelGPT",
     },
 )

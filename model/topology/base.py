@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -22,16 +23,17 @@ class Stack(Declared, ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        depths = (depth for path in config.topology.paths(config.n_layers) for depth, _ in enumerate(path))
-        self.blocks = nn.ModuleList(Block(config, depth) for depth in depths)
+        paths = config.topology.paths(config.n_layers)
+        self.blocks = nn.ModuleList(Block(config, layer, depth) for path in paths for depth, layer in enumerate(path))
 
     @abstractmethod
     def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor: ...
 
-    def run(self, layers: range, h_btd: Tensor, source_btd: Tensor, context: Context, cache: Cache | None) -> Tensor:
+    def run(self, layers: range, h_btd: Tensor, context: Context, cache: Cache | None) -> Tensor:
         """One path through the blocks numbered `layers`."""
+        context = replace(context, first_values=None)
         for layer in layers:
-            h_btd = self.blocks[layer](h_btd, source_btd, context, None if cache is None else cache.layers[layer])
+            h_btd = self.blocks[layer](h_btd, context, None if cache is None else cache.layers[layer])
         return h_btd
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class SequentialStack(Stack):
     def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
-        return self.run(range(len(self.blocks)), h_btd, h_btd, context, cache)
+        return self.run(range(len(self.blocks)), h_btd, context, cache)
 
 
 class Sequential(Topology):

@@ -43,6 +43,9 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
     ],
     "normalization": [
         {"name": "prenorm", "norm": "layernorm"},
+        {"name": "peri", "norm": "layernorm"},
+        {"name": "postnorm", "place": "output"},
+        {"name": "dyt", "has_embedding_scale": False},
         {"name": "ngpt", "update": "slerp", "alpha_sign": "free", "normalize_weights": "parametrize"},
         {"name": "ngpt", "update": "riemann", "qk_norm": False, "normalize_weights": "off"},
         {
@@ -56,6 +59,22 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+
+
+KNOBS["mlp"] = [{"name": "gelu", "approximate": "none"}]
+
+OTHERS: list[dict[str, Any]] = [
+    {"tie_embeddings": True},
+    {"logit_softcap": 0.5},
+    {"bias": True},
+    {"value_residual": "half"},
+    {"value_residual": "learned", "attention": {"name": "linear_ensemble", "n_kv_heads": 2}},
+    {"embedding_shortcut": True, "tie_embeddings": True},
+    {"dropped": ["attention/1", "mlp/0"], "embedding_shortcut": True},
+    {"dropped": ["mlp/1", "attention/1"], "embedding_shortcut": True},
+    {"topology": "parallel_gpt", "n_layers": 4, "value_residual": "learned", "embedding_shortcut": True},
+]
+"""Settings outside the tables."""
 
 
 def variants(axis: str) -> list[Mapping[str, Any]]:
@@ -87,8 +106,25 @@ def is_refused(attention: Mapping[str, Any], normalization: Mapping[str, Any]) -
     return "qk_norm" in attention and normalization["name"] == "ngpt"
 
 
+def settings() -> Iterator[dict[str, Any]]:
+    """What the contract tests build: the pairs; then the other axes and settings under pre-norm and under nGPT."""
+    for attention, normalization in pairs():
+        yield {"attention": attention, "normalization": normalization}
+    others = [
+        {axis: case} for axis in TABLES if axis not in ("attention", "normalization") for case in variants(axis)[1:]
+    ]
+    for case in others + OTHERS:
+        for name in ("prenorm", "ngpt"):
+            yield {**case, "normalization": {"name": name}}
+
+
+def describe(case: Mapping[str, Any]) -> str:
+    """A test id."""
+    return "-".join(label(value) if isinstance(value, Mapping) else f"{key}={value}" for key, value in case.items())
+
+
 def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Every attention with every normalization; cases with knobs with the baseline of the other axis and with nGPT's."""
+    """Every attention with every normalization; cases with knobs with a few of the other axis."""
     for attention in variants("attention"):
         for normalization in variants("normalization"):
             has_few_knobs = len(attention) == 1 and len(normalization) == 1

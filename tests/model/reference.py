@@ -45,11 +45,23 @@ def rms_norm(x: Tensor, eps: float, gain: Tensor | float = 1.0) -> Tensor:
 
 
 def linear(config: ModelConfig, get: Get, name: str, x: Tensor) -> Tensor:
-    weight = get(f"{name}.weight")
+    weight, axis = get(f"{name}.weight"), 0 if name.endswith("output") else 1
     if config.normalization.has_unit_weights_in_forward:
-        weight = unit(weight, 0 if name.endswith("output") else 1)
+        weight = unit(weight, axis)
+    if config.linear.name == "bitnet_b158":
+        is_sphere = config.normalization.name == "ngpt"
+        magnitude = weight.abs().mean(axis, keepdim=True) if is_sphere else weight.abs().mean()
+        weight = pass_through(weight, torch.clamp(torch.round(weight / magnitude), -1, 1) * magnitude)
+        x = x if is_sphere else rms_norm(x, 1e-6)
+        s = 127 / x.abs().max(-1, keepdim=True).values
+        x = pass_through(x, torch.clamp(torch.round(s * x), -128, 127) / s)
     y = x @ weight.T
     return y + get(f"{name}.bias") if config.bias else y
+
+
+def pass_through(x: Tensor, rounded: Tensor) -> Tensor:
+    """The rounded value with the gradient of the exact one."""
+    return rounded.detach() + (x - x.detach())
 
 
 # position
@@ -57,11 +69,18 @@ def linear(config: ModelConfig, get: Get, name: str, x: Tensor) -> Tensor:
 
 def rotation_matrices(config: ModelConfig, length: int) -> Tensor | None:
     """R_p with R_p[2j, 2j] = cos a, R_p[2j, 2j+1] = -sin a, and so on, a = p base^(-2j/k)."""
-    if config.position.name != "rope":
+    if config.position.name not in ("rope", "ngpt_reference"):
         return None
     position: Any = config.position
     width = config.attention.qk_width(config)
     matrices = torch.zeros(length, width, width, dtype=torch.float64)
+    if position.name == "ngpt_reference":
+        for p in range(length):
+            table = [f(p * 10000.0 ** (-2 * j / width)) for j in range(width // 2) for f in (math.sin, math.cos)]
+            for j in range(width // 2):
+                matrices[p, 2 * j, 2 * j + 1] = -table[width // 2 + j]
+                matrices[p, 2 * j + 1, 2 * j] = table[j]
+        return matrices
     for p in range(length):
         for j in range(width // 2):
             angle = p * position.base ** (-2 * j / width)
@@ -135,7 +154,14 @@ def attention_map(site: Site, q: Tensor, k: Tensor, bias: Tensor | None = None, 
 
 
 def values(site: Site, x: Tensor) -> list[Tensor]:
-    return split(site.linear("value", x), site.config.head_dim)
+    own = split(site.linear("value", x), site.config.head_dim)
+    if site.config.value_residual == "none":
+        return own
+    if not site.first_values:
+        site.first_values.extend(own)
+        return own
+    mix = site.get("attention.value_mix") if site.config.value_residual == "learned" else 0.5
+    return [(1 - mix) * v + mix * first for v, first in zip(own, site.first_values, strict=True)]
 
 
 def queries_keys_values(site: Site, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -300,8 +326,31 @@ def norm(get: Get, name: str, knobs: Any, x: Tensor) -> Tensor:
     return rms_norm(centred, knobs.eps, get(f"{name}.gain")) + get(f"{name}.bias")
 
 
+def input_norm(config: ModelConfig, get: Get, site: str, h: Tensor) -> Tensor:
+    return h if config.linear.name == "bitnet_b158" else norm(get, f"{site}_residual.norm", config.normalization, h)
+
+
 def prenorm(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
-    return h + f(norm(get, f"{site}_residual.norm", config.normalization, h))
+    return h + f(input_norm(config, get, site, h))
+
+
+def peri(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    return h + norm(get, f"{site}_residual.norm_out", config.normalization, f(input_norm(config, get, site, h)))
+
+
+def postnorm(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    knobs: Any = config.normalization
+    if knobs.place == "output":
+        return h + norm(get, f"{site}_residual.norm", knobs, f(h))
+    return norm(get, f"{site}_residual.norm", knobs, h + f(h))
+
+
+def dynamic_tanh(get: Get, name: str, x: Tensor) -> Tensor:
+    return get(f"{name}.gain") * torch.tanh(get(f"{name}.slope") * x) + get(f"{name}.bias")
+
+
+def dyt(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+    return h + f(h if config.linear.name == "bitnet_b158" else dynamic_tanh(get, f"{site}_residual.norm", h))
 
 
 def ngpt(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
@@ -317,7 +366,13 @@ def ngpt(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor]
     return unit(h + alpha * (target - h))
 
 
-NORMALIZATIONS: dict[str, Callable[..., Tensor]] = {"prenorm": prenorm, "ngpt": ngpt}
+NORMALIZATIONS: dict[str, Callable[..., Tensor]] = {
+    "prenorm": prenorm,
+    "peri": peri,
+    "postnorm": postnorm,
+    "dyt": dyt,
+    "ngpt": ngpt,
+}
 
 
 # mlp
@@ -328,14 +383,28 @@ def swiglu(hidden: Tensor) -> Tensor:
     return u * v * torch.sigmoid(v)
 
 
-MLPS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": swiglu}
+def gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def exact_gelu(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+MLPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "swiglu": swiglu,
+    "gelu": gelu,
+    "exact_gelu": exact_gelu,
+    "relu2": lambda x: torch.where(x > 0, x * x, torch.zeros_like(x)),
+}
 
 
 def mlp(config: ModelConfig, get: Get, x: Tensor) -> Tensor:
     hidden = linear(config, get, "mlp.hidden", x)
     if config.normalization.name == "ngpt":
         hidden = hidden * scale(config, get, "mlp.scale.s_uv", "s_uv") * config.d_model**0.5
-    return linear(config, get, "mlp.output", MLPS[config.mlp.name](hidden))
+    name = "exact_gelu" if getattr(config.mlp, "approximate", "tanh") == "none" else config.mlp.name
+    return linear(config, get, "mlp.output", MLPS[name](hidden))
 
 
 # the model
@@ -349,22 +418,64 @@ def logits(config: ModelConfig, parameters: Mapping[str, Tensor], ids_bt: Tensor
 def _logits(config: ModelConfig, parameters: Mapping[str, Tensor], ids_t: Tensor) -> Tensor:
     is_sphere = config.normalization.name == "ngpt"
     get = parameters.__getitem__
-    has_unit_rows = config.normalization.has_unit_weights_in_forward
-    table, head = (unit(get(n)) if has_unit_rows else get(n) for n in ("embedding.weight", "head.weight"))
-    h = table[ids_t]
+
+    def rows(name: str) -> Tensor:
+        return unit(get(name)) if config.normalization.has_unit_weights_in_forward else get(name)
+
+    h = rows("embedding.weight")[ids_t]
+    if config.position.name == "learned":
+        h = h + rows("position.table.weight")[: len(ids_t)]
+        h = unit(h) if is_sphere else h
     if is_sphere and not config.normalization.has_unit_weights:
         h = unit(h)
-    rotations = rotation_matrices(config, len(ids_t))
+    if getattr(config.normalization, "has_embedding_scale", False):
+        h = h * get("input.factor")
+    h = stack(config, get, h)
+    head = rows("embedding.weight" if config.tie_embeddings else "head.weight")
+    if is_sphere:
+        z = (h @ head.T) * scale(config, get, "final.s_z", "s_z")
+    elif config.normalization.name == "dyt":
+        z = dynamic_tanh(get, "final.norm", h) @ head.T
+    elif getattr(config.normalization, "place", None) == "sum":
+        z = h @ head.T
+    else:
+        z = norm(get, "final.norm", config.normalization, h) @ head.T
+    return z if config.logit_softcap is None else config.logit_softcap * torch.tanh(z / config.logit_softcap)
+
+
+def stack(config: ModelConfig, get: Get, h: Tensor) -> Tensor:
+    """All blocks, in one path or in two."""
+    if config.topology.name == "sequential":
+        return path(config, get, range(config.n_layers), h, h)
+    is_sphere, half = config.normalization.name == "ngpt", config.n_layers // 2
+    ends = []
+    for i, layers in enumerate((range(half), range(half, config.n_layers))):
+        weight = get(f"stack.entries.{i}.weight")
+        weight = unit(weight) if config.normalization.has_unit_weights_in_forward else weight
+        x = h @ weight.T + get(f"stack.entries.{i}.bias")
+        ends.append(path(config, get, layers, unit(x) if is_sphere else x, h))
+    share = torch.sigmoid(get("stack.mix"))
+    mixed = share * ends[0] + (1 - share) * ends[1]
+    return unit(mixed) if is_sphere else mixed
+
+
+def path(config: ModelConfig, get: Get, layers: range, h: Tensor, embedding: Tensor) -> Tensor:
+    rotations = rotation_matrices(config, len(h))
     first_values: list[Tensor] = []
     connect = NORMALIZATIONS[config.normalization.name]
-    for layer in range(config.n_layers):
+    is_sphere = config.normalization.name == "ngpt"
+    source = unit(embedding) if is_sphere else rms_norm(embedding, 1e-6)
+    for depth, layer in enumerate(layers):
 
         def block(name: str, layer: int = layer) -> Tensor:
             return get(f"stack.blocks.{layer}.{name}")
 
-        site = Site(config, layer, block, rotations, first_values)
-        h = connect(config, block, "attention", lambda x, site=site: ATTENTIONS[config.attention.name](site, x), h)
-        h = connect(config, block, "mlp", lambda x, block=block: mlp(config, block, x), h)
-    if is_sphere:
-        return (h @ head.T) * scale(config, get, "final.s_z", "s_z")
-    return norm(get, "final.norm", config.normalization, h) @ head.T
+        if config.embedding_shortcut and not {f"attention/{layer}", f"mlp/{layer}"} <= set(config.dropped):
+            h = block("shortcut")[0] * h + block("shortcut")[1] * source
+            h = unit(h) if is_sphere else h
+        site = Site(config, depth, block, rotations, first_values)
+        if f"attention/{layer}" not in config.dropped:
+            h = connect(config, block, "attention", lambda x, site=site: ATTENTIONS[config.attention.name](site, x), h)
+        if f"mlp/{layer}" not in config.dropped:
+            h = connect(config, block, "mlp", lambda x, block=block: mlp(config, block, x), h)
+    return h

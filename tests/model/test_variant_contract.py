@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from cases import label, pairs, scrambled, tiny, tokens
+from cases import describe, scrambled, settings, tiny, tokens
 from reference import logits as naive_logits
 from torch import Tensor
 
 from ablate_model import GPT, Cache, ModelConfig
 
-Component = Mapping[str, Any]
-
-PAIRS = [pytest.param(a, n, id=f"{label(a)}-{label(n)}") for a, n in pairs()]
+CASES = pytest.mark.parametrize("case", [pytest.param(case, id=describe(case)) for case in settings()])
 FLOAT64 = 1e-10  # sums of a few thousand float64 products, with room for cancellation
 FLOAT32_OUT, FLOAT32_GRAD = 1e-5, 1e-4  # the house's tolerances for float32 on a CPU
 INIT_SLACK = 0.15  # nats; logits at the start are small but not zero
@@ -29,9 +27,9 @@ def gradients(model: GPT, out: Tensor) -> dict[str, Tensor]:
     return {n: g for (n, _), g in zip(model.named_parameters(), found, strict=True) if g is not None}
 
 
-@pytest.mark.parametrize(("attention", "normalization"), PAIRS)
-def test_outputs_and_gradients_equal_the_naive_model(attention: Component, normalization: Component) -> None:
-    config = tiny(attention=attention, normalization=normalization)
+@CASES
+def test_outputs_and_gradients_equal_the_naive_model(case: Mapping[str, Any]) -> None:
+    config = tiny(**case)
     fast = scrambled(config)
     parameters = dict(fast.named_parameters())
     expected = naive_logits(config, parameters, tokens())
@@ -42,10 +40,10 @@ def test_outputs_and_gradients_equal_the_naive_model(attention: Component, norma
     torch.testing.assert_close(got, wanted, atol=FLOAT64, rtol=FLOAT64)
 
 
-@pytest.mark.parametrize(("attention", "normalization"), PAIRS)
-def test_logits_do_not_depend_on_later_tokens(attention: Component, normalization: Component) -> None:
+@CASES
+def test_logits_do_not_depend_on_later_tokens(case: Mapping[str, Any]) -> None:
     """By gradient: the logits at t move with the token vectors up to t, and with no later one."""
-    model = scrambled(tiny(attention=attention, normalization=normalization))
+    model = scrambled(tiny(**case))
     vectors = model.embedding(tokens(batch=1)).detach().requires_grad_()
     model.embedding.forward = lambda _ids: vectors
     out = model(tokens(batch=1))
@@ -56,9 +54,9 @@ def test_logits_do_not_depend_on_later_tokens(attention: Component, normalizatio
         assert moved[t]
 
 
-@pytest.mark.parametrize(("attention", "normalization"), PAIRS)
-def test_parameter_formula_shapes_and_dtypes(attention: Component, normalization: Component) -> None:
-    config = tiny(attention=attention, normalization=normalization)
+@CASES
+def test_parameter_formula_shapes_and_dtypes(case: Mapping[str, Any]) -> None:
+    config = tiny(**case)
     model = GPT(config)
     assert config.num_params() == sum(p.numel() for p in model.parameters())
     out = model(tokens())
@@ -70,9 +68,9 @@ def test_parameter_formula_shapes_and_dtypes(attention: Component, normalization
     assert loss.shape == ()
 
 
-@pytest.mark.parametrize(("attention", "normalization"), PAIRS)
-def test_cached_decoding_equals_the_full_pass(attention: Component, normalization: Component) -> None:
-    config = tiny(attention=attention, normalization=normalization)
+@CASES
+def test_cached_decoding_equals_the_full_pass(case: Mapping[str, Any]) -> None:
+    config = tiny(**case)
     model, ids = scrambled(config), tokens()
     cache = Cache(config.n_layers)
     pieces = [model(piece, cache) for piece in ids.split([3, 1, 2, 1], dim=1)]  # a prompt, then steps of 1 and 2
@@ -80,9 +78,9 @@ def test_cached_decoding_equals_the_full_pass(attention: Component, normalizatio
     torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), atol=FLOAT64, rtol=FLOAT64)
 
 
-@pytest.mark.parametrize(("attention", "normalization"), PAIRS)
-def test_loss_starts_near_the_log_of_the_vocabulary(attention: Component, normalization: Component) -> None:
-    config = tiny(attention=attention, normalization=normalization)
+@CASES
+def test_loss_starts_near_the_log_of_the_vocabulary(case: Mapping[str, Any]) -> None:
+    config = tiny(**case)
     loss = GPT(config).loss(tokens(8, 8), tokens(8, 8).flip(0)).item()
     assert loss == pytest.approx(math.log(config.vocab_size), abs=INIT_SLACK + _start_size(config))
 
@@ -93,9 +91,9 @@ def _start_size(config: ModelConfig) -> float:
     return 0.0 if s_z is None else s_z.init**2 / config.d_model
 
 
-@pytest.mark.parametrize(("attention", "normalization"), PAIRS)
-def test_float32_stays_near_the_naive_model(attention: Component, normalization: Component) -> None:
-    config = tiny(attention=attention, normalization=normalization)
+@CASES
+def test_float32_stays_near_the_naive_model(case: Mapping[str, Any]) -> None:
+    config = tiny(**case)
     exact = scrambled(config)
     expected = naive_logits(config, dict(exact.named_parameters()), tokens())
     wanted = gradients(exact, expected)

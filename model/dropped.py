@@ -1,0 +1,19 @@
+"""Names of sub-layers that a model leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from .errors import ConfigError
+
+Part = Literal["attention", "mlp", "block"]
+
+
+def check_dropped(dropped: Iterable[str], n_layers: int) -> tuple[str, ...]:
+    """The names once each, in the order of the layers. Raises ConfigError for one that is no sub-layer."""
+    legal = [f"{part}/{layer}" for layer in range(n_layers) for part in ("attention", "mlp")]
+    for name in dropped:
+        if name not in legal:
+            raise ConfigError("dropped", f"there is no sub-layer {name!r}", legal)
+    return tuple(name for name in legal if name in set(dropped))

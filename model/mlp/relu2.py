@@ -1,0 +1,31 @@
+"""The MLP with a squared ReLU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from .base import MlpLayer, PlainMlp
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class Relu2Layer(MlpLayer):
+    def activate(self, hidden: Tensor) -> Tensor:
+        return hidden.relu().square()
+
+
+class Relu2(PlainMlp):
+    """Two matrices around ReLU(x)^2."""
+
+    name: ClassVar[str] = "relu2"
+    summary: ClassVar[str] = "two matrices around a squared ReLU"
+    paper: ClassVar[str] = "Primer, arXiv 2109.08668"
+    equations: ClassVar[str] = "y = ReLU(x W_h)^2 W_o"
+    deviations: ClassVar[str] = "none"
+    neutral: ClassVar[str] = "None: without a gate it is another function than SwiGLU."
+
+    def build(self, config: ModelConfig, layer: int) -> MlpLayer:
+        return Relu2Layer(config)

@@ -1,0 +1,81 @@
+"""Dynamic tanh in place of norms."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..declared import Declared, Spec
+from ..numerics import upcast
+from .base import Final, Normalization, Residual, Site
+from .norms import FinalNorm
+from .prenorm import PreNormResidual
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class DynamicTanh(Declared):
+    """gain * tanh(a x) + bias over (..., d), a one learned scalar."""
+
+    def __init__(self, width: int, start: float) -> None:
+        super().__init__()
+        self.slope = self.declare("slope", (1,), Spec("vector", mean=start))
+        self.gain = self.declare("gain", (width,), Spec("vector", mean=1.0))
+        self.bias = self.declare("bias", (width,), Spec("vector"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * (self.slope * upcast(x)).tanh() + self.bias
+
+
+class EmbeddingScale(Declared):
+    """One learned factor on the embedding, sqrt(d) at the start."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.factor = self.declare("factor", (1,), Spec("vector", mean=math.sqrt(d_model)))
+
+    def forward(self, h_btd: Tensor) -> Tensor:
+        return h_btd * self.factor
+
+
+class DyT(Normalization):
+    """Pre-norm with an elementwise tanh instead of each norm."""
+
+    name: ClassVar[str] = "dyt"
+    summary: ClassVar[str] = "pre-norm with gain * tanh(a x) + bias in place of each norm"
+    paper: ClassVar[str] = "Transformers without Normalization, arXiv 2503.10622"
+    equations: ClassVar[str] = "DyT(x) = gain * tanh(a x) + bias; h <- h + f(DyT(h)); logits = DyT(h) W_head^T"
+    deviations: ClassVar[str] = (
+        "a starts at 0.5 everywhere by default, where the paper's language models choose it by width and larger in "
+        "attention: knobs; with linear layers that normalise their own input, the tanh before sub-layers goes"
+    )
+    neutral: ClassVar[str] = "None: an elementwise function divides by no statistic of the vector."
+
+    attention_start: float = Field(default=0.5, gt=0.0, description="a before attention at the start")
+    mlp_start: float = Field(default=0.5, gt=0.0, description="a before the MLP at the start")
+    final_start: float = Field(default=0.5, gt=0.0, description="a before the head at the start")
+    has_embedding_scale: bool = Field(
+        default=True, description="one learned factor on the embedding, sqrt(d) at the start"
+    )
+
+    def build_input(self, config: ModelConfig) -> nn.Module:
+        return EmbeddingScale(config.d_model) if self.has_embedding_scale else nn.Identity()
+
+    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+        if config.linear.has_input_norm:
+            return PreNormResidual(nn.Identity())
+        start = self.attention_start if site == "attention" else self.mlp_start
+        return PreNormResidual(DynamicTanh(config.d_model, start))
+
+    def build_final(self, config: ModelConfig) -> Final:
+        return FinalNorm(DynamicTanh(config.d_model, self.final_start))
+
+    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+        return 0 if config.linear.has_input_norm else 2 * config.d_model + 1
+
+    def num_model_params(self, config: ModelConfig) -> int:
+        return 2 * config.d_model + 1 + self.has_embedding_scale

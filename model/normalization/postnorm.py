@@ -1,0 +1,71 @@
+"""Norms after the sub-layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from .base import Final, Residual, Site
+from .norms import BuiltOfNorms, FinalNorm
+
+if TYPE_CHECKING:
+    from ..config import ModelConfig
+
+
+class SumNormResidual(Residual):
+    """h <- N(h + y)."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def read(self, h_btd: Tensor) -> Tensor:
+        return h_btd
+
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
+        normed: Tensor = self.norm(h_btd + y_btd)
+        return normed
+
+
+class OutputNormResidual(SumNormResidual):
+    """h <- h + N(y)."""
+
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
+        normed: Tensor = self.norm(y_btd)
+        return h_btd + normed
+
+
+class PostNorm(BuiltOfNorms):
+    """The first transformer's norms; or, on the output alone, OLMo 2's."""
+
+    name: ClassVar[str] = "postnorm"
+    summary: ClassVar[str] = "h <- N(h + f(h)), or h <- h + N(f(h)) with a norm before the head"
+    paper: ClassVar[str] = "Attention Is All You Need, arXiv 1706.03762 (sum); OLMo 2, 2501.00656 (output)"
+    equations: ClassVar[str] = (
+        "sum: h <- N(h + f(h)), no norm before the head; output: h <- h + N(f(h)), logits = N(h) W^T"
+    )
+    deviations: ClassVar[str] = "RMSNorm by default, where the first transformer has LayerNorm"
+    neutral: ClassVar[str] = "None: the sub-layers read a stream that no norm has touched."
+
+    place: Literal["sum", "output"] = Field(
+        default="sum", description="what is normed: the sum, or the sub-layer's output"
+    )
+
+    @property
+    def has_scale_free_writes(self) -> bool:
+        return self.place == "output"
+
+    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+        norm = self.build_norm(config)
+        return SumNormResidual(norm) if self.place == "sum" else OutputNormResidual(norm)
+
+    def build_final(self, config: ModelConfig) -> Final:
+        return FinalNorm(nn.Identity() if self.place == "sum" else self.build_norm(config))
+
+    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+        return self.count_norm(config)
+
+    def num_model_params(self, config: ModelConfig) -> int:
+        return 0 if self.place == "sum" else self.count_norm(config)
