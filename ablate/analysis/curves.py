@@ -160,6 +160,10 @@ class Results:
         return table.astype({"step": "int64"}) if "step" in table else table
 
 
+Known = tuple[Status, Mapping[str, Floats], Mapping[str, Any], Mapping[str, Any]]
+"""What is known of a run: its status, columns, manifest and config."""
+
+
 def read_results(store: Store) -> Results:
     """Read the record of a study and all of its runs.
 
@@ -167,30 +171,31 @@ def read_results(store: Store) -> Results:
     run here, or where a file cannot be read.
     """
     record = store.read_study()
-    n_steps = {arm.arm: arm.n_steps for arm in record.arms}
-    if unknown := sorted({run.arm for run in record.runs} - n_steps.keys()):
-        raise RecordError(f"{store.record}: it has runs of the arm {unknown[0]!r} but no such arm")
-    if unknown := sorted({arm.baseline for arm in record.arms} - n_steps.keys()):
-        raise RecordError(f"{store.record}: the baseline {unknown[0]!r} is no arm of this study")
     run_ids = sorted({run.run_id for run in record.runs})
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser frees the interpreter's lock
-        columns = dict(
-            zip(run_ids, pool.map(lambda run_id: read_columns(store.run(run_id).curve), run_ids), strict=True)
-        )
-    runs = tuple(
-        RunCurve(
-            run_id=run.run_id,
-            arm=run.arm,
-            seed=run.seed,
-            n_steps=n_steps[run.arm],
-            status=store.run(run.run_id).read_status(),
-            columns=columns[run.run_id],
-            manifest=store.read_manifest(run.run_id),
-            config=_read_config(store.run(run.run_id).config),
-        )
-        for run in record.runs
+        known = dict(zip(run_ids, pool.map(lambda run_id: _read_run(store, run_id), run_ids), strict=True))
+    return assemble(record, known, str(store.record))
+
+
+def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Results:
+    """A study from its record and what is known of each run id.
+
+    Raises `RecordError`, naming the `place`, where the record does not fit together.
+    """
+    n_steps = {arm.arm: arm.n_steps for arm in record.arms}
+    if unknown := sorted({run.arm for run in record.runs} - n_steps.keys()):
+        raise RecordError(f"{place}: it has runs of the arm {unknown[0]!r} but no such arm")
+    if unknown := sorted({arm.baseline for arm in record.arms} - n_steps.keys()):
+        raise RecordError(f"{place}: the baseline {unknown[0]!r} is no arm of this study")
+    return Results(
+        record,
+        tuple(RunCurve(run.run_id, run.arm, run.seed, n_steps[run.arm], *known[run.run_id]) for run in record.runs),
     )
-    return Results(record, runs)
+
+
+def _read_run(store: Store, run_id: str) -> Known:
+    folder = store.run(run_id)
+    return folder.read_status(), read_columns(folder.curve), store.read_manifest(run_id), _read_config(folder.config)
 
 
 def read_columns(path: Path) -> dict[str, Floats]:
@@ -205,9 +210,13 @@ def read_columns(path: Path) -> dict[str, Floats]:
     columns = _parse_block(block) if block else {}
     if columns is None:  # some line inside is torn: the slow reader knows which lines are whole
         columns = _transpose(read_curve(path))
+    return _drop_repeats(complete_columns(columns))
+
+
+def complete_columns(columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The columns with all of `CORE_COLUMNS` among them."""
     length = len(columns["step"]) if "step" in columns else 0
-    complete = {name: columns.get(name, np.full(length, np.nan)) for name in (*CORE_COLUMNS, *columns)}
-    return _drop_repeats(complete)
+    return {name: columns.get(name, np.full(length, np.nan)) for name in (*CORE_COLUMNS, *columns)}
 
 
 def device_of(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,12 +19,16 @@ Verdict = Literal["faster", "slower", "undecided"]
 
 def answer(
     rows: Sequence[SpeedUp],
+    full_schedule: Sequence[SpeedUp],
     arms: Sequence[ArmSummary],
     fairness: Sequence[Fairness],
     axis: str,
     labels: Mapping[str, str],
 ) -> tuple[str, str]:
-    """Two sentences from the rows of the headline's target (all axes); `labels` is what each arm is called."""
+    """Two sentences from the rows of the headline's target and of full schedules (all axes of both).
+
+    `labels` is what each arm is called.
+    """
     arms = [replace(arm, arm=labels[arm.arm]) for arm in arms]
     fairness = [replace(line, arm=labels[line.arm]) for line in fairness]
     by_arm: dict[str, dict[str, SpeedUp]] = {}
@@ -35,6 +39,7 @@ def answer(
     caveats = _list_caveats(main, arms, fairness)
     if not main:
         return _describe_alone(arms), _sentence(caveats or ["one arm alone shows no effect: add a level to the matrix"])
+    caveats = [*_describe_full_schedules(full_schedule, axis, labels), *caveats]
     finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
     return finding, _sentence([*_describe_price(by_arm[main[0].arm], axis), *caveats])
 
@@ -128,6 +133,14 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str) -> list[str]:
     if steps and seconds and steps.ratio and seconds.ratio:
         text += f" because a step takes {write_ratio(steps.ratio / seconds.ratio)} as long"
     return [text]
+
+
+def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str]) -> list[str]:
+    """The number to quote where horizons vary: no learning rate is caught half way in it."""
+    best = max((row for row in rows if row.axis == axis), key=_rank, default=None)
+    if best is None:
+        return []
+    return [f"between full schedules, the number to quote, {labels[best.arm]} stands at {write_speed_up(best)}"]
 
 
 def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> list[str]:

@@ -8,24 +8,41 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablate.analysis.curves import Results
+from ablate.analysis.curves import AXES, Results
+from ablate.analysis.effects import Effect, find_differences, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
+from ablate.analysis.full_schedule import full_schedule_speed_ups
+from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, SpeedUp, Target, axes_of, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
+from ablate.errors import AblateError, suggest
 from ablate.report.answer import answer
 from ablate.report.words import label_arms
-from ablate.tracking.records import StudyRecord
+from ablate.tracking.records import StudyRecord, Value
 
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What to report: the `targets` of the ladder, and the headline's `axis` of cost (one of `analysis.AXES`).
+    """What to report.
 
-    The headline's target is `final` where it is among the targets, else the last of them.
+    `targets` of the ladder; the headline's target is `final` where it is among them, else the last. `axis`: the
+    headline's axis of cost. `where`: an expression over axes, `arm` and `seed`; what it does not hold for is left out,
+    but for baselines. `baseline`: axis to level (or `arm` to a name) of another baseline. `figures`: every figure as
+    SVG and PDF, not only those of the Markdown page.
+    Raises `AblateError` for an axis that is not one of `analysis.AXES`, or without any target.
     """
 
     targets: tuple[Target, ...] = TARGETS
     axis: str = "tokens"
+    where: str | None = None
+    baseline: Mapping[str, Value] | None = None
+    figures: bool = False
+
+    def __post_init__(self) -> None:
+        if self.axis not in AXES:
+            raise AblateError(f"axis {self.axis!r}: there is no such axis of cost{suggest(self.axis, AXES)}")
+        if not self.targets:
+            raise AblateError(f"no target to report on (legal: {', '.join(map(str, TARGETS))}, or a loss)")
 
     @property
     def headline(self) -> Target:
@@ -41,6 +58,9 @@ class Report:
     results: Results
     axes: tuple[str, ...]
     rows: tuple[SpeedUp, ...]
+    full_schedule: tuple[SpeedUp, ...]
+    differences: tuple[Effect, ...]
+    effects: tuple[Effect, ...]
     arms: tuple[ArmSummary, ...]
     fairness: tuple[Fairness, ...]
     mishaps: tuple[Mishap, ...]
@@ -67,20 +87,33 @@ class Report:
 
 
 def make_report(results: Results, options: ReportOptions) -> Report:
-    """All the numbers. Pure: nothing is written."""
-    rows = speed_ups(results, options.targets)
+    """All the numbers. Pure: nothing is written.
+
+    Raises `AblateError` where the options name what the study has not.
+    """
+    if options.baseline:
+        results = rebase(results, options.baseline)
+    if options.where:
+        results = select(results, options.where)
+    axes = axes_of(results)
+    if options.axis not in axes:
+        raise AblateError(f"axis {options.axis!r}: not every run held a GPU{suggest(options.axis, axes)}")
+    rows, full_schedule = speed_ups(results, options.targets), full_schedule_speed_ups(results)
     arms, fairness, mishaps = summarize_arms(results), check_fairness(results), find_mishaps(results)
     headline = tuple(row for row in rows if row.target == options.headline)
     return Report(
         record=results.record,
         options=options,
         results=results,
-        axes=axes_of(results),
+        axes=axes,
         rows=rows,
+        full_schedule=full_schedule,
+        differences=find_differences(results),
+        effects=find_effects(results, options.axis),
         arms=arms,
         fairness=fairness,
         mishaps=mishaps,
-        answer=answer(headline, arms, fairness, options.axis, label_arms(results.record.arms)),
+        answer=answer(headline, full_schedule, arms, fairness, options.axis, label_arms(results.record.arms)),
         versions=collect_versions(results),
     )
 

@@ -12,6 +12,9 @@ from ablate.analysis.curves import Floats, Results, RunCurve
 MAX_POINTS = 240
 """Points of a drawn curve: about one a pixel pair of the page's figure."""
 
+MAX_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 8
+"""Points and layers of a drawn diagnostic: there are many, and each is smooth."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -44,12 +47,52 @@ def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line
     return lines
 
 
-def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str) -> Line:
+@dataclass(frozen=True)
+class Diagnostic:
+    """A variant's own quantity over training, mean over seeds: `costs` by axis [point], `layers` by name [point]."""
+
+    arm: str
+    costs: dict[str, Floats]
+    layers: dict[str, Floats]
+
+
+def draw_diagnostics(results: Results, axes: Sequence[str]) -> dict[str, list[Diagnostic]]:
+    """By name, such as `alpha_attn` with its layers or `grad_norm` without: a curve for each arm that records it.
+
+    Of a deep model at most `MAX_LAYERS` layers, evenly spread.
+    """
+    groups: dict[str, list[Diagnostic]] = {}
+    for arm in results.arms:
+        runs = [run for run in results.runs_of(arm) if run.is_whole]
+        members: dict[str, list[str]] = {}
+        for column in dict.fromkeys(name for run in runs for name in ("grad_norm", *run.diagnostics)):
+            members.setdefault(column.partition("/")[0], []).append(column)
+        for group, columns in members.items():
+            lines = {column: _draw_known(runs, column, axes) for column in _pick_layers(columns)}
+            known = [(column.partition("/")[2], line) for column, line in lines.items() if line is not None]
+            if known:
+                costs, length = known[0][1].costs, known[0][1].mean.size
+                layers = {layer: line.mean for layer, line in known if line.mean.size == length}
+                groups.setdefault(group, []).append(Diagnostic(arm, costs, layers))
+    return groups
+
+
+def _pick_layers(columns: Sequence[str]) -> list[str]:
+    indices = np.linspace(0, len(columns) - 1, MAX_LAYERS).round().astype(np.int64)
+    return [columns[index] for index in np.unique(indices)]
+
+
+def _draw_known(runs: Sequence[RunCurve], column: str, axes: Sequence[str]) -> Line | None:
+    known = [run for run in runs if np.isfinite(run.columns.get(column, np.empty(0))).any()]
+    return _draw(known, column, axes, "", MAX_DIAGNOSTIC_POINTS) if known else None
+
+
+def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str, limit: int = MAX_POINTS) -> Line:
     known = [np.isfinite(run.columns[column]) for run in runs]
     steps = [run.columns["step"][mask] for run, mask in zip(runs, known, strict=True)]
     first, last = max(s[0] for s in steps), min(s[-1] for s in steps)
     grid = min(steps, key=len)
-    grid = thin(grid[(grid >= first) & (grid <= last)])
+    grid = thin(grid[(grid >= first) & (grid <= last)], limit)
     values = np.stack(
         [np.interp(grid, s, run.columns[column][m]) for run, s, m in zip(runs, steps, known, strict=True)]
     )
@@ -62,7 +105,7 @@ def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str
     return Line(runs[0].arm, state, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
 
 
-def thin(points: Floats, limit: int = MAX_POINTS) -> Floats:
+def thin(points: Floats, limit: int) -> Floats:
     """At most `limit` of the points, half spread evenly and half evenly in the logarithm: either scale is filled."""
     if points.size <= limit:
         return points

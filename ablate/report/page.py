@@ -15,10 +15,11 @@ from importlib import resources
 from typing import Any
 
 from ablate.analysis.curves import Floats
+from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
-from ablate.report.drawing import Line, draw_column
+from ablate.report.drawing import Line, draw_column, draw_diagnostics
 from ablate.report.palette import assign_looks
-from ablate.report.rows import Table, tabulate
+from ablate.report.rows import Table, name_levels, tabulate
 from ablate.report.words import AXIS_NAMES, write_target
 
 DIGITS = 5
@@ -31,6 +32,7 @@ def write_page(report: Report) -> str:
     """The page as text."""
     import jinja2
 
+    data = collect_data(report)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -41,7 +43,9 @@ def write_page(report: Report) -> str:
         tables={table.name: _pad(table) for table in tabulate(report)},
         looks={report.labels[arm]: look for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
-        data=embed_json(collect_data(report)),
+        data=embed_json(data),
+        diagnostics=list(data["diagnostics"]),
+        has_effects=bool(data["contrasts"]["effects"]),
         scripts=scripts,
         style=_read_template("page.css"),
         policy=" ".join(_hash_script(script) for script in scripts),
@@ -82,6 +86,17 @@ def collect_data(report: Report) -> dict[str, Any]:
             }
             for r in report.rows
         ],
+        "contrasts": {
+            "differences": [_pack_contrast(e, report.labels[e.arm], e.arm) for e in report.differences],
+            "effects": [_pack_contrast(e, name_levels(e), None) for e in report.effects if e.outcome == LOSS],
+        },
+        "diagnostics": {
+            group: [
+                {"arm": d.arm, "costs": _pack_costs(d.costs), "layers": {k: _round(v) for k, v in d.layers.items()}}
+                for d in curves
+            ]
+            for group, curves in draw_diagnostics(report.results, report.axes).items()
+        },
     }
 
 
@@ -96,10 +111,18 @@ def _pack(line: Line) -> dict[str, Any]:
         "arm": line.arm,
         "state": line.state,
         "n_runs": line.n_runs,
-        "costs": {axis: _round(cost) for axis, cost in line.costs.items()},
+        "costs": _pack_costs(line.costs),
         "mean": _round(line.mean),
         "band": [_round(line.low), _round(line.high)] if line.n_runs > 1 else None,
     }
+
+
+def _pack_costs(costs: dict[str, Floats]) -> dict[str, list[float | None]]:
+    return {axis: _round(cost) for axis, cost in costs.items()}
+
+
+def _pack_contrast(effect: Effect, label: str, arm: str | None) -> dict[str, Any]:
+    return {"arm": arm, "label": label, "estimate": effect.estimate, "low": effect.low, "high": effect.high}
 
 
 def _round(values: Floats) -> list[float | None]:

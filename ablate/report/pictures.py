@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from ablate.analysis.effects import LOSS
+from ablate.analysis.speedup import SpeedUp
 from ablate.report.content import Report
-from ablate.report.drawing import draw_column
+from ablate.report.drawing import draw_column, draw_diagnostics
 from ablate.report.palette import Look, assign_looks
+from ablate.report.rows import name_levels
 from ablate.report.words import AXIS_NAMES, shorten, write_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+CAPTIONS = {
+    "curves": "Validation loss against cost, with the band of the extremes over seeds",
+    "speedup": "Speed-up of each arm over its baseline, with 95 % intervals",
+    "ladder": "Speed-up against target",
+    "differences": "Final validation loss: arm minus baseline, with 95 % intervals",
+    "effects": "Effects of the axes on the final validation loss, with 95 % intervals",
+}
 _STYLE = {
     "svg.hashsalt": "ablate",
     "svg.fonttype": "path",
@@ -28,84 +38,181 @@ _STYLE = {
     "text.parse_math": False,  # a dollar in an arm's name is a dollar
     "figure.constrained_layout.use": True,
 }
+_NEUTRAL = "#6b7280"
+_WIDTH = 6.4  # inches, the width of a text column
 
 
 def draw_pictures(report: Report) -> dict[str, Figure]:
-    """The figures by name: `curves`, and `speedup` where arms are compared."""
-    import matplotlib as mpl
-
+    """The figures by name: `curves`, `speedup` where arms are compared, and with `options.figures` all the others."""
     looks = assign_looks(report.arms)
-    with mpl.rc_context(_STYLE):
+    with styled():
         figures = {"curves": draw_curves(report, looks)}
         if report.headline_rows:
             figures["speedup"] = draw_speed_ups(report, looks)
+        if report.options.figures:
+            figures |= _draw_others(report, looks)
     return figures
 
 
-def save_picture(figure: Figure, path: Path) -> None:
-    """Write as SVG or PDF, whichever the suffix says, without a date."""
+def styled() -> AbstractContextManager[None]:
+    """Within it, figures are made and written in the report's style."""
     import matplotlib as mpl
 
-    dated: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None}
-    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    context: AbstractContextManager[None] = mpl.rc_context(_STYLE)
+    return context
+
+
+def save_picture(figure: Figure, ending: str, file: BinaryIO) -> None:
+    """Write as `svg` or `pdf`, without a date."""
+    dated: dict[str, Any] = {"Date": None} if ending == "svg" else {"CreationDate": None}
+    with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a name may be in any script
-        figure.savefig(path, metadata=dated)
+        figure.savefig(file, format=ending, metadata=dated)
 
 
 def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
     """Validation loss against cost, a line an arm, with the band of the extremes over seeds."""
     axis = report.options.axis
     lines = draw_column(report.results, "val_loss", report.axes)
-    figure, ax = _new_figure(6.4, 3.8)
+    figure, ax = _new_figure(3.8)
     for line in lines:
         look, label = looks[line.arm], shorten(report.labels[line.arm]) + (f", {line.state}" if line.state else "")
-        style: Any = (0, look.strokes) if look.strokes else "solid"
         width = 1.6 if not line.state else 0.8
-        ax.plot(line.costs[axis], line.mean, color=look.color, linestyle=style, linewidth=width, label=label)
+        ax.plot(line.costs[axis], line.mean, linewidth=width, label=label, **_style(look))
         if line.n_runs > 1:
             ax.fill_between(line.costs[axis], line.low, line.high, color=look.color, alpha=0.18, linewidth=0)
     if lines:
         ax.set_xscale("log")
         ax.legend(frameon=False, fontsize=7, ncols=1 if len(lines) < 10 else 2)
-    ax.set_xlabel(AXIS_NAMES[axis])
+    _label_costs(ax, axis)
     ax.set_ylabel("validation loss (nats a token)")
     return figure
 
 
 def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
-    """One point an arm on the headline's axis, with its interval; an arrow where there is only a bound."""
+    """One point an arm on the headline's axis, with its interval; a triangle where there is only a bound."""
     axis = report.options.axis
-    rows = [row for row in report.headline_rows if row.axis == axis]
-    figure, ax = _new_figure(6.4, 1.2 + 0.32 * len(rows))
-    for y, row in enumerate(reversed(rows)):
+    rows = [row for row in reversed(report.headline_rows) if row.axis == axis]
+    figure, ax = _new_figure(1.2 + 0.32 * len(rows))
+    for y, row in enumerate(rows):
         color = looks[row.arm].color
-        if row.ratio is not None:
-            ax.plot([row.ratio], [y], "o", color=color)
-            if row.low is not None and row.high is not None:
-                ax.plot([row.low, row.high], [y, y], color=color, linewidth=1.6)
-        elif (bound := row.high or row.low) is not None:
-            ax.plot([bound], [y], "<" if row.bound == "at_most" else ">", color=color)
-    ax.axvline(1.0, color="#6b7280", linewidth=1, linestyle="--")
-    ax.set_yticks(range(len(rows)), [shorten(report.labels[row.arm]) for row in reversed(rows)])
-    ax.set_ylim(-0.6, len(rows) - 0.4)
+        if (value := _value(row)) is not None:
+            ax.plot([value], [y], _marker(row, "<", ">"), color=color)
+        if row.ratio is not None and row.low is not None and row.high is not None:
+            ax.plot([row.low, row.high], [y, y], color=color, linewidth=1.6)
+    ax.axvline(1.0, color=_NEUTRAL, linewidth=1, linestyle="--")
+    _name_rows(ax, [report.labels[row.arm] for row in rows])
     ax.set_xscale("log")
-    _label_ratios(ax)
+    ax.set_xlim(*_widen(ax.get_xlim()))
+    _label_ratios(ax.xaxis)
     ax.set_xlabel(f"speed-up in {AXIS_NAMES[axis]} to {write_target(report.options.headline)}")
     return figure
 
 
-def _label_ratios(ax: Axes) -> None:
+def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]:
+    figures = {}
+    if report.rows:
+        figures["ladder"] = _draw_ladder(report, looks)
+    differences = [(report.labels[e.arm], e, looks[e.arm].color) for e in report.differences]
+    effects = [(name_levels(e), e, _NEUTRAL) for e in report.effects if e.outcome == LOSS]
+    for name, items in (("differences", differences), ("effects", effects)):
+        if items:
+            figures[name] = _draw_contrasts(items)
+    for group, curves in draw_diagnostics(report.results, (report.options.axis,)).items():
+        figure, ax = _new_figure(3.2)
+        for curve in curves:
+            for depth, values in enumerate(curve.layers.values()):
+                alpha = (depth + 1) / len(curve.layers)
+                ax.plot(curve.costs[report.options.axis], values, alpha=alpha, linewidth=1, **_style(looks[curve.arm]))
+        _label_costs(ax, report.options.axis)
+        ax.set_ylabel(group)
+        figures[f"diagnostic-{_clean_name(group)}"] = figure
+    return figures
+
+
+def _draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
+    axis, targets = report.options.axis, report.options.targets
+    figure, ax = _new_figure(3.2)
+    for arm in report.results.compared_arms:
+        rows = {row.target: row for row in report.rows if (row.arm, row.axis) == (arm, axis)}
+        known = [(x, rows[t], value) for x, t in enumerate(targets) if (value := _value(rows[t])) is not None]
+        ax.plot(
+            [x for x, _, _ in known], [v for _, _, v in known], label=shorten(report.labels[arm]), **_style(looks[arm])
+        )
+        for x, row, value in known:
+            ax.plot([x], [value], _marker(row, "v", "^"), color=looks[arm].color)
+            if row.ratio is not None and row.low is not None and row.high is not None:
+                ax.plot([x, x], [row.low, row.high], color=looks[arm].color)
+    ax.axhline(1.0, color=_NEUTRAL, linewidth=1, linestyle="--")
+    ax.set_xticks(range(len(targets)), [f"{t:g}" if isinstance(t, float) else t for t in targets])
+    ax.set_yscale("log")
+    ax.set_ylim(*_widen(ax.get_ylim()))
+    _label_ratios(ax.yaxis)
+    ax.set_xlabel("target: the baseline's loss at this share (%) of its budget")
+    ax.set_ylabel(f"speed-up in {AXIS_NAMES[axis]}")
+    ax.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:
+    """Bars from zero, a row a contrast, with their intervals."""
+    figure, ax = _new_figure(1.2 + 0.32 * len(items))
+    rows = list(reversed(items))
+    for y, (_, effect, color) in enumerate(rows):
+        ax.barh([y], [effect.estimate], color=color, alpha=0.6, height=0.6)
+        if effect.low is not None:
+            ax.plot([effect.low, effect.high], [y, y], color=color, linewidth=1.6)
+    ax.axvline(0.0, color=_NEUTRAL, linewidth=1)
+    _name_rows(ax, [label for label, _, _ in rows])
+    ax.set_xlabel("difference in final validation loss (nats a token)")
+    return figure
+
+
+def _value(row: SpeedUp) -> float | None:
+    """What is drawn of a row: its ratio, or the value of its bound."""
+    return row.ratio if row.ratio is not None else row.high if row.high is not None else row.low
+
+
+def _marker(row: SpeedUp, at_most: str, at_least: str) -> str:
+    return "o" if row.ratio is not None else at_most if row.bound == "at_most" else at_least
+
+
+def _style(look: Look) -> dict[str, Any]:
+    return {"color": look.color, "linestyle": (0, look.strokes) if look.strokes else "solid"}
+
+
+def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_yticks(range(len(names)), [shorten(name) for name in names])
+    ax.set_ylim(-0.6, len(names) - 0.4)
+
+
+def _widen(limits: tuple[float, float]) -> tuple[float, float]:
+    return min(limits[0], 0.8), max(limits[1], 1.25)
+
+
+def _label_costs(ax: Axes, axis: str) -> None:
+    from matplotlib.ticker import EngFormatter, NullFormatter
+
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlabel(AXIS_NAMES[axis])
+
+
+def _label_ratios(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = ax.get_xlim()
-    ax.set_xlim(min(low, 0.8), max(high, 1.25))
-    ax.xaxis.set_major_locator(LogLocator(subs=(0.5, 0.7, 1.0, 1.4, 2.0, 3.0)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(0.5, 0.7, 1.0, 1.4, 2.0, 3.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def _new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+def _clean_name(text: str) -> str:
+    """A diagnostic's name as part of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+
+def _new_figure(height: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(_WIDTH, height))
     return figure, figure.add_subplot()

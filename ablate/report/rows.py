@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ablate.analysis.effects import Effect
 from ablate.report.content import Report
 from ablate.report.words import (
     AXIS_NAMES,
@@ -79,6 +80,46 @@ def tabulate_ladder(report: Report) -> Table:
 
 _SHARE_NAMES = {"50": "50 %", "75": "75 %", "90": "90 %", "final": "final"}
 _LADDER_NOTE = "A target is the loss that the baseline of the same seed has at that share of its budget."
+
+
+def tabulate_full_schedules(report: Report) -> Table:
+    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.axes), "Reached", "p (Holm)")
+    cells = {(row.arm, row.axis): row for row in report.full_schedule}
+    rows = []
+    for arm in dict.fromkeys(row.arm for row in report.full_schedule):
+        main = cells[arm, report.options.axis]
+        ratios = (write_speed_up(cells[arm, axis]) for axis in report.axes)
+        rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", write_p(main.p_holm)))
+    note = "The budget at which the baseline would end at the arm's final loss, over its budget: the number to quote."
+    return Table("full_schedule", "Speed-up between full schedules, with 95 % intervals", header, tuple(rows), note)
+
+
+def tabulate_differences(report: Report) -> Table:
+    header = ("Arm", "Baseline", "Difference (nats)", "95 % interval", "p (Holm)", "Pairs")
+    rows = tuple(
+        (report.labels[effect.arm], report.labels[effect.baseline], *_write_effect(effect), str(effect.n))
+        for effect in report.differences
+    )
+    note = "Below zero the arm ends at a lower loss. Paired by seed."
+    return Table("differences", "Final validation loss: arm minus baseline", header, rows, note)
+
+
+def tabulate_effects(report: Report) -> Table:
+    header = ("Levels", "Outcome", "Effect", "95 % interval", "p (Holm)")
+    rows = tuple((name_levels(effect), effect.outcome, *_write_effect(effect)) for effect in report.effects)
+    caption = "Effects of the axes: main effects and two-way interactions, averaged over the other axes"
+    note = "Against the baseline's levels, by least squares with the seed as a block; of costs, the natural logarithm."
+    return Table("effects", caption, header, rows, note)
+
+
+def name_levels(effect: Effect) -> str:
+    return " \N{MULTIPLICATION SIGN} ".join(f"{axis}={level}" for axis, level in effect.levels.items())
+
+
+def _write_effect(effect: Effect) -> tuple[str, str, str]:
+    is_known = effect.low is not None and effect.high is not None
+    interval = f"[{effect.low:+.4f}, {effect.high:+.4f}]" if is_known else NOTHING
+    return f"{effect.estimate:+.4f}", interval, write_p(effect.p_holm)
 
 
 def tabulate_arms(report: Report) -> Table:
@@ -164,5 +205,15 @@ def tabulate_mishaps(report: Report) -> Table:
 
 def tabulate(report: Report) -> tuple[Table, ...]:
     """Every table that has a row, in the order of the page."""
-    makers = (tabulate_speed_ups, tabulate_ladder, tabulate_arms, tabulate_cost, tabulate_fairness, tabulate_mishaps)
+    makers = (
+        tabulate_speed_ups,
+        tabulate_ladder,
+        tabulate_full_schedules,
+        tabulate_arms,
+        tabulate_differences,
+        tabulate_effects,
+        tabulate_cost,
+        tabulate_fairness,
+        tabulate_mishaps,
+    )
     return tuple(table for table in (make(report) for make in makers) if table.rows)

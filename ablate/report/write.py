@@ -1,47 +1,77 @@
-"""Write a report: `report.html`, `report.md` with its pictures, `speedup.csv` and `summary.json`."""
+"""Write a report: the page, the Markdown with its pictures, tables for papers and programs, and the curves."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from ablate.analysis.curves import read_results
+from ablate.analysis.archive import NAME, read_archive, write_archive
+from ablate.analysis.curves import Results, read_results
+from ablate.analysis.selection import merge
 from ablate.errors import ResourceError
 from ablate.files import write_atomic
 from ablate.report.content import Report, ReportOptions, make_report
+from ablate.report.latex import write_latex
 from ablate.report.markdown import write_markdown
 from ablate.report.page import write_page
-from ablate.report.pictures import draw_pictures, save_picture
+from ablate.report.pictures import CAPTIONS, draw_pictures, save_picture
+from ablate.report.rows import tabulate
 from ablate.report.summary import summarize, write_speedup_csv
 from ablate.tracking.store import Store
 
+FILES = {
+    "html": "report.html",
+    "markdown": "report.md",
+    "csv": "speedup.csv",
+    "summary": "summary.json",
+    "curves": NAME,
+}
 
-def write_report(store: Store, out: Path, *, options: ReportOptions | None = None) -> Report:
-    """Report on a study into the folder `out`. Nothing is written before all numbers are there.
 
-    Raises `RecordError` where no study was run or a record cannot be read, `ResourceError` where `out` cannot be
-    written.
+def write_report(source: Store | Sequence[Store], out: Path, *, options: ReportOptions | None = None) -> Report:
+    """Report on a study, or on several compared, into the folder `out`; first all numbers, then the files.
+
+    A store whose folder holds a `curves.parquet` and no `study.json`, as a published report does, is read from that.
+    Raises `RecordError` where no study was run or a record cannot be read, `AblateError` where the options name what
+    the study has not, `ResourceError` where `out` cannot be written.
     """
-    report = make_report(read_results(store), options or ReportOptions())
-    paths = {name: out / file for name, file in _FILES.items()}
+    stores = [source] if isinstance(source, Store) else list(source)
+    studies = [read_study(store) for store in stores]
+    results = studies[0] if len(studies) == 1 else merge(studies)
+    report = make_report(results, options or ReportOptions())
     try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
-        pictures = {}
-        for name, figure in draw_pictures(report).items():
-            save_picture(figure, out / "figures" / f"{name}.svg")
-            pictures[_CAPTIONS[name]] = f"figures/{name}.svg"
-        summary = json.dumps(summarize(report), indent=1, allow_nan=False) + "\n"
-        texts = (write_page(report), write_markdown(report, pictures), write_speedup_csv(report), summary)
-        for path, text in zip(paths.values(), texts, strict=True):
-            write_atomic(path, text.encode())
+        return replace(report, paths=_write_files(report, out))
     except OSError as error:
         raise ResourceError(f"{out}: the report cannot be written: {error.strerror or error}") from None
-    return replace(report, paths=paths)
 
 
-_FILES = {"html": "report.html", "markdown": "report.md", "csv": "speedup.csv", "summary": "summary.json"}
-_CAPTIONS = {
-    "curves": "Validation loss against cost, with the band of the extremes over seeds",
-    "speedup": "Speed-up of each arm over its baseline, with 95 % intervals",
-}
+def read_study(store: Store) -> Results:
+    """A study from its run folders, or from the archive of a published report."""
+    archive = store.path / NAME
+    return read_archive(archive) if archive.exists() and not store.record.exists() else read_results(store)
+
+
+def _write_files(report: Report, out: Path) -> dict[str, Path]:
+    for folder in ("figures", "tables"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    pictures = {}
+    for name, figure in draw_pictures(report).items():
+        for ending in ("svg", "pdf") if report.options.figures else ("svg",):
+            write_atomic(out / "figures" / f"{name}.{ending}", partial(save_picture, figure, ending))
+        pictures[CAPTIONS.get(name, name)] = f"figures/{name}.svg"
+    for table in tabulate(report):
+        write_atomic(out / "tables" / f"{table.name}.tex", write_latex(table).encode())
+    writers: dict[str, Callable[[], str]] = {
+        "html": partial(write_page, report),
+        "markdown": partial(write_markdown, report, pictures),
+        "csv": partial(write_speedup_csv, report),
+        "summary": lambda: json.dumps(summarize(report), indent=1, allow_nan=False) + "\n",
+    }
+    paths = {name: out / file for name, file in FILES.items()}
+    write_atomic(paths["curves"], partial(write_archive, report.results))
+    for name, write in writers.items():
+        write_atomic(paths[name], write().encode())
+    return paths

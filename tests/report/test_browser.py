@@ -26,6 +26,7 @@ ARMS = [
         step_s=0.15,
     ),
     SyntheticArm(HOSTILE, {"attention": HOSTILE, "normalization": "ngpt"}, BASE, speedup=0.7, n_params=1_050_000),
+    SyntheticArm("plain", {"attention": HOSTILE, "normalization": "prenorm"}, BASE, speedup=1.1),
 ]
 POINTS = "document.querySelectorAll('#figure-{} .plot path.js-line, #figure-{} .plot .points path').length"
 
@@ -57,10 +58,12 @@ def test_the_page_shows_curves_tables_and_names_as_they_were_written(browser, pa
     assert count(browser, "curves") >= 3
     assert count(browser, "speedup") >= 2
     assert count(browser, "ladder") >= 2
+    assert count(browser, "differences") >= 2
+    assert count(browser, "effects") >= 2
     assert browser.run("return document.title") == "hostile \N{EN DASH} ablate"
     assert HOSTILE in browser.run("return document.querySelector('h1').innerText")
     assert browser.run("return document.querySelectorAll('main img, main b').length") == 0
-    assert browser.run("return document.querySelectorAll('#table-speedup tbody tr').length") == 2
+    assert browser.run("return document.querySelectorAll('#table-speedup tbody tr').length") == 3
     labels = browser.run("return [...document.querySelectorAll('#figure-speedup .ytick text')].map(e => e.textContent)")
     assert any(label.startswith("</script><script>") for label in labels)
 
@@ -82,6 +85,15 @@ def test_switches_redraw_every_figure(browser, page):
     assert "training loss" in browser.run(
         "return document.querySelector('#figure-curves .plot').layout.yaxis.title.text"
     )
+
+
+def test_diagnostics_are_chosen_by_name(browser, page):
+    browser.open(page)
+    title = "return document.querySelector('#figure-diagnostics .plot').layout.yaxis.title.text"
+    layers = "return document.querySelector('#figure-diagnostics .plot').data.length"
+    assert (browser.run(title), browser.run(layers)) == ("grad_norm", len(ARMS))
+    browser.click("[data-diagnostic=alpha_attn]")
+    assert (browser.run(title), browser.run(layers)) == ("alpha_attn", 4 * len(ARMS))
 
 
 def test_an_arm_is_hidden_and_shown_by_its_button(browser, page):

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const state = { axis: data.axis, column: "val_loss", xlog: true, ylog: false };
+  const state = { axis: data.axis, column: "val_loss", xlog: true, ylog: false, diagnostic: Object.keys(data.diagnostics)[0] };
   const hidden = new Set();
   const looks = new Map(data.arms.map((arm) => [arm.arm, arm]));
   const isShown = (item) => !hidden.has(item.arm);
@@ -102,6 +102,52 @@
     })];
   }
 
+  const drawContrasts = (name) => () => {
+    const items = data.contrasts[name].filter((item) => item.arm === null || isShown(item)).reverse();
+    const hue = (item) => (item.arm === null ? color("--soft") : looks.get(item.arm).color);
+    const interval = (item) => (item.low === null ? "" : " [" + item.low.toFixed(4) + ", " + item.high.toFixed(4) + "]");
+    const traces = items.map((item, index) => ({
+      type: "bar", orientation: "h", x: [item.estimate], y: [index], width: [0.6], marker: { color: hue(item) + "99" },
+      error_x: {
+        type: "data", symmetric: false, thickness: 2, color: hue(item), array: [item.high === null ? 0 : item.high - item.estimate],
+        arrayminus: [item.low === null ? 0 : item.estimate - item.low],
+      },
+      hovertemplate: item.estimate.toFixed(4) + interval(item) + "<extra>" + plain(item.label) + "</extra>",
+    }));
+    const ticks = { tickvals: items.map((_, index) => index), ticktext: items.map((item) => brief(item.label)), range: [-0.6, items.length - 0.4] };
+    return [traces, layout({
+      xaxis: { title: { text: "difference in final validation loss (nats a token)" }, zeroline: true, zerolinecolor: color("--soft") },
+      yaxis: { ...ticks, showgrid: false }, height: Math.max(180, 90 + 30 * items.length), barmode: "overlay",
+    })];
+  };
+  const contrastTable = (name) => () => [
+    ["contrast", "estimate", "low", "high"], data.contrasts[name].map((item) => [item.label, item.estimate, item.low, item.high]),
+  ];
+
+  function drawDiagnostics() {
+    const traces = [];
+    for (const curve of data.diagnostics[state.diagnostic].filter(isShown)) {
+      const look = looks.get(curve.arm), layers = Object.entries(curve.layers);
+      layers.forEach(([layer, y], depth) => {
+        const name = nameOf(curve) + (layer ? ", " + plain(layer) : "");
+        traces.push({
+          x: curve.costs[state.axis], y, mode: y.length > 1 ? "lines" : "markers", opacity: 0.25 + (0.75 * (depth + 1)) / layers.length,
+          line: { color: look.color, dash: look.dash, width: 1.6 }, marker: { color: look.color },
+          hovertemplate: "%{y:.4g} at %{x:.4s} " + axisName() + "<extra>" + name + "</extra>",
+        });
+      });
+    }
+    return [traces, layout({
+      xaxis: { title: { text: axisName() }, type: state.xlog ? "log" : "linear", ...(state.xlog ? { dtick: "D2" } : {}), exponentformat: "SI" },
+      yaxis: { title: { text: plain(state.diagnostic) } },
+    })];
+  }
+  const diagnosticTable = () => [
+    ["arm", "layer", state.axis, state.diagnostic],
+    data.diagnostics[state.diagnostic].filter(isShown).flatMap((curve) =>
+      Object.entries(curve.layers).flatMap(([layer, values]) => values.map((item, i) => [curve.arm, layer, curve.costs[state.axis][i], item]))),
+  ];
+
   const speedUpTable = (keep) => [
     ["arm", "axis", "target", "ratio", "low", "high", "bound"],
     data.speedup.filter((row) => row.axis === state.axis && isShown(row) && keep(row)).map((row) => [row.arm, row.axis, row.target, row.ratio, row.low, row.high, row.bound]),
@@ -114,6 +160,9 @@
     curves: { draw: drawCurves, table: curveTable },
     speedup: { draw: drawSpeedUps, table: () => speedUpTable((row) => row.target === data.target) },
     ladder: { draw: drawLadder, table: () => speedUpTable(() => true) },
+    differences: { draw: drawContrasts("differences"), table: contrastTable("differences") },
+    effects: { draw: drawContrasts("effects"), table: contrastTable("effects") },
+    diagnostics: { draw: drawDiagnostics, table: diagnosticTable },
   };
 
   const shown = [...document.querySelectorAll("[data-figure]")];
@@ -161,6 +210,7 @@
   }
   choose("axis");
   choose("column");
+  choose("diagnostic");
   for (const button of document.querySelectorAll("[data-toggle]")) {
     button.addEventListener("click", () => {
       state[button.dataset.toggle] = !state[button.dataset.toggle];

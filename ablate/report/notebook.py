@@ -1,0 +1,136 @@
+"""The Python door for notebooks: `ablate.load("runs/quickstart")`."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablate.analysis.curves import Results
+from ablate.analysis.effects import find_differences, find_effects
+from ablate.analysis.full_schedule import full_schedule_speed_ups
+from ablate.analysis.selection import rebase, select
+from ablate.analysis.speedup import TARGETS, Target, speed_ups
+from ablate.report.content import ReportOptions, make_report
+from ablate.report.palette import assign_looks
+from ablate.report.pictures import draw_curves, save_picture, styled
+from ablate.report.write import read_study
+from ablate.tracking.records import Value
+from ablate.tracking.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def load(path: str | Path) -> Study:
+    """The study in a folder of runs, or in a published report.
+
+    Raises `RecordError` where there is none.
+    """
+    return Study(read_study(Store(Path(path))))
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A matplotlib `figure` that shows itself in Jupyter, whatever its backend."""
+
+    figure: Figure
+
+    def _repr_svg_(self) -> str:
+        buffer = io.BytesIO()
+        save_picture(self.figure, "svg", buffer)
+        return buffer.getvalue().decode()
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A study as tables: `curves`, `runs`, `speedup()`, `effects()`; it shows itself in Jupyter."""
+
+    results: Results
+
+    @property
+    def name(self) -> str:
+        return self.results.record.study
+
+    @property
+    def question(self) -> str:
+        return self.results.record.question
+
+    @property
+    def answer(self) -> tuple[str, str]:
+        """The two sentences of the report."""
+        return make_report(self.results, ReportOptions()).answer
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """One row a run and logged step."""
+        return self.results.frame()
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row a run: its arm, seed, levels, state, last step and final validation loss (nats a token)."""
+        import pandas as pd
+
+        rows = [
+            {
+                "run_id": run.run_id,
+                "arm": run.arm,
+                "seed": run.seed,
+                **self.results.arms[run.arm].axes,
+                "state": run.status.state,
+                "step": run.last_step,
+                "final_loss": run.final_loss,
+            }
+            for run in self.results.runs
+        ]
+        return pd.DataFrame(rows)
+
+    def where(self, expression: str) -> Study:
+        """The runs for which the expression holds, with their baselines. Raises `AblateError` where it is wrong."""
+        return Study(select(self.results, expression))
+
+    def against(self, baseline: Mapping[str, Value]) -> Study:
+        """The same runs with another baseline: axis to level, or `arm` to a name.
+
+        Raises `AblateError` where there is no such axis, level or arm.
+        """
+        return Study(rebase(self.results, baseline))
+
+    def speedup(self, *targets: Target) -> pd.DataFrame:
+        """The rows of `summary.json`; targets are `50`, `75`, `90`, `final` as text, or losses (nats a token)."""
+        import pandas as pd
+
+        return pd.DataFrame([row.to_dict() for row in speed_ups(self.results, targets or TARGETS)])
+
+    def full_schedule(self) -> pd.DataFrame:
+        """Speed-ups between complete schedules, where `train.steps` is an axis."""
+        import pandas as pd
+
+        return pd.DataFrame([row.to_dict() for row in full_schedule_speed_ups(self.results)])
+
+    def effects(self, axis: str = "tokens") -> pd.DataFrame:
+        """Differences of arms from their baselines, and the effects of a factorial, on loss and on log cost."""
+        import pandas as pd
+
+        found = (*find_differences(self.results), *find_effects(self.results, axis))
+        return pd.DataFrame([effect.to_dict() for effect in found])
+
+    def plot_curves(self, axis: str = "tokens") -> Picture:
+        """Validation loss against cost, with the band of the extremes over seeds."""
+        report = make_report(self.results, ReportOptions(axis=axis))
+        with styled():
+            return Picture(draw_curves(report, assign_looks(report.arms)))
+
+    def __repr__(self) -> str:
+        runs = self.results.runs
+        n_finished = sum(run.is_whole for run in runs)
+        return f"<study {self.name}: {len(self.results.arms)} arms, {n_finished} of {len(runs)} runs finished>"
+
+    def _repr_html_(self) -> str:
+        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.answer)
+        return f"<h3>{html.escape(self.name)}</h3><p><i>{html.escape(self.question)}</i></p>{sentences}"

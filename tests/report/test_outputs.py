@@ -1,0 +1,196 @@
+"""What a report writes besides the page, and what its options change."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+
+from ablate.analysis import read_results, speed_ups
+from ablate.analysis.archive import NAME, read_archive
+from ablate.errors import AblateError, RecordError
+from ablate.report import ReportOptions, load, write_report
+from ablate.report.bench import bench_report
+from ablate.report.latex import escape_latex
+from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.tracking.store import Store
+
+BASE = "attention=standard,norm=pre"
+
+
+def arm(attention, norm, **changes):
+    name = f"attention={attention},norm={norm}"
+    return SyntheticArm(name, {"attention": attention, "norm": norm}, BASE, **changes)
+
+
+ARMS = [
+    arm("standard", "pre"),
+    arm("standard", "ngpt", speedup=2.0, step_s=0.15),
+    arm("diff_v1", "pre", speedup=1.5),
+    arm("diff_v1", "ngpt", speedup=3.0),
+]
+TABLES = {"speedup", "ladder", "arms", "differences", "effects", "cost", "fairness"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("runs") / "outputs")
+    write_study(store, ARMS, noise=0.01)
+    return store
+
+
+def report(store, out, **options):
+    made = write_report(store, out, options=ReportOptions(**options))
+    return made, json.loads(made.paths["summary"].read_text())
+
+
+def test_every_figure_is_written_as_svg_and_pdf_on_demand(store, tmp_path):
+    report(store, tmp_path, figures=True)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    stems = {"curves", "speedup", "ladder", "differences", "effects", "diagnostic-alpha-attn", "diagnostic-grad-norm"}
+    assert names == {f"{stem}.{ending}" for stem in stems for ending in ("svg", "pdf")}
+    for path in (tmp_path / "figures").glob("*.svg"):
+        assert ET.parse(path).getroot().tag.endswith("svg")
+        assert "mathdefault" not in path.read_text()
+    assert all(path.read_bytes().startswith(b"%PDF") for path in (tmp_path / "figures").glob("*.pdf"))
+    pictures = re.findall(r"!\[.*\]\((figures/.*)\)", (tmp_path / "report.md").read_text())
+    assert {f"{stem}.svg" for stem in stems} == {picture.removeprefix("figures/") for picture in pictures}
+
+
+def test_the_usual_report_draws_only_what_the_markdown_shows(store, tmp_path):
+    report(store, tmp_path)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"curves.svg", "speedup.svg"}
+
+
+def test_tables_for_papers_have_the_rules_of_booktabs_and_as_many_cells_in_each_row(store, tmp_path):
+    report(store, tmp_path)
+    files = {path.stem: path.read_text() for path in (tmp_path / "tables").iterdir()}
+    assert set(files) == TABLES
+    for text in files.values():
+        assert re.findall(r"\\(top|mid|bottom)rule", text) == ["top", "mid", "bottom"]
+        n_columns = len(re.search(r"\\begin\{tabular\}\{(l?r*)\}", text)[1])
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {n_columns}
+    assert r"diff\_v1 / ngpt" in files["speedup"]
+
+
+def test_latex_by_hand():
+    assert escape_latex("a_b & 5 % $x$ {y}\\z\nnew") == r"a\_b \& 5 \% \$x\$ \{y\}\textbackslash{}z new"
+
+
+def test_a_published_report_reads_back_as_the_study(store, tmp_path):
+    made, summary = report(store, tmp_path / "published")
+    again, summary_again = report(Store(tmp_path / "published"), tmp_path / "again")
+    assert summary_again == summary
+    assert again.paths["html"].read_bytes() == made.paths["html"].read_bytes()
+    assert speed_ups(read_archive(tmp_path / "published" / NAME)) == speed_ups(read_results(store))
+
+
+def test_an_archive_names_no_machine(store, tmp_path):
+    made, _ = report(store, tmp_path)
+    archived = read_archive(made.paths["curves"])
+    assert all("host" not in run.manifest["device"] and not run.status.worker for run in archived.runs)
+    assert all(run.manifest["device"]["host"] == "nowhere" for run in read_results(store).runs)
+
+
+def test_a_broken_archive_is_one_message(tmp_path):
+    (tmp_path / NAME).write_bytes(b"PAR1 no more")
+    with pytest.raises(RecordError, match="cannot be read as an archive"):
+        write_report(Store(tmp_path), tmp_path / "out")
+
+
+def test_effects_of_the_factorial_reach_the_summary(store, tmp_path):
+    _, summary = report(store, tmp_path)
+    levels = [effect["levels"] for effect in summary["effects"] if effect["outcome"] == "final_loss"]
+    assert levels == [{"attention": "diff_v1"}, {"norm": "ngpt"}, {"attention": "diff_v1", "norm": "ngpt"}]
+    on_time = next(e for e in summary["effects"] if e["outcome"] == "log_tokens" and e["levels"] == {"norm": "ngpt"})
+    assert on_time["high"] < 0
+    assert {row["arm"] for row in summary["differences"]} == {arm.arm for arm in ARMS[1:]}
+
+
+def test_options_choose_targets_axis_arms_and_baseline(store, tmp_path):
+    made, summary = report(
+        store, tmp_path, targets=("90", 4.2), axis="seconds", where="norm == 'ngpt'", baseline={"attention": "standard"}
+    )
+    assert {row["target"] for row in summary["speedup"]} == {"90", 4.2}
+    assert summary["headline"] == {"target": 4.2, "axis": "seconds"}
+    assert {(row["arm"], row["baseline"]) for row in summary["speedup"]} == {
+        ("attention=diff_v1,norm=ngpt", "attention=standard,norm=ngpt")
+    }
+    assert made.answer[0].startswith("In seconds, diff_v1 / ngpt reaches a validation loss of 4.2 2.2")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axis": "token"}, "axis 'token': there is no such axis of cost; did you mean 'tokens'"),
+        ({"axis": "gpu_seconds"}, "not every run held a GPU"),
+        ({"targets": ()}, "no target"),
+        ({"where": "nrom == 1"}, "did you mean 'norm'"),
+        ({"baseline": {"norm": "prr"}}, "did you mean 'pre'"),
+    ],
+)
+def test_wrong_options_are_one_message_and_nothing_is_written(store, tmp_path, options, message):
+    with pytest.raises(AblateError, match=message):
+        write_report(store, tmp_path / "out", options=ReportOptions(**options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_studies_are_compared_on_one_page(store, tmp_path):
+    other = Store(tmp_path / "other")
+    write_study(other, ARMS[:2], noise=0.01)
+    made, summary = report([store, other], tmp_path / "out")
+    assert summary["study"] == "outputs + other"
+    assert {row["arm"].partition(":")[0] for row in summary["speedup"]} == {"outputs", "other"}
+    assert "other / standard / ngpt" in made.paths["html"].read_text()
+
+
+def test_full_schedules_are_reported_where_the_horizon_is_an_axis(tmp_path):
+    store = Store(tmp_path / "horizons")
+    arms = [
+        SyntheticArm(f"{kind}-{n}", {"kind": kind, "train.steps": n}, f"plain-{n}", speedup=speed, n_steps=n)
+        for kind, speed in (("plain", 1.0), ("new", 1.5))
+        for n in (100, 200, 400)
+    ]
+    write_study(store, arms, noise=0.001)
+    made, summary = report(store, tmp_path / "out")
+    rows = {row["arm"]: row for row in summary["full_schedule"] if row["axis"] == "steps"}
+    assert rows["new-200"]["ratio"] == pytest.approx(1.5, rel=0.02)  # the loss is log1p, not quite log, of the budget
+    assert rows["new-400"]["bound"] == "at_least"
+    assert "between full schedules, the number to quote" in made.answer[1].lower()
+    assert "Speed-up between full schedules" in made.paths["html"].read_text()
+
+
+def test_the_python_door(store):
+    study = load(store.path)
+    assert repr(study) == "<study outputs: 4 arms, 12 of 12 runs finished>"
+    assert study.question == "Does it help?"
+    assert list(study.curves.columns[:6]) == ["arm", "seed", "run_id", "state", "step", "tokens"]
+    assert len(study.runs) == 12 and study.runs["final_loss"].notna().all()
+    assert set(study.runs.columns) >= {"attention", "norm"}
+    final = study.speedup("final")
+    assert len(final) == 3 * 4
+    assert final.loc[final["arm"].str.contains("standard"), "ratio"].between(1.2, 2.2).all()
+    assert {*study.effects()["outcome"]} == {"final_loss", "log_tokens"}
+    assert len(study.where("norm == 'ngpt'").runs) == 9
+    assert set(study.against({"norm": "ngpt"}).speedup()["baseline"]) == {
+        "attention=standard,norm=ngpt",
+        "attention=diff_v1,norm=ngpt",
+    }
+    assert study.full_schedule().empty
+    assert "<svg" in study.plot_curves("seconds")._repr_svg_()
+    assert "<p>" in study._repr_html_()
+
+
+def test_the_door_escapes_what_people_wrote(store):
+    study = load(store.path)
+    named = replace(study, results=replace(study.results, record=replace(study.results.record, question="<script>")))
+    assert "<script>" not in named._repr_html_()
+
+
+def test_the_bench_measures_a_study_of_the_size_asked_for(tmp_path):
+    result = bench_report(tmp_path, n_runs=8, n_points=50)
+    assert (result.n_runs, result.n_points) == (8, 50)
+    assert min(result.read_s, result.numbers_s, result.report_s) > 0
+    assert result.page_bytes > 10**6 and result.peak_memory_bytes > 10**7
