@@ -16,6 +16,8 @@ from ablate.analysis.summary import spread_of
 SIZE_LIMIT = 0.02
 """Relative difference in parameters or FLOPs a token beyond which an arm is flagged."""
 
+UNKNOWN = "unknown"
+
 PLATEAU = 0.99
 """Share of the peak learning rate above which the decay counts as not begun: schedules are flat there to within 1 %."""
 
@@ -64,12 +66,10 @@ def _check(results: Results, name: str) -> Fairness:
         _size_flag("parameters", arm.n_params, base.n_params),
         _size_flag("FLOPs a token", arm.flops_per_token, base.flops_per_token),
     ]
-    if precision != base_precision:
-        flags.append(f"precision differs: {precision} against {base_precision}")
-    if backend != base_backend:
-        flags.append(f"attention backend differs: {backend} against {base_backend}")
     if arm.n_tokens != base.n_tokens:
         flags.append(f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}")
+    pairs = (("precision", precision, base_precision), ("attention backend", backend, base_backend))
+    flags += [f"{what} differs: {a} against {b}" for what, a, b in pairs if a != b and UNKNOWN not in (a, b)]
     if len({sharing_of(run) for run in (*runs, *base_runs) if run.has_ended}) > 1:
         flags.append("clock times are not comparable: different devices, or shared in different ways")
     if reaches and any(_is_before_decay(reach) for reach in reaches):
@@ -126,7 +126,7 @@ def _is_before_decay(reach: Reach) -> bool:
 
 
 def _collect(read: Any, runs: Iterable[RunCurve]) -> str:
-    return ", ".join(sorted({read(run) for run in runs if run.has_ended})) or "unknown"
+    return ", ".join(sorted({read(run) for run in runs if run.has_ended})) or UNKNOWN
 
 
 def _train_of(run: RunCurve) -> Mapping[str, Any]:
@@ -135,15 +135,15 @@ def _train_of(run: RunCurve) -> Mapping[str, Any]:
 
 
 def _precision(run: RunCurve) -> str:
-    return str(run.manifest.get("precision") or _train_of(run).get("precision") or "unknown")
+    return str(run.manifest.get("precision") or _train_of(run).get("precision") or UNKNOWN)
 
 
 def _schedule(run: RunCurve) -> str:
-    return str(_train_of(run).get("schedule") or "unknown")
+    return str(_train_of(run).get("schedule") or UNKNOWN)
 
 
 def _backend(run: RunCurve) -> str:
-    return str(run.manifest.get("attention_backend") or "unknown")
+    return str(run.manifest.get("attention_backend") or UNKNOWN)
 
 
 def _count_trials(runs: Iterable[RunCurve]) -> int | None:

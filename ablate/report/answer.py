@@ -100,6 +100,11 @@ def _describe_one(row: SpeedUp, axis: str) -> str:
 
 
 def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
+    if all(_rank(row)[0] < 0 for row in rows):
+        reason = f": {rows[0].note}" if rows[0].note else ""
+        return (
+            f"None of {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to {write_target(rows[0].target)}{reason}."
+        )
     verdicts = [judge(row) for row in rows]
     counts = [f"{verdicts.count(v)} {w}" for v, w in _MANY_WORDS.items() if verdicts.count(v)]
     listed = [f"{row.arm} {write_speed_up(row)}" for row in rows[:LISTED]]

@@ -8,7 +8,7 @@ from ablate.report.content import Report
 from ablate.report.rows import Table, tabulate
 from ablate.report.summary import summarize
 
-_MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+=-]")
+_MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+-](?=[\s#])|^[=-](?=[=-]*$)")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 

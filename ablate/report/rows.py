@@ -9,6 +9,7 @@ from ablate.report.content import Report
 from ablate.report.words import (
     AXIS_NAMES,
     NOTHING,
+    join,
     write_bytes,
     write_count,
     write_p,
@@ -59,8 +60,16 @@ def tabulate_speed_ups(report: Report) -> Table:
         "p (Holm)",
     )
     caption = f"Speed-up{over} to {write_target(report.options.headline)}, with 95 % intervals"
-    notes = {f"{report.labels[row.arm]}: {row.note}" for row in report.headline_rows if row.note}
-    return Table("speedup", caption, header, tuple(rows), "\n".join(sorted(notes)))
+    return Table("speedup", caption, header, tuple(rows), _collect_notes(report))
+
+
+def _collect_notes(report: Report) -> str:
+    """A line for each note of the headline's rows, with the arms that it is about."""
+    arms: dict[str, dict[str, None]] = {}
+    for row in report.headline_rows:
+        for note in filter(None, row.note.split("; ")):
+            arms.setdefault(note, {})[report.labels[row.arm]] = None
+    return "\n".join(f"{join(list(names))}: {note}" for note, names in arms.items())
 
 
 def tabulate_ladder(report: Report) -> Table:

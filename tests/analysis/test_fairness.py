@@ -40,13 +40,21 @@ def test_a_crossing_in_the_decay_or_without_any_is_not_flagged(rates):
 
 
 def test_precision_backend_and_horizon_are_compared():
+    exact = {**CPU, "precision": "float32", "attention_backend": "math"}
     other = make_run(
         "arm", 0, FAST, manifest={**CPU, "precision": "bfloat16", "attention_backend": "sdpa"}, n_steps=1600
     )
-    line = check(make_run("base", 0, BASE), other)["arm"]
-    assert "precision differs: bfloat16 against unknown" in line.flags
-    assert "attention backend differs: sdpa against unknown" in line.flags
-    assert "trained on 16,000 tokens, its baseline on 8,000" in line.flags
+    line = check(make_run("base", 0, BASE, manifest=exact), other)["arm"]
+    assert line.flags == (
+        "trained on 16,000 tokens, its baseline on 8,000",
+        "precision differs: bfloat16 against float32",
+        "attention backend differs: sdpa against math",
+    )
+
+
+def test_what_is_unknown_is_not_flagged_as_different():
+    other = make_run("arm", 0, FAST, manifest={**CPU, "precision": "bfloat16"})
+    assert check(make_run("base", 0, BASE), other)["arm"].flags == ()
 
 
 def test_arms_are_counted_by_how_their_runs_ended():

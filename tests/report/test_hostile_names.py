@@ -86,6 +86,7 @@ def test_numbers_keep_their_sign_in_csv():
 def test_escape_by_hand():
     assert escape("a_b|c <d> & `e`") == r"a\_b\|c &lt;d&gt; &amp; \`e\`"
     assert escape("# not a heading\n- nor a list") == r"\# not a heading - nor a list"
+    assert (escape("---"), escape("- x"), escape("-0.5")) == (r"\---", r"\- x", "-0.5")
 
 
 def test_embedded_json_cannot_leave_its_element():

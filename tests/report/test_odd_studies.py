@@ -95,6 +95,20 @@ def test_nothing_has_run_yet(store):
     assert (headline(summary)["bound"], summary["is_complete"]) == ("not_determined", False)
 
 
+def test_nothing_to_compare_among_many_arms(store):
+    study = write_study(store, [BASE, FAST, SyntheticArm("slow", {"kind": "old"}, speedup=0.5)])
+    for folder in folders(store, study, "baseline"):
+        folder.write_status(Status("failed", error="out of memory"))
+    made, summary = report(store)
+    assert made.answer[0].startswith(
+        "None of 2 arms can be compared in tokens to the baseline's final loss: 3 unfinished"
+    )
+    assert made.answer[1] == "3 runs failed and left out."
+    assert summary["failures"][0]["error"] == "out of memory"
+    assert "out of memory" in made.paths["html"].read_text()
+    assert "new and old: nothing to compare: no run of the baseline counts" in made.paths["markdown"].read_text()
+
+
 def test_a_study_that_still_runs_marks_what_it_leaves_out(store):
     study = write(store)
     running = folders(store, study, "fast")[2]

@@ -10,7 +10,9 @@
 
   // Plotly reads a little HTML in every text: a name must show as it was written.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const brief = (text) => plain(text.length > 30 ? text.slice(0, 29) + "…" : text);
+  const isNarrow = () => matchMedia("(max-width: 40rem)").matches;
+  const brief = (text) => plain(text.length > room() ? text.slice(0, room() - 1) + "…" : text);
+  const room = () => (isNarrow() ? 16 : 30);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const fade = (hex) => hex + "2e";
 
@@ -21,7 +23,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
       font: { color: color("--ink"), family: "system-ui, sans-serif", size: 12 },
       hoverlabel: { bgcolor: color("--panel"), font: { color: color("--ink") }, namelength: -1 },
-      margin: { l: 56, r: 16, t: 12, b: 48 }, dragmode: matchMedia("(max-width: 40rem)").matches ? false : "zoom",
+      margin: { l: 56, r: 16, t: 12, b: 48 }, dragmode: isNarrow() ? false : "zoom",
       xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
     };
   }
@@ -97,7 +99,7 @@
     }
     const texts = data.targets.map((entry) => (typeof entry.target === "number" ? String(entry.target) : entry.target === "final" ? "final" : entry.target + " %"));
     return [traces, layout({
-      xaxis: { title: { text: "target: the baseline's loss at this share of its budget" }, tickvals: [...index.values()], ticktext: texts },
+      xaxis: { title: { text: "target: share of the baseline's budget" }, tickvals: [...index.values()], ticktext: texts },
       yaxis: ratioAxis("speed-up in " + axisName()), shapes: [unity("h")],
     })];
   }
@@ -229,7 +231,7 @@
   for (const button of document.querySelectorAll("[data-save]")) {
     button.addEventListener("click", () => save(button.closest("figure"), button.dataset.save));
   }
-  if (matchMedia("(max-width: 40rem)").matches) document.querySelector(".legend").removeAttribute("open");
+  if (isNarrow()) document.querySelector(".legend").removeAttribute("open");
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   redraw();
 })();
