@@ -74,7 +74,11 @@ def test_a_condition_may_stand_before_the_axis_it_reads(plan_grid: PlanGrid) -> 
         conditions={axis: "attention == 'differential'"},
         baseline={"attention": "standard"},
     )
-    assert names(plan) == ["attention=standard", f"{axis}=0.5,attention=differential", f"{axis}=0.8,attention=differential"]
+    assert names(plan) == [
+        "attention=standard",
+        f"{axis}=0.5,attention=differential",
+        f"{axis}=0.8,attention=differential",
+    ]
 
 
 def test_exclusions(plan_grid: PlanGrid) -> None:
@@ -89,7 +93,9 @@ def test_an_exclusion_that_excludes_nothing_is_told(plan_grid: PlanGrid) -> None
 
 
 def test_one_at_a_time(plan_grid: PlanGrid) -> None:
-    plan = plan_grid(design="one_at_a_time", matrix={**HALF_MATRIX, "context_length": [16, 32]}, compare_within=["context_length"])
+    plan = plan_grid(
+        design="one_at_a_time", matrix={**HALF_MATRIX, "context_length": [16, 32]}, compare_within=["context_length"]
+    )
     assert set(names(plan)) == {
         f"{arm},context_length={length}"
         for arm in (
@@ -117,7 +123,9 @@ def test_leave_one_out(plan_grid: PlanGrid) -> None:
 
 
 def test_leave_one_out_wants_two_levels(plan_grid: PlanGrid) -> None:
-    message = refusal(plan_grid, design="leave_one_out", matrix={**HALF_MATRIX, "context_length": [8, 16, 32]}, baseline={})
+    message = refusal(
+        plan_grid, design="leave_one_out", matrix={**HALF_MATRIX, "context_length": [8, 16, 32]}, baseline={}
+    )
     assert "exactly two levels" in message
     assert "context_length" in message
 
@@ -135,7 +143,9 @@ def test_an_axis_that_the_baseline_leaves_open_is_matched_level_by_level(plan_gr
 
 
 def test_a_level_may_override_more(plan_grid: PlanGrid) -> None:
-    plan = plan_grid(matrix={"attention": ["standard", {"name": "differential", "n_heads": 1, "lambda_init": 0.5}]}, baseline={})
+    plan = plan_grid(
+        matrix={"attention": ["standard", {"name": "differential", "n_heads": 1, "lambda_init": 0.5}]}, baseline={}
+    )
     arm = plan.arms[1]
     assert arm.name == "attention=differential(n_heads=1, lambda_init=0.5)"
     assert (arm.model.n_heads, arm.model.attention.lambda_init) == (1, 0.5)
@@ -143,7 +153,9 @@ def test_a_level_may_override_more(plan_grid: PlanGrid) -> None:
 
 
 def test_rules_set_what_they_hold_for(plan_grid: PlanGrid) -> None:
-    plan = plan_grid(rules=[{"when": "normalization == 'ngpt'", "set": {"train.weight_decay": 0.5, "train.warmup_steps": 3}}])
+    plan = plan_grid(
+        rules=[{"when": "normalization == 'ngpt'", "set": {"train.weight_decay": 0.5, "train.warmup_steps": 3}}]
+    )
     decay = {arm.axes["normalization"]: (arm.train.weight_decay, arm.train.warmup_steps) for arm in plan.arms}
     assert decay == {"prenorm": (0.1, 1), "ngpt": (0.5, 3)}
 
@@ -155,14 +167,22 @@ def test_the_normalization_brings_its_recipe(plan_grid: PlanGrid) -> None:
 
 
 def test_equal_configurations_are_one_arm(plan_grid: PlanGrid) -> None:
-    plan = plan_grid(matrix={"attention": ["standard", {"name": "standard", "n_kv_heads": 2, "label": "two"}]}, baseline={})
+    plan = plan_grid(
+        matrix={"attention": ["standard", {"name": "standard", "n_kv_heads": 2, "label": "two"}]}, baseline={}
+    )
     assert names(plan) == ["attention=standard"]
     assert any("stands for both" in notice for notice in plan.notices)
 
 
 def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid) -> None:
     plan = plan_grid(
-        model={"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "normalization": {"name": "ngpt", "alpha_sign": "free"}}
+        model={
+            "d_model": 16,
+            "n_layers": 1,
+            "n_heads": 2,
+            "context_length": 16,
+            "normalization": {"name": "ngpt", "alpha_sign": "free"},
+        }
     )
     ngpt = next(arm for arm in plan.arms if arm.axes["normalization"] == "ngpt")
     prenorm = next(arm for arm in plan.arms if arm.axes["normalization"] == "prenorm")
@@ -191,20 +211,34 @@ def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid
         ({"exclude": ["True"]}, ["no arm is left"]),
         ({"exclude": ["attention == 'standard' and normalization == 'prenorm'"]}, ["baseline", "is excluded"]),
         ({"conditions": {"num_maps": "attention == 'differential'"}}, ["conditions.num_maps", "no axis"]),
-        ({"conditions": {"attention": "normalization == 'ngpt'", "normalization": "attention == 'standard'"}}, ["cycle"]),
+        (
+            {"conditions": {"attention": "normalization == 'ngpt'", "normalization": "attention == 'standard'"}},
+            ["cycle"],
+        ),
         ({"baseline": {"attention": "sink"}}, ["baseline.attention", "no level"]),
         ({"baseline": {"attentio": "standard"}}, ["baseline.attentio", "'attention'"]),
         ({"compare_within": ["contextlength"]}, ["compare_within", "contextlength"]),
         ({"rules": [{"when": "attention == 'standard'", "set": {"attention": "differential"}}]}, ["is an axis"]),
         ({"rules": [{"when": "attention == 'standard'", "set": {"train.stps": 3}}]}, ["'steps'"]),
-        ({"rules": [{"when": "attention == 'standard'", "set": {"train.steps": -3}}]}, ["rules.0.set.train.steps", "greater"]),
+        (
+            {"rules": [{"when": "attention == 'standard'", "set": {"train.steps": -3}}]},
+            ["rules.0.set.train.steps", "greater"],
+        ),
         ({"matrix": {"train.schedule": ["cosin"]}, "baseline": {}}, ["matrix.train.schedule.0", "'cosine'"]),
         ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2}}, ["context_length"]),
-        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 100}}, ["vocab_size", "256"]),
-        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "attention": {"windw": 3}}}, ["windw"]),
+        (
+            {"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 100}},
+            ["vocab_size", "256"],
+        ),
+        (
+            {"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "attention": {"windw": 3}}},
+            ["windw"],
+        ),
     ],
 )
-def test_what_cannot_be_is_refused_with_its_place(plan_grid: PlanGrid, changes: dict[str, Any], words: list[str]) -> None:
+def test_what_cannot_be_is_refused_with_its_place(
+    plan_grid: PlanGrid, changes: dict[str, Any], words: list[str]
+) -> None:
     message = refusal(plan_grid, **{"baseline": {}, **changes} if "matrix" in changes else changes)
     assert "grid.yaml" in message
     for word in words:

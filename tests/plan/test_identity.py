@@ -27,7 +27,8 @@ def test_the_plan_is_deterministic_and_its_ids_are_distinct(write_grid: WriteGri
 
 
 @pytest.mark.parametrize(
-    "setting", ["train.checkpoint_every=7", "train.micro_batch_size=2", "resources={cpus: 2}", "study=other", "question=Why?"]
+    "setting",
+    ["train.checkpoint_every=7", "train.micro_batch_size=2", "resources={cpus: 2}", "study=other", "question=Why?"],
 )
 def test_what_does_not_decide_the_result_is_not_in_the_id(
     write_grid: WriteGrid, corpus_info: CorpusInfo, setting: str
@@ -37,7 +38,8 @@ def test_what_does_not_decide_the_result_is_not_in_the_id(
 
 
 @pytest.mark.parametrize(
-    "setting", ["train.steps=13", "train.precision=float64", "model.d_model=32", "seeds=[5]", "train.learning_rate=0.002"]
+    "setting",
+    ["train.steps=13", "train.precision=float64", "model.d_model=32", "seeds=[5]", "train.learning_rate=0.002"],
 )
 def test_what_decides_the_result_is(write_grid: WriteGrid, corpus_info: CorpusInfo, setting: str) -> None:
     path = write_grid()

@@ -35,7 +35,9 @@ def test_a_grid_is_read_with_its_defaults(tmp_path: Path) -> None:
 
 
 def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
-    study = load_text(tmp_path, MINIMAL.replace("[standard]", "[1e-3, 1_000, 010, 1.5, off, no, 'true', true, 1:30, null]"))
+    study = load_text(
+        tmp_path, MINIMAL.replace("[standard]", "[1e-3, 1_000, 010, 1.5, off, no, 'true', true, 1:30, null]")
+    )
     assert study.matrix["attention"] == (0.001, 1000, 10, 1.5, "off", "no", "true", True, "1:30", None)
 
 
@@ -104,7 +106,12 @@ def test_an_alias_of_itself(tmp_path: Path) -> None:
 def test_settings_lie_over_the_grid(tmp_path: Path) -> None:
     text = MINIMAL.replace("{d_model: 8}", "{d_model: 8, attention: differential}")
     study = load_text(
-        tmp_path, text, "train.steps=3", "seeds=[4]", "matrix.train.learning_rate=[1e-3, 1e-2]", "model.attention.lambda_init=0.5"
+        tmp_path,
+        text,
+        "train.steps=3",
+        "seeds=[4]",
+        "matrix.train.learning_rate=[1e-3, 1e-2]",
+        "model.attention.lambda_init=0.5",
     )
     assert study.train.steps == 3
     assert study.seeds == (4,)
@@ -112,12 +119,14 @@ def test_settings_lie_over_the_grid(tmp_path: Path) -> None:
     assert study.model["attention"] == {"name": "differential", "lambda_init": 0.5}
 
 
-@pytest.mark.parametrize("setting", ["train.steps", "=3", "train..steps=3", "study.x=3", "train.stps=3", "train.steps=["])
+@pytest.mark.parametrize(
+    "setting", ["train.steps", "=3", "train..steps=3", "study.x=3", "train.stps=3", "train.steps=["]
+)
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, setting: str) -> None:
     assert "--set" in refusal(tmp_path, MINIMAL, setting)
 
 
-def test_the_name_alone(write_grid: WriteGrid, tmp_path: Path) -> None:
+def test_the_name_alone(write_grid: WriteGrid) -> None:
     assert study_name(write_grid()) == "tiny"
     with pytest.raises(GridError, match="letters"):
         study_name(write_grid(study="../x"))

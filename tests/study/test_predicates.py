@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from ablate.study.predicates import Predicate, PredicateError
 
-ARM = {"attention": "differential", "context_length": 512, "num_maps": None, "model.d_model": 64, "train.compile": False}
+ARM = {
+    "attention": "differential",
+    "context_length": 512,
+    "num_maps": None,
+    "model.d_model": 64,
+    "train.compile": False,
+}
 
 
 @pytest.mark.parametrize(
