@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ablate.analysis.curves import Results, RunCurve, assemble, complete_columns, device_of
+from ablate.analysis.summary import last_line
 from ablate.errors import RecordError
 from ablate.tracking.records import Status, StudyRecord
 
@@ -67,11 +68,11 @@ def read_archive(path: Path) -> Results:
 
 
 def _describe(run: RunCurve) -> Mapping[str, Any]:
-    """What is known of a run besides its curve, but for the names of machines and the paths of data on them."""
+    """What is known of a run besides its curve, without names of machines and paths on them."""
     device = {key: value for key, value in device_of(run.manifest).items() if key != "host"}
     return {
         "n_lines": run.columns["step"].size,
-        "status": replace(run.status, worker="").to_dict(),
+        "status": replace(run.status, worker="", error=last_line(run.status.error)).to_dict(),
         "manifest": {**run.manifest, "device": device},
         "config": {key: value for key, value in run.config.items() if key != "data"},
     }

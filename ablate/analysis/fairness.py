@@ -68,7 +68,12 @@ def _check(results: Results, name: str) -> Fairness:
     ]
     if arm.n_tokens != base.n_tokens:
         flags.append(f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}")
-    pairs = (("precision", precision, base_precision), ("attention backend", backend, base_backend))
+    data, base_data = (_collect(_data_hash, group) for group in (runs, base_runs))
+    pairs = (
+        ("precision", precision, base_precision),
+        ("attention backend", backend, base_backend),
+        ("data", data, base_data),
+    )
     flags += [f"{what} differs: {a} against {b}" for what, a, b in pairs if a != b and UNKNOWN not in (a, b)]
     if len({sharing_of(run) for run in (*runs, *base_runs) if run.has_ended}) > 1:
         flags.append("clock times are not comparable: different devices, or shared in different ways")
@@ -144,6 +149,10 @@ def _schedule(run: RunCurve) -> str:
 
 def _backend(run: RunCurve) -> str:
     return str(run.manifest.get("attention_backend") or UNKNOWN)
+
+
+def _data_hash(run: RunCurve) -> str:
+    return str(run.manifest.get("data_hash") or UNKNOWN)[:12]
 
 
 def _count_trials(runs: Iterable[RunCurve]) -> int | None:

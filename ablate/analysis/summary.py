@@ -76,6 +76,11 @@ class Mishap:
     n_steps: int
     error: str
 
+    @property
+    def reason(self) -> str:
+        """The last line of the error: what a traceback ends with."""
+        return last_line(self.error)
+
 
 def summarize_arms(results: Results) -> tuple[ArmSummary, ...]:
     return tuple(_summarize(results, arm) for arm in results.arms)
@@ -109,6 +114,10 @@ def describe_device(run: RunCurve) -> str:
     if (n_sharing := run.manifest.get("shared_by")) and n_sharing != 1:
         parts.append(f"shared by {n_sharing} runs")
     return ", ".join(parts)
+
+
+def last_line(text: str) -> str:
+    return next(reversed([line for line in text.splitlines() if line.strip()]), "").strip()
 
 
 def spread_of(values: Floats) -> Spread:

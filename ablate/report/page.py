@@ -19,7 +19,7 @@ from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
 from ablate.report.drawing import Line, draw_column, draw_diagnostics
 from ablate.report.palette import assign_looks
-from ablate.report.rows import Table, name_levels, tabulate
+from ablate.report.rows import Table, caption_differences, name_levels, tabulate
 from ablate.report.words import AXIS_NAMES, write_target
 
 DIGITS = 5
@@ -45,6 +45,7 @@ def write_page(report: Report) -> str:
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
         data=embed_json(data),
         diagnostics=list(data["diagnostics"]),
+        caption_differences=caption_differences(report),
         has_effects=bool(data["contrasts"]["effects"]),
         scripts=scripts,
         style=_read_template("page.css"),

@@ -110,7 +110,14 @@ def tabulate_differences(report: Report) -> Table:
         for effect in report.differences
     )
     note = "Below zero the arm ends at a lower loss. Paired by seed."
-    return Table("differences", "Final validation loss: arm minus baseline", header, rows, note)
+    return Table("differences", caption_differences(report), header, rows, note)
+
+
+def caption_differences(report: Report) -> str:
+    """What the differences mean in the study's design."""
+    if report.record.design == "leave_one_out":
+        return "What each component is worth: final validation loss without it, minus the loss with all of them"
+    return "Final validation loss: arm minus baseline"
 
 
 def tabulate_effects(report: Report) -> Table:
@@ -206,7 +213,7 @@ def tabulate_fairness(report: Report) -> Table:
 def tabulate_mishaps(report: Report) -> Table:
     header = ("Arm", "Seed", "State", "Step", "What happened")
     rows = tuple(
-        (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.error or NOTHING)
+        (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.reason or NOTHING)
         for m in report.mishaps
     )
     return Table("failures", "Runs that did not finish their budget", header, rows)

@@ -39,16 +39,16 @@ def test_a_crossing_in_the_decay_or_without_any_is_not_flagged(rates):
     assert check(make_run("base", 0, BASE), make_run("arm", 0, FAST, learning_rate=rates))["arm"].flags == ()
 
 
-def test_precision_backend_and_horizon_are_compared():
-    exact = {**CPU, "precision": "float32", "attention_backend": "math"}
-    other = make_run(
-        "arm", 0, FAST, manifest={**CPU, "precision": "bfloat16", "attention_backend": "sdpa"}, n_steps=1600
-    )
+def test_precision_backend_data_and_horizon_are_compared():
+    exact = {**CPU, "precision": "float32", "attention_backend": "math", "data_hash": "aa"}
+    loose = {**CPU, "precision": "bfloat16", "attention_backend": "sdpa", "data_hash": "bb"}
+    other = make_run("arm", 0, FAST, manifest=loose, n_steps=1600)
     line = check(make_run("base", 0, BASE, manifest=exact), other)["arm"]
     assert line.flags == (
         "trained on 16,000 tokens, its baseline on 8,000",
         "precision differs: bfloat16 against float32",
         "attention backend differs: sdpa against math",
+        "data differs: bb against aa",
     )
 
 

@@ -98,14 +98,16 @@ def test_nothing_has_run_yet(store):
 def test_nothing_to_compare_among_many_arms(store):
     study = write_study(store, [BASE, FAST, SyntheticArm("slow", {"kind": "old"}, speedup=0.5)])
     for folder in folders(store, study, "baseline"):
-        folder.write_status(Status("failed", error="out of memory"))
+        folder.write_status(Status("failed", error="Traceback\n  File /secret/x.py\nMemoryError: out of memory\n"))
     made, summary = report(store)
     assert made.answer[0].startswith(
         "None of 2 arms can be compared in tokens to the baseline's final loss: 3 unfinished"
     )
     assert made.answer[1] == "3 runs failed and left out."
-    assert summary["failures"][0]["error"] == "out of memory"
-    assert "out of memory" in made.paths["html"].read_text()
+    assert summary["failures"][0]["error"].startswith("Traceback")
+    page = made.paths["html"].read_text()
+    assert "<td>MemoryError: out of memory</td>" in page and "/secret" not in page
+    assert b"/secret" not in made.paths["curves"].read_bytes()
     assert "new and old: nothing to compare: no run of the baseline counts" in made.paths["markdown"].read_text()
 
 

@@ -109,6 +109,20 @@ def test_effects_of_the_factorial_reach_the_summary(store, tmp_path):
     assert {row["arm"] for row in summary["differences"]} == {arm.arm for arm in ARMS[1:]}
 
 
+def test_a_leave_one_out_shows_what_each_component_is_worth(tmp_path):
+    store = Store(tmp_path / "loo")
+    full = SyntheticArm("all", {"a": "on", "b": "on"}, "all", speedup=2.0)
+    without = [SyntheticArm(f"no {axis}", {"a": "on", "b": "on", axis: "off"}, "all") for axis in ("a", "b")]
+    write_study(store, [full, *without], design="leave_one_out", noise=0.01)
+    made, summary = report(store, tmp_path / "out")
+    assert [(row["levels"], row["estimate"] > 0.3) for row in summary["differences"]] == [
+        ({"a": "off"}, True),
+        ({"b": "off"}, True),
+    ]
+    assert summary["effects"] == []
+    assert "What each component is worth" in made.paths["html"].read_text()
+
+
 def test_options_choose_targets_axis_arms_and_baseline(store, tmp_path):
     made, summary = report(
         store, tmp_path, targets=("90", 4.2), axis="seconds", where="norm == 'ngpt'", baseline={"attention": "standard"}
