@@ -13,6 +13,7 @@ from .cache import Cache
 from .config import ModelConfig
 from .declared import Declared, Role, walk_declared
 from .init import initialize
+from .kernels.report import report_attention
 from .linear.base import Embedding, Head
 from .numerics import unit, upcast
 
@@ -87,6 +88,10 @@ class GPT(nn.Module):
     def parameter_roles(self) -> dict[str, Role]:
         """Parameter name -> what it is for an optimizer: matrix (hidden, Muon's), embedding, head, gate or vector."""
         return {name: spec.role for name, _, spec in walk_declared(self)}
+
+    def report_attention(self, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+        """Which attention backend and kernel a forward pass under autocast to `dtype` runs on, and why."""
+        return report_attention(self, dtype)
 
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:

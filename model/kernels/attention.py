@@ -7,12 +7,20 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..errors import describe_unknown
-from .bias import Bias
+from .bias import Bias, DecayBias
 from .call import BackendError, Call
+from .flash import attend_flash
+from .flex import attend_flex
 from .math import attend_math
 from .sdpa import attend_sdpa
 
-BACKENDS: dict[str, Callable[[Call], Tensor]] = {"sdpa": attend_sdpa, "math": attend_math}
+BACKENDS: dict[str, Callable[[Call], Tensor]] = {
+    "sdpa": attend_sdpa,
+    "flash": attend_flash,
+    "flex": attend_flex,
+    "math": attend_math,
+}
+WATCHERS: list[Callable[[Call, str], None]] = []  # told of every call and the backend that computes it
 
 
 def attention(
@@ -41,8 +49,22 @@ def attention(
     call = Call(
         q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale, window, bias, softcap, sink, deterministic
     )
-    if backend == "auto":
-        backend = "math" if softcap is not None else "sdpa"
-    if backend not in BACKENDS:
-        raise BackendError(f"{describe_unknown(backend, BACKENDS, 'backend')} (legal: auto, {', '.join(BACKENDS)})")
-    return BACKENDS[backend](call)
+    name = choose(call)[0] if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise BackendError(f"{describe_unknown(name, BACKENDS, 'backend')} (legal: auto, {', '.join(BACKENDS)})")
+    for watch in WATCHERS:
+        watch(call, name)
+    return BACKENDS[name](call)
+
+
+def choose(call: Call) -> tuple[str, str]:
+    """The backend that "auto" means for a call, and why; flash is never chosen unmeasured, only asked for by name."""
+    is_gpu = call.q.device.type == "cuda"
+    if call.softcap is not None:
+        return ("flex" if is_gpu else "math"), "sdpa has no logit softcap"
+    if is_gpu and not call.deterministic:  # gradients of captured factors are summed in any order
+        if isinstance(call.bias, DecayBias):
+            return "flex", "takes the factors of the bias, where sdpa needs all of it"
+        if call.window is not None and call.window < call.k.shape[1] and call.bias is None:
+            return "flex", "skips what the window hides, where sdpa computes and masks it"
+    return "sdpa", "the fastest measured wherever it computes the call"

@@ -7,22 +7,44 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from .bias import densify
 from .call import BackendError, Call
 from .masks import visible_keys
+from .sink import prepend_sink
 
-SINK_FEATURES = 8  # one would do; fused kernels want multiples of eight
 # with enable_gqa above this width, or with k and v of different widths, SDPA falls back to math in silence
 GQA_MAX_WIDTH = 256
 MAX_PADDED_QUERIES = 8  # so few missing queries are cheaper to pad than a mask is
 
 
+Arguments = tuple[Tensor, Tensor, Tensor, Tensor | None, bool, bool]
+
+
 def attend_sdpa(call: Call) -> Tensor:
+    """Raises BackendError for a softcap, which SDPA lacks."""
     if call.softcap is not None:
         raise BackendError("sdpa has no logit softcap; use flex or math")
+    q, k, v, mask, is_causal, is_gqa = _form_arguments(call)
+    out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
+    out = out[:, :, -call.q.shape[1] :]
+    if isinstance(call.bias, Tensor) and mask is not None and call.sink is None:
+        out = out.masked_fill(torch.isneginf(mask).all(-1, keepdim=True), 0.0)
+    return out.transpose(1, 2)
+
+
+def name_kernel(call: Call) -> str:
+    """The kernel that SDPA picks for this call: "cudnn_attention", "flash_attention", "efficient_attention", "math"."""
+    q, k, v, mask, is_causal, is_gqa = _form_arguments(call)
+    picked = torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
+    return SDPBackend(picked).name.lower()
+
+
+def _form_arguments(call: Call) -> Arguments:
+    """q, k, v in SDPA's layout (b, h, t, d), its mask, and its flags for causality and grouped heads."""
     if call.sink is not None:
-        return attend_sdpa(_prepend_sink(call, call.sink))
+        call = _prepend_sink(call, call.sink)
     q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
     n_queries, n_keys = q.shape[2], k.shape[2]
     n_missing = n_keys - n_queries
@@ -38,11 +60,7 @@ def attend_sdpa(call: Call) -> Tensor:
     if is_gqa and (q.device.type == "cpu" or q.shape[-1] > GQA_MAX_WIDTH or q.shape[-1] != v.shape[-1]):
         n_rep, is_gqa = q.shape[1] // k.shape[1], False
         k, v = k.repeat_interleave(n_rep, dim=1), v.repeat_interleave(n_rep, dim=1)
-    out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
-    out = out[:, :, -n_queries:]
-    if isinstance(call.bias, Tensor) and mask is not None:
-        out = out.masked_fill(torch.isneginf(mask).all(-1, keepdim=True), 0.0)
-    return out.transpose(1, 2)
+    return q, k, v, mask, is_causal, is_gqa
 
 
 def _form_mask(call: Call) -> Tensor:
@@ -58,18 +76,8 @@ def _form_mask(call: Call) -> Tensor:
 
 
 def _prepend_sink(call: Call, sink_h: Tensor) -> Call:
-    """The same call with the sink as a first key of value 0, its logit carried by extra features.
-
-    q gets sink / scale there, the sink's key 1 and the others 0: so no mask is needed, and fused kernels stay possible.
-    """
-    b, t, h, _ = call.q.shape
-    feature_bth1 = (sink_h / call.scale).to(call.q.dtype)[:, None].expand(b, t, h, 1)
-    q = torch.cat((call.q, F.pad(feature_bth1, (0, SINK_FEATURES - 1))), dim=-1)
-    k = F.pad(call.k, (0, SINK_FEATURES, 0, 0, 1, 0))
-    k[:, 0, :, call.k.shape[-1]] = 1
-    v = F.pad(call.v, (0, 0, 0, 0, 1, 0))
+    """The sink as a first key; a window, which would hide it, becomes part of the bias."""
     if call.window is None and call.bias is None:
-        return replace(call, q=q, k=k, v=v, sink=None)
-    # a window would hide the oldest key, so it becomes part of the bias
-    bias = _form_mask(replace(call, bias=torch.zeros(1, 1, 1, 1).to(call.q) if call.bias is None else call.bias))
-    return replace(call, q=q, k=k, v=v, bias=F.pad(bias, (1, 0)), window=None, sink=None)
+        return prepend_sink(call, sink_h)
+    bias = _form_mask(replace(call, bias=call.q.new_zeros(1, 1, 1, 1) if call.bias is None else call.bias))
+    return replace(prepend_sink(call, sink_h), bias=F.pad(bias, (1, 0)), window=None)

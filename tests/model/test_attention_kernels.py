@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from cases import tiny
 from torch import Tensor
 
+from ablate_model import GPT
 from ablate_model.kernels.attention import BACKENDS, attention
 from ablate_model.kernels.bias import DecayBias
 from ablate_model.kernels.call import BackendError
 
+# eager FlexAttention, which is what there is on a CPU, says that it is slow, and looks at .grad of what it captures
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:flex_attention called without torch.compile", "ignore:The .grad attribute of a Tensor"
+)
 FLOAT64 = 1e-12
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -104,12 +110,18 @@ def test_backends_equal_the_formula(backend: str, settings: dict[str, Any]) -> N
     expected = naive(q, k, v, bias=bias, sink=sink, settings=settings)
     knobs = {key: settings.get(key) for key in ("window", "softcap")}
     causal, scale = settings.get("causal", True), settings.get("scale", 0.5)
+    has_gradients = backend != "flex"  # torch has none for it on a CPU; tests marked gpu compare them
+    torch.set_grad_enabled(has_gradients)
     try:
         out = attention(q, k, v, causal=causal, scale=scale, bias=bias, sink=sink, backend=backend, **knobs)
     except BackendError as refusal:
         pytest.skip(f"refused by name, as promised: {refusal}")
+    finally:
+        torch.set_grad_enabled(True)
     assert out.shape == expected.shape
     torch.testing.assert_close(out, expected, atol=FLOAT64, rtol=FLOAT64)
+    if not has_gradients:
+        return
     got, wanted = (torch.autograd.grad(x.square().sum(), inputs) for x in (out, expected))
     torch.testing.assert_close(got, wanted, atol=10 * FLOAT64, rtol=10 * FLOAT64)
 
@@ -125,5 +137,30 @@ def test_a_backend_that_cannot_is_never_replaced_in_silence() -> None:
     q, k, v = make()
     with pytest.raises(BackendError, match="no logit softcap"):
         attention(q, k, v, softcap=1.0, backend="sdpa")
+    with pytest.raises(BackendError, match="no gradients on a CPU"):
+        attention(q, k, v, backend="flex")
     with pytest.raises(BackendError, match="did you mean 'math'"):
         attention(q, k, v, backend="maths")
+
+
+def test_flash_says_why_it_cannot() -> None:
+    q, k, v = (x.detach().float() for x in make())
+    with pytest.raises(BackendError, match=r"^flash: (neither|it takes bfloat16 or float16 on a CUDA device)"):
+        attention(q, k, v, backend="flash")
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "asked for by name"),
+        ({"attention": {"name": "standard", "logit_softcap": 2.0}, "backend": "auto"}, "sdpa has no logit softcap"),
+        ({"attention": "linear_ensemble", "backend": "auto"}, "the fastest measured wherever it computes the call"),
+    ],
+)
+def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason: str) -> None:
+    backend = settings.pop("backend", "sdpa")
+    report = GPT(tiny(**settings), backend=backend).report_attention(torch.bfloat16)
+    assert report["reason"] == reason
+    assert report["requested"] == backend
+    assert report["backend"] in BACKENDS
+    assert report["kernel"] in ("math", "flash_attention", "efficient_attention", "cudnn_attention")

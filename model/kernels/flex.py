@@ -1,0 +1,84 @@
+"""torch's FlexAttention: windows, softcaps, sinks and biases without a T x T tensor, compiled by Triton on a GPU."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
+
+from ..numerics import upcast
+from .bias import DecayBias
+from .call import BackendError, Call
+
+Index = Tensor
+ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
+
+
+def attend_flex(call: Call) -> Tensor:
+    """Raises BackendError on a CPU where gradients are wanted: torch has none there."""
+    q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
+    if not q.is_cuda:
+        if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
+            raise BackendError("flex has no gradients on a CPU; use sdpa or math")
+        q, k, v = q.detach(), k.detach(), v.detach()  # torch refuses them even where no gradient is computed
+    shape = (q.shape[2], k.shape[2], call.causal, call.window, str(q.device))
+    # while compiling, the mask becomes part of the graph; a cached object could not
+    mask = _form_block_mask.__wrapped__(*shape) if torch.compiler.is_compiling() else _form_block_mask(*shape)
+    run: Callable[..., Any] = flex_attention
+    if q.is_cuda and not torch.compiler.is_compiling():
+        run = _compiled()
+    out, aux = run(
+        q,
+        k,
+        v,
+        score_mod=_form_score_mod(call),
+        block_mask=mask,
+        scale=call.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+        return_aux=AuxRequest(lse=True),
+    )
+    if call.sink is not None:  # exp(lse) / (exp(lse) + exp(sink)) of the weight is left
+        out = (upcast(out) * (aux.lse - call.sink[:, None]).sigmoid()[..., None]).to(v.dtype)
+    out_bthv: Tensor = out.transpose(1, 2)
+    return out_bthv
+
+
+@functools.cache
+def _compiled() -> Callable[..., Any]:
+    return torch.compile(flex_attention)
+
+
+@functools.lru_cache(maxsize=32)
+def _form_block_mask(n_queries: int, n_keys: int, causal: bool, window: int | None, device: str) -> BlockMask | None:
+    offset = n_keys - n_queries
+
+    def is_seen(_batch: Index, _head: Index, query: Index, key: Index) -> Tensor:
+        seen = key >= 0
+        if causal:
+            seen = seen & (key <= query + offset)
+        return seen if window is None else seen & (key > query + offset - window)
+
+    if not causal and window is None:
+        return None
+    return create_block_mask(is_seen, None, None, n_queries, n_keys, device=device)
+
+
+def _form_score_mod(call: Call) -> ScoreMod | None:
+    if call.softcap is None and call.bias is None:
+        return None
+    softcap, bias = call.softcap, call.bias
+    if isinstance(bias, Tensor):
+        bias = bias.expand(call.q.shape[0], call.q.shape[2], call.q.shape[1], call.k.shape[1])
+
+    def modify(score: Tensor, batch: Index, head: Index, query: Index, key: Index) -> Tensor:
+        if softcap is not None:
+            score = softcap * torch.tanh(score / softcap)
+        if isinstance(bias, DecayBias):
+            return score + bias.query_bht[batch, head, query] - bias.key_bhs[batch, head, key]
+        return score if bias is None else score + bias[batch, head, query, key]
+
+    return modify

@@ -1,0 +1,43 @@
+"""Which backend and which kernel a model's attention really runs on, for a run's manifest."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.attention import SDPBackend
+
+from .attention import WATCHERS, choose
+from .call import Call
+from .sdpa import name_kernel
+
+if TYPE_CHECKING:
+    from ..gpt import GPT
+
+logger = logging.getLogger(__name__)
+
+
+def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+    """{"requested", "backend", "reason", "kernel"} of the model's attention, from one pass over a full context.
+
+    `dtype` is that of autocast. The kernel is the one that SDPA picks by itself ("cudnn_attention", "math", ...), or
+    the backend's own. A GPU that would silently run SDPA's math kernel is reported with a logged warning.
+    """
+    device, seen = model.embedding.weight.device, dict[str, str]()
+
+    def watch(call: Call, name: str) -> None:
+        reason = choose(call)[1] if model.backend == "auto" else "asked for by name"
+        kernel = name_kernel(call) if name == "sdpa" else name
+        seen.update({"requested": model.backend, "backend": name, "reason": reason, "kernel": kernel})
+
+    ids_bt = torch.zeros(1, model.config.context_length, dtype=torch.long, device=device)
+    WATCHERS.append(watch)
+    try:
+        with torch.compiler.set_stance("force_eager"), torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
+            model(ids_bt)
+    finally:
+        WATCHERS.remove(watch)
+    if device.type == "cuda" and seen.get("kernel") == SDPBackend.MATH.name.lower():
+        logger.warning("SDPA falls back to its math kernel for %s", model.config.attention.name)
+    return seen

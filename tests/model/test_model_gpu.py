@@ -1,0 +1,140 @@
+"""On a GPU in bfloat16: every variant on every backend against the float64 reference, and three optimizer steps.
+
+`pytest -m gpu tests/model -s` prints the errors as a table.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from cases import describe, label, variants
+from torch import Tensor
+
+from ablate_model import GPT, ModelConfig
+from ablate_model.kernels.call import BackendError
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+SIZES = {"d_model": 512, "n_layers": 2, "n_heads": 4, "vocab_size": 512, "context_length": 256}
+BATCH = 4
+OUT_RATIO, GRAD_RATIO, FLOOR = 2.0, 3.0, 1e-5  # the house's tolerances: times a bfloat16 math reference's error
+DRIFT = 0.1  # nats: fusion drops bfloat16 roundings, which a steep part of the curve turns into a shift along it
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Lines collected by the tests, printed at the end."""
+    heads = ("case", "backend", "kernel", "out", "x math", "grad", "x math")
+    lines = ["{:<88} {:<7} {:<20} {:>9} {:>7} {:>9} {:>7}".format(*heads)]
+    yield lines
+    print("\n" + torch.cuda.get_device_name(), torch.__version__, *lines, sep="\n")
+
+
+def cases() -> list[Any]:
+    """Every attention case under pre-norm and nGPT, every other axis' variant with standard attention."""
+    found: list[dict[str, Any]] = []
+    for attention in variants("attention"):
+        for name in ("prenorm", "ngpt"):
+            if not ("qk_norm" in attention and name == "ngpt"):
+                knobs = {key: value for key, value in attention.items() if key != "qk_head_dim"}
+                found.append({"attention": knobs, "normalization": {"name": name}})
+    for axis in ("normalization", "mlp", "position", "linear", "topology"):
+        found.extend({axis: case} for case in variants(axis)[1:])
+    return [pytest.param(case, id=describe(case)) for case in found]
+
+
+def ids() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(SIZES["vocab_size"], (BATCH, SIZES["context_length"]), generator=generator).cuda()
+
+
+def build(case: Mapping[str, Any], backend: str) -> GPT:
+    return GPT(ModelConfig(**SIZES, **case), backend=backend).cuda()
+
+
+def measure(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Logits and the gradient of every parameter of one training loss."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        logits = model(ids())
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), ids().roll(-1, 1).flatten())
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    found = {n: g.double() for n, g in zip(names, gradients, strict=True) if g is not None}
+    return {"logits": logits.detach().double(), **found}
+
+
+def errors(got: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> tuple[float, float]:
+    """Largest error of the logits, and of any gradient in units of that gradient's largest entry."""
+    out = (got["logits"] - exact["logits"]).abs().max().item()
+    gradients = (
+        (got[n] - exact[n]).abs().max() / exact[n].abs().max().clamp_min(1e-30) for n in exact if n != "logits"
+    )
+    return out, max(gradient.item() for gradient in gradients)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "flash", "flex", "auto"])
+@pytest.mark.parametrize("case", cases())
+def test_bfloat16_errors_and_three_steps(case: Mapping[str, Any], backend: str, table: list[str]) -> None:
+    exact = measure(build(case, "math").double(), torch.float64)
+    math_out, math_grad = errors(measure(build(case, "math"), torch.bfloat16), exact)
+    model = build(case, backend)
+    try:
+        report = model.report_attention(torch.bfloat16)
+        out, grad = errors(measure(model, torch.bfloat16), exact)
+    except BackendError as refusal:
+        pytest.skip(f"refused by name, as promised: {refusal}")
+    ratios = (out / math_out, grad / max(math_grad, 1e-30))
+    table.append(
+        f"{describe(case):<88} {report['backend']:<7} {report['kernel']:<20} "
+        f"{out:9.2e} {ratios[0]:7.2f} {grad:9.2e} {ratios[1]:7.2f}"
+    )
+    optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3, fused=True)
+    losses = []
+    for _ in range(3):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model.loss(ids(), ids().roll(-1, 1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.post_step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert out <= OUT_RATIO * math_out + FLOOR
+    assert grad <= GRAD_RATIO * math_grad + FLOOR
+
+
+@pytest.mark.parametrize("normalization", ["prenorm", "ngpt"])
+@pytest.mark.parametrize("attention", [pytest.param(case, id=label(case)) for case in variants("attention")])
+def test_compiled_blocks_train_as_eager_ones_in_bfloat16(attention: Mapping[str, Any], normalization: str) -> None:
+    if "qk_norm" in attention and normalization == "ngpt":
+        pytest.skip("refused by the config")
+    attention = {key: value for key, value in attention.items() if key != "qk_head_dim"}
+    eager = build({"attention": attention, "normalization": normalization}, "auto")
+    compiled = copy.deepcopy(eager)
+    for block in compiled.stack.blocks:
+        block.compile()
+    curves = []
+    for model in (eager, compiled):
+        optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3, fused=True)
+        generator, losses = torch.Generator().manual_seed(0), []
+        for _ in range(100):
+            start = torch.randint(SIZES["vocab_size"], (BATCH, 1), generator=generator)
+            batch = ((start + 3 * torch.arange(129)) % SIZES["vocab_size"]).cuda()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = model.loss(batch[:, :-1], batch[:, 1:])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.post_step()
+            losses.append(loss.item())
+        curves.append(losses)
+    assert curves[0][-1] < 0.5 * curves[0][0]
+    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < DRIFT
