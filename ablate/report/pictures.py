@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ablate.analysis.effects import LOSS
 from ablate.analysis.speedup import SpeedUp
@@ -18,6 +18,8 @@ from ablate.report.words import AXIS_NAMES, shorten, write_target
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+T = TypeVar("T")
 
 CAPTIONS = {
     "curves": "Validation loss against cost, with the band of the extremes over seeds",
@@ -38,6 +40,9 @@ _STYLE = {
     "text.parse_math": False,  # a dollar in an arm's name is a dollar
     "figure.constrained_layout.use": True,
 }
+MAX_NAMED, MAX_ROWS = 20, 40
+"""Lines up to which a picture has a legend, and rows of a picture: more than a page can hold is for the HTML page."""
+
 _NEUTRAL = "#6b7280"
 _WIDTH = 6.4  # inches, the width of a text column
 
@@ -83,7 +88,7 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
             ax.fill_between(line.costs[axis], line.low, line.high, color=look.color, alpha=0.18, linewidth=0)
     if lines:
         ax.set_xscale("log")
-        ax.legend(frameon=False, fontsize=7, ncols=1 if len(lines) < 10 else 2)
+        _name_lines(ax, len(lines))
     _label_costs(ax, axis)
     ax.set_ylabel("validation loss (nats a token)")
     return figure
@@ -92,7 +97,8 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
 def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
     """One point an arm on the headline's axis, with its interval; a triangle where there is only a bound."""
     axis = report.options.axis
-    rows = [row for row in reversed(report.headline_rows) if row.axis == axis]
+    every = [row for row in report.headline_rows if row.axis == axis]
+    rows = _keep_largest(every, lambda row: _value(row) or 0.0)
     figure, ax = _new_figure(1.2 + 0.32 * len(rows))
     for y, row in enumerate(rows):
         color = looks[row.arm].color
@@ -105,7 +111,8 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
     ax.set_xscale("log")
     ax.set_xlim(*_widen(ax.get_xlim()))
     _label_ratios(ax.xaxis)
-    ax.set_xlabel(f"speed-up in {AXIS_NAMES[axis]} to {write_target(report.options.headline)}")
+    goal = write_target(report.options.headline)
+    ax.set_xlabel(f"speed-up in {AXIS_NAMES[axis]} to {goal}{_tell_kept(rows, every)}")
     return figure
 
 
@@ -150,22 +157,37 @@ def _draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
     _label_ratios(ax.yaxis)
     ax.set_xlabel("target: the baseline's loss at this share (%) of its budget")
     ax.set_ylabel(f"speed-up in {AXIS_NAMES[axis]}")
-    ax.legend(frameon=False, fontsize=7)
+    _name_lines(ax, len(report.results.compared_arms))
     return figure
 
 
 def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:
     """Bars from zero, a row a contrast, with their intervals."""
-    figure, ax = _new_figure(1.2 + 0.32 * len(items))
-    rows = list(reversed(items))
+    rows = _keep_largest(items, lambda item: abs(item[1].estimate))
+    figure, ax = _new_figure(1.2 + 0.32 * len(rows))
     for y, (_, effect, color) in enumerate(rows):
         ax.barh([y], [effect.estimate], color=color, alpha=0.6, height=0.6)
         if effect.low is not None:
             ax.plot([effect.low, effect.high], [y, y], color=color, linewidth=1.6)
     ax.axvline(0.0, color=_NEUTRAL, linewidth=1)
     _name_rows(ax, [label for label, _, _ in rows])
-    ax.set_xlabel("difference in final validation loss (nats a token)")
+    ax.set_xlabel(f"difference in final validation loss (nats a token){_tell_kept(rows, items)}")
     return figure
+
+
+def _keep_largest(items: Sequence[T], size: Callable[[T], float]) -> list[T]:
+    """From the bottom of the picture to its top: at most `MAX_ROWS`, in their order."""
+    kept = set(sorted(range(len(items)), key=lambda index: -size(items[index]))[:MAX_ROWS])
+    return [items[index] for index in reversed(range(len(items))) if index in kept]
+
+
+def _tell_kept(kept: Sequence[Any], items: Sequence[Any]) -> str:
+    return f" (the {len(kept)} largest of {len(items)})" if len(kept) < len(items) else ""
+
+
+def _name_lines(ax: Axes, n_lines: int) -> None:
+    if n_lines <= MAX_NAMED:
+        ax.legend(frameon=False, fontsize=7, ncols=1 if n_lines < 10 else 2)
 
 
 def _value(row: SpeedUp) -> float | None:

@@ -63,6 +63,20 @@ def test_the_usual_report_draws_only_what_the_markdown_shows(store, tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"curves.svg", "speedup.svg"}
 
 
+def test_pictures_of_many_arms_stay_on_a_page(tmp_path):
+    store = Store(tmp_path / "many")
+    arms = [SyntheticArm("baseline", {"kind": 0})]
+    arms += [SyntheticArm(f"kind={i}", {"kind": i}, speedup=1 + i / 10) for i in range(1, 60)]
+    write_study(store, arms, seeds=(0,), n_steps=100)
+    made, _ = report(store, tmp_path / "out", figures=True)
+    for name in ("curves", "speedup", "ladder", "differences"):
+        height = float(
+            ET.parse(tmp_path / "out" / "figures" / f"{name}.svg").getroot().get("height").removesuffix("pt")
+        )
+        assert height < 1100
+    assert "(no interval)" in made.paths["markdown"].read_text()
+
+
 def test_tables_for_papers_have_the_rules_of_booktabs_and_as_many_cells_in_each_row(store, tmp_path):
     report(store, tmp_path)
     files = {path.stem: path.read_text() for path in (tmp_path / "tables").iterdir()}
