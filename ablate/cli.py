@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -41,6 +41,7 @@ Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DEFAULT_RUNS = Path("runs")
+MAX_RESTARTS = 3  # of a local Ray node that dies
 
 
 def main() -> None:
@@ -97,23 +98,52 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running Ray cluster, e.g. auto or HOST:PORT.")] = None,
     set_: Settings = None,
     tracking_uri: Annotated[str | None, typer.Option(help="Where MLflow is; default: RUNS/mlflow.db.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train the failed runs alone.")] = False,
+    early_stop: Annotated[
+        str | None,
+        typer.Option(metavar="RULE", help="Cut runs that fall behind: asha, or patience=EVALUATIONS. Never baselines."),
+    ] = None,
+    stuck_after: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Replace a worker that is silent for so long.")
+    ] = 600.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")] = False,
 ) -> None:
     """Train every run of a grid. The same command goes on from where it was; a finished study trains nothing."""
     from rich.console import Console
 
     import ablate
+    from ablate.execution.cluster import ClusterLostError
     from ablate.execution.run import Options, run_study
+    from ablate.execution.view import View
     from ablate.screens import print_outcome
+    from ablate.tracking.mlflow_mirror import redact
     from ablate.tracking.store import Store
 
     planned = _build_plan(grid, runs, set_)
     store = Store(runs / planned.study.study)
-    command = shlex.join(["ablate", *sys.argv[1:]])
+    command = shlex.join(["ablate", *(word.replace(tracking_uri or word, redact(word)) for word in sys.argv[1:])])
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
-    options = Options(uri, workers, address, command, ablate.__version__)
-    outcome = run_study(planned, store, grid.parent, options, Console())
-    print_outcome(outcome, store, str(grid), command)
+    options = Options(uri, workers, address, command, ablate.__version__, retry_failed, early_stop, stuck_after)
+    console = Console(stderr=log_json, quiet=quiet)
+    view = View(Console(), quiet=quiet, as_json=log_json)
+    try:
+        outcome = run_study(planned, store, grid.parent, options, console, view)
+    except ClusterLostError as error:
+        _begin_anew(error)
+    print_outcome(outcome, store, str(grid), command, Console(stderr=log_json))
     raise typer.Exit(outcome.exit_code)
+
+
+def _begin_anew(error: AblateError) -> NoReturn:
+    """The driver holds no state, so the same command in the place of this process goes on."""
+    restarts = int(os.environ.get("ABLATE_RESTARTS", "0"))
+    if restarts >= MAX_RESTARTS:
+        raise error
+    os.environ["ABLATE_RESTARTS"] = str(restarts + 1)
+    print(f"{error}; starting another one", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, sys.orig_argv)
 
 
 @app.command()

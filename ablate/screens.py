@@ -15,7 +15,7 @@ from rich.text import Text
 from ablate.words import format_count, format_seconds
 
 if TYPE_CHECKING:
-    from ablate.execution.driver import Outcome
+    from ablate.execution.events import Outcome
     from ablate.execution.placement import Placement
     from ablate.plan import Plan
     from ablate.tracking.store import Store
@@ -27,6 +27,7 @@ STATE_STYLES: Mapping[str, str] = {
     "finished": "green",
     "diverged": "yellow",
     "failed": "red",
+    "stopped early": "yellow",
     "stale": "magenta",
     "queued": "dim",
 }
@@ -86,12 +87,13 @@ def _difference(value: int, base: int) -> str:
     return "" if abs(change) < 5e-4 else f" ({change:+.1%})"
 
 
-def print_outcome(outcome: Outcome, store: Store, grid: str, command: str) -> None:
+def print_outcome(outcome: Outcome, store: Store, grid: str, command: str, console: Console) -> None:
     """How the study stands, and what to do next."""
-    console = _console()
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     where = f" --runs {store.path.parent}" if str(store.path.parent) != "runs" else ""
     console.print(f"{store.path.name}: {counts}", highlight=False)
+    if outcome.halted:
+        console.print(f"gave up: {outcome.halted}", style="red", markup=False, highlight=False, soft_wrap=True)
     if outcome.interrupted:
         console.print(f"stopped; go on with: {command}", markup=False, highlight=False, soft_wrap=True)
         return
@@ -99,11 +101,9 @@ def print_outcome(outcome: Outcome, store: Store, grid: str, command: str) -> No
     for run in failed:
         error = store.run(run.run_id).read_status().error.strip().rsplit("\n", 1)[-1]
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
-        console.print(
-            f"  the traceback is in {store.run(run.run_id).path / 'status.json'}", markup=False, highlight=False
-        )
+        console.print(f"  the traceback: ablate logs {run.run_id}{where}", markup=False, highlight=False)
     if failed:
-        console.print("the same command tries the failed runs again", highlight=False)
+        console.print("the same command tries them again; --retry-failed tries them alone", highlight=False)
     console.print(f"next: ablate report {grid}{where}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -118,7 +118,7 @@ def print_status(store: Store, *, as_json: bool) -> None:
     for run in record.runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
-        state = "stale" if status.is_stale() else status.state
+        state = "stopped early" if status.is_cut else folder.shown_state(status)
         loss = folder.last_validation()
         states[state] += 1
         row = {"run_id": run.run_id, "arm": run.arm, "seed": run.seed, "state": state, "step": status.step}

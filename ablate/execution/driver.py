@@ -2,193 +2,113 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
-from ablate.errors import ResourceError
-from ablate.execution.placement import Placement
-from ablate.execution.worker import Job, Result, RunWorker
+from ablate.execution.cluster import ClusterLostError, is_lost
+from ablate.execution.events import Event, Observer, Outcome
+from ablate.execution.jobs import make_job
+from ablate.execution.memory import halve_micro_batch
+from ablate.execution.placement import Placement, count_lanes
+from ablate.execution.stopping import Stopping
+from ablate.execution.watch import STUCK_S, Watchdog
+from ablate.execution.worker import UNWRITABLE, Result, RunWorker
 from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
-from ablate.tracking.records import ENDED, ArmRecord, RunRecord, State, StudyRecord
+from ablate.tracking.records import State, Status
 from ablate.tracking.store import Store
 
 POLL_S = 0.25
-MAX_ATTEMPTS = 3  # of a run whose worker dies under it
-
-Observer = Callable[["Event"], None]
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that a person may want to see: a run started, went on, or ended."""
-
-    kind: str  # "started", "progress", "ended", "retry", "tick"
-    run: Run | None = None
-    state: State | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
-    text: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How the study stands after the driver: the number of runs by state, and whether it was interrupted."""
-
-    states: Mapping[State, int]
-    interrupted: bool
-
-    @property
-    def exit_code(self) -> int:
-        return 130 if self.interrupted else 1 if self.states.get("failed") else 0
-
-
-def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
-    """The plan as the record that the study's folder keeps."""
-    study = plan.study
-    arms = tuple(
-        ArmRecord(
-            arm=arm.name,
-            axes=arm.axes,
-            within=arm.within,
-            baseline=arm.baseline,
-            n_params=arm.n_params,
-            flops_per_token=arm.flops_per_token,
-            n_steps=arm.train.steps,
-            n_tokens=arm.n_tokens,
-            notices=arm.notices,
-        )
-        for arm in plan.arms
-    )
-    return StudyRecord(
-        study=study.study,
-        question=study.question,
-        design=study.design,
-        match=study.match,
-        compare_within=study.compare_within,
-        baseline=plan.baseline,
-        axes=plan.axes,
-        data={
-            **study.data.model_dump(),
-            "hash": plan.corpus.hash,
-            "n_train_tokens": plan.corpus.n_train_tokens,
-            "n_validation_tokens": plan.corpus.n_validation_tokens,
-        },
-        train=study.train.model_dump(),
-        arms=arms,
-        runs=tuple(RunRecord(run.run_id, run.arm.name, run.seed) for run in plan.runs),
-        version=version,
-        command=command,
-    )
-
-
-def make_job(plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any]) -> Job:
-    """What a worker is told of a run."""
-    data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
-    config = {
-        "model": run.arm.model.to_dict(),
-        "train": run.arm.train.model_dump(),
-        "data": data,
-        "seed": run.seed,
-    }
-    manifest = {
-        **software,
-        "arm": run.arm.name,
-        "seed": run.seed,
-        "data_hash": plan.corpus.hash,
-        "precision": run.arm.train.precision,
-        "gpus": placement.gpus,
-        "shared_by": placement.lanes,
-    }
-    return Job(run.run_id, config, manifest)
-
-
-def unfinished(plan: Plan, store: Store) -> list[Run]:
-    """The runs that have neither finished nor diverged."""
-    return [run for run in plan.runs if store.run(run.run_id).read_status().state not in ENDED]
-
-
-@contextmanager
-def cluster(address: str | None, available: Mapping[str, float]) -> Iterator[Mapping[str, float]]:
-    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Gives its resources.
-
-    Raises `ResourceError` where no cluster answers at the address.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    try:
-        if address:
-            ray.init(address=address, **quiet)
-        else:
-            ray.init(
-                address="local",
-                num_cpus=int(available["CPU"]),
-                num_gpus=int(available["GPU"]),
-                include_dashboard=False,
-                **quiet,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
-        raise ResourceError(f"{where}: {error}") from None
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
+STAFF_S = 2.0  # how often a lane without a worker looks for room
+MAX_ATTEMPTS = 3  # of a run whose worker dies under it without having come further
 
 
 class Driver:
     """Trains the runs of a plan on a running cluster.
 
-    The run folders say what is left to do, so a driver that was killed is followed by one that goes on.
+    The run folders say what is left to do, so a driver that was killed is followed by one that goes on. With
+    `stopping`, runs that it cuts count as ended.
     """
 
     def __init__(
-        self, plan: Plan, store: Store, corpus: Corpus, placement: Placement, mirror: MlflowMirror, observe: Observer
+        self,
+        plan: Plan,
+        store: Store,
+        corpus: Corpus,
+        placement: Placement,
+        mirror: MlflowMirror,
+        observe: Observer,
+        *,
+        stopping: Stopping | None = None,
+        stuck_s: float = STUCK_S,
+        worker_class: type[RunWorker] = RunWorker,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
         self.placement, self.mirror, self.observe = placement, mirror, observe
+        self.stopping, self.worker_class = stopping, worker_class
+        self.watchdog = Watchdog(stuck_s)
         self.software = describe_software()
         self.interrupted = threading.Event()
-        self._attempts: dict[str, int] = {}
+        self.halted = ""
+        self._deaths: dict[str, tuple[int, int]] = {}
         self._busy: set[str] = set()
         self._lost: set[str] = set()
         self._readers: dict[str, CurveReader] = {}
+        self._lanes: list[_Lane] = []
+        self._staffed_at = 0.0
 
     def train(self, runs: Sequence[Run]) -> Outcome:
-        """Train these runs, several at once, and return when they have ended or Ctrl-C came."""
-        waiting = deque(runs)
-        lanes = [_Lane(self._start_worker()) for _ in range(self.placement.lanes)]
-        with self._interruptible(lanes):
-            while waiting or any(lane.run for lane in lanes):
-                self._hand_out(lanes, waiting)
-                busy = {lane.task: lane for lane in lanes if lane.run is not None}
-                if not busy:
-                    break
-                done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
-                for lane in lanes:
-                    if lane.run is not None:
-                        self._follow(lane.run)
-                for task in done:
-                    self._collect(busy[task], waiting)
-                self.observe(Event("tick"))
-        return Outcome(self.count_states(), self.interrupted.is_set())
+        """Train these runs, several at once, and return when they have ended, or Ctrl-C or `ablate stop` came.
 
-    def count_states(self) -> Mapping[State, int]:
+        Raises `ClusterLostError` where the local Ray node died: begin anew, nothing is lost.
+        """
+        waiting = deque(runs)
+        self._lanes = [_Lane(self._start_worker()) for _ in range(self.placement.lanes)]
+        before = self.store.read_stop_request()
+        with self._interruptible():
+            while (waiting and not self.interrupted.is_set()) or self._busy_lanes():
+                if is_lost():
+                    raise ClusterLostError("the local Ray node died")
+                if not self.interrupted.is_set() and self.store.read_stop_request() != before:
+                    self._stop_all()
+                self._staff_lanes()
+                self._hand_out(waiting)
+                self._wait(waiting)
+        return Outcome(self._count_states(), self.interrupted.is_set() and not self.halted, self.halted)
+
+    def _busy_lanes(self) -> list[_Lane]:
+        return [lane for lane in self._lanes if lane.run is not None]
+
+    def _wait(self, waiting: deque[Run]) -> None:
+        """Until something ended, a moment at most; then pass on what the runs wrote meanwhile."""
+        busy = {lane.task: lane for lane in self._busy_lanes()}
+        if not busy:
+            time.sleep(POLL_S)
+            return
+        done, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
+        if not done:
+            done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
+        for task in done:
+            self._collect(busy[task], waiting)
+        for lane in self._busy_lanes():
+            self._follow(lane)
+
+    def _count_states(self) -> Mapping[State, int]:
         counts: dict[State, int] = {}
         state: State
         for run_id in {run.run_id for run in self.plan.runs}:
@@ -197,36 +117,83 @@ class Driver:
         return counts
 
     def _start_worker(self) -> Any:
-        actor = ray.remote(RunWorker).options(
+        actor = ray.remote(self.worker_class).options(
             num_cpus=self.placement.cpus, num_gpus=self.placement.gpus or 0, max_concurrency=2, max_restarts=0
         )
         return actor.remote(self.store.path.resolve(), self.corpus, self.placement.cpus)
 
-    def _hand_out(self, lanes: Sequence[_Lane], waiting: deque[Run]) -> None:
-        for lane in lanes:
-            if lane.run is None and waiting and not self.interrupted.is_set():
-                lane.run = waiting.popleft()
-                lane.task = lane.worker.train.remote(make_job(self.plan, lane.run, self.placement, self.software))
-                reader = self._readers[lane.run.run_id] = CurveReader(self.store.run(lane.run.run_id).curve)
-                self.mirror.add(lane.run.run_id, reader.read())
-                self.observe(Event("started", lane.run))
+    def _staff_lanes(self) -> None:
+        """Give lanes that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
+        Ray would wait for it for ever in silence."""
+        empty = [lane for lane in self._lanes if lane.worker is None]
+        if not empty or time.monotonic() - self._staffed_at < STAFF_S:
+            return
+        self._staffed_at = time.monotonic()
+        room = count_lanes(self.placement.cpus, self.placement.gpus, ray.cluster_resources())
+        for lane in empty[: max(0, room - len(self._lanes) + len(empty))]:
+            lane.worker = self._start_worker()
+        if len(empty) == len(self._lanes) and not room:
+            self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
 
-    def _follow(self, run: Run) -> None:
-        """Pass on what the run has written to its curve since the last look."""
+    def _hand_out(self, waiting: deque[Run]) -> None:
+        for lane in self._lanes:
+            if lane.run is None and lane.worker is not None and waiting and not self.interrupted.is_set():
+                run = lane.run = waiting.popleft()
+                job = make_job(self.plan, run, self.placement, self.software, cut_counts=self.stopping is not None)
+                lane.task = lane.worker.train.remote(job)
+                folder = self.store.run(run.run_id)
+                reader = self._readers[run.run_id] = CurveReader(folder.curve)
+                self.watchdog.begin(folder.status)
+                self.mirror.add(run.run_id, reader.read())
+                self.observe(Event("started", run))
+
+    def _follow(self, lane: _Lane) -> None:
+        """Pass on what the run has written since the last look; cut it, or replace its worker, where that is due."""
+        run = lane.run
+        assert run is not None
+        records = self._read_on(run)
+        status_path = self.store.run(run.run_id).status
+        memory = {}
+        if self.watchdog.has_news(status_path):
+            memory = {"memory_bytes": self.store.run(run.run_id).read_status().memory_bytes}
+        elif self.watchdog.is_stuck(status_path):
+            self._kill(lane, run)
+        if records:
+            self.observe(Event("progress", run, record=records[-1] | _last_validation(records) | memory))
+        if self.stopping is not None:
+            reason = self.stopping.judge(run, records)
+            if reason:
+                lane.worker.cut.remote(run.run_id, reason)
+
+    def _read_on(self, run: Run) -> list[dict[str, Any]]:
         records = self._readers[run.run_id].read()
         self.mirror.add(run.run_id, records)
-        if records:
-            self.observe(Event("progress", run, record=records[-1] | _last_validation(records)))
+        return records
+
+    def _kill(self, lane: _Lane, run: Run) -> None:
+        """A worker that hangs is no help any more: its death brings another one. Ray asks it to end, which a stopped
+        process does not hear, so on this machine a signal follows."""
+        self.observe(Event("retry", run, text=f"no sign of life for {self.watchdog.patience_s:.0f} s; worker killed"))
+        self.watchdog.begin(self.store.run(run.run_id).status)
+        host, _, pid = self.store.run(run.run_id).read_status().worker.rpartition(":")
+        if host == socket.gethostname():
+            with suppress(ProcessLookupError, ValueError):
+                os.kill(int(pid), signal.SIGKILL)
+        ray.kill(lane.worker)
 
     def _collect(self, lane: _Lane, waiting: deque[Run]) -> None:
         run, lane.run = lane.run, None
         assert run is not None
         try:
             result: Result = ray.get(lane.task)
-        except RayTaskError as error:  # its own folder could not be written
-            self._give_up(run, str(error.cause or error))
-        except RayError:
-            self._replace_worker(lane, run, waiting)
+        except RayTaskError as error:  # its folder could not be written
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            self._give_up(run, str(cause))
+            if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
+                self.halted = f"{self.store.path}: {cause.strerror}; what was saved before is whole"
+                self._stop_all()
+        except RayError as error:
+            self._replace_worker(lane, run, waiting, out_of_memory=isinstance(error, OutOfMemoryError))
         else:
             if result == "busy":
                 self._wait_for_other(run, waiting)
@@ -241,15 +208,43 @@ class Driver:
             self.observe(Event("retry", run, text="another process is training it"))
         time.sleep(POLL_S)
 
-    def _replace_worker(self, lane: _Lane, run: Run, waiting: deque[Run]) -> None:
-        """The process died, of a signal or for want of memory: another one goes on from the run's checkpoint."""
-        lane.worker = self._start_worker()
-        attempts = self._attempts[run.run_id] = self._attempts.get(run.run_id, 0) + 1
-        if attempts < MAX_ATTEMPTS:
+    def _replace_worker(self, lane: _Lane, run: Run, waiting: deque[Run], *, out_of_memory: bool) -> None:
+        """The process died, of a signal or for want of memory: another one goes on from the run's checkpoint.
+
+        Ray says where it killed for want of memory. Where the kernel did, nobody says so; a run that dies a second time
+        without having come further gets the smaller micro-batch on that suspicion, and not before, because a run that
+        was merely shot must go on bit for bit.
+        """
+        lane.worker = None
+        if is_lost():
             waiting.appendleft(run)
-            self.observe(Event("retry", run, text="its worker died; another goes on from the last checkpoint"))
-        else:
-            self._give_up(run, f"its worker process died {attempts} times; is there enough memory?")
+            return
+        folder = self.store.run(run.run_id)
+        status = folder.read_status()
+        progress = folder.checkpoint.stat().st_mtime_ns if folder.checkpoint.exists() else 0
+        before, deaths = self._deaths.get(run.run_id, (progress, 0))
+        deaths = deaths + 1 if progress == before else 1
+        self._deaths[run.run_id] = (progress, deaths)
+        if deaths >= MAX_ATTEMPTS:
+            self._give_up(
+                run, f"its worker process died {deaths} times without coming further; is there enough memory?"
+            )
+            return
+        text = "its worker died; another goes on from the last checkpoint"
+        if out_of_memory or deaths == MAX_ATTEMPTS - 1:
+            text += self._reduce(run, status)
+        waiting.appendleft(run)
+        self.observe(Event("retry", run, text=text))
+
+    def _reduce(self, run: Run, status: Status) -> str:
+        train = run.arm.train.model_copy(update={"micro_batch_size": status.micro_batch_size})
+        smaller = halve_micro_batch(train if status.micro_batch_size else run.arm.train)
+        if smaller is None:
+            return ""
+        note = f"its process was killed, perhaps for want of memory: {smaller} sequences at once from here on"
+        notes = (*status.notes, note)
+        self.store.run(run.run_id).write_status(replace(status, micro_batch_size=smaller, notes=notes))
+        return f", {smaller} sequences at once"
 
     def _give_up(self, run: Run, error: str) -> None:
         self._lost.add(run.run_id)
@@ -259,28 +254,35 @@ class Driver:
         self._finish(run, "failed", error)
 
     def _finish(self, run: Run, state: State, error: str = "") -> None:
-        self._follow(run)
+        self._read_on(run)
         self.mirror.end(run.run_id, state)
-        if state == "failed":
-            error = error or self.store.run(run.run_id).read_status().error.strip()
-        self.observe(Event("ended", run, state=state, text=error.rsplit("\n", 1)[-1]))
+        status = self.store.run(run.run_id).read_status()
+        text = (error or status.error.strip()).rsplit("\n", 1)[-1] if state == "failed" else ""
+        if status.is_cut:
+            text = status.notes[-1]
+        self.observe(Event("ended", run, state=state, text=text))
+
+    def _stop_all(self) -> None:
+        """Let every run in progress save a checkpoint, and hand out no more."""
+        self.interrupted.set()
+        for lane in self._busy_lanes():
+            if lane.worker is not None:
+                lane.worker.stop.remote()
 
     @contextmanager
-    def _interruptible(self, lanes: Sequence[_Lane]) -> Iterator[None]:
+    def _interruptible(self) -> Iterator[None]:
         """The first Ctrl-C saves checkpoints and stops; the second one does not wait for them."""
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             if self.interrupted.is_set():
                 raise KeyboardInterrupt
-            self.interrupted.set()
-            for lane in lanes:
-                if lane.run is not None:
-                    lane.worker.stop.remote()
+            self._stop_all()
 
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in numbers}
         try:
             yield
         finally:
@@ -290,7 +292,7 @@ class Driver:
 
 @dataclass
 class _Lane:
-    """A worker and what it is doing."""
+    """A worker, None while there is no room for one, and what it is doing."""
 
     worker: Any
     run: Run | None = None

@@ -48,9 +48,7 @@ def place(resources: Resources, available: Mapping[str, float], workers: int | N
         raise ResourceError(f"resources.gpus: {gpus:g} is no whole number of GPUs and no share of one")
     if gpus > 1:
         raise ResourceError(f"resources.gpus: {gpus:g}: a run trains on one GPU or a share of it")
-    lanes = has_cpus // cpus
-    if gpus:
-        lanes = min(lanes, int(has_gpus) * int(1 / gpus + 1e-9))
+    lanes = count_lanes(cpus, gpus, available)
     if lanes < 1 or (workers or 0) > lanes:
         wanted = f"{workers} workers, each with " if (workers or 0) > 1 else "a run with "
         enough = f", enough for {lanes} workers" if lanes else ""
@@ -59,6 +57,12 @@ def place(resources: Resources, available: Mapping[str, float], workers: int | N
             f"there are {has_cpus} CPU and {has_gpus:g} GPU{enough}"
         )
     return Placement(cpus, gpus, max(1, min(workers or lanes, n_runs)))
+
+
+def count_lanes(cpus: int, gpus: float, available: Mapping[str, float]) -> int:
+    """How many runs fit side by side."""
+    lanes = int(available.get("CPU", 0)) // cpus
+    return min(lanes, int(available.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else lanes
 
 
 def measure_flops_per_s(placement: Placement) -> float:

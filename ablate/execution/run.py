@@ -2,43 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
-from ablate.execution.driver import Driver, Outcome, cluster, record_study, unfinished
+from ablate.execution.cluster import check_shared, start_cluster
+from ablate.execution.driver import Driver
+from ablate.execution.events import Outcome
+from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.placement import local_resources, place
+from ablate.execution.stopping import parse_stopping, seed_from_curves
 from ablate.execution.view import View
+from ablate.execution.watch import STUCK_S
 from ablate.plan import Plan
+from ablate.tracking.curve import read_curve
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete, redact
 from ablate.tracking.store import Store
 from ablate.words import format_seconds
 
 SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster sees
+ORDER_FLOPS_PER_S = 1e11  # for the order of the runs, to which only ratios matter
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, which never changes what comes out: where MLflow is, how many at a time, on which cluster."""
+    """How to run, which never changes what comes out: where MLflow is, how many at a time, on which cluster.
+
+    `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent.
+    """
 
     tracking_uri: str
     workers: int | None = None
     address: str | None = None
     command: str = ""
     version: str = ""
+    retry_failed: bool = False
+    early_stop: str | None = None
+    stuck_s: float = STUCK_S
 
 
-def run_study(plan: Plan, store: Store, base: Path, options: Options, console: Console) -> Outcome:
+def run_study(plan: Plan, store: Store, base: Path, options: Options, console: Console, view: View) -> Outcome:
     """Train what is left of a plan. Nothing is written before it is known that the cluster can take it.
 
     `base` is the folder of the grid, where relative data paths are looked up too. Raises `ResourceError` where the
-    cluster lacks what a run asks for, `DataError` where the corpus cannot be read.
+    cluster lacks what a run asks for or sees another folder, `DataError` where the corpus cannot be read, and
+    `ClusterLostError` where the local Ray node died: the same call goes on.
     """
     record = record_study(plan, options.version, options.command)
-    pending = unfinished(plan, store)
+    stopping = parse_stopping(options.early_stop)
+    pending = find_unfinished(plan, store, cut_counts=stopping is not None, failed_only=options.retry_failed)
     if not pending:
         store.write_study(record)
         if not is_complete(options.tracking_uri, store, record):
@@ -49,25 +66,36 @@ def run_study(plan: Plan, store: Store, base: Path, options: Options, console: C
     if options.address is None:
         place(plan.study.resources, available, options.workers, len(pending))
     done = len(plan.runs) - len(pending)
-    console.print(
-        f"{plan.study.study}: {len(plan.runs)} runs" + (f", {done} of them done before" if done else ""),
-        highlight=False,
-    )
+    what = f", {done} of them {'left as they are' if options.retry_failed else 'done before'}" if done else ""
+    console.print(f"{plan.study.study}: {len(plan.runs)} runs{what}", highlight=False)
     corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
     for vocab_size in {run.arm.model.vocab_size for run in pending}:
         check_vocabulary(corpus, vocab_size)
-    with cluster(options.address, available) as resources:
+    if stopping is not None:
+        seed_from_curves(stopping, plan, {run.run_id: read_curve(store.run(run.run_id).curve) for run in plan.runs})
+    runs = order(pending, estimate_seconds(plan, store, ORDER_FLOPS_PER_S))
+    with start_cluster(options.address, available, store.ray_log) as resources:
         placement = place(plan.study.resources, resources, options.workers, len(pending))
         store.write_study(record)
+        check_shared(store.path)
         console.print(f"{placement}; starting", highlight=False)
         mirror = MlflowMirror(options.tracking_uri, store, record)
-        view = View(console, pending, placement.lanes)
-        driver = Driver(plan, store, corpus, placement, mirror, view.observe)
-        with view.shown():
-            outcome = driver.train(pending)
+        driver = Driver(
+            plan, store, corpus, placement, mirror, view.observe, stopping=stopping, stuck_s=options.stuck_s
+        )
+        with view.shown(runs, placement.lanes), _at_work(store):
+            outcome = driver.train(runs)
     _close(mirror, options, console)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
+
+
+@contextmanager
+def _at_work(store: Store) -> Iterator[None]:
+    """Hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
+    with store.driver_lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
 
 
 def _close(mirror: MlflowMirror, options: Options, console: Console) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ablate.execution.driver import Event
+from ablate.execution.events import Event
 from ablate.plan import Run
 from ablate.tracking.records import State
 from ablate.words import format_count, format_seconds
@@ -38,6 +39,7 @@ class _Line:
     train_loss: float | None = None
     val_loss: float | None = None
     tokens_per_s: float = 0.0
+    memory_bytes: int = 0
     shown_at: float = 0.0
     text: str = ""
 
@@ -55,16 +57,22 @@ class _Line:
         self.train_loss = record.get("train_loss")
         self.val_loss = record.get("val_loss", self.val_loss)
         self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
+        self.memory_bytes = record.get("memory_bytes") or self.memory_bytes
 
 
 class View:
-    """Receives the driver's events. `lanes` is the number of runs at once, for the time left."""
+    """Receives the driver's events.
 
-    def __init__(self, console: Console, runs: list[Run], lanes: int) -> None:
-        self.console, self.lanes = console, lanes
-        self.lines = {run.run_id: _Line(run) for run in runs}
+    Where `quiet`, only what went wrong is printed; where `as_json`, every event is a line of JSON on standard output,
+    and the console, which then writes to standard error, has the rest.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.console, self.quiet, self.as_json = console, quiet, as_json
+        self.lines: Mapping[str, _Line] = {}
+        self.lanes = 1
         self.started = time.monotonic()
-        self.message = ""
+        self.last_event = ""
         self._live: Live | None = None
 
     @property
@@ -72,8 +80,11 @@ class View:
         return time.monotonic() - self.started
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        if not self.console.is_terminal:
+    def shown(self, runs: Sequence[Run], lanes: int) -> Iterator[None]:
+        """Look on while these runs are trained, `lanes` of them at once."""
+        self.lines, self.lanes = {run.run_id: _Line(run) for run in runs}, lanes
+        self.started = time.monotonic()
+        if self.quiet or self.as_json or not self.console.is_terminal:
             yield
             return
         with Live(self, console=self.console, refresh_per_second=4, transient=True) as live:
@@ -81,7 +92,12 @@ class View:
             yield
 
     def observe(self, event: Event) -> None:
+        if self.as_json:
+            print(json.dumps(_describe(event)), flush=True)
+            return
         if event.run is None:
+            self.last_event = event.text
+            self.console.print(event.text, style="yellow", markup=False, highlight=False)
             return
         line = self.lines[event.run.run_id]
         match event.kind:
@@ -90,7 +106,7 @@ class View:
                 self._say(line, "started")
             case "progress":
                 line.update(event.record)
-                if self._live is None and time.monotonic() - line.shown_at > PLAIN_EVERY_S:
+                if self._live is None and not self.quiet and time.monotonic() - line.shown_at > PLAIN_EVERY_S:
                     self._say(line, self._progress(line))
             case "retry":
                 line.state = "waiting"
@@ -110,6 +126,9 @@ class View:
         name = f"{line.run.arm.name},seed={line.run.seed}"
         colour = COLOURS.get(line.state, "")
         content = f"[dim]\\[{ended}/{len(self.lines)}][/] {escape(name)}: [{colour}]{escape(text)}[/]"
+        self.last_event = f"{name}: {text}"
+        if self.quiet and line.state != "failed":
+            return
         if self._live is None or line.state in ("finished", "diverged", "failed"):
             self.console.print(content, soft_wrap=True, highlight=False)
 
@@ -146,6 +165,7 @@ class View:
             ("loss", "right"),
             ("val", "right"),
             ("tok/s", "right"),
+            ("memory", "right"),
             ("left", "right"),
         ):
             table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", header_style="dim")  # type: ignore[arg-type]
@@ -159,6 +179,7 @@ class View:
                 "" if line.train_loss is None else f"{line.train_loss:.4f}",
                 "" if line.val_loss is None else f"{line.val_loss:.4f}",
                 format_count(line.tokens_per_s) if line.tokens_per_s else "",
+                f"{format_count(line.memory_bytes)}B" if line.memory_bytes else "",
                 "waiting" if line.state == "waiting" else "" if line.left_s is None else format_seconds(line.left_s),
             )
         ended = len(self.lines) - len(running) - len(waiting)
@@ -167,5 +188,18 @@ class View:
         table.caption = f"{ended} of {len(self.lines)} runs ended, {len(waiting)} waiting, {spent} so far" + (
             f", about {format_seconds(left)} left" if left is not None else ""
         )
+        if self.last_event:
+            table.caption = f"{table.caption}\n{escape(self.last_event)}"
         table.caption_justify = "left"
         return table
+
+
+def _describe(event: Event) -> dict[str, Any]:
+    described: dict[str, Any] = {"event": event.kind, "time": time.time()}
+    if event.run is not None:
+        described |= {"run_id": event.run.run_id, "arm": event.run.arm.name, "seed": event.run.seed}
+    if event.state is not None:
+        described["state"] = event.state
+    if event.text:
+        described["text"] = event.text
+    return described | dict(event.record)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,51 +18,59 @@ import torch
 from safetensors.torch import save
 
 from ablate.data import Corpus
-from ablate.errors import RecordError
+from ablate.execution.memory import halve_micro_batch, is_out_of_memory
+from ablate.execution.recorder import FolderRecorder
 from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
-from ablate.tracking.records import ENDED, Status
+from ablate.tracking.records import State
 from ablate.tracking.store import RunFolder, Store, write_json
-from ablate.training.checkpoint import read_checkpoint, write_checkpoint
 from ablate.training.loop import Outcome, train
 from ablate_model import ModelConfig
 
-HEARTBEAT_S = 5.0
+# What no other run on this disk would survive either: no space, a quota, read-only.
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 Result = Literal["finished", "diverged", "failed", "stopped", "busy"]
+Train = Callable[..., Outcome]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train. `config` is the content of config.json, `manifest` what the driver knows of it."""
+    """One run to train. `config` is the content of config.json, `manifest` what the driver knows of it.
+
+    `cut_counts`: a run that early stopping cut counts as ended; otherwise it goes on from where it was cut.
+    """
 
     run_id: str
     config: Mapping[str, Any]
     manifest: Mapping[str, Any]
+    cut_counts: bool = False
 
 
 class RunWorker:
-    """Trains runs. Made a Ray actor by the driver, with two threads: one trains, the other hears `stop`."""
+    """Trains runs. Made a Ray actor by the driver, with two threads: one trains, the other hears `stop` and `cut`."""
 
-    def __init__(self, study: Path, corpus: Corpus, threads: int) -> None:
-        self.store, self.corpus, self.threads = Store(study), corpus, threads
+    def __init__(self, study: Path, corpus: Corpus, threads: int, train: Train = train) -> None:
+        self.store, self.corpus, self.threads, self._loop = Store(study), corpus, threads, train
         self._stop = threading.Event()
+        self._cut: tuple[str, str] = ("", "")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = f"{socket.gethostname()}:{os.getpid()}"
-
-    def ready(self) -> str:
-        """Returns once torch is imported and the worker can take a run."""
-        return self.name
 
     def stop(self) -> None:
         """Ask the run in progress to save a checkpoint and return."""
         self._stop.set()
 
+    def cut(self, run_id: str, reason: str) -> None:
+        """End this run where it is, for good: early stopping says so."""
+        self._cut = (run_id, reason)
+
     def train(self, job: Job) -> Result:
         """Train one run to its end, from its checkpoint where it has one, unless somebody else does.
 
-        Whatever the run raises is written to its status, with the traceback, and never to the caller.
+        Whatever the run raises is written to its status, with the traceback, and not to the caller. Raises `OSError`
+        where the study's folder takes no more files, for then no other run can go on either.
         """
         folder = self.store.run(job.run_id)
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -70,46 +80,78 @@ class RunWorker:
             return "busy"
         with curve:
             status = folder.read_status()
-            if status.state in ENDED:
+            if folder.has_ended(status, cut_counts=job.cut_counts):
                 return status.state  # type: ignore[return-value]
-            recorder = FolderRecorder(folder, curve, replace(status, state="running", error="", worker=self.name))
+            started = replace(status, state="running", error="", worker=self.name)
+            recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
             try:
                 return self._train(job, folder, recorder)
-            except Exception:  # noqa: BLE001 - one variant's error must not take the others down
-                recorder.write_status("failed", error=traceback.format_exc())
+            except Exception as error:
+                # One variant's error must not take the others down.
+                with suppress(OSError):
+                    recorder.write_status("failed", error=traceback.format_exc())
+                if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                    raise
                 return "failed"
 
     def _train(self, job: Job, folder: RunFolder, recorder: FolderRecorder) -> Result:
-        config = ModelConfig.parse(job.config["model"])
-        settings = TrainConfig.model_validate(job.config["train"])
+        declared = TrainConfig.model_validate(job.config["train"])
+        settings = _limit_micro_batch(declared, recorder.status.micro_batch_size)
         write_json(folder.config, job.config)
-        manifest = {**job.manifest, **self._describe()}
-        write_json(folder.manifest, manifest)
         recorder.n_steps = settings.steps
         recorder.write_status("running")
-        outcome = train(
-            config,
-            settings,
-            job.config["seed"],
-            self.corpus,
-            recorder,
-            device=self.device,
-            threads=self.threads,
-            should_stop=self._stop.is_set,
+        while True:
+            manifest = {**job.manifest, **self._describe(), "micro_batch_size": settings.micro_batch_size}
+            write_json(folder.manifest, manifest)
+            try:
+                outcome = self._loop(
+                    ModelConfig.parse(job.config["model"]),
+                    settings,
+                    job.config["seed"],
+                    self.corpus,
+                    recorder,
+                    device=self.device,
+                    threads=self.threads,
+                    should_stop=lambda: self._stop.is_set() or self._cut[0] == job.run_id,
+                )
+                break
+            except Exception as error:
+                smaller = halve_micro_batch(settings) if is_out_of_memory(error) else None
+                if smaller is None:
+                    raise
+            settings = _limit_micro_batch(declared, smaller)
+            recorder.status = replace(recorder.status, micro_batch_size=smaller)
+            recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
+            gc.collect()  # what the failed step held, before the next attempt asks for its share
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        attention = outcome.model.report_attention(dtype)
+        write_json(
+            folder.manifest,
+            {
+                **manifest,
+                "peak_memory_bytes": outcome.peak_memory_bytes,
+                "attention": attention,
+                "attention_backend": f"{attention['backend']} ({attention['kernel']})",
+            },
         )
-        write_json(folder.manifest, {**manifest, "peak_memory_bytes": outcome.peak_memory_bytes})
-        return self._conclude(folder, recorder, outcome)
+        return self._conclude(job, folder, recorder, outcome)
 
-    def _conclude(self, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome) -> Result:
+    def _conclude(self, job: Job, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome) -> Result:
+        state: State = "finished" if outcome.state == "stopped" else outcome.state
         if outcome.state == "stopped":
-            recorder.write_status("queued")
-            return "stopped"
-        if outcome.state == "finished":
+            if self._cut[0] != job.run_id:
+                recorder.write_status("queued")
+                return "stopped"
+            recorder.note(f"stopped early, at step {outcome.step}: {self._cut[1]}")
+        if state == "finished":
             weights = {name: tensor.detach().cpu().contiguous() for name, tensor in outcome.model.state_dict().items()}
             write_atomic(folder.weights, save(weights))
-        recorder.write_status(outcome.state)
-        folder.checkpoint.unlink(missing_ok=True)
-        return outcome.state
+        recorder.write_status(state)
+        if outcome.state != "stopped":  # a run that was cut can go on from its checkpoint
+            folder.checkpoint.unlink(missing_ok=True)
+        return state  # type: ignore[return-value]
 
     def _describe(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device == "cuda" else _processor_name()
@@ -120,45 +162,10 @@ class RunWorker:
         }
 
 
-class FolderRecorder:
-    """The training loop's recorder over a run's folder: curve lines, checkpoints, and a heartbeat in the status."""
-
-    def __init__(
-        self, folder: RunFolder, curve: CurveWriter, status: Status, clock: Callable[[], float] = time.time
-    ) -> None:
-        self.folder, self.curve, self.status, self.clock = folder, curve, status, clock
-        self.n_steps = status.n_steps
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        self.curve.append(record)
-        self.beat(record["step"])
-
-    def beat(self, step: int) -> None:
-        """A sign of life, written at most every few seconds."""
-        self.status = replace(self.status, step=step)
-        if self.clock() - self.status.heartbeat >= HEARTBEAT_S:
-            self.write_status("running")
-
-    def save(self, state: dict[str, Any]) -> None:
-        write_checkpoint(self.folder.checkpoint, state)
-        self.status = replace(self.status, step=state["progress"]["step"])
-
-    def load(self) -> dict[str, Any] | None:
-        """The last checkpoint, with the curve cut back to its step; None, and an empty curve, where there is none.
-
-        A checkpoint that cannot be read is reported in the status and passed over.
-        """
-        state = None
-        try:
-            state = read_checkpoint(self.folder.checkpoint)
-        except RecordError as error:
-            self.status = replace(self.status, notes=(*self.status.notes, f"training began anew: {error}"))
-        self.curve.cut(state["progress"]["step"] if state else 0)
-        return state
-
-    def write_status(self, state: Any, error: str = "") -> None:
-        self.status = replace(self.status, state=state, error=error, n_steps=self.n_steps, heartbeat=self.clock())
-        self.folder.write_status(self.status)
+def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:
+    if limit is None or limit >= (train.micro_batch_size or train.batch_size):
+        return train
+    return train.model_copy(update={"micro_batch_size": limit})
 
 
 def _processor_name() -> str:

@@ -6,15 +6,17 @@ the process dies, however it dies. So two drivers never train one run at the sam
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from ablate.errors import AblateError
 
@@ -31,27 +33,31 @@ class CurveWriter:
 
     def __init__(self, path: Path) -> None:
         self._file: io.FileIO = path.open("a+b", buffering=0)
+        self.n_bytes, self.crc32 = 0, 0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise BusyError(f"{path.parent.name} is being trained by another process") from None
 
-    def cut(self, keep_to: int) -> None:
-        """Keep the lines up to the step `keep_to`, that of the checkpoint; drop the others, and a line half written."""
-        self._file.seek(0)
-        kept = 0
-        for line in self._file.read().splitlines(keepends=True):
-            record = parse_line(line)
-            if record is None or record["step"] > keep_to:
-                break
-            kept += len(line)
-        self._file.truncate(kept)
+    def rewind(self, n_bytes: int, crc32: int) -> bool:
+        """Drop what came after the first `n_bytes`; False, and nothing dropped, where those are not the ones saved."""
+        if file_crc32(self._file, n_bytes) != crc32:
+            return False
+        self._file.truncate(n_bytes)
+        self.n_bytes, self.crc32 = n_bytes, crc32
+        return True
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line. Not-a-number and infinity become null: JSON has no word for them."""
+        """Write one line. Not-a-number and infinity become null: JSON has no word for them.
+
+        Raises `OSError` where the disk has no room for the whole line.
+        """
         clean = {key: _finite(value) for key, value in record.items()}
-        self._file.write(json.dumps(clean, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(clean, separators=(",", ":")).encode() + b"\n"
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
+        self.n_bytes, self.crc32 = self.n_bytes + len(line), zlib.crc32(line, self.crc32)
 
     def close(self) -> None:
         if not self._file.closed:
@@ -95,6 +101,25 @@ class CurveReader:
 def read_curve(path: Path) -> list[dict[str, Any]]:
     """Every whole line of a curve; an empty list where there is none."""
     return CurveReader(path).read()
+
+
+def file_crc32(file: IO[bytes], n_bytes: int) -> int | None:
+    """The CRC-32 of the first `n_bytes`; None where the file is shorter."""
+    file.seek(0)
+    content = file.read(n_bytes)
+    return zlib.crc32(content) if len(content) == n_bytes else None
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody trains the run of this curve now."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:

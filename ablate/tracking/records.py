@@ -92,6 +92,9 @@ class Status(Record):
     """`status.json`: the state of one run, replaced as a whole.
 
     `heartbeat` is the Unix time of the last sign of life (s) while running; `step` the last finished optimizer step.
+    A finished run whose `step` is below `n_steps` was cut by early stopping. `took_s` is all the time that workers
+    spent on it, `memory_bytes` the most it held, `micro_batch_size` what it was reduced to for want of memory, and
+    `curve` the length (bytes) and CRC-32 of its curve once it has ended.
     """
 
     state: State
@@ -102,7 +105,19 @@ class Status(Record):
     error: str = ""
     attempts: int = 0
     notes: tuple[str, ...] = ()
+    took_s: float = 0.0
+    memory_bytes: int = 0
+    micro_batch_size: int | None = None
+    curve: tuple[int, int] | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        return self.state == "finished" and self.step < self.n_steps
 
     def is_stale(self, now: float | None = None) -> bool:
-        """Whether it says that it is running but has given no sign of life for a minute."""
-        return self.state == "running" and (time.time() if now is None else now) - self.heartbeat > STALE_S
+        """Whether it says that it is running but has given no sign of life for a minute.
+
+        A heartbeat from the future is none either: a clock has jumped. Whether a worker is at it, its lease tells.
+        """
+        age_s = (time.time() if now is None else now) - self.heartbeat
+        return self.state == "running" and not -STALE_S <= age_s <= STALE_S

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,8 @@ from typing import Any
 
 from ablate.errors import RecordError, suggest
 from ablate.files import write_atomic
-from ablate.tracking.curve import read_curve
-from ablate.tracking.records import Status, StudyRecord
+from ablate.tracking.curve import file_crc32, is_held, read_curve
+from ablate.tracking.records import ENDED, Status, StudyRecord
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -47,6 +49,10 @@ class RunFolder:
         return self.path / "curve.jsonl"
 
     @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
     def checkpoint(self) -> Path:
         """Weights, optimizer and step while training goes on."""
         return self.path / "checkpoint.pt"
@@ -57,11 +63,33 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     def read_status(self) -> Status:
-        """The state of the run; `queued` where nothing was written yet or what was written cannot be read."""
-        try:
-            return Status.from_dict(read_json(self.path / "status.json"))
-        except RecordError:
+        """The state of the run; `queued` where nothing was written yet, and, with a note, where it cannot be read."""
+        if not self.status.exists():
             return Status("queued")
+        try:
+            return Status.from_dict(read_json(self.status))
+        except RecordError as error:
+            return Status("queued", notes=(f"{self.status.name} was damaged: {error}",))
+
+    def has_ended(self, status: Status, *, cut_counts: bool = True) -> bool:
+        """Whether nothing is left to train: it finished or diverged, and its curve is the one it ended with.
+
+        A run that early stopping cut counts only where `cut_counts`.
+        """
+        if status.state not in ENDED or (status.is_cut and not cut_counts):
+            return False
+        if status.curve is None:
+            return True
+        n_bytes, crc32 = status.curve
+        try:
+            with self.curve.open("rb") as file:
+                return os.fstat(file.fileno()).st_size == n_bytes and file_crc32(file, n_bytes) == crc32
+        except OSError:
+            return False
+
+    def shown_state(self, status: Status) -> str:
+        """The state for a reader: `stale` where it says running, and no worker is at it."""
+        return "stale" if status.is_stale() and not is_held(self.curve) else status.state
 
     def last_validation(self) -> float | None:
         """The validation loss of the last evaluation."""
@@ -69,7 +97,7 @@ class RunFolder:
         return values[-1] if values else None
 
     def write_status(self, status: Status) -> None:
-        write_json(self.path / "status.json", status.to_dict())
+        write_json(self.status, status.to_dict())
 
 
 @dataclass(frozen=True)
@@ -86,6 +114,15 @@ class Store:
     def mlflow_database(self) -> Path:
         return self.path.parent / "mlflow.db"
 
+    @property
+    def ray_log(self) -> Path:
+        return self.path / "ray.log"
+
+    @property
+    def driver_lock(self) -> Path:
+        """Held, shared, by every driver at work."""
+        return self.path / ".driver.lock"
+
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.path / run_id)
 
@@ -99,6 +136,17 @@ class Store:
     def write_study(self, record: StudyRecord) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.record, record.to_dict())
+
+    def request_stop(self) -> None:
+        """Ask every driver of the study that is at work now to save checkpoints and stop."""
+        write_json(self.path / "stop.json", {"request": secrets.token_hex(8)})
+
+    def read_stop_request(self) -> str:
+        """Changes with each request; a driver that sees another one than at its start stops."""
+        try:
+            return str(read_json(self.path / "stop.json")["request"])
+        except (RecordError, KeyError, TypeError):
+            return ""
 
     def read_manifest(self, run_id: str) -> Mapping[str, Any]:
         """What is known of how the run was trained; empty where nothing is."""

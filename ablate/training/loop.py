@@ -23,6 +23,9 @@ from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
 from ablate_model import GPT, ModelConfig
 
+# At once in an evaluation. Fixed, so that no micro-batch, which memory may shrink, moves a validation loss.
+EVALUATION_TOKENS = 8192
+
 
 class Recorder(Protocol):
     """What a run leaves behind, and where it goes on from."""
@@ -37,7 +40,7 @@ class Recorder(Protocol):
         """The last checkpoint saved, or None."""
 
     def beat(self, step: int) -> None:
-        """A sign of life after each optimizer step; it should cost next to nothing."""
+        """A sign of life after each optimizer step and evaluation batch; it should cost next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -197,13 +200,13 @@ class _Run:
         """The mean validation loss (nats) over the fixed windows."""
         self.model.eval()
         total, n_windows = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for batch in validation_batches(
-            self.validation_tokens, self.train.eval_tokens, self.micro_batch_size, self.context_length
-        ):
+        rows = max(1, EVALUATION_TOKENS // self.context_length)
+        for batch in validation_batches(self.validation_tokens, self.train.eval_tokens, rows, self.context_length):
             ids_bt, targets_bt = self._to_device(batch)
             with self.precision.context(self.device):
                 total += self.loss(ids_bt, targets_bt) * len(ids_bt)
             n_windows += len(ids_bt)
+            self.recorder.beat(self.progress.step)
         self.model.train()
         return total.item() / n_windows
 
@@ -228,7 +231,7 @@ class _Run:
         return time.perf_counter()
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
-        return Outcome(state, self.progress.step, self.progress.wall_s, _peak_memory_bytes(self.device), self.model)
+        return Outcome(state, self.progress.step, self.progress.wall_s, peak_memory_bytes(self.device), self.model)
 
 
 def _default_generator(device: torch.device) -> torch.Generator:
@@ -239,7 +242,8 @@ def _default_generator(device: torch.device) -> torch.Generator:
     return torch.default_generator
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this run's tensors took on a GPU; on the CPU the most that the process ever held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

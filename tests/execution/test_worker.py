@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ablate.data import describe, prepare
-from ablate.execution.driver import make_job
+from ablate.execution.jobs import make_job
 from ablate.execution.placement import Placement
 from ablate.execution.worker import Job, RunWorker
 from ablate.plan import build_plan
@@ -140,7 +140,7 @@ def test_an_error_ends_its_run_alone_with_its_traceback(make_worker: Callable[..
 def test_a_heartbeat_is_written_while_training(
     make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablate.execution.worker.HEARTBEAT_S", 0.0)
+    monkeypatch.setattr("ablate.execution.recorder.HEARTBEAT_S", 0.0)
     worker, job, folder = make_worker()
     seen: list[Status] = []
     write = RunFolder.write_status

@@ -6,12 +6,15 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ablate.tracking.curve import BusyError, CurveReader, CurveWriter, read_curve
+from ablate.tracking.curve import BusyError, CurveReader, CurveWriter, is_held, read_curve
 
 
 def steps(path: Path) -> list[int]:
@@ -31,21 +34,52 @@ def test_a_resumed_curve_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     with CurveWriter(path) as curve:
         for step in range(1, 6):
             curve.append({"step": step})
+            if step == 3:
+                saved = curve.n_bytes, curve.crc32
     with CurveWriter(path) as curve:
-        curve.cut(3)
+        assert curve.rewind(*saved)
         curve.append({"step": 4})
     assert steps(path) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", [lambda text: text.replace(b"2", b"7"), lambda text: text[:15]])
+def test_a_curve_that_is_not_the_one_saved_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "curve.jsonl"
+    with CurveWriter(path) as curve:
+        for step in range(1, 4):
+            curve.append({"step": step})
+        saved = curve.n_bytes, curve.crc32
+    path.write_bytes(damage(path.read_bytes()))
+    with CurveWriter(path) as curve:
+        assert not curve.rewind(*saved)
+        assert curve.rewind(0, 0)
+    assert steps(path) == []
 
 
 @pytest.mark.parametrize("torn", [b'{"step": 3, "train', b"\x00\x00\x00\n", b"not json\n", b'{"stop": 3}\n', b"[1]\n"])
 def test_a_torn_line_is_passed_over_and_cut(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "curve.jsonl"
-    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + torn)
+    with CurveWriter(path) as curve:
+        curve.append({"step": 1})
+        curve.append({"step": 2})
+        saved = curve.n_bytes, curve.crc32
+    path.write_bytes(path.read_bytes() + torn)
     assert steps(path) == [1, 2]
     with CurveWriter(path) as curve:
-        curve.cut(10)
+        assert curve.rewind(*saved)
         curve.append({"step": 3})
     assert steps(path) == [1, 2, 3]
+
+
+def test_a_line_that_the_disk_takes_only_half_of_is_an_error(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from ablate.tracking.curve import CurveWriter\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        "CurveWriter(Path(sys.argv[1])).append({'step': 1, 'train_loss': 0.5})\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "curve.jsonl"], capture_output=True, text=True)
+    assert "No space left on device" in result.stderr
 
 
 def test_a_reader_follows_and_repeats_nothing(tmp_path: Path) -> None:
@@ -54,10 +88,11 @@ def test_a_reader_follows_and_repeats_nothing(tmp_path: Path) -> None:
     assert reader.read() == []
     with CurveWriter(path) as curve:
         curve.append({"step": 1})
+        saved = curve.n_bytes, curve.crc32
         curve.append({"step": 2})
         assert [record["step"] for record in reader.read()] == [1, 2]
         assert reader.read() == []
-        curve.cut(1)
+        assert curve.rewind(*saved)
         assert reader.read() == []
         curve.append({"step": 2})
         curve.append({"step": 3})
@@ -87,9 +122,11 @@ def test_the_lease_is_exclusive_and_dies_with_its_holder(tmp_path: Path) -> None
     holder = context.Process(target=_hold, args=(path, ready))
     holder.start()
     assert ready.wait(30)
+    assert is_held(path)
     with pytest.raises(BusyError):
         CurveWriter(path)
     assert holder.pid is not None
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
+    assert not is_held(path)
     CurveWriter(path).close()

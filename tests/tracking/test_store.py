@@ -8,6 +8,7 @@ import pytest
 
 from ablate.errors import RecordError
 from ablate.files import write_atomic
+from ablate.tracking.curve import CurveWriter
 from ablate.tracking.records import STALE_S, ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import RunFolder, Store, read_json, write_json
 
@@ -33,7 +34,9 @@ def test_a_missing_study_names_its_neighbours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": 3, "wrong": 1}', "{}"])
 def test_a_status_that_cannot_be_read_counts_as_queued(tmp_path: Path, content: str) -> None:
     (tmp_path / "status.json").write_text(content)
-    assert RunFolder(tmp_path).read_status().state == "queued"
+    status = RunFolder(tmp_path).read_status()
+    assert status.state == "queued"
+    assert "damaged" in status.notes[0]
 
 
 def test_a_status_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -50,6 +53,46 @@ def test_a_worker_without_a_sign_of_life_is_stale() -> None:
     assert not status.is_stale(now=100.0 + STALE_S)
     assert status.is_stale(now=101.0 + STALE_S)
     assert not Status("finished", heartbeat=100.0).is_stale(now=1e9)
+
+
+def test_a_clock_that_jumps_makes_no_run_stale_whose_lease_is_held(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for heartbeat in (0.0, 1e12):
+        status = Status("running", heartbeat=heartbeat)
+        assert status.is_stale()
+        with CurveWriter(folder.curve):
+            assert folder.shown_state(status) == "running"
+        assert folder.shown_state(status) == "stale"
+
+
+def test_a_finished_run_whose_curve_was_damaged_has_not_ended(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with CurveWriter(folder.curve) as curve:
+        curve.append({"step": 1})
+        status = Status("finished", step=1, n_steps=1, curve=(curve.n_bytes, curve.crc32))
+    assert folder.has_ended(status)
+    good = folder.curve.read_bytes()
+    for bad in (good[:-3], good + b"{}", good.replace(b"1", b"2")):
+        folder.curve.write_bytes(bad)
+        assert not folder.has_ended(status)
+    folder.curve.unlink()
+    assert not folder.has_ended(status)
+
+
+def test_a_run_that_was_cut_has_ended_only_where_that_counts(tmp_path: Path) -> None:
+    status = Status("finished", step=3, n_steps=9)
+    assert status.is_cut
+    assert RunFolder(tmp_path).has_ended(status)
+    assert not RunFolder(tmp_path).has_ended(status, cut_counts=False)
+
+
+def test_a_stop_request_differs_from_the_one_before(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    seen = {store.read_stop_request()}
+    for _ in range(2):
+        store.request_stop()
+        seen.add(store.read_stop_request())
+    assert len(seen) == 3
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

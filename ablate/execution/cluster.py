@@ -1,0 +1,130 @@
+"""The Ray cluster that a driver works on: its own on this machine, on loopback, or one that it joins."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ablate.errors import ResourceError
+
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A node that is gone is noticed after 3 s, not 15: each of these probes may itself take 10 s before it counts.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+VITAL = frozenset({"raylet", "gcs_server"})
+PATIENCE_S = 60.0
+
+
+class ClusterLostError(ResourceError):
+    """The Ray node that the driver started for itself is gone."""
+
+
+@contextmanager
+def start_cluster(address: str | None, available: Mapping[str, float], log: Path) -> Iterator[Mapping[str, float]]:
+    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Gives its resources.
+
+    What Ray has to say goes to the file `log`. Raises `ResourceError` where no cluster answers at the address, and
+    `ClusterLostError` passes through after the remains of a lost node have been removed.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    # Ray listens on every interface unless it believes that this machine can be in no cluster, as it does on macOS.
+    ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    with _stderr_to(log):
+        try:
+            if address:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(
+                    address="local",
+                    num_cpus=int(available["CPU"]),
+                    num_gpus=int(available["GPU"]),
+                    include_dashboard=False,
+                    **quiet,
+                )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
+            raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
+        try:
+            yield ray.cluster_resources()
+        except ClusterLostError:
+            _local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would wait for it
+            raise
+        ray.shutdown()
+
+
+def is_lost() -> bool:
+    """Whether a vital process of the local node died. Asked of the processes, since Ray calls on a dead node hang."""
+    node = _local_node()
+    return node is not None and any(name in VITAL for name, _ in node.dead_processes())
+
+
+def _local_node() -> Any:
+    """Ray's handle of the processes that this one started; no public call tells of them."""
+    return ray._private.worker._global_node
+
+
+def check_shared(folder: Path) -> None:
+    """See that every node of the cluster reads in `folder` what this machine writes there.
+
+    Raises `ResourceError` naming the nodes that do not.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if len(nodes) < 2:
+        return
+    nonce = folder / f".nonce-{secrets.token_hex(8)}"
+    nonce.write_text(nonce.name)
+    try:
+        read = ray.remote(_reads).options(num_cpus=0)
+        answers = {
+            node["NodeManagerAddress"]: read.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(nonce.resolve(), nonce.name)
+            for node in nodes
+        }
+        done, _ = ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE_S)
+        blind = [name for name, answer in answers.items() if answer not in done or not ray.get(answer)]
+    finally:
+        nonce.unlink(missing_ok=True)
+    if blind:
+        raise ResourceError(
+            f"{folder.resolve()} is not the same folder on every node of the cluster: {', '.join(blind)} cannot read "
+            "there what this machine writes; put --runs on storage that all nodes share"
+        )
+
+
+def _reads(path: Path, content: str) -> bool:
+    try:
+        return path.read_text() == content
+    except OSError:
+        return False
+
+
+@contextmanager
+def _stderr_to(log: Path) -> Iterator[None]:
+    """Ray's C++ core writes to file descriptor 2 itself, over whatever is on the screen."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)

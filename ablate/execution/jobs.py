@@ -1,0 +1,113 @@
+"""From a plan to what is left to train, in which order, and what a worker is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from ablate.execution.placement import Placement
+from ablate.execution.worker import Job
+from ablate.plan import Plan, Run
+from ablate.plan.estimate import run_seconds
+from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
+from ablate.tracking.store import Store
+
+
+def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
+    """The plan as the record that the study's folder keeps."""
+    study = plan.study
+    arms = tuple(
+        ArmRecord(
+            arm=arm.name,
+            axes=arm.axes,
+            within=arm.within,
+            baseline=arm.baseline,
+            n_params=arm.n_params,
+            flops_per_token=arm.flops_per_token,
+            n_steps=arm.train.steps,
+            n_tokens=arm.n_tokens,
+            notices=arm.notices,
+        )
+        for arm in plan.arms
+    )
+    return StudyRecord(
+        study=study.study,
+        question=study.question,
+        design=study.design,
+        match=study.match,
+        compare_within=study.compare_within,
+        baseline=plan.baseline,
+        axes=plan.axes,
+        data={
+            **study.data.model_dump(),
+            "hash": plan.corpus.hash,
+            "n_train_tokens": plan.corpus.n_train_tokens,
+            "n_validation_tokens": plan.corpus.n_validation_tokens,
+        },
+        train=study.train.model_dump(),
+        arms=arms,
+        runs=tuple(RunRecord(run.run_id, run.arm.name, run.seed) for run in plan.runs),
+        version=version,
+        command=command,
+    )
+
+
+def make_job(
+    plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any], *, cut_counts: bool = False
+) -> Job:
+    """What a worker is told of a run."""
+    data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
+    config = {
+        "model": run.arm.model.to_dict(),
+        "train": run.arm.train.model_dump(),
+        "data": data,
+        "seed": run.seed,
+    }
+    manifest = {
+        **software,
+        "arm": run.arm.name,
+        "seed": run.seed,
+        "data_hash": plan.corpus.hash,
+        "precision": run.arm.train.precision,
+        "gpus": placement.gpus,
+        "shared_by": placement.lanes,
+    }
+    return Job(run.run_id, config, manifest, cut_counts)
+
+
+def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, failed_only: bool = False) -> list[Run]:
+    """The runs that are left to train; or, of these, the ones that failed."""
+    left = []
+    for run in plan.runs:
+        folder = store.run(run.run_id)
+        status = folder.read_status()
+        if (status.state == "failed" or not failed_only) and not folder.has_ended(status, cut_counts=cut_counts):
+            left.append(run)
+    return left
+
+
+def estimate_seconds(plan: Plan, store: Store, flops_per_s: float) -> Mapping[str, float]:
+    """Seconds of each arm's run, by its name: what its finished runs took; else the estimate, corrected by how far the
+    estimates of the other arms were off."""
+    guessed = {arm.name: run_seconds(arm.model, arm.train, flops_per_s) for arm in plan.arms}
+    took: dict[str, list[float]] = {}
+    for run in plan.runs:
+        status = store.run(run.run_id).read_status()
+        if status.state == "finished" and status.took_s and not status.is_cut:
+            took.setdefault(run.arm.name, []).append(status.took_s)
+    measured = {arm: median(seconds) for arm, seconds in took.items()}
+    correction = median(seconds / guessed[arm] for arm, seconds in measured.items()) if measured else 1.0
+    return {arm: measured.get(arm, correction * seconds) for arm, seconds in guessed.items()}
+
+
+def order(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
+    """Seed by seed, and within a seed the longest first.
+
+    A whole seed is comparable while the next one trains, and no lane waits between two seeds; so longest-first, which
+    is there to let the lanes end together, costs nothing by reaching over the last seed alone. Equals keep the plan's
+    order, which has the baseline first.
+    """
+    runs = list(runs)
+    blocks = list(dict.fromkeys(run.seed for run in runs))
+    return sorted(runs, key=lambda run: (blocks.index(run.seed), -seconds[run.arm.name]))

@@ -1,0 +1,88 @@
+"""The training loop's recorder over a run's folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ablate.errors import RecordError
+from ablate.tracking.curve import CurveWriter
+from ablate.tracking.records import State, Status
+from ablate.tracking.store import RunFolder
+from ablate.training.checkpoint import read_checkpoint, write_checkpoint
+from ablate.training.loop import peak_memory_bytes
+
+HEARTBEAT_S = 5.0
+
+
+class FolderRecorder:
+    """Curve lines, checkpoints, and a heartbeat in the status.
+
+    The time between heartbeats is taken from a clock that nobody can set; `now` only dates them.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        curve: CurveWriter,
+        status: Status,
+        device: torch.device,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder, self.curve, self.status = folder, curve, status
+        self.device, self.now = device, now
+        self.n_steps = status.n_steps
+        self._began = time.monotonic() - status.took_s
+        self._beaten = -HEARTBEAT_S
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        self.curve.append(record)
+        self.beat(record["step"])
+
+    def beat(self, step: int) -> None:
+        """A sign of life, written at most every few seconds."""
+        self.status = replace(self.status, step=step)
+        if time.monotonic() - self._beaten >= HEARTBEAT_S:
+            self.write_status("running")
+
+    def save(self, state: dict[str, Any]) -> None:
+        """The checkpoint holds the curve's length and sum, so that a resumed run knows whether both belong together."""
+        write_checkpoint(self.folder.checkpoint, {**state, "curve": [self.curve.n_bytes, self.curve.crc32]})
+        self.status = replace(self.status, step=state["progress"]["step"])
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, with the curve cut back to what it was then; None, and an empty curve, without one.
+
+        A checkpoint that cannot be read, or whose curve was damaged since, is reported and passed over.
+        """
+        try:
+            state = read_checkpoint(self.folder.checkpoint)
+            if state is not None and not self.curve.rewind(*state.pop("curve", (-1, 0))):
+                raise RecordError(f"{self.folder.curve} is not the curve that the checkpoint was saved with")
+        except RecordError as error:
+            state = None
+            self.note(f"training began anew: {error}")
+        if state is None:
+            self.curve.rewind(0, 0)
+        return state
+
+    def note(self, text: str) -> None:
+        self.status = replace(self.status, notes=(*self.status.notes, text))
+
+    def write_status(self, state: State, error: str = "") -> None:
+        self.status = replace(
+            self.status,
+            state=state,
+            error=error,
+            n_steps=self.n_steps,
+            heartbeat=self.now(),
+            took_s=round(time.monotonic() - self._began, 3),
+            memory_bytes=max(self.status.memory_bytes, peak_memory_bytes(self.device)),
+            curve=(self.curve.n_bytes, self.curve.crc32) if state in ("finished", "diverged") else None,
+        )
+        self.folder.write_status(self.status)
+        self._beaten = time.monotonic()

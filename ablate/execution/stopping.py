@@ -1,0 +1,90 @@
+"""Early stopping, by choice: which runs are cut before the end of their budget.
+
+A run that was cut counts as censored where it stopped. The baselines are never cut: every target is one of theirs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from ablate.errors import GridError, suggest
+from ablate.plan import Plan, Run
+
+ETA = 3  # a third goes on at each rung
+N_RUNGS = 3
+MIN_GAIN = 1e-3  # nats; less is no improvement
+
+
+class Stopping(ABC):
+    """Judges a run by the lines of its curve as they come."""
+
+    @abstractmethod
+    def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+        """Why this run should end now; empty where it may go on."""
+
+
+@final
+class Asha(Stopping):
+    """Asynchronous successive halving across arms (Li et al. 2020, arXiv 1810.05934, algorithm 2, without promotion).
+
+    The rungs stand at 1/27, 1/9 and 1/3 of an arm's steps. A run that reaches one goes on if it is among the best third
+    of those that reached it before, of the same seed and compared with the same baseline; the first few always do.
+    """
+
+    def __init__(self) -> None:
+        self._losses: dict[tuple[int, str, int], dict[str, float]] = {}
+
+    def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+        for rung in range(N_RUNGS):
+            milestone = run.arm.train.steps / ETA ** (N_RUNGS - rung)
+            reached = self._losses.setdefault((run.seed, run.arm.baseline, rung), {})
+            loss = next((loss for step, loss in _evaluations(records) if step >= milestone), None)
+            if loss is None or run.run_id in reached:
+                continue
+            reached[run.run_id] = loss
+            place = sorted(reached.values()).index(loss) + 1
+            if run.arm.name != run.arm.baseline and place > max(1, len(reached) // ETA) and len(reached) >= ETA:
+                return f"asha: number {place} of {len(reached)} runs at step {milestone:.0f}"
+        return ""
+
+
+@final
+class Patience(Stopping):
+    """Cuts a run whose validation loss has not come down for `evaluations` evaluations in a row."""
+
+    def __init__(self, evaluations: int) -> None:
+        self.evaluations = evaluations
+        self._best: dict[str, tuple[float, int]] = {}
+
+    def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+        best, since = self._best.get(run.run_id, (float("inf"), 0))
+        for _, loss in _evaluations(records):
+            best, since = (loss, 0) if loss < best - MIN_GAIN else (best, since + 1)
+        self._best[run.run_id] = (best, since)
+        if run.arm.name == run.arm.baseline or since < self.evaluations:
+            return ""
+        return f"patience: no lower validation loss for {since} evaluations"
+
+
+def parse_stopping(rule: str | None) -> Stopping | None:
+    """The rule that a word of the command line names. Raises `GridError` for any other word."""
+    if rule is None:
+        return None
+    name, _, number = rule.partition("=")
+    if name == "asha" and not number:
+        return Asha()
+    if name == "patience" and number.isdecimal() and int(number) > 0:
+        return Patience(int(number))
+    raise GridError(f"--early-stop {rule}: no such rule{suggest(name, ('asha', 'patience=EVALUATIONS'))}")
+
+
+def seed_from_curves(stopping: Stopping, plan: Plan, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Let the rule see what an earlier driver saw, so that it judges as if it had not been interrupted."""
+    for run in plan.runs:
+        stopping.judge(run, curves.get(run.run_id, ()))
+
+
+def _evaluations(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    return [(record["step"], record["val_loss"]) for record in records if record.get("val_loss") is not None]
