@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from .config import ModelConfig, variants
 from .errors import ConfigError
+from .presets import PRESETS
 
 if TYPE_CHECKING:
     from .cache import Cache
-    from .generate import generate
     from .gpt import GPT
+    from .kernels.call import BackendError
+    from .pruning import drop, measure_importance
+    from .sampling import Sampling, generate
+    from .storage import load, load_gpt2, save
 
-__all__ = ["GPT", "Cache", "ConfigError", "ModelConfig", "generate", "variants"]
-
-_LAZY = {"GPT": "gpt", "Cache": "cache", "generate": "generate"}
+_LAZY = {
+    "GPT": "gpt",
+    "BackendError": "kernels.call",
+    "Cache": "cache",
+    "Sampling": "sampling",
+    "generate": "sampling",
+    "drop": "pruning",
+    "measure_importance": "pruning",
+    "load": "storage",
+    "load_gpt2": "storage",
+    "save": "storage",
+}
+__all__ = [
+    "GPT",
+    "PRESETS",
+    "BackendError",
+    "Cache",
+    "ConfigError",
+    "ModelConfig",
+    "Sampling",
+    "drop",
+    "generate",
+    "load",
+    "load_gpt2",
+    "measure_importance",
+    "save",
+    "variants",
+]
 
 
 def __getattr__(name: str) -> Any:
     """Names that build networks are imported at first use."""
     if name in _LAZY:
-        import importlib
-
-        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+        globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+        return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

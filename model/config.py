@@ -16,11 +16,12 @@ from . import topology as topology_axis
 from .attention.base import Attention
 from .cost import count_forward_flops, count_params
 from .dropped import Part, check_dropped
-from .errors import ConfigError
+from .errors import ConfigError, describe_unknown
 from .linear.base import Linear
 from .mlp.base import Mlp
 from .normalization.base import Normalization
 from .position.base import Position
+from .presets import PRESETS
 from .schema import describe_schema
 from .topology.base import Topology
 from .variant import Knobs, Table, translate
@@ -133,6 +134,13 @@ class ModelConfig(Knobs):
         if unnamed:
             raise ConfigError("", f"keys must be words, got {unnamed[0]!r}", cls.model_fields)
         return cls(**mapping)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """A published configuration (presets.py) with `changes`. Raises ConfigError for a name that there is not."""
+        if name not in PRESETS:
+            raise ConfigError("preset", describe_unknown(name, PRESETS, "preset"), PRESETS)
+        return cls.parse({**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data from which `parse` makes this config again; components with name, version and all knobs."""

@@ -60,7 +60,7 @@ class GPT(nn.Module):
         if position_td is not None:
             h_btd = self.settle(h_btd + position_td)
         h_btd = F.dropout(self.input(h_btd), self.config.dropout, self.training)
-        tables = self.position.tables(start, length, h_btd.device, h_btd.dtype)
+        tables = self.position.tables(start, length, h_btd.device, torch.promote_types(h_btd.dtype, torch.float32))
         source_btd = self.source(h_btd) if self.config.embedding_shortcut else None
         out_btd: Tensor = self.stack(h_btd, Context(tables, self.backend, source_btd), cache)
         if cache is not None:

@@ -60,5 +60,12 @@ class BitNet(Linear):
     def has_input_norm(self) -> bool:
         return True
 
+    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+        if not config.normalization.has_unit_stream:
+            return ()
+        return (
+            f"bitnet_b158 inside {config.normalization.name} is an extension: unit vectors are quantised one by one",
+        )
+
     def build(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
         return BitLayer(config, shape, axis, std)

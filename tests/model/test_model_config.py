@@ -155,6 +155,11 @@ def test_the_constant_factor_is_reported_to_cancel_inside_ngpt() -> None:
     assert tiny().notices() == ()
 
 
+def test_quantised_unit_vectors_are_reported_as_an_extension() -> None:
+    assert "extension" in tiny(linear="bitnet_b158", normalization="ngpt").notices()[0]
+    assert tiny(linear="bitnet_b158").notices() == ()
+
+
 def test_recipes() -> None:
     assert tiny(normalization="ngpt").recipe() == {"weight_decay": 0.0, "warmup_fraction": 0.0}
     assert tiny().recipe() == {"weight_decay": 0.1, "warmup_fraction": 0.1}

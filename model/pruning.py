@@ -1,0 +1,103 @@
+"""Leaving out sub-layers of a trained model that change the stream least (LLM-Drop, arXiv 2406.15786)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .config import ModelConfig
+from .dropped import Part
+from .errors import ConfigError
+from .gpt import GPT
+from .normalization.base import Residual
+
+
+@dataclass
+class _Cosine:
+    """The mean over tokens of cos(x, y)."""
+
+    total: float = 0.0
+    n_tokens: int = 0
+
+    def add(self, x_btd: Tensor, y_btd: Tensor) -> None:
+        self.total += F.cosine_similarity(x_btd.double(), y_btd.double(), dim=-1).sum().item()
+        self.n_tokens += x_btd.shape[0] * x_btd.shape[1]
+
+
+@torch.no_grad()
+def measure_importance(model: GPT, batches: Iterable[Tensor]) -> dict[str, float]:
+    """1 - mean cos(x, y) of every attention/LAYER, mlp/LAYER and block/LAYER, over the ids (b, t) in `batches`.
+
+    x is the residual stream before the part, and y after it, so norms (and, in nGPT, the update) belong to the part.
+    """
+    cosines: dict[str, _Cosine] = defaultdict(_Cosine)
+    was_training = model.training
+    model.eval()
+    with ExitStack() as watches, torch.compiler.set_stance("force_eager"):
+        for layer, block in enumerate(model.stack.blocks):
+            if not model.config.keeps("block", layer):
+                continue
+            cosine = cosines[f"block/{layer}"]
+            handle = block.register_forward_hook(lambda _block, x, y, cosine=cosine: cosine.add(x[0], y))
+            watches.callback(handle.remove)
+            for part, residual in (("attention", block.attention_residual), ("mlp", block.mlp_residual)):
+                if isinstance(residual, Residual):
+                    watches.enter_context(_watch(residual, cosines[f"{part}/{layer}"]))
+        for ids_bt in batches:
+            model(ids_bt)
+    model.train(was_training)
+    return {name: 1 - cosine.total / cosine.n_tokens for name, cosine in cosines.items()}
+
+
+@contextmanager
+def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
+    """Adds the stream before and after every write to `cosine`."""
+    write = residual.write
+
+    def watched(h_btd: Tensor, y_btd: Tensor) -> Tensor:
+        after_btd = write(h_btd, y_btd)
+        cosine.add(h_btd, after_btd)
+        return after_btd
+
+    residual.__dict__["write"] = watched  # shadows the method of this one module
+    try:
+        yield
+    finally:
+        del residual.__dict__["write"]
+
+
+def drop(
+    model: GPT, parts: Sequence[Part], n_dropped: int, batches: Sequence[Tensor], *, iterative: bool = False
+) -> GPT:
+    """The model without the `n_dropped` sub-layers (or blocks) among `parts` of least importance; weights are shared.
+
+    ("attention",), ("mlp",) or both, ranked together; or ("block",). One-shot measures once; iterative measures again
+    after each. Raises ConfigError where fewer are left.
+    """
+    for count in [1] * n_dropped if iterative else [n_dropped]:
+        importance = {n: i for n, i in measure_importance(model, batches).items() if n.split("/")[0] in parts}
+        if len(importance) < count:
+            raise ConfigError("dropped", f"there are only {len(importance)} of {' and '.join(parts)} to drop")
+        least = sorted(importance, key=importance.__getitem__)[:count]
+        names = [name for part in least for name in _expand(part)]
+        model = _without(model, names)
+    return model
+
+
+def _expand(name: str) -> list[str]:
+    part, layer = name.split("/")
+    return [f"attention/{layer}", f"mlp/{layer}"] if part == "block" else [name]
+
+
+def _without(model: GPT, names: Sequence[str]) -> GPT:
+    data = model.config.to_dict()
+    smaller = GPT(ModelConfig.parse({**data, "dropped": [*model.config.dropped, *names]}), backend=model.backend)
+    kept = smaller.state_dict().keys()
+    smaller.load_state_dict({name: value for name, value in model.state_dict().items() if name in kept}, assign=True)
+    return smaller.train(model.training)
