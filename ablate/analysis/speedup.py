@@ -81,6 +81,7 @@ class Comparison:
     is_paired: bool = True
     shifted: tuple[tuple[Reach, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    measured_step_s: tuple[float, float] | None = None  # of the baseline and the arm
 
 
 def parse_target(text: str) -> Target:
@@ -101,14 +102,25 @@ def parse_target(text: str) -> Target:
     return loss
 
 
-def speed_ups(results: Results, targets: Sequence[Target] = TARGETS, hold: int = HOLD) -> tuple[SpeedUp, ...]:
-    """Every arm against its baseline at every target on every axis; `gpu_seconds` only where every run held a GPU."""
-    rows = [
-        row
-        for arm in results.compared_arms
-        for target in targets
-        for row in rows_of(results, arm, target, compare(results, arm, target, hold))
-    ]
+def speed_ups(
+    results: Results,
+    targets: Sequence[Target] = TARGETS,
+    hold: int = HOLD,
+    measured_step_s: Mapping[str, float] | None = None,
+) -> tuple[SpeedUp, ...]:
+    """Every arm against its baseline at every target on every axis; `gpu_seconds` only where every run held a GPU.
+
+    `measured_step_s` gives the time a step (s) of arms as a benchmark measured it: where clock times of the runs cannot
+    be compared, seconds are these times the steps, and the note says so.
+    """
+    known = measured_step_s or {}
+    rows = []
+    for arm in results.compared_arms:
+        base = results.baseline_of(arm)
+        measured = (known[base], known[arm]) if {base, arm} <= known.keys() else None
+        for target in targets:
+            comparison = replace(compare(results, arm, target, hold), measured_step_s=measured)
+            rows += rows_of(results, arm, target, comparison)
     return adjust(rows)
 
 
@@ -189,11 +201,18 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     )
     n_reached = sum(all(reach.side == "reached" for reach in pair) for pair in flat)
     row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
-    if obstacle := _find_obstacle(comparison, row.axis):
-        return _annotate(row, obstacle)
-    base, mine = _log_costs(comparison.baseline, row.axis), _log_costs(comparison.arm, row.axis)
+    axis, factors = row.axis, (1.0, 1.0)
+    if obstacle := _find_obstacle(comparison, axis):
+        if axis != "seconds" or comparison.measured_step_s is None:
+            return _annotate(row, obstacle)
+        axis, factors = "steps", comparison.measured_step_s
+        row = _annotate(
+            row, "seconds: steps times the measured time a step, as the runs' clock times cannot be compared"
+        )
+    base = _log_costs(comparison.baseline, axis) + math.log(factors[0])
+    mine = _log_costs(comparison.arm, axis) + math.log(factors[1])
     if not (np.isfinite(base).all() and np.isfinite(mine).all()):
-        return _annotate(row, f"{row.axis}: not recorded, or nothing was spent before the target was reached")
+        return _annotate(row, f"{axis}: not recorded, or nothing was spent before the target was reached")
     ratio = math.exp(base.mean() - mine.mean())
     if signs == {-1}:
         return replace(row, bound="at_most", high=ratio)
@@ -201,10 +220,10 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
         return replace(row, bound="at_least", low=ratio)
     if signs:
         return _annotate(replace(row, bound="not_determined"), "not every run reached the target, on either side")
-    return _add_interval(replace(row, ratio=ratio), comparison, base, mine)
+    return _add_interval(replace(row, ratio=ratio), comparison, base, mine, axis)
 
 
-def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floats) -> SpeedUp:
+def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floats, axis: str) -> SpeedUp:
     if comparison.is_paired:
         if len(mine) < 2:
             return _annotate(row, "no interval: one seed")
@@ -214,7 +233,7 @@ def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floa
     if comparison.shifted:
         if any(reach.side != "reached" for reaches in comparison.shifted for reach in reaches):
             return _annotate(row, "no interval: the arm does not reach every baseline run's own loss")
-        shift = np.array([_log_costs(reaches, row.axis).mean() for reaches in comparison.shifted])
+        shift = np.array([_log_costs(reaches, axis).mean() for reaches in comparison.shifted])
         base = base - (shift - shift.mean())
     return _with_estimate(row, welch_t(base, mine), _WELCH)
 

@@ -28,7 +28,8 @@ class ReportOptions:
     `targets` of the ladder; the headline's target is `final` where it is among them, else the last. `axis`: the
     headline's axis of cost. `where`: an expression over axes, `arm` and `seed`; what it does not hold for is left out,
     but for baselines. `baseline`: axis to level (or `arm` to a name) of another baseline. `figures`: every figure as
-    SVG and PDF, not only those of the Markdown page.
+    SVG and PDF, not only those of the Markdown page. `measured_step_s`: seconds a step by arm, as a benchmark measured
+    them, for where clock times of the runs cannot be compared.
     Raises `AblateError` for an axis that is not one of `analysis.AXES`, or without any target.
     """
 
@@ -37,6 +38,7 @@ class ReportOptions:
     where: str | None = None
     baseline: Mapping[str, Value] | None = None
     figures: bool = False
+    measured_step_s: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.axis not in AXES:
@@ -98,7 +100,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     axes = axes_of(results)
     if options.axis not in axes:
         raise AblateError(f"axis {options.axis!r}: not every run held a GPU{suggest(options.axis, axes)}")
-    rows, full_schedule = speed_ups(results, options.targets), full_schedule_speed_ups(results)
+    rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
+    full_schedule = full_schedule_speed_ups(results)
     arms, fairness, mishaps = summarize_arms(results), check_fairness(results), find_mishaps(results)
     headline = tuple(row for row in rows if row.target == options.headline)
     return Report(

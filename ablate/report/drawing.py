@@ -9,11 +9,11 @@ import numpy as np
 
 from ablate.analysis.curves import Floats, Results, RunCurve
 
-MAX_POINTS = 240
-"""Points of a drawn curve: about one a pixel pair of the page's figure."""
+MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
+"""Points of a drawn curve: about one a pixel pair of the figure, of all curves together at most the last."""
 
-MAX_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 8
-"""Points and layers of a drawn diagnostic: there are many, and each is smooth."""
+MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 6_000, 8
+"""The same for a diagnostic, and its layers that are drawn: there are many, and each is smooth."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class Line:
 def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line]:
     """One line an arm over its whole runs; one more for each run that diverged, was cut, or still runs."""
     lines = []
+    limit = max(min(MAX_POINTS, ALL_POINTS // len(results.arms)), MIN_POINTS)
     for arm in results.arms:
         runs = [run for run in results.runs_of(arm) if np.isfinite(run.columns.get(column, np.empty(0))).any()]
         whole = [run for run in runs if run.is_whole]
         if whole:
-            lines.append(_draw(whole, column, axes, ""))
+            lines.append(_draw(whole, column, axes, "", limit))
         for run in runs:
             if not run.is_whole:
                 state = "stopped early" if run.was_stopped else run.status.state
-                lines.append(_draw([run], column, axes, f"seed {run.seed}: {state}"))
+                lines.append(_draw([run], column, axes, f"seed {run.seed}: {state}", limit))
     return lines
 
 
@@ -62,13 +63,14 @@ def draw_diagnostics(results: Results, axes: Sequence[str]) -> dict[str, list[Di
     Of a deep model at most `MAX_LAYERS` layers, evenly spread.
     """
     groups: dict[str, list[Diagnostic]] = {}
+    limit = max(min(MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS // len(results.arms)), MIN_POINTS)
     for arm in results.arms:
         runs = [run for run in results.runs_of(arm) if run.is_whole]
         members: dict[str, list[str]] = {}
         for column in dict.fromkeys(name for run in runs for name in ("grad_norm", *run.diagnostics)):
             members.setdefault(column.partition("/")[0], []).append(column)
         for group, columns in members.items():
-            lines = {column: _draw_known(runs, column, axes) for column in _pick_layers(columns)}
+            lines = {column: _draw_known(runs, column, axes, limit) for column in _pick_layers(columns)}
             known = [(column.partition("/")[2], line) for column, line in lines.items() if line is not None]
             if known:
                 costs, length = known[0][1].costs, known[0][1].mean.size
@@ -82,12 +84,12 @@ def _pick_layers(columns: Sequence[str]) -> list[str]:
     return [columns[index] for index in np.unique(indices)]
 
 
-def _draw_known(runs: Sequence[RunCurve], column: str, axes: Sequence[str]) -> Line | None:
+def _draw_known(runs: Sequence[RunCurve], column: str, axes: Sequence[str], limit: int) -> Line | None:
     known = [run for run in runs if np.isfinite(run.columns.get(column, np.empty(0))).any()]
-    return _draw(known, column, axes, "", MAX_DIAGNOSTIC_POINTS) if known else None
+    return _draw(known, column, axes, "", limit) if known else None
 
 
-def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str, limit: int = MAX_POINTS) -> Line:
+def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str, limit: int) -> Line:
     known = [np.isfinite(run.columns[column]) for run in runs]
     steps = [run.columns["step"][mask] for run, mask in zip(runs, known, strict=True)]
     first, last = max(s[0] for s in steps), min(s[-1] for s in steps)

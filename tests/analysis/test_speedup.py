@@ -71,6 +71,16 @@ def test_seconds_are_not_compared_across_devices(change):
     assert pick(rows, "tokens").ratio == pytest.approx(2.0)
 
 
+def test_seconds_come_from_measured_steps_where_clock_times_cannot_be_compared():
+    elsewhere = study(1.0, 1.0, manifest={**CPU, "shared_by": 2})
+    row = pick(speed_ups(elsewhere, measured_step_s={"base": 0.1, "arm": 0.16}), "seconds")
+    assert row.ratio == pytest.approx(2.0 / 1.6)
+    assert "measured time a step" in row.note
+    assert pick(speed_ups(elsewhere, measured_step_s={"arm": 0.16}), "seconds").ratio is None
+    here = study(1.0, 1.0)
+    assert pick(speed_ups(here, measured_step_s={"base": 0.1, "arm": 0.16}), "seconds").ratio == pytest.approx(2.0)
+
+
 def test_one_seed_gives_a_number_without_an_interval():
     row = pick(speed_ups(study(1.0)))
     assert row.ratio == pytest.approx(2.0)

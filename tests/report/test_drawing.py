@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from ablate.analysis import read_results
+from ablate.analysis.summary import summarize_arms
+from ablate.report.drawing import ALL_POINTS, MAX_LAYERS, MAX_POINTS, MIN_POINTS, draw_column, draw_diagnostics, thin
+from ablate.report.palette import COLORS, assign_looks
+from ablate.report.synthetic import SyntheticArm, true_loss, write_study
+from ablate.tracking.records import Status
+from ablate.tracking.store import Store
+
+
+@pytest.fixture
+def draw(tmp_path):
+    def write(n_arms=2, **changes):
+        store = Store(tmp_path / "s")
+        arms = [SyntheticArm("baseline", {"kind": 0})]
+        arms += [SyntheticArm(f"kind={i}", {"kind": i}, speedup=1 + i) for i in range(1, n_arms)]
+        return store, write_study(store, arms, **changes)
+
+    return write
+
+
+def test_a_drawn_curve_is_the_mean_with_the_extremes_of_its_seeds(draw):
+    store, _ = draw(noise=0.05)
+    results = read_results(store)
+    line = draw_column(results, "val_loss", ("steps", "tokens"))[0]
+    losses = np.stack([run.evaluation_loss for run in results.runs_of("baseline")])
+    assert line.n_runs == 3
+    assert line.mean == pytest.approx(losses.mean(0))
+    assert (line.low == losses.min(0)).all() and (line.high == losses.max(0)).all()
+    assert line.costs["steps"].tolist() == list(range(20, 401, 20))
+    assert (line.costs["tokens"] == 4096 * line.costs["steps"]).all()
+
+
+def test_a_run_that_ended_early_is_a_line_of_its_own(draw):
+    store, study = draw(seeds=(0, 1))
+    run = next(run for run in study.runs if run.arm == "kind=1")
+    folder = store.run(run.run_id)
+    folder.curve.write_text("".join(folder.curve.read_text().splitlines(keepends=True)[:8]))
+    folder.write_status(Status("diverged", 80, 400))
+    lines = draw_column(read_results(store), "val_loss", ("steps",))
+    assert [(line.arm, line.state, line.n_runs, line.mean.size) for line in lines] == [
+        ("baseline", "", 2, 20),
+        ("kind=1", "", 1, 20),
+        ("kind=1", "seed 0: diverged", 1, 4),
+    ]
+
+
+def test_seeds_evaluated_at_different_steps_share_a_grid(draw):
+    store, study = draw(seeds=(0, 1), eval_every=20)
+    folder = store.run(next(run for run in study.runs if run.arm == "baseline").run_id)
+    lines = folder.curve.read_text().splitlines()
+    sparse = [line for i, line in enumerate(lines) if i % 4 == 3]
+    folder.curve.write_text("\n".join(sparse) + "\n")
+    (line, _) = draw_column(read_results(store), "val_loss", ("steps",))
+    assert line.costs["steps"].tolist() == list(range(40, 401, 40))
+    assert line.mean == pytest.approx(true_loss(line.costs["steps"], 1.0), abs=1e-6)  # written with six digits
+
+
+def test_many_points_are_thinned_on_either_scale_and_the_ends_stay():
+    points = thin(np.arange(1.0, 100_001.0), MAX_POINTS)
+    assert points.size <= MAX_POINTS
+    assert (points[0], points[-1]) == (1, 100_000)
+    assert (points < 100).sum() > 20 and (points > 50_000).sum() > 40
+    assert thin(np.arange(5.0), MAX_POINTS).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_all_curves_together_keep_the_page_small(draw):
+    n_arms = 150
+    store, _ = draw(n_arms, seeds=(0,), n_steps=2000, eval_every=10)
+    lines = draw_column(read_results(store), "val_loss", ("steps",))
+    assert MIN_POINTS <= max(line.mean.size for line in lines) <= ALL_POINTS // n_arms
+
+
+def test_diagnostics_are_grouped_by_name_with_their_layers(draw):
+    store, _ = draw(seeds=(0, 1))
+    groups = draw_diagnostics(read_results(store), ("tokens",))
+    assert list(groups) == ["grad_norm", "alpha_attn"]
+    (first, second) = groups["alpha_attn"]
+    assert (first.arm, second.arm) == ("baseline", "kind=1")
+    assert list(first.layers) == ["0", "1", "2", "3"] and len(first.layers) <= MAX_LAYERS
+    assert first.layers["3"][-1] == pytest.approx(0.25)
+    assert list(groups["grad_norm"][0].layers) == [""]
+
+
+def test_every_arm_has_a_look_of_its_own(draw):
+    n_arms = 4 * len(COLORS) + 1
+    store, _ = draw(n_arms, seeds=(0,), n_steps=40)
+    looks = assign_looks(summarize_arms(read_results(store)))
+    assert len(set(looks.values())) == n_arms
+    assert looks["baseline"].color not in COLORS
