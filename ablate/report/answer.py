@@ -106,12 +106,12 @@ def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
             f"None of {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to {write_target(rows[0].target)}{reason}."
         )
     verdicts = [judge(row) for row in rows]
-    counts = [f"{verdicts.count(v)} {w}" for v, w in _MANY_WORDS.items() if verdicts.count(v)]
+    counts = [f"{n} {'is' if n == 1 else 'are'} {w}" for v, w in _MANY_WORDS.items() if (n := verdicts.count(v))]
     listed = [f"{row.arm} {write_speed_up(row)}" for row in rows[:LISTED]]
     rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
     return (
-        f"Of {len(rows)} arms, in {AXIS_NAMES[axis]} to {write_target(rows[0].target)}, {join(counts)} "
-        f"(95 % intervals, Holm): {join([*listed, *rest])}."
+        f"In {AXIS_NAMES[axis]} to {write_target(rows[0].target)}, of {len(rows)} arms {join(counts)} "
+        f"(95 % intervals, Holm-adjusted): {join([*listed, *rest])}."
     )
 
 

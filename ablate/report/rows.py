@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ablate.analysis.effects import Effect
+from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
 from ablate.report.words import (
     AXIS_NAMES,
@@ -122,7 +122,7 @@ def caption_differences(report: Report) -> str:
 
 def tabulate_effects(report: Report) -> Table:
     header = ("Levels", "Outcome", "Effect", "95 % interval", "p (Holm)")
-    rows = tuple((name_levels(effect), effect.outcome, *_write_effect(effect)) for effect in report.effects)
+    rows = tuple((name_levels(effect), _name_outcome(effect), *_write_effect(effect)) for effect in report.effects)
     caption = "Effects of the axes: main effects and two-way interactions, averaged over the other axes"
     note = "Against the baseline's levels, by least squares with the seed as a block; of costs, the natural logarithm."
     return Table("effects", caption, header, rows, note)
@@ -130,6 +130,10 @@ def tabulate_effects(report: Report) -> Table:
 
 def name_levels(effect: Effect) -> str:
     return " \N{MULTIPLICATION SIGN} ".join(f"{axis}={level}" for axis, level in effect.levels.items())
+
+
+def _name_outcome(effect: Effect) -> str:
+    return "final loss" if effect.outcome == LOSS else f"log {AXIS_NAMES[effect.outcome.removeprefix('log_')]}"
 
 
 def _write_effect(effect: Effect) -> tuple[str, str, str]:

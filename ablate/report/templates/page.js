@@ -28,6 +28,17 @@
     };
   }
 
+  // Decades of a logarithmic axis alone may all lie outside of a short range.
+  function costAxis(traces) {
+    const axis = { title: { text: axisName() }, tickformat: "~s" };
+    const costs = traces.flatMap((trace) => trace.x).filter((x) => x > 0);
+    if (!state.xlog || !costs.length) return axis;
+    const low = Math.floor(Math.log10(Math.min(...costs))), high = Math.ceil(Math.log10(Math.max(...costs)));
+    const parts = high - low > (isNarrow() ? 2 : 3) ? [1] : [1, 2, 5];
+    const decades = Array.from({ length: high - low + 1 }, (_, i) => 10 ** (low + i));
+    return { ...axis, type: "log", tickvals: decades.flatMap((decade) => parts.map((part) => part * decade)) };
+  }
+
   function drawCurves() {
     const { text, lines } = data.curves[state.column];
     const traces = [];
@@ -44,7 +55,7 @@
       });
     }
     return [traces, layout({
-      xaxis: { title: { text: axisName() }, type: state.xlog ? "log" : "linear", ...(state.xlog ? { dtick: "D2" } : {}), exponentformat: "SI" },
+      xaxis: costAxis(traces),
       yaxis: { title: { text: text + " (nats a token)" }, type: state.ylog ? "log" : "linear" },
     })];
   }
@@ -62,7 +73,7 @@
     return row.ratio.toFixed(2) + "x" + (row.low === null ? ", no interval" : " [" + row.low.toFixed(2) + ", " + row.high.toFixed(2) + "]");
   };
   const errors = (rows) => ({
-    type: "data", symmetric: false, thickness: 2,
+    type: "data", visible: rows.some((row) => row.ratio !== null && row.low !== null), symmetric: false, thickness: 2,
     array: rows.map((row) => (row.ratio !== null && row.high !== null ? row.high - row.ratio : 0)),
     arrayminus: rows.map((row) => (row.ratio !== null && row.low !== null ? row.ratio - row.low : 0)),
   });
@@ -111,7 +122,7 @@
     const traces = items.map((item, index) => ({
       type: "bar", orientation: "h", x: [item.estimate], y: [index], width: [0.6], marker: { color: hue(item) + "99" },
       error_x: {
-        type: "data", symmetric: false, thickness: 2, color: hue(item), array: [item.high === null ? 0 : item.high - item.estimate],
+        type: "data", visible: item.low !== null, symmetric: false, thickness: 2, color: hue(item), array: [item.high === null ? 0 : item.high - item.estimate],
         arrayminus: [item.low === null ? 0 : item.estimate - item.low],
       },
       hovertemplate: item.estimate.toFixed(4) + interval(item) + "<extra>" + plain(item.label) + "</extra>",
@@ -140,7 +151,7 @@
       });
     }
     return [traces, layout({
-      xaxis: { title: { text: axisName() }, type: state.xlog ? "log" : "linear", ...(state.xlog ? { dtick: "D2" } : {}), exponentformat: "SI" },
+      xaxis: costAxis(traces),
       yaxis: { title: { text: plain(state.diagnostic) } },
     })];
   }

@@ -1,0 +1,146 @@
+"""The two sentences, from numbers given by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from ablate.analysis.fairness import Fairness
+from ablate.analysis.speedup import SpeedUp
+from ablate.analysis.summary import ArmSummary, Spread
+from ablate.report.answer import answer, judge
+from ablate.report.words import join, label_arms, write_ratio, write_speed_up, write_time
+from ablate.tracking.records import ArmRecord
+
+ROW = SpeedUp("arm", "base", {}, "tokens", "final", 3.0, 1.45, 1.3, 1.61, None, 3, 3, 0.002, 0.004)
+LABELS = {"arm": "new", "base": "old", "third": "third"}
+
+
+def seconds_of(row, ratio, low, high):
+    return replace(row, axis="seconds", ratio=ratio, low=low, high=high)
+
+
+def steps_of(row):
+    return replace(row, axis="steps")
+
+
+def summary(**changes):
+    arm = ArmSummary(
+        "arm",
+        {},
+        {},
+        "base",
+        1,
+        1,
+        1,
+        1,
+        3,
+        3,
+        0,
+        0,
+        0,
+        0,
+        Spread(3.0, 0.1, 3),
+        Spread(0.1, 0.0, 3),
+        1.0,
+        1.0,
+        1.0,
+        None,
+        None,
+        "",
+    )
+    return replace(arm, **changes)
+
+
+def fair(*flags):
+    return Fairness("arm", "base", 1.0, 1.0, "", "", "", None, 1, 1.0, None, None, flags)
+
+
+def say(*rows, arms=(), fairness=(), full=(), axis="tokens"):
+    return answer(rows, full, arms or [summary()], fairness or [fair()], axis, LABELS)
+
+
+def test_one_clear_arm_with_its_price():
+    first, second = say(ROW, steps_of(ROW), seconds_of(ROW, 1.1, 0.98, 1.23))
+    assert first == (
+        "In tokens, new reaches old's final loss 1.45x as fast (95 % interval 1.30 to 1.61, 3 seeds, p = 0.004), "
+        "a clear speed-up."
+    )
+    assert second == "In seconds, new stands at 1.10x [0.98, 1.23] because a step takes 1.32x as long."
+
+
+def test_an_undecided_arm_says_so():
+    first, _ = say(replace(ROW, low=0.9, p_holm=0.2))
+    assert first.endswith("so the study does not decide whether it helps.")
+
+
+def test_a_bound_says_how_many_never_arrived():
+    first, _ = say(replace(ROW, ratio=None, low=None, high=0.8, bound="at_most", n_reached=1, p_holm=None))
+    assert first == "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss."
+
+
+def test_caveats_name_every_kind_of_trouble():
+    arms = [summary(n_unfinished=1, n_failed=2, n_diverged=1, n_stopped=2)]
+    _, second = say(ROW, arms=arms, fairness=[fair("5.0 % more parameters than its baseline")])
+    assert second == (
+        "1 run not finished and left out; 2 runs failed and left out; 1 run diverged; "
+        "2 runs stopped before the end of the budget; new: 5.0 % more parameters than its baseline."
+    )
+
+
+def test_without_trouble_it_says_that():
+    assert say(ROW)[1].startswith("Nothing was flagged")
+
+
+def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
+    slow = replace(ROW, arm="third", ratio=0.7, low=0.6, high=0.8)
+    first, _ = say(slow, ROW)
+    assert first == (
+        "In tokens to the baseline's final loss, of 2 arms 1 is clearly faster than the baseline and 1 is "
+        "clearly slower (95 % intervals, Holm-adjusted): new 1.45x [1.30, 1.61] and third 0.70x [0.60, 0.80]."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "faster"),
+        ({"p_holm": 0.06}, "undecided"),
+        ({"low": 0.99}, "undecided"),
+        ({"low": 0.5, "high": 0.9, "ratio": 0.7}, "slower"),
+        ({"low": None, "high": None, "p_holm": None}, "undecided"),
+        ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most"}, "slower"),
+        ({"ratio": None, "low": None, "high": 1.2, "bound": "at_most"}, "undecided"),
+        ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least"}, "faster"),
+        ({"ratio": None, "low": None, "high": None, "bound": "not_determined"}, "undecided"),
+    ],
+)
+def test_verdicts(changes, verdict):
+    assert judge(replace(ROW, **changes)) == verdict
+
+
+def test_full_schedules_are_quoted_where_they_exist():
+    _, second = say(ROW, full=[replace(ROW, ratio=1.3, low=1.2, high=1.4)])
+    assert second == "Between full schedules, the number to quote, new stands at 1.30x [1.20, 1.40]."
+
+
+def arm(name, **axes):
+    return ArmRecord(name, axes, {}, name, 1, 1, 1, 1)
+
+
+def test_labels_are_levels_and_never_shared():
+    assert label_arms([arm("x", a="p", n=2), arm("y", a="q", n=2)]) == {"x": "p / n=2", "y": "q / n=2"}
+    assert label_arms([arm("x", a="p"), arm("y", b="p")]) == {"x": "x", "y": "y"}
+    assert label_arms([arm("alone")]) == {"alone": "alone"}
+
+
+def test_numbers_in_words():
+    assert [write_ratio(v) for v in (None, 0.456, 1.454, 12.34, 345.6)] == [
+        "\N{EN DASH}",
+        "0.46x",
+        "1.45x",
+        "12.3x",
+        "346x",
+    ]
+    assert [write_time(v) for v in (0.0123, 1.5, 90, 7200, 200_000)] == ["12.3 ms", "1.5 s", "1.5 min", "2 h", "2.31 d"]
+    assert write_speed_up(replace(ROW, low=None, high=None)) == "1.45x (no interval)"
+    assert [join(parts) for parts in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
