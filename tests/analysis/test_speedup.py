@@ -237,3 +237,16 @@ def test_reported_intervals_cover_the_truth_through_the_whole_computation(n_seed
         row = pick(speed_ups(study(*(truth + noise)), ["final"]))
         hits += row.low <= 1.3 <= row.high
     assert COVERAGE[0] <= hits / n_studies <= COVERAGE[1]
+
+
+@pytest.mark.parametrize("n_seeds", [3, 5])
+def test_intervals_of_unmatched_seeds_cover_the_truth_although_the_baselines_cost_is_exact(n_seeds):
+    rng = np.random.default_rng(10 + n_seeds)
+    n_studies, truth, hits = 600, math.log2(1.3) + 1, 0
+    for _ in range(n_studies):
+        base_noise, arm_noise = rng.standard_normal((2, n_seeds)) * 0.1
+        base = [make_run("base", seed, shifted(by)) for seed, by in enumerate(base_noise)]
+        arm = [make_run("arm", 100 + seed, shifted(truth + by)) for seed, by in enumerate(arm_noise)]
+        row = pick(speed_ups(make_results(*base, *arm), ["final"]))
+        hits += row.low <= 2.6 <= row.high
+    assert hits / n_studies >= COVERAGE[0]

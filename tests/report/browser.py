@@ -108,7 +108,7 @@ class Browser:
         self._driver.wait(10)
 
     def _wait_for_driver(self) -> None:
-        for _ in range(200):
+        for _ in range(600):
             try:
                 self._call("GET", "/status")
             except OSError:
