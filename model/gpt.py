@@ -15,7 +15,7 @@ from .declared import Declared, Role, walk_declared
 from .init import initialize
 from .kernels.report import report_attention
 from .linear.base import Embedding, Head
-from .numerics import unit, upcast
+from .numerics import project, upcast
 
 IGNORED_TARGET = -100  # targets of this value do not count in the loss
 
@@ -77,7 +77,12 @@ class GPT(nn.Module):
         if self.config.normalization.has_unit_weights_after_step:
             for _, parameter, spec in walk_declared(self):
                 if spec.axis is not None:
-                    parameter.copy_(unit(parameter, spec.axis))
+                    project(parameter, spec.axis)
+
+    def compile_blocks(self) -> None:
+        """Compile the blocks in place, which share one graph, so that depth costs no compilation time."""
+        for block in self.stack.blocks:
+            block.compile()
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW's groups: parameters of two or more dimensions decay, the others do not."""

@@ -30,6 +30,12 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
     return x / norm.masked_fill(norm < NOISE_NORM, torch.inf)
 
 
+def project(x: Tensor, dim: int) -> None:
+    """Make the vectors of x along `dim` unit in place; norms in at least float32, few kernel launches."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x.div_(torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype).clamp_min_(NOISE_NORM))
+
+
 def rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) over the last dimension, in at least float32, without a gain (RMSNorm, 1910.07467)."""
     x = upcast(x)

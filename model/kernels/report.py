@@ -24,12 +24,13 @@ def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str
     `dtype` is that of autocast. The kernel is the one that SDPA picks by itself ("cudnn_attention", "math", ...), or
     the backend's own. A GPU that would silently run SDPA's math kernel is reported with a logged warning.
     """
-    device, seen = model.embedding.weight.device, dict[str, str]()
+    device, nothing = model.embedding.weight.device, "every attention is dropped"
+    seen = {"requested": model.backend, "backend": "none", "reason": nothing, "kernel": "none"}
 
     def watch(call: Call, name: str) -> None:
         reason = choose(call)[1] if model.backend == "auto" else "asked for by name"
         kernel = name_kernel(call) if name == "sdpa" else name
-        seen.update({"requested": model.backend, "backend": name, "reason": reason, "kernel": kernel})
+        seen.update({"backend": name, "reason": reason, "kernel": kernel})
 
     ids_bt = torch.zeros(1, model.config.context_length, dtype=torch.long, device=device)
     WATCHERS.append(watch)
@@ -38,6 +39,6 @@ def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str
             model(ids_bt)
     finally:
         WATCHERS.remove(watch)
-    if device.type == "cuda" and seen.get("kernel") == SDPBackend.MATH.name.lower():
+    if device.type == "cuda" and seen["kernel"] == SDPBackend.MATH.name.lower():
         logger.warning("SDPA falls back to its math kernel for %s", model.config.attention.name)
     return seen

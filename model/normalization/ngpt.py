@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -164,6 +164,11 @@ class NGPT(Normalization):
     normalize_weights: Literal["post_step", "parametrize", "both", "off"] = Field(
         default="post_step", description="project after each step, inside the forward pass, in both places, or never"
     )
+
+    @field_validator("normalize_weights", mode="before")
+    @classmethod
+    def _read_off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads an unquoted off as false
 
     @property
     def owns_query_key_norm(self) -> bool:

@@ -164,3 +164,8 @@ def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason
     assert report["requested"] == backend
     assert report["backend"] in BACKENDS
     assert report["kernel"] in ("math", "flash_attention", "efficient_attention", "cudnn_attention")
+
+
+def test_a_model_without_attention_reports_none() -> None:
+    report = GPT(tiny(dropped=["attention/0", "attention/1"])).report_attention()
+    assert (report["backend"], report["reason"]) == ("none", "every attention is dropped")

@@ -25,8 +25,7 @@ DRIFT = 2e-3  # nats: float32 rounding, reordered by fusion and amplified by 100
 
 def train(model: GPT, blocks_compiled: bool) -> list[float]:
     if blocks_compiled:
-        for block in model.stack.blocks:
-            block.compile()
+        model.compile_blocks()
     optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     losses = []

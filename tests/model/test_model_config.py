@@ -7,6 +7,7 @@ import pickle
 from typing import Any
 
 import pytest
+import yaml
 from cases import SIZES, tiny
 
 from ablate_model import ConfigError, ModelConfig
@@ -158,6 +159,12 @@ def test_the_constant_factor_is_reported_to_cancel_inside_ngpt() -> None:
 def test_quantised_unit_vectors_are_reported_as_an_extension() -> None:
     assert "extension" in tiny(linear="bitnet_b158", normalization="ngpt").notices()[0]
     assert tiny(linear="bitnet_b158").notices() == ()
+
+
+def test_an_unquoted_off_of_yaml_is_understood() -> None:
+    config = tiny(normalization=yaml.safe_load("{name: ngpt, normalize_weights: off, qk_norm: off}"))
+    assert config.to_dict()["normalization"]["normalize_weights"] == "off"
+    assert config.to_dict()["normalization"]["qk_norm"] is False
 
 
 def test_recipes() -> None:

@@ -119,8 +119,7 @@ def test_compiled_blocks_train_as_eager_ones_in_bfloat16(attention: Mapping[str,
     attention = {key: value for key, value in attention.items() if key != "qk_head_dim"}
     eager = build({"attention": attention, "normalization": normalization}, "auto")
     compiled = copy.deepcopy(eager)
-    for block in compiled.stack.blocks:
-        block.compile()
+    compiled.compile_blocks()
     curves = []
     for model in (eager, compiled):
         optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3, fused=True)
