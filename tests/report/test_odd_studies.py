@@ -65,8 +65,24 @@ def test_one_seed(store):
     made, summary = report(store)
     assert "without an interval: one seed" in made.answer[0]
     assert (headline(summary)["ratio"], headline(summary)["low"]) == (pytest.approx(2.0, rel=1e-3), None)
-    assert "(no interval)" in format_table(made).replace("\n", " ")
+    assert "no interval: one seed" in format_table(made)
     assert "no interval: one seed" in made.paths["markdown"].read_text()
+
+
+def test_the_terminals_table_fits_a_narrow_terminal(store):
+    write(store)
+    made, _ = report(store)
+    tables = [format_table(made, width) for width in (140, 110, 76)]
+    assert [all(axis in text for axis in ("steps", "tokens", "FLOPs", "seconds")) for text in tables] == [
+        True,
+        True,
+        False,
+    ]
+    assert all(axis in tables[2] for axis in ("tokens", "seconds"))
+    for text, width, n_intervals in zip(tables, (140, 110, 76), (4, 0, 0), strict=True):
+        assert max(len(line) for line in text.splitlines()) <= width
+        (line,) = [line for line in text.splitlines() if line.strip().startswith("new ")]
+        assert line.count("[") == n_intervals and line.rstrip().endswith("0.001")
 
 
 def test_one_arm(store):
