@@ -31,17 +31,12 @@ def attend_flex(call: Call) -> Tensor:
     run: Callable[..., Any] = flex_attention
     if q.is_cuda and not torch.compiler.is_compiling():
         run = _compiled()
-    out, aux = run(
-        q,
-        k,
-        v,
-        score_mod=_form_score_mod(call),
-        block_mask=mask,
-        scale=call.scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-        return_aux=AuxRequest(lse=True),
-    )
-    if call.sink is not None:  # exp(lse) / (exp(lse) + exp(sink)) of the weight is left
+    is_gqa = q.shape[1] != k.shape[1]
+    run = functools.partial(run, score_mod=_form_score_mod(call), block_mask=mask, scale=call.scale, enable_gqa=is_gqa)
+    if call.sink is None:
+        out = run(q, k, v)
+    else:  # exp(lse) / (exp(lse) + exp(sink)) of every weight is left
+        out, aux = run(q, k, v, return_aux=AuxRequest(lse=True))
         out = (upcast(out) * (aux.lse - call.sink[:, None]).sigmoid()[..., None]).to(v.dtype)
     out_bthv: Tensor = out.transpose(1, 2)
     return out_bthv

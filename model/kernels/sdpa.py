@@ -16,6 +16,7 @@ from .sink import prepend_sink
 
 # with enable_gqa above this width, or with k and v of different widths, SDPA falls back to math in silence
 GQA_MAX_WIDTH = 256
+WIDTH_STEP = 8
 MAX_PADDED_QUERIES = 8  # so few missing queries are cheaper to pad than a mask is
 
 
@@ -28,7 +29,7 @@ def attend_sdpa(call: Call) -> Tensor:
         raise BackendError("sdpa has no logit softcap; use flex or math")
     q, k, v, mask, is_causal, is_gqa = _form_arguments(call)
     out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
-    out = out[:, :, -call.q.shape[1] :]
+    out = out[:, :, -call.q.shape[1] :, : call.v.shape[-1]]
     if isinstance(call.bias, Tensor) and mask is not None and call.sink is None:
         out = out.masked_fill(torch.isneginf(mask).all(-1, keepdim=True), 0.0)
     return out.transpose(1, 2)
@@ -56,11 +57,18 @@ def _form_arguments(call: Call) -> Arguments:
         q, n_missing = F.pad(q, (0, 0, n_missing, 0)), 0
     if not is_plain or (is_causal and n_missing):
         mask, is_causal = _form_mask(call), False
+    if q.device.type != "cpu":
+        q, k, v = (_align(x) for x in (q, k, v))
     is_gqa = q.shape[1] != k.shape[1]
     if is_gqa and (q.device.type == "cpu" or q.shape[-1] > GQA_MAX_WIDTH or q.shape[-1] != v.shape[-1]):
         n_rep, is_gqa = q.shape[1] // k.shape[1], False
         k, v = k.repeat_interleave(n_rep, dim=1), v.repeat_interleave(n_rep, dim=1)
     return q, k, v, mask, is_causal, is_gqa
+
+
+def _align(x: Tensor) -> Tensor:
+    """Zeros up to a width that fused kernels take: without them SDPA falls back to math for maps of 42 features."""
+    return x if x.shape[-1] % WIDTH_STEP == 0 else F.pad(x, (0, -x.shape[-1] % WIDTH_STEP))
 
 
 def _form_mask(call: Call) -> Tensor:

@@ -14,6 +14,7 @@ from ablate_model import GPT
 from ablate_model.kernels.attention import BACKENDS, attention
 from ablate_model.kernels.bias import DecayBias
 from ablate_model.kernels.call import BackendError
+from ablate_model.kernels.sdpa import _align
 
 # eager FlexAttention, which is what there is on a CPU, says that it is slow, and looks at .grad of what it captures
 pytestmark = pytest.mark.filterwarnings(
@@ -169,3 +170,32 @@ def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason
 def test_a_model_without_attention_reports_none() -> None:
     report = GPT(tiny(dropped=["attention/0", "attention/1"])).report_attention()
     assert (report["backend"], report["reason"]) == ("none", "every attention is dropped")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"window": 3}, {"softcap": 1.5}, {"bias": "decay"}, {"bias": "dense"}, {"sink": True}], ids=str
+)
+def test_flex_is_traced_whole(settings: dict[str, Any]) -> None:
+    """Masks and score functions become part of a compiled model's graph."""
+    q, k, v = (x.detach() for x in make())
+    bias = make_bias(settings.get("bias"), q, k)
+    bias = bias.detach() if isinstance(bias, Tensor) else bias
+    sink = torch.zeros(4, dtype=torch.float64) if "sink" in settings else None
+    knobs = {"window": settings.get("window"), "softcap": settings.get("softcap"), "bias": bias, "sink": sink}
+
+    def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attention(q, k, v, backend="flex", **knobs)
+
+    torch._dynamo.reset()
+    with torch.no_grad():
+        traced = torch.compile(call, backend="eager", fullgraph=True)(q, k, v)
+        torch.testing.assert_close(traced, attention(q, k, v, backend="math", **knobs), atol=FLOAT64, rtol=FLOAT64)
+
+
+def test_padding_to_an_even_multiple_of_eight_changes_nothing() -> None:
+    """What a GPU is given for maps of 42 features."""
+    q, k, v = make(v_width=6)
+    padded = attention(*(_align(x) for x in (q, k, v)), scale=0.5, backend="sdpa")
+    torch.testing.assert_close(padded[..., :6], attention(q, k, v, scale=0.5), atol=FLOAT64, rtol=FLOAT64)
+    assert padded.shape[-1] == _align(q).shape[-1] == 8
+    assert (padded[..., 6:] == 0).all()

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from cases import describe, label, variants
+from cases import describe, variants
 from torch import Tensor
 
 from ablate_model import GPT, ModelConfig
+from ablate_model.config import TABLES
 from ablate_model.kernels.call import BackendError
 
 pytestmark = [
@@ -112,11 +113,8 @@ def test_bfloat16_errors_and_three_steps(case: Mapping[str, Any], backend: str, 
 
 
 @pytest.mark.parametrize("normalization", ["prenorm", "ngpt"])
-@pytest.mark.parametrize("attention", [pytest.param(case, id=label(case)) for case in variants("attention")])
-def test_compiled_blocks_train_as_eager_ones_in_bfloat16(attention: Mapping[str, Any], normalization: str) -> None:
-    if "qk_norm" in attention and normalization == "ngpt":
-        pytest.skip("refused by the config")
-    attention = {key: value for key, value in attention.items() if key != "qk_head_dim"}
+@pytest.mark.parametrize("attention", list(TABLES["attention"]))
+def test_compiled_blocks_train_as_eager_ones_in_bfloat16(attention: str, normalization: str) -> None:
     eager = build({"attention": attention, "normalization": normalization}, "auto")
     compiled = copy.deepcopy(eager)
     compiled.compile_blocks()
