@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -195,6 +196,24 @@ def variants(as_json: AsJson = False) -> None:
         print(json.dumps(table, indent=2))
     else:
         print_variants(table)
+
+
+@app.command("bench-scheduler")
+def bench_scheduler(
+    n_runs: Annotated[int, typer.Option("--count", min=2, help="Empty runs for each.")] = 100, as_json: AsJson = False
+) -> None:
+    """Measure what a run costs beside its training, against Ray Tune in the same session."""
+    import tempfile
+
+    from ablate.execution.bench import compare_schedulers
+
+    cost = compare_schedulers(n_runs, Path(tempfile.gettempdir()) / "ablate-bench-ray.log")
+    if as_json:
+        print(json.dumps(asdict(cost) | {"ratio": cost.ratio}))
+        return
+    print(f"{cost.n_runs} empty runs, {cost.lanes} at a time; milliseconds a run, process start aside")
+    print(f"ablate    {cost.ablate_ms:10.2f}")
+    print(f"Ray Tune  {cost.tune_ms:10.2f}   {cost.ratio:.0f} times as much")
 
 
 def _build_plan(grid: Path, runs: Path, settings: list[str] | None) -> Plan:

@@ -64,7 +64,11 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
         except ClusterLostError:
             _local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would wait for it
             raise
-        ray.shutdown()
+        except BaseException:
+            ray.shutdown()
+            raise
+        else:
+            ray.shutdown()
 
 
 def is_lost() -> bool:

@@ -193,7 +193,7 @@ class Driver:
                 self.halted = f"{self.store.path}: {cause.strerror}; what was saved before is whole"
                 self._stop_all()
         except RayError as error:
-            self._replace_worker(lane, run, waiting, out_of_memory=isinstance(error, OutOfMemoryError))
+            self._replace_worker(lane, run, waiting, error)
         else:
             if result == "busy":
                 self._wait_for_other(run, waiting)
@@ -208,7 +208,7 @@ class Driver:
             self.observe(Event("retry", run, text="another process is training it"))
         time.sleep(POLL_S)
 
-    def _replace_worker(self, lane: _Lane, run: Run, waiting: deque[Run], *, out_of_memory: bool) -> None:
+    def _replace_worker(self, lane: _Lane, run: Run, waiting: deque[Run], error: RayError) -> None:
         """The process died, of a signal or for want of memory: another one goes on from the run's checkpoint.
 
         Ray says where it killed for want of memory. Where the kernel did, nobody says so; a run that dies a second time
@@ -226,12 +226,11 @@ class Driver:
         deaths = deaths + 1 if progress == before else 1
         self._deaths[run.run_id] = (progress, deaths)
         if deaths >= MAX_ATTEMPTS:
-            self._give_up(
-                run, f"its worker process died {deaths} times without coming further; is there enough memory?"
-            )
+            reason = str(error).strip().rsplit("\n", 1)[-1]
+            self._give_up(run, f"its worker process died {deaths} times without coming further: {reason}")
             return
         text = "its worker died; another goes on from the last checkpoint"
-        if out_of_memory or deaths == MAX_ATTEMPTS - 1:
+        if isinstance(error, OutOfMemoryError) or deaths == MAX_ATTEMPTS - 1:
             text += self._reduce(run, status)
         waiting.appendleft(run)
         self.observe(Event("retry", run, text=text))
@@ -243,7 +242,9 @@ class Driver:
             return ""
         note = f"its process was killed, perhaps for want of memory: {smaller} sequences at once from here on"
         notes = (*status.notes, note)
-        self.store.run(run.run_id).write_status(replace(status, micro_batch_size=smaller, notes=notes))
+        folder = self.store.run(run.run_id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_status(replace(status, micro_batch_size=smaller, notes=notes))
         return f", {smaller} sequences at once"
 
     def _give_up(self, run: Run, error: str) -> None:
@@ -258,7 +259,7 @@ class Driver:
         self.mirror.end(run.run_id, state)
         status = self.store.run(run.run_id).read_status()
         text = (error or status.error.strip()).rsplit("\n", 1)[-1] if state == "failed" else ""
-        if status.is_cut:
+        if status.is_cut and status.notes:
             text = status.notes[-1]
         self.observe(Event("ended", run, state=state, text=text))
 

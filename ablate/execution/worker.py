@@ -32,7 +32,7 @@ from ablate_model import ModelConfig
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 
 Result = Literal["finished", "diverged", "failed", "stopped", "busy"]
-Train = Callable[..., Outcome]
+Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or what stands in for it
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,7 @@ class RunWorker:
 
     def _conclude(self, job: Job, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome) -> Result:
         state: State = "finished" if outcome.state == "stopped" else outcome.state
+        recorder.status = replace(recorder.status, step=outcome.step)
         if outcome.state == "stopped":
             if self._cut[0] != job.run_id:
                 recorder.write_status("queued")

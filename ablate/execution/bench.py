@@ -1,0 +1,119 @@
+"""What a run costs beside its training: the scheduler against Ray Tune, on runs that train nothing."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ablate.data import Corpus, describe, prepare
+from ablate.execution.cluster import start_cluster
+from ablate.execution.driver import Driver
+from ablate.execution.events import Event
+from ablate.execution.jobs import record_study
+from ablate.execution.placement import local_resources, place
+from ablate.execution.worker import RunWorker
+from ablate.plan import Plan, build_plan
+from ablate.study import load_study
+from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.store import Store
+from ablate.training.loop import Outcome
+from ablate_model import GPT
+
+GRID = """
+study: bench-scheduler
+data: {{source: text, path: words.txt}}
+model: {{d_model: 16, n_layers: 1, n_heads: 2, context_length: 16}}
+train: {{steps: 2, batch_size: 1}}
+matrix: {{attention: [standard]}}
+seeds: {n_runs}
+"""
+
+
+class IdleWorker(RunWorker):
+    """Does for a run all that a worker does, files and all, except the training."""
+
+    def __init__(self, study: Path, corpus: Corpus, threads: int) -> None:
+        super().__init__(study, corpus, threads, train=self._train_nothing)
+        self._model: GPT | None = None
+
+    def _train_nothing(self, config: Any, settings: Any, *_: Any, **__: Any) -> Outcome:
+        self._model = self._model or GPT(config)
+        return Outcome("finished", settings.steps, 0.0, 0, self._model)
+
+
+@dataclass(frozen=True)
+class SchedulerCost:
+    """Milliseconds a run, process start aside: from the end of the first to the end of the last."""
+
+    n_runs: int
+    lanes: int
+    ablate_ms: float
+    tune_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.tune_ms / self.ablate_ms
+
+
+def compare_schedulers(n_runs: int, log: Path) -> SchedulerCost:
+    """Send the same number of empty runs through the driver and through Ray Tune, actors reused, in one Ray session."""
+    available = local_resources()
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, start_cluster(None, available, log):
+        plan, corpus = _plan(Path(folder), n_runs)
+        lanes = place(plan.study.resources, available, None, n_runs).lanes
+        ours = _time_driver(plan, corpus, Store(Path(folder) / "runs" / plan.study.study))
+        return SchedulerCost(n_runs, lanes, ours, _time_tune(n_runs, Path(folder)))
+
+
+def _plan(folder: Path, n_runs: int) -> tuple[Plan, Corpus]:
+    (folder / "words.txt").write_text("one two three " * 1000)
+    grid = folder / "grid.yaml"
+    grid.write_text(GRID.format(n_runs=n_runs))
+    study = load_study(grid)
+    return build_plan(study, describe(study.data, folder)), prepare(study.data, folder, folder / "shards")
+
+
+def _time_driver(plan: Plan, corpus: Corpus, store: Store) -> float:
+    ended: list[float] = []
+
+    def watch(event: Event) -> None:
+        if event.kind == "ended":
+            ended.append(time.perf_counter())
+
+    record = record_study(plan, "", "")
+    store.write_study(record)
+    mirror = MlflowMirror(f"sqlite:///{store.mlflow_database}", store, record)
+    placement = place(plan.study.resources, local_resources(), None, len(plan.runs))
+    Driver(plan, store, corpus, placement, mirror, watch, worker_class=IdleWorker).train(plan.runs)
+    mirror.close(0)
+    return _ms_a_run(ended)
+
+
+def _time_tune(n_runs: int, folder: Path) -> float:
+    from ray import tune
+
+    ended: list[float] = []
+
+    class Watch(tune.Callback):  # type: ignore[misc]
+        def on_trial_complete(self, *_: Any, **__: Any) -> None:
+            ended.append(time.perf_counter())
+
+    trainable: Callable[..., Any] = tune.with_resources(_report_nothing, {"cpu": 1})
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(num_samples=n_runs, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(folder / "tune"), verbose=0, callbacks=[Watch()]),
+    ).fit()
+    return _ms_a_run(ended)
+
+
+def _report_nothing(_config: Any) -> dict[str, float]:
+    return {"loss": 0.0}
+
+
+def _ms_a_run(ended: list[float]) -> float:
+    return 1000 * (ended[-1] - ended[0]) / (len(ended) - 1)

@@ -1,0 +1,105 @@
+"""One Ray cluster in this process for the tests of a module, and what a driver needs besides."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+from ablate.data import Corpus, describe, prepare
+from ablate.execution.cluster import SETTINGS
+from ablate.execution.driver import Driver
+from ablate.execution.events import Event, Outcome
+from ablate.execution.jobs import find_unfinished, record_study
+from ablate.execution.placement import Placement
+from ablate.plan import Plan, build_plan
+from ablate.study import load_study
+from ablate.tracking.curve import read_curve
+from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.store import Store
+
+TIMES = frozenset({"wall_s", "tokens_per_s"})
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # workers import `faulty`
+        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        yield
+        ray.shutdown()
+
+
+@dataclass
+class Bench:
+    """A planned study that a driver in this process trains, with the events that it told of."""
+
+    plan: Plan
+    store: Store
+    corpus: Corpus
+    events: list[Event] = field(default_factory=list)
+
+    def train(self, lanes: int = 1, observe: Callable[[Event], None] | None = None, **options: Any) -> Outcome:
+        def watch(event: Event) -> None:
+            self.events.append(event)
+            if observe is not None:
+                observe(event)
+
+        self.store.write_study(record_study(self.plan, "0", "ablate"))
+        mirror = MlflowMirror(f"sqlite:///{self.store.mlflow_database}", self.store, self.store.read_study())
+        driver = Driver(self.plan, self.store, self.corpus, Placement(1, 0, lanes), mirror, watch, **options)
+        runs = find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None)
+        outcome = driver.train(runs)
+        mirror.close()
+        return outcome
+
+    def texts(self) -> str:
+        return "\n".join(event.text for event in self.events)
+
+    def curves(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """By arm and seed, without what the clock decides."""
+        return {
+            f"{run.arm.name},{run.seed}": [
+                {key: value for key, value in record.items() if key not in TIMES}
+                for record in read_curve(self.store.run(run.run_id).curve)
+            ]
+            for run in self.plan.runs
+        }
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture(scope="module")
+def make_bench(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, ray_cluster: None) -> MakeBench:  # noqa: ARG001
+    """Plans a tiny study of two arms in a folder of its own, or in `folder`."""
+    place = tmp_path_factory.mktemp("bench")
+    grid = place / "grid.yaml"
+
+    def make(folder: Path | None = None, **changes: Any) -> Bench:
+        declared = {
+            "study": "tiny",
+            "data": {"source": "text", "path": str(corpus_file)},
+            "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16},
+            "train": {"steps": 12, "batch_size": 4, "eval_every": 4, "eval_tokens": 128, "log_every": 2}
+            | {"checkpoint_every": 4},
+            "matrix": {"attention": ["standard", "differential"]},
+            "baseline": {"attention": "standard"},
+        }
+        grid.write_text(yaml.safe_dump(declared | changes))
+        study = load_study(grid)
+        plan = build_plan(study, describe(study.data, place))
+        store = Store(folder or tmp_path_factory.mktemp("runs") / "tiny")
+        return Bench(plan, store, prepare(study.data, place, place / "shards"))
+
+    return make

@@ -1,0 +1,81 @@
+"""Workers in which something breaks for real. A marker file in the study's folder makes it happen once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ablate.execution.worker import RunWorker
+from ablate.training.loop import Outcome, train
+
+
+def _is_first(worker: RunWorker, name: str) -> bool:
+    try:
+        (worker.store.path / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+class _FaultyWorker(RunWorker):
+    def __init__(self, study: Path, corpus: Any, threads: int) -> None:
+        super().__init__(study, corpus, threads, train=self.break_and_train)
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        raise NotImplementedError
+
+
+class SuspendedWorker(_FaultyWorker):
+    """Stops like a process whose GPU hangs, in the middle of the first run."""
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        def suspend() -> bool:
+            recorder = arguments[4]
+            if recorder.status.step == 7 and _is_first(self, "suspended"):
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return should_stop()
+
+        return train(*arguments, should_stop=suspend, **options)
+
+
+class DyingWorker(_FaultyWorker):
+    """Dies, as of a signal, whenever it trains differential attention with more than one sequence at once."""
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        model, settings = arguments[0], arguments[1]
+        if model.attention.name == "differential" and (settings.micro_batch_size or settings.batch_size) > 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train(*arguments, should_stop=should_stop, **options)
+
+
+class HopelessWorker(_FaultyWorker):
+    """Dies whenever it trains differential attention."""
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        if arguments[0].attention.name == "differential":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return train(*arguments, should_stop=should_stop, **options)
+
+
+class BrokenVariantWorker(_FaultyWorker):
+    """Raises, the first time, from differential attention."""
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        if arguments[0].attention.name == "differential" and _is_first(self, "broken"):
+            raise ZeroDivisionError("a bug in this variant")
+        return train(*arguments, should_stop=should_stop, **options)
+
+
+class SlowWorker(_FaultyWorker):
+    """Takes its time over each step, so that a test can come in between."""
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        def wait() -> bool:
+            time.sleep(0.1)
+            return should_stop()
+
+        return train(*arguments, should_stop=wait, **options)

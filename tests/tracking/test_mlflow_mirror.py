@@ -1,0 +1,160 @@
+"""The mirror against an MLflow on SQLite that is away, locked, or dies between two requests."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ablate.tracking.curve import CurveWriter
+from ablate.tracking.mlflow_mirror import MlflowMirror, hide_secrets, redact
+from ablate.tracking.mlflow_writer import MlflowWriter
+from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
+from ablate.tracking.store import Store, write_json
+
+# MLflow and SQLAlchemy deprecate each other's and their own calls.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.timeout(120),
+]
+
+ARM = ArmRecord("a=1", {"a": 1}, {}, "a=1", 10, 60, 20, 100)
+RECORD = StudyRecord(
+    "s", "?", "full", "none", (), {"a": 1}, {"a": (1,)}, {}, {}, (ARM,), (RunRecord("0f", "a=1", 0),), "0"
+)
+LINES = [{"step": step, "wall_s": step / 8, "train_loss": 1 / step, "learning_rate": 0.5} for step in range(1, 21)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A study with one finished run."""
+    store = Store(tmp_path / "s")
+    store.write_study(RECORD)
+    folder = store.run("0f")
+    folder.path.mkdir()
+    write_json(folder.config, {"train": {"steps": 20}})
+    with CurveWriter(folder.curve) as curve:
+        for line in LINES:
+            curve.append(line)
+    folder.write_status(Status("finished", step=20, n_steps=20))
+    return store
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.tracking.mlflow_mirror.RETRY_S", 0.1)
+
+
+def uri(store: Store) -> str:
+    return f"sqlite:///{store.mlflow_database}"
+
+
+def points(store: Store) -> Counter[tuple[str, int]]:
+    with sqlite3.connect(store.mlflow_database) as connection:
+        rows = connection.execute(
+            "SELECT m.key, m.step FROM metrics m JOIN runs r USING (run_uuid) WHERE r.lifecycle_stage = 'active'"
+        ).fetchall()
+    connection.close()
+    return Counter(rows)
+
+
+def assert_has_all(store: Store) -> None:
+    expected = {(key, line["step"]) for line in LINES for key in line if key != "step"}
+    assert points(store) == Counter(dict.fromkeys(expected, 1))
+
+
+def mirror_all(store: Store, patience_s: float = 60.0) -> MlflowMirror:
+    mirror = MlflowMirror(uri(store), store, RECORD)
+    mirror.close(patience_s)
+    return mirror
+
+
+def test_a_batch_that_arrived_without_its_answer_is_not_written_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    log, create, failures = MlflowClient.log_batch, MlflowClient.create_run, iter([True, False, True, True])
+
+    def log_and_die(self, run_id, **content):
+        log(self, run_id, **{key: value for key, value in content.items() if key != "tags"})
+        if next(failures, False):
+            raise ConnectionResetError("the server went away")
+        log(self, run_id, **content)
+
+    def create_and_die(self, *arguments, **options):
+        made = create(self, *arguments, **options)
+        if next(failures, False):
+            raise ConnectionResetError("the server went away")
+        return made
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_and_die)
+    monkeypatch.setattr(MlflowClient, "create_run", create_and_die)
+    attempts = 1
+    while mirror_all(store).behind:
+        attempts += 1
+    assert attempts > 1
+    assert_has_all(store)
+
+
+def test_a_locked_database_is_waited_for(store: Store) -> None:
+    mirror_all(store)
+    folder = store.run("0f")
+    with CurveWriter(folder.curve) as curve:
+        assert curve.rewind(0, 0)
+        for line in LINES:
+            curve.append(line)
+    holder = sqlite3.connect(store.mlflow_database)
+    holder.execute("BEGIN EXCLUSIVE")
+    mirror = MlflowMirror(uri(store), store, RECORD)
+    time.sleep(1.0)
+    holder.rollback()
+    holder.close()
+    mirror.close()
+    assert mirror.behind is None
+    assert_has_all(store)
+
+
+def test_an_mlflow_that_is_away_holds_nobody_up_and_names_no_secret(store: Store) -> None:
+    address = "http://somebody:hunter2@127.0.0.1:9/?token=tell"
+    mirror = MlflowMirror(address, store, RECORD)
+    started = time.monotonic()
+    for line in LINES:
+        mirror.add("0f", [line])
+    assert time.monotonic() - started < 1.0
+    mirror.close(15.0)
+    assert mirror.behind is not None
+    assert "hunter2" not in mirror.behind
+    assert "127.0.0.1:9" in mirror.behind
+    assert mirror_all(store).behind is None  # elsewhere, later: all of it
+    assert_has_all(store)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://ann:s%40cret@db:5432/mlflow?sslpassword=x1", "postgresql://db:5432/mlflow"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("http://host:5000", "http://host:5000"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(uri: str, shown: str) -> None:
+    assert redact(uri) == shown
+
+
+def test_an_error_is_shown_without_secrets() -> None:
+    uri = "postgresql://ann:s%40cret@db:5432/mlflow?sslpassword=x1"
+    text = hide_secrets(f"cannot reach {uri}: wrong password s@cret or s%40cret, sslpassword=x1", uri)
+    assert text == "cannot reach postgresql://db:5432/mlflow: wrong password *** or ***, ***"
+
+
+def test_a_writer_made_anew_knows_what_is_there(store: Store) -> None:
+    mirror_all(store)
+    writer = MlflowWriter(uri(store), RECORD)
+    assert writer.last_steps == {"0f": 20}
+    assert writer.states == {"0f": "FINISHED"}
