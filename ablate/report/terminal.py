@@ -62,7 +62,7 @@ def _build(report: Report, axes: tuple[str, ...], interval: str) -> Table:
     shown = Table(title=Text(table.caption), title_justify="left", caption=note, caption_justify="left", box=box.SIMPLE)
     shown.add_column(Text(table.header[0]), min_width=_NARROWEST)
     for name in table.header[1:]:
-        shown.add_column(Text(name), justify="right", no_wrap=True)
+        shown.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for row in table.rows:
         cells = (cell.removesuffix(" (no interval)").replace(" [", interval) for cell in row[1:])  # the note says why
         shown.add_row(Text(row[0]), *map(Text, cells))
