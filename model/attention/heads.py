@@ -84,36 +84,35 @@ class HeadAttention(Attention, ABC):
                 ["none"],
             )
 
+    def projected_features(self, config: ModelConfig) -> tuple[int, int, int]:
+        """The features of queries, keys and values."""
+        keys = self.key_heads(config) * self.qk_width(config)
+        return self.query_features(config), keys, self.kv_heads(config) * config.head_dim
+
     def notices(self, config: ModelConfig) -> tuple[str, ...]:
-        features, width = self.query_features(config), self.qk_width(config)
-        if features == config.d_model or self.query_heads(config) == config.n_heads == config.d_model // width:
+        queries, keys, values = self.projected_features(config)
+        if queries == config.d_model:
             return ()
-        more = (
-            features - config.d_model + self.key_heads(config) * width - self.kv_heads(config) * config.head_dim
-        ) * config.d_model
+        more = (queries - config.d_model + keys - values) * config.d_model
+        maps = f"{self.query_heads(config)} query heads of width {self.qk_width(config)}"
+        usual = f"heads of width {config.head_dim}"
         return (
-            f"{self.query_heads(config)} query heads of width {width} make {features} query features where d_model is "
-            f"{config.d_model}: {more:+,} query and key weights a layer against heads of width {config.head_dim}",
+            f"{maps} make {queries} query features where d_model is {config.d_model}: "
+            f"{more:+,} query and key weights a layer against {usual}",
         )
 
     def num_params(self, config: ModelConfig) -> int:
-        d, width = config.d_model, self.qk_width(config)
-        total = count_linear(config, d, self.query_features(config)) + count_linear(
-            config, d, self.key_heads(config) * width
-        )
-        total += count_linear(config, d, self.kv_heads(config) * config.head_dim) + count_linear(config, d, d)
-        return total + count_qk_norm(self.qk_norm, self.query_heads(config), width) + self.num_extra_params(config)
+        readers = sum(count_linear(config, config.d_model, n) for n in self.projected_features(config))
+        norm = count_qk_norm(self.qk_norm, self.query_heads(config), self.qk_width(config))
+        return readers + count_linear(config, config.d_model, config.d_model) + norm + self.num_extra_params(config)
 
     def flops_per_token(self, config: ModelConfig, context_length: int) -> int:
-        d, width = config.d_model, self.qk_width(config)
-        features = (
-            self.query_features(config) + self.key_heads(config) * width + self.kv_heads(config) * config.head_dim + d
-        )
         visible = float(context_length)
         if self.window is not None and self.window < context_length:
             visible = 2 * self.window - self.window**2 / context_length
-        core = self.called_heads(config) * (width + config.head_dim) * visible
-        return round(2 * d * features + core + self.extra_flops(config, visible))
+        linear = 2 * config.d_model * (sum(self.projected_features(config)) + config.d_model)
+        core = self.called_heads(config) * (self.qk_width(config) + config.head_dim) * visible
+        return round(linear + core + self.extra_flops(config, visible))
 
     def called_heads(self, config: ModelConfig) -> int:
         """The heads of the kernel call: one a map and value head."""

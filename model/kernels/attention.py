@@ -59,12 +59,16 @@ def attention(
 
 def choose(call: Call) -> tuple[str, str]:
     """The backend that "auto" means for a call, and why; flash is never chosen unmeasured, only asked for by name."""
-    is_gpu = call.q.device.type == "cuda"
+    if call.q.device.type != "cuda":
+        if call.softcap is not None:
+            return "math", "sdpa has no logit softcap, and flex no gradients on a CPU"
+        return "sdpa", "the fused kernel of a CPU"
+    is_whole = call.q.shape[1] == call.k.shape[1]  # while decoding, each length would be compiled anew
     if call.softcap is not None:
-        return ("flex" if is_gpu else "math"), "sdpa has no logit softcap"
-    if is_gpu and not call.deterministic:  # gradients of captured factors are summed in any order
+        return ("flex" if is_whole else "math"), "sdpa has no logit softcap"
+    if is_whole and not call.deterministic:  # gradients of captured factors are summed in any order
         if isinstance(call.bias, DecayBias):
             return "flex", "takes the factors of the bias, where sdpa needs all of it"
         if call.window is not None and call.window < call.k.shape[1] and call.bias is None:
             return "flex", "skips what the window hides, where sdpa computes and masks it"
-    return "sdpa", "the fastest measured wherever it computes the call"
+    return "sdpa", "the fastest measured for most shapes, and it computes all"

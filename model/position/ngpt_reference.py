@@ -46,7 +46,7 @@ class NGPTReference(Position):
     summary: ClassVar[str] = (
         "the public nGPT code's rotary function, which does not rotate; only to compare with its curves"
     )
-    paper: ClassVar[str] = "NVIDIA/ngpt at ed19eb2, issue 10; the paper's own code is another"
+    paper: ClassVar[str] = "NVIDIA/ngpt at ed19eb2; the paper's own code is another"
     equations: ClassVar[str] = (
         "out[2j] = -x[2j+1] b_j; out[2j+1] = x[2j] a_j; a, b halves of a table sin, cos, sin, cos, ..."
     )

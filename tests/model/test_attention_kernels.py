@@ -154,8 +154,11 @@ def test_flash_says_why_it_cannot() -> None:
     ("settings", "reason"),
     [
         ({}, "asked for by name"),
-        ({"attention": {"name": "standard", "logit_softcap": 2.0}, "backend": "auto"}, "sdpa has no logit softcap"),
-        ({"attention": "linear_ensemble", "backend": "auto"}, "the fastest measured wherever it computes the call"),
+        (
+            {"attention": {"name": "standard", "logit_softcap": 2.0}, "backend": "auto"},
+            "sdpa has no logit softcap, and flex no gradients on a CPU",
+        ),
+        ({"attention": "linear_ensemble", "backend": "auto"}, "the fused kernel of a CPU"),
     ],
 )
 def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason: str) -> None:
