@@ -37,7 +37,7 @@ TABLES: dict[str, Table[Any]] = {
         topology_axis.TABLE,
     )
 }
-Size = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]  # above it a typing error is likelier than a model
 
 
 def _default_d_ff(known: Mapping[str, Any]) -> int:

@@ -94,7 +94,7 @@ class Table(Generic[V]):
 
     def resolve(self, name: object) -> type[V]:
         """The config class behind a name. Raises ConfigError for a name that the table lacks."""
-        if name not in self.lines:
+        if not isinstance(name, str) or name not in self.lines:
             raise ConfigError("name", describe_unknown(name, self.lines, self.axis), self.lines)
         module, _, attribute = self.lines[str(name)].partition(":")
         found: type[V] = getattr(importlib.import_module(f".{module}", self.package), attribute)

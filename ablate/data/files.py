@@ -15,6 +15,7 @@ from typing import IO
 from ablate.errors import DataError
 
 ARCHIVES = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
+UNREADABLE = frozenset({".zst", ".zip", ".7z", ".lz4", ".br", ".rar", ".tgz", ".tar"})  # as text they would be noise
 
 SAMPLED_ABOVE_BYTES = 256 << 20
 SAMPLES = 256
@@ -23,7 +24,7 @@ SAMPLE_BYTES = 1 << 20
 
 def find_path(name: str, base: Path) -> Path | None:
     """The absolute path of a file or folder: relative names count from the working directory, else from `base`."""
-    path = Path(name).expanduser()
+    path = _expand(name)
     return next((root / path for root in _roots(base) if (root / path).exists()), None)
 
 
@@ -36,6 +37,10 @@ def find_files(patterns: Iterable[str], base: Path, key: str) -> tuple[Path, ...
     for path in found:
         if size_of(path) == 0:
             raise DataError(f"{key}: {path} is empty")
+        if path.suffix.lower() in UNREADABLE:
+            raise DataError(
+                f"{key}: {path}: archives of this kind are not read (legal: {', '.join(ARCHIVES)}, or plain text)"
+            )
     return tuple(dict.fromkeys(found))
 
 
@@ -46,12 +51,20 @@ def _match(pattern: str, base: Path, key: str) -> list[Path]:
     if path is not None:
         return [Path(os.path.normpath(path))]
     for root in _roots(base):
-        names = glob.glob(str(Path(glob.escape(str(root))) / Path(pattern).expanduser()), recursive=True)  # noqa: PTH207
+        names = glob.glob(str(Path(glob.escape(str(root))) / _expand(pattern)), recursive=True)  # noqa: PTH207
         files = sorted(Path(os.path.normpath(name)) for name in names if Path(name).is_file())
         if files:
             return files
     places = " or ".join(str(root) for root in dict.fromkeys(_roots(base)))
     raise DataError(f"{key}: {pattern} names no file in {places}; it would have to be a text file or a glob of some")
+
+
+def _expand(name: str) -> Path:
+    """`~` and `~user` as the home they stand for; a user that does not exist is part of the name."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def _roots(base: Path) -> tuple[Path, Path]:
@@ -82,11 +95,16 @@ def digest_of(path: Path) -> str:
         return digest.hexdigest()
 
 
+def decoding_of(path: Path) -> str | None:
+    """The module that decompresses the file, by its suffix; None for plain bytes."""
+    return ARCHIVES.get(path.suffix.lower())
+
+
 @contextmanager
 def open_file(path: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, decompressed where its suffix says so. Raises `DataError` where it cannot be read."""
     with reading(path):
-        if module := ARCHIVES.get(path.suffix):
+        if module := decoding_of(path):
             stream: IO[bytes] = importlib.import_module(module).open(path)
         else:
             stream = path.open("rb")

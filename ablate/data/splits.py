@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablate.data.files import digest_of, find_files, find_path, size_of
+from ablate.data.files import decoding_of, digest_of, find_files, find_path, size_of
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
 
@@ -41,9 +41,9 @@ class Split:
 def split_files(config: DataConfig, base: Path) -> Split:
     """The splits of a corpus; relative paths count from the working directory, else from `base`.
 
-    python-stdlib: files by a hash of their relative path. text: as `validation_path` says (a file that it names is left
-    out of training); without it several files by the hash of their content, so that two copies of one text never stand
-    on both sides, and a single one by cutting off its tail. bin: nanoGPT's two files.
+    python-stdlib: files by a hash of their relative path. text: as `validation_path` says (a file that it names, or a
+    copy of one, is left out of training); without it several files by the hash of their content, so that two copies of
+    one text never stand on both sides, and a single one by cutting off its tail. bin: nanoGPT's two files.
     Raises `DataError` where files are missing, unreadable, or leave a split empty.
     """
     if config.source == "python-stdlib":
@@ -53,11 +53,12 @@ def split_files(config: DataConfig, base: Path) -> Split:
     paths = find_files(config.path, base, "data.path")
     if config.validation_path:
         kept = find_files(config.validation_path, base, "data.validation_path")
-        real = {path.resolve() for path in kept}
-        train = _digest([path for path in paths if path.resolve() not in real])
+        validation = _digest(kept)
+        known = {file.digest for file in validation}
+        train = tuple(file for file in _digest(paths) if file.digest not in known)
         if not train:
             raise DataError("data.validation_path names every file of data.path: nothing is left to train on")
-        return Split(train, _digest(kept))
+        return Split(train, validation)
     files = _digest(paths)
     if len(files) == 1:
         return Split(files, (), tail=config.validation_fraction)
@@ -121,4 +122,5 @@ def _find_bin(name: str, base: Path) -> Split:
 
 
 def _digest(paths: Sequence[Path]) -> tuple[File, ...]:
-    return tuple(File(path, digest_of(path)) for path in paths)
+    """What is decompressed holds other tokens than the same bytes read as they are, so the digest tells them apart."""
+    return tuple(File(path, f"{decoding_of(path) or ''}{digest_of(path)}") for path in paths)

@@ -146,7 +146,7 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
         if folder is not None and all((folder / name).is_file() for name in names):
             try:
                 return GPT2Tokenizer(read(*(folder / name for name in names)))
-            except (OSError, ValueError, KeyError, binascii.Error) as error:
+            except (OSError, ValueError, TypeError, AttributeError, KeyError, binascii.Error) as error:
                 files = " and ".join(str(folder / name) for name in names)
                 raise DataError(f"{files}: no vocabulary of GPT-2: {error}") from None
     raise DataError(f"data.tokenizer_path: {config.tokenizer_path}: it would have to be {wanted}")

@@ -20,6 +20,9 @@ from ablate.study.source import Path
 
 Assignment = Mapping[str, "Level"]
 
+MAX_ARMS = 100_000
+RECIPE = frozenset({"train.weight_decay", "train.warmup_steps"})
+
 
 @dataclass(frozen=True, eq=False)
 class Level:
@@ -68,6 +71,7 @@ def expand(study: Study, names: Names) -> Expansion:
 class _Expander:
     def __init__(self, study: Study, names: Names) -> None:
         self.study, self.names = study, names
+        self._check_axes()
         self.axes = {axis: self._read_levels(axis) for axis in study.matrix}
         self.conditions = {
             axis: self.compile(text, ("conditions", axis))
@@ -81,7 +85,12 @@ class _Expander:
         self.base_environment = names.base_environment(study)
 
     def expand(self) -> Expansion:
-        found = list({self._key(arm): arm for arm in self._designed()}.values())
+        arms_by_key: dict[tuple[tuple[str, int], ...], Assignment] = {}
+        for arm in self._designed():
+            arms_by_key.setdefault(self._key(arm), arm)
+            if len(arms_by_key) > MAX_ARMS:
+                raise self.study.refuse(("matrix",), f"there are more than {MAX_ARMS:,} arms, exclusions aside")
+        found = list(arms_by_key.values())
         excluded = [0] * len(self.exclusions)
         arms = []
         for arm in found:
@@ -115,11 +124,18 @@ class _Expander:
         where = place if place == ("compare_within",) else (*place, axis)
         raise self.study.refuse(where, f"{axis!r} is no axis of the matrix{suggest(axis, self.axes)}")
 
+    def _check_axes(self) -> None:
+        paths: dict[str, str] = {}
+        for axis in self.study.matrix:
+            try:
+                self.names.check_axis(axis)
+            except ValueError as error:
+                raise self.study.refuse(("matrix", axis), str(error)) from None
+            twin = paths.setdefault(self.names.path(axis), axis)
+            if twin != axis:
+                raise self.study.refuse(("matrix", axis), f"{axis!r} and {twin!r} are the same axis")
+
     def _read_levels(self, axis: str) -> tuple[Level, ...]:
-        try:
-            self.names.check_axis(axis)
-        except ValueError as error:
-            raise self.study.refuse(("matrix", axis), str(error)) from None
         levels = [self._read_level(axis, index, value) for index, value in enumerate(self.study.matrix[axis])]
         labels = [display(level.label) for level in levels]
         for index, label in enumerate(labels):
@@ -142,6 +158,10 @@ class _Expander:
             overrides = {self.names.override_path(axis, name, key): setting for key, setting in extra.items()}
         except ValueError as error:
             raise self.study.refuse(place, str(error)) from None
+        for path in overrides:
+            other = self.names.axis_of(path, self.study.matrix)
+            if other is not None:
+                raise self.study.refuse(place, f"{path!r} is set by the axis {other!r}: a level cannot set it too")
         if label is None and extra:
             label = f"{display(name)}({', '.join(f'{key}={display(setting)}' for key, setting in extra.items())})"
         return Level(axis, index, name, name if label is None else label, overrides)
@@ -219,7 +239,10 @@ class _Expander:
             yield from self._cross({})
             return
         named = {axis: level for axis, level in self.baseline.items() if axis not in self.within}
-        yield from self._cross(named)
+        baselines = list(self._cross(named))
+        yield from baselines
+        # An axis that does not exist for the baseline has no level there from which to differ: it is crossed.
+        named = {axis: level for axis, level in named.items() if any(axis in arm for arm in baselines)}
         if self.study.design == "one_at_a_time":
             for axis, level in named.items():
                 for other in self.axes[axis]:
@@ -286,6 +309,11 @@ class _Expander:
                 continue
             level = self.baseline.get(axis) if axis not in self.within else None
             level = level or arm.get(axis)
+            if level is None and axis in self.within:
+                raise self.study.refuse(
+                    ("compare_within",),
+                    f"the axis {axis!r} exists for the baseline but not for the arm {arm_name(arm)}",
+                )
             if level is None:
                 raise self.study.refuse(
                     ("baseline",),
@@ -307,6 +335,8 @@ def compile_predicate(
         predicate = Predicate(text)
         for name in predicate.names:
             names.check_name(name, axes)
+            if names.axis_of(name, axes) is None and name in RECIPE and getattr(study.train, name[6:]) is None:
+                raise ValueError(f"{name} differs from arm to arm as its normalization brings it: set it under `train`")
         for name, value in predicate.literals:
             axis = names.axis_of(name, axes)
             names.check_literal(name, value, [level.name for level in axes[axis]] if axis is not None else [])

@@ -34,6 +34,8 @@ def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelCo
         return arm
     start = max(STEP, arm.d_ff // STEP * STEP)
     first, second = (size(_with_d_ff(arm, width)) for width in (start, start + STEP))
+    if second == first:
+        raise MatchError(f"cannot be matched in {match}: its size does not depend on d_ff")
     steps = round((target - first) / (second - first))
     matched = _with_d_ff(arm, max(STEP, start + steps * STEP))
     difference = size(matched) / target - 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from ablate.errors import suggest
 from ablate.study.schema import Study, TrainConfig
+from ablate.study.source import Path
 
 SHORT_NAMES: Mapping[str, str] = {
     "attention": "model.attention.name",
@@ -19,10 +20,16 @@ ROOTS = ("model", "train")
 
 
 class Names:
-    """The legal names. `variants` is `ablate_model.variants()`, `model_fields` the fields of its config."""
+    """The legal names. `variants` is `ablate_model.variants()`, `model_defaults` the fields of its config."""
 
-    def __init__(self, variants: Mapping[str, Mapping[str, Any]], model_fields: Sequence[str]) -> None:
-        self.variants, self.model_fields = variants, tuple(model_fields)
+    def __init__(self, variants: Mapping[str, Mapping[str, Any]], model_defaults: Mapping[str, Any]) -> None:
+        self.variants, self.model_fields = variants, tuple(model_defaults)
+        self._defaults = {
+            f"model.{name}": value
+            for name, value in model_defaults.items()
+            if isinstance(value, str | int | float | bool)
+        }
+        self._defaults |= {f"model.{component}.name": next(iter(table)) for component, table in variants.items()}
         self._known: dict[str, tuple[str, ...]] = {}
 
     @cached_property
@@ -115,6 +122,15 @@ class Names:
                 return f"{root}.{key}"
         raise ValueError(f"unknown key {key!r}{suggest(key, (*knobs, *self.model_fields))}")
 
+    def spread(self, key: str, value: Any, place: Path) -> Iterator[tuple[str, Any, Path]]:
+        """(dotted path, value, place) of a setting: a component given as a mapping is a name and its knobs."""
+        path = self.path(key)
+        if isinstance(value, Mapping) and path in self._components.values():
+            for knob, setting in value.items():
+                yield f"{path.removesuffix('.name')}.{knob}", setting, place
+        else:
+            yield path, value, place
+
     def axis_of(self, name: str, axes: Mapping[str, Any]) -> str | None:
         """The axis that a name in an expression reads, or None where it reads a fixed value."""
         if name in axes:
@@ -124,7 +140,7 @@ class Names:
 
     def base_environment(self, study: Study) -> dict[str, Any]:
         """The values that no axis varies, by dotted path and by short name."""
-        values: dict[str, Any] = {}
+        values = dict(self._defaults)
 
         def flatten(prefix: str, tree: Mapping[str, Any]) -> None:
             for key, value in tree.items():
@@ -138,15 +154,15 @@ class Names:
 
         flatten("model", study.model)
         flatten("train", study.train.model_dump())
-        for short, path in SHORT_NAMES.items():
-            values.setdefault(short, values.get(path))
+        for name in (*SHORT_NAMES, *self._components):
+            values[name] = values.get(self.path(name))
         return values
 
     def environment(
         self, base: Mapping[str, Any], axes: Mapping[str, Any], arm: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         """What an expression sees of an arm; an axis that does not exist for it is None."""
-        values = _Lenient(base)
+        values = _Values(self, base)
         for axis in axes:
             level = arm.get(axis)
             if level is not None and level.overrides:
@@ -165,8 +181,16 @@ class Names:
         return self._known[axis]
 
 
-class _Lenient(dict[str, Any]):
-    """A path that an arm leaves at its default is None in an expression."""
+class _Values(dict[str, Any]):
+    """A knob that an arm leaves alone has its variant's default in an expression; what nobody has is None."""
 
-    def __missing__(self, key: str) -> None:
-        return None
+    def __init__(self, names: Names, base: Mapping[str, Any]) -> None:
+        super().__init__(base)
+        self.names = names
+
+    def __missing__(self, key: str) -> Any:
+        _, component, *knob = (*self.names.path(key).split("."), "", "")
+        knob = [part for part in knob if part]
+        variant = self.names.variants.get(component, {}).get(self.get(f"model.{component}.name"))
+        known = variant["knobs"].get(".".join(knob)) if variant else None
+        return known["default"] if known else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ablate.data import CorpusInfo, check_length
+from ablate.errors import DataError
 from ablate.plan.estimate import run_seconds, study_seconds
 from ablate.plan.expand import Assignment, Expansion, arm_name, expand
 from ablate.plan.identity import arm_identity, run_id
@@ -16,8 +18,6 @@ from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.schema import Study, TrainConfig
 from ablate_model import ModelConfig, variants
-
-MAX_ARMS = 100_000
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,16 @@ def build_plan(study: Study, corpus: CorpusInfo) -> Plan:
     Raises `GridError` for whatever cannot work, naming the place in the grid, and `DataError` where the corpus is
     shorter than a context.
     """
-    names = Names(variants(), tuple(ModelConfig.model_fields))
+    names = Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
     expansion = expand(study, names)
-    if len(expansion.arms) > MAX_ARMS:
-        raise study.refuse(("matrix",), f"{len(expansion.arms):,} arms are more than {MAX_ARMS:,}; leave some out")
     resolver = Resolver(study, names, expansion.axes, corpus)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
     for length in {config.model.context_length for config in resolved}:
-        check_length(corpus, length)
+        try:
+            check_length(corpus, length)
+        except DataError as error:
+            axis = next((axis for axis in study.matrix if names.path(axis) == "model.context_length"), None)
+            raise study.refuse(("matrix", axis) if axis else ("model", "context_length"), str(error)) from None
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
     arms, merged = _name_arms(study, expansion, resolved, corpus)
@@ -141,6 +143,13 @@ def _name_arms(
     for index, identity in enumerate(identities):
         first.setdefault(identity, index)
     arms, merged = [], []
+    for label, count in Counter(
+        label for index, label in enumerate(labels) if first[identities[index]] == index
+    ).items():
+        if count > 1:
+            raise study.refuse(
+                ("matrix",), f"{count} different arms would be named {label}: give their levels other labels"
+            )
     for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True)):
         stands_for = first[identities[index]]
         if stands_for != index:

@@ -56,7 +56,7 @@ class Resolver:
             for key in rule.set:
                 self._check_rule_key(index, key)
         for component in names.variants:
-            self._check_base_knobs(component)
+            self._check_base(component)
 
     @property
     def notices(self) -> list[str]:
@@ -74,6 +74,7 @@ class Resolver:
         settings = list(self._settings(arm))
         # A component's name comes before its knobs, which belong to the variant of that name.
         for path, value, place in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
+            self._check_free(path, places.get(path), place)
             places[path] = place
             root, *parts = path.split(".")
             if root == "train":
@@ -99,7 +100,13 @@ class Resolver:
             if self._holds(rule, environment, index):
                 self.used[index] = True
                 for key, value in self.study.rules[index].set.items():
-                    yield self.names.path(key), value, ("rules", index, "set", key)
+                    yield from self.names.spread(key, value, ("rules", index, "set", key))
+
+    def _check_free(self, path: str, taken: Path | None, place: Path) -> None:
+        """A later rule wins over an earlier one, but a level says what the arm is: nothing else may change that."""
+        if taken is not None and taken[0] == "matrix":
+            level = self.axes[str(taken[1])][int(taken[2])]
+            raise self.study.refuse(place, f"the level {level.text} sets {path} too")
 
     def _holds(self, rule: Predicate, environment: Mapping[str, Any], index: int) -> bool:
         try:
@@ -118,9 +125,11 @@ class Resolver:
                 place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead"
             )
 
-    def _check_base_knobs(self, component: str) -> None:
+    def _check_base(self, component: str) -> None:
         """A knob of the base goes to the variants that have it, so one that none has must be told here."""
-        base = self.study.model.get(component)
+        base = self.study.model.get(component, {})
+        if not isinstance(base, str | dict):
+            raise self.study.refuse(("model", component), f"expected a name, or a mapping with a name, got {base!r}")
         for knob in base if isinstance(base, dict) else ():
             if knob not in ("name", "version"):
                 try:

@@ -41,7 +41,7 @@ def study_name(path: str | FilePath) -> str:
     """The name alone, for the commands that look at what a study left behind."""
     data, source = _read(FilePath(path))
     name = data.get("study")
-    if not isinstance(name, str) or not re.match(STUDY_NAME, name):
+    if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
         raise GridError(f"{source.locate(('study',))}: {_NAME_RULE}, got {name!r}")
     return name
 

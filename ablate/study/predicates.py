@@ -52,10 +52,15 @@ class Predicate:
         if not isinstance(text, str) or len(text) > MAX_LENGTH:
             raise PredicateError(f"an expression is text of at most {MAX_LENGTH} characters")
         try:
-            tree = ast.parse(text.strip(), mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise PredicateError(f"{text!r} does not parse: {getattr(error, 'msg', error)}") from None
-        self._evaluate = self._compile(tree.body)
+            self._evaluate = self._compile(ast.parse(text.strip(), mode="eval").body)
+        except (RecursionError, MemoryError):
+            raise PredicateError(f"{text[:40]!r}... is nested too deeply") from None
+        except SyntaxError as error:
+            raise PredicateError(f"{text!r} does not parse: {error.msg}") from None
+        except ValueError as error:
+            raise (
+                error if isinstance(error, PredicateError) else PredicateError(f"{text!r} does not parse: {error}")
+            ) from None
 
     def __call__(self, environment: Environment) -> bool:
         """Whether it holds. An axis that does not exist in the arm is None: it equals nothing and orders with nothing.
@@ -103,9 +108,7 @@ class Predicate:
 
         def compare(environment: Environment) -> bool:
             values = [term(environment) for term in terms]
-            return all(
-                self._holds(op, *pair) for op, pair in zip(node.ops, pairwise(values), strict=True)
-            )
+            return all(self._holds(op, *pair) for op, pair in zip(node.ops, pairwise(values), strict=True))
 
         return compare
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema, 
 from ablate.errors import DataError, GridError
 from ablate.study.source import Path, Source
 
+MAX_SEEDS = 10_000
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 # What the file may hold where the model holds a tuple: one value, or a list of them.
@@ -81,7 +82,13 @@ KNOBS: Mapping[tuple[str, str], frozenset[str]] = {
 }
 
 
-class TrainConfig(Frozen):
+class Strict(Frozen):
+    """Also strict about types: 100.0 and "100" are no number of steps."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class TrainConfig(Strict):
     """One run's training. `None` stands for the default that the arm's normalization brings (its paper's recipe)."""
 
     steps: int = Field(gt=0, description="optimizer steps")
@@ -147,7 +154,7 @@ class Rule(Frozen):
     set: dict[str, Any] = Field(min_length=1)
 
 
-class Resources(Frozen):
+class Resources(Strict):
     """What one run takes. Without it: one GPU where there is one, else one CPU."""
 
     cpus: int | None = Field(None, gt=0, description="CPU cores, which are also the run's threads")
@@ -181,18 +188,29 @@ class Study(Frozen):
 
     _source: Source = PrivateAttr(default_factory=Source)
 
+    @field_validator("study")
+    @classmethod
+    def _is_free(cls, value: str) -> str:
+        if value.startswith("mlflow."):
+            raise ValueError(f"{value!r} is kept for MLflow's database, which stands beside the studies")
+        return value
+
     @field_validator("seeds", mode="before")
     @classmethod
     def _count_to_list(cls, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
+            if value > MAX_SEEDS:
+                raise ValueError(
+                    f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is seeds: [{value}]"
+                )
             return tuple(range(value))
         return value
 
     @field_validator("seeds")
     @classmethod
     def _are_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or min(value) < 0 or len(set(value)) != len(value):
-            raise ValueError("seeds is a number of at least 1, or a list of distinct numbers of at least 0")
+        if not value or min(value) < 0 or max(value) >= 2**63 or len(set(value)) != len(value):
+            raise ValueError("seeds is a number of at least 1, or a list of distinct numbers from 0 to 2^63 - 1")
         return value
 
     @field_validator("matrix")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -83,7 +84,13 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
 
     Raises `GridError` for a syntax error, an unknown tag, a key that stands twice, or a file that expands without end.
     """
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise GridError(
+            f"{file}:{line}: this is not valid YAML: the character {chr(error.character)!a} is not text"
+        ) from None
     try:
         node = loader.get_single_node()
         reader = _Reader(loader, file)
@@ -117,7 +124,19 @@ class _Reader:
             return self._read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(child, (*path, index)) for index, child in enumerate(node.value)]
-        return self.loader.construct_object(node)
+        return self._read_scalar(node)
+
+    def _read_scalar(self, node: yaml.Node) -> Any:
+        line = node.start_mark.line + 1
+        try:
+            value = self.loader.construct_object(node)
+        except (ValueError, KeyError):
+            raise GridError(
+                f"{self.file}:{line}: this is not valid YAML: {node.value[:40]!r} is no {node.tag[18:]}"
+            ) from None
+        if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in value):
+            raise GridError(f"{self.file}:{line}: {ascii(value)[:60]} holds a character that is not text")
+        return value
 
     def _read_mapping(self, node: yaml.MappingNode, path: Path) -> dict[Hashable, Any]:
         written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
@@ -127,7 +146,7 @@ class _Reader:
         self.loader.flatten_mapping(node)
         result: dict[Hashable, Any] = {}
         for key, child in node.value:
-            name = self.loader.construct_object(key)
+            name = self._read_scalar(key) if isinstance(key, yaml.ScalarNode) else None
             if not isinstance(name, str | int | float | bool):
                 raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key is a word, not {key.value!r}")
             name = name if isinstance(name, str) else key.value

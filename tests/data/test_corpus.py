@@ -246,3 +246,40 @@ def test_a_corpus_shorter_than_a_context_is_refused():
         check_length(info, 33)
     with pytest.raises(DataError, match="training split has 100 tokens"):
         check_length(info, 100)
+
+
+def test_bytes_read_as_they_are_do_not_share_the_hash_of_their_decompressed_twin(tmp_path: Path) -> None:
+    text = b"the quick brown fox jumps over the lazy dog\n" * 50
+    packed, renamed = tmp_path / "a.txt.gz", tmp_path / "a.dat"
+    packed.write_bytes(gzip.compress(text))
+    renamed.write_bytes(packed.read_bytes())
+    infos = [
+        prepare(DataConfig(source="text", path=(str(path),)), tmp_path, tmp_path / "shards").info
+        for path in (packed, renamed)
+    ]
+    assert infos[0].hash != infos[1].hash
+    assert sum((infos[0].n_train_tokens, infos[0].n_validation_tokens)) == len(text)
+
+
+def test_a_copy_of_a_validation_file_is_left_out_of_training(tmp_path: Path) -> None:
+    for name, letter in (("a.txt", "a"), ("b.txt", "b"), ("copy.txt", "b")):
+        (tmp_path / name).write_text(letter * 100)
+    config = DataConfig(
+        source="text",
+        path=(str(tmp_path / "a.txt"), str(tmp_path / "copy.txt")),
+        validation_path=(str(tmp_path / "b.txt"),),
+    )
+    corpus = prepare(config, tmp_path, tmp_path / "shards")
+    assert set(bytes(corpus.train)) == {ord("a")}
+
+
+@pytest.mark.parametrize("name", ["x.zst", "x.ZIP", "x.tar"])
+def test_an_archive_that_is_not_read_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"noise" * 100)
+    with pytest.raises(DataError, match=r"\.gz, \.bz2, \.xz"):
+        describe(DataConfig(source="text", path=(name,)), tmp_path)
+
+
+def test_a_home_that_does_not_exist_is_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nobody-of-that-name"):
+        describe(DataConfig(source="text", path=("~nobody-of-that-name/x",)), tmp_path)

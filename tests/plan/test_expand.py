@@ -224,6 +224,27 @@ def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid
             {"rules": [{"when": "attention == 'standard'", "set": {"train.steps": -3}}]},
             ["rules.0.set.train.steps", "greater"],
         ),
+        ({"matrix": {"train.steps": [1e1]}, "baseline": {}}, ["matrix.train.steps.0", "integer", "10.0"]),
+        (
+            {"matrix": {"attention": [["standard"], "differential"]}, "baseline": {}},
+            ["matrix.attention.0", "['standard']"],
+        ),
+        ({"matrix": {"attention": ["standard"], "model.attention": ["standard"]}, "baseline": {}}, ["the same axis"]),
+        (
+            {"matrix": {"attention": ["standard", {"name": "differential", "n_heads": 1}], "model.n_heads": [1, 2]}},
+            ["matrix.attention.1", "'model.n_heads'"],
+        ),
+        (
+            {
+                "matrix": {"attention": ["standard", {"name": "differential", "train.learning_rate": 0.5}]},
+                "rules": [{"when": "attention == 'differential'", "set": {"train.learning_rate": 0.1}}],
+            },
+            ["rules.0.set.train.learning_rate", "attention=differential(train.learning_rate=0.5)"],
+        ),
+        ({"exclude": ["train.weight_decay > 0.01"]}, ["exclude.0", "set it under `train`"]),
+        ({"exclude": ["a" + ".a" * 990]}, ["exclude.0"]),
+        ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "attention": 3}}, ["model.attention", "3"]),
+        ({"matrix": {"model.n_heads": list(range(1, 400)), "model.n_layers": list(range(1, 400))}}, ["100,000"]),
         ({"matrix": {"train.schedule": ["cosin"]}, "baseline": {}}, ["matrix.train.schedule.0", "'cosine'"]),
         ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2}}, ["context_length"]),
         (
@@ -251,8 +272,60 @@ def test_a_knob_that_only_some_variants_have_asks_for_a_condition(plan_grid: Pla
 
 
 def test_a_corpus_shorter_than_a_context_is_refused(write_grid: Callable[..., Path]) -> None:
-    from ablate.errors import DataError
-
     study = load_study(write_grid(matrix={"context_length": [16, 4096]}, baseline={}))
-    with pytest.raises(DataError, match="4096"):
+    with pytest.raises(GridError, match=r"matrix\.context_length: .*4096"):
         build_plan(study, CorpusInfo("c0ffee", 100_000, 1000, 256))
+
+
+def test_different_arms_of_one_name_are_refused(plan_grid: PlanGrid) -> None:
+    message = refusal(
+        plan_grid,
+        matrix={
+            "attention": [
+                "differential",
+                {"name": "standard", "label": "differential,model.attention.lambda_init=0.5"},
+            ],
+            "model.attention.lambda_init": [0.5],
+        },
+        conditions={"model.attention.lambda_init": "attention == 'differential'"},
+        baseline=None,
+    )
+    assert "2 different arms" in message
+
+
+def test_defaults_can_be_read_in_expressions(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(
+        matrix={"normalization": ["prenorm", "ngpt"]},
+        baseline=None,
+        exclude=["attention == 'standard' and normalization == 'ngpt' and model.mlp == 'swiglu'"],
+        rules=[{"when": "model.attention.n_kv_heads == None", "set": {"train.grad_clip": 0.5}}],
+    )
+    assert names(plan) == ["normalization=prenorm"]
+    assert plan.arms[0].train.grad_clip == 0.5
+
+
+def test_a_rule_may_set_a_whole_component(plan_grid: PlanGrid) -> None:
+    plan = plan_grid(
+        matrix={"attention": ["standard", "differential"]},
+        baseline=None,
+        rules=[
+            {"when": "attention == 'differential'", "set": {"model.normalization": {"name": "ngpt", "update": "slerp"}}}
+        ],
+    )
+    assert [arm.model.normalization.name for arm in plan.arms] == ["prenorm", "ngpt"]
+    assert plan.arms[1].model.normalization.update == "slerp"
+
+
+def test_an_axis_that_the_baseline_lacks_is_crossed_one_at_a_time(plan_grid: PlanGrid) -> None:
+    axis = "model.attention.lambda_init"
+    plan = plan_grid(
+        matrix={"attention": ["standard", "differential"], axis: [0.5, 0.8]},
+        conditions={axis: "attention == 'differential'"},
+        baseline=None,
+        design="one_at_a_time",
+    )
+    assert names(plan) == [
+        "attention=standard",
+        f"attention=differential,{axis}=0.5",
+        f"attention=differential,{axis}=0.8",
+    ]
