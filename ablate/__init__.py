@@ -1,3 +1,17 @@
-"""ablate: declare an ablation study, train it, and learn whether the change helps, by how much, and how surely."""
+"""ablate: declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.
+
+`ablate.load("runs/NAME")` gives a notebook the curves, speed-ups and effects of a study.
+"""
+
+from typing import Any
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load":  # imported when asked for: pandas takes a second
+        from ablate.report import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
