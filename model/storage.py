@@ -29,8 +29,12 @@ def save(model: GPT, folder: Path) -> None:
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> GPT:
-    """The model that `save` wrote. Raises ConfigError for a configuration or weights that do not fit this code."""
-    model = GPT(ModelConfig.parse(_read_json(folder / CONFIG)))
+    """The model that `save` wrote, or that a training run left with its configuration under the key "model".
+
+    Raises ConfigError for a configuration or weights that do not fit this code.
+    """
+    described = _read_json(folder / CONFIG)
+    model = GPT(ModelConfig.parse(described.get("model", described)))
     _fill(model, load_file(folder / WEIGHTS), folder / WEIGHTS)
     return model.to(device)
 

@@ -22,8 +22,20 @@ ARROWS = {
     "execution": {"study", "data", "plan", "training", "tracking", "ablate_model"},
     "analysis": {"study", "tracking"},
     "report": {"analysis", "tracking"},
+    "evaluation": {"study", "data", "tracking", "ablate_model"},
     "screens": {"plan", "execution", "tracking"},
-    "cli": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "screens", "ablate_model"},
+    "cli": {
+        "study",
+        "data",
+        "plan",
+        "execution",
+        "tracking",
+        "analysis",
+        "report",
+        "evaluation",
+        "screens",
+        "ablate_model",
+    },
     "__main__": {"cli"},
 }
 ROOMS = [name for name in ARROWS if (ROOT / "ablate" / name).is_dir()]

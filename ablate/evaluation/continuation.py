@@ -1,0 +1,71 @@
+"""A prompt continued by the model that a run left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from ablate_model import GPT, ConfigError, Sampling, generate, load
+
+from ablate.data import Tokenizer, load_tokenizer
+from ablate.errors import RecordError, suggest
+from ablate.study.schema import DataConfig
+from ablate.tracking.store import RunFolder, Store
+
+
+def find_run(name: str, runs: Path) -> RunFolder:
+    """The run whose folder `name` is, or whose id begins with it among all studies under `runs`.
+
+    Raises `RecordError` where there is none, or more than one.
+    """
+    if (Path(name) / "config.json").is_file():
+        return RunFolder(Path(name))
+    folders = sorted(path.parent for path in runs.glob("*/*/config.json"))
+    found = {folder.name: folder for folder in folders if name and folder.name.startswith(name)}
+    if len(found) == 1:
+        return RunFolder(next(iter(found.values())))
+    if found:
+        raise RecordError(f"{name}: more than one run begins so: {', '.join(found)}")
+    raise RecordError(f"{name}: no such run under {runs}{suggest(name, dict.fromkeys(f.name for f in folders[:12]))}")
+
+
+def continue_prompt(
+    run: RunFolder, prompt: str, max_new_tokens: int, sampling: Sampling, *, stop: str = "", seed: int = 0
+) -> str:
+    """The prompt and what the run's model makes of it, up to the text `stop` or `max_new_tokens` tokens.
+
+    An empty prompt stands for the beginning of a document. Raises `RecordError` where the run has no weights yet or
+    they do not fit the code, `DataError` where its tokenizer's vocabulary is gone.
+    """
+    if not run.weights.is_file():
+        state = run.read_status().state
+        raise RecordError(f"{run.path}: has no weights (it is {state}; they are kept once a run has finished)")
+    tokenizer = _load_tokenizer(run)
+    model = _load_model(run)
+    ids = [int(token) for token in tokenizer.encode(prompt)] or [tokenizer.separator]
+    stops = [int(token) for token in tokenizer.encode(stop)]
+    device = next(model.parameters()).device
+    out = generate(
+        model,
+        torch.tensor([ids], device=device),
+        max_new_tokens,
+        sampling=sampling,
+        stop=stops if len(stops) == 1 else (),  # a longer one is looked for in the text
+        seed=seed,
+    )
+    text = tokenizer.decode(out[0, len(ids) :].tolist())
+    return prompt + (text.partition(stop)[0] if stop else text)
+
+
+def _load_model(run: RunFolder) -> GPT:
+    try:
+        return load(run.path, "cuda" if torch.cuda.is_available() else "cpu")
+    except (ConfigError, OSError, ValueError) as error:
+        raise RecordError(f"{run.path}: its model cannot be loaded: {error}") from None
+
+
+def _load_tokenizer(run: RunFolder) -> Tokenizer:
+    declared: dict[str, Any] = dict(Store(run.path.parent).read_study().data)
+    known = {key: value for key, value in declared.items() if key in DataConfig.model_fields}
+    return load_tokenizer(DataConfig.model_validate(known), run.path.parent)

@@ -1,0 +1,77 @@
+"""A prompt continued by the model of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ablate.errors import RecordError
+from ablate.evaluation.continuation import continue_prompt, find_run
+from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
+from ablate.tracking.store import RunFolder, Store
+from ablate_model import GPT, ModelConfig, Sampling, save
+
+GREEDY = Sampling(temperature=0)
+CONFIG = ModelConfig(d_model=16, n_layers=1, n_heads=2, vocab_size=256, context_length=16, normalization="ngpt")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A finished run of an untrained model, as a worker would leave it."""
+    store = Store(tmp_path / "runs" / "study")
+    arm = ArmRecord("a", {}, {}, "a", CONFIG.num_params(), CONFIG.flops_per_token(), 1, 64)
+    data = {"source": "python-stdlib", "tokenizer": "bytes", "hash": "c0ffee"}
+    store.write_study(
+        StudyRecord("study", "?", "full", "none", (), {}, {}, data, {}, (arm,), (RunRecord("0f1e", "a", 0),), "0")
+    )
+    folder = store.run("0f1e")
+    save(GPT(CONFIG), folder.path)
+    folder.config.write_text(json.dumps({"model": CONFIG.to_dict(), "seed": 0}))
+    folder.write_status(Status("finished"))
+    return folder
+
+
+def test_the_prompt_is_continued_the_same_way_each_time(run: RunFolder) -> None:
+    text = continue_prompt(run, "def f(", 20, GREEDY)
+    assert text.startswith("def f(")
+    assert len(text) > len("def f(")
+    assert continue_prompt(run, "def f(", 20, GREEDY) == text
+    sampled = {continue_prompt(run, "def f(", 20, Sampling(), seed=seed) for seed in range(3)}
+    assert len(sampled) == 3
+
+
+def test_an_empty_prompt_is_the_beginning_of_a_document(run: RunFolder) -> None:
+    assert len(continue_prompt(run, "", 5, GREEDY)) > 0
+
+
+def test_what_follows_the_stop_is_cut_off(run: RunFolder) -> None:
+    whole = continue_prompt(run, "x", 30, Sampling(), seed=1)[1:]
+    for stop in (whole[4], whole[4:6]):
+        assert continue_prompt(run, "x", 30, Sampling(), seed=1, stop=stop) == "x" + whole.partition(stop)[0]
+
+
+def test_a_run_is_found_by_folder_and_by_the_beginning_of_its_id(run: RunFolder) -> None:
+    runs = run.path.parents[1]
+    assert find_run(str(run.path), runs) == run
+    assert find_run("0f", runs).path == run.path
+    with pytest.raises(RecordError, match="no such run"):
+        find_run("ff", runs)
+    with pytest.raises(RecordError, match="no such run"):
+        find_run("", runs)
+    (runs / "study" / "0f22").mkdir()
+    (runs / "study" / "0f22" / "config.json").write_text("{}")
+    with pytest.raises(RecordError, match="more than one"):
+        find_run("0f", runs)
+
+
+def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
+    other = ModelConfig.parse({**CONFIG.to_dict(), "d_model": 32, "d_ff": None})
+    run.config.write_text(json.dumps({"model": other.to_dict()}))
+    with pytest.raises(RecordError, match="cannot be loaded"):
+        continue_prompt(run, "x", 1, GREEDY)
+    run.weights.unlink()
+    run.write_status(Status("queued"))
+    with pytest.raises(RecordError, match="it is queued"):
+        continue_prompt(run, "x", 1, GREEDY)
