@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: help install quickstart test test-all check format clean
+.PHONY: help install quickstart test test-all test-stress check format clean
 
 help:
 	@echo "make quickstart   install, train a small study on this machine, write its report"
 	@echo "make test         install, run the tests (make test-all: the long versions too)"
+	@echo "make test-stress  COUNT=200 studies, each hit by a fault at a random moment"
 	@echo "make check        formatting, lint, types, tests"
 
 install: $(INSTALLED)
@@ -25,6 +26,10 @@ quickstart: $(INSTALLED)
 
 test: $(INSTALLED)
 	cd $(ROOT) && $(BIN)/pytest -n 2 --dist worksteal -q
+
+test-stress: COUNT ?= 200
+test-stress: $(INSTALLED)
+	cd $(ROOT) && ABLATE_STRESS_COUNT=$(COUNT) $(BIN)/pytest -q tests/execution/test_stress.py
 
 test-all: $(INSTALLED)
 	cd $(ROOT) && $(BIN)/pytest -n 2 --dist worksteal -q -m 'not gpu'

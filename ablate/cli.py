@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ablate.errors import AblateError, DataError, GridError
+from ablate.errors import AblateError, DataError, GridError, RecordError
 
 if TYPE_CHECKING:
     from ablate.plan import Plan
@@ -148,11 +148,99 @@ def _begin_anew(error: AblateError) -> NoReturn:
 
 
 @app.command()
-def status(study: StudyPlace, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
-    """Show the state of every run of a study."""
-    from ablate.screens import print_status
+def status(
+    study: StudyPlace,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again while it runs.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, with --watch.")] = 2.0,
+) -> None:
+    """Show the state of every run of a study. Works from any terminal and machine that sees the folder."""
+    from ablate.screens import print_status, watch_status
 
-    print_status(_find_store(study, runs), as_json=as_json)
+    store = _find_store(study, runs)
+    store.read_study()
+    if watch and not as_json:
+        watch_status(store, every)
+    else:
+        print_status(store, as_json=as_json)
+
+
+@app.command()
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning, as status prints it.")],
+    runs: Runs = DEFAULT_RUNS,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Lines of the curve's end.")] = 10,
+) -> None:
+    """Show what happened to a run: its state, notes, the end of its curve, and its error with the traceback."""
+    from ablate.screens import print_log
+    from ablate.tracking.store import find_run
+
+    print_log(*find_run(runs, run), lines)
+
+
+@app.command()
+def stop(study: StudyPlace, runs: Runs = DEFAULT_RUNS) -> None:
+    """Ask a study that trains, here or on another machine, to save checkpoints and stop. `ablate run` goes on."""
+    store = _find_store(study, runs)
+    store.read_study()
+    if not store.has_driver():
+        raise RecordError(f"{store.path.name}: no `ablate run` is at work on it")
+    store.request_stop()
+    print(f"{store.path.name}: asked to stop; `ablate status` tells when nothing runs any more")
+
+
+@app.command()
+def clean(
+    study: StudyPlace,
+    runs: Runs = DEFAULT_RUNS,
+    keep: Annotated[str, typer.Option(metavar="RULE", help="Whose weights stay: all, best, baseline, none.")] = "all",
+    disk_budget: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Room for the whole study, e.g. 20GB; the worst weights go first."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
+) -> None:
+    """Remove weights by a rule, checkpoints of runs that have ended, and files half written. Curves always stay."""
+    from ablate.screens import print_removals
+    from ablate.tracking.cleaning import parse_bytes, parse_keep, plan_cleaning
+
+    budget = parse_bytes(disk_budget) if disk_budget is not None else None
+    removals = plan_cleaning(_find_store(study, runs), parse_keep(keep), budget)
+    for removal in () if dry_run else removals:
+        removal.path.unlink(missing_ok=True)
+    print_removals(removals, is_dry=dry_run)
+
+
+@app.command()
+def pack(
+    study: StudyPlace,
+    runs: Runs = DEFAULT_RUNS,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The archive; default: STUDY.tar.gz.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="The trained weights too.")] = False,
+) -> None:
+    """Write what a study's finished runs left behind into one archive, for another machine to merge."""
+    from ablate.tracking.archive import pack as write_archive
+
+    store = _find_store(study, runs)
+    archive = out or Path(f"{store.path.name}.tar.gz")
+    count = write_archive(store, archive, weights=weights)
+    print(f"{archive}: {count} runs of {store.path.name}")
+
+
+@app.command()
+def merge(
+    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", help="What ablate pack wrote.")],
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Bring archives from several machines into one study. Refuses runs that are there with other results."""
+    from ablate.tracking.archive import merge as merge_archives
+    from ablate.tracking.archive import read_study_name
+    from ablate.tracking.store import Store
+
+    store = Store(runs / read_study_name(archives[0]))
+    added, present = merge_archives(store, archives)
+    print(f"{store.path}: {added} runs came, {present} were there already")
 
 
 @app.command()

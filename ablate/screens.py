@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ablate.tracking.curve import read_curve
 from ablate.words import format_count, format_seconds
 
 if TYPE_CHECKING:
     from ablate.execution.events import Outcome
     from ablate.execution.placement import Placement
     from ablate.plan import Plan
+    from ablate.tracking.cleaning import Removal
     from ablate.tracking.store import Store
 
 MAX_ROWS = 60
@@ -107,41 +112,106 @@ def print_outcome(outcome: Outcome, store: Store, grid: str, command: str, conso
     console.print(f"next: ablate report {grid}{where}", markup=False, highlight=False, soft_wrap=True)
 
 
-def print_status(store: Store, *, as_json: bool) -> None:
-    """The state of every run, and the counts."""
-    record = store.read_study()
-    states: Counter[str] = Counter()
-    rows: list[dict[str, Any]] = []
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("run", "arm", "seed", "state", "step", "val loss"):
-        table.add_column(name, justify="right" if name in ("seed", "step", "val loss") else "left", overflow="fold")
-    for run in record.runs:
+def describe_runs(store: Store) -> list[dict[str, Any]]:
+    """The state of every run, one mapping each."""
+    rows = []
+    for run in store.read_study().runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
-        state = "stopped early" if status.is_cut else folder.shown_state(status)
-        loss = folder.last_validation()
-        states[state] += 1
-        row = {"run_id": run.run_id, "arm": run.arm, "seed": run.seed, "state": state, "step": status.step}
-        rows.append({**row, "n_steps": status.n_steps, "val_loss": loss, "error": status.error})
+        rows.append(
+            {
+                "run_id": run.run_id,
+                "arm": run.arm,
+                "seed": run.seed,
+                "state": "stopped early" if status.is_cut else folder.shown_state(status),
+                "step": status.step,
+                "n_steps": status.n_steps,
+                "val_loss": folder.last_validation(),
+                "took_s": status.took_s,
+                "error": status.error,
+                "notes": list(status.notes),
+            }
+        )
+    return rows
+
+
+def render_status(store: Store) -> Group:
+    """The table of `ablate status`, and the counts."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("run", "arm", "seed", "state", "step", "val loss", "took"):
+        justify: Any = "left" if name in ("run", "arm", "state") else "right"
+        table.add_column(name, justify=justify, overflow="fold")
+    rows = describe_runs(store)
+    for row in rows:
         table.add_row(
-            run.run_id,
-            Text(run.arm),
-            str(run.seed),
-            Text(state, style=STATE_STYLES[state]),
-            f"{status.step}/{status.n_steps}" if status.n_steps else "",
-            "" if loss is None else f"{loss:.4f}",
+            row["run_id"],
+            Text(row["arm"]),
+            str(row["seed"]),
+            Text(row["state"] + (" *" if row["notes"] else ""), style=STATE_STYLES[row["state"]]),
+            f"{row['step']}/{row['n_steps']}" if row["n_steps"] else "",
+            "" if row["val_loss"] is None else f"{row['val_loss']:.4f}",
+            format_seconds(row["took_s"]) if row["took_s"] else "",
         )
-    if as_json:
-        print(json.dumps(rows, indent=1))
-        return
-    console = _console()
-    console.print(table)
+    states = Counter(row["state"] for row in rows)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    console.print(f"{record.study}: {counts}", highlight=False)
+    lines: list[Any] = [table, Text(f"{store.path.name}: {counts}")]
+    if any(row["notes"] for row in rows):
+        lines.append(Text("*: something happened to it; `ablate logs RUN` tells", style="dim"))
     if states["stale"]:
-        console.print(
-            "stale: its worker has given no sign of life for a while; `ablate run` takes it up again", style="dim"
-        )
+        lines.append(Text("stale: no worker is at it any more; `ablate run` takes it up again", style="dim"))
+    return Group(*lines)
+
+
+def print_status(store: Store, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(describe_runs(store), indent=1))
+    else:
+        _console().print(render_status(store))
+
+
+def watch_status(store: Store, every_s: float) -> None:
+    """The same table again and again, until nothing is left to happen or Ctrl-C."""
+    with Live(render_status(store), console=_console(), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while store.has_driver():
+            time.sleep(every_s)
+            live.update(render_status(store), refresh=True)
+
+
+def print_log(store: Store, run_id: str, n_lines: int) -> None:
+    """What happened to a run: its state, notes, error, and the last lines of its curve."""
+    console = _console()
+    folder = store.run(run_id)
+    status = folder.read_status()
+    run = next(run for run in store.read_study().runs if run.run_id == run_id)
+    console.print(f"{run.arm},seed={run.seed}", markup=False, highlight=False, style="bold")
+    facts = {
+        "folder": folder.path,
+        "state": "stopped early" if status.is_cut else folder.shown_state(status),
+        "step": f"{status.step}/{status.n_steps}",
+        "worker": status.worker,
+        "took": format_seconds(status.took_s) if status.took_s else "",
+        "memory": f"{format_count(status.memory_bytes)}B" if status.memory_bytes else "",
+    }
+    for name, value in facts.items():
+        if value:
+            console.print(f"{name:7} {value}", markup=False, highlight=False, soft_wrap=True)
+    for note in status.notes:
+        console.print(f"note    {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for record in read_curve(folder.curve)[-n_lines:] if n_lines else ():
+        values = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in record.items()}
+        line = " ".join(f"{key}={value}" for key, value in values.items())
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if status.error:
+        console.print(status.error.rstrip(), style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_removals(removals: Sequence[Removal], *, is_dry: bool) -> None:
+    console = _console()
+    for removal in removals:
+        text = f"{format_count(removal.n_bytes):>6}B  {removal.path}  ({removal.reason})"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    total = format_count(sum(removal.n_bytes for removal in removals))
+    console.print(f"{total}B in {len(removals)} files {'would go' if is_dry else 'removed'}", highlight=False)
 
 
 def print_variants(table: Mapping[str, Mapping[str, Any]]) -> None:

@@ -90,7 +90,8 @@ class MlflowWriter:
         tagged = int(run.data.tags.get(LAST_STEP, 0))
         if run.info.status == "FINISHED" or EVERY_LINE not in run.data.metrics:
             return tagged
-        return max(tagged, *(point.step for point in self.client.get_metric_history(run.info.run_id, EVERY_LINE)))
+        history = self.client.get_metric_history(run.info.run_id, EVERY_LINE)
+        return max(tagged, *(int(point.step) for point in history))
 
     def catch_up(self, run: RunRecord, arm: ArmRecord, store: Store) -> None:
         """Bring what is on disk and not yet here."""

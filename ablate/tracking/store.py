@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
@@ -14,6 +15,8 @@ from ablate.errors import RecordError, suggest
 from ablate.files import write_atomic
 from ablate.tracking.curve import file_crc32, is_held, read_curve
 from ablate.tracking.records import ENDED, Status, StudyRecord
+
+MAX_NAMED = 12  # ids in a message
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -137,6 +140,17 @@ class Store:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.record, record.to_dict())
 
+    def has_driver(self) -> bool:
+        """Whether an `ablate run` is at work."""
+        try:
+            with self.driver_lock.open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def request_stop(self) -> None:
         """Ask every driver of the study that is at work now to save checkpoints and stop."""
         write_json(self.path / "stop.json", {"request": secrets.token_hex(8)})
@@ -155,3 +169,20 @@ class Store:
         except RecordError:
             return {}
         return manifest if isinstance(manifest, dict) else {}
+
+
+def find_run(runs: Path, prefix: str) -> tuple[Store, str]:
+    """The study and the id of the one run whose id begins so. Raises `RecordError` where none does, or several do."""
+    found: dict[str, Store] = {}
+    known: list[str] = []
+    for record in sorted(runs.glob("*/study.json")):
+        store = Store(record.parent)
+        known += [run.run_id for run in store.read_study().runs]
+        found |= {run_id: store for run_id in known if run_id.startswith(prefix) and run_id not in found}
+    if len(found) == 1:
+        ((run_id, store),) = found.items()
+        return store, run_id
+    if found:
+        raise RecordError(f"{prefix}: {len(found)} runs begin so: {', '.join(sorted(found)[:5])}")
+    near = suggest(prefix, known) if len(known) <= MAX_NAMED else ""
+    raise RecordError(f"{prefix}: no run under {runs} begins so{near}; ablate status STUDY lists them")

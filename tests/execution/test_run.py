@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import sqlite3
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import yaml
+from processes import PATIENCE_S, assert_is_mirrored, children, curves, mirrored, run, start, wait_until
 
 from ablate.tracking.curve import read_curve
 from ablate.tracking.store import Store
 
 pytestmark = pytest.mark.timeout(240)
-
-TIMES = frozenset({"wall_s", "tokens_per_s"})
-PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -51,41 +43,10 @@ def grid(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
     return path
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "ablate", *map(str, arguments)]
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-
-
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def wait_until(happened: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
-
-
 def is_in_mid_run(runs: Path) -> bool:
     """Whether a run has a checkpoint and went on beyond it."""
     checkpoints = list(runs.glob("tiny/*/checkpoint.pt"))
     return any(len(read_curve(path.with_name("curve.jsonl"))) > 6 for path in checkpoints)
-
-
-def curves(runs: Path) -> dict[str, list[dict[str, Any]]]:
-    store = Store(runs / "tiny")
-    return {
-        entry.run_id: [
-            {key: value for key, value in record.items() if key not in TIMES}
-            for record in read_curve(store.run(entry.run_id).curve)
-        ]
-        for entry in store.read_study().runs
-    }
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +60,7 @@ def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_run_is_trained_with_the_same_steps(undisturbed: Path) -> None:
-    found = curves(undisturbed)
+    found = curves(Store(undisturbed / "tiny"))
     assert len(found) == 4
     for curve in found.values():
         assert [record["step"] for record in curve] == list(range(5, 121, 5))
@@ -136,46 +97,9 @@ def test_the_report_is_made_from_the_curves(undisturbed: Path, grid: Path, tmp_p
         assert (tmp_path / "pages" / name).stat().st_size > 0
 
 
-def mirrored(runs: Path) -> dict[str, dict[str, Any]]:
-    """What the MLflow database holds, by run_id: tags, parameters, points."""
-    with sqlite3.connect(runs / "mlflow.db") as connection:
-        tags = connection.execute("SELECT run_uuid, key, value FROM tags").fetchall()
-        params = connection.execute("SELECT run_uuid, key, value FROM params").fetchall()
-        points = connection.execute("SELECT run_uuid, key, step, value FROM metrics").fetchall()
-    connection.close()
-    by_uuid = {uuid: value for uuid, key, value in tags if key == "run_id"}
-    result: dict[str, dict[str, Any]] = {value: {"tags": {}, "params": {}, "points": []} for value in by_uuid.values()}
-    for uuid, key, value in tags:
-        result[by_uuid[uuid]]["tags"][key] = value
-    for uuid, key, value in params:
-        result[by_uuid[uuid]]["params"][key] = value
-    for uuid, key, step, value in points:
-        result[by_uuid[uuid]]["points"].append((key, step, value))
-    return result
-
-
-def assert_is_mirrored(runs: Path) -> None:
-    """MLflow has every point of every curve, each once."""
-    store = Store(runs / "tiny")
-    found = mirrored(runs)
-    assert len(found) == 4
-    for entry in store.read_study().runs:
-        expected = {
-            (key, record["step"]): value
-            for record in read_curve(store.run(entry.run_id).curve)
-            for key, value in record.items()
-            if key != "step" and value is not None
-        }
-        points = found[entry.run_id]["points"]
-        assert len(points) == len(expected)
-        for key, step, value in points:
-            if key not in TIMES:
-                assert expected[key, step] == value
-
-
 def test_mlflow_has_it_all(undisturbed: Path) -> None:
-    assert_is_mirrored(undisturbed)
-    found = mirrored(undisturbed)
+    assert_is_mirrored(Store(undisturbed / "tiny"))
+    found = mirrored(undisturbed / "mlflow.db")
     for run_id, content in found.items():
         tags, params = content["tags"], content["params"]
         assert tags["study"] == "tiny"
@@ -186,7 +110,7 @@ def test_mlflow_has_it_all(undisturbed: Path) -> None:
         assert params["train.steps"] == "120"
 
 
-@pytest.mark.parametrize("victim", ["driver", "worker"])
+@pytest.mark.parametrize("victim", ["driver", "worker", "node"])
 def test_a_killed_process_changes_nothing(undisturbed: Path, grid: Path, tmp_path: Path, victim: str) -> None:
     process = start("run", grid, "--runs", tmp_path)
     wait_until(lambda: is_in_mid_run(tmp_path), process)
@@ -196,19 +120,21 @@ def test_a_killed_process_changes_nothing(undisturbed: Path, grid: Path, tmp_pat
         # At once, while orphans of the dead driver may still be alive.
         result = run("run", grid, "--runs", tmp_path)
         assert result.returncode == 0, result.stdout + result.stderr
+    elif victim == "node":
+        for child in children(process, "raylet", "gcs_server"):
+            child.kill()
+        output, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, output
+        assert "the local Ray node died; starting another one" in output
     else:
-        workers = [
-            child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "RunWorker.train" in " ".join(child.cmdline())
-        ]
+        workers = children(process, "RunWorker.train")
         assert workers
-        os.kill(workers[0].pid, signal.SIGKILL)
+        workers[0].kill()
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
         assert "its worker died" in output
-    assert curves(tmp_path) == curves(undisturbed)
-    assert_is_mirrored(tmp_path)
+    assert curves(Store(tmp_path / "tiny")) == curves(Store(undisturbed / "tiny"))
+    assert_is_mirrored(Store(tmp_path / "tiny"))
 
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: Path, grid: Path, tmp_path: Path) -> None:
@@ -223,7 +149,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(undisturbed: Path, grid: Pat
     assert "running" not in {row["state"] for row in states}
     result = run("run", grid, "--runs", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert curves(tmp_path) == curves(undisturbed)
+    assert curves(Store(tmp_path / "tiny")) == curves(Store(undisturbed / "tiny"))
 
 
 def test_two_drivers_train_each_run_once(undisturbed: Path, grid: Path, tmp_path: Path) -> None:
@@ -233,5 +159,5 @@ def test_two_drivers_train_each_run_once(undisturbed: Path, grid: Path, tmp_path
     for process in processes:
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
-    assert curves(tmp_path) == curves(undisturbed)
-    assert_is_mirrored(tmp_path)
+    assert curves(Store(tmp_path / "tiny")) == curves(Store(undisturbed / "tiny"))
+    assert_is_mirrored(Store(tmp_path / "tiny"))

@@ -1,0 +1,112 @@
+"""`ablate clean`: what may be removed of a study's folder, and in which order. Curves, configs and manifests stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ablate.errors import GridError, suggest
+from ablate.tracking.curve import is_held
+from ablate.tracking.records import StudyRecord
+from ablate.tracking.store import RunFolder, Store
+
+Keep = Literal["all", "best", "baseline", "none"]
+KEEPS: tuple[Keep, ...] = ("all", "best", "baseline", "none")
+UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A file that goes, and why."""
+
+    path: Path
+    n_bytes: int
+    reason: str
+
+
+def plan_cleaning(store: Store, keep: Keep, budget_bytes: int | None) -> list[Removal]:
+    """What goes by the rule, and then, worst validation loss first, the weights that the budget has no room for.
+
+    `keep` says whose weights stay: all runs', each arm's best run's, the baselines', nobody's. Files half written and
+    checkpoints of runs that ended go in any case; a run that somebody trains, and the checkpoint of one that is
+    not finished, are left alone.
+    """
+    record = store.read_study()
+    kept = _kept_by_rule(store, record, keep)
+    removals = []
+    for run_id in dict.fromkeys(run.run_id for run in record.runs):
+        folder = store.run(run_id)
+        if is_held(folder.curve):
+            continue
+        removals += [_remove(path, "half written") for path in sorted(folder.path.glob(".*.*"))]
+        status = folder.read_status()
+        if folder.checkpoint.exists() and folder.has_ended(status) and not status.is_cut:
+            removals.append(_remove(folder.checkpoint, "its run has ended"))
+        if folder.weights.exists() and run_id not in kept:
+            removals.append(_remove(folder.weights, f"--keep {keep}"))
+    if budget_bytes is None:
+        return removals
+    excess = _size(store.path) - sum(removal.n_bytes for removal in removals) - budget_bytes
+    for folder in _worst_first(store, kept):
+        if excess <= 0:
+            break
+        removals.append(_remove(folder.weights, "the disk budget"))
+        excess -= removals[-1].n_bytes
+    return removals
+
+
+def parse_keep(word: str) -> Keep:
+    """Raises `GridError` for a word that is no rule."""
+    for keep in KEEPS:
+        if word == keep:
+            return keep
+    raise GridError(f"--keep {word}: no such rule{suggest(word, KEEPS)}")
+
+
+def parse_bytes(text: str) -> int:
+    """`800M`, `2.5GB`, `1000`. Raises `GridError` for anything else."""
+    number = text.removesuffix("B")
+    unit = number[-1:] if number[-1:] in UNITS else ""
+    try:
+        size = float(number.removesuffix(unit) if unit else number) * UNITS[unit]
+    except ValueError:
+        size = -1.0
+    if not 0 <= size < float("inf"):
+        raise GridError(f"--disk-budget {text}: not a size; write it as 800M or 2.5GB")
+    return int(size)
+
+
+def _kept_by_rule(store: Store, record: StudyRecord, keep: Keep) -> frozenset[str]:
+    if keep == "all":
+        return frozenset(run.run_id for run in record.runs)
+    if keep == "none":
+        return frozenset()
+    if keep == "baseline":
+        baselines = {arm.baseline for arm in record.arms}
+        return frozenset(run.run_id for run in record.runs if run.arm in baselines)
+    losses = {run.run_id: _loss(store.run(run.run_id)) for run in record.runs}
+    arms: dict[str, list[str]] = {}
+    for run in record.runs:
+        arms.setdefault(run.arm, []).append(run.run_id)
+    return frozenset(min(run_ids, key=lambda run_id: losses[run_id]) for run_ids in arms.values())
+
+
+def _worst_first(store: Store, run_ids: frozenset[str]) -> Iterator[RunFolder]:
+    folders: Sequence[RunFolder] = [store.run(run_id) for run_id in sorted(run_ids)]
+    weighty = [folder for folder in folders if folder.weights.exists() and not is_held(folder.curve)]
+    yield from sorted(weighty, key=_loss, reverse=True)
+
+
+def _loss(folder: RunFolder) -> float:
+    loss = folder.last_validation()
+    return float("inf") if loss is None else loss
+
+
+def _remove(path: Path, reason: str) -> Removal:
+    return Removal(path, path.stat().st_size, reason)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
