@@ -1,0 +1,92 @@
+"""Out of memory, on the host and on a GPU: a smaller micro-batch, the same mathematics."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ablate.execution.memory import halve_micro_batch, is_out_of_memory
+from ablate.study.schema import TrainConfig
+from ablate.tracking.curve import read_curve
+from ablate.tracking.store import RunFolder, read_json
+
+# Half the micro-batch sums in another order; over a few steps that stays near float32's rounding of a loss of about 5.
+ROUNDING_32 = 1e-4
+
+# Trains the last run of a grid here, twice: with all the memory, and with what MEMORY leaves.
+PROGRAM = """
+import json, resource, sys
+from pathlib import Path
+import torch
+from ablate.data import describe, prepare
+from ablate.execution.jobs import make_job
+from ablate.execution.placement import Placement
+from ablate.execution.worker import RunWorker
+from ablate.plan import build_plan
+from ablate.study import load_study
+
+grid, where = Path(sys.argv[1]), sys.argv[2]
+study = load_study(grid)
+plan = build_plan(study, describe(study.data, grid.parent))
+corpus = prepare(study.data, grid.parent, grid.parent / "shards")
+for name in ("whole", "little"):
+    worker = RunWorker(grid.parent / name, corpus, 1)
+    worker.device = where
+    if name == "little" and where == "cpu":
+        held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, held + 2**24))
+    elif name == "little":
+        share = 0.6 * torch.cuda.max_memory_allocated() / torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(share)
+    print(worker.train(make_job(plan, plan.runs[-1], Placement(1, 0, 1), {})), plan.runs[-1].run_id)
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_half_at_once_where_memory_ends(write_grid: Callable[..., Path], tmp_path: Path, device: str) -> None:
+    grid = write_grid(
+        model={"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 256},
+        train={"steps": 2, "batch_size": 64, "eval_every": 2, "eval_tokens": 256, "log_every": 1},
+        matrix={"attention": ["standard"]},
+        baseline={},
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, grid, device], capture_output=True, text=True, timeout=120, check=True
+    )
+    (whole_state, run_id), (little_state, _) = (line.split() for line in result.stdout.splitlines())
+    little = RunFolder(tmp_path / "little" / run_id)
+    assert (whole_state, little_state) == ("finished", "finished"), little.read_status().error
+    size = read_json(little.manifest)["micro_batch_size"]
+    assert size < 64
+    assert 64 % size == 0
+    assert little.read_status().micro_batch_size == size
+    assert "out of memory" in little.read_status().notes[0]
+    losses = [
+        [record["train_loss"] for record in read_curve(tmp_path / name / run_id / "curve.jsonl")]
+        for name in ("whole", "little")
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=ROUNDING_32), json.dumps(losses)
+
+
+def test_what_counts_as_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**55, dtype=torch.uint8)
+    assert is_out_of_memory(error.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "expected"),
+    [(16, None, 8), (12, 3, 1), (12, None, 6), (9, None, 3), (1, None, None), (8, 1, None)],
+)
+def test_the_smaller_micro_batch_divides_the_batch(batch: int, micro: int | None, expected: int | None) -> None:
+    assert halve_micro_batch(TrainConfig(steps=10, batch_size=batch, micro_batch_size=micro)) == expected
