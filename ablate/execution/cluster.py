@@ -93,10 +93,10 @@ def check_shared(folder: Path) -> None:
     nonce = folder / f".nonce-{secrets.token_hex(8)}"
     nonce.write_text(nonce.name)
     try:
-        read = ray.remote(_reads).options(num_cpus=0)
+        read = ray.remote(_reads)
         answers = {
             node["NodeManagerAddress"]: read.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote(nonce.resolve(), nonce.name)
             for node in nodes
         }

@@ -255,7 +255,9 @@ class Driver:
         self._finish(run, "failed", error)
 
     def _finish(self, run: Run, state: State, error: str = "") -> None:
-        self._read_on(run)
+        records = self._read_on(run)
+        if records:
+            self.observe(Event("progress", run, record=records[-1] | _last_validation(records)))
         self.mirror.end(run.run_id, state)
         status = self.store.run(run.run_id).read_status()
         text = (error or status.error.strip()).rsplit("\n", 1)[-1] if state == "failed" else ""
