@@ -13,10 +13,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ablate.analysis.curves import Results, RunCurve, assemble, complete_columns, device_of
+from ablate.analysis.border import check_manifest, check_record, check_status, clean
+from ablate.analysis.curves import Known, Results, RunCurve, assemble, device_of
+from ablate.analysis.lines import Floats, complete_columns, find_records
 from ablate.analysis.summary import last_line
 from ablate.errors import RecordError
-from ablate.tracking.records import Status, StudyRecord
 
 NAME = "curves.parquet"
 
@@ -53,18 +54,32 @@ def read_archive(path: Path) -> Results:
 
     try:
         table = pq.read_table(path, partitioning=None)
-        metadata = json.loads(table.schema.metadata[_KEY])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
+        metadata = clean(json.loads(table.schema.metadata[_KEY]))
+        arrays = {name: table[name].to_numpy() for name in table.column_names if name != _RUN}
+        record, abouts = check_record(metadata["record"], path), metadata["runs"]
+        known, start = {}, 0
+        for run_id, about in abouts.items():
+            end = start + about["n_lines"]
+            known[run_id] = _recall({name: values[start:end] for name, values in arrays.items()}, about, path)
+            start = end
+        return assemble(record, known, str(path))
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, AttributeError, RecursionError):
         raise RecordError(f"{path}: cannot be read as an archive of a study") from None
-    record = StudyRecord.from_dict(metadata["record"])
-    arrays = {name: table[name].to_numpy() for name in table.column_names if name != _RUN}
-    known, start = {}, 0
-    for run_id, about in metadata["runs"].items():
-        own = {name: array[start : start + about["n_lines"]] for name, array in arrays.items()}
-        start += about["n_lines"]
-        columns = complete_columns({name: values for name, values in own.items() if np.isfinite(values).any()})
-        known[run_id] = (Status.from_dict(about["status"]), columns, about["manifest"], about["config"])
-    return assemble(record, known, str(path))
+
+
+def _recall(arrays: Mapping[str, Floats], about: Mapping[str, Any], path: Path) -> Known:
+    known = {name: values for name, values in arrays.items() if np.isfinite(values).any()}
+    columns = complete_columns(known, about["n_lines"])
+    if not find_records(columns).all():
+        raise ValueError("not the lines of a run")
+    return Known(
+        check_status(about["status"], path),
+        columns,
+        check_manifest(about["manifest"]),
+        dict(about["config"]),
+        int(about.get("n_passed_over", 0)),
+        bool(about.get("is_altered", False)),
+    )
 
 
 def _describe(run: RunCurve) -> Mapping[str, Any]:
@@ -75,4 +90,6 @@ def _describe(run: RunCurve) -> Mapping[str, Any]:
         "status": replace(run.status, worker="", error=last_line(run.status.error)).to_dict(),
         "manifest": {**run.manifest, "device": device},
         "config": {key: value for key, value in run.config.items() if key != "data"},
+        "n_passed_over": run.n_passed_over,
+        "is_altered": run.is_altered,
     }

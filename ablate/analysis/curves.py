@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.analysis.border import check_manifest, read_mapping, read_record, read_status
+from ablate.analysis.lines import CORE_COLUMNS, Floats, read_lines
 from ablate.errors import RecordError
-from ablate.tracking.curve import read_curve
 from ablate.tracking.records import ENDED, ArmRecord, Status, StudyRecord
-from ablate.tracking.store import Store, read_json
+from ablate.tracking.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Floats = NDArray[np.float64]
-
-CORE_COLUMNS = (
-    "step",
-    "tokens",
-    "flops",
-    "wall_s",
-    "train_loss",
-    "val_loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_s",
-)
-"""What each line of a curve may carry besides the diagnostics of a variant."""
 
 AXES = ("steps", "tokens", "flops", "seconds", "gpu_seconds")
 _COLUMN_OF_AXIS = {"steps": "step", "tokens": "tokens", "flops": "flops", "seconds": "wall_s", "gpu_seconds": "wall_s"}
@@ -44,7 +29,8 @@ _COLUMN_OF_AXIS = {"steps": "step", "tokens": "tokens", "flops": "flops", "secon
 class RunCurve:
     """One run: its state, and its curve as one array a column, nan where a line does not carry the key.
 
-    `columns` always holds all of `CORE_COLUMNS`; steps strictly increase.
+    `columns` always holds all of `CORE_COLUMNS`; steps strictly increase. `n_passed_over` counts the lines of its file
+    that are no records; `is_altered` says that the file is not the one whose length and sum were noted at the end.
     """
 
     run_id: str
@@ -55,11 +41,40 @@ class RunCurve:
     columns: Mapping[str, Floats]
     manifest: Mapping[str, Any]
     config: Mapping[str, Any]
+    n_passed_over: int = 0
+    is_altered: bool = False
 
     @property
     def last_step(self) -> int:
+        """What its status says; of a run whose curve is incomplete, where the curve ends."""
+        ends_at = self._ends_at
+        return ends_at if self.flaw else max(self.status.step, ends_at)
+
+    @cached_property
+    def flaw(self) -> str:
+        """Why the curve of an ended run cannot be the one that it ended with, or nothing."""
+        if self.status.state not in ENDED:
+            return ""
+        if self.is_altered:
+            return "curve.jsonl is not the file that the run ended with"
         steps = self.columns["step"]
-        return max(self.status.step, int(steps[-1]) if steps.size else 0)
+        if not steps.size:
+            return "curve.jsonl has no line"
+        # A rule may cut a run between two lines; any other run ends with one.
+        n_allowed = float(np.diff(steps, prepend=0).max()) if self.status.is_cut else 1
+        if 0 <= self.status.step - self._ends_at < n_allowed:
+            return ""
+        return f"curve.jsonl ends at step {self._ends_at}, status.json says {self.status.step}"
+
+    @property
+    def _ends_at(self) -> int:
+        steps = self.columns["step"]
+        return int(steps[-1]) if steps.size else 0
+
+    @property
+    def state(self) -> str:
+        """The state of its status, or what is known better: `stopped early` or `incomplete curve`."""
+        return "incomplete curve" if self.flaw else "stopped early" if self.was_stopped else self.status.state
 
     @property
     def is_diverged(self) -> bool:
@@ -67,18 +82,21 @@ class RunCurve:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its numbers count: it finished or diverged, and was evaluated. The others are marked and left out."""
-        return self.status.state in ENDED and self.evaluation_loss.size > 0
+        """Whether its numbers count: it finished or diverged, was evaluated, and its curve is complete.
+
+        The others are marked and left out.
+        """
+        return self.status.state in ENDED and not self.flaw and self.evaluation_loss.size > 0
 
     @property
     def is_whole(self) -> bool:
         """Whether it was trained to the end of its budget."""
-        return self.status.state == "finished" and self.last_step >= self.n_steps
+        return self.status.state == "finished" and not self.flaw and self.last_step >= self.n_steps
 
     @property
     def was_stopped(self) -> bool:
         """Whether a rule cut it before the end of its budget."""
-        return self.status.state == "finished" and not self.is_whole
+        return self.status.state == "finished" and not self.flaw and self.last_step < self.n_steps
 
     @property
     def n_gpus(self) -> float:
@@ -149,9 +167,7 @@ class Results:
         import pandas as pd
 
         frames = [
-            pd.DataFrame(
-                {"arm": run.arm, "seed": run.seed, "run_id": run.run_id, "state": run.status.state, **run.columns}
-            )
+            pd.DataFrame({"arm": run.arm, "seed": run.seed, "run_id": run.run_id, "state": run.state, **run.columns})
             for run in self.runs
         ]
         table = pd.concat(
@@ -160,17 +176,24 @@ class Results:
         return table.astype({"step": "int64"}) if "step" in table else table
 
 
-Known = tuple[Status, Mapping[str, Floats], Mapping[str, Any], Mapping[str, Any]]
-"""What is known of a run: its status, columns, manifest and config."""
+class Known(NamedTuple):
+    """What is known of a run besides its place in the record: the last fields of `RunCurve`."""
+
+    status: Status
+    columns: Mapping[str, Floats]
+    manifest: Mapping[str, Any]
+    config: Mapping[str, Any]
+    n_passed_over: int = 0
+    is_altered: bool = False
 
 
 def read_results(store: Store) -> Results:
     """Read the record of a study and all of its runs.
 
-    A line that a crash tore is passed over; a run without a folder is queued. Raises `RecordError` where no study was
-    run here, or where a file cannot be read.
+    A line that is no record is passed over and counted; a run without a folder is queued. Raises `RecordError` where no
+    study was run here, or where a file cannot be read.
     """
-    record = store.read_study()
+    record = read_record(store)
     run_ids = sorted({run.run_id for run in record.runs})
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser frees the interpreter's lock
         known = dict(zip(run_ids, pool.map(lambda run_id: _read_run(store, run_id), run_ids), strict=True))
@@ -195,76 +218,17 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
 
 def _read_run(store: Store, run_id: str) -> Known:
     folder = store.run(run_id)
-    return folder.read_status(), read_columns(folder.curve), store.read_manifest(run_id), _read_config(folder.config)
-
-
-def read_columns(path: Path) -> dict[str, Floats]:
-    """The numbers of a curve by key, each [line]; nan where a line lacks the key. Empty where there is no file."""
-    try:
-        block = path.read_bytes()
-    except FileNotFoundError:
-        block = b""
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
-    block = block[: block.rfind(b"\n") + 1]
-    columns = _parse_block(block) if block else {}
-    if columns is None:  # some line inside is torn: the slow reader knows which lines are whole
-        columns = _transpose(read_curve(path))
-    return _drop_repeats(complete_columns(columns))
-
-
-def complete_columns(columns: Mapping[str, Floats]) -> dict[str, Floats]:
-    """The columns with all of `CORE_COLUMNS` among them."""
-    length = len(columns["step"]) if "step" in columns else 0
-    return {name: columns.get(name, np.full(length, np.nan)) for name in (*CORE_COLUMNS, *columns)}
+    status, lines = read_status(folder.status), read_lines(folder.curve)  # in this order: a curve grows until the end
+    return Known(
+        status,
+        lines.columns,
+        check_manifest(read_mapping(folder.manifest)),
+        read_mapping(folder.config),
+        lines.n_passed_over,
+        status.curve is not None and status.state in ENDED and status.curve != lines.extent,
+    )
 
 
 def device_of(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     device = manifest.get("device")
     return device if isinstance(device, Mapping) else {}
-
-
-def _parse_block(block: bytes) -> dict[str, Floats] | None:
-    import pyarrow as pa
-    import pyarrow.json as pa_json
-
-    schema = pa.schema([(name, pa.float64()) for name in CORE_COLUMNS])
-    try:
-        table = pa_json.read_json(
-            pa.BufferReader(block),
-            read_options=pa_json.ReadOptions(use_threads=False, block_size=max(len(block), 1)),
-            parse_options=pa_json.ParseOptions(explicit_schema=schema),
-        )
-    except pa.ArrowInvalid:
-        return None
-    if table["step"].null_count:
-        return None
-    numeric = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
-    return {name: table[name].to_numpy().astype(np.float64) for name in numeric}
-
-
-def _transpose(lines: Sequence[Mapping[str, Any]]) -> dict[str, Floats]:
-    names = dict.fromkeys(name for line in lines for name in line)
-    return {
-        name: np.array(
-            [value if isinstance(value := line.get(name), int | float) else np.nan for line in lines], np.float64
-        )
-        for name in names
-    }
-
-
-def _drop_repeats(columns: dict[str, Floats]) -> dict[str, Floats]:
-    """Keep each step once, in order: a line counts where its step passes every step before it."""
-    steps = columns["step"]
-    if steps.size < 2 or bool(np.all(np.diff(steps) > 0)):
-        return columns
-    is_new = np.concatenate([[True], steps[1:] > np.maximum.accumulate(steps)[:-1]])
-    return {name: column[is_new] for name, column in columns.items()}
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    try:
-        config = read_json(path)
-    except RecordError:
-        return {}
-    return config if isinstance(config, dict) else {}

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from ablate.analysis.convergence import Position, Reach, reach_loss
-from ablate.analysis.curves import CORE_COLUMNS, Results, RunCurve
+from ablate.analysis.curves import Results, RunCurve
+from ablate.analysis.lines import CORE_COLUMNS
 from ablate.analysis.speedup import Comparison, SpeedUp, adjust, rows_of
 from ablate.tracking.records import ArmRecord, Status, Value
 

@@ -21,10 +21,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
-from ablate.analysis.curves import AXES, Floats, Results, RunCurve, device_of
+from ablate.analysis.curves import AXES, Results, RunCurve, device_of
 from ablate.analysis.intervals import Estimate, holm, paired_t, welch_t
+from ablate.analysis.lines import Floats
 from ablate.errors import AblateError, suggest
-from ablate.tracking.records import Value
+from ablate.tracking.records import ENDED, Value
 
 Target = str | float
 Bound = Literal["at_most", "at_least", "not_determined"]
@@ -32,6 +33,7 @@ Bound = Literal["at_most", "at_least", "not_determined"]
 _SHARES = {"50": 0.5, "75": 0.75, "90": 0.9, "final": 1.0}
 TARGETS: tuple[Target, ...] = tuple(_SHARES)
 
+_LARGEST_LOG = 700.0  # of a ratio: its exponential, and that of its negative, are float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
 
 
@@ -239,6 +241,8 @@ def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floa
 
 
 def _with_estimate(row: SpeedUp, estimate: Estimate, method: str) -> SpeedUp:
+    if max(-estimate.low, estimate.high) > _LARGEST_LOG:
+        return _annotate(row, "no interval: it is wider than numbers reach")
     ratio, low, high = (math.exp(value) for value in (estimate.mean, estimate.low, estimate.high))
     return replace(row, ratio=ratio, low=low, high=high, p_value=float(estimate.p_value), method=method)
 
@@ -270,9 +274,17 @@ def _annotate(row: SpeedUp, note: str) -> SpeedUp:
 def _note_exclusions(results: Results, arm: str) -> list[str]:
     notes = []
     for name, whose in ((arm, "this arm"), (results.baseline_of(arm), "the baseline")):
-        if n_left_out := sum(not run.has_ended for run in results.runs_of(name)):
-            notes.append(f"{n_left_out} unfinished, failed or unevaluated {_runs(n_left_out)} of {whose} left out")
+        reasons = [_why_left_out(run) for run in results.runs_of(name) if not run.has_ended]
+        if reasons:
+            n, kinds = len(reasons), ", ".join(sorted(set(reasons)))
+            notes.append(f"{n} {_runs(n)} of {whose} left out ({kinds})")
     return notes
+
+
+def _why_left_out(run: RunCurve) -> str:
+    if run.flaw or run.status.state == "failed":
+        return run.state
+    return "never evaluated" if run.status.state in ENDED else "unfinished"
 
 
 def _note_early_ends(runs: Iterable[RunCurve], whose: str) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.curves import Floats, Results, RunCurve, device_of
+from ablate.analysis.curves import Results, RunCurve, device_of
+from ablate.analysis.lines import Floats
 from ablate.analysis.speedup import sharing_of
 from ablate.tracking.records import Value
 
@@ -47,6 +48,7 @@ class ArmSummary:
     n_stopped: int
     n_failed: int
     n_unfinished: int
+    n_incomplete: int
     final_loss: Spread
     step_s: Spread
     step_ratio: float | None
@@ -66,7 +68,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Mishap:
-    """A run that did not finish its budget: what became of it, and at which step."""
+    """A run that did not finish its budget, or whose curve is damaged: what became of it, and at which step."""
 
     arm: str
     seed: int
@@ -87,20 +89,28 @@ def summarize_arms(results: Results) -> tuple[ArmSummary, ...]:
 
 
 def find_mishaps(results: Results) -> tuple[Mishap, ...]:
-    """Every run that is not whole, in the order of the study."""
+    """Every run that is not whole, or of whose curve a line was passed over, in the order of the study."""
     return tuple(
         Mishap(
             arm=run.arm,
             seed=run.seed,
             run_id=run.run_id,
-            state="stopped early" if run.was_stopped else run.status.state,
+            state=run.state,
             step=run.last_step,
             n_steps=run.n_steps,
-            error=run.status.error,
+            error=_explain(run),
         )
         for run in results.runs
-        if not run.is_whole
+        if not run.is_whole or run.n_passed_over
     )
+
+
+def _explain(run: RunCurve) -> str:
+    """The error of a run, and as its last line what is wrong with its curve."""
+    n = run.n_passed_over
+    lines = f"{n} {'line' if n == 1 else 'lines'} of curve.jsonl passed over: not a record" if n else ""
+    damage = "; ".join(filter(None, (run.flaw, lines)))
+    return "\n".join(filter(None, (run.status.error, damage)))
 
 
 def describe_device(run: RunCurve) -> str:
@@ -129,7 +139,7 @@ def spread_of(values: Floats) -> Spread:
 def _summarize(results: Results, name: str) -> ArmSummary:
     arm, runs = results.arms[name], results.runs_of(name)
     whole = [run for run in runs if run.is_whole]
-    states = Counter(run.status.state for run in runs)
+    states = Counter(run.state for run in runs)
     step_s = _average_step(runs)
     tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if step_s.mean and arm.n_steps else None
     flops_per_s = tokens_per_s * arm.flops_per_token if tokens_per_s else None
@@ -147,9 +157,10 @@ def _summarize(results: Results, name: str) -> ArmSummary:
         n_runs=len(runs),
         n_finished=len(whole),
         n_diverged=states["diverged"],
-        n_stopped=sum(run.was_stopped for run in runs),
+        n_stopped=states["stopped early"],
         n_failed=states["failed"],
         n_unfinished=states["queued"] + states["running"],
+        n_incomplete=states["incomplete curve"],
         final_loss=spread_of(np.array([run.final_loss for run in runs], np.float64)),
         step_s=step_s,
         step_ratio=_compare_steps(results, name),

@@ -151,10 +151,12 @@ def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping
 def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> list[str]:
     n_unfinished, n_failed = sum(arm.n_unfinished for arm in arms), sum(arm.n_failed for arm in arms)
     n_diverged, n_stopped = sum(arm.n_diverged for arm in arms), sum(arm.n_stopped for arm in arms)
+    n_incomplete = sum(arm.n_incomplete for arm in arms)
     few = [row.n_pairs for row in rows if row.ratio is not None]
     caveats = [
         f"{count(n_unfinished, 'run')} not finished and left out" if n_unfinished else "",
         f"{count(n_failed, 'run')} failed and left out" if n_failed else "",
+        f"{count(n_incomplete, 'run')} with an incomplete curve left out" if n_incomplete else "",
         f"{count(n_diverged, 'run')} diverged" if n_diverged else "",
         f"{count(n_stopped, 'run')} stopped before the end of the budget" if n_stopped else "",
         "one seed gives no interval" if few and min(few) < 2 and len(rows) > 1 else "",

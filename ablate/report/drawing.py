@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.analysis.curves import Floats, Results, RunCurve
+from ablate.analysis.curves import Results, RunCurve
+from ablate.analysis.lines import Floats
 
 MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
 """Points of a drawn curve: about one a pixel pair of the figure, of all curves together at most the last."""
@@ -41,10 +42,8 @@ def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line
         whole = [run for run in runs if run.is_whole]
         if whole:
             lines.append(_draw(whole, column, axes, "", limit))
-        for run in runs:
-            if not run.is_whole:
-                state = "stopped early" if run.was_stopped else run.status.state
-                lines.append(_draw([run], column, axes, f"seed {run.seed}: {state}", limit))
+        others = [run for run in runs if not run.is_whole]
+        lines += [_draw([run], column, axes, f"seed {run.seed}: {run.state}", limit) for run in others]
     return lines
 
 

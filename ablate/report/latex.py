@@ -23,6 +23,7 @@ _SPECIAL = {
     '"': r"\textquotedbl{}",
     "\N{EN DASH}": "--",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
+    "\N{REPLACEMENT CHARACTER}": "?",
     "\N{PLUS-MINUS SIGN}": r"$\pm$",
 }
 _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))

@@ -82,7 +82,7 @@ class Study:
                 "arm": run.arm,
                 "seed": run.seed,
                 **self.results.arms[run.arm].axes,
-                "state": run.status.state,
+                "state": run.state,
                 "step": run.last_step,
                 "final_loss": run.final_loss,
             }

@@ -14,8 +14,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from ablate.analysis.curves import Floats
 from ablate.analysis.effects import LOSS, Effect
+from ablate.analysis.lines import Floats
 from ablate.report.content import Report
 from ablate.report.drawing import Line, draw_column, draw_diagnostics
 from ablate.report.palette import assign_looks

@@ -221,7 +221,7 @@ def tabulate_mishaps(report: Report) -> Table:
         (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.reason or NOTHING)
         for m in report.mishaps
     )
-    return Table("failures", "Runs that did not finish their budget", header, rows)
+    return Table("failures", "Runs that did not finish their budget, or whose curve is damaged", header, rows)
 
 
 def tabulate(report: Report) -> tuple[Table, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from ablate.analysis.archive import NAME, read_archive, write_archive
 from ablate.analysis.curves import Results, read_results
 from ablate.analysis.selection import merge
-from ablate.errors import ResourceError
+from ablate.errors import AblateError, ResourceError
 from ablate.files import write_atomic
 from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.latex import write_latex
@@ -31,13 +31,16 @@ FILES = {
 }
 
 
-def write_report(source: Store | Sequence[Store], out: Path, *, options: ReportOptions | None = None) -> Report:
+def write_report(source: Store | Sequence[Store], out: str | Path, *, options: ReportOptions | None = None) -> Report:
     """Report on a study, or on several compared, into the folder `out`; first all numbers, then the files.
 
     A store whose folder holds a `curves.parquet` and no `study.json`, as a published report does, is read from that.
     Raises `RecordError` where no study was run or a record cannot be read, `AblateError` where the options name what
-    the study has not, `ResourceError` where `out` cannot be written.
+    the study has not or `out` is empty, `ResourceError` where `out` cannot be written.
     """
+    out = Path(out)
+    if out == Path():  # an empty path and `.` are one
+        raise AblateError("out: it is empty, or the working directory: name a folder for the files of the report")
     stores = [source] if isinstance(source, Store) else list(source)
     studies = [read_study(store) for store in stores]
     results = studies[0] if len(studies) == 1 else merge(studies)

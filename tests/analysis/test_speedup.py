@@ -154,7 +154,7 @@ def test_unfinished_runs_are_left_out_and_told():
     runs = [*study(1.0, 1.0).runs, make_run("arm", 2, [0.0, 0.0], STEPS[:2], state="running", n_steps=800)]
     row = pick(speed_ups(make_results(*runs)))
     assert (row.n_pairs, row.ratio) == (2, pytest.approx(2.0))
-    assert "1 unfinished" in row.note
+    assert row.note == "1 run of this arm left out (unfinished)"
 
 
 def test_seeds_that_do_not_match_use_welch_and_say_so():

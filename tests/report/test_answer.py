@@ -39,6 +39,7 @@ def summary(**changes):
         0,
         0,
         0,
+        0,
         Spread(3.0, 0.1, 3),
         Spread(0.1, 0.0, 3),
         1.0,

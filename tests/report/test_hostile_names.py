@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from ablate.analysis.border import clean
 from ablate.report import format_table, write_report
 from ablate.report.markdown import escape
 from ablate.report.page import embed_json
@@ -35,7 +36,7 @@ def hostile(request, tmp_path_factory):
         SyntheticArm(request.param, {"kind": request.param}, speedup=2),
     ]
     write_study(store, arms, seeds=(0,), question=request.param)
-    return request.param, write_report(store, store.path / "report")
+    return clean(request.param), write_report(store, store.path / "report")
 
 
 def test_the_page_holds_the_name_only_escaped(hostile):

@@ -1,0 +1,145 @@
+"""`curve.jsonl` as arrays: one a key, checked line by line."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablate.analysis.border import LARGEST, MAX_COUNT, clean, is_number
+from ablate.errors import RecordError
+
+Floats = NDArray[np.float64]
+
+CORE_COLUMNS = (
+    "step",
+    "tokens",
+    "flops",
+    "wall_s",
+    "train_loss",
+    "val_loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+)
+"""What each line of a curve may carry besides the diagnostics of a variant."""
+
+_COSTS, _LOSSES = ("tokens", "flops", "wall_s"), ("train_loss", "val_loss")
+_TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the tables of a study have of their own
+
+
+@dataclass(frozen=True, eq=False)
+class CurveLines:
+    """`columns` holds all of `CORE_COLUMNS`, each [line], nan where a line lacks the key; steps strictly increase.
+
+    `n_passed_over` counts the lines that are no records; `extent` is the length (bytes) and CRC-32 of the file.
+    """
+
+    columns: Mapping[str, Floats]
+    n_passed_over: int
+    extent: tuple[int, int]
+
+
+def read_lines(path: Path) -> CurveLines:
+    """The lines of a curve, but for the last one where its end is missing: somebody writes it. None without a file.
+
+    A record has a step, and its costs and losses are numbers or null. Raises `RecordError` where the file cannot be
+    read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        content = b""
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from None
+    block = content[: content.rfind(b"\n") + 1]
+    columns, n_lines = _parse_block(block) or _parse_lines(block)
+    is_record = find_records(columns)
+    columns = {name: values[is_record] for name, values in columns.items() if name not in _TAKEN}
+    columns = {name: np.where(np.abs(values) <= LARGEST, values, np.nan) for name, values in columns.items()}
+    return CurveLines(_drop_repeats(columns), n_lines - int(is_record.sum()), (len(content), zlib.crc32(content)))
+
+
+def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, Floats]:
+    """The columns with all of `CORE_COLUMNS` among them."""
+    return {name: columns.get(name, np.full(n_lines, np.nan)) for name in (*CORE_COLUMNS, *columns)}
+
+
+def find_records(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
+    """Whether each line has a step, and costs and losses that may have been measured or are not known."""
+    steps = columns["step"]
+    is_record: NDArray[np.bool_] = (steps >= 0) & (steps <= MAX_COUNT) & (steps == np.floor(steps))
+    for name in (*_COSTS, *_LOSSES):
+        is_record &= np.isnan(columns[name]) | (np.abs(columns[name]) <= LARGEST)
+    for name in _COSTS:
+        is_record &= np.isnan(columns[name]) | (columns[name] == 0) | (columns[name] >= 1 / LARGEST)
+    return is_record
+
+
+def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
+    """All lines at once, and their number, or None where one of them has to be looked at by itself."""
+    import pyarrow as pa
+    import pyarrow.json as pa_json
+
+    if not _is_flat(block):
+        return None
+    schema = pa.schema([(name, pa.float64()) for name in CORE_COLUMNS])
+    try:
+        table = pa_json.read_json(
+            pa.BufferReader(block),
+            read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block)),
+            parse_options=pa_json.ParseOptions(explicit_schema=schema),
+        )
+        names = table.column_names
+    except (pa.ArrowException, ValueError):  # the latter: a name that is not UTF-8
+        return None
+    if clean(names) != names:
+        return None
+    numeric = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
+    return {name: table[name].to_numpy().astype(np.float64) for name in numeric}, len(table)
+
+
+def _is_flat(block: bytes) -> bool:
+    """Whether each line is one object without another in it: pyarrow's parser overflows the stack on deep ones."""
+    n_lines = block.count(b"\n")
+    counts = (block.count(b"{"), block.count(b"\n{") + block.startswith(b"{"), block.count(b"}\n"))
+    return n_lines > 0 and set(counts) == {n_lines} and b"[" not in block
+
+
+def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
+    """The lines that are JSON objects, and the number of all that are not blank."""
+    lines = [line for line in block.split(b"\n") if line.strip()]
+    objects = [found for line in lines if (found := _parse_line(line)) is not None]
+    names = dict.fromkeys(name for found in objects for name in found)
+    columns = {name: np.array([found.get(name, np.nan) for found in objects], np.float64) for name in names}
+    return complete_columns(columns, len(objects)), len(lines)
+
+
+def _parse_line(line: bytes) -> dict[str, float] | None:
+    """The numbers of an object: nan for null, infinity for what is no number."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {clean(name): _read_number(value) for name, value in found.items()}
+
+
+def _read_number(value: Any) -> float:
+    return np.nan if value is None else float(value) if is_number(value) else np.inf
+
+
+def _drop_repeats(columns: dict[str, Floats]) -> dict[str, Floats]:
+    """Keep each step once, in order: a line counts where its step passes every step before it."""
+    steps = columns["step"]
+    if steps.size < 2 or bool(np.all(np.diff(steps) > 0)):
+        return columns
+    is_new = np.concatenate([[True], steps[1:] > np.maximum.accumulate(steps)[:-1]])
+    return {name: column[is_new] for name, column in columns.items()}
