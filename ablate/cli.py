@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ablate.errors import AblateError, DataError, GridError, RecordError
+from ablate import cli_results
+from ablate.cli_results import DEFAULT_RUNS, Runs, find_store
+from ablate.errors import AblateError, DataError, RecordError
 
 if TYPE_CHECKING:
     from ablate.plan import Plan
-    from ablate.tracking.store import Store
 
 app = typer.Typer(
     help="Declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.",
@@ -33,7 +34,6 @@ Grid = Annotated[Path, typer.Argument(metavar="GRID", help="The grid file that d
 StudyPlace = Annotated[
     str, typer.Argument(metavar="STUDY", help="A grid file, a study's folder, or its name under --runs.")
 ]
-Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all studies.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the grid, e.g. train.steps=100."),
@@ -41,7 +41,6 @@ Settings = Annotated[
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-DEFAULT_RUNS = Path("runs")
 MAX_RESTARTS = 3  # of a local Ray node that dies
 
 
@@ -158,7 +157,7 @@ def status(
     """Show the state of every run of a study. Works from any terminal and machine that sees the folder."""
     from ablate.screens import print_status, watch_status
 
-    store = _find_store(study, runs)
+    store = find_store(study, runs)
     store.read_study()
     if watch and not as_json:
         watch_status(store, every)
@@ -182,7 +181,7 @@ def logs(
 @app.command()
 def stop(study: StudyPlace, runs: Runs = DEFAULT_RUNS) -> None:
     """Ask a study that trains, here or on another machine, to save checkpoints and stop. `ablate run` goes on."""
-    store = _find_store(study, runs)
+    store = find_store(study, runs)
     store.read_study()
     if not store.has_driver():
         raise RecordError(f"{store.path.name}: no `ablate run` is at work on it")
@@ -206,7 +205,7 @@ def clean(
     from ablate.tracking.cleaning import parse_bytes, parse_keep, plan_cleaning
 
     budget = parse_bytes(disk_budget) if disk_budget is not None else None
-    removals = plan_cleaning(_find_store(study, runs), parse_keep(keep), budget)
+    removals = plan_cleaning(find_store(study, runs), parse_keep(keep), budget)
     for removal in () if dry_run else removals:
         removal.path.unlink(missing_ok=True)
     print_removals(removals, is_dry=dry_run)
@@ -222,7 +221,7 @@ def pack(
     """Write what a study's finished runs left behind into one archive, for another machine to merge."""
     from ablate.tracking.archive import pack as write_archive
 
-    store = _find_store(study, runs)
+    store = find_store(study, runs)
     archive = out or Path(f"{store.path.name}.tar.gz")
     count = write_archive(store, archive, weights=weights)
     print(f"{archive}: {count} runs of {store.path.name}")
@@ -243,26 +242,9 @@ def merge(
     print(f"{store.path}: {added} runs came, {present} were there already")
 
 
-@app.command()
-def report(
-    study: StudyPlace,
-    runs: Runs = DEFAULT_RUNS,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")
-    ] = None,
-) -> None:
-    """Write the pages of a study, report.html first, and print the table of speed-ups."""
-    from rich.console import Console
-
-    from ablate.report import render_table, write_report
-
-    store = _find_store(study, runs)
-    made = write_report(store, out or store.path / "report")
-    console = Console()
-    console.print(render_table(made))
-    for sentence in made.answer:
-        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)
+app.command()(cli_results.report)
+app.command()(cli_results.generate)
+app.command()(cli_results.bench_report)
 
 
 @app.command()
@@ -315,19 +297,3 @@ def _build_plan(grid: Path, runs: Path, settings: list[str] | None) -> Plan:
         return build_plan(study, describe(study.data, grid.parent, runs / ".shards"))
     except DataError as error:
         raise study.refuse_data(error) from None
-
-
-def _find_store(study: str, runs: Path) -> Store:
-    from ablate.study import study_name
-    from ablate.tracking.store import Store
-
-    place = Path(study)
-    if (place / "study.json").exists():
-        return Store(place)
-    if place.is_file() or place.suffix in (".yaml", ".yml"):
-        return Store(runs / study_name(place))
-    if place.is_dir():
-        raise GridError(f"{place}: no study was run in this folder: it holds no study.json")
-    if place.name != study or study in (".", ".."):
-        raise GridError(f"{study}: there is no such grid, and no such study's folder")
-    return Store(runs / study)

@@ -23,6 +23,7 @@ ARROWS = {
     "analysis": {"study", "tracking"},
     "report": {"analysis", "tracking"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
+    "cli_results": {"study", "tracking", "analysis", "report", "evaluation", "ablate_model"},
     "screens": {"plan", "execution", "tracking"},
     "cli": {
         "study",
@@ -34,6 +35,7 @@ ARROWS = {
         "report",
         "evaluation",
         "screens",
+        "cli_results",
         "ablate_model",
     },
     "__main__": {"cli"},

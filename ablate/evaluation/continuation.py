@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ablate_model import GPT, ConfigError, Sampling, generate, load
 
 from ablate.data import Tokenizer, load_tokenizer
 from ablate.errors import RecordError, suggest
 from ablate.study.schema import DataConfig
 from ablate.tracking.store import RunFolder, Store
+from ablate_model import GPT, ConfigError, Sampling, generate, load
 
 
 def find_run(name: str, runs: Path) -> RunFolder:
