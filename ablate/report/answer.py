@@ -38,14 +38,20 @@ def answer(
     main = sorted((axes[axis] for axes in by_arm.values() if axis in axes), key=_rank, reverse=True)
     caveats = _list_caveats(main, arms, fairness)
     if not main:
-        return _describe_alone(arms), _sentence(caveats or ["one arm alone shows no effect: add a level to the matrix"])
+        advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that they share"
+        return _describe_alone(arms), _sentence(caveats or [f"no effect can be shown: {advice}"])
     caveats = [*_describe_full_schedules(full_schedule, axis, labels), *caveats]
     finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
     return finding, _sentence([*_describe_price(by_arm[main[0].arm], axis), *caveats])
 
 
 def judge(row: SpeedUp) -> Verdict:
-    """faster or slower where the interval excludes 1 and Holm's p is below 0.05, or a bound says so; else undecided."""
+    """faster or slower where the interval excludes 1 and Holm's p is below 0.05, or a bound says so; else undecided.
+
+    One seed decides nothing.
+    """
+    if row.bound and row.n_pairs < 2:
+        return "undecided"
     if row.bound == "at_most" and row.high is not None and row.high <= 1:
         return "slower"
     if row.bound == "at_least" and row.low is not None and row.low >= 1:
@@ -64,39 +70,43 @@ def _describe_alone(arms: Sequence[ArmSummary]) -> str:
     ended = [arm for arm in arms if arm.final_loss.mean is not None]
     if not ended:
         return "No run has finished with an evaluation yet, so there is nothing to compare."
-    losses = [
-        f"{arm.arm} ends at a validation loss of {arm.final_loss.mean:.4f} ({count(arm.final_loss.n, 'seed')})"
-        for arm in ended
-    ]
-    return f"No arm has a baseline to be compared with: {join(losses[:LISTED])}."
+    first, *others = [f"{arm.final_loss.mean:.4f} ({count(arm.final_loss.n, 'seed')})" for arm in ended[:LISTED]]
+    if len(arms) == 1:
+        return f"There is one arm, {ended[0].arm}; it ends at a validation loss of {first}."
+    losses = [f"{ended[0].arm} ends at a validation loss of {first}"]
+    losses += [f"{arm.arm} at {loss}" for arm, loss in zip(ended[1:], others, strict=False)]
+    return f"No arm has a baseline to be compared with: {join(losses)}."
 
 
 def _describe_one(row: SpeedUp, axis: str) -> str:
     goal = write_target(row.target).replace("the baseline", row.baseline)
-    name = AXIS_NAMES[axis]
+    name, than = AXIS_NAMES[axis], f" as {row.baseline}" if isinstance(row.target, float) else ""
     if row.bound == "at_most":
         missed = row.n_pairs - row.n_reached
         return (
             f"In {name}, {row.arm} is at most {write_ratio(row.high)} as fast as {row.baseline}: "
-            f"{missed} of {count(row.n_pairs, 'run')} never reached {goal}."
+            f"{missed} of {count(row.n_pairs, 'run')} never reached {goal}, {_VERDICTS[judge(row)]}."
         )
     if row.bound == "at_least":
-        return f"In {name}, {row.arm} is at least {write_ratio(row.low)} as fast as {row.baseline} to {goal}."
+        speed = f"at least {write_ratio(row.low)} as fast{than}"
+        return f"In {name}, {row.arm} reaches {goal} {speed}, {_VERDICTS[judge(row)]}."
     if row.ratio is None:
         reason = f": {row.note}" if row.note else ""
         return f"Whether {row.arm} reaches {goal} in fewer {name} is not determined{reason}."
-    start = f"In {name}, {row.arm} reaches {goal} {write_ratio(row.ratio)} as fast"
+    start = f"In {name}, {row.arm} reaches {goal} {write_ratio(row.ratio)} as fast{than}"
     if row.low is None or row.high is None:
         return f"{start}, a number without an interval: one seed."
     certainty = (
         f"95 % interval {row.low:.2f} to {row.high:.2f}, {count(row.n_pairs, 'seed')}, p {_equals(write_p(row.p_holm))}"
     )
-    verdicts = {
-        "faster": "a clear speed-up",
-        "slower": "a clear slow-down",
-        "undecided": "so the study does not decide whether it helps",
-    }
-    return f"{start} ({certainty}), {verdicts[judge(row)]}."
+    return f"{start} ({certainty}), {_VERDICTS[judge(row)]}."
+
+
+_VERDICTS: dict[Verdict, str] = {
+    "faster": "a clear speed-up",
+    "slower": "a clear slow-down",
+    "undecided": "so the study does not decide whether it helps",
+}
 
 
 def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
@@ -106,20 +116,26 @@ def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
             f"None of {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to {write_target(rows[0].target)}{reason}."
         )
     verdicts = [judge(row) for row in rows]
-    counts = [f"{n} {'is' if n == 1 else 'are'} {w}" for v, w in _MANY_WORDS.items() if (n := verdicts.count(v))]
     listed = [f"{row.arm} {write_speed_up(row)}" for row in rows[:LISTED]]
     rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
-    return (
-        f"In {AXIS_NAMES[axis]} to {write_target(rows[0].target)}, of {len(rows)} arms {join(counts)} "
-        f"(95 % intervals, Holm-adjusted): {join([*listed, *rest])}."
-    )
+    has_interval = any(row.ratio is not None and row.low is not None for row in rows)
+    how = " (95 % intervals, Holm-adjusted)" if has_interval else ""
+    goal = write_target(rows[0].target)
+    return f"In {AXIS_NAMES[axis]} to {goal}, {_count_verdicts(verdicts)}{how}: {join([*listed, *rest])}."
 
 
-_MANY_WORDS: dict[Verdict, str] = {
-    "faster": "clearly faster than the baseline",
-    "slower": "clearly slower",
-    "undecided": "undecided",
-}
+def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
+    """`both arms are undecided`; `2 of 3 arms are clearly faster than the baseline and 1 is clearly slower`."""
+    counts = [(word, n) for verdict, word in _MANY_WORDS.items() if (n := verdicts.count(verdict))]
+    (word, n), *others = counts
+    whole = word if word == _MANY_WORDS["undecided"] else f"{word} than the baseline"
+    if not others:
+        return f"{'both' if n == 2 else f'all {n}'} arms are {whole}"
+    first = f"{n} of {len(verdicts)} arms {'is' if n == 1 else 'are'} {whole}"
+    return join([first, *(f"{n} {'is' if n == 1 else 'are'} {word}" for word, n in others)])
+
+
+_MANY_WORDS: dict[Verdict, str] = {"faster": "clearly faster", "slower": "clearly slower", "undecided": "undecided"}
 
 
 def _describe_price(axes: dict[str, SpeedUp], axis: str) -> list[str]:
@@ -134,10 +150,19 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str) -> list[str]:
             if row.note and axes[axis].ratio is not None
             else []
         )
-    text = f"in {AXIS_NAMES[other]}, {row.arm} stands at {write_speed_up(row)}"
+    text = f"in {AXIS_NAMES[other]}, {row.arm} {_say_speed(row)}"
     if steps and seconds and steps.ratio and seconds.ratio:
-        text += f" because a step takes {write_ratio(steps.ratio / seconds.ratio)} as long"
+        times = write_ratio(steps.ratio / seconds.ratio)
+        text += f": a step takes {'' if times == '1.00x' else f'{times} '}as long as the baseline's"
     return [text]
+
+
+def _say_speed(row: SpeedUp) -> str:
+    """`write_speed_up` as the end of a sentence."""
+    if row.ratio is None and row.bound in (None, "not_determined"):
+        return "cannot be compared"
+    value, gap, interval = write_speed_up(row).partition("x")
+    return f"is {value}{gap} as fast{interval}"
 
 
 def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str]) -> list[str]:
@@ -145,7 +170,7 @@ def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping
     best = max((row for row in rows if row.axis == axis), key=_rank, default=None)
     if best is None:
         return []
-    return [f"between full schedules, the number to quote, {labels[best.arm]} stands at {write_speed_up(best)}"]
+    return [f"between full schedules, the number to quote, {labels[best.arm]} {_say_speed(best)}"]
 
 
 def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> list[str]:

@@ -66,7 +66,7 @@ def test_one_clear_arm_with_its_price():
         "In tokens, new reaches old's final loss 1.45x as fast (95 % interval 1.30 to 1.61, 3 seeds, p = 0.004), "
         "a clear speed-up."
     )
-    assert second == "In seconds, new stands at 1.10x [0.98, 1.23] because a step takes 1.32x as long."
+    assert second == "In seconds, new is 1.10x as fast [0.98, 1.23]: a step takes 1.32x as long as the baseline's."
 
 
 def test_an_undecided_arm_says_so():
@@ -76,15 +76,64 @@ def test_an_undecided_arm_says_so():
 
 def test_a_bound_says_how_many_never_arrived():
     first, _ = say(replace(ROW, ratio=None, low=None, high=0.8, bound="at_most", n_reached=1, p_holm=None))
-    assert first == "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss."
+    assert first == (
+        "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss, a clear slow-down."
+    )
+
+
+def bounded(row, at_most):
+    return replace(row, ratio=None, low=None, high=at_most, bound="at_most", n_reached=1, p_holm=None)
+
+
+def test_a_bound_on_the_clock_said_at_twice():
+    first, second = say(bounded(ROW, 1.18), bounded(seconds_of(ROW, None, None, None), 1.03))
+    assert first.endswith("2 of 3 runs never reached old's final loss, so the study does not decide whether it helps.")
+    assert second == "In seconds, new is at most 1.03x as fast."
+
+
+def test_a_step_as_long_as_the_baselines_was_called_a_reason():
+    _, second = say(ROW, steps_of(ROW), seconds_of(ROW, 1.45, 1.3, 1.61))
+    assert second == "In seconds, new is 1.45x as fast [1.30, 1.61]: a step takes as long as the baseline's."
+
+
+def test_an_absolute_target_names_the_baseline():
+    row = replace(ROW, target=3.2)
+    assert say(row)[0].startswith("In tokens, new reaches a validation loss of 3.2 1.45x as fast as old (95 % interval")
+    early = replace(row, ratio=None, low=20.0, high=None, bound="at_least", p_holm=None)
+    assert say(early)[0] == (
+        "In tokens, new reaches a validation loss of 3.2 at least 20.0x as fast as old, a clear speed-up."
+    )
+
+
+def test_arms_of_one_verdict_are_counted_together():
+    other = replace(ROW, arm="third")
+    assert say(ROW, other)[0].startswith(
+        "In tokens to the baseline's final loss, both arms are clearly faster than the baseline (95 % intervals"
+    )
+    assert say(bounded(ROW, 1.18), bounded(other, 1.13))[0] == (
+        "In tokens to the baseline's final loss, both arms are undecided: new at most 1.18x and third at most 1.13x."
+    )
+
+
+def test_arms_without_a_baseline_are_told_what_is_missing():
+    one = summary(baseline="arm")
+    assert say(arms=[one]) == (
+        "There is one arm, new; it ends at a validation loss of 3.0000 (3 seeds).",
+        "No effect can be shown: add a level to the matrix.",
+    )
+    assert say(arms=[one, summary(arm="third", baseline="third")]) == (
+        "No arm has a baseline to be compared with: new ends at a validation loss of 3.0000 (3 seeds) and third at "
+        "3.0000 (3 seeds).",
+        "No effect can be shown: name a baseline that they share.",
+    )
 
 
 def test_caveats_name_every_kind_of_trouble():
-    arms = [summary(n_unfinished=1, n_failed=2, n_diverged=1, n_stopped=2)]
+    arms = [summary(n_unfinished=1, n_failed=2, n_diverged=1, n_stopped=2, n_incomplete=1)]
     _, second = say(ROW, arms=arms, fairness=[fair("5.0 % more parameters than its baseline")])
     assert second == (
-        "1 run not finished and left out; 2 runs failed and left out; 1 run diverged; "
-        "2 runs stopped before the end of the budget; new: 5.0 % more parameters than its baseline."
+        "1 run not finished and left out; 2 runs failed and left out; 1 run with an incomplete curve left out; "
+        "1 run diverged; 2 runs stopped before the end of the budget; new: 5.0 % more parameters than its baseline."
     )
 
 
@@ -96,7 +145,7 @@ def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
     slow = replace(ROW, arm="third", ratio=0.7, low=0.6, high=0.8)
     first, _ = say(slow, ROW)
     assert first == (
-        "In tokens to the baseline's final loss, of 2 arms 1 is clearly faster than the baseline and 1 is "
+        "In tokens to the baseline's final loss, 1 of 2 arms is clearly faster than the baseline and 1 is "
         "clearly slower (95 % intervals, Holm-adjusted): new 1.45x [1.30, 1.61] and third 0.70x [0.60, 0.80]."
     )
 
@@ -112,6 +161,8 @@ def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
         ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most"}, "slower"),
         ({"ratio": None, "low": None, "high": 1.2, "bound": "at_most"}, "undecided"),
         ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least"}, "faster"),
+        ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most", "n_pairs": 1}, "undecided"),
+        ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least", "n_pairs": 1}, "undecided"),
         ({"ratio": None, "low": None, "high": None, "bound": "not_determined"}, "undecided"),
     ],
 )
@@ -121,7 +172,7 @@ def test_verdicts(changes, verdict):
 
 def test_full_schedules_are_quoted_where_they_exist():
     _, second = say(ROW, full=[replace(ROW, ratio=1.3, low=1.2, high=1.4)])
-    assert second == "Between full schedules, the number to quote, new stands at 1.30x [1.20, 1.40]."
+    assert second == "Between full schedules, the number to quote, new is 1.30x as fast [1.20, 1.40]."
 
 
 def arm(name, **axes):

@@ -88,9 +88,7 @@ def test_the_terminals_table_fits_a_narrow_terminal(store):
 def test_one_arm(store):
     write_study(store, [BASE])
     made, summary = report(store)
-    assert made.answer[0].startswith(
-        "No arm has a baseline to be compared with: plain ends at a validation loss of 4.1"
-    )
+    assert made.answer[0].startswith("There is one arm, plain; it ends at a validation loss of 4.1")
     assert summary["speedup"] == []
     assert "plain" in format_table(made) and "final validation loss" in format_table(made)
 
