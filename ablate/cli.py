@@ -83,11 +83,15 @@ def plan(
         )
         print("[" + ",\n ".join(map(json.dumps, rows)) + "]")
         return
+    from ablate.execution.jobs import estimate_seconds
     from ablate.execution.placement import local_resources, measure_flops_per_s, place
     from ablate.screens import print_plan
+    from ablate.tracking.store import Store
 
     placement = place(planned.study.resources, local_resources(), workers, len(planned.runs))
-    print_plan(planned, placement, measure_flops_per_s(placement))
+    flops_per_s = measure_flops_per_s(placement)
+    store = Store(runs / planned.study.study)
+    print_plan(planned, placement, flops_per_s, estimate_seconds(planned, store, flops_per_s))
 
 
 @app.command()
@@ -122,7 +126,10 @@ def run(
 
     planned = _build_plan(grid, runs, set_)
     store = Store(runs / planned.study.study)
-    command = shlex.join(["ablate", *(word.replace(tracking_uri or word, redact(word)) for word in sys.argv[1:])])
+    secret = tracking_uri or ""
+    command = shlex.join(
+        ["ablate", *(word.replace(secret, redact(secret)) if secret else word for word in sys.argv[1:])]
+    )
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
     options = Options(uri, workers, address, command, ablate.__version__, retry_failed, early_stop, stuck_after)
     console = Console(stderr=log_json, quiet=quiet)
@@ -266,6 +273,23 @@ def variants(as_json: AsJson = False) -> None:
         print(json.dumps(table, indent=2))
     else:
         print_variants(table)
+
+
+@app.command()
+def submit(
+    grid: Grid,
+    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's job server, e.g. http://HEAD:8265.")],
+    runs: Runs = DEFAULT_RUNS,
+    set_: Settings = None,
+) -> None:
+    """Send a study to a Ray cluster as a job. Grid, data and --runs must be where all its nodes see them."""
+    from ablate.execution.submit import submit as send
+
+    planned = _build_plan(grid, runs, set_)
+    job = send(address, grid, runs, [word for setting in set_ or () for word in ("--set", setting)])
+    print(f"{planned.study.study}: {len(planned.runs)} runs, as the job {job}")
+    print(f"follow: ablate status {planned.study.study} --runs {runs} --watch")
+    print(f"what it prints: ray job logs --address {address} {job}")
 
 
 @app.command("bench-scheduler")

@@ -38,9 +38,9 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
-def print_plan(plan: Plan, placement: Placement, flops_per_s: float) -> None:
-    """The arms with their sizes, and what the whole will cost."""
-    from ablate.plan.estimate import run_bytes, run_seconds
+def print_plan(plan: Plan, placement: Placement, flops_per_s: float, seconds_of_arm: Mapping[str, float]) -> None:
+    """The arms with their sizes, and what the whole will cost, by the estimated seconds of each arm's run."""
+    from ablate.plan.estimate import run_bytes, study_seconds
 
     console = _console()
     study = plan.study
@@ -59,7 +59,7 @@ def print_plan(plan: Plan, placement: Placement, flops_per_s: float) -> None:
             f"{format_count(arm.n_params)}{_difference(arm.n_params, base.n_params)}",
             f"{format_count(arm.flops_per_token)}{_difference(arm.flops_per_token, base.flops_per_token)}",
             format_count(arm.n_tokens),
-            format_seconds(run_seconds(arm.model, arm.train, flops_per_s)),
+            format_seconds(seconds_of_arm[arm.name]),
             Text("(baseline)" if base is arm else arm.baseline, style="dim"),
         )
     console.print(table)
@@ -74,12 +74,12 @@ def print_plan(plan: Plan, placement: Placement, flops_per_s: float) -> None:
     for notice in plan.notices:
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     memory = max(run_bytes(arm.model, arm.train) for arm in plan.arms)
-    seconds = plan.seconds(flops_per_s, placement.lanes)
+    seconds = study_seconds((seconds_of_arm[run.arm.name] for run in plan.runs), placement.lanes)
     gpu_hours = seconds * placement.gpus * placement.lanes / 3600
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {format_count(plan.total_flops)}FLOP in all; {placement}",
         f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "
-        f"(an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here), "
+        f"(an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here, and by finished runs), "
         f"up to {format_count(memory)}B of memory a run",
         f"data: {study.data.source}, {study.data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to "
         f"train on and {format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",

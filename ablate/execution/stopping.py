@@ -37,6 +37,7 @@ class Asha(Stopping):
         self._losses: dict[tuple[int, str, int], dict[str, float]] = {}
 
     def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+        reason = ""
         for rung in range(N_RUNGS):
             milestone = run.arm.train.steps / ETA ** (N_RUNGS - rung)
             reached = self._losses.setdefault((run.seed, run.arm.baseline, rung), {})
@@ -46,8 +47,8 @@ class Asha(Stopping):
             reached[run.run_id] = loss
             place = sorted(reached.values()).index(loss) + 1
             if run.arm.name != run.arm.baseline and place > max(1, len(reached) // ETA) and len(reached) >= ETA:
-                return f"asha: number {place} of {len(reached)} runs at step {milestone:.0f}"
-        return ""
+                reason = reason or f"asha: number {place} of {len(reached)} runs at step {milestone:.0f}"
+        return reason
 
 
 @final

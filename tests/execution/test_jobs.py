@@ -1,0 +1,69 @@
+"""What is left to train, in which order, and how long it will take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate.data import describe
+from ablate.execution.jobs import estimate_seconds, find_unfinished, order
+from ablate.plan import Plan, build_plan
+from ablate.study import load_study
+from ablate.tracking.records import Status
+from ablate.tracking.store import Store
+
+
+@pytest.fixture
+def plan(write_grid: Callable[..., Path], tmp_path: Path) -> Plan:
+    study = load_study(write_grid(matrix={"model.n_layers": [1, 3, 2]}, baseline={}, seeds=2))
+    return build_plan(study, describe(study.data, tmp_path))
+
+
+def write(store: Store, run_id: str, status: Status) -> None:
+    store.run(run_id).path.mkdir(parents=True, exist_ok=True)
+    store.run(run_id).write_status(status)
+
+
+def test_longest_first_within_a_seed_and_seeds_one_after_another(plan: Plan, tmp_path: Path) -> None:
+    runs = order(plan.runs, estimate_seconds(plan, Store(tmp_path), 1e9))
+    assert [(run.seed, run.arm.model.n_layers) for run in runs] == [(0, 3), (0, 2), (0, 1), (1, 3), (1, 2), (1, 1)]
+    equal = order(plan.runs, dict.fromkeys((arm.name for arm in plan.arms), 1.0))
+    assert equal == list(plan.runs)
+
+
+def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    guessed = estimate_seconds(plan, store, 1e9)
+    one, three, two = (arm.name for arm in plan.arms)
+    for run in plan.runs:
+        if run.arm.name == three:
+            took = 30.0 + run.seed
+            write(store, run.run_id, Status("finished", step=12, n_steps=12, took_s=took))
+    measured = estimate_seconds(plan, store, 1e9)
+    assert measured[three] == 30.5
+    for name in (one, two):  # never seen: off by as much as the one that was
+        assert measured[name] == pytest.approx(guessed[name] * 30.5 / guessed[three])
+
+
+def test_a_run_that_was_cut_says_nothing_of_the_time(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, plan.runs[0].run_id, Status("finished", step=3, n_steps=12, took_s=1000.0))
+    assert estimate_seconds(plan, store, 1e9) == estimate_seconds(plan, Store(tmp_path / "none"), 1e9)
+
+
+def test_what_is_left(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    states = (
+        Status("finished", step=12, n_steps=12),
+        Status("diverged", step=3, n_steps=12),
+        Status("failed"),
+        Status("running"),
+        Status("finished", step=3, n_steps=12),
+    )
+    for run, status in zip(plan.runs, states, strict=False):
+        write(store, run.run_id, status)
+    assert find_unfinished(plan, store) == list(plan.runs[2:])
+    assert find_unfinished(plan, store, cut_counts=True) == [*plan.runs[2:4], plan.runs[5]]
+    assert find_unfinished(plan, store, failed_only=True) == [plan.runs[2]]
