@@ -1,0 +1,91 @@
+"""The verbs that look at results, on a made-up study."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ablate.cli import main
+from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.tracking.store import Store
+
+Ablate = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
+    """Runs the command beside `runs/made-up`, a study of two arms of which one is twice as fast."""
+    monkeypatch.chdir(tmp_path)
+    arms = [
+        SyntheticArm(f"attention={name}", {"attention": name}, "attention=a", speedup=speedup)
+        for name, speedup in (("a", 1.0), ("b", 2.0))
+    ]
+    write_study(Store(tmp_path / "runs" / "made-up"), arms)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def speed_ups(folder: Path) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = json.loads((folder / "summary.json").read_text())["speedup"]
+    return rows
+
+
+def test_the_report_prints_the_table_and_the_path_of_the_page(ablate: Ablate, tmp_path: Path) -> None:
+    code, out, err = ablate("report", "made-up")
+    assert code == 0, err
+    assert "2.00x" in out
+    assert "report.html" in out.replace("\n", "")
+    assert (tmp_path / "runs" / "made-up" / "report" / "report.html").exists()
+
+
+def test_targets_are_the_readers_choice(ablate: Ablate, tmp_path: Path) -> None:
+    code, _, err = ablate("report", "made-up", "--out", "pages", "--target", "75", "--target", "4.9", "--axis", "steps")
+    assert code == 0, err
+    assert {row["target"] for row in speed_ups(tmp_path / "pages")} == {"75", 4.9}
+
+
+def test_a_page_is_made_again_from_what_was_published(ablate: Ablate, tmp_path: Path) -> None:
+    assert ablate("report", "made-up", "--out", "pages")[0] == 0
+    code, _, err = ablate("report", "pages", "--out", "again")
+    assert code == 0, err
+    assert speed_ups(tmp_path / "again") == speed_ups(tmp_path / "pages")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--target", "soon"), "soon"),
+        (("--axis", "stps"), "steps"),
+        (("--where", "atention == 'a'"), "atention"),
+        (("--where", "__import__('os')"), "not allowed"),
+        (("--baseline", "attention"), "AXIS=LEVEL"),
+        (("--baseline", "arm=nobody"), "nobody"),
+        (("--out", ""), "out"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(
+    ablate: Ablate, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    code, out, err = ablate("report", "made-up", *arguments)
+    assert code == 2, out
+    assert err.startswith("error: ")
+    assert words in err
+    assert not (tmp_path / "runs" / "made-up" / "report").exists()
+
+
+def test_generate_names_a_run_that_is_not_there_and_a_value_out_of_range(ablate: Ablate) -> None:
+    code, _, err = ablate("generate", "ffff")
+    assert (code, "no such run" in err) == (2, True)
+    code, _, err = ablate("generate", "ffff", "--top-p", "1.5")
+    assert (code, "--top-p must be" in err) == (2, True)
