@@ -32,6 +32,7 @@ test-stress: $(INSTALLED)
 	cd $(ROOT) && ABLATE_STRESS_COUNT=$(COUNT) $(BIN)/pytest -q tests/execution/test_stress.py
 
 test-all: $(INSTALLED)
+	$(ROOT)/.ci/services $(VENV)
 	cd $(ROOT) && $(BIN)/pytest -n 2 --dist worksteal -q -m 'not gpu'
 
 check: $(INSTALLED)

@@ -76,12 +76,14 @@ def merge(store: Store, archives: Iterable[Path]) -> tuple[int, int]:
         if is_held(store.run(run_id).curve):
             raise RecordError(f"{store.run(run_id).path}: somebody trains this run now; stop it first")
     for run_id in new:
-        files = incoming[run_id]
+        content = incoming[run_id]
         folder = store.run(run_id)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.checkpoint.unlink(missing_ok=True)
-        for name in sorted(files, key=lambda name: name == "status.json"):  # the status last: it says that all is there
-            write_atomic(folder.path / name, files[name])
+        for name in sorted(
+            content, key=lambda name: name == "status.json"
+        ):  # the status last: it says that all is there
+            write_atomic(folder.path / name, content[name])
     store.write_study(record)
     return len(new), len(incoming) - len(new)
 
