@@ -108,7 +108,7 @@ def run(
         typer.Option(metavar="RULE", help="Cut runs that fall behind: asha, or patience=EVALUATIONS. Never baselines."),
     ] = None,
     stuck_after: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Replace a worker that is silent for so long.")
+        float, typer.Option(min=10, metavar="SECONDS", help="Replace a worker that is silent for so long.")
     ] = 600.0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")] = False,
