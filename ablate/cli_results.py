@@ -28,7 +28,7 @@ def report(
     ],
     runs: Runs = DEFAULT_RUNS,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")
+        str | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")
     ] = None,
     target: Annotated[
         list[str] | None,
@@ -52,7 +52,8 @@ def report(
     from ablate.report import ReportOptions, write_report
 
     stores = [find_store(study, runs) for study in studies]
-    folder = out or (stores[0].path / "report" if len(stores) == 1 else runs / "comparison")
+    default = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
+    folder = default if out is None else out
     chosen = {"targets": tuple(map(parse_target, target))} if target else {}
     options = ReportOptions(axis=axis, where=where, baseline=_read_levels(baseline), figures=figures, **chosen)
     made = write_report(stores, folder, options=options)

@@ -38,9 +38,9 @@ def write_report(source: Store | Sequence[Store], out: str | Path, *, options: R
     Raises `RecordError` where no study was run or a record cannot be read, `AblateError` where the options name what
     the study has not or `out` is empty, `ResourceError` where `out` cannot be written.
     """
+    if not str(out):
+        raise AblateError("out: it is empty: name a folder for the files of the report")
     out = Path(out)
-    if out == Path():  # an empty path and `.` are one
-        raise AblateError("out: it is empty, or the working directory: name a folder for the files of the report")
     stores = [source] if isinstance(source, Store) else list(source)
     studies = [read_study(store) for store in stores]
     results = studies[0] if len(studies) == 1 else merge(studies)

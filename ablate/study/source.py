@@ -89,7 +89,7 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise GridError(
-            f"{file}:{line}: this is not valid YAML: the character {chr(error.character)!a} is not text"
+            f"{file}:{line}: this is not valid YAML: the character {chr(int(error.character))!a} is not text"
         ) from None
     try:
         node = loader.get_single_node()
