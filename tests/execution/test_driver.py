@@ -14,7 +14,7 @@ from ablate.execution.jobs import find_unfinished
 from ablate.execution.stopping import Patience
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(240),  # the first test starts the cluster too
     pytest.mark.usefixtures("ray_cluster"),
     # MLflow and SQLAlchemy deprecate each other's and their own calls.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
