@@ -78,7 +78,9 @@ class Driver:
         Raises `ClusterLostError` where the local Ray node died: begin anew, nothing is lost.
         """
         waiting = deque(runs)
-        self._lanes = [_Lane(self._start_worker()) for _ in range(self.placement.lanes)]
+        self._lanes = [_Lane() for _ in range(self.placement.lanes)]
+        for lane in self._lanes:
+            self._start_worker(lane)
         before = self.store.read_stop_request()
         with self._interruptible():
             while (waiting and not self.interrupted.is_set()) or self._busy_lanes():
@@ -116,11 +118,12 @@ class Driver:
             counts[state] = counts.get(state, 0) + 1
         return counts
 
-    def _start_worker(self) -> Any:
+    def _start_worker(self, lane: _Lane) -> None:
         actor = ray.remote(self.worker_class).options(
             num_cpus=self.placement.cpus, num_gpus=self.placement.gpus or 0, max_concurrency=2, max_restarts=0
         )
-        return actor.remote(self.store.path.resolve(), self.corpus, self.placement.cpus)
+        lane.worker = actor.remote(self.store.path.resolve(), self.corpus, self.placement.cpus)
+        lane.ready, lane.is_ready = lane.worker.ready.remote(), False
 
     def _staff_lanes(self) -> None:
         """Give lanes that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
@@ -131,7 +134,7 @@ class Driver:
         self._staffed_at = time.monotonic()
         room = count_lanes(self.placement.cpus, self.placement.gpus, ray.cluster_resources())
         for lane in empty[: max(0, room - len(self._lanes) + len(empty))]:
-            lane.worker = self._start_worker()
+            self._start_worker(lane)
         if len(empty) == len(self._lanes) and not room:
             self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
 
@@ -140,10 +143,10 @@ class Driver:
             if lane.run is None and lane.worker is not None and waiting and not self.interrupted.is_set():
                 run = lane.run = waiting.popleft()
                 job = make_job(self.plan, run, self.placement, self.software, cut_counts=self.stopping is not None)
-                lane.task = lane.worker.train.remote(job)
                 folder = self.store.run(run.run_id)
-                reader = self._readers[run.run_id] = CurveReader(folder.curve)
                 self.watchdog.begin(folder.status)
+                lane.task = lane.worker.train.remote(job)
+                reader = self._readers[run.run_id] = CurveReader(folder.curve)
                 self.mirror.add(run.run_id, reader.read())
                 self.observe(Event("started", run))
 
@@ -156,6 +159,10 @@ class Driver:
         memory = {}
         if self.watchdog.has_news(status_path):
             memory = {"memory_bytes": self.store.run(run.run_id).read_status().memory_bytes}
+        elif not lane.is_ready:  # a worker that waits for room on the cluster is silent, and not stuck
+            done, _ = ray.wait([lane.ready], timeout=0)
+            lane.is_ready = bool(done)
+            self.watchdog.begin(status_path)
         elif self.watchdog.is_stuck(status_path):
             self._kill(lane, run)
         if records:
@@ -297,7 +304,9 @@ class Driver:
 class _Lane:
     """A worker, None while there is no room for one, and what it is doing."""
 
-    worker: Any
+    worker: Any = None
+    ready: Any = None
+    is_ready: bool = False
     run: Run | None = None
     task: Any = None
 

@@ -21,12 +21,10 @@ class Watchdog:
     def __init__(self, patience_s: float = STUCK_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.patience_s, self.clock = patience_s, clock
         self._seen: dict[Path, tuple[Sign, float]] = {}
-        self._alive: set[Path] = set()
 
     def begin(self, status: Path) -> None:
-        """Watch a run that was handed out. Until its first sign it may be waiting for room on the cluster."""
+        """Watch a run from now on: it was handed to a worker that has a place on the cluster."""
         self._seen[status] = (_sign(status), self.clock())
-        self._alive.discard(status)
 
     def has_news(self, status: Path) -> bool:
         """Whether the file was replaced since the last look."""
@@ -34,11 +32,10 @@ class Watchdog:
         if sign == self._seen[status][0]:
             return False
         self._seen[status] = (sign, self.clock())
-        self._alive.add(status)
         return True
 
     def is_stuck(self, status: Path) -> bool:
-        return status in self._alive and self.clock() - self._seen[status][1] > self.patience_s
+        return self.clock() - self._seen[status][1] > self.patience_s
 
 
 def _sign(path: Path) -> Sign:

@@ -58,6 +58,9 @@ class RunWorker:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = f"{socket.gethostname()}:{os.getpid()}"
 
+    def ready(self) -> None:
+        """Returns once this process has its place on the cluster and can take a run."""
+
     def stop(self) -> None:
         """Ask the run in progress to save a checkpoint and return."""
         self._stop.set()

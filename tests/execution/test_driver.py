@@ -111,11 +111,11 @@ def test_a_run_that_is_cut_counts_as_censored_and_can_go_on(bench, undisturbed) 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB, where this user may mount one."""
+    """A file system of 16 MiB, where this user may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("mounting a small file system takes root")
@@ -131,7 +131,6 @@ def test_a_full_disk_ends_the_driver_with_what_was_saved_whole(make_bench, undis
     assert outcome.exit_code == 1
     assert "No space left on device" in outcome.halted
     filler.unlink()
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     assert bench.train().exit_code == 0
     assert bench.curves() == undisturbed
 
@@ -140,6 +139,6 @@ def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         try:
             while True:
-                file.write(b"x" * 512)
+                file.write(b"x" * 4096)
         except OSError:
             return
