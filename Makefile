@@ -25,11 +25,11 @@ quickstart: $(INSTALLED)
 	cd $(ROOT) && $(BIN)/ablate report experiments/quickstart.yaml
 
 test: $(INSTALLED)
-	cd $(ROOT) && $(BIN)/pytest -n 2 --dist worksteal -q
+	cd $(ROOT) && $(BIN)/pytest -n 2 --dist loadfile -q
 
 test-stress: COUNT ?= 200
 test-stress: $(INSTALLED)
-	cd $(ROOT) && ABLATE_STRESS_COUNT=$(COUNT) $(BIN)/pytest -q tests/execution/test_stress.py
+	cd $(ROOT) && ABLATE_STRESS_COUNT=$(COUNT) $(BIN)/pytest -q -m '' tests/execution/test_stress.py
 
 test-all: $(INSTALLED)
 	$(ROOT)/.ci/services $(VENV)

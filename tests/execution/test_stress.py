@@ -30,7 +30,7 @@ LONGEST_WAIT_S = 4.0  # about as long as the study trains
 MAX_RUNS = 4
 FAULTS = ("driver", "worker", "node", "suspended worker", "ctrl-c", "second driver", "everything")
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
