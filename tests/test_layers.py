@@ -22,6 +22,7 @@ ARROWS = {
     "execution": {"study", "data", "plan", "training", "tracking", "ablate_model"},
     "analysis": {"study", "tracking"},
     "report": {"analysis", "tracking"},
+    "search": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "ablate_model"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
     "cli_results": {"study", "tracking", "analysis", "report", "evaluation", "ablate_model"},
     "screens": {"plan", "execution", "tracking"},

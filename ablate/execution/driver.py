@@ -20,9 +20,10 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ablate.data import Corpus
 from ablate.execution.cluster import ClusterLostError, is_lost
 from ablate.execution.events import Event, Observer, Outcome
-from ablate.execution.jobs import make_job
+from ablate.execution.jobs import make_job, record_arm
 from ablate.execution.memory import halve_micro_batch
 from ablate.execution.placement import Placement, count_lanes
+from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping
 from ablate.execution.watch import STUCK_S, Watchdog
 from ablate.execution.worker import UNWRITABLE, Result, RunWorker
@@ -30,7 +31,7 @@ from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
-from ablate.tracking.records import State, Status
+from ablate.tracking.records import RunRecord, State, Status
 from ablate.tracking.store import Store
 
 POLL_S = 0.25
@@ -42,7 +43,7 @@ class Driver:
     """Trains the runs of a plan on a running cluster.
 
     The run folders say what is left to do, so a driver that was killed is followed by one that goes on. With
-    `stopping`, runs that it cuts count as ended.
+    `stopping`, runs that it cuts count as ended. With a `source`, it has further runs while others train.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Driver:
         observe: Observer,
         *,
         stopping: Stopping | None = None,
+        source: RunSource | None = None,
         stuck_s: float = STUCK_S,
         worker_class: type[RunWorker] = RunWorker,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
         self.placement, self.mirror, self.observe = placement, mirror, observe
-        self.stopping, self.worker_class = stopping, worker_class
+        self.stopping, self.source, self.worker_class = stopping, source, worker_class
         self.watchdog = Watchdog(stuck_s)
         self.software = describe_software()
         self.interrupted = threading.Event()
@@ -69,6 +71,7 @@ class Driver:
         self._busy: set[str] = set()
         self._lost: set[str] = set()
         self._readers: dict[str, CurveReader] = {}
+        self._run_ids = {run.run_id for run in plan.runs}
         self._lanes: list[_Lane] = []
         self._staffed_at = 0.0
 
@@ -83,7 +86,7 @@ class Driver:
             self._start_worker(lane)
         before = self.store.read_stop_request()
         with self._interruptible():
-            while (waiting and not self.interrupted.is_set()) or self._busy_lanes():
+            while self._has_work(waiting):
                 if is_lost():
                     raise ClusterLostError("the local Ray node died")
                 if not self.interrupted.is_set() and self.store.read_stop_request() != before:
@@ -92,6 +95,20 @@ class Driver:
                 self._hand_out(waiting)
                 self._wait(waiting)
         return Outcome(self._count_states(), self.interrupted.is_set() and not self.halted, self.halted)
+
+    def _has_work(self, waiting: deque[Run]) -> bool:
+        self._draw(waiting)
+        return bool(waiting and not self.interrupted.is_set()) or bool(self._busy_lanes())
+
+    def _draw(self, waiting: deque[Run]) -> None:
+        """Ask the source for runs where a worker has nothing to do."""
+        is_idle = not waiting and len(self._busy_lanes()) < len(self._lanes)
+        if self.source is None or not is_idle or self.interrupted.is_set():
+            return
+        for run in self.source.draw():
+            self._run_ids.add(run.run_id)
+            self.mirror.announce(RunRecord(run.run_id, run.arm.name, run.seed), record_arm(run.arm))
+            waiting.append(run)
 
     def _busy_lanes(self) -> list[_Lane]:
         return [lane for lane in self._lanes if lane.run is not None]
@@ -113,7 +130,7 @@ class Driver:
     def _count_states(self) -> Mapping[State, int]:
         counts: dict[State, int] = {}
         state: State
-        for run_id in {run.run_id for run in self.plan.runs}:
+        for run_id in self._run_ids:
             state = "failed" if run_id in self._lost else self.store.run(run_id).read_status().state
             counts[state] = counts.get(state, 0) + 1
         return counts
@@ -140,7 +157,10 @@ class Driver:
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for lane in self._lanes:
-            if lane.run is None and lane.worker is not None and waiting and not self.interrupted.is_set():
+            if lane.run is None and lane.worker is not None and not self.interrupted.is_set():
+                self._draw(waiting)
+                if not waiting:
+                    return
                 run = lane.run = waiting.popleft()
                 job = make_job(self.plan, run, self.placement, self.software, cut_counts=self.stopping is not None)
                 folder = self.store.run(run.run_id)
@@ -266,6 +286,8 @@ class Driver:
         if records:
             self.observe(Event("progress", run, record=records[-1] | _last_validation(records)))
         self.mirror.end(run.run_id, state)
+        if self.source is not None and state in ("finished", "diverged", "failed"):
+            self.source.tell(run, state)
         status = self.store.run(run.run_id).read_status()
         text = (error or status.error.strip()).rsplit("\n", 1)[-1] if state == "failed" else ""
         if status.is_cut and status.notes:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ablate.execution.placement import Placement
 from ablate.execution.worker import Job
-from ablate.plan import Plan, Run
+from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import run_seconds
 from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
 from ablate.tracking.store import Store
@@ -17,20 +17,6 @@ from ablate.tracking.store import Store
 def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
     """The plan as the record that the study's folder keeps."""
     study = plan.study
-    arms = tuple(
-        ArmRecord(
-            arm=arm.name,
-            axes=arm.axes,
-            within=arm.within,
-            baseline=arm.baseline,
-            n_params=arm.n_params,
-            flops_per_token=arm.flops_per_token,
-            n_steps=arm.train.steps,
-            n_tokens=arm.n_tokens,
-            notices=arm.notices,
-        )
-        for arm in plan.arms
-    )
     return StudyRecord(
         study=study.study,
         question=study.question,
@@ -46,10 +32,25 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
             "n_validation_tokens": plan.corpus.n_validation_tokens,
         },
         train=study.train.model_dump(),
-        arms=arms,
+        arms=tuple(map(record_arm, plan.arms)),
         runs=tuple(RunRecord(run.run_id, run.arm.name, run.seed) for run in plan.runs),
         version=version,
         command=command,
+        tuning=plan.tuning,
+    )
+
+
+def record_arm(arm: Arm) -> ArmRecord:
+    return ArmRecord(
+        arm=arm.name,
+        axes=arm.axes,
+        within=arm.within,
+        baseline=arm.baseline,
+        n_params=arm.n_params,
+        flops_per_token=arm.flops_per_token,
+        n_steps=arm.train.steps,
+        n_tokens=arm.n_tokens,
+        notices=arm.notices,
     )
 
 

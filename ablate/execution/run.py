@@ -16,7 +16,8 @@ from ablate.execution.driver import Driver
 from ablate.execution.events import Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.placement import local_resources, place
-from ablate.execution.stopping import parse_stopping, seed_from_curves
+from ablate.execution.source import RunSource
+from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.view import View
 from ablate.execution.watch import STUCK_S
 from ablate.plan import Plan
@@ -46,17 +47,30 @@ class Options:
     stuck_s: float = STUCK_S
 
 
-def run_study(plan: Plan, store: Store, base: Path, options: Options, console: Console, view: View) -> Outcome:
-    """Train what is left of a plan. Nothing is written before it is known that the cluster can take it.
+def run_study(
+    plan: Plan,
+    store: Store,
+    base: Path,
+    options: Options,
+    console: Console,
+    view: View,
+    *,
+    source: RunSource | None = None,
+    stopping: Stopping | None = None,
+) -> Outcome:
+    """Train what is left of a plan, and what the `source` adds to it meanwhile. Nothing is written before it is known
+    that the cluster can take it.
 
-    `base` is the folder of the grid, where relative data paths are looked up too. Raises `ResourceError` where the
-    cluster lacks what a run asks for or sees another folder, `DataError` where the corpus cannot be read, and
-    `ClusterLostError` where the local Ray node died: the same call goes on.
+    `stopping` is a rule in place of the one that the options name. `base` is the folder of the grid, where relative
+    data paths are looked up too. Raises `ResourceError` where the cluster lacks what a run asks for or sees another
+    folder, `DataError` where the corpus cannot be read, and `ClusterLostError` where the local Ray node died: the same
+    call goes on.
     """
     record = record_study(plan, options.version, options.command)
-    stopping = parse_stopping(options.early_stop)
+    stopping = stopping or parse_stopping(options.early_stop)
     pending = find_unfinished(plan, store, cut_counts=stopping is not None, failed_only=options.retry_failed)
-    if not pending:
+    n_more = source.n_left if source is not None else 0
+    if not pending and not n_more:
         store.write_study(record)
         if not is_complete(options.tracking_uri, store, record):
             _close(MlflowMirror(options.tracking_uri, store, record), options, console)
@@ -64,24 +78,33 @@ def run_study(plan: Plan, store: Store, base: Path, options: Options, console: C
 
     available: Mapping[str, float] = local_resources()
     if options.address is None:
-        place(plan.study.resources, available, options.workers, len(pending))
+        place(plan.study.resources, available, options.workers, len(pending) + n_more)
     done = len(plan.runs) - len(pending)
     what = f", {done} of them {'left as they are' if options.retry_failed else 'done before'}" if done else ""
-    console.print(f"{plan.study.study}: {len(plan.runs)} runs{what}", highlight=False)
+    more = f", at most {n_more} more to come" if n_more else ""
+    console.print(f"{plan.study.study}: {len(plan.runs)} runs{what}{more}", highlight=False)
     corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
-    for vocab_size in {run.arm.model.vocab_size for run in pending}:
+    for vocab_size in {arm.model.vocab_size for arm in plan.arms}:
         check_vocabulary(corpus, vocab_size)
     if stopping is not None:
         seed_from_curves(stopping, plan, {run.run_id: read_curve(store.run(run.run_id).curve) for run in plan.runs})
     runs = order(pending, estimate_seconds(plan, store, ORDER_FLOPS_PER_S))
     with start_cluster(options.address, available, store.ray_log) as resources:
-        placement = place(plan.study.resources, resources, options.workers, len(pending))
+        placement = place(plan.study.resources, resources, options.workers, len(pending) + n_more)
         store.write_study(record)
         check_shared(store.path)
         console.print(f"{placement}; starting", highlight=False)
         mirror = MlflowMirror(options.tracking_uri, store, record)
         driver = Driver(
-            plan, store, corpus, placement, mirror, view.observe, stopping=stopping, stuck_s=options.stuck_s
+            plan,
+            store,
+            corpus,
+            placement,
+            mirror,
+            view.observe,
+            stopping=stopping,
+            source=source,
+            stuck_s=options.stuck_s,
         )
         with view.shown(runs, placement.lanes), _at_work(store):
             outcome = driver.train(runs)

@@ -69,7 +69,7 @@ class View:
 
     def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
         self.console, self.quiet, self.as_json = console, quiet, as_json
-        self.lines: Mapping[str, _Line] = {}
+        self.lines: dict[str, _Line] = {}
         self.lanes = 1
         self.started = time.monotonic()
         self.last_event = ""
@@ -99,7 +99,7 @@ class View:
             self.last_event = event.text
             self.console.print(event.text, style="yellow", markup=False, highlight=False)
             return
-        line = self.lines[event.run.run_id]
+        line = self.lines.setdefault(event.run.run_id, _Line(event.run))
         match event.kind:
             case "started":
                 line.state = "running"

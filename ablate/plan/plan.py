@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -72,6 +72,7 @@ class Plan:
     arms: tuple[Arm, ...]
     runs: tuple[Run, ...]
     notices: tuple[str, ...]
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
 
     @property
     def total_flops(self) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -19,30 +19,38 @@ MAX_BYTES = 10_000_000
 # These hold names that may contain dots themselves: matrix.train.learning_rate is one axis.
 FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline"})
 
+T = TypeVar("T", bound=BaseModel)
+
 
 def load_study(path: str | FilePath, settings: Sequence[str] = ()) -> Study:
     """The study declared in the file `path`, with each `key=value` of `settings` laid over it.
 
     Raises `GridError` with one message for everything that is wrong with the file, up to five problems at once.
     """
+    study, source = load_declared(Study, path, settings)
+    study._source = source
+    return study
+
+
+def load_declared(kind: type[T], path: str | FilePath, settings: Sequence[str] = ()) -> tuple[T, Source]:
+    """What the file `path` declares, as a `kind`, and where its values stand. Raises `GridError` as `load_study`."""
     data, source = _read(FilePath(path))
     for setting in settings:
         source = _apply_setting(data, source, setting)
     try:
-        study = Study.model_validate(data)
+        return kind.model_validate(data), source
     except ValidationError as error:
-        problems = [_describe(problem, source) for problem in error.errors()[:5]]
+        problems = [_describe(problem, source, kind) for problem in error.errors()[:5]]
         raise GridError("\n".join(dict.fromkeys(problems))) from None
-    study._source = source
-    return study
 
 
 def study_name(path: str | FilePath) -> str:
     """The name alone, for the commands that look at what a study left behind."""
     data, source = _read(FilePath(path))
-    name = data.get("study")
+    key = "search" if "search" in data else "study"
+    name = data.get(key)
     if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
-        raise GridError(f"{source.locate(('study',))}: {_NAME_RULE}, got {name!r}")
+        raise GridError(f"{source.locate((key,))}: {_NAME_RULE}, got {name!r}")
     return name
 
 
@@ -65,7 +73,7 @@ def _read(path: FilePath) -> tuple[dict[str, Any], Source]:
         raise GridError(f"{path}: cannot be read: {error.strerror}") from None
     data, source = parse_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise GridError(f"{path}: a grid is a mapping that starts with `study: NAME`")
+        raise GridError(f"{path}: this is a mapping that starts with `study: NAME` (a search: `search: NAME`)")
     return data, source
 
 
@@ -90,47 +98,62 @@ def _apply_setting(data: dict[str, Any], source: Source, setting: str) -> Source
     return source.with_setting(tuple(parts))
 
 
-def _describe(problem: ErrorDetails, source: Source) -> str:
+def _describe(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
     path: Path = tuple(problem["loc"])
     if problem["type"] == "missing":
         return f"{source.locate(path[:-1])}: the key {path[-1]!r} is missing"
-    return f"{source.locate(path)}: {explain(problem, path)}"
+    return f"{source.locate(path)}: {explain(problem, path, kind)}"
 
 
-def explain(problem: ErrorDetails, path: Path) -> str:
-    """What is wrong with the value at `path` of a study, in words, with the legal values where they can be listed."""
+def explain(problem: ErrorDetails, path: Path, kind: type[BaseModel] = Study) -> str:
+    """What is wrong with the value at `path` of a declaration, in words, with the legal values where they are known."""
     got = problem["input"]
     match problem["type"]:
         case "extra_forbidden":
-            return f"unknown key{suggest(path[-1], _legal_keys(path[:-1]))}"
-        case "string_pattern_mismatch" if path == ("study",):
+            return f"unknown key{suggest(path[-1], _legal_keys(path[:-1], kind))}"
+        case "string_pattern_mismatch" if path in (("study",), ("search",)):
             return f"{_NAME_RULE}, got {got!r}"
         case "literal_error":
-            return f"unknown value {got!r}{suggest(got, _legal_values(path))}"
+            return f"unknown value {got!r}{suggest(got, _legal_values(path, kind))}"
         case "value_error":
             return problem["msg"].removeprefix("Value error, ")
         case _:
             return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got!r}"
 
 
-def _model_at(path: Path) -> type[BaseModel] | None:
-    """The class that describes the mapping at `path`, or None where the grid is free."""
-    model: type[BaseModel] | None = Study
+def _model_at(path: Path, kind: type[BaseModel]) -> type[BaseModel] | None:
+    """The class that describes the mapping at `path`, or None where the file is free."""
+    model: type[BaseModel] | None = kind
+    is_free = False
     for part in path:
         if isinstance(part, int):
             continue
+        if is_free:  # the key of a mapping from any name to entries of one class
+            is_free = False
+            continue
         field = model.model_fields.get(part) if model else None
-        kinds = [field.annotation, *get_args(field.annotation)] if field else []
-        model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        kinds = list(_classes(field.annotation)) if field else []
+        model = next((k for k in kinds if issubclass(k, BaseModel)), None)
+        is_free = dict in kinds
     return model
 
 
-def _legal_keys(path: Path) -> list[str]:
-    model = _model_at(path)
+def _classes(annotation: Any) -> Iterator[type]:
+    """Every class that a type is made of."""
+    if isinstance(annotation, type):
+        yield annotation
+    if isinstance(get_origin(annotation), type):
+        yield get_origin(annotation)
+    for part in get_args(annotation):
+        yield from _classes(part)
+
+
+def _legal_keys(path: Path, kind: type[BaseModel]) -> list[str]:
+    model = _model_at(path, kind)
     return list(model.model_fields) if model else []
 
 
-def _legal_values(path: Path) -> list[str]:
-    model = _model_at(path[:-1])
+def _legal_values(path: Path, kind: type[BaseModel]) -> list[str]:
+    model = _model_at(path[:-1], kind)
     field = model.model_fields.get(str(path[-1])) if model else None
     return [str(value) for value in get_args(field.annotation)] if field else []

@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from ablate.errors import DataError, GridError
 from ablate.study.source import Path, Source
+from ablate.study.tuning import Frozen, Tune
 
 MAX_SEEDS = 10_000
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -21,8 +31,28 @@ STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Texts = Annotated[
     tuple[str, ...], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 ]
+
+
+def _count_to_list(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value > MAX_SEEDS:
+            raise ValueError(
+                f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is seeds: [{value}]"
+            )
+        return tuple(range(value))
+    return value
+
+
+def _check_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value or min(value) < 0 or max(value) >= 2**63 or len(set(value)) != len(value):
+        raise ValueError("seeds is a number of at least 1, or a list of distinct numbers from 0 to 2^63 - 1")
+    return value
+
+
 Seeds = Annotated[
     tuple[int, ...],
+    BeforeValidator(_count_to_list),
+    AfterValidator(_check_seeds),
     WithJsonSchema(
         {
             "anyOf": [
@@ -32,12 +62,6 @@ Seeds = Annotated[
         }
     ),
 ]
-
-
-class Frozen(BaseModel):
-    """A strict, immutable part of the grid: a misspelt key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class DataConfig(Frozen):
@@ -185,6 +209,7 @@ class Study(Frozen):
     design: Design = "full"
     match: Match = Field("none", description="make every arm equal to its baseline by adapting d_ff")
     resources: Resources = Resources()
+    tune: Tune | None = Field(None, description="look for each arm's best settings first, with equal trials")
 
     _source: Source = PrivateAttr(default_factory=Source)
 
@@ -193,24 +218,6 @@ class Study(Frozen):
     def _is_free(cls, value: str) -> str:
         if value.startswith("mlflow."):
             raise ValueError(f"{value!r} is kept for MLflow's database, which stands beside the studies")
-        return value
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _count_to_list(cls, value: object) -> object:
-        if isinstance(value, int) and not isinstance(value, bool):
-            if value > MAX_SEEDS:
-                raise ValueError(
-                    f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is seeds: [{value}]"
-                )
-            return tuple(range(value))
-        return value
-
-    @field_validator("seeds")
-    @classmethod
-    def _are_distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or min(value) < 0 or max(value) >= 2**63 or len(set(value)) != len(value):
-            raise ValueError("seeds is a number of at least 1, or a list of distinct numbers from 0 to 2^63 - 1")
         return value
 
     @field_validator("matrix")

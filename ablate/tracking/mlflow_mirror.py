@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote
@@ -57,6 +57,12 @@ class MlflowMirror:
         self._runs: dict[str, tuple[RunRecord, ArmRecord]] = {run.run_id: (run, arms[run.arm]) for run in record.runs}
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
+
+    def announce(self, run: RunRecord, arm: ArmRecord) -> None:
+        """A run that the record did not have when the mirror was made."""
+        if run.run_id not in self._runs:
+            self._runs = {**self._runs, run.run_id: (run, arm)}
+            self.record = replace(self.record, arms=(*self.record.arms, arm), runs=(*self.record.runs, run))
 
     def add(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None:
         if records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, field
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -85,6 +85,7 @@ class StudyRecord(Record):
     runs: tuple[RunRecord, ...]
     version: str
     command: str = ""
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import faulty
 import pytest
+from mlflow.tracking import MlflowClient
 
 from ablate.execution.events import Event
-from ablate.execution.jobs import find_unfinished
+from ablate.execution.jobs import find_unfinished, record_study
+from ablate.execution.source import RunSource
 from ablate.execution.stopping import Patience
 
 pytestmark = [
@@ -142,3 +145,35 @@ def _fill(path: Path) -> None:
                 file.write(b"x" * 4096)
         except OSError:
             return
+
+
+def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
+    bench = make_bench()
+    whole = bench.plan
+    bench.plan = replace(whole, arms=whole.arms[:1], runs=whole.runs[:1])
+    source = OneByOne(bench, whole)
+    assert bench.train(lanes=2, source=source).states == {"finished": 2}
+    assert source.told == {run.run_id: "finished" for run in whole.runs}
+    assert bench.curves() == undisturbed
+    assert len(MlflowClient(f"sqlite:///{bench.store.mlflow_database}").search_runs(["1"])) == 2
+
+
+class OneByOne(RunSource):
+    """Gives the runs that a plan has beyond the one that the driver was given."""
+
+    def __init__(self, bench, whole) -> None:
+        self.bench, self.whole = bench, whole
+        self.told: dict[str, str] = {}
+
+    @property
+    def n_left(self) -> int:
+        return len(self.whole.runs) - len(self.bench.plan.runs)
+
+    def draw(self):
+        new = self.whole.runs[len(self.bench.plan.runs) :]
+        self.bench.plan = self.whole
+        self.bench.store.write_study(record_study(self.whole, "0", "ablate"))
+        return new
+
+    def tell(self, run, state) -> None:
+        self.told[run.run_id] = state
