@@ -13,11 +13,10 @@ from .cache import Cache
 from .config import ModelConfig
 from .declared import Declared, Role, walk_declared
 from .init import initialize
+from .kernels.cross_entropy import linear_cross_entropy
 from .kernels.report import report_attention
 from .linear.base import Embedding, Head
 from .numerics import project, upcast
-
-IGNORED_TARGET = -100  # targets of this value do not count in the loss
 
 
 class GPT(nn.Module):
@@ -47,8 +46,7 @@ class GPT(nn.Module):
     def forward(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
         """Token ids (b, t) to logits (b, t, v). With a cache, ids are the newest tokens and the cache grows by them."""
         h_btd = self.final.read(self.encode(ids_bt, cache))
-        matrix = self.embedding if self.head is None else self.head
-        logits_btv: Tensor = self.final.scale(upcast(F.linear(h_btd, matrix.read_weight())))
+        logits_btv: Tensor = self.final.scale(upcast(F.linear(h_btd, self._head_weight())))
         cap = self.config.logit_softcap
         return logits_btv if cap is None else cap * torch.tanh(logits_btv / cap)
 
@@ -69,7 +67,13 @@ class GPT(nn.Module):
 
     def loss(self, ids_bt: Tensor, targets_bt: Tensor) -> Tensor:
         """Mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
-        return F.cross_entropy(self(ids_bt).flatten(0, 1), targets_bt.flatten(), ignore_index=IGNORED_TARGET)
+        h_nd = self.final.read(self.encode(ids_bt)).flatten(0, 1)
+        # scaled rows of the matrix instead of scaled logits: the same product, and no pass over the logits
+        weight_vd = self.final.scale(upcast(self._head_weight()).mT).mT
+        return linear_cross_entropy(h_nd, weight_vd, targets_bt.flatten(), self.config.logit_softcap)
+
+    def _head_weight(self) -> Tensor:
+        return (self.embedding if self.head is None else self.head).read_weight()
 
     @torch.no_grad()
     def post_step(self) -> None:

@@ -140,7 +140,7 @@ class Names:
 
     def base_environment(self, study: Study) -> dict[str, Any]:
         """The values that no axis varies, by dotted path and by short name."""
-        values = dict(self._defaults)
+        values: dict[str, Any] = dict(self._defaults)
 
         def flatten(prefix: str, tree: Mapping[str, Any]) -> None:
             for key, value in tree.items():
@@ -191,6 +191,7 @@ class _Values(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         _, component, *knob = (*self.names.path(key).split("."), "", "")
         knob = [part for part in knob if part]
-        variant = self.names.variants.get(component, {}).get(self.get(f"model.{component}.name"))
+        chosen: Any = self.get(f"model.{component}.name")
+        variant = self.names.variants.get(component, {}).get(chosen)
         known = variant["knobs"].get(".".join(knob)) if variant else None
         return known["default"] if known else None

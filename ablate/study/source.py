@@ -97,8 +97,8 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
         data = reader.read(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise GridError(f"{file}{line}: this is not valid YAML: {error.problem or error.context}") from None
+        place = f"{file}:{mark.line + 1}" if mark else file
+        raise GridError(f"{place}: this is not valid YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise GridError(f"{file}: this is not valid YAML: {error}") from None
     finally:

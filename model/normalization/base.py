@@ -54,6 +54,7 @@ class Final(Declared, ABC):
     def read(self, h_btd: Tensor) -> Tensor: ...
 
     def scale(self, logits_btv: Tensor) -> Tensor:
+        """By a factor an entry of the last dimension v, so that the rows of the head's matrix can be scaled instead."""
         return logits_btv
 
 

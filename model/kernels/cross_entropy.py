@@ -1,0 +1,82 @@
+"""The loss of a language model's head, without its logits ever standing in memory as a whole or in float32."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+IGNORED_TARGET = -100  # targets of this value do not count in the loss
+
+# Logits that exist at once, counted in entries. A GPU's matrix products fill it from some thousand rows on, so a piece
+# of 16,384 tokens x 50,304 entries is kept whole (1.6 GB in bfloat16), which spares it sums of partial gradients.
+ENTRIES_AT_ONCE = 2**30
+
+
+def linear_cross_entropy(h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None = None) -> Tensor:
+    """Mean cross-entropy (nats, a scalar in at least float32) of the logits h W^T, after c tanh(logits / c).
+
+    Targets equal to IGNORED_TARGET do not count; without any other target the loss is NaN, as torch's is. The matrix
+    products run in autocast's type, everything else in at least float32. Where gradients are wanted, they are formed
+    together with the loss, while a piece's logits are at hand: d loss / d logits = (softmax - one_hot) / n.
+    """
+    kind = h_nd.device.type
+    dtype = (
+        torch.get_autocast_dtype(kind)
+        if torch.is_autocast_enabled(kind)
+        else torch.promote_types(h_nd.dtype, weight_vd.dtype)
+    )
+    inputs = h_nd.to(dtype), weight_vd.to(dtype), targets_n, softcap
+    if torch.is_grad_enabled() and (h_nd.requires_grad or weight_vd.requires_grad):
+        return cast(Tensor, _LossWithGradients.apply(*inputs))  # type: ignore[no-untyped-call]
+    return _sum_pieces(*inputs, wants_gradients=False)[0]
+
+
+def _sum_pieces(
+    h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None, *, wants_gradients: bool
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """The loss, its gradient by h in pieces of rows, and its gradient by W."""
+    rows = max(1, ENTRIES_AT_ONCE // len(weight_vd))
+    n_counted = (targets_n != IGNORED_TARGET).sum()
+    loss, pieces, by_weight_vd = torch.zeros((), device=h_nd.device, dtype=_wide(h_nd)), [], None
+    for piece_nd, piece_n in zip(torch.split(h_nd, rows), torch.split(targets_n, rows), strict=True):
+        piece_loss, by_logits_nv = _of_logits(piece_nd @ weight_vd.mT, piece_n, n_counted, softcap)
+        loss = loss + piece_loss
+        if wants_gradients:
+            pieces.append(by_logits_nv @ weight_vd)
+            by_piece_vd = by_logits_nv.mT @ piece_nd
+            by_weight_vd = by_piece_vd if by_weight_vd is None else by_weight_vd + by_piece_vd.to(_wide(h_nd))
+    return loss, pieces, by_weight_vd
+
+
+def _of_logits(logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
+    """The piece's share of the loss, and its gradient by the logits in their own type."""
+    z_nv = logits_nv.to(_wide(logits_nv))
+    capped_nv = z_nv if softcap is None else softcap * torch.tanh(z_nv / softcap)
+    share_n1 = (targets_n != IGNORED_TARGET)[:, None].to(z_nv.dtype) / n_counted
+    is_target_nv = torch.arange(logits_nv.shape[1], device=logits_nv.device) == targets_n[:, None]
+    log_normaliser_n1 = capped_nv.logsumexp(-1, keepdim=True)
+    at_target_n1 = capped_nv.gather(-1, targets_n.clamp_min(0)[:, None])
+    loss = ((log_normaliser_n1 - at_target_n1) * share_n1).sum()
+    by_logits_nv = ((capped_nv - log_normaliser_n1).exp() - is_target_nv.to(z_nv.dtype)) * share_n1
+    if softcap is not None:
+        by_logits_nv = by_logits_nv * (1 - (capped_nv / softcap).square())
+    return loss, by_logits_nv.to(logits_nv.dtype)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _LossWithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None) -> Tensor:
+        loss, pieces, by_weight_vd = _sum_pieces(h_nd, weight_vd, targets_n, softcap, wants_gradients=True)
+        ctx.save_for_backward(torch.cat(pieces), by_weight_vd)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        by_h_nd, by_weight_vd = ctx.saved_tensors
+        return by_h_nd * by_loss.to(by_h_nd.dtype), by_weight_vd * by_loss.to(by_weight_vd.dtype), None, None
