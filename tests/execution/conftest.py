@@ -1,4 +1,4 @@
-"""One Ray cluster in this process for the tests of a module, and what a driver needs besides."""
+"""One Ray cluster in this process for the tests of a module, what a driver needs besides, and a study for processes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from processes import TIMES, Curves, curves
 
 from ablate.data import Corpus, describe, prepare
 from ablate.execution.cluster import SETTINGS
 from ablate.execution.driver import Driver
 from ablate.execution.events import Event, Outcome
-from ablate.execution.jobs import find_unfinished, record_study
+from ablate.execution.jobs import find_unfinished, make_job, record_study
 from ablate.execution.placement import Placement
+from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
-from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.store import Store
-
-TIMES = frozenset({"wall_s", "tokens_per_s"})
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +37,14 @@ def ray_cluster() -> Iterator[None]:
         ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
+
+
+class NoMirror:
+    """MLflow takes seconds to load, and these tests are not about it."""
+
+    def add(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None: ...
+
+    def end(self, run_id: str, state: str) -> None: ...
 
 
 @dataclass
@@ -56,12 +63,9 @@ class Bench:
                 observe(event)
 
         self.store.write_study(record_study(self.plan, "0", "ablate"))
-        mirror = MlflowMirror(f"sqlite:///{self.store.mlflow_database}", self.store, self.store.read_study())
-        driver = Driver(self.plan, self.store, self.corpus, Placement(1, 0, lanes), mirror, watch, **options)
-        runs = find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None)
-        outcome = driver.train(runs)
-        mirror.close()
-        return outcome
+        placement = Placement(1, 0, lanes)
+        driver = Driver(self.plan, self.store, self.corpus, placement, NoMirror(), watch, **options)  # type: ignore[arg-type]
+        return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
     def texts(self) -> str:
         return "\n".join(event.text for event in self.events)
@@ -103,3 +107,37 @@ def make_bench(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, ray_
         return Bench(plan, store, prepare(study.data, place, place / "shards"))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def process_grid(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
+    """Four runs of a second or more each, on the CPU: long enough to be hit in the middle."""
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    declared = {
+        "study": "tiny",
+        "question": "Does it survive?",
+        "data": {"source": "text", "path": str(corpus_file)},
+        "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16},
+        "train": {"steps": 300, "batch_size": 4, "eval_every": 50, "eval_tokens": 128, "log_every": 10}
+        | {"checkpoint_every": 25},
+        "matrix": {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]},
+        "baseline": {"attention": "standard", "normalization": "prenorm"},
+        "resources": {"cpus": 1, "gpus": 0},
+    }
+    path.write_text(yaml.safe_dump(declared))
+    return path
+
+
+@pytest.fixture(scope="session")
+def undisturbed_curves(process_grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    """What that study comes to, trained in this process and without Ray."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    study = load_study(process_grid)
+    plan = build_plan(study, describe(study.data, folder))
+    store = Store(folder / "tiny")
+    store.write_study(record_study(plan, "0", ""))
+    worker = RunWorker(store.path, prepare(study.data, folder, folder / "shards"), 1)
+    worker.device = "cpu"
+    for planned in plan.runs:
+        assert worker.train(make_job(plan, planned, Placement(1, 0, 1), {})) == "finished"
+    return curves(store)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ablate.execution import recorder
 from ablate.execution.worker import RunWorker
 from ablate.training.loop import Outcome, train
 
@@ -30,12 +31,15 @@ class _FaultyWorker(RunWorker):
 
 
 class SuspendedWorker(_FaultyWorker):
-    """Stops like a process whose GPU hangs, in the middle of the first run."""
+    """Stops like a process whose GPU hangs, in the middle of the first run; otherwise it gives signs often."""
+
+    def __init__(self, study: Path, corpus: Any, threads: int) -> None:
+        super().__init__(study, corpus, threads)
+        recorder.HEARTBEAT_S = 0.5
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         def suspend() -> bool:
-            recorder = arguments[4]
-            if recorder.status.step == 7 and _is_first(self, "suspended"):
+            if arguments[4].status.step == 7 and _is_first(self, "suspended"):
                 os.kill(os.getpid(), signal.SIGSTOP)
             return should_stop()
 

@@ -41,6 +41,12 @@ def wait_until(happened: Callable[[], Any], process: subprocess.Popen[str]) -> N
         time.sleep(0.02)
 
 
+def is_in_mid_run(runs: Path) -> bool:
+    """Whether a run has a checkpoint and went on beyond it."""
+    checkpoints = list(runs.glob("tiny/*/checkpoint.pt"))
+    return any(len(read_curve(path.with_name("curve.jsonl"))) > 3 for path in checkpoints)
+
+
 def children(process: subprocess.Popen[str], *words: str) -> list[psutil.Process]:
     """The processes below this one whose command line or name has one of the words."""
     found = []

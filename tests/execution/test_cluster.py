@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from processes import PATIENCE_S, Curves, assert_is_mirrored, curves, run, start, wait_until
 
 from ablate.tracking.curve import read_curve
@@ -21,32 +20,6 @@ from ablate.tracking.store import Store
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
-
-
-@pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
-    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
-    declared = {
-        "study": "tiny",
-        "data": {"source": "text", "path": str(corpus_file)},
-        "model": {"d_model": 32, "n_layers": 2, "n_heads": 2, "context_length": 32},
-        "train": {"steps": 200, "batch_size": 8, "eval_every": 50, "eval_tokens": 512, "log_every": 5}
-        | {"checkpoint_every": 20},
-        "matrix": {"attention": ["standard", "differential"]},
-        "baseline": {"attention": "standard"},
-        "seeds": 2,
-        "resources": {"cpus": 1, "gpus": 0},
-    }
-    path.write_text(yaml.safe_dump(declared))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
-    runs = tmp_path_factory.mktemp("undisturbed")
-    result = run("run", grid, "--runs", runs)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return curves(Store(runs / "tiny"))
 
 
 @pytest.fixture
@@ -130,10 +103,10 @@ def _wait_for_nodes(address: str, count: int) -> None:
 
 
 def test_a_node_that_dies_takes_nothing_with_it(
-    cluster: tuple[str, subprocess.Popen[bytes]], grid: Path, undisturbed: Curves, tmp_path: Path
+    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, undisturbed_curves: Curves, tmp_path: Path
 ) -> None:
     address, node = cluster
-    process = start("run", grid, "--runs", tmp_path / "runs", "--address", address)
+    process = start("run", process_grid, "--runs", tmp_path / "runs", "--address", address)
     curves_there = lambda: list((tmp_path / "runs").glob("tiny/*/curve.jsonl"))  # noqa: E731
     wait_until(lambda: len(curves_there()) == 2 and all(len(read_curve(path)) > 6 for path in curves_there()), process)
     _kill_group(node)
@@ -142,15 +115,15 @@ def test_a_node_that_dies_takes_nothing_with_it(
     assert "2 runs at a time" in output
     assert "its worker died" in output
     store = Store(tmp_path / "runs" / "tiny")
-    assert curves(store) == undisturbed
+    assert curves(store) == undisturbed_curves
     assert_is_mirrored(store)
 
 
 def test_a_folder_that_one_node_does_not_see_is_refused(
-    cluster: tuple[str, subprocess.Popen[bytes]], grid: Path, hidden: Path
+    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, hidden: Path
 ) -> None:
     address, _ = cluster
-    result = run("run", grid, "--runs", hidden, "--address", address)
+    result = run("run", process_grid, "--runs", hidden, "--address", address)
     assert result.returncode == 2
     assert "not the same folder on every node" in result.stderr
     assert "Traceback" not in result.stderr

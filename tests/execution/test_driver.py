@@ -38,9 +38,9 @@ def undisturbed(make_bench):
 
 
 def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
-    outcome = bench.train(stuck_s=10.0, worker_class=faulty.SuspendedWorker)  # twice the heartbeat
+    outcome = bench.train(stuck_s=4.0, worker_class=faulty.SuspendedWorker)
     assert outcome.states == {"finished": 2}
-    assert "no sign of life for 10 s" in bench.texts()
+    assert "no sign of life for 4 s" in bench.texts()
     assert bench.curves() == undisturbed
 
 
