@@ -152,7 +152,10 @@ class TrainConfig(Strict):
     precision: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="bfloat16: autocast over float32 master weights"
     )
-    compile: bool = Field(False, description="torch.compile")
+    compile: bool = Field(False, description="torch.compile, block by block")
+    attention_backend: Literal["auto", "sdpa", "flash", "flex", "math"] = Field(
+        "auto", description="kernels of attention, the same for every arm; by name it never falls back in silence"
+    )
 
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""

@@ -106,7 +106,7 @@ class _Run:
         self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
         self.precision = PRECISIONS[train.precision]
 
-        self.model = GPT(model_config)
+        self.model = GPT(model_config, backend=train.attention_backend)
         self.precision.convert(self.model)
         self.model.initialize(seed)
         self.model.to(device)
@@ -119,10 +119,9 @@ class _Run:
         self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
         self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
-        self.loss: Callable[[Tensor, Tensor], Tensor] = self.model.loss
         if train.compile:
             torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
-            self.loss = torch.compile(self.model.loss)
+            self.model.compile_blocks()
 
     def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
         progress, train = self.progress, self.train
@@ -160,7 +159,7 @@ class _Run:
         n_micro = self.train.batch_size // self.micro_batch_size
         for ids_bt, next_bt in zip(inputs_bt.chunk(n_micro), targets_bt.chunk(n_micro), strict=True):
             with self.precision.context(self.device):
-                loss = self.loss(ids_bt, next_bt) / n_micro
+                loss = self.model.loss(ids_bt, next_bt) / n_micro
             loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
@@ -204,7 +203,7 @@ class _Run:
         for batch in validation_batches(self.validation_tokens, self.train.eval_tokens, rows, self.context_length):
             ids_bt, targets_bt = self._to_device(batch)
             with self.precision.context(self.device):
-                total += self.loss(ids_bt, targets_bt) * len(ids_bt)
+                total += self.model.loss(ids_bt, targets_bt) * len(ids_bt)
             n_windows += len(ids_bt)
             self.recorder.beat(self.progress.step)
         self.model.train()
@@ -214,7 +213,7 @@ class _Run:
         """Compile, and load the device's libraries, before the clock runs."""
         batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)
         with self.precision.context(self.device):
-            loss = self.loss(*self._to_device(batch))
+            loss = self.model.loss(*self._to_device(batch))
         loss.backward()  # type: ignore[no-untyped-call]
         self.model.zero_grad(set_to_none=True)
 

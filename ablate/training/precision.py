@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -34,5 +35,6 @@ PRECISIONS: Mapping[str, Precision] = {
 
 
 def forbid_tf32() -> None:
-    """float32 means float32: on CUDA no matmul is rounded to TF32's 10 bits."""
+    """float32 means float32: on CUDA no matmul is rounded to TF32's 10 bits, and nobody hears Inductor's advice to."""
     torch.set_float32_matmul_precision("highest")
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", category=UserWarning)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -11,15 +13,21 @@ IGNORED_TARGET = -100  # targets of this value do not count in the loss
 
 # Logits that exist at once, counted in entries. A GPU's matrix products fill it from some thousand rows on, so a piece
 # of 16,384 tokens x 50,304 entries is kept whole (1.6 GB in bfloat16), which spares it sums of partial gradients.
-ENTRIES_AT_ONCE = 2**30
+# Without compilation each entry is copied several times in float32, so there are fewer of them.
+ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_EAGER = 2**30, 2**26
+
+OfLogits = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
 
 
-def linear_cross_entropy(h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None = None) -> Tensor:
+def linear_cross_entropy(
+    h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None = None, *, is_compiled: bool = False
+) -> Tensor:
     """Mean cross-entropy (nats, a scalar in at least float32) of the logits h W^T, after c tanh(logits / c).
 
     Targets equal to IGNORED_TARGET do not count; without any other target the loss is NaN, as torch's is. The matrix
     products run in autocast's type, everything else in at least float32. Where gradients are wanted, they are formed
     together with the loss, while a piece's logits are at hand: d loss / d logits = (softmax - one_hot) / n.
+    `is_compiled` compiles what happens to them.
     """
     kind = h_nd.device.type
     dtype = (
@@ -27,26 +35,34 @@ def linear_cross_entropy(h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, sof
         if torch.is_autocast_enabled(kind)
         else torch.promote_types(h_nd.dtype, weight_vd.dtype)
     )
-    inputs = h_nd.to(dtype), weight_vd.to(dtype), targets_n, softcap
+    inputs = h_nd.to(dtype), weight_vd, targets_n, softcap, is_compiled
     if torch.is_grad_enabled() and (h_nd.requires_grad or weight_vd.requires_grad):
         return cast(Tensor, _LossWithGradients.apply(*inputs))  # type: ignore[no-untyped-call]
     return _sum_pieces(*inputs, wants_gradients=False)[0]
 
 
 def _sum_pieces(
-    h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None, *, wants_gradients: bool
+    h_nd: Tensor,
+    wide_weight_vd: Tensor,
+    targets_n: Tensor,
+    softcap: float | None,
+    is_compiled: bool,
+    *,
+    wants_gradients: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    """The loss, its gradient by h in pieces of rows, and its gradient by W."""
-    rows = max(1, ENTRIES_AT_ONCE // len(weight_vd))
+    """The loss, its gradient by h in pieces of rows, and its gradient by W, in at least float32."""
+    weight_vd = wide_weight_vd.to(h_nd.dtype)
+    rows = max(1, (ENTRIES_AT_ONCE if is_compiled else ENTRIES_AT_ONCE_EAGER) // len(weight_vd))
+    of_logits: OfLogits = _compiled() if is_compiled else _of_logits
     n_counted = (targets_n != IGNORED_TARGET).sum()
     loss, pieces, by_weight_vd = torch.zeros((), device=h_nd.device, dtype=_wide(h_nd)), [], None
     for piece_nd, piece_n in zip(torch.split(h_nd, rows), torch.split(targets_n, rows), strict=True):
-        piece_loss, by_logits_nv = _of_logits(piece_nd @ weight_vd.mT, piece_n, n_counted, softcap)
+        piece_loss, by_logits_nv = of_logits(piece_nd @ weight_vd.mT, piece_n, n_counted, softcap)
         loss = loss + piece_loss
         if wants_gradients:
             pieces.append(by_logits_nv @ weight_vd)
-            by_piece_vd = by_logits_nv.mT @ piece_nd
-            by_weight_vd = by_piece_vd if by_weight_vd is None else by_weight_vd + by_piece_vd.to(_wide(h_nd))
+            by_piece_vd = _multiply_wide(by_logits_nv.mT, piece_nd)
+            by_weight_vd = by_piece_vd if by_weight_vd is None else by_weight_vd + by_piece_vd
     return loss, pieces, by_weight_vd
 
 
@@ -65,18 +81,32 @@ def _of_logits(logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, softcap:
     return loss, by_logits_nv.to(logits_nv.dtype)
 
 
+@functools.cache
+def _compiled() -> OfLogits:
+    return torch.compile(_of_logits, dynamic=False)
+
+
+def _multiply_wide(a: Tensor, b: Tensor) -> Tensor:
+    """a b in at least float32: a sum over all tokens is not rounded to bfloat16."""
+    if a.is_cuda and a.dtype.itemsize == 2:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.to(_wide(a)) @ b.to(_wide(b))
+
+
 def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
 class _LossWithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None) -> Tensor:
-        loss, pieces, by_weight_vd = _sum_pieces(h_nd, weight_vd, targets_n, softcap, wants_gradients=True)
+    def forward(
+        ctx: Any, h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None, is_compiled: bool
+    ) -> Tensor:
+        loss, pieces, by_weight_vd = _sum_pieces(h_nd, weight_vd, targets_n, softcap, is_compiled, wants_gradients=True)
         ctx.save_for_backward(torch.cat(pieces), by_weight_vd)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         by_h_nd, by_weight_vd = ctx.saved_tensors
-        return by_h_nd * by_loss.to(by_h_nd.dtype), by_weight_vd * by_loss.to(by_weight_vd.dtype), None, None
+        return by_h_nd * by_loss.to(by_h_nd.dtype), by_weight_vd * by_loss.to(by_weight_vd.dtype), None, None, None

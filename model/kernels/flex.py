@@ -14,6 +14,16 @@ from ..numerics import upcast
 from .bias import DecayBias
 from .call import BackendError, Call
 
+# A dense bias is one more block in shared memory for each pipeline stage: with Inductor's blocks for Hopper, backward
+# asks for more than a multiprocessor has.
+DENSE_BIAS_BLOCKS = {
+    "bwd_BLOCK_M1": 32,
+    "bwd_BLOCK_N1": 64,
+    "bwd_BLOCK_M2": 64,
+    "bwd_BLOCK_N2": 32,
+    "bwd_num_stages": 1,
+}
+
 Index = Tensor
 ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
 
@@ -32,7 +42,9 @@ def attend_flex(call: Call) -> Tensor:
     if q.is_cuda and not torch.compiler.is_compiling():
         run = _compiled()
     is_gqa = q.shape[1] != k.shape[1]
-    run = functools.partial(run, score_mod=_form_score_mod(call), block_mask=mask, scale=call.scale, enable_gqa=is_gqa)
+    blocks = DENSE_BIAS_BLOCKS if q.is_cuda and isinstance(call.bias, Tensor) else None
+    settings = {"block_mask": mask, "scale": call.scale, "enable_gqa": is_gqa, "kernel_options": blocks}
+    run = functools.partial(run, score_mod=_form_score_mod(call), **settings)
     if call.sink is None:
         out = run(q, k, v)
     else:  # exp(lse) / (exp(lse) + exp(sink)) of every weight is left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 READS, WRITES = 1, 0  # the dimension of an (out, in) weight that runs along d_model
 
 
-class StreamMatrix(Declared, ABC):
-    """An abstract (out, in) matrix that reads the residual stream (axis READS) or writes it (axis WRITES)."""
+class StreamMatrix(Declared):
+    """An (out, in) matrix that reads the residual stream (axis READS) or writes it (axis WRITES)."""
 
     def __init__(self, config: ModelConfig, shape: tuple[int, int], role: Role, axis: int, std: float) -> None:
         super().__init__()
@@ -34,15 +35,31 @@ class StreamMatrix(Declared, ABC):
         return unit(self.weight, self.axis).to(self.weight.dtype) if self.is_unit_in_forward else self.weight
 
 
-class LinearLayer(StreamMatrix, ABC):
-    """An abstract map (..., in) -> (..., out) with the bias that the model config asks for."""
+class LinearLayer(StreamMatrix):
+    """A map (..., in) -> (..., out) with the bias that the model config asks for."""
 
     def __init__(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> None:
         super().__init__(config, shape, "matrix", axis, std)
         self.bias = self.declare("bias", (shape[0],), Spec("vector")) if config.bias else None
 
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: Tensor) -> Tensor:
+        return multiply(self.prepare(x), self.form_weight(), self.bias)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """The input (..., in) as the product takes it."""
+        return x
+
+    def form_weight(self) -> Tensor:
+        """The (out, in) weight as the product takes it."""
+        return self.read_weight()
+
+
+def read_together(x: Tensor, layers: Sequence[LinearLayer]) -> tuple[Tensor, ...]:
+    """The outputs of several layers of one kind on the same input, by one product: one large one beats three small."""
+    weight = torch.cat([layer.form_weight() for layer in layers])
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
+    out = multiply(layers[0].prepare(x), weight, torch.cat(biases) if biases else None)
+    return torch.split(out, [len(layer.weight) for layer in layers], dim=-1)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

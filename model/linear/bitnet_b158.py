@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 
 from ..numerics import rms, upcast
-from .base import Linear, LinearLayer, multiply
+from .base import Linear, LinearLayer
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -34,10 +34,11 @@ class BitLayer(LinearLayer):
         super().__init__(config, shape, axis, std)
         self.is_on_sphere = config.normalization.has_unit_stream
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = upcast(x) if self.is_on_sphere else rms(x, NORM_EPS)
-        weight = quantize_weights(self.read_weight(), self.axis if self.is_on_sphere else None)
-        return multiply(quantize_activations(x), weight, self.bias)
+    def prepare(self, x: Tensor) -> Tensor:
+        return quantize_activations(upcast(x) if self.is_on_sphere else rms(x, NORM_EPS))
+
+    def form_weight(self) -> Tensor:
+        return quantize_weights(self.read_weight(), self.axis if self.is_on_sphere else None)
 
 
 class BitNet(Linear):

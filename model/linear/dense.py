@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
 from ..variant import Neutral
-from .base import Linear, LinearLayer, multiply
+from .base import Linear, LinearLayer
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
-
-
-class DenseLayer(LinearLayer):
-    def forward(self, x: Tensor) -> Tensor:
-        return multiply(x, self.read_weight(), self.bias)
 
 
 class Dense(Linear):
@@ -34,4 +27,4 @@ class Dense(Linear):
         return False
 
     def build(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
-        return DenseLayer(config, shape, axis, std)
+        return LinearLayer(config, shape, axis, std)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import scrambled, tiny, tokens
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,7 +35,7 @@ def draw(n: int, v: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_loss_and_gradients_equal_those_of_whole_logits(
     softcap: float | None, entries_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "ENTRIES_AT_ONCE", entries_at_once)
+    monkeypatch.setattr(cross_entropy, "ENTRIES_AT_ONCE_EAGER", entries_at_once)
     h_nd, weight_vd, targets_n = draw(10, 7, 5)
     loss = linear_cross_entropy(h_nd, weight_vd, targets_n, softcap)
     expected = naive(h_nd, weight_vd, targets_n, softcap)
@@ -57,10 +58,33 @@ def test_bfloat16_is_as_exact_as_autocast_over_whole_logits(is_compiled: bool) -
     h_nd, weight_vd, targets_n = draw(64, 97, 32)
     exact = torch.autograd.grad(naive(h_nd, weight_vd, targets_n, None), (h_nd, weight_vd))
     h_nd, weight_vd = (x.detach().float().requires_grad_() for x in (h_nd, weight_vd))
-    fused = torch.compile(linear_cross_entropy) if is_compiled else linear_cross_entropy
     with torch.autocast("cpu", torch.bfloat16):
-        found = torch.autograd.grad(fused(h_nd, weight_vd, targets_n, None), (h_nd, weight_vd))
+        found = torch.autograd.grad(
+            linear_cross_entropy(h_nd, weight_vd, targets_n, None, is_compiled=is_compiled), (h_nd, weight_vd)
+        )
         usual = torch.autograd.grad(naive(h_nd, weight_vd, targets_n, None), (h_nd, weight_vd))
     for one, other, truth in zip(found, usual, exact, strict=True):
         assert one.dtype == torch.float32
         assert (one - truth).norm() <= BFLOAT16_RATIO * (other - truth).norm()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"normalization": "ngpt"},
+        {"normalization": {"name": "ngpt", "s_z": {"mode": "scalar", "init": 2.0}}, "tie_embeddings": True},
+        {"normalization": {"name": "ngpt", "s_z": {"mode": "fixed", "init": 3.0}}},
+        {"normalization": "prenorm", "logit_softcap": 0.5},
+    ],
+    ids=str,
+)
+def test_what_a_gpu_computes_is_the_loss_of_the_logits(settings: dict[str, object]) -> None:
+    """s_z in the rows of the matrix instead of on the logits, which a CPU keeps."""
+    model = scrambled(tiny(**settings))
+    ids, targets = tokens(), tokens().roll(-1, 1)
+    h_btd, weight_vd = model.read_end(model.encode(ids))
+    fused = linear_cross_entropy(h_btd.flatten(0, 1), weight_vd, targets.flatten(), model.config.logit_softcap)
+    whole = model.loss(ids, targets)
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in (fused, whole)]
+    for one, other in zip((fused, *gradients[0]), (whole, *gradients[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=FLOAT64_TOLERANCE, atol=FLOAT64_TOLERANCE)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 SIZES = {"d_model": 512, "n_layers": 2, "n_heads": 4, "vocab_size": 512, "context_length": 256}
-BATCH = 4
+BATCH, DRAWS = 4, 4
 OUT_RATIO, GRAD_RATIO, FLOOR = 2.0, 3.0, 1e-5  # the house's tolerances: times a bfloat16 math reference's error
 NEGLIGIBLE = 1e-4  # of the largest gradient: less than bfloat16 resolves next to it
 LEARNT = 0.9  # of the first loss is left at most: the comparison is of models that learn
@@ -53,8 +55,8 @@ def cases() -> list[Any]:
     return [pytest.param(case, id=describe(case)) for case in found]
 
 
-def ids() -> Tensor:
-    generator = torch.Generator().manual_seed(0)
+def ids(draw: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(draw)
     return torch.randint(SIZES["vocab_size"], (BATCH, SIZES["context_length"]), generator=generator).cuda()
 
 
@@ -62,37 +64,56 @@ def build(case: Mapping[str, Any], backend: str) -> GPT:
     return GPT(ModelConfig(**SIZES, **case), backend=backend).cuda()
 
 
-def measure(model: GPT, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Logits and the gradient of every parameter of one training loss."""
+def measure(model: GPT, dtype: torch.dtype, draw: int) -> dict[str, Tensor]:
+    """Logits and the gradient of every parameter of one training loss, on one of the random batches."""
     with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits = model(ids())
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), ids().roll(-1, 1).flatten())
+        logits = model(ids(draw))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).double(), ids(draw).roll(-1, 1).flatten())
     names, parameters = zip(*model.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     found = {n: g.double() for n, g in zip(names, gradients, strict=True) if g is not None}
     return {"logits": logits.detach().double(), **found}
 
 
-def errors(got: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Largest error of the logits, and of any gradient in units of that gradient's largest entry.
+@functools.cache
+def exact(case: str, draw: int) -> dict[str, Tensor]:
+    return measure(build(json.loads(case), "math").double(), torch.float64, draw)
+
+
+@functools.cache
+def math_errors(case: str) -> tuple[float, float]:
+    return errors(build(json.loads(case), "math"), case)
+
+
+def errors(model: GPT, case: str) -> tuple[float, float]:
+    """Largest error of the logits, and of any gradient in units of that gradient's largest entry, over all batches.
 
     Gradients that are zero but for rounding (of factors that a norm cancels) are measured against the largest of all.
+    On one batch the comparison of two backends would be a lottery: the gradients of a layer's lambda or map weights are
+    few numbers, each a sum over all tokens that nearly cancels, so its error is one draw of rounding noise, which is
+    small by chance (on a CPU, from batch to batch, 0.009 to 0.16 for one and the same backend, 0.010 to 0.012 for the
+    matrices).
     """
-    out = (got["logits"] - exact["logits"]).abs().max().item()
-    sizes = {name: value.abs().max().item() for name, value in exact.items() if name != "logits"}
-    floor = NEGLIGIBLE * max(sizes.values())
-    return out, max((got[n] - exact[n]).abs().max().item() / max(size, floor) for n, size in sizes.items())
+    found = []
+    for draw in range(DRAWS):
+        got, right = measure(model, torch.bfloat16, draw), exact(case, draw)
+        out = (got["logits"] - right["logits"]).abs().max().item()
+        sizes = {name: value.abs().max().item() for name, value in right.items() if name != "logits"}
+        floor = NEGLIGIBLE * max(sizes.values())
+        grad = max((got[n] - right[n]).abs().max().item() / max(size, floor) for n, size in sizes.items())
+        found.append((out, grad))
+    outs, grads = zip(*found, strict=True)
+    return max(outs), max(grads)
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "flash", "flex", "auto"])
 @pytest.mark.parametrize("case", cases())
 def test_bfloat16_errors_and_three_steps(case: Mapping[str, Any], backend: str, table: list[str]) -> None:
-    exact = measure(build(case, "math").double(), torch.float64)
-    math_out, math_grad = errors(measure(build(case, "math"), torch.bfloat16), exact)
+    math_out, math_grad = math_errors(json.dumps(case))
     model = build(case, backend)
     try:
         report = model.report_attention(torch.bfloat16)
-        out, grad = errors(measure(model, torch.bfloat16), exact)
+        out, grad = errors(model, json.dumps(case))
     except BackendError as refusal:
         pytest.skip(f"refused by name, as promised: {refusal}")
     ratios = (out / math_out, grad / max(math_grad, 1e-30))
