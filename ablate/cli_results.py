@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +16,7 @@ import typer
 from ablate.errors import AblateError, GridError
 
 if TYPE_CHECKING:
+    from ablate.analysis import Results
     from ablate.report import Report
     from ablate.tracking.store import Store
 
@@ -23,9 +28,11 @@ WATCH_S = 10.0
 
 def report(
     studies: Annotated[
-        list[str],
-        typer.Argument(metavar="STUDY...", help="Grid files, folders of studies or of reports, or names under --runs."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[STUDY]...", help="Grid files, folders of studies or of reports, or names under --runs."
+        ),
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/STUDY/report.")
@@ -35,8 +42,11 @@ def report(
         typer.Option(metavar="TARGET", help="50, 75, 90, final, or a loss such as 3.28; may be given several times."),
     ] = None,
     axis: Annotated[
-        str, typer.Option(help="The cost of the headline: steps, tokens, flops, seconds, gpu_seconds.")
-    ] = "tokens",
+        str | None,
+        typer.Option(
+            help="The cost of the headline: steps, tokens, flops, seconds, gpu_seconds; default: tokens, where known."
+        ),
+    ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="EXPRESSION", help="Only the arms for which it holds, as in `exclude`.")
     ] = None,
@@ -46,21 +56,59 @@ def report(
     ] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Every figure as SVG and PDF too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Write the pages anew until every run has ended.")] = False,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Report on runs that this MLflow has, whatever code made them.")
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(metavar="NAME", help="Their experiment, with --mlflow.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Their validation loss; default: val/loss, val_loss, eval/loss or eval_loss."
+        ),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="WHAT=NAME",
+            help="The tag, param or metric that says what: arm=model_name, arm=attention,norm (two axes), "
+            "seed=random_state, device=gpu, steps=max_iters, tokens=seen_tokens; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
-    """Write the pages of a study, report.html first, and print the table of speed-ups. Several studies are compared."""
-    from ablate.analysis import parse_target
-    from ablate.report import ReportOptions, write_report
+    """Write the pages of a study, report.html first, and print the table of speed-ups. Several studies are compared.
 
-    stores = [find_store(study, runs) for study in studies]
-    default = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
-    folder = default if out is None else out
-    chosen = {"targets": tuple(map(parse_target, target))} if target else {}
-    options = ReportOptions(axis=axis, where=where, baseline=_read_levels(baseline), figures=figures, **chosen)
-    made = write_report(stores, folder, options=options)
+    With --mlflow and --experiment, the study is what MLflow knows.
+    """
+    from ablate.analysis import TARGETS, parse_target
+    from ablate.report import ReportOptions, clean_name, read_studies, write_report
+
+    options = ReportOptions(
+        targets=tuple(map(parse_target, target)) if target else TARGETS,
+        axis=axis,
+        where=where,
+        baseline=_read_pairs("--baseline", "AXIS=LEVEL", baseline) or None,
+        figures=figures,
+    )
+    if mlflow is None and experiment is None:
+        if metric is not None or map_:
+            raise AblateError("--metric and --map name what MLflow has: give --mlflow and --experiment too")
+        stores = [find_store(study, runs) for study in studies or ()]
+        if not stores:
+            raise AblateError("no study to report on: name its grid or folder, or --mlflow URI --experiment NAME")
+        read: Callable[[], Results] = partial(read_studies, stores)
+        folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
+    else:
+        if mlflow is None or experiment is None or studies:
+            raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
+        chosen = _read_pairs("--map", "WHAT=NAME", map_) | ({} if metric is None else {"val_loss": metric})
+        read, folder = _open_experiment(mlflow, experiment, chosen), runs / clean_name(experiment) / "report"
+    place = folder if out is None else out
+    made = write_report(read(), place, options=options)
     while watch and not made.is_complete:
         _print(made)
         time.sleep(WATCH_S)
-        made = write_report(stores, folder, options=options)
+        made = write_report(read(), place, options=options)
     _print(made)
 
 
@@ -119,16 +167,25 @@ def find_store(study: str, runs: Path) -> Store:
     return Store(runs / study)
 
 
-def _read_levels(pairs: list[str] | None) -> dict[str, str] | None:
-    if not pairs:
-        return None
-    levels = {}
-    for pair in pairs:
-        axis, separator, level = pair.partition("=")
-        if not separator or not axis:
-            raise AblateError(f"--baseline {pair}: write it as AXIS=LEVEL")
-        levels[axis] = level
-    return levels
+def _open_experiment(uri: str, experiment: str, chosen: Mapping[str, str]) -> Callable[[], Results]:
+    """How to read an experiment, now and again. Raises `AblateError` where a name is chosen for nothing known."""
+    from ablate.analysis.mlflow_run import Names
+    from ablate.analysis.mlflow_study import read_mlflow_study
+    from ablate.tracking.mlflow_mirror import redact
+    from ablate.tracking.mlflow_reader import MlflowReader
+
+    command = shlex.join(["ablate", *(word.replace(uri, redact(uri)) for word in sys.argv[1:])])
+    return partial(read_mlflow_study, MlflowReader(uri), experiment, Names(chosen), command)
+
+
+def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str]:
+    read = {}
+    for pair in pairs or ():
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise AblateError(f"{option} {pair}: write it as {form}")
+        read[key] = value
+    return read
 
 
 def _print(made: Report) -> None:

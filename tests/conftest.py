@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ablate.data import CorpusInfo
+from foreign_runs import Experiments
 
 WORDS = [
     "the",
@@ -73,3 +74,9 @@ def write_grid(tmp_path: Path, corpus_file: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def experiments(tmp_path_factory: pytest.TempPathFactory) -> Experiments:
+    """An MLflow on SQLite with an empty experiment, `neighbour`: what a test needs it logs, under a name of its own."""
+    return Experiments(tmp_path_factory.mktemp("mlflow") / "of others.db")

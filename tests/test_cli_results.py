@@ -12,6 +12,7 @@ import pytest
 from ablate.cli import main
 from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.store import Store
+from foreign_runs import Experiments
 
 Ablate = Callable[..., tuple[int, str, str]]
 
@@ -89,3 +90,42 @@ def test_generate_names_a_run_that_is_not_there_and_a_value_out_of_range(ablate:
     assert (code, "no such run" in err) == (2, True)
     code, _, err = ablate("generate", "ffff", "--top-p", "1.5")
     assert (code, "--top-p must be" in err) == (2, True)
+
+
+# MLflow and SQLAlchemy deprecate each other's and their own calls.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_runs_that_only_mlflow_knows_are_reported(ablate: Ablate, experiments: Experiments, tmp_path: Path) -> None:
+    experiments.pair("of others / 1", 2)
+    place = ("report", "--mlflow", experiments.uri, "--experiment", "of others / 1")
+    code, out, err = ablate(*place, "--baseline", "arm=gpt")
+    assert code == 0, err
+    assert "2.00x" in out and "In steps, new reaches gpt's final loss 2.00x as fast" in out
+    folder = tmp_path / "runs" / "of-others---1" / "report"
+    assert {row["axis"] for row in speed_ups(folder)} == {"steps", "seconds"}
+    assert "data loss val/loss" in (folder / "report.md").read_text()
+    code, out, err = ablate(*place, "--out", "alone")
+    assert code == 0, err
+    assert "No arm has a baseline to be compared with" in out and "name a baseline" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--mlflow", "sqlite:///none.db", "--experiment", "x"), "sqlite:///none.db: there is no such file"),
+        (("--mlflow", "none.db", "--experiment", "x"), "sqlite:///none.db"),
+        (("--mlflow", "sqlite:///none.db"), "go together"),
+        (("made-up", "--mlflow", "sqlite:///none.db", "--experiment", "x"), "without the name of a study"),
+        (("made-up", "--metric", "val/loss"), "give --mlflow"),
+        (("--mlflow", "sqlite:///none.db", "--experiment", "x", "--map", "arm"), "--map arm: write it as WHAT=NAME"),
+        (("--mlflow", "sqlite:///none.db", "--experiment", "x", "--map", "am=x"), "did you mean 'arm'"),
+        ((), "no study to report on"),
+    ],
+)
+def test_an_mlflow_that_cannot_be_read_is_one_message(
+    ablate: Ablate, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    code, out, err = ablate("report", *arguments)
+    assert code == 2, out
+    assert err.startswith("error: ") and words in err
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}

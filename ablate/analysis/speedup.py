@@ -134,9 +134,10 @@ def rows_of(results: Results, arm: str, target: Target, comparison: Comparison) 
 
 
 def axes_of(results: Results) -> tuple[str, ...]:
-    """The axes of cost that the study has: GPU-seconds need a GPU in every ended run."""
+    """The axes of cost that the study has: what any ended run recorded; GPU-seconds need a GPU in every one."""
     ended = [run for run in results.runs if run.has_ended]
-    return AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
+    axes = AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
+    return tuple(axis for axis in axes if not ended or any(np.isfinite(run.cost(axis)).any() for run in ended))
 
 
 def adjust(rows: Iterable[SpeedUp]) -> tuple[SpeedUp, ...]:
@@ -256,8 +257,16 @@ def _find_obstacle(comparison: Comparison, axis: str) -> str:
     """Why clock times cannot be compared, or nothing: seconds need one kind of device, shared in one way."""
     if axis not in ("seconds", "gpu_seconds"):
         return ""
-    keys = {sharing_of(reach.run, axis) for reach in (*comparison.baseline, *comparison.arm)}
+    runs = [reach.run for reach in (*comparison.baseline, *comparison.arm)]
+    if not all(map(is_device_known, runs)):
+        return f"{axis}: on which devices the runs were trained is not known"
+    keys = {sharing_of(run, axis) for run in runs}
     return "" if len(keys) == 1 else f"{axis}: the runs were trained on different devices, or shared them differently"
+
+
+def is_device_known(run: RunCurve) -> bool:
+    device = device_of(run.manifest)
+    return bool(device.get("kind") or device.get("name"))
 
 
 def sharing_of(run: RunCurve, axis: str = "seconds") -> tuple[Any, ...]:

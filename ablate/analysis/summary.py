@@ -11,7 +11,7 @@ import numpy as np
 
 from ablate.analysis.curves import Results, RunCurve, device_of
 from ablate.analysis.lines import Floats
-from ablate.analysis.speedup import sharing_of
+from ablate.analysis.speedup import is_device_known, sharing_of
 from ablate.tracking.records import Value
 
 
@@ -179,7 +179,8 @@ def _average_step(runs: Sequence[RunCurve]) -> Spread:
 def _compare_steps(results: Results, arm: str) -> float | None:
     runs, base_runs = results.runs_of(arm), results.runs_of(results.baseline_of(arm))
     mine, base = _average_step(runs).mean, _average_step(base_runs).mean
-    is_comparable = len({sharing_of(run) for run in (*runs, *base_runs) if run.is_whole}) == 1
+    whole = [run for run in (*runs, *base_runs) if run.is_whole]
+    is_comparable = len({sharing_of(run) for run in whole}) == 1 and all(map(is_device_known, whole))
     return mine / base if mine and base and is_comparable else None
 
 

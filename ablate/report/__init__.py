@@ -3,6 +3,17 @@
 from ablate.report.content import Report, ReportOptions
 from ablate.report.notebook import Study, load
 from ablate.report.terminal import format_table, render_table
-from ablate.report.write import write_report
+from ablate.report.words import clean_name
+from ablate.report.write import read_studies, write_report
 
-__all__ = ["Report", "ReportOptions", "Study", "format_table", "load", "render_table", "write_report"]
+__all__ = [
+    "Report",
+    "ReportOptions",
+    "Study",
+    "clean_name",
+    "format_table",
+    "load",
+    "read_studies",
+    "render_table",
+    "write_report",
+]

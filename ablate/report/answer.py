@@ -9,7 +9,8 @@ from typing import Literal
 from ablate.analysis.fairness import Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary
-from ablate.report.words import AXIS_NAMES, count, join, write_p, write_ratio, write_speed_up, write_target
+from ablate.report.words import AXIS_NAMES, join, write_p, write_ratio, write_speed_up, write_target
+from ablate.words import count
 
 SIGNIFICANT = 0.05
 LISTED = 4

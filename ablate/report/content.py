@@ -26,22 +26,23 @@ class ReportOptions:
     """What to report.
 
     `targets` of the ladder; the headline's target is `final` where it is among them, else the last. `axis`: the
-    headline's axis of cost. `where`: an expression over axes, `arm` and `seed`; what it does not hold for is left out,
-    but for baselines. `baseline`: axis to level (or `arm` to a name) of another baseline. `figures`: every figure as
-    SVG and PDF, not only those of the Markdown page. `measured_step_s`: seconds a step by arm, as a benchmark measured
-    them, for where clock times of the runs cannot be compared.
+    headline's axis of cost, by default tokens, or steps where nobody recorded tokens. `where`: an expression over axes,
+    `arm` and `seed`; what it does not hold for is left out, but for baselines. `baseline`: axis to level (or `arm` to a
+    name) of another baseline. `figures`: every figure as SVG and PDF, not only those of the Markdown page.
+    `measured_step_s`: seconds a step by arm, as a benchmark measured them, for where clock times of the runs cannot be
+    compared.
     Raises `AblateError` for an axis that is not one of `analysis.AXES`, or without any target.
     """
 
     targets: tuple[Target, ...] = TARGETS
-    axis: str = "tokens"
+    axis: str | None = None
     where: str | None = None
     baseline: Mapping[str, Value] | None = None
     figures: bool = False
     measured_step_s: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        if self.axis not in AXES:
+        if self.axis is not None and self.axis not in AXES:
             raise AblateError(f"axis {self.axis!r}: there is no such axis of cost{suggest(self.axis, AXES)}")
         if not self.targets:
             raise AblateError(f"no target to report on (legal: {', '.join(map(str, TARGETS))}, or a loss)")
@@ -58,6 +59,7 @@ class Report:
     record: StudyRecord
     options: ReportOptions
     results: Results
+    axis: str
     axes: tuple[str, ...]
     rows: tuple[SpeedUp, ...]
     full_schedule: tuple[SpeedUp, ...]
@@ -98,8 +100,10 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     if options.where:
         results = select(results, options.where)
     axes = axes_of(results)
-    if options.axis not in axes:
-        raise AblateError(f"axis {options.axis!r}: not every run held a GPU{suggest(options.axis, axes)}")
+    axis = options.axis or ("tokens" if "tokens" in axes else "steps")
+    if axis not in axes:
+        reason = "not every run held a GPU" if axis == "gpu_seconds" else "no run recorded it"
+        raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
     rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
     full_schedule = full_schedule_speed_ups(results)
     arms, fairness, mishaps = summarize_arms(results), check_fairness(results), find_mishaps(results)
@@ -108,15 +112,16 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         record=results.record,
         options=options,
         results=results,
+        axis=axis,
         axes=axes,
         rows=rows,
         full_schedule=full_schedule,
         differences=find_differences(results),
-        effects=find_effects(results, options.axis),
+        effects=find_effects(results, axis),
         arms=arms,
         fairness=fairness,
         mishaps=mishaps,
-        answer=answer(headline, full_schedule, arms, fairness, options.axis, label_arms(results.record.arms)),
+        answer=answer(headline, full_schedule, arms, fairness, axis, label_arms(results.record.arms)),
         versions=collect_versions(results),
     )
 

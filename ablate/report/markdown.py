@@ -26,11 +26,10 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
     if record.command:
         parts.append(_write_code(record.command))
     facts = [
-        f"ablate {record.version}",
+        *([f"ablate {record.version}"] if record.version else []),
         *(f"{name} {version}" for name, version in report.versions.items() if name != "ablate"),
     ]
-    if data_hash := summary["data"].get("hash"):
-        facts.append(f"data {data_hash}")
+    facts += [f"data {name} {value}" for name, value in summary["data"].items()]
     parts.append(escape("; ".join(facts)) + ".")
     return "\n\n".join(parts) + "\n"
 

@@ -57,7 +57,7 @@ def collect_data(report: Report) -> dict[str, Any]:
     """What the page's script draws: curves thinned, looks, and the speed-ups."""
     looks = assign_looks(report.arms)
     return {
-        "axis": report.options.axis,
+        "axis": report.axis,
         "target": report.options.headline,
         "axes": {axis: AXIS_NAMES[axis] for axis in report.axes},
         "targets": [{"target": target, "text": write_target(target)} for target in report.options.targets],

@@ -13,7 +13,7 @@ from ablate.report.content import Report
 from ablate.report.drawing import draw_column, draw_diagnostics
 from ablate.report.palette import Look, assign_looks
 from ablate.report.rows import name_levels
-from ablate.report.words import AXIS_NAMES, shorten, write_target
+from ablate.report.words import AXIS_NAMES, clean_name, shorten, write_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def save_picture(figure: Figure, ending: str, file: BinaryIO) -> None:
 
 def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
     """Validation loss against cost, a line an arm, with the band of the extremes over seeds."""
-    axis = report.options.axis
+    axis = report.axis
     lines = draw_column(report.results, "val_loss", report.axes)
     figure, ax = _new_figure(3.8)
     for line in lines:
@@ -96,7 +96,7 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
 
 def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
     """One point an arm on the headline's axis, with its interval; a triangle where there is only a bound."""
-    axis = report.options.axis
+    axis = report.axis
     every = [row for row in report.headline_rows if row.axis == axis]
     rows = _keep_largest(every, lambda row: _value(row) or 0.0)
     figure, ax = _new_figure(1.2 + 0.32 * len(rows))
@@ -125,20 +125,20 @@ def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]
     for name, items in (("differences", differences), ("effects", effects)):
         if items:
             figures[name] = _draw_contrasts(items)
-    for group, curves in draw_diagnostics(report.results, (report.options.axis,)).items():
+    for group, curves in draw_diagnostics(report.results, (report.axis,)).items():
         figure, ax = _new_figure(3.2)
         for curve in curves:
             for depth, values in enumerate(curve.layers.values()):
                 alpha = (depth + 1) / len(curve.layers)
-                ax.plot(curve.costs[report.options.axis], values, alpha=alpha, linewidth=1, **_style(looks[curve.arm]))
-        _label_costs(ax, report.options.axis)
+                ax.plot(curve.costs[report.axis], values, alpha=alpha, linewidth=1, **_style(looks[curve.arm]))
+        _label_costs(ax, report.axis)
         ax.set_ylabel(group)
-        figures[f"diagnostic-{_clean_name(group)}"] = figure
+        figures[f"diagnostic-{clean_name(group)}"] = figure
     return figures
 
 
 def _draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
-    axis, targets = report.options.axis, report.options.targets
+    axis, targets = report.axis, report.options.targets
     figure, ax = _new_figure(3.2)
     for arm in report.results.compared_arms:
         rows = {row.target: row for row in report.rows if (row.arm, row.axis) == (arm, axis)}
@@ -226,11 +226,6 @@ def _label_ratios(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(0.5, 0.7, 1.0, 1.4, 2.0, 3.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _clean_name(text: str) -> str:
-    """A diagnostic's name as part of a file's name."""
-    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
 def _new_figure(height: float) -> tuple[Figure, Axes]:

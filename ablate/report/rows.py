@@ -40,7 +40,7 @@ def tabulate_speed_ups(report: Report, axes: tuple[str, ...] | None = None) -> T
     rows = []
     for arm in report.results.compared_arms:
         cells = report.headline_of(arm)
-        main = cells[report.options.axis]
+        main = cells[report.axis]
         rows.append(
             (
                 report.labels[arm],
@@ -75,7 +75,7 @@ def _collect_notes(report: Report) -> str:
 
 def tabulate_ladder(report: Report) -> Table:
     """Speed-up on the headline's axis at every target."""
-    axis = report.options.axis
+    axis = report.axis
     header = (
         "Arm",
         *(f"{target:g}" if isinstance(target, float) else _SHARE_NAMES[target] for target in report.options.targets),
@@ -97,7 +97,7 @@ def tabulate_full_schedules(report: Report) -> Table:
     cells = {(row.arm, row.axis): row for row in report.full_schedule}
     rows = []
     for arm in dict.fromkeys(row.arm for row in report.full_schedule):
-        main = cells[arm, report.options.axis]
+        main = cells[arm, report.axis]
         ratios = (write_speed_up(cells[arm, axis]) for axis in report.axes)
         rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", write_p(main.p_holm)))
     note = "The budget at which the baseline would end at the arm's final loss, over its budget: the number to quote."

@@ -27,7 +27,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "match": record.match,
         "compare_within": list(record.compare_within),
         "baseline": dict(record.baseline),
-        "headline": {"target": report.options.headline, "axis": report.options.axis},
+        "headline": {"target": report.options.headline, "axis": report.axis},
         "speedup": [row.to_dict() for row in report.rows],
         "full_schedule": [row.to_dict() for row in report.full_schedule],
         "differences": [effect.to_dict() for effect in report.differences],

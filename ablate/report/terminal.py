@@ -29,7 +29,7 @@ class SpeedUpTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         from rich.measure import Measurement
 
-        few = tuple(dict.fromkeys((self.report.options.axis, "seconds")))
+        few = tuple(dict.fromkeys((self.report.axis, "seconds")))
         for axes, interval in ((self.report.axes, " ["), (self.report.axes, "\n["), (few, "\n[")):
             table = _build(self.report, axes, interval)
             if Measurement.get(console, options.update(max_width=_WIDEST), table).maximum <= options.max_width:

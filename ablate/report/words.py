@@ -33,6 +33,11 @@ def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
     return {arm: "".join(c if c.isprintable() else " " for c in label) for arm, label in chosen.items()}
 
 
+def clean_name(text: str) -> str:
+    """A name, such as a diagnostic's, as part of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+
 def shorten(text: str, limit: int = 36) -> str:
     """The text, or its beginning and an ellipsis, for where a picture has little room."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -102,11 +107,6 @@ def write_p(value: float | None) -> str:
     if value is None:
         return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def count(n: int, noun: str) -> str:
-    """1 run, 2 runs."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def join(parts: list[str]) -> str:

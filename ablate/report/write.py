@@ -31,19 +31,19 @@ FILES = {
 }
 
 
-def write_report(source: Store | Sequence[Store], out: str | Path, *, options: ReportOptions | None = None) -> Report:
+def write_report(
+    source: Results | Store | Sequence[Store], out: str | Path, *, options: ReportOptions | None = None
+) -> Report:
     """Report on a study, or on several compared, into the folder `out`; first all numbers, then the files.
 
-    A store whose folder holds a `curves.parquet` and no `study.json`, as a published report does, is read from that.
     Raises `RecordError` where no study was run or a record cannot be read, `AblateError` where the options name what
     the study has not or `out` is empty, `ResourceError` where `out` cannot be written.
     """
     if not str(out):
         raise AblateError("out: it is empty: name a folder for the files of the report")
     out = Path(out)
-    stores = [source] if isinstance(source, Store) else list(source)
-    studies = [read_study(store) for store in stores]
-    results = studies[0] if len(studies) == 1 else merge(studies)
+    stores = [source] if isinstance(source, Store) else source
+    results = stores if isinstance(stores, Results) else read_studies(stores)
     report = make_report(results, options or ReportOptions())
     try:
         return replace(report, paths=_write_files(report, out))
@@ -51,8 +51,17 @@ def write_report(source: Store | Sequence[Store], out: str | Path, *, options: R
         raise ResourceError(f"{out}: the report cannot be written: {error.strerror or error}") from None
 
 
+def read_studies(stores: Sequence[Store]) -> Results:
+    """A study, or several as one, as `read_study` reads each."""
+    studies = [read_study(store) for store in stores]
+    return studies[0] if len(studies) == 1 else merge(studies)
+
+
 def read_study(store: Store) -> Results:
-    """A study from its run folders, or from the archive of a published report."""
+    """A study from its run folders, or, where there is no `study.json`, from the archive of a published report.
+
+    Raises `RecordError` where no study was run or a record cannot be read.
+    """
     archive = store.path / NAME
     return read_archive(archive) if archive.exists() and not store.record.exists() else read_results(store)
 
