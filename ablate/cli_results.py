@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -56,6 +57,13 @@ def report(
     ] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Every figure as SVG and PDF too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Write the pages anew until every run has ended.")] = False,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="The MLflow that the report is attached to; default: RUNS/mlflow.db, if there."
+        ),
+    ] = None,
+    attach: Annotated[bool, typer.Option("--attach/--no-attach", help="Attach the report in MLflow.")] = True,
     mlflow: Annotated[
         str | None, typer.Option(metavar="URI", help="Report on runs that this MLflow has, whatever code made them.")
     ] = None,
@@ -81,7 +89,7 @@ def report(
     With --mlflow and --experiment, the study is what MLflow knows.
     """
     from ablate.analysis import TARGETS, parse_target
-    from ablate.report import ReportOptions, clean_name, read_studies, write_report
+    from ablate.report import ReportOptions, attach_report, clean_name, read_studies, write_report
 
     options = ReportOptions(
         targets=tuple(map(parse_target, target)) if target else TARGETS,
@@ -90,16 +98,16 @@ def report(
         baseline=_read_pairs("--baseline", "AXIS=LEVEL", baseline) or None,
         figures=figures,
     )
+    stores = [find_store(study, runs) for study in studies or ()]
     if mlflow is None and experiment is None:
         if metric is not None or map_:
             raise AblateError("--metric and --map name what MLflow has: give --mlflow and --experiment too")
-        stores = [find_store(study, runs) for study in studies or ()]
         if not stores:
             raise AblateError("no study to report on: name its grid or folder, or --mlflow URI --experiment NAME")
         read: Callable[[], Results] = partial(read_studies, stores)
         folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
     else:
-        if mlflow is None or experiment is None or studies:
+        if mlflow is None or experiment is None or stores:
             raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
         chosen = _read_pairs("--map", "WHAT=NAME", map_) | ({} if metric is None else {"val_loss": metric})
         read, folder = _open_experiment(mlflow, experiment, chosen), runs / clean_name(experiment) / "report"
@@ -110,6 +118,10 @@ def report(
         time.sleep(WATCH_S)
         made = write_report(read(), place, options=options)
     _print(made)
+    is_part = len(stores) != 1 or where is not None or bool(baseline)
+    mirror = _find_mirror(stores[0], tracking_uri) if attach and not is_part else None
+    if mirror and (excuse := attach_report(made, mirror)):
+        print(f"{excuse}; the pages are whole")
 
 
 def generate(
@@ -165,6 +177,14 @@ def find_store(study: str, runs: Path) -> Store:
     if not study or place.name != study or study in (".", ".."):
         raise GridError(f"{study!r}: there is no such grid, and no such study's folder")
     return Store(runs / study)
+
+
+def _find_mirror(store: Store, tracking_uri: str | None) -> str | None:
+    """The address of the MLflow that has the study; none for a published report, and where no database is."""
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not store.record.exists():
+        return None
+    return uri or (f"sqlite:///{store.mlflow_database.resolve()}" if store.mlflow_database.exists() else None)
 
 
 def _open_experiment(uri: str, experiment: str, chosen: Mapping[str, str]) -> Callable[[], Results]:

@@ -1,5 +1,6 @@
 """From numbers to pages: HTML, Markdown, CSV, JSON, pictures, and the table of the terminal."""
 
+from ablate.report.attach import attach_report
 from ablate.report.content import Report, ReportOptions
 from ablate.report.notebook import Study, load
 from ablate.report.terminal import format_table, render_table
@@ -10,6 +11,7 @@ __all__ = [
     "Report",
     "ReportOptions",
     "Study",
+    "attach_report",
     "clean_name",
     "format_table",
     "load",

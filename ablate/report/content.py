@@ -71,6 +71,7 @@ class Report:
     answer: tuple[str, str]
     versions: Mapping[str, str]
     paths: Mapping[str, Path] = field(default_factory=dict)
+    others: tuple[Path, ...] = ()  # pictures and tables
 
     @cached_property
     def labels(self) -> Mapping[str, str]:

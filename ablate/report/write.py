@@ -46,7 +46,8 @@ def write_report(
     results = stores if isinstance(stores, Results) else read_studies(stores)
     report = make_report(results, options or ReportOptions())
     try:
-        return replace(report, paths=_write_files(report, out))
+        paths, others = _write_files(report, out)
+        return replace(report, paths=paths, others=others)
     except OSError as error:
         raise ResourceError(f"{out}: the report cannot be written: {error.strerror or error}") from None
 
@@ -66,16 +67,19 @@ def read_study(store: Store) -> Results:
     return read_archive(archive) if archive.exists() and not store.record.exists() else read_results(store)
 
 
-def _write_files(report: Report, out: Path) -> dict[str, Path]:
+def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:
+    others = []
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, figure in draw_pictures(report).items():
         for ending in ("svg", "pdf") if report.options.figures else ("svg",):
-            write_atomic(out / "figures" / f"{name}.{ending}", partial(save_picture, figure, ending))
+            others.append(out / "figures" / f"{name}.{ending}")
+            write_atomic(others[-1], partial(save_picture, figure, ending))
         pictures[CAPTIONS.get(name, name)] = f"figures/{name}.svg"
     for table in tabulate(report):
-        write_atomic(out / "tables" / f"{table.name}.tex", write_latex(table).encode())
+        others.append(out / "tables" / f"{table.name}.tex")
+        write_atomic(others[-1], write_latex(table).encode())
     writers: dict[str, Callable[[], str]] = {
         "html": partial(write_page, report),
         "markdown": partial(write_markdown, report, pictures),
@@ -86,4 +90,4 @@ def _write_files(report: Report, out: Path) -> dict[str, Path]:
     write_atomic(paths["curves"], partial(write_archive, report.results))
     for name, write in writers.items():
         write_atomic(paths[name], write().encode())
-    return paths
+    return paths, tuple(others)

@@ -108,7 +108,7 @@ class MlflowReader:
     def _client(self) -> Any:
         if self._is_database:
             self._check_database()
-        elif "://" not in self.uri and self.uri != "databricks":
+        elif "://" not in self.uri and self.uri != "databricks" and not Path(self.uri).is_dir():
             raise ResourceError(f"{self.uri}: this is no address: an MLflow database is sqlite:///{self.uri}")
         for name, value in HTTP_PATIENCE.items():
             os.environ.setdefault(name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ MAX_BATCH = 1000  # MLflow's own limit on metrics in one request
 MAX_PARAMS = 100  # and on parameters
 MAX_PARAM_LENGTH = 6000
 LAST_STEP = "ablate.last_step"
+PARENT = "ablate.parent_of"  # a tag of the one run that stands for the study; its value is the study's name
+PARENT_ID = "mlflow.parentRunId"  # MLflow's own tag, by which its pages show runs below another
 EVERY_LINE = "learning_rate"  # a key that every line has, as a finite number
 # MLflow's own retries of a server that is away would take minutes; the mirror tries again itself.
 HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
@@ -46,19 +49,28 @@ class MlflowWriter:
         self._metric, self._param, self._tag = Metric, Param, RunTag
         self.client = MlflowClient(tracking_uri=uri)
         self.record = record
+        # Beside a database, where MLflow would take the working directory; a server has a place of its own.
+        beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / record.study
+        self._artifacts = beside.as_uri() if uri.startswith("sqlite:///") else None
         self.experiment = self._find_experiment(record.study)
         self.mlflow_ids: dict[str, str] = {}
         self.last_steps: dict[str, int] = {}
         self.states: dict[str, str] = {}
+        self.parent: str | None = None
+        self._orphans: list[str] = []
         self._described: set[str] = set()
         for run in self._all_runs():
             run_id = run.data.tags.get("run_id")
-            if run_id in self.mlflow_ids:  # made twice, because a server died before it could answer
+            if run.data.tags.get(PARENT) == record.study:
+                self.parent = run.info.run_id
+            elif run_id in self.mlflow_ids:  # made twice, because a server died before it could answer
                 self.client.delete_run(run.info.run_id)
             elif run_id:
                 self.mlflow_ids[run_id] = run.info.run_id
                 self.last_steps[run_id] = self._find_last_step(run)
                 self.states[run_id] = run.info.status
+                if PARENT_ID not in run.data.tags:
+                    self._orphans.append(run.info.run_id)
 
     @staticmethod
     def _prepare_sqlite(path: Path) -> None:
@@ -70,7 +82,7 @@ class MlflowWriter:
     def _find_experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            return str(self.client.create_experiment(name))
+            return str(self.client.create_experiment(name, artifact_location=self._artifacts))
         if found.lifecycle_stage != "active":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -136,6 +148,23 @@ class MlflowWriter:
             self.client.set_terminated(mlflow_id, status)
             self.states[run_id] = status
 
+    def adopt(self) -> str:
+        """The MLflow id of the study's parent run, made where there is none, with every run of the study below it."""
+        if self.parent is None:
+            name = self.record.study
+            self.parent = str(self.client.create_run(self.experiment, tags={PARENT: name}, run_name=name).info.run_id)
+            self.client.set_terminated(self.parent, "FINISHED")
+        while self._orphans:
+            self.client.set_tag(self._orphans[-1], PARENT_ID, self.parent)
+            self._orphans.pop()
+        return self.parent
+
+    def log_figures(self, mlflow_id: str, figures: Mapping[str, float]) -> None:
+        now = int(1000 * time.time())
+        metrics = [self._metric(name, value, now, 0) for name, value in figures.items()]
+        for start in range(0, len(metrics), MAX_BATCH):
+            self.client.log_batch(mlflow_id, metrics=metrics[start : start + MAX_BATCH])
+
     def _create(self, run: RunRecord, arm: ArmRecord) -> None:
         tags = {
             "study": self.record.study,
@@ -143,10 +172,13 @@ class MlflowWriter:
             "seed": str(run.seed),
             "run_id": run.run_id,
             "baseline": arm.baseline,
+            **({PARENT_ID: self.parent} if self.parent else {}),
         }
         created = self.client.create_run(self.experiment, tags=tags, run_name=f"{arm.arm},seed={run.seed}")
         self.mlflow_ids[run.run_id] = created.info.run_id
         self.last_steps[run.run_id] = 0
+        if not self.parent:
+            self._orphans.append(created.info.run_id)
 
     def _describe(self, mlflow_id: str, run: RunRecord, arm: ArmRecord, store: Store) -> None:
         """Parameters; the same ones again do no harm, and a server may have died between two requests."""

@@ -16,6 +16,7 @@ import pytest
 
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.mlflow_reader import MlflowReader
 from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import Store, write_json
 
@@ -68,6 +69,11 @@ def assert_has_all(uri: str) -> None:
         points = client.get_metric_history(run.info.run_id, key)
         assert {point.step: point.value for point in points} == {line["step"]: line[key] for line in LINES}
         assert len(points) == len(LINES)
+    reader = MlflowReader(uri)
+    experiment_id, runs = reader.read_runs("s")
+    (read,) = reader.read_histories(experiment_id, runs, ("train_loss",)).values()
+    assert read["train_loss"].steps.tolist() == [line["step"] for line in LINES]
+    assert read["train_loss"].values.tolist() == [line["train_loss"] for line in LINES]
 
 
 def free_port() -> int:
