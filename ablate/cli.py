@@ -310,6 +310,35 @@ def bench_scheduler(
     print(f"Ray Tune  {cost.tune_ms:10.2f}   {cost.ratio:.0f} times as much")
 
 
+@app.command()
+def bench(
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    set_: Settings = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in each timed window.")] = 10,
+    cold: Annotated[bool, typer.Option("--cold", help="Time the first step with an empty compilation cache.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Where a step's time goes, part by part.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast each arm of a grid trains on this machine's first device, on random tokens."""
+    planned = _build_plan(grid, runs, set_)
+    from ablate.screens import print_speeds
+    from ablate.training.bench import bench_arms
+
+    report = bench_arms(
+        {arm.name: (arm.model, arm.train) for arm in planned.arms},
+        threads=planned.study.resources.cpus or 1,
+        steps=steps,
+        is_cold=cold,
+        has_profile=profile,
+    )
+    if as_json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        print_speeds(report)
+    raise typer.Exit(bool(report.failed))
+
+
 def _build_plan(grid: Path, runs: Path, settings: list[str] | None) -> Plan:
     from ablate.data import describe
     from ablate.study import load_study

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ablate.plan import Plan
     from ablate.tracking.cleaning import Removal
     from ablate.tracking.store import Store
+    from ablate.training.bench import BenchReport
 
 MAX_ROWS = 60
 
@@ -212,6 +213,43 @@ def print_removals(removals: Sequence[Removal], *, is_dry: bool) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     total = format_count(sum(removal.n_bytes for removal in removals))
     console.print(f"{total}B in {len(removals)} files {'would go' if is_dry else 'removed'}", highlight=False)
+
+
+def print_speeds(report: BenchReport) -> None:
+    """What `ablate bench` measured: a line an arm, and where a step's time goes."""
+    console = _console()
+    ceilings = ", ".join(f"{value:.4g} TFLOP/s in {name}" for name, value in report.ceiling_tflops.items())
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    console.print(f"{report.device}, {versions}; a large matrix product: {ceilings}", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("arm", overflow="fold")
+    names = ("parameters", "tokens/s", "ms a step", "TFLOP/s", "of ceiling", "memory", "first step cold", "warm")
+    for name in names:
+        table.add_column(name, justify="right")
+    table.add_column("attention")
+    for speed in report.arms:
+        cold = "" if speed.first_step_cold_s is None else f"{speed.first_step_cold_s:.1f} s"
+        table.add_row(
+            Text(speed.arm),
+            format_count(speed.n_params),
+            format_count(speed.tokens_per_s),
+            f"{speed.step_ms:.2f}",
+            f"{speed.model_tflops:.4g}",
+            f"{speed.ceiling_share:.0%}",
+            f"{format_count(speed.peak_memory_bytes)}B",
+            cold,
+            f"{speed.first_step_warm_s:.1f} s",
+            speed.backend,
+        )
+    console.print(table)
+    for speed in report.arms:
+        for title, parts in (("parts", speed.components_ms), ("kernels", speed.kernels_ms)):
+            if parts:
+                console.print(f"\n{escape(speed.arm)}: {title}, ms a step", highlight=False)
+            for name, milliseconds in parts.items():
+                console.print(f"  {milliseconds:9.3f}  {name[:100]}", markup=False, highlight=False)
+    for name, error in report.failed.items():
+        console.print(f"failed: {name}: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_variants(table: Mapping[str, Mapping[str, Any]]) -> None:

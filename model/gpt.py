@@ -21,12 +21,12 @@ from .numerics import project, upcast
 
 
 class GPT(nn.Module):
-    """A decoder-only transformer, initialised with seed 0.
+    """A decoder-only transformer, initialised with a seed.
 
     `backend` is the attention backend (kernels/attention.py) of every layer.
     """
 
-    def __init__(self, config: ModelConfig, backend: str = "auto") -> None:
+    def __init__(self, config: ModelConfig, backend: str = "auto", seed: int = 0) -> None:
         super().__init__()
         self.config = config
         self.backend = backend
@@ -38,7 +38,7 @@ class GPT(nn.Module):
         self.head = None if config.tie_embeddings else Head(config)
         self.settle, self.source = config.normalization.settle, config.normalization.source
         self._compiled_end: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-        self.initialize(0)
+        self.initialize(seed)
 
     def initialize(self, seed: int) -> None:
         """Start again: each parameter from a stream keyed by (seed, its name); nGPT's weights then go to the sphere."""
@@ -47,10 +47,7 @@ class GPT(nn.Module):
 
     def forward(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
         """Token ids (b, t) to logits (b, t, v). With a cache, ids are the newest tokens and the cache grows by them."""
-        h_btd = self.final.read(self.encode(ids_bt, cache))
-        logits_btv: Tensor = self.final.scale(upcast(F.linear(h_btd, self._head_weight())))
-        cap = self.config.logit_softcap
-        return logits_btv if cap is None else cap * torch.tanh(logits_btv / cap)
+        return self._form_logits(self.encode(ids_bt, cache))
 
     def encode(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
         """The residual stream (b, t, d) after the last block."""
@@ -69,17 +66,22 @@ class GPT(nn.Module):
 
     def loss(self, ids_bt: Tensor, targets_bt: Tensor) -> Tensor:
         """Mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
-        if ids_bt.device.type == "cpu":  # where whole logits take two thirds of the time (1024 tokens, 256 entries)
-            return F.cross_entropy(self(ids_bt).flatten(0, 1), targets_bt.flatten(), ignore_index=IGNORED_TARGET)
-        read_end = self._compiled_end or self.read_end
-        h_btd, weight_vd = read_end(self.encode(ids_bt))
-        return linear_cross_entropy(
-            h_btd.flatten(0, 1),
-            weight_vd,
-            targets_bt.flatten(),
-            self.config.logit_softcap,
-            is_compiled=self._compiled_end is not None,
-        )
+        return self.stream_loss(self.encode(ids_bt), targets_bt)
+
+    def stream_loss(self, h_btd: Tensor, targets_bt: Tensor) -> Tensor:
+        """The loss from the residual stream (b, t, d) that `encode` gives."""
+        targets_n = targets_bt.flatten()
+        if h_btd.device.type == "cpu":  # where whole logits take two thirds of the time (1024 tokens, 256 entries)
+            return F.cross_entropy(self._form_logits(h_btd).flatten(0, 1), targets_n, ignore_index=IGNORED_TARGET)
+        h_btd, weight_vd = (self._compiled_end or self.read_end)(h_btd)
+        is_compiled = self._compiled_end is not None
+        cap = self.config.logit_softcap
+        return linear_cross_entropy(h_btd.flatten(0, 1), weight_vd, targets_n, cap, is_compiled=is_compiled)
+
+    def _form_logits(self, h_btd: Tensor) -> Tensor:
+        logits_btv: Tensor = self.final.scale(upcast(F.linear(self.final.read(h_btd), self._head_weight())))
+        cap = self.config.logit_softcap
+        return logits_btv if cap is None else cap * torch.tanh(logits_btv / cap)
 
     def read_end(self, h_btd: Tensor) -> tuple[Tensor, Tensor]:
         """The stream as the head reads it, and the head's matrix with the scale of the logits in its rows.

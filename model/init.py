@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .declared import walk_declared
+from .declared import Spec, walk_declared
 
 
 @torch.no_grad()
@@ -17,14 +18,18 @@ def initialize(model: nn.Module, seed: int) -> None:
     The draw happens on the CPU in float32 whatever the device and dtype, so equally named parameters of equal shape
     start equal in every arm of a study, on every machine, whatever other parameters the arm has.
     """
-    for name, parameter, spec in walk_declared(model):
-        if parameter.is_meta:
-            continue
-        start = torch.tensor(spec.mean).expand(parameter.shape)
-        if spec.std > 0.0:
-            generator = torch.Generator().manual_seed(_derive_seed(seed, name))
-            start = torch.randn(parameter.shape, generator=generator).mul_(spec.std).add_(start)
-        parameter.copy_(start)
+    found = [item for item in walk_declared(model) if not item[1].is_meta]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # one draw is one thread's work, whatever its size
+        for (_, parameter, _), start in zip(found, pool.map(lambda item: _draw(seed, *item), found), strict=True):
+            parameter.copy_(start)
+
+
+def _draw(seed: int, name: str, parameter: nn.Parameter, spec: Spec) -> Tensor:
+    start = torch.tensor(spec.mean).expand(parameter.shape)
+    if spec.std == 0.0:
+        return start
+    generator = torch.Generator().manual_seed(_derive_seed(seed, name))
+    return torch.randn(parameter.shape, generator=generator).mul_(spec.std).add_(start)
 
 
 def _derive_seed(seed: int, name: str) -> int:

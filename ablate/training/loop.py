@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -21,6 +20,7 @@ from ablate.training.checkpoint import Progress, capture, restore
 from ablate.training.optimizer import make_optimizer
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
+from ablate.training.timing import now
 from ablate_model import GPT, ModelConfig
 
 # At once in an evaluation. Fixed, so that no micro-batch, which memory may shrink, moves a validation loss.
@@ -82,12 +82,15 @@ def train(
     """
     torch.set_num_threads(threads)
     forbid_tf32()
-    run = _Run(model_config, train, seed, corpus, recorder, torch.device(device))
+    run = Training(model_config, train, seed, corpus, recorder, torch.device(device))
     return run.go_on(should_stop)
 
 
-class _Run:
-    """One run's moving parts. The device is waited for only where a line of the curve or a checkpoint is due."""
+class Training:
+    """One run's moving parts, for `train` and for those who time them.
+
+    The device is waited for only where a line of the curve or a checkpoint is due.
+    """
 
     def __init__(
         self,
@@ -102,13 +105,12 @@ class _Run:
         self.training_tokens, self.validation_tokens = corpus.train, corpus.validation
         self.context_length = model_config.context_length
         self.micro_batch_size = train.micro_batch_size or train.batch_size
+        self.n_micro = train.batch_size // self.micro_batch_size
         self.tokens_per_step = train.batch_size * self.context_length
         self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
         self.precision = PRECISIONS[train.precision]
 
-        self.model = GPT(model_config, backend=train.attention_backend)
-        self.precision.convert(self.model)
-        self.model.initialize(seed)
+        self.model = self.precision.build(model_config, train.attention_backend, seed)
         self.model.to(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # the runs before in this process do not count
@@ -126,11 +128,11 @@ class _Run:
     def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
         progress, train = self.progress, self.train
         if train.compile or self.device.type == "cuda":
-            self._warm_up()
-        started = self._now()
+            self.warm_up()
+        started = now(self.device)
         while progress.step < train.steps:
             progress.step += 1
-            self._step(progress.step)
+            self.step(progress.step)
             self.recorder.beat(progress.step)
             is_last = progress.step == train.steps
             is_evaluation = is_last or progress.step % train.eval_every == 0
@@ -139,7 +141,7 @@ class _Run:
             is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
             if not is_line and not is_checkpoint:
                 continue
-            progress.wall_s += self._now() - started
+            progress.wall_s += now(self.device) - started
             if is_line and not self._write_line(is_evaluation):
                 return self._end("diverged")
             if is_checkpoint:
@@ -147,25 +149,29 @@ class _Run:
                 self.recorder.save(capture(progress, self.model, self.optimizer))
             if is_stop:
                 return self._end("stopped")
-            started = self._now()
+            started = now(self.device)
         return self._end("finished")
 
-    def _step(self, step: int) -> None:
+    def step(self, step: int) -> None:
+        """Optimizer step number `step`, from 1."""
         # What the forward pass draws (dropout) is a function of seed and step too, so a checkpoint holds no generator.
         self.generator.manual_seed((self.seed << 32) + step & 0x7FFF_FFFF_FFFF_FFFF)
         inputs_bt, targets_bt = self._to_device(
             training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
         )
-        n_micro = self.train.batch_size // self.micro_batch_size
-        for ids_bt, next_bt in zip(inputs_bt.chunk(n_micro), targets_bt.chunk(n_micro), strict=True):
+        for ids_bt, next_bt in zip(inputs_bt.chunk(self.n_micro), targets_bt.chunk(self.n_micro), strict=True):
             with self.precision.context(self.device):
-                loss = self.model.loss(ids_bt, next_bt) / n_micro
+                loss = self.model.loss(ids_bt, next_bt) / self.n_micro
             loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
+        self.update(learning_rate(step, self.train))
+
+    def update(self, learning_rate: float) -> None:
+        """Clip the gradients, take a step along them, and forget them."""
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.train.grad_clip:
             clip_grads_with_norm_(self.parameters, self.train.grad_clip, self.grad_norm)
-        self.optimizer.step(learning_rate(step, self.train))
+        self.optimizer.step(learning_rate)
         self.model.post_step()
 
     def _write_line(self, is_evaluation: bool) -> bool:
@@ -209,7 +215,7 @@ class _Run:
         self.model.train()
         return total.item() / n_windows
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Compile, and load the device's libraries, before the clock runs."""
         batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)
         with self.precision.context(self.device):
@@ -222,12 +228,6 @@ class _Run:
         if self.device.type == "cuda":
             inputs_bt, targets_bt = inputs_bt.pin_memory(), targets_bt.pin_memory()
         return inputs_bt.to(self.device, non_blocking=True), targets_bt.to(self.device, non_blocking=True)
-
-    def _now(self) -> float:
-        """Seconds, once all that was asked of the device is done."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
         return Outcome(state, self.progress.step, self.progress.wall_s, peak_memory_bytes(self.device), self.model)

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+
+from ablate_model import GPT, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,13 @@ class Precision:
     masters: torch.dtype | None = None
     autocast: torch.dtype | None = None
 
-    def convert(self, model: nn.Module) -> None:
+    def build(self, config: ModelConfig, backend: str, seed: int) -> GPT:
+        """The model with its masters, initialised in their precision."""
+        model = GPT(config, backend, seed)
         if self.masters is not None:
             model.to(self.masters)
+            model.initialize(seed)
+        return model
 
     def context(self, device: torch.device) -> AbstractContextManager[object]:
         """Surrounds the forward pass and the loss."""

@@ -1,0 +1,92 @@
+"""Where a training step's time goes: its parts timed one by one, and its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ablate.training.loop import Training
+from ablate.training.timing import now, time_call
+from ablate_model.attention.base import Context
+from ablate_model.block import Block
+
+COUNT = 10  # calls in a window
+KERNEL_STEPS, MAX_KERNELS = 3, 25
+
+
+def time_components(training: Training, step_ms: float) -> dict[str, float]:
+    """Milliseconds a step of each part, forward and backward, each timed alone and compiled where the run is.
+
+    "norms and residual" is a block without its attention and MLP; "rest" is what no part accounts for: embedding, data,
+    gaps between kernels, less what overlaps when everything runs together. Leaves the model's weights as they are.
+    """
+    model, config = training.model, training.model.config
+    shape = (training.micro_batch_size, training.context_length)
+    ids_bt = torch.zeros(shape, dtype=torch.long, device=training.device)
+    with torch.no_grad():
+        h_btd = model.input(model.embedding(ids_bt))
+    h_btd = h_btd.detach().requires_grad_()
+    tables = model.position.tables(0, shape[1], training.device, h_btd.dtype)
+    context = Context(tables, model.backend, model.source(h_btd.detach()))
+    blocks = [block for block in model.stack.blocks if isinstance(block, Block)]
+    block = next((b for b in blocks if b.attention is not None and b.mlp is not None), blocks[0])
+    found: dict[str, float] = {}
+
+    def measure(name: str, count: int, call: Callable[[], Tensor]) -> None:
+        found[name] = count * training.n_micro * _time_both_ways(training, call)
+
+    attention, mlp = block.attention, block.mlp
+    if attention is not None:
+        attend = torch.compile(attention, dynamic=False) if training.train.compile else attention
+        measure("attention", config.count_kept("attention"), lambda: attend(h_btd, context))
+    if mlp is not None:
+        mix = torch.compile(mlp, dynamic=False) if training.train.compile else mlp
+        measure("MLP", config.count_kept("mlp"), lambda: mix(h_btd))
+    measure("norms and residual", config.count_kept("block"), lambda: block(h_btd, context))
+    found["norms and residual"] -= found.get("attention", 0.0) + found.get("MLP", 0.0)
+    measure("head and loss", 1, lambda: model.stream_loss(h_btd, ids_bt))
+    update_ms = _time_update(training)
+    found["weight normalisation"] = 1000 * time_call(model.post_step, training.device, COUNT)
+    found["clipping and optimizer"] = update_ms - found["weight normalisation"]
+    return {**found, "rest": step_ms - sum(found.values())}
+
+
+def _time_both_ways(training: Training, call: Callable[[], Tensor]) -> float:
+    """Milliseconds of forward and backward."""
+
+    def both_ways() -> None:
+        with training.precision.context(training.device):
+            out = call()
+        out.backward(torch.ones_like(out))  # type: ignore[no-untyped-call]
+        for parameter in training.parameters:
+            parameter.grad = None
+
+    return 1000 * time_call(both_ways, training.device, COUNT)
+
+
+def _time_update(training: Training) -> float:
+    gradients = [torch.full_like(parameter, 1e-3) for parameter in training.parameters]
+
+    def update() -> None:
+        for parameter, gradient in zip(training.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        training.update(learning_rate=0.0)
+
+    return 1000 * time_call(update, training.device, COUNT)
+
+
+def time_kernels(training: Training, first_step: int) -> dict[str, float]:
+    """Milliseconds a step of the kernels that take most, by name; empty on a CPU."""
+    if training.device.type != "cuda":
+        return {}
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        for step in range(KERNEL_STEPS):
+            training.step(first_step + step)
+        now(training.device)
+    averages = profiled.key_averages()
+    found = {event.key: event.self_device_time_total / 1000 / KERNEL_STEPS for event in averages}
+    return dict(sorted(found.items(), key=lambda item: -item[1])[:MAX_KERNELS])
