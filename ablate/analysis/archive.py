@@ -13,9 +13,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ablate.analysis.arrow import Floats, from_floats, repeat, to_floats
 from ablate.analysis.border import check_manifest, check_record, check_status, clean
 from ablate.analysis.curves import Known, Results, RunCurve, assemble, device_of
-from ablate.analysis.lines import Floats, complete_columns, find_records
+from ablate.analysis.lines import complete_columns, find_records
 from ablate.analysis.summary import last_line
 from ablate.errors import RecordError
 
@@ -41,10 +42,9 @@ def write_archive(results: Results, file: BinaryIO) -> None:
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=[_RUN], column_encoding=splits) as writer:
         for run in runs:
             length = run.columns["step"].size
-            label = pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array([run.run_id]))
             empty = np.full(length, np.nan)
-            columns = [pa.array(run.columns.get(name, empty), from_pandas=True) for name in names]
-            writer.write_table(pa.Table.from_arrays([label, *columns], schema=schema))
+            columns = [from_floats(run.columns.get(name, empty)) for name in names]
+            writer.write_table(pa.Table.from_arrays([repeat(run.run_id, length), *columns], schema=schema))
 
 
 def read_archive(path: Path) -> Results:
@@ -55,7 +55,7 @@ def read_archive(path: Path) -> Results:
     try:
         table = pq.read_table(path, partitioning=None)
         metadata = clean(json.loads(table.schema.metadata[_KEY]))
-        arrays = {name: table[name].to_numpy() for name in table.column_names if name != _RUN}
+        arrays = {name: to_floats(table[name]) for name in table.column_names if name != _RUN}
         record, abouts = check_record(metadata["record"], path), metadata["runs"]
         known, start = {}, 0
         for run_id, about in abouts.items():

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import RunCurve
-from ablate.analysis.lines import Floats
 
 HOLD = 2
 """Evaluations in a row that must be at or below the target for a crossing to count."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.analysis.arrow import Floats
 from ablate.analysis.border import check_manifest, read_mapping, read_record, read_status
-from ablate.analysis.lines import CORE_COLUMNS, Floats, read_lines
+from ablate.analysis.lines import CORE_COLUMNS, read_lines
 from ablate.errors import RecordError
 from ablate.tracking.records import ENDED, ArmRecord, Status, StudyRecord
 from ablate.tracking.store import Store

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import Results
 from ablate.analysis.intervals import Estimate, holm, paired_t, t_estimate
-from ablate.analysis.lines import Floats
 from ablate.analysis.speedup import compare
 from ablate.tracking.records import Value
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from ablate.analysis.lines import Floats
+from ablate.analysis.arrow import Floats
 
 LEVEL = 0.95
 

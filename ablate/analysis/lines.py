@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ablate.analysis.arrow import Floats, is_numeric, to_floats
 from ablate.analysis.border import LARGEST, MAX_COUNT, clean, is_number
 from ablate.errors import RecordError
-
-Floats = NDArray[np.float64]
 
 CORE_COLUMNS = (
     "step",
@@ -101,15 +100,16 @@ def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
         return None
     if clean(names) != names:
         return None
-    numeric = [f.name for f in table.schema if pa.types.is_floating(f.type) or pa.types.is_integer(f.type)]
-    return {name: table[name].to_numpy().astype(np.float64) for name in numeric}, len(table)
+    numeric = [field.name for field in table.schema if is_numeric(field.type)]
+    return {name: to_floats(table[name]) for name in numeric}, table.num_rows
 
 
 def _is_flat(block: bytes) -> bool:
     """Whether each line is one object without another in it: pyarrow's parser overflows the stack on deep ones."""
-    n_lines = block.count(b"\n")
-    counts = (block.count(b"{"), block.count(b"\n{") + block.startswith(b"{"), block.count(b"}\n"))
-    return n_lines > 0 and set(counts) == {n_lines} and b"[" not in block
+    content = np.frombuffer(block, np.uint8)
+    ends, braces = np.flatnonzero(content == ord("\n")), np.flatnonzero(content == ord("{"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    return ends.size > 0 and np.array_equal(braces, starts) and b"[" not in block
 
 
 def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:

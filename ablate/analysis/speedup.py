@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
 from ablate.analysis.curves import AXES, Results, RunCurve, device_of
 from ablate.analysis.intervals import Estimate, holm, paired_t, welch_t
-from ablate.analysis.lines import Floats
 from ablate.errors import AblateError, suggest
 from ablate.tracking.records import ENDED, Value
 

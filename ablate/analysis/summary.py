@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import Results, RunCurve, device_of
-from ablate.analysis.lines import Floats
 from ablate.analysis.speedup import is_device_known, sharing_of
 from ablate.tracking.records import Value
 

@@ -1,4 +1,4 @@
-"""How fast a report is: writes a synthetic study, reads it and reports on it."""
+"""How fast a report is: writes a synthetic study, reads it and reports on it, and asks MLflow for the same curves."""
 
 from __future__ import annotations
 
@@ -8,22 +8,44 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ablate.analysis.curves import read_results
+from ablate.analysis.lines import read_lines
 from ablate.report.content import ReportOptions, make_report
 from ablate.report.synthetic import BASELINE, SyntheticArm, write_study
 from ablate.report.write import write_report
+from ablate.tracking.curve import read_curve
+from ablate.tracking.mlflow_reader import MlflowReader
+from ablate.tracking.mlflow_writer import MlflowWriter
+from ablate.tracking.records import StudyRecord
 from ablate.tracking.store import Store
 
 _SEEDS = 4
 _EVALUATIONS = 100
 
+METRIC = "train_loss"
+MAX_MLFLOW_POINTS = 100_000
+"""Points that the comparison with MLflow writes: it takes a minute a million, and reading is in proportion."""
+
+
+@dataclass(frozen=True)
+class MlflowResult:
+    """Seconds to read one metric of `n_points` points of all runs together: from our files, where that reads every
+    column; from MLflow by one statement; and by a call of `MlflowClient.get_metric_history` a run."""
+
+    n_points: int
+    files_s: float
+    statement_s: float
+    client_s: float
+
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Seconds of each part: `read_s` reads the curves, `numbers_s` computes, `report_s` does both and writes all files.
-
-    `peak_memory_bytes` is that of the whole process.
+    """Seconds of each part, imports apart: `read_s` reads the curves, `numbers_s` computes, `report_s` does both and
+    writes all files. `peak_memory_bytes` is that of the whole process.
     """
 
     n_runs: int
@@ -34,19 +56,24 @@ class BenchResult:
     report_s: float
     page_bytes: int
     peak_memory_bytes: int
+    mlflow: MlflowResult | None = None
 
-    def to_dict(self) -> Mapping[str, float]:
+    def to_dict(self) -> Mapping[str, Any]:
         return asdict(self)
 
 
-def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000) -> BenchResult:
-    """Write a study of about `n_runs` runs (four seeds an arm) of `n_points` lines under `folder`, and measure."""
+def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000, mlflow_uri: str | None = None) -> BenchResult:
+    """Write a study of about `n_runs` runs (four seeds an arm) of `n_points` lines under `folder`, and measure.
+
+    With `mlflow_uri`, reading is compared with that MLflow's, over as many runs as have `MAX_MLFLOW_POINTS` points.
+    """
     store, seeds = Store(folder / f"bench-{n_runs}x{n_points}"), range(min(_SEEDS, n_runs))
     n_arms = max(n_runs // len(seeds), 1)
     arms = [SyntheticArm(BASELINE, {"variant": 0})]
     arms += [SyntheticArm(f"variant={i}", {"variant": i}, speedup=1 + i / n_arms) for i in range(1, n_arms)]
     eval_every = max(n_points // _EVALUATIONS, 1)
     study = write_study(store, arms, seeds, n_points, eval_every=eval_every, log_every=1, noise=0.01)
+    read_lines(store.run(study.runs[0].run_id).curve)  # loads the parser
     started = time.perf_counter()
     results = read_results(store)
     read = time.perf_counter()
@@ -64,7 +91,35 @@ def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000) -> Benc
         report_s=written - computed,
         page_bytes=report.paths["html"].stat().st_size,
         peak_memory_bytes=_peak_memory(),
+        mlflow=None if mlflow_uri is None else _compare_with_mlflow(store, study, n_points, mlflow_uri),
     )
+
+
+def _compare_with_mlflow(store: Store, study: StudyRecord, n_points: int, uri: str) -> MlflowResult:
+    """The same curves from files and from MLflow. Raises `AssertionError` where the two differ."""
+    runs = study.runs[: max(MAX_MLFLOW_POINTS // n_points, 1)]
+    arms = {arm.arm: arm for arm in study.arms}
+    writer = MlflowWriter(uri, study)
+    for run in runs:
+        lines = read_curve(store.run(run.run_id).curve)
+        writer.write(run, arms[run.arm], store, [{key: line[key] for key in ("step", METRIC)} for line in lines])
+    moments = [time.perf_counter()]
+    files = {run.run_id: read_lines(store.run(run.run_id).curve).columns[METRIC] for run in runs}
+    moments.append(time.perf_counter())
+    reader = MlflowReader(uri)
+    experiment_id, listed = reader.read_runs(study.study)
+    moments.append(time.perf_counter())  # finding the runs is not part of reading them: the client needs it too
+    statement = reader.read_histories(experiment_id, listed, (METRIC,))
+    moments.append(time.perf_counter())
+    histories = {
+        run_id: writer.client.get_metric_history(mlflow_id, METRIC) for run_id, mlflow_id in writer.mlflow_ids.items()
+    }
+    moments.append(time.perf_counter())
+    for run_id, mlflow_id in writer.mlflow_ids.items():
+        assert np.array_equal(statement[mlflow_id][METRIC].values, files[run_id])
+        assert sorted(point.value for point in histories[run_id]) == sorted(files[run_id])
+    files_s, _, statement_s, client_s = np.diff(moments).tolist()
+    return MlflowResult(sum(map(len, files.values())), files_s, statement_s, client_s)
 
 
 def _peak_memory() -> int:

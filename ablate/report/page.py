@@ -14,8 +14,8 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from ablate.analysis.arrow import Floats
 from ablate.analysis.effects import LOSS, Effect
-from ablate.analysis.lines import Floats
 from ablate.report.content import Report
 from ablate.report.drawing import Line, draw_column, draw_diagnostics
 from ablate.report.palette import assign_looks
@@ -140,9 +140,7 @@ def _hash_script(script: str) -> str:
 
 @cache
 def _read_plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
+    script = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
     return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
 
 

@@ -221,11 +221,11 @@ def _label_costs(ax: Axes, axis: str) -> None:
 
 
 def _label_ratios(axis: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(0.5, 0.7, 1.0, 1.4, 2.0, 3.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _new_figure(height: float) -> tuple[Figure, Axes]:

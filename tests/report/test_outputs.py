@@ -217,8 +217,13 @@ def test_the_door_escapes_what_people_wrote(store):
     assert "<script>" not in named._repr_html_()
 
 
-def test_the_bench_measures_a_study_of_the_size_asked_for(tmp_path):
-    result = bench_report(tmp_path, n_runs=8, n_points=50)
+# MLflow and SQLAlchemy deprecate each other's and their own calls.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_bench_measures_a_study_of_the_size_asked_for(experiments, tmp_path):
+    result = bench_report(tmp_path, n_runs=8, n_points=50, mlflow_uri=experiments.uri)
     assert (result.n_runs, result.n_points) == (8, 50)
     assert min(result.read_s, result.numbers_s, result.report_s) > 0
     assert result.page_bytes > 10**6 and result.peak_memory_bytes > 10**7
+    assert result.mlflow.n_points == 8 * 50
+    assert min(result.mlflow.files_s, result.mlflow.statement_s, result.mlflow.client_s) > 0
