@@ -6,7 +6,7 @@ One row a run and logged step; the record, and what is known of each run, stand 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +24,7 @@ NAME = "curves.parquet"
 
 _KEY = b"ablate"
 _RUN = "run_id"
+_GROUP_LINES = 50_000
 
 
 def write_archive(results: Results, file: BinaryIO) -> None:
@@ -39,12 +40,27 @@ def write_archive(results: Results, file: BinaryIO) -> None:
         metadata={_KEY: json.dumps(metadata, separators=(",", ":")).encode()},
     )
     splits = dict.fromkeys(names, "BYTE_STREAM_SPLIT")  # smaller than dictionaries here, and four times as fast
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=[_RUN], column_encoding=splits) as writer:
-        for run in runs:
-            length = run.columns["step"].size
-            empty = np.full(length, np.nan)
-            columns = [from_floats(run.columns.get(name, empty)) for name in names]
-            writer.write_table(pa.Table.from_arrays([repeat(run.run_id, length), *columns], schema=schema))
+    options = {"compression": "zstd", "use_dictionary": [_RUN], "column_encoding": splits, "write_statistics": False}
+    with pq.ParquetWriter(file, schema, **options) as writer:
+        for group in _group(runs):
+            lengths = [run.columns["step"].size for run in group]
+            arrays = [repeat([run.run_id for run in group], lengths)]
+            for name in names:
+                parts = [run.columns.get(name, np.full(n, np.nan)) for run, n in zip(group, lengths, strict=True)]
+                arrays.append(from_floats(np.concatenate(parts)))
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+def _group(runs: Sequence[RunCurve]) -> Iterator[list[RunCurve]]:
+    """Runs that are written together: enough lines that what a group costs does not count, few enough for memory."""
+    group: list[RunCurve] = []
+    for run in runs:
+        group.append(run)
+        if sum(member.columns["step"].size for member in group) >= _GROUP_LINES:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def read_archive(path: Path) -> Results:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,15 +34,16 @@ def from_floats(values_n: Floats) -> Any:
     return pa.Array.from_buffers(pa.float64(), values.size, [pa.py_buffer(is_there), pa.py_buffer(values)])
 
 
-def repeat(text: str, n: int) -> Any:
-    """An Arrow array of `n` times the same text, stored once."""
+def repeat(texts: Sequence[str], times: Sequence[int]) -> Any:
+    """An Arrow array of each text so many times, each stored once."""
     import pyarrow as pa
 
-    data = text.encode()
-    ends = np.array([0, len(data)], np.int32)
-    word = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(ends), pa.py_buffer(data)])
-    zeros = pa.Array.from_buffers(pa.int32(), n, [None, pa.py_buffer(np.zeros(n, np.int32))])
-    return pa.DictionaryArray.from_arrays(zeros, word)
+    data = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    words = pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(data))])
+    places = np.repeat(np.arange(len(texts), dtype=np.int32), times)
+    indices = pa.Array.from_buffers(pa.int32(), places.size, [None, pa.py_buffer(places)])
+    return pa.DictionaryArray.from_arrays(indices, words)
 
 
 def _read_chunk(chunk: Any) -> Floats:

@@ -41,15 +41,23 @@ def write_report(
     """
     if not str(out):
         raise AblateError("out: it is empty: name a folder for the files of the report")
-    out = Path(out)
+    out, options = Path(out), options or ReportOptions()
     stores = [source] if isinstance(source, Store) else source
+    if not isinstance(stores, Results) and (options.where or options.baseline):
+        _protect(stores, out)
     results = stores if isinstance(stores, Results) else read_studies(stores)
-    report = make_report(results, options or ReportOptions())
+    report = make_report(results, options)
     try:
         paths, others = _write_files(report, out)
         return replace(report, paths=paths, others=others)
     except OSError as error:
         raise ResourceError(f"{out}: the report cannot be written: {error.strerror or error}") from None
+
+
+def _protect(stores: Sequence[Store], out: Path) -> None:
+    """A part of a published study must not take the place of the whole."""
+    if any(out.resolve() == store.path.resolve() for store in stores):
+        raise AblateError(f"out: {out} holds the study that this is another view of: name another folder")
 
 
 def read_studies(stores: Sequence[Store]) -> Results:

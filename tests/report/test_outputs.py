@@ -101,6 +101,28 @@ def test_a_published_report_reads_back_as_the_study(store, tmp_path):
     assert speed_ups(read_archive(tmp_path / "published" / NAME)) == speed_ups(read_results(store))
 
 
+def test_another_view_never_takes_the_place_of_what_was_published(store, tmp_path):
+    report(store, tmp_path)
+    for options in ({"where": "norm == 'pre'"}, {"baseline": {"norm": "ngpt"}}):
+        with pytest.raises(AblateError, match="name another folder"):
+            report(Store(tmp_path), tmp_path, **options)
+    assert len(read_archive(tmp_path / NAME).runs) == 3 * len(ARMS)
+
+
+def test_what_is_committed_of_a_study_of_36_runs_is_below_a_megabyte(tmp_path):
+    store = Store(tmp_path / "published")
+    arms = [
+        SyntheticArm(f"attention={i},normalization={j}", {"attention": i, "normalization": j}, speedup=1 + i / 9 + j / 7,
+                     baseline="attention=0,normalization=0")
+        for i in range(3) for j in range(4)
+    ]  # fmt: skip
+    write_study(store, arms, n_steps=600, eval_every=10, log_every=1, noise=0.01)
+    report(store, tmp_path / "out")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert sizes.pop("report.html") > 10**6
+    assert sum(sizes.values()) < 10**6
+
+
 def test_an_archive_names_no_machine(store, tmp_path):
     made, _ = report(store, tmp_path)
     archived = read_archive(made.paths["curves"])
