@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ablate import cli_results
+from ablate import cli_results, cli_search
 from ablate.cli_results import DEFAULT_RUNS, Runs, find_store
 from ablate.errors import AblateError, DataError, RecordError
 
@@ -64,7 +64,12 @@ def _fail(message: str, exit_code: int) -> None:
 def plan(
     grid: Grid, runs: Runs = DEFAULT_RUNS, workers: Workers = None, set_: Settings = None, as_json: AsJson = False
 ) -> None:
-    """Show what a grid declares: its arms, runs, sizes and cost. Trains nothing and writes nothing."""
+    """Show what a grid or a search declares: arms, runs, sizes and cost. Trains nothing and writes nothing."""
+    from ablate.study.load import is_search
+
+    if is_search(grid):
+        cli_search.show_plan(grid, runs, workers, set_, as_json=as_json)
+        return
     planned = _build_plan(grid, runs, set_)
     if as_json:
         rows = (
@@ -249,17 +254,21 @@ def merge(
     print(f"{store.path}: {added} runs came, {present} were there already")
 
 
+app.command()(cli_search.search)
 app.command()(cli_results.report)
 app.command()(cli_results.generate)
 app.command()(cli_results.bench_report)
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    search: Annotated[bool, typer.Option("--search", help="Of search.yaml instead.")] = False,
+) -> None:
     """Print the JSON Schema of grid.yaml, for an editor that completes and checks it."""
-    from ablate.plan.json_schema import grid_schema
+    from ablate.plan.json_schema import file_schema, grid_schema
+    from ablate.search.schema import Search
 
-    print(json.dumps(grid_schema(), indent=2))
+    print(json.dumps(file_schema(Search, "search.yaml of ablate") if search else grid_schema(), indent=2))
 
 
 @app.command()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from .errors import ConfigError, describe_unknown
@@ -56,6 +56,16 @@ class Variant(Knobs, ABC):
     deviations: ClassVar[str]
     neutral: ClassVar[str]
     neutral_point: ClassVar[Neutral | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_groups(cls, data: Any) -> Any:
+        """A group of knobs of which some are given keeps this variant's defaults for the others, not its class's."""
+        if not isinstance(data, Mapping):
+            return data
+        groups = {name: f.default for name, f in cls.model_fields.items() if isinstance(f.default, Knobs)}
+        partial = {name: group for name, group in groups.items() if isinstance(data.get(name), Mapping)}
+        return {**data, **{name: {**group.model_dump(), **data[name]} for name, group in partial.items()}}
 
     def resolve(self, config: ModelConfig) -> Self:
         """The same variant with every default that depends on the model's sizes filled in."""

@@ -21,6 +21,7 @@ from ablate.data import Corpus
 from ablate.execution.cluster import ClusterLostError, is_lost
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.jobs import make_job, record_arm
+from ablate.execution.limit import TimeLimit
 from ablate.execution.memory import halve_micro_batch
 from ablate.execution.placement import Placement, count_lanes
 from ablate.execution.source import RunSource
@@ -57,12 +58,13 @@ class Driver:
         *,
         stopping: Stopping | None = None,
         source: RunSource | None = None,
+        limit: TimeLimit | None = None,
         stuck_s: float = STUCK_S,
         worker_class: type[RunWorker] = RunWorker,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
         self.placement, self.mirror, self.observe = placement, mirror, observe
-        self.stopping, self.source, self.worker_class = stopping, source, worker_class
+        self.stopping, self.source, self.limit, self.worker_class = stopping, source, limit, worker_class
         self.watchdog = Watchdog(stuck_s)
         self.software = describe_software()
         self.interrupted = threading.Event()
@@ -101,9 +103,11 @@ class Driver:
         return bool(waiting and not self.interrupted.is_set()) or bool(self._busy_lanes())
 
     def _draw(self, waiting: deque[Run]) -> None:
-        """Ask the source for runs where a worker has nothing to do."""
-        is_idle = not waiting and len(self._busy_lanes()) < len(self._lanes)
-        if self.source is None or not is_idle or self.interrupted.is_set():
+        """Ask the source for runs where a worker has nothing to do; drop what the time does not allow."""
+        is_idle = len(self._busy_lanes()) < len(self._lanes) and not self.interrupted.is_set()
+        if is_idle and waiting and self.limit is not None and not self.limit.allows(waiting[0]):
+            waiting.clear()
+        if self.source is None or not is_idle or waiting or (self.limit is not None and self.limit.is_over):
             return
         for run in self.source.draw():
             self._run_ids.add(run.run_id)
@@ -289,6 +293,8 @@ class Driver:
         if self.source is not None and state in ("finished", "diverged", "failed"):
             self.source.tell(run, state)
         status = self.store.run(run.run_id).read_status()
+        if self.limit is not None and state == "finished" and not status.is_cut:
+            self.limit.learn(run, status.took_s)
         text = (error or status.error.strip()).rsplit("\n", 1)[-1] if state == "failed" else ""
         if status.is_cut and status.notes:
             text = status.notes[-1]

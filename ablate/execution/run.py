@@ -15,6 +15,7 @@ from ablate.execution.cluster import check_shared, start_cluster
 from ablate.execution.driver import Driver
 from ablate.execution.events import Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
+from ablate.execution.limit import TimeLimit
 from ablate.execution.placement import local_resources, place
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
@@ -34,7 +35,8 @@ ORDER_FLOPS_PER_S = 1e11  # for the order of the runs, to which only ratios matt
 class Options:
     """How to run, which never changes what comes out: where MLflow is, how many at a time, on which cluster.
 
-    `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent.
+    `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent;
+    `limit` lets no run begin that would not end in time.
     """
 
     tracking_uri: str
@@ -45,6 +47,7 @@ class Options:
     retry_failed: bool = False
     early_stop: str | None = None
     stuck_s: float = STUCK_S
+    limit: TimeLimit | None = None
 
 
 def run_study(
@@ -88,6 +91,9 @@ def run_study(
         check_vocabulary(corpus, vocab_size)
     if stopping is not None:
         seed_from_curves(stopping, plan, {run.run_id: read_curve(store.run(run.run_id).curve) for run in plan.runs})
+    if options.limit is not None:
+        for run in plan.runs:
+            options.limit.learn(run, store.run(run.run_id).read_status().took_s if run not in pending else 0.0)
     runs = order(pending, estimate_seconds(plan, store, ORDER_FLOPS_PER_S))
     with start_cluster(options.address, available, store.ray_log) as resources:
         placement = place(plan.study.resources, resources, options.workers, len(pending) + n_more)
@@ -104,6 +110,7 @@ def run_study(
             view.observe,
             stopping=stopping,
             source=source,
+            limit=options.limit,
             stuck_s=options.stuck_s,
         )
         with view.shown(runs, placement.lanes), _at_work(store):

@@ -65,10 +65,15 @@ def expand(study: Study, names: Names) -> Expansion:
     Raises `GridError` for an unknown axis, level or name, an expression that does not parse, a cycle of conditions,
     an empty matrix, or an arm whose baseline is not in the plan.
     """
-    return _Expander(study, names).expand()
+    return Expander(study, names).expand()
 
 
-class _Expander:
+class Expander:
+    """The axes of a study, read and checked: their levels, and where each exists.
+
+    Raises `GridError` for an unknown axis or level, an expression that does not parse, or a cycle of conditions.
+    """
+
     def __init__(self, study: Study, names: Names) -> None:
         self.study, self.names = study, names
         self._check_axes()

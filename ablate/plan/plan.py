@@ -16,6 +16,7 @@ from ablate.plan.identity import arm_identity, run_id
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved, Resolver
+from ablate.study.overlay import Overlay
 from ablate.study.schema import Study, TrainConfig
 from ablate_model import ModelConfig, variants
 
@@ -84,15 +85,15 @@ class Plan:
         return study_seconds((by_arm[run.arm.name] for run in self.runs), lanes)
 
 
-def build_plan(study: Study, corpus: CorpusInfo) -> Plan:
-    """Expand, resolve, match and identify.
+def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = ()) -> Plan:
+    """Expand, resolve, lay the overlays over, match and identify.
 
     Raises `GridError` for whatever cannot work, naming the place in the grid, and `DataError` where the corpus is
     shorter than a context.
     """
-    names = Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
+    names = read_names()
     expansion = expand(study, names)
-    resolver = Resolver(study, names, expansion.axes, corpus)
+    resolver = Resolver(study, names, expansion.axes, corpus, overlays)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
     for length in {config.model.context_length for config in resolved}:
         try:
@@ -109,6 +110,11 @@ def build_plan(study: Study, corpus: CorpusInfo) -> Plan:
     notices = (*expansion.notices, *resolver.notices, *merged, *common)
     baseline = _common_levels(arms)
     return Plan(study, corpus, axes, baseline, arms, runs, notices)
+
+
+def read_names() -> Names:
+    """The names that a declaration may use, as the model package has them."""
+    return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
 
 
 def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
-from ablate.plan.expand import Assignment, Level, compile_predicate
+from ablate.plan.expand import Assignment, Level, arm_name, compile_predicate
 from ablate.plan.names import Names
 from ablate.study.load import explain
+from ablate.study.overlay import Overlay
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
@@ -38,7 +39,14 @@ class Resolver:
     that brought the value in.
     """
 
-    def __init__(self, study: Study, names: Names, axes: Mapping[str, tuple[Level, ...]], corpus: CorpusInfo) -> None:
+    def __init__(
+        self,
+        study: Study,
+        names: Names,
+        axes: Mapping[str, tuple[Level, ...]],
+        corpus: CorpusInfo,
+        overlays: Sequence[Overlay] = (),
+    ) -> None:
         self.study, self.names, self.axes, self.corpus = study, names, axes, corpus
         self.rules = [
             compile_predicate(study, names, axes, rule.when, ("rules", index, "when"))
@@ -57,6 +65,7 @@ class Resolver:
                 self._check_rule_key(index, key)
         for component in names.variants:
             self._check_base(component)
+        self.overlays = [(overlay, self._compile_overlay(overlay)) for overlay in overlays]
 
     @property
     def notices(self) -> list[str]:
@@ -76,18 +85,61 @@ class Resolver:
         for path, value, place in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
             self._check_free(path, places.get(path), place)
             places[path] = place
-            root, *parts = path.split(".")
-            if root == "train":
-                train[".".join(parts)] = value
-            elif len(parts) == 2 and parts[1] == "name":
-                notices += self._switch(model, parts[0], value)
-            else:
-                self._assign(model, parts, value, place)
+            notices += self._set(model, train, path, value, place)
+        for overlay, predicate in self.overlays:
+            notices += self._lay_over(arm, overlay, predicate, model, train, places)
         model.setdefault("vocab_size", self.corpus.vocab_size)
         config = self._parse_model(model, places)
         return Resolved(
             config, self._parse_train(train, config, places), (*notices, *config.notices()), frozenset(places)
         )
+
+    def _set(self, model: dict[str, Any], train: dict[str, Any], path: str, value: Any, place: Path) -> Sequence[str]:
+        root, *parts = path.split(".")
+        if root == "train":
+            train[".".join(parts)] = value
+        elif len(parts) == 2 and parts[1] == "name":
+            return self._switch(model, parts[0], value)
+        else:
+            self._assign(model, parts, value, place)
+        return ()
+
+    def _compile_overlay(self, overlay: Overlay) -> Predicate:
+        try:
+            for path in overlay.settings:
+                self.names.check_axis(path)
+            return compile_predicate(self.study, self.names, self.axes, overlay.when or "True", ())
+        except (ValueError, GridError) as error:
+            raise GridError(f"{overlay.origin}: {error}") from None
+
+    def _lay_over(
+        self,
+        arm: Assignment,
+        overlay: Overlay,
+        predicate: Predicate,
+        model: dict[str, Any],
+        train: dict[str, Any],
+        places: dict[str, Path],
+    ) -> Iterator[str]:
+        """Set what the arm has and leaves open; what is left out is said."""
+        if overlay.arm and overlay.arm != arm_name(arm):
+            return
+        if not predicate(self.names.environment(self.base_environment, self.axes, arm)):
+            left_out = ", ".join(overlay.settings)
+            yield f"{overlay.origin} is for {overlay.when}: left out here: {left_out}"
+            return
+        for key, value in sorted(overlay.settings.items(), key=lambda item: not item[0].endswith(".name")):
+            path = self.names.path(key)
+            _, component, *knob = path.split(".")
+            table = self.names.variants.get(component, {})
+            variant = model.get(component, {}).get("name", next(iter(table), ""))
+            if places.get(path, ("",))[0] == "matrix":
+                yield f"{overlay.origin}: {path} is left out: a level of the arm sets it"
+            elif table and knob and knob != ["name"] and not self.names.has_knob(component, variant, ".".join(knob)):
+                yield f"{overlay.origin}: {path} is left out: {variant} has no such knob"
+            else:
+                places[path] = ("overlay",)
+                yield from self._set(model, train, path, value, ("overlay",))
 
     def _settings(self, arm: Assignment) -> Iterator[tuple[str, Any, Path]]:
         for axis, level in arm.items():
@@ -209,6 +261,8 @@ class Resolver:
         inside = [place for other, place in places.items() if other.startswith(f"{path}.")]
         above = [place for other, place in places.items() if path == other or path.startswith(f"{other}.")]
         for place in (*above, *inside[:1]):
+            if place == ("overlay",):
+                return GridError(f"{self.overlays[0][0].origin}: {path}: {message}")
             prefix = f"{path}: " if place[0] != "rules" or place[-1] != path else ""
             return self.study.refuse(place, f"{prefix}{message}")
         return self.study.refuse(tuple(path.split(".")), message)

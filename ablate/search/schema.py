@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, WithJsonSchema, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from ablate.errors import GridError
 from ablate.study.schema import STUDY_NAME, DataConfig, Resources, Rule, Seeds, TrainConfig
 from ablate.study.source import Path, Source
 from ablate.study.tuning import Frozen, Tuning
-
-_OBJECTIVE_SCHEMA = {
-    "anyOf": [
-        {"type": "string"},
-        {"$ref": "#/$defs/Objective"},
-        {"type": "array", "items": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Objective"}]}},
-    ]
-}
-_ARM_SCHEMA = {"anyOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}, "minItems": 1}]}
 
 
 class Objective(Frozen):
@@ -60,6 +51,25 @@ class Confirm(Frozen):
         return self.seeds
 
 
+def _read_arms(value: object) -> object:
+    return (value,) if isinstance(value, dict) else value
+
+
+def _read_objectives(value: object) -> object:
+    entries = value if isinstance(value, list | tuple) else (value,)
+    return tuple({"metric": entry} if isinstance(entry, str) else entry for entry in entries)
+
+
+Arms = Annotated[
+    tuple[dict[str, Any], ...],
+    BeforeValidator(_read_arms, json_schema_input_type=dict[str, Any] | list[dict[str, Any]]),
+]
+Objectives = Annotated[
+    tuple[Objective, ...],
+    BeforeValidator(_read_objectives, json_schema_input_type=str | Objective | list[str | Objective]),
+]
+
+
 class Search(Tuning):
     """One declared search."""
 
@@ -68,30 +78,17 @@ class Search(Tuning):
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
     train: TrainConfig
-    arm: Annotated[tuple[dict[str, Any], ...], WithJsonSchema(_ARM_SCHEMA)] = Field(
-        (), description="levels of the axes that the search does not vary; a list: one Optuna study each"
-    )
+    arm: Arms = Field((), description="levels of the axes that the search does not vary; a list: one Optuna study each")
     rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
     resources: Resources = Resources()
     seeds: Seeds = Field((0,), description="runs a trial: a number of seeds, or a list of them")
-    objective: Annotated[tuple[Objective, ...], WithJsonSchema(_OBJECTIVE_SCHEMA)] = Field(
+    objective: Objectives = Field(
         (Objective(),), description="what is made small (or large); several give the best trade-offs"
     )
     storage: str = Field("", description="a storage URL of Optuna's; default: a journal file in the search's folder")
     confirm: Confirm = Field(Confirm(), description="best against default with fresh seeds")
 
     _source: Source = PrivateAttr(default_factory=Source)
-
-    @field_validator("arm", mode="before")
-    @classmethod
-    def _one_or_many_arms(cls, value: object) -> object:
-        return (value,) if isinstance(value, dict) else value
-
-    @field_validator("objective", mode="before")
-    @classmethod
-    def _one_or_many_objectives(cls, value: object) -> object:
-        entries = value if isinstance(value, list | tuple) else (value,)
-        return tuple({"metric": entry} if isinstance(entry, str) else entry for entry in entries)
 
     @field_validator("arm")
     @classmethod

@@ -34,19 +34,24 @@ def load_study(path: str | FilePath, settings: Sequence[str] = ()) -> Study:
 
 def load_declared(kind: type[T], path: str | FilePath, settings: Sequence[str] = ()) -> tuple[T, Source]:
     """What the file `path` declares, as a `kind`, and where its values stand. Raises `GridError` as `load_study`."""
-    data, source = _read(FilePath(path))
+    data, source = read_declaration(FilePath(path))
+    other = {"study": "search", "search": "study"}
+    for mine, theirs in other.items():
+        if mine in kind.model_fields and theirs in data and mine not in data:
+            verb = "ablate search" if theirs == "search" else "ablate run"
+            raise GridError(f"{path}: this declares a {theirs}: use `{verb}` for it")
     for setting in settings:
         source = _apply_setting(data, source, setting)
     try:
         return kind.model_validate(data), source
     except ValidationError as error:
-        problems = [_describe(problem, source, kind) for problem in error.errors()[:5]]
+        problems = [describe_problem(problem, source, kind) for problem in error.errors()[:5]]
         raise GridError("\n".join(dict.fromkeys(problems))) from None
 
 
 def study_name(path: str | FilePath) -> str:
     """The name alone, for the commands that look at what a study left behind."""
-    data, source = _read(FilePath(path))
+    data, source = read_declaration(FilePath(path))
     key = "search" if "search" in data else "study"
     name = data.get(key)
     if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
@@ -54,10 +59,16 @@ def study_name(path: str | FilePath) -> str:
     return name
 
 
+def is_search(path: str | FilePath) -> bool:
+    """Whether the file declares a search and no study."""
+    return "search" in read_declaration(FilePath(path))[0]
+
+
 _NAME_RULE = "a study's name is letters, digits, '.', '_' and '-', starts with a letter or a digit, and has at most 100"
 
 
-def _read(path: FilePath) -> tuple[dict[str, Any], Source]:
+def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
+    """A YAML file that holds a mapping, and where its values stand. Raises `GridError` for anything else."""
     if path.is_dir():
         raise GridError(f"{path}: this is a directory; name the grid file in it")
     try:
@@ -98,7 +109,8 @@ def _apply_setting(data: dict[str, Any], source: Source, setting: str) -> Source
     return source.with_setting(tuple(parts))
 
 
-def _describe(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
+def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
+    """What pydantic has against a declaration, in words, with the place."""
     path: Path = tuple(problem["loc"])
     if problem["type"] == "missing":
         return f"{source.locate(path[:-1])}: the key {path[-1]!r} is missing"

@@ -243,8 +243,13 @@ class Study(Frozen):
         return GridError(f"{self._source.locate(path)}: {message}")
 
     def refuse_data(self, error: DataError) -> GridError:
-        """The same for what is wrong with the corpus: many such messages begin with the key, as `data.path: ...`."""
-        key, _, rest = str(error).partition(": ")
-        if key.removeprefix("data.") in DataConfig.model_fields:
-            return self.refuse(tuple(key.split(".")), rest)
-        return self.refuse(("data",), str(error))
+        """The same for what is wrong with the corpus."""
+        return GridError(locate_data(self._source, error))
+
+
+def locate_data(source: Source, error: DataError) -> str:
+    """What is wrong with the corpus, with its place: many such messages begin with the key, as `data.path: ...`."""
+    key, _, rest = str(error).partition(": ")
+    if key.removeprefix("data.") in DataConfig.model_fields:
+        return f"{source.locate(tuple(key.split('.')))}: {rest}"
+    return f"{source.locate(('data',))}: {error}"

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-Kind = Literal["float", "int", "categorical"]
+EDGE = 0.05  # share of a range that counts as its edge
+ON_GRID = 1e-9  # how far from a whole number of steps a value may be, for rounding in binary
 
 
 class Frozen(BaseModel):
@@ -52,17 +53,46 @@ class Parameter(Frozen):
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """Of choices all; of a range its ends and seven values between them."""
+        """Of choices all; of a range its ends and up to seven values between them."""
         if self.choices:
             return self.choices
+        inner = [self.at(part / 8) for part in range(1, 8)]
+        values = (self.low, self.high, *inner)
+        return tuple(dict.fromkeys(round(value) for value in values if value is not None)) if self.is_int else values
+
+    @property
+    def is_int(self) -> bool:
+        return self.type == "int"
+
+    def at(self, share: float) -> float:
+        """The value at a share, 0 to 1, of the range."""
         assert self.low is not None
         assert self.high is not None
         if self.log:
-            ratio = math.log(self.high / self.low)
-            inner = [self.low * math.exp(ratio * part / 8) for part in range(1, 8)]
-        else:
-            inner = [self.low + (self.high - self.low) * part / 8 for part in range(1, 8)]
-        return (self.low, self.high, *inner)
+            return self.low * math.exp(share * math.log(self.high / self.low))
+        return self.low + (self.high - self.low) * share
+
+    def share_of(self, value: float) -> float:
+        """Where in the range a value lies, from 0 to 1."""
+        assert self.low is not None
+        assert self.high is not None
+        scale = math.log if self.log else float
+        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value, such as a default, is one that could be drawn."""
+        if self.choices:
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
+            return False
+        assert self.low is not None
+        assert self.high is not None
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return self.low <= value <= self.high and abs(steps - round(steps)) < ON_GRID
+
+    def is_edge(self, value: Any) -> bool:
+        """Whether a best value lies in the outermost twentieth of its range, which may then be too narrow."""
+        return not self.choices and not EDGE <= self.share_of(value) <= 1 - EDGE
 
 
 class Chosen(Frozen):
@@ -77,21 +107,27 @@ class Chosen(Frozen):
         return dict(self.model_extra or {})
 
 
-_PARAMETER_SCHEMA = {"anyOf": [{"$ref": "#/$defs/Parameter"}, {"type": "array", "minItems": 1}]}
-_CHOSEN_SCHEMA = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Chosen"}]}
+def _read_list(value: object) -> object:
+    return {"choices": value} if isinstance(value, list) else value
 
-Space = dict[str, Annotated[Parameter, WithJsonSchema(_PARAMETER_SCHEMA)]]
-ByName = Annotated[Chosen, WithJsonSchema(_CHOSEN_SCHEMA)]
-Budget = Annotated[
-    dict[str, Any],
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "object"}]}),
-]
+
+def _read_name(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _read_steps(value: object) -> object:
+    return {"steps": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Entry = Annotated[Parameter, BeforeValidator(_read_list, json_schema_input_type=Parameter | list[Any])]
+ByName = Annotated[Chosen, BeforeValidator(_read_name, json_schema_input_type=str | Chosen)]
+Budget = Annotated[dict[str, Any], BeforeValidator(_read_steps, json_schema_input_type=int | dict[str, Any])]
 
 
 class Tuning(Frozen):
     """How to look for good settings: what a search and a grid's `tune:` have in common."""
 
-    space: Space = Field(description="dotted path to the values that it may take")
+    space: dict[str, Entry] = Field(description="dotted path to the values that it may take")
     trials: int = Field(gt=0, le=100_000, description="configurations to try for each arm; the defaults are the first")
     budget: Budget = Field(
         {},
@@ -100,24 +136,12 @@ class Tuning(Frozen):
     sampler: ByName = Field(Chosen(name="TPESampler"), description="Optuna's sampler by name, with its arguments")
     pruner: ByName = Field(Chosen(name="NopPruner"), description="Optuna's pruner by name, with its arguments")
 
-    @field_validator("space", mode="before")
+    @field_validator("space")
     @classmethod
-    def _read_lists(cls, value: object) -> object:
-        if not isinstance(value, dict):
-            return value
+    def _has_settings(cls, value: dict[str, Parameter]) -> dict[str, Parameter]:
         if not value:
             raise ValueError("the space is empty: name at least one dotted path with its values")
-        return {path: {"choices": entry} if isinstance(entry, list) else entry for path, entry in value.items()}
-
-    @field_validator("sampler", "pruner", mode="before")
-    @classmethod
-    def _read_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("budget", mode="before")
-    @classmethod
-    def _read_steps(cls, value: object) -> object:
-        return {"steps": value} if isinstance(value, int) and not isinstance(value, bool) else value
+        return value
 
     @field_validator("budget")
     @classmethod

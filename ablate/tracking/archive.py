@@ -20,7 +20,7 @@ from ablate.tracking.store import RunFolder, Store
 CONTENT = ("config.json", "manifest.json", "curve.jsonl", "status.json")
 WEIGHTS = "model.safetensors"
 # What the parts of one study must have in common, so that their runs can be compared.
-COMMON = ("study", "question", "design", "match", "compare_within", "train")
+COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
 MAX_FILE_BYTES = 64 * 2**30
 
 

@@ -197,3 +197,12 @@ def test_schema_lists_every_name_and_every_knob() -> None:
     assert "ngpt" in names["enum"]
     assert {"alpha_attn", "s_z", "update"} <= ngpt["properties"].keys()
     assert "Scale" in schema["$defs"]
+
+
+@pytest.mark.parametrize(("scale", "other"), [("alpha_attn", ("init", 0.05)), ("s_uv", ("scale", 1.0))])
+def test_one_knob_of_a_scale_leaves_its_others_at_the_defaults_of_the_variant(scale, other) -> None:
+    knob, default = other
+    given = {"scale": 0.1} if knob == "init" else {"init": 0.5}
+    sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 256}
+    config = ModelConfig.parse({**sizes, "normalization": {"name": "ngpt", scale: given}})
+    assert getattr(getattr(config.normalization, scale), knob) == default

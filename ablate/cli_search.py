@@ -1,0 +1,89 @@
+"""The verbs that look for settings: `search` and `bench-search`. They are registered in `cli`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ablate.cli_results import DEFAULT_RUNS, Runs
+from ablate.errors import DataError, GridError
+
+if TYPE_CHECKING:
+    from ablate.search.problem import Problem
+
+SearchFile = Annotated[Path, typer.Argument(metavar="SEARCH", help="The file that declares the search.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the file, e.g. train.steps=100."),
+]
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
+
+
+def search(
+    file: SearchFile,
+    runs: Runs = DEFAULT_RUNS,
+    workers: Workers = None,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster, e.g. auto or HOST:PORT.")] = None,
+    set_: Settings = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Optuna's storage; default: a journal in the search's folder.")
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="Where MLflow is; default: RUNS/mlflow.db.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, metavar="N", help="Begin no run that would not end within so many minutes.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")] = False,
+) -> None:
+    """Look for the best settings of an arm or several, then confirm them with fresh seeds. The same command goes on."""
+    from rich.console import Console
+
+    import ablate
+    from ablate.execution.limit import TimeLimit
+    from ablate.execution.run import Options
+    from ablate.execution.view import View
+    from ablate.search.run import run_search
+    from ablate.tracking.mlflow_mirror import redact
+    from ablate.tracking.store import Store
+
+    problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())])
+    store = Store(runs / problem.name)
+    secrets = [secret for secret in (tracking_uri, storage) if secret]
+    words = ["ablate", *sys.argv[1:]]
+    for secret in secrets:
+        words = [word.replace(secret, redact(secret)) for word in words]
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
+    limit = TimeLimit(minutes) if minutes is not None else None
+    options = Options(uri, workers, address, shlex.join(words), ablate.__version__, limit=limit)
+    view = View(Console(), quiet=quiet, as_json=log_json)
+    outcome = run_search(problem, store, file.parent, options, Console(stderr=log_json, quiet=quiet), view)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _pose(file: Path, runs: Path, settings: list[str]) -> Problem:
+    from ablate.data import describe
+    from ablate.search.problem import load_search, pose
+    from ablate.study.schema import locate_data
+
+    declared = load_search(file, settings)
+    try:
+        return pose(declared, describe(declared.data, file.parent, runs / ".shards"))
+    except DataError as error:
+        raise GridError(locate_data(declared._source, error)) from None
+
+
+def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] | None, *, as_json: bool) -> None:
+    """What `ablate plan` prints of a search: its arms with their spaces, and what its trials will cost."""
+    from ablate.search.cost import describe_cost, print_search
+
+    problem = _pose(file, runs, settings or [])
+    if as_json:
+        print(json.dumps(describe_cost(problem), indent=1))
+    else:
+        print_search(problem, workers)

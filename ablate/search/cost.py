@@ -1,0 +1,74 @@
+"""What a search will cost, before anything starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ablate.execution.placement import local_resources, measure_flops_per_s, place
+from ablate.plan.estimate import run_seconds, study_seconds
+from ablate.search.problem import Problem
+from ablate.search.space import ArmSpace
+from ablate.search.words import describe_range, describe_scope, write_value
+from ablate.words import format_count, format_seconds
+
+
+def describe_cost(problem: Problem) -> list[dict[str, Any]]:
+    """One mapping an arm: its trials, space, defaults and sizes."""
+    return [
+        {
+            "arm": arm.label,
+            "trials": problem.tuning.trials,
+            "seeds": list(problem.seeds),
+            "n_steps": arm.default.train.steps,
+            "n_params": arm.default.model.num_params(),
+            "space": {path: parameter.model_dump(exclude_defaults=True) for path, parameter in arm.parameters.items()},
+            "defaults": arm.defaults,
+            "left_out": list(arm.missing),
+        }
+        for arm in problem.arms
+    ]
+
+
+def trials_seconds(problem: Problem, flops_per_s: float, lanes: int) -> float:
+    """Estimated seconds of all trials, `lanes` runs at a time; the confirmation is not in it."""
+    each = [run_seconds(arm.default.model, arm.default.train, flops_per_s) for arm in problem.arms]
+    return study_seconds([s for s in each for _ in range(problem.tuning.trials * len(problem.seeds))], lanes)
+
+
+def print_search(problem: Problem, workers: int | None) -> None:
+    """The space of every arm with its defaults, and the cost of the trials."""
+    console = Console() if Console().is_terminal else Console(width=200)
+    console.print(f"[bold]{escape(problem.name)}[/]  {escape(problem.study.question)}", highlight=False)
+    for arm in problem.arms:
+        console.print(_render(arm))
+        if arm.missing:
+            console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
+    placement = place(problem.study.resources, local_resources(), workers, problem.n_trials)
+    flops_per_s = measure_flops_per_s(placement)
+    seconds = trials_seconds(problem, flops_per_s, placement.lanes)
+    n_runs = problem.n_trials * len(problem.seeds)
+    console.print(
+        f"{problem.tuning.trials} trials for each of {len(problem.arms)} arms, {n_runs} runs in all, by "
+        f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
+        f"a trial: {describe_scope(problem)}\n"
+        f"about {format_seconds(seconds)} for the trials (an estimate, at {format_count(flops_per_s)}FLOP/s for a "
+        "large matrix product here)",
+        highlight=False,
+    )
+
+
+def _render(arm: ArmSpace) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", title=arm.label, title_justify="left")
+    for name in ("setting", "values", "default", "only where"):
+        table.add_column(name, overflow="fold")
+    for path, parameter in arm.parameters.items():
+        default = arm.defaults.get(path)
+        note = "" if default is None or parameter.holds(default) else " (outside)"
+        cells = (path, describe_range(parameter), f"{write_value(default)}{note}", parameter.when)
+        table.add_row(*map(Text, cells))
+    return table

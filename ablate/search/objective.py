@@ -1,0 +1,43 @@
+"""What a trial is worth, from the curves of its runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ablate.analysis.convergence import cost_at, find_crossing
+from ablate.errors import RecordError, suggest
+from ablate.search.schema import Objective
+
+Curve = Sequence[Mapping[str, Any]]
+
+
+def judge(curve: Curve, objective: Objective) -> float:
+    """The objective of one run that finished, in the unit of its metric or in steps.
+
+    Raises `RecordError` where the metric is in no line of the curve.
+    """
+    points = points_of(curve, objective.metric)
+    if not points:
+        logged = dict.fromkeys(key for record in curve for key in record)
+        raise RecordError(f"objective: {objective.metric!r} is never logged{suggest(objective.metric, sorted(logged))}")
+    steps, values = np.array(points, np.float64).T
+    if objective.target is None:
+        return float(values[-1])
+    position = find_crossing(values, objective.target)
+    if position is not None:
+        return cost_at(steps, position)
+    return float(steps[-1] * (1 + values[-1] - objective.target))
+
+
+def judge_all(curves: Sequence[Curve], objectives: Sequence[Objective]) -> list[float]:
+    """Each objective's mean over the seeds of a trial."""
+    return [math.fsum(judge(curve, objective) for curve in curves) / len(curves) for objective in objectives]
+
+
+def points_of(curve: Curve, metric: str) -> list[tuple[int, float]]:
+    """(step, value) of every line that has the metric."""
+    return [(record["step"], record[metric]) for record in curve if record.get(metric) is not None]

@@ -1,0 +1,132 @@
+"""Optuna's side of a search: storage, sampler and pruner by name, one study for each arm."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from ablate.errors import GridError, RecordError, suggest
+from ablate.plan.identity import canonical_json
+from ablate.search.problem import Problem
+from ablate.search.space import ArmSpace
+from ablate.study.tuning import Chosen
+from ablate.tracking.mlflow_mirror import redact
+
+JOURNAL = "optuna.log"
+DECLARATION = "declaration"  # the user attribute of an Optuna study that says what it searches
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.Study:
+    """The arm's Optuna study, made where it is not there yet; its sampler begins where the trials that are there end.
+
+    Raises `GridError` where the storage holds another search of that name.
+    """
+    name = problem.name if len(problem.arms) == 1 else f"{problem.name}/{arm.label}"
+    study = optuna.create_study(
+        storage=storage,
+        pruner=_make("pruner", problem.tuning.pruner, problem.tuning.pruner.arguments),
+        study_name=name,
+        directions=[objective.direction for objective in problem.objectives],
+        load_if_exists=True,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([objective.text for objective in problem.objectives])
+    declaration = canonical_json(problem.declaration())
+    found = study.user_attrs.get(DECLARATION)
+    if found is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(DECLARATION, declaration)
+    elif found != declaration:
+        raise GridError(f"storage: it holds another search of the name {name!r}: give this one another name")
+    study.sampler = make_sampler(problem.tuning.sampler, arm, len(study.get_trials(deepcopy=False)))
+    return study
+
+
+def open_storage(url: str, folder: Path) -> BaseStorage:
+    """The storage at Optuna's URL, or the journal in the search's folder.
+
+    The caller holds the lock of the folder: what a killed process left half done in the journal is mended. Raises
+    `GridError` where nothing answers at the URL, and `RecordError` where the journal is none.
+    """
+    if url:
+        try:
+            return optuna.storages.get_storage(url)
+        except Exception as error:  # noqa: BLE001 - every kind of storage has errors of its own
+            text = str(error).splitlines()[0].replace(url, redact(url))
+            raise GridError(f"storage: Optuna cannot open {redact(url)}: {type(error).__name__}: {text}") from None
+    journal = folder / JOURNAL
+    folder.mkdir(parents=True, exist_ok=True)
+    _mend(journal)
+    try:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    except (ValueError, KeyError) as error:
+        raise RecordError(f"{journal}: cannot be read as a journal of Optuna's: {error}") from None
+
+
+def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.samplers.BaseSampler:
+    """The sampler by its name. `seed` is added to the file's own: a search that goes on must not repeat itself."""
+    given: dict[str, Any] = {}
+    if chosen.name == "TPESampler":
+        given = {"multivariate": True, "group": arm.is_conditional, "constant_liar": True}
+    given |= chosen.arguments
+    first = given.pop("seed", 0)
+    if not isinstance(first, int):
+        raise GridError(f"sampler: seed is a whole number, got {first!r}")
+    sampler: optuna.samplers.BaseSampler = _make("sampler", chosen, given | {"seed": first + seed})
+    return sampler
+
+
+def check_names(problem: Problem) -> None:
+    """Raises `GridError` where Optuna has no such sampler or pruner, or it does not take the arguments."""
+    make_sampler(problem.tuning.sampler, problem.arms[0])
+    _make("pruner", problem.tuning.pruner, problem.tuning.pruner.arguments)
+    if len(problem.objectives) > 1 and problem.tuning.pruner.name != "NopPruner":
+        raise problem.study.refuse(("pruner",), "Optuna prunes trials of one objective alone")
+
+
+def _make(kind: str, chosen: Chosen, arguments: Mapping[str, Any]) -> Any:
+    classes = _classes(kind)
+    if chosen.name not in classes:
+        raise GridError(f"{kind}: Optuna has none of the name {chosen.name!r}{suggest(chosen.name, classes)}")
+    legal = inspect.signature(classes[chosen.name]).parameters
+    for name in chosen.arguments:
+        if name not in legal:
+            raise GridError(f"{kind}: {chosen.name} has no argument {name!r}{suggest(name, legal)}")
+    known = {name: value for name, value in arguments.items() if name in legal}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return classes[chosen.name](**known)
+    except (TypeError, ValueError, ImportError) as error:
+        raise GridError(f"{kind}: {chosen.name}: {str(error).splitlines()[0]}") from None
+
+
+def _classes(kind: str) -> dict[str, Any]:
+    module: Any = {"sampler": optuna.samplers, "pruner": optuna.pruners}[kind]
+    return {
+        name: getattr(module, name)
+        for name in module.__all__
+        if name.lower().endswith(kind) and not name.startswith("Base") and name != "PartialFixedSampler"
+    }
+
+
+def _mend(journal: Path) -> None:
+    """Drop a last line that a killed process left half written, and the lock that it held."""
+    with suppress(FileNotFoundError):
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with journal.open("r+b") as file:
+                file.truncate(whole)
+    Path(f"{journal}.lock").unlink(missing_ok=True)

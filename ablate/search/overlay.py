@@ -1,0 +1,40 @@
+"""best.yaml: the best settings of every arm, to be laid over a grid with `--with`."""
+
+from __future__ import annotations
+
+import yaml
+
+from ablate.files import write_atomic
+from ablate.search.problem import Problem
+from ablate.search.trials import ARM, Trials, best_of
+from ablate.search.words import describe_scope, write_condition
+from ablate.tracking.store import Store
+
+BEST = "best.yaml"
+
+
+def write_best(problem: Problem, trials: Trials, store: Store) -> None:
+    """Write the overlay into the search's folder."""
+    entries = []
+    lines = [
+        f"What the search {problem.name} found, at {describe_scope(problem)}.",
+        "A search's own best value flatters: the confirmation with fresh seeds tells what it is worth.",
+        "Lay it over a grid: ablate plan|run GRID --with best.yaml",
+    ]
+    for search in trials.searches:
+        best = best_of(search)
+        if best is None:
+            continue
+        value = ", ".join(
+            f"{objective.text} {number:.6g}" for objective, number in zip(problem.objectives, best.values, strict=True)
+        )
+        lines.append(f"{search.space.label or problem.name}: trial {best.number} of {len(search.trials)}, {value}")
+        settings = {
+            search.space.names.path(path): value for path, value in trials.params_of(best.user_attrs[ARM]).items()
+        }
+        entries.append(
+            ({"when": condition} if (condition := write_condition(search.space)) else {}) | {"set": settings}
+        )
+    head = "".join(f"# {line}\n" for line in lines)
+    body = yaml.safe_dump({"search": problem.name, "overlay": entries}, sort_keys=False, allow_unicode=True, width=120)
+    write_atomic(store.path / BEST, (head + body).encode())

@@ -1,0 +1,210 @@
+"""A search put together from what was declared: its arms with their spaces, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from ablate.data import CorpusInfo
+from ablate.errors import GridError
+from ablate.plan.expand import Assignment, Expander
+from ablate.plan.identity import arm_identity, canonical_json, run_id
+from ablate.plan.names import Names
+from ablate.plan.plan import read_names
+from ablate.plan.resolve import Resolver
+from ablate.search.places import SearchSource
+from ablate.search.schema import Confirm, Objective, Search
+from ablate.search.space import ArmSpace
+from ablate.study.load import explain, load_declared
+from ablate.study.schema import Study, TrainConfig
+from ablate.study.source import Path
+from ablate.study.tuning import Tuning
+from ablate.tracking.records import StudyRecord
+from ablate_model import ModelConfig
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched. `study` has the training of a trial, `final` that of what the search is for."""
+
+    study: Study
+    final: TrainConfig
+    tuning: Tuning
+    objectives: tuple[Objective, ...]
+    seeds: tuple[int, ...]
+    arms: tuple[ArmSpace, ...]
+    corpus: CorpusInfo
+    storage: str = ""
+    confirm: Confirm | None = None
+
+    @property
+    def name(self) -> str:
+        return self.study.study
+
+    @property
+    def n_trials(self) -> int:
+        return self.tuning.trials * len(self.arms)
+
+    def check_record(self, record: StudyRecord) -> None:
+        """Raises `GridError` where the record is not one of this search."""
+        mine, theirs = self.declaration(), dict(record.tuning)
+        for key, value in mine.items():
+            if canonical_json(theirs.get(key)) != canonical_json(value):
+                what = "`model`, `train`, `budget`, `data` or `rules`" if key == "defaults" else f"`{key}`"
+                raise GridError(
+                    f"{self.study._source.file}: {self.name} was run before, with other {what}: "
+                    "take that back, or give this search another name"
+                )
+
+    def declaration(self) -> dict[str, Any]:
+        """What two searches must have in common for their trials to be compared, as the record keeps it."""
+        return {
+            "space": {
+                path: parameter.model_dump(exclude_defaults=True) for path, parameter in self.tuning.space.items()
+            },
+            "defaults": {
+                arm.label: run_id(arm_identity(arm.default.model, arm.default.train, self.corpus.hash), 0)
+                for arm in self.arms
+            },
+            "objectives": [objective.model_dump() for objective in self.objectives],
+            "seeds": list(self.seeds),
+        }
+
+
+def load_search(path: str | FilePath, settings: Sequence[str] = ()) -> Search:
+    """The search declared in the file `path`, with each `key=value` of `settings` laid over it.
+
+    Raises `GridError` with one message for everything that is wrong with the file.
+    """
+    search, source = load_declared(Search, path, settings)
+    search._source = source
+    return search
+
+
+def pose(search: Search, corpus: CorpusInfo) -> Problem:
+    """The search, with every arm's space checked against the configuration.
+
+    Raises `GridError` for whatever cannot work, naming the place in the file.
+    """
+    names = read_names()
+    declared = search.arm or ((inferred,) if (inferred := _infer_arm(search, names)) else ())
+    levels: dict[str, list[Any]] = {axis: [] for axis in (declared[0] if declared else ())}
+    for arm in declared:
+        for axis, level in arm.items():
+            if level not in levels[axis]:
+                levels[axis].append(level)
+    study = Study.model_construct(
+        study=search.search,
+        question=search.question,
+        data=search.data,
+        model=search.model,
+        train=search.train,
+        rules=search.rules,
+        resources=search.resources,
+        seeds=search.seeds,
+        matrix={axis: tuple(values) for axis, values in levels.items()},
+    )
+    study._source = search._source
+    study = _vary(study, search, ())
+    expander, resolver = _read(study, names, corpus)
+    fixed = [
+        {axis: expander.axes[axis][levels[axis].index(level)] for axis, level in arm.items()}
+        for arm in declared or ({},)
+    ]
+    labels = [tuple(arm.items()) for arm in fixed]
+    if len(set(labels)) < len(labels):
+        raise search.refuse(("arm",), "an arm stands twice")
+    arms = _space_arms(expander, resolver, search, fixed)
+    return Problem(
+        study=study,
+        final=search.train,
+        tuning=search,
+        objectives=search.objective,
+        seeds=search.seeds,
+        arms=arms,
+        corpus=corpus,
+        storage=search.storage,
+        confirm=search.confirm,
+    )
+
+
+def _vary(study: Study, tuning: Tuning, prefix: Path) -> Study:
+    """The study with the training of a trial, and the space as further axes."""
+    source = study._source
+    places = SearchSource(
+        source.file, source.lines, source.settings, prefix, frozenset(tuning.space), frozenset(tuning.budget)
+    )
+    ends = {path: (p.choices or (p.low, p.high)) for path, p in tuning.space.items()}
+    conditions = {path: p.when for path, p in tuning.space.items() if p.when}
+    shared = sorted(set(ends) & set(study.matrix))
+    if shared:
+        raise GridError(f"{places.locate(('matrix', shared[0]))}: the arms differ in it, so the search cannot vary it")
+    varied = study.model_copy(
+        update={
+            "train": _shorten(study, tuning, places),
+            "matrix": {**study.matrix, **ends},
+            "conditions": {**study.conditions, **conditions},
+        }
+    )
+    varied._source = places
+    return varied
+
+
+def _shorten(study: Study, tuning: Tuning, places: SearchSource) -> TrainConfig:
+    """The training of a trial: the study's, with the settings of the budget."""
+    changes = dict(tuning.budget)
+    tokens = changes.pop("tokens", None)
+    if tokens is not None:
+        length = study.model.get("context_length", ModelConfig.model_fields["context_length"].default)
+        changes["steps"] = max(1, tokens // (changes.get("batch_size", study.train.batch_size) * length))
+    try:
+        return TrainConfig.model_validate({**study.train.model_dump(), **changes})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        path: Path = ("train", *problem["loc"])
+        place = path if len(path) > 1 else ("train", next(iter(tuning.budget), "steps"))
+        raise GridError(f"{places.locate(place)}: {explain(problem, path)}") from None
+
+
+def _read(study: Study, names: Names, corpus: CorpusInfo) -> tuple[Expander, Resolver]:
+    expander = Expander(study, names)
+    return expander, Resolver(study, names, expander.axes, corpus)
+
+
+def _space_arms(
+    expander: Expander, resolver: Resolver, tuning: Tuning, fixed: Sequence[Assignment]
+) -> tuple[ArmSpace, ...]:
+    """Every arm with its part of the space. Raises `GridError` where a setting exists in none of them."""
+    arms = tuple(ArmSpace(expander, resolver, tuning.space, arm) for arm in fixed)
+    study = expander.study
+    for path, parameter in tuning.space.items():
+        if all(path in arm.missing for arm in arms):
+            reason = f"its condition {parameter.when!r} holds nowhere" if parameter.when else "no arm has such a knob"
+            raise study.refuse(("matrix", path), f"this setting is never reached: {reason}")
+    for arm in arms:
+        if not arm.parameters:
+            raise study.refuse(("matrix",), f"the arm {arm.label} has none of the settings of the space")
+    return arms
+
+
+def _infer_arm(search: Search, names: Names) -> Mapping[str, Any]:
+    """Where neither `arm` nor `model` names a variant and the default one lacks the knobs of the space: the first that
+    has them."""
+    found = {}
+    for component, table in names.variants.items():
+        named = search.model.get(component, {})
+        if isinstance(named, str) or "name" in named:
+            continue
+        prefix = f"model.{component}."
+        knobs = [
+            path.removeprefix(prefix) for path, p in search.space.items() if path.startswith(prefix) and not p.when
+        ]
+        if knobs and "name" not in knobs:
+            owners = [variant for variant in table if all(names.has_knob(component, variant, knob) for knob in knobs)]
+            if owners and next(iter(table)) not in owners:
+                found[component] = owners[0]
+    return found

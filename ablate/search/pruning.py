@@ -1,0 +1,41 @@
+"""Optuna's pruners as a rule of early stopping: the first seed of a trial is judged, and its other seeds go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from ablate.execution.stopping import Stopping
+from ablate.plan import Run
+from ablate.search.objective import points_of
+from ablate.search.trials import Trials
+
+
+@final
+class Pruning(Stopping):
+    """Tells Optuna of every evaluation of a trial's first seed, and cuts the trial where its pruner says so."""
+
+    def __init__(self, trials: Trials) -> None:
+        self.trials = trials
+        (self.objective,) = trials.problem.objectives
+        self._reported: dict[str, int] = {}
+
+    def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+        name, first = run.arm.name, self.trials.runs_of(run.arm)[0]
+        running = next((s.running[name][0] for s in self.trials.searches if name in s.running), None)
+        if running is None:
+            return ""
+        if run.run_id != first.run_id:
+            return "its first seed was pruned" if self.trials.store.run(first.run_id).read_status().is_cut else ""
+        for step, value in points_of(records, self.objective.metric):
+            if step > self._reported.get(name, self._last_step(running)):
+                self._reported[name] = step
+                running.report(value, step)
+                if step < run.arm.train.steps and running.should_prune():
+                    return f"{self.trials.problem.tuning.pruner.name}: pruned at step {step}"
+        return ""
+
+    @staticmethod
+    def _last_step(running: Any) -> int:
+        """What an earlier process reported."""
+        return max(running.study.get_trials(deepcopy=False)[running.number].intermediate_values, default=0)

@@ -1,0 +1,192 @@
+"""The settings that one arm varies: which of the space it has, between which values, from which defaults."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ablate.plan.expand import Assignment, Expander, Level, arm_name
+from ablate.plan.resolve import Resolved, Resolver
+from ablate.study.tuning import Parameter
+from ablate_model import ModelConfig
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.distributions import BaseDistribution
+
+Params = Mapping[str, Any]  # dotted path to value
+
+MAX_COMBINATIONS = 20_000  # of values, in the search for a place where a condition holds
+
+
+class ArmSpace:
+    """One arm's part of the space.
+
+    `parameters` are in the order in which they are drawn: a condition reads only what stands before it. `missing` are
+    the paths that the arm does not have. Raises `GridError` for a value that the arm cannot take.
+    """
+
+    def __init__(
+        self, expander: Expander, resolver: Resolver, space: Mapping[str, Parameter], fixed: Assignment
+    ) -> None:
+        self.expander, self.resolver, self.fixed = expander, resolver, fixed
+        self.names, self.study = expander.names, expander.study
+        self.label = arm_name(fixed)
+        self.parameters: dict[str, Parameter] = {}
+        missing = []
+        for path in sorted((path for path in expander.order if path in space), key=self._comes_later):
+            place = self._find_place(path)
+            if place is None:
+                missing.append(path)
+                continue
+            self.parameters[path] = parameter = self._type(path, space[path], place)
+            for value in parameter.choices or parameter.values[:2]:  # both ends of a range
+                self.resolve({**place, path: value})
+        self.missing = tuple(missing)
+
+    def resolve(self, params: Params) -> Resolved:
+        """The arm with these settings. Raises `GridError` where they cannot go together."""
+        return self.resolver.resolve(self.assign(params))
+
+    @cached_property
+    def default(self) -> Resolved:
+        """The arm without any search: the variant's own defaults, where the file does not set others."""
+        return self.resolve({})
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The default of every setting that exists at the defaults."""
+        found: dict[str, Any] = {}
+        for path in self.parameters:
+            value = self._read(self.default, path)
+            if value is not None and self.expander.exists(path, self.assign(found)):
+                found[path] = value
+        return found
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        found: dict[str, BaseDistribution] = {}
+        for path, parameter in self.parameters.items():
+            if parameter.choices:
+                found[path] = CategoricalDistribution(parameter.choices)
+            elif parameter.is_int:
+                low, high = parameter.values[:2]
+                found[path] = IntDistribution(low, high, parameter.log, int(parameter.step or 1))
+            else:
+                low, high = parameter.values[:2]
+                found[path] = FloatDistribution(low, high, parameter.log, parameter.step)
+        return found
+
+    @property
+    def is_conditional(self) -> bool:
+        return any(parameter.when for parameter in self.parameters.values())
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """Draw every setting that exists, in order; what the trial has already keeps its value."""
+        params: dict[str, Any] = {}
+        for path in self.parameters:
+            if self.expander.exists(path, self.assign(params)):
+                params[path] = self.suggest_one(trial, path)
+        return params
+
+    def suggest_one(self, trial: Trial, path: str) -> Any:
+        parameter = self.parameters[path]
+        if parameter.choices:
+            return trial.suggest_categorical(path, parameter.choices)
+        low, high = parameter.values[:2]
+        if parameter.is_int:
+            return trial.suggest_int(path, low, high, step=int(parameter.step or 1), log=parameter.log)
+        return trial.suggest_float(path, low, high, step=parameter.step, log=parameter.log)
+
+    def assign(self, params: Params) -> dict[str, Level]:
+        """The arm's levels with these settings, as a study's arm has them."""
+        return {**self.fixed, **{path: Level(path, 0, value, value) for path, value in params.items()}}
+
+    # Checking
+
+    def _comes_later(self, path: str) -> bool:
+        """A component's name is drawn before its knobs, unless it is conditional itself."""
+        return path in self.expander.conditions or not self.names.path(path).endswith(".name")
+
+    def _find_place(self, path: str) -> dict[str, Any] | None:
+        """Settings at which `path` exists in this arm; None where there are none.
+
+        Raises `GridError` where only some of the variants that its condition allows have it.
+        """
+        lacking, place = "", None
+        for params in itertools.islice(self._combine(path), MAX_COMBINATIONS):
+            assignment = self.assign(params)
+            if not self.expander.exists(path, assignment):
+                continue
+            variant = self._variant_without(path, assignment)
+            if not variant:
+                place = params if place is None else place
+            lacking = lacking or variant
+        if place is not None and lacking:
+            _, component, *knob = self.names.path(path).split(".")
+            condition = " or ".join(
+                f"{component} == '{owner}'" for owner in self.names.owners(component, ".".join(knob))
+            )
+            raise self.study.refuse(("matrix", path), f"{lacking} has no such knob: write `when: {condition}`")
+        return place
+
+    def _combine(self, path: str) -> Iterator[dict[str, Any]]:
+        """Values of the settings that decide whether `path` exists, in every combination."""
+        deciding = [other for other in self.parameters if self._decides(other, path)]
+        for values in itertools.product(*(self.parameters[other].values for other in deciding)):
+            params: dict[str, Any] = {}
+            for other, value in zip(deciding, values, strict=True):
+                if self.expander.exists(other, self.assign(params)):
+                    params[other] = value
+            yield params
+
+    def _decides(self, other: str, path: str) -> bool:
+        """Whether `path` exists or not by the value of `other`, or by whether that exists."""
+        condition = self.expander.conditions.get(path)
+        read = {self.names.axis_of(name, self.expander.axes) for name in condition.names} if condition else set()
+        return (
+            other in read
+            or self.names.path(other) == self._component(path)
+            or any(self._decides(other, name) for name in read if name in self.parameters)
+        )
+
+    def _component(self, path: str) -> str:
+        """`model.attention.name` for `model.attention.num_maps`: what decides which knobs there are."""
+        _, component, *knob = self.names.path(path).split(".")
+        return f"model.{component}.name" if component in self.names.variants and knob not in ([], ["name"]) else ""
+
+    def _variant_without(self, path: str, assignment: Assignment) -> str:
+        """The variant of this assignment, where it does not have the knob at `path`."""
+        component = self._component(path)
+        if not component:
+            return ""
+        variant = str(self.expander.environment(assignment)[component])
+        _, name, *knob = self.names.path(path).split(".")
+        return "" if self.names.has_knob(name, variant, ".".join(knob)) else variant
+
+    def _read(self, resolved: Resolved, path: str) -> Any:
+        return read_setting(resolved.model, resolved.train.model_dump(), self.names.path(path))
+
+    def _type(self, path: str, parameter: Parameter, place: Params) -> Parameter:
+        """A range of whole numbers where the setting's own default is one."""
+        if parameter.choices or parameter.type:
+            return parameter
+        default = self._read(self.resolve(place), path)
+        is_int = isinstance(default, int) and not isinstance(default, bool)
+        try:
+            return Parameter.model_validate({**parameter.model_dump(), "type": "int" if is_int else "float"})
+        except ValueError:
+            message = f"this setting is a whole number ({default} by default), and so are its low, high and step"
+            raise self.study.refuse(("matrix", path), message) from None
+
+
+def read_setting(model: ModelConfig, train: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of a resolved configuration; None where there is none."""
+    tree: Any = {"model": model.to_dict(), "train": train}
+    for part in path.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree

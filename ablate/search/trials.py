@@ -1,0 +1,282 @@
+"""Ask and tell: trials as runs that the driver draws, and is told of, while others train.
+
+Optuna's storage says which trials there are, the run folders what became of them. A trial whose runs have not all ended
+is running, whatever happened to the process that asked for it; one that Optuna does not know, because it came with
+`ablate merge`, is added from its runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ablate.errors import AblateError, GridError
+from ablate.execution.jobs import record_study
+from ablate.execution.source import RunSource
+from ablate.plan import Arm, Plan, Run
+from ablate.plan.identity import arm_identity, run_id
+from ablate.plan.resolve import Resolved
+from ablate.search.objective import judge_all
+from ablate.search.optimizer import open_storage, open_study
+from ablate.search.problem import Problem
+from ablate.search.space import ArmSpace, Params
+from ablate.tracking.curve import read_curve
+from ablate.tracking.records import State, StudyRecord
+from ablate.tracking.store import Store
+
+ARM = "arm"  # the user attribute of a trial that names its arm in the study's record
+DEFAULTS = "defaults"  # the one of the trial that trains the defaults
+IMPOSSIBLE = "impossible"  # the one of a trial whose settings cannot go together, with the reason
+MAX_IMPOSSIBLE = 100  # in a row
+
+
+@dataclass
+class Search:
+    """One arm's search: its space, Optuna's study, and the trials that are in training, by the name of their arm."""
+
+    space: ArmSpace
+    study: optuna.Study
+    running: dict[str, list[optuna.Trial]] = field(default_factory=dict)
+    best: str = ""  # the arm of the best trial so far, whose weights are kept
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+
+class Trials(RunSource):
+    """The trials of a search. `plan` grows with every trial, and the study's record on disk with it.
+
+    `version` and `command` go into the record.
+    """
+
+    def __init__(self, problem: Problem, store: Store, *, version: str = "", command: str = "") -> None:
+        self.problem, self.store, self.version, self.command = problem, store, version, command
+        self.arms: dict[str, Arm] = {}
+        self._names: dict[str, str] = {}  # identity to the name of the arm that has it
+        self._params: dict[str, Params] = {}
+        record = store.read_study() if store.record.exists() else None
+        if record is not None:
+            problem.check_record(record)
+        storage = open_storage(problem.storage, store.path)
+        self.searches = [self._open(space, storage, record) for space in problem.arms]
+
+    # What there is
+
+    @property
+    def plan(self) -> Plan:
+        """Every trial so far, as a study's plan: the defaults are the baseline of their arm's trials."""
+        arms = tuple(self.arms.values())
+        runs = tuple(run for arm in arms for run in self.runs_of(arm))
+        axes = dict.fromkeys(axis for arm in arms for axis in arm.axes)
+        levels = {axis: tuple(dict.fromkeys(arm.axes[axis] for arm in arms if axis in arm.axes)) for axis in axes}
+        study, corpus = self.problem.study, self.problem.corpus
+        return Plan(study, corpus, levels, {}, arms, runs, (), tuning=self.problem.declaration())
+
+    def default_of(self, search: Search) -> Arm:
+        return self._find_arm(search.space, search.space.defaults, is_default=True)
+
+    def params_of(self, arm: str) -> Params:
+        """The settings that an arm of the plan was trained with."""
+        return self._params[arm]
+
+    @property
+    def n_left(self) -> int:
+        """Runs of trials that were not asked for yet."""
+        return sum(max(0, self.problem.tuning.trials - len(_asked(s.trials))) for s in self.searches) * len(
+            self.problem.seeds
+        )
+
+    @property
+    def n_open(self) -> int:
+        """Trials that are not over, those included that were not asked for yet."""
+        return self.n_left // len(self.problem.seeds) + sum(len(search.running) for search in self.searches)
+
+    def check(self) -> None:
+        """Raises `AblateError` where an arm has no trial that came to its end."""
+        for search in self.searches:
+            if best_of(search) is None:
+                what = search.space.label or self.problem.name
+                raise AblateError(
+                    f"{what}: all {len(search.trials)} trials diverged or were pruned, the defaults too: "
+                    "look for lower learning rates, or lower `train.learning_rate` itself"
+                )
+
+    # Ask
+
+    def draw(self) -> Sequence[Run]:
+        """The runs of the next trial, of the arm with fewest. A configuration that is known is not trained again."""
+        while True:
+            search = min(self.searches, key=lambda search: len(_asked(search.trials)))
+            if len(_asked(search.trials)) >= self.problem.tuning.trials:
+                return ()
+            runs = self._begin(search, search.study.ask())
+            if runs:
+                return runs
+
+    def _begin(self, search: Search, trial: optuna.Trial) -> list[Run]:
+        """The runs of a trial that are left to train; none where it is over already."""
+        is_default = bool(trial.user_attrs.get(DEFAULTS))
+        params = self._take_defaults(search.space, trial) if is_default else search.space.suggest(trial)
+        try:
+            arm = self._find_arm(search.space, params, is_default=is_default)
+        except GridError as error:
+            self._refuse(search, trial, str(error))
+            return []
+        trial.set_user_attr(ARM, arm.name)
+        if arm.name not in self.arms:
+            self._add(arm, params)
+            self._write()
+        others = search.running.setdefault(arm.name, [])
+        others.append(trial)
+        if len(others) > 1:  # the same configuration is in training already
+            return []
+        self._settle(search, arm.name)
+        return [run for run in self.runs_of(arm) if arm.name in search.running and not self._has_ended(run)]
+
+    def _refuse(self, search: Search, trial: optuna.Trial, reason: str) -> None:
+        """A combination of settings that the model refuses is a trial that failed; a hundred in a row are an error."""
+        trial.set_user_attr(IMPOSSIBLE, reason)
+        search.study.tell(trial, state=TrialState.FAIL)
+        last = search.trials[-MAX_IMPOSSIBLE:]
+        if len(last) == MAX_IMPOSSIBLE and all(IMPOSSIBLE in other.user_attrs for other in last):
+            raise GridError(
+                f"{MAX_IMPOSSIBLE} trials in a row had settings that cannot go together, the last: {reason}"
+            )
+
+    def _take_defaults(self, space: ArmSpace, trial: optuna.Trial) -> Params:
+        """Tell Optuna the defaults that lie in the space; the others are trained all the same."""
+        for path in contained(space, space.defaults):
+            space.suggest_one(trial, path)
+        return space.defaults
+
+    # Tell
+
+    def tell(self, run: Run, state: State) -> None:  # noqa: ARG002 - the folder says it too, after a restart as well
+        for search in self.searches:
+            if run.arm.name in search.running:
+                self._settle(search, run.arm.name)
+
+    def _settle(self, search: Search, name: str) -> None:
+        """Tell Optuna of a trial whose runs have ended. One that failed stays open: the next start tries it again."""
+        outcome = self.judge(self.arms[name])
+        if outcome is None:
+            return
+        state, values = outcome
+        for trial in search.running.pop(name):
+            search.study.tell(trial, values, state=state, skip_if_finished=True)
+        self._drop_weights(search, name)
+
+    def _drop_weights(self, search: Search, name: str) -> None:
+        """Of a search, the weights of the best trial alone are worth their room."""
+        best, before = best_of(search), search.best
+        search.best = best.user_attrs[ARM] if best is not None else ""
+        for loser in {name, before} - {search.best, ""}:
+            for run in self.runs_of(self.arms[loser]):
+                self.store.run(run.run_id).weights.unlink(missing_ok=True)
+
+    def judge(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
+        """What became of a trial; None while it is not over.
+
+        One that diverged or was pruned has no value, but Optuna's samplers stay away from it.
+        """
+        folders = [self.store.run(run.run_id) for run in self.runs_of(arm)]
+        statuses = [folder.read_status() for folder in folders]
+        first_cut = statuses[0].is_cut and folders[0].has_ended(statuses[0])
+        if not first_cut and not all(f.has_ended(s) for f, s in zip(folders, statuses, strict=True)):
+            return None
+        if first_cut or any(status.state == "diverged" or status.is_cut for status in statuses):
+            return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None
+        curves = [read_curve(folder.curve) for folder in folders]
+        return TrialState.COMPLETE, judge_all(curves, self.problem.objectives)
+
+    # Beginning, and going on
+
+    def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> Search:
+        study = open_study(self.problem, space, storage)
+        known = {trial.user_attrs.get(ARM) for trial in study.get_trials(deepcopy=False)}
+        default = self._find_arm(space, space.defaults, is_default=True)
+        search = Search(space, study)
+        for entry in record.arms if record else ():
+            if entry.baseline == default.name:
+                params = {path: entry.axes[path] for path in space.parameters if path in entry.axes}
+                arm = self._find_arm(space, params, is_default=entry.arm == default.name)
+                if arm.name != entry.arm:
+                    raise AblateError(
+                        f"{self.store.record}: the trial {entry.arm} has other settings than its name says"
+                    )
+                self._add(arm, params)
+                if arm.name not in known:
+                    self._adopt(search, arm, params)
+        if not search.trials:
+            study.enqueue_trial(contained(space, space.defaults), user_attrs={DEFAULTS: True})
+        for trial in search.trials:
+            if trial.state == TrialState.RUNNING:
+                self._begin(search, optuna.Trial(study, trial._trial_id))
+        while any(trial.state == TrialState.WAITING for trial in search.trials):
+            self._begin(search, study.ask())
+        return search
+
+    def _adopt(self, search: Search, arm: Arm, params: Params) -> None:
+        """Add a trial that Optuna does not know; one that is not over waits to be asked for."""
+        space = search.space
+        known = contained(space, params)
+        attributes: dict[str, Any] = {ARM: arm.name} | ({DEFAULTS: True} if arm.name == arm.baseline else {})
+        outcome = self.judge(arm)
+        if outcome is None:
+            search.study.enqueue_trial(known, user_attrs=attributes)
+            return
+        state, values = outcome
+        distributions = {path: space.distributions[path] for path in known}
+        search.study.add_trial(
+            optuna.trial.create_trial(
+                state=state, values=values, params=known, distributions=distributions, user_attrs=attributes
+            )
+        )
+
+    def _find_arm(self, space: ArmSpace, params: Params, *, is_default: bool) -> Arm:
+        """The arm with these settings: the one that is there, where one has the same configuration."""
+        resolved: Resolved = space.default if is_default else space.resolve(params)
+        identity = arm_identity(resolved.model, resolved.train, self.problem.corpus.hash)
+        if identity in self._names:
+            return self.arms[self._names[identity]]
+        prefix = f"{space.label}," if space.label else ""
+        baseline = f"{prefix}trial=defaults"
+        name = baseline if is_default else f"{prefix}trial={run_id(identity, 0)[:8]}"
+        axes = {**{axis: level.label for axis, level in space.fixed.items()}, **params}
+        return Arm(name, axes, {}, baseline, resolved.model, resolved.train, resolved.notices, identity)
+
+    def _add(self, arm: Arm, params: Params) -> None:
+        self.arms[arm.name], self._params[arm.name] = arm, params
+        self._names[arm.identity] = arm.name
+
+    def _write(self) -> None:
+        self.store.write_study(record_study(self.plan, self.version, self.command))
+
+    def runs_of(self, arm: Arm) -> tuple[Run, ...]:
+        return tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in self.problem.seeds)
+
+    def _has_ended(self, run: Run) -> bool:
+        folder = self.store.run(run.run_id)
+        return folder.has_ended(folder.read_status())
+
+
+def _asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Without those that wait to be asked for."""
+    return [trial for trial in trials if trial.state != TrialState.WAITING]
+
+
+def contained(space: ArmSpace, params: Params) -> dict[str, Any]:
+    """The settings whose values the space has: a default may lie outside."""
+    return {path: value for path, value in params.items() if space.parameters[path].holds(value)}
+
+
+def best_of(search: Search) -> FrozenTrial | None:
+    """The best trial by the first objective; None where none was completed."""
+    complete = [trial for trial in search.trials if trial.state == TrialState.COMPLETE]
+    sign = 1 if search.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
+    return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)

@@ -1,0 +1,52 @@
+"""Ranges, values and the reach of a finding, as people read them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ablate.search.problem import Problem
+from ablate.search.space import ArmSpace
+from ablate.study.schema import TrainConfig
+from ablate.study.tuning import Parameter
+from ablate_model import ModelConfig
+
+
+def describe_range(parameter: Parameter) -> str:
+    """`0.005 to 0.5, log`, or the choices."""
+    if parameter.choices:
+        return ", ".join(write_value(choice) for choice in parameter.choices)
+    scale = ", log" if parameter.log else f", step {parameter.step:g}" if parameter.step else ""
+    return f"{parameter.low:g} to {parameter.high:g}{scale}"
+
+
+def write_value(value: Any) -> str:
+    """Four digits of a number; nothing for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def describe_scope(problem: Problem) -> str:
+    """For which size and horizon what the trials find holds."""
+    arm = problem.arms[0].default
+    return f"{describe_size(arm.model)}, {describe_horizon(arm.model, arm.train)}"
+
+
+def describe_size(model: ModelConfig) -> str:
+    return (
+        f"{model.num_params():,} parameters (d_model {model.d_model}, {model.n_layers} layers, "
+        f"context {model.context_length})"
+    )
+
+
+def describe_horizon(model: ModelConfig, train: TrainConfig) -> str:
+    tokens = train.steps * train.batch_size * model.context_length
+    return f"{train.steps:,} steps of {train.batch_size} sequences ({tokens:,} tokens)"
+
+
+def write_condition(space: ArmSpace) -> str:
+    """The arms that a finding is for, as an expression: those with the levels of the searched arm."""
+    return " and ".join(f"{axis} == {level.name!r}" for axis, level in space.fixed.items())
