@@ -12,6 +12,7 @@ from ablate.analysis.curves import AXES, Results
 from ablate.analysis.effects import Effect, find_differences, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
+from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, SpeedUp, Target, axes_of, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
@@ -65,6 +66,7 @@ class Report:
     full_schedule: tuple[SpeedUp, ...]
     differences: tuple[Effect, ...]
     effects: tuple[Effect, ...]
+    importance: tuple[Importance, ...]
     arms: tuple[ArmSummary, ...]
     fairness: tuple[Fairness, ...]
     mishaps: tuple[Mishap, ...]
@@ -119,6 +121,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         full_schedule=full_schedule,
         differences=find_differences(results),
         effects=find_effects(results, axis),
+        importance=find_importance(results),
         arms=arms,
         fairness=fairness,
         mishaps=mishaps,

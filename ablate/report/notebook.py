@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ablate.analysis.curves import Results
 from ablate.analysis.effects import find_differences, find_effects
 from ablate.analysis.full_schedule import full_schedule_speed_ups
+from ablate.analysis.importance import find_importance
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, Target, speed_ups
 from ablate.report.content import ReportOptions, make_report
@@ -119,6 +120,12 @@ class Study:
 
         found = (*find_differences(self.results), *find_effects(self.results, axis))
         return pd.DataFrame([effect.to_dict() for effect in found])
+
+    def importance(self) -> pd.DataFrame:
+        """Which axes matter, in a search or a grid with holes; empty for a balanced grid, which has effects."""
+        import pandas as pd
+
+        return pd.DataFrame([line.to_dict() for line in find_importance(self.results)])
 
     def plot_curves(self, axis: str = "tokens") -> Picture:
         """Validation loss against cost, with the band of the extremes over seeds."""

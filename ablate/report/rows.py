@@ -143,6 +143,17 @@ def _write_effect(effect: Effect) -> tuple[str, str, str]:
     return f"{effect.estimate:+.4f}", interval, write_p(effect.p_holm)
 
 
+def tabulate_importance(report: Report) -> Table:
+    rows = tuple((line.axis, f"{100 * line.importance:.0f} %", str(line.n)) for line in report.importance)
+    note = (
+        "PED-ANOVA: how far the best settings set an axis apart, all axes together 100 %. "
+        "An importance says which axis to look at, not by how much a level helps."
+    )
+    return Table(
+        "importance", "Importance of the axes for a low final loss", ("Axis", "Importance", "Arms"), rows, note
+    )
+
+
 def tabulate_arms(report: Report) -> Table:
     header = ("Arm", "Final validation loss", "Runs", "Parameters", "FLOPs a token", "Tokens")
     rows = tuple(
@@ -233,6 +244,7 @@ def tabulate(report: Report) -> tuple[Table, ...]:
         tabulate_arms,
         tabulate_differences,
         tabulate_effects,
+        tabulate_importance,
         tabulate_cost,
         tabulate_fairness,
         tabulate_mishaps,

@@ -32,6 +32,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "full_schedule": [row.to_dict() for row in report.full_schedule],
         "differences": [effect.to_dict() for effect in report.differences],
         "effects": [effect.to_dict() for effect in report.effects],
+        "importance": [importance.to_dict() for importance in report.importance],
         "arms": [arm.to_dict() | {"label": report.labels[arm.arm]} for arm in report.arms],
         "fairness": [line.to_dict() for line in report.fairness],
         "failures": [asdict(mishap) for mishap in report.mishaps],

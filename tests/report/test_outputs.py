@@ -111,11 +111,8 @@ def test_another_view_never_takes_the_place_of_what_was_published(store, tmp_pat
 
 def test_what_is_committed_of_a_study_of_36_runs_is_below_a_megabyte(tmp_path):
     store = Store(tmp_path / "published")
-    arms = [
-        SyntheticArm(f"attention={i},normalization={j}", {"attention": i, "normalization": j}, speedup=1 + i / 9 + j / 7,
-                     baseline="attention=0,normalization=0")
-        for i in range(3) for j in range(4)
-    ]  # fmt: skip
+    cells = [(i, j) for i in range(3) for j in range(4)]
+    arms = [SyntheticArm(f"a={i},b={j}", {"a": i, "b": j}, "a=0,b=0", speedup=1 + i / 9 + j / 7) for i, j in cells]
     write_study(store, arms, n_steps=600, eval_every=10, log_every=1, noise=0.01)
     report(store, tmp_path / "out")
     sizes = {path.name: path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()}

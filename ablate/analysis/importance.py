@@ -1,0 +1,96 @@
+"""How much each axis matters for being among the best, where arms form no balanced grid: in a search, or with holes.
+
+PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023, arXiv 2304.10255) as Optuna computes it: how far the levels of the
+best settings are from the levels of all. It says which axes to look at, never by how much a level helps: that is what
+effects are for, and what they need a balanced grid for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ablate.analysis.curves import Results
+from ablate.analysis.summary import spread_of
+from ablate.tracking.records import Value
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+MIN_SETTINGS = 10
+"""Settings below which no importance is given: half of them would be among the best."""
+
+N_BEST, SHARE_BEST = 5, 0.1
+"""The best are a tenth, but at least five: fewer say nothing (Optuna's own advice)."""
+
+_DECADE = 10.0  # levels that span it, above zero, are spaced by their logarithm
+
+
+@dataclass(frozen=True)
+class Importance:
+    """The share (0 to 1, all axes together 1) of an axis in what sets the best of `n` settings apart."""
+
+    axis: str
+    importance: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def find_importance(results: Results) -> tuple[Importance, ...]:
+    """Of the axes of a study for the final loss, over the means of its arms; nothing where it is a balanced grid, or
+    where arms are varied one at a time: both have effects or differences to show instead."""
+    axes = results.record.axes
+    n_cells = math.prod(max(len(levels), 1) for levels in axes.values())
+    is_grid = len(results.arms) == n_cells and all(arm.axes.keys() == axes.keys() for arm in results.arms.values())
+    if is_grid or results.record.design in ("one_at_a_time", "leave_one_out"):
+        return ()
+    arms = [arm for arm in results.arms if any(run.is_whole for run in results.runs_of(arm))]
+    means = [spread_of(np.array([run.final_loss for run in results.runs_of(arm)])).mean for arm in arms]
+    return rate_axes([results.arms[arm].axes for arm in arms], [math.nan if mean is None else mean for mean in means])
+
+
+def rate_axes(settings: Sequence[Mapping[str, Value]], losses: Sequence[float]) -> tuple[Importance, ...]:
+    """The axes by falling importance for a low loss, given settings (levels by axis; an axis need not exist in each).
+
+    Settings whose loss is not finite are left out. Nothing for fewer than `MIN_SETTINGS`, or where nothing varies.
+    """
+    known = [(dict(levels), loss) for levels, loss in zip(settings, losses, strict=True) if math.isfinite(loss)]
+    if len(known) < MIN_SETTINGS:
+        return ()
+    varied = {
+        axis: _spread_levels([levels[axis] for levels, _ in known if axis in levels]) for axis in _list_axes(known)
+    }
+    varied = {axis: distribution for axis, distribution in varied.items() if not distribution.single()}
+    if not varied:
+        return ()
+    from optuna import create_study
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+    from optuna.trial import create_trial
+
+    study = create_study()
+    for levels, loss in known:
+        there = {axis: distribution for axis, distribution in varied.items() if axis in levels}
+        study.add_trial(create_trial(params={axis: levels[axis] for axis in there}, distributions=there, value=loss))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(SHARE_BEST, N_BEST / len(known)))
+    rated = get_param_importances(study, evaluator=evaluator)
+    return tuple(Importance(axis, float(share), len(known)) for axis, share in rated.items())
+
+
+def _list_axes(known: Sequence[tuple[Mapping[str, Value], float]]) -> list[str]:
+    return list(dict.fromkeys(axis for levels, _ in known for axis in levels))
+
+
+def _spread_levels(levels: Sequence[Value]) -> BaseDistribution:
+    """Numbers lie on a line, by their logarithm where they span a decade above 0; words do not."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if not all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):
+        return CategoricalDistribution(tuple(dict.fromkeys(levels)))
+    low, high = float(min(levels)), float(max(levels))
+    return FloatDistribution(low, high, log=low > 0 and high >= _DECADE * low)
