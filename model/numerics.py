@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from torch import Tensor
 
 # Sub-layers that subtract can leave rounding noise where the exact result is zero (exclusive attention at the first
 # token). Real vectors are many orders larger; noise must not become a unit vector.
 NOISE_NORM = 1e-6
+
+
+# Triton is no dependency of torch's builds for the CPU.
+HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None
 
 
 def upcast(x: Tensor) -> Tensor:
@@ -31,7 +37,16 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def project(x: Tensor, dim: int) -> None:
-    """Make the vectors of x along `dim` unit in place; norms in at least float32, few kernel launches."""
+    """Make the vectors of x along `dim` unit in place; norms in at least float32.
+
+    On a GPU with Triton by one kernel of its own, which reads and writes once.
+    """
+    if x.is_cuda and HAS_TRITON:
+        from .kernels.triton_kernels import can_project, project_in_place
+
+        if can_project(x, dim):
+            project_in_place(x, dim, NOISE_NORM)
+            return
     dtype = torch.promote_types(x.dtype, torch.float32)
     x.div_(torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=dtype).clamp_min_(NOISE_NORM))
 

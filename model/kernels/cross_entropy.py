@@ -9,12 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..numerics import HAS_TRITON
+
 IGNORED_TARGET = -100  # targets of this value do not count in the loss
 
-# Logits that exist at once, counted in entries. A GPU's matrix products fill it from some thousand rows on, so a piece
+# Logits that exist at once, in bytes. A GPU's matrix products fill it from some thousand rows on, so a piece
 # of 16,384 tokens x 50,304 entries is kept whole (1.6 GB in bfloat16), which spares it sums of partial gradients.
-# Without compilation each entry is copied several times in float32, so there are fewer of them.
-ENTRIES_AT_ONCE, ENTRIES_AT_ONCE_EAGER = 2**30, 2**26
+# Without Triton or compilation each entry is copied several times in float32, so there are fewer of them.
+BYTES_AT_ONCE, BYTES_AT_ONCE_EAGER = 2**31, 2**27
 
 OfLogits = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
 
@@ -52,8 +54,10 @@ def _sum_pieces(
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
     """The loss, its gradient by h in pieces of rows, and its gradient by W, in at least float32."""
     weight_vd = wide_weight_vd.to(h_nd.dtype)
-    rows = max(1, (ENTRIES_AT_ONCE if is_compiled else ENTRIES_AT_ONCE_EAGER) // len(weight_vd))
-    of_logits: OfLogits = _compiled() if is_compiled else _of_logits
+    is_lean = is_compiled or (h_nd.is_cuda and HAS_TRITON)
+    bytes_at_once = BYTES_AT_ONCE if is_lean else BYTES_AT_ONCE_EAGER
+    rows = max(1, bytes_at_once // (len(weight_vd) * h_nd.dtype.itemsize))
+    of_logits = _choose(h_nd, softcap, is_compiled, wants_gradients)
     n_counted = (targets_n != IGNORED_TARGET).sum()
     loss, pieces, by_weight_vd = torch.zeros((), device=h_nd.device, dtype=_wide(h_nd)), [], None
     for piece_nd, piece_n in zip(torch.split(h_nd, rows), torch.split(targets_n, rows), strict=True):
@@ -79,6 +83,20 @@ def _of_logits(logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, softcap:
     if softcap is not None:
         by_logits_nv = by_logits_nv * (1 - (capped_nv / softcap).square())
     return loss, by_logits_nv.to(logits_nv.dtype)
+
+
+def _choose(h_nd: Tensor, softcap: float | None, is_compiled: bool, wants_gradients: bool) -> OfLogits:
+    """`_of_logits`, or what computes the same with fewer passes over the logits."""
+    if h_nd.is_cuda and h_nd.dtype != torch.float64 and softcap is None and HAS_TRITON:
+        from .triton_kernels import differentiate_in_place
+
+        def differentiate(
+            logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, _softcap: float | None
+        ) -> tuple[Tensor, Tensor]:
+            return differentiate_in_place(logits_nv, targets_n, n_counted, IGNORED_TARGET, wants_gradients)
+
+        return differentiate
+    return _compiled() if is_compiled else _of_logits
 
 
 @functools.cache

@@ -42,8 +42,18 @@ class LinearLayer(StreamMatrix):
         super().__init__(config, shape, "matrix", axis, std)
         self.bias = self.declare("bias", (shape[0],), Spec("vector")) if config.bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return multiply(self.prepare(x), self.form_weight(), self.bias)
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """x W^T + b, each output times its `gain` (out,), (1,) or ().
+
+        Gains multiply whichever is smaller: the outputs, or the rows of the weight; the function is the same.
+        """
+        x, weight, bias = self.prepare(x), self.form_weight(), self.bias
+        if gain is None:
+            return multiply(x, weight, bias)
+        if x.shape[:-1].numel() < weight.shape[1]:
+            return multiply(x, weight, bias) * gain
+        weight = (weight * (gain[:, None] if gain.dim() else gain)).to(weight.dtype)
+        return multiply(x, weight, None if bias is None else bias * gain)
 
     def prepare(self, x: Tensor) -> Tensor:
         """The input (..., in) as the product takes it."""

@@ -25,7 +25,7 @@ class MlpLayer(nn.Module, ABC):
         self.output = build_writer(config, config.d_ff)
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        written_btd: Tensor = self.output(self.activate(self.scale(self.hidden(x_btd))))
+        written_btd: Tensor = self.output(self.activate(self.hidden(x_btd, self.scale())))
         return written_btd
 
     @abstractmethod

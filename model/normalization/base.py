@@ -41,10 +41,10 @@ class QueryKey(Declared):
 
 
 class HiddenScale(Declared):
-    """What happens to an MLP's hidden features (..., n) before the activation; here nothing."""
+    """By what an MLP's hidden features (..., n) are multiplied before the activation: (n,), (1,), () or nothing."""
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden
+    def forward(self) -> Tensor | None:
+        return None
 
 
 class Final(Declared, ABC):

@@ -104,9 +104,9 @@ class SphereHiddenScale(HiddenScale):
         self.s_uv = s_uv
         self.factor = math.sqrt(d_model)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self) -> Tensor:
         s: Tensor = self.s_uv()
-        return hidden * (s * self.factor)
+        return s * self.factor
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"s_uv": self.s_uv().mean()}

@@ -35,7 +35,7 @@ def draw(n: int, v: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
 def test_loss_and_gradients_equal_those_of_whole_logits(
     softcap: float | None, entries_at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "ENTRIES_AT_ONCE_EAGER", entries_at_once)
+    monkeypatch.setattr(cross_entropy, "BYTES_AT_ONCE_EAGER", 8 * entries_at_once)
     h_nd, weight_vd, targets_n = draw(10, 7, 5)
     loss = linear_cross_entropy(h_nd, weight_vd, targets_n, softcap)
     expected = naive(h_nd, weight_vd, targets_n, softcap)

@@ -16,6 +16,7 @@ from ablate_model.attention.differential import lambda_init_at
 from ablate_model.attention.selective import SelectiveLayer
 from ablate_model.kernels.attention import attention
 from ablate_model.kernels.bias import DecayBias
+from ablate_model.linear.base import build_reader
 
 FLOAT64 = 1e-12
 
@@ -193,3 +194,19 @@ def test_dropout_acts_in_training_only() -> None:
     model = GPT(tiny(dropout=0.3))
     assert not torch.equal(model(tokens()), model(tokens()))
     close(model.eval()(tokens()).double(), GPT(tiny()).eval()(tokens()).double())
+
+
+@pytest.mark.parametrize("linear", ["dense", "bitnet_b158"])
+@pytest.mark.parametrize("shape", [(6,), (1,), ()])
+def test_gains_on_the_weight_are_gains_on_the_outputs(linear: str, shape: tuple[int, ...]) -> None:
+    """Which of the two is multiplied depends on the number of tokens: 24 features, so 23 and 24 of them."""
+    config = tiny(linear=linear, bias=True, normalization="ngpt")
+    layer = build_reader(config, 6).double()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, generator=generator)
+    gain = torch.rand(shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(config.d_model, config.d_model, generator=generator, dtype=torch.float64)
+    expected = layer(x) * gain
+    close(layer(x, gain), expected)
+    close(layer(x[:-1], gain), expected[:-1])

@@ -34,7 +34,7 @@ def test_rotation_keeps_norms() -> None:
 
 
 def test_a_quarter_turn_by_hand() -> None:
-    cos, sin = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+    cos, sin = torch.zeros(1, 1, 2), torch.tensor([[[-1.0, 1.0]]])
     assert rotate_pairs(torch.tensor([[[[3.0, 5.0]]]]), (cos, sin)).flatten().tolist() == [-5.0, 3.0]
 
 
