@@ -69,11 +69,14 @@ def rate_axes(settings: Sequence[Mapping[str, Value]], losses: Sequence[float]) 
     varied = {axis: distribution for axis, distribution in varied.items() if not distribution.single()}
     if not varied:
         return ()
-    from optuna import create_study
+    from optuna import create_study, logging
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
     from optuna.trial import create_trial
 
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # it announces every study
     study = create_study()
+    logging.set_verbosity(verbosity)
     for levels, loss in known:
         there = {axis: distribution for axis, distribution in varied.items() if axis in levels}
         study.add_trial(create_trial(params={axis: levels[axis] for axis in there}, distributions=there, value=loss))
