@@ -1,0 +1,157 @@
+"""nGPT's update of the residual stream (2410.01131, equations 10 and 11) and of its weights, in one pass each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op
+
+from ...numerics import NOISE_NORM
+from .launch import launch
+
+ROWS = 16  # vectors that a program updates one after another
+COLUMNS, ROWS_AT_ONCE = 32, 64  # the tile of a program that projects columns
+MOST_FEATURES = 16384  # what one program holds of a vector
+
+
+def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+    """Norm(h + alpha (Norm(y) - h)) of vectors (..., d), alpha (d,): float32. Vectors under NOISE_NORM become 0."""
+    moved: Tensor = _lerp_norm(h, y, alpha)
+    return moved
+
+
+@triton.jit
+def _load_unit(x, row, columns, D: tl.constexpr, NOISE: tl.constexpr):
+    """A vector at unit length, and 1 / its norm."""
+    vector = tl.load(x + row * D + columns, columns < D, 0.0).to(tl.float32)
+    norm = tl.sqrt(tl.sum(vector * vector, 0))
+    inverse = 1.0 / tl.where(norm < NOISE, float("inf"), norm)
+    return vector * inverse, inverse
+
+
+@triton.jit
+def _forward(
+    h, y, alpha, out, n_rows, NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    columns = tl.arange(0, P)
+    a = tl.load(alpha + columns, columns < D, 0.0)
+    for i in range(ROWS):
+        row = (tl.program_id(0) * ROWS + i).to(tl.int64)
+        if row < n_rows:
+            target, _ = _load_unit(y, row, columns, D, NOISE)
+            h_row = tl.load(h + row * D + columns, columns < D, 0.0).to(tl.float32)
+            moved = h_row + a * (target - h_row)
+            norm = tl.sqrt(tl.sum(moved * moved, 0))
+            tl.store(out + row * D + columns, moved / tl.where(norm < NOISE, float("inf"), norm), columns < D)
+
+
+@triton.jit
+def _backward(
+    g, h, y, alpha, by_h, by_y, by_alpha, n_rows,
+    NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    columns = tl.arange(0, P)
+    a = tl.load(alpha + columns, columns < D, 0.0)
+    sum_alpha = tl.zeros((P,), tl.float32)
+    for i in range(ROWS):
+        row = (tl.program_id(0) * ROWS + i).to(tl.int64)
+        if row < n_rows:
+            target, inverse_y = _load_unit(y, row, columns, D, NOISE)
+            h_row = tl.load(h + row * D + columns, columns < D, 0.0).to(tl.float32)
+            g_row = tl.load(g + row * D + columns, columns < D, 0.0).to(tl.float32)
+            moved = h_row + a * (target - h_row)
+            norm = tl.sqrt(tl.sum(moved * moved, 0))
+            inverse = 1.0 / tl.where(norm < NOISE, float("inf"), norm)
+            unit = moved * inverse
+            by_moved = (g_row - unit * tl.sum(g_row * unit, 0)) * inverse
+            sum_alpha += by_moved * (target - h_row)
+            by_target = by_moved * a
+            by_y_row = (by_target - target * tl.sum(by_target * target, 0)) * inverse_y
+            tl.store(by_h + row * D + columns, (by_moved - by_target).to(by_h.dtype.element_ty), columns < D)
+            tl.store(by_y + row * D + columns, by_y_row.to(by_y.dtype.element_ty), columns < D)
+    tl.store(by_alpha + tl.program_id(0) * D + columns, sum_alpha, columns < D)
+
+
+def _sizes(d: int) -> dict[str, Any]:
+    p = triton.next_power_of_2(d)
+    return {"NOISE": NOISE_NORM, "D": d, "P": p, "ROWS": ROWS, "num_warps": max(1, min(16, p // 256))}
+
+
+@triton_op("ablate::lerp_norm", mutates_args={})
+def _lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+    h, y = h.contiguous(), y.contiguous()
+    d = h.shape[-1]
+    n_rows = h.numel() // d
+    out = torch.empty(h.shape, dtype=torch.float32, device=h.device)
+    launch(_forward, (triton.cdiv(n_rows, ROWS),), h, y, alpha, out, n_rows, **_sizes(d))
+    return out
+
+
+@triton_op("ablate::lerp_norm_backward", mutates_args={})
+def _lerp_norm_backward(g: Tensor, h: Tensor, y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    g, h, y = g.contiguous(), h.contiguous(), y.contiguous()
+    d = h.shape[-1]
+    n_rows = h.numel() // d
+    n_programs = triton.cdiv(n_rows, ROWS)
+    by_h, by_y = torch.empty_like(h), torch.empty_like(y)
+    by_alpha = torch.empty((n_programs, d), dtype=torch.float32, device=h.device)
+    launch(_backward, (n_programs,), g, h, y, alpha, by_h, by_y, by_alpha, n_rows, **_sizes(d))
+    return by_h, by_y, by_alpha.sum(0)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    by_h, by_y, by_alpha = _lerp_norm_backward(g, *ctx.saved_tensors)
+    return by_h, by_y, by_alpha.to(ctx.saved_tensors[2].dtype)
+
+
+_lerp_norm.register_autograd(_differentiate, setup_context=_keep)
+
+
+def project(x: Tensor, dim: int) -> None:
+    """Make the vectors of a contiguous matrix x along `dim` unit in place, reading it once from memory."""
+    n_rows, n_columns = x.shape
+    if dim % 2:
+        p = triton.next_power_of_2(n_columns)
+        _project_rows[(n_rows,)](x, n_columns, NOISE=NOISE_NORM, P=p, num_warps=max(1, min(16, p // 256)))
+    else:
+        grid = (triton.cdiv(n_columns, COLUMNS),)
+        _project_columns[grid](
+            x, n_columns, N_ROWS=n_rows, NOISE=NOISE_NORM, COLUMNS=COLUMNS, ROWS=ROWS_AT_ONCE
+        )
+
+
+@triton.jit
+def _project_rows(x, n_columns, NOISE: tl.constexpr, P: tl.constexpr):
+    columns = tl.arange(0, P)
+    place = x + tl.program_id(0).to(tl.int64) * n_columns + columns
+    vector = tl.load(place, columns < n_columns, 0.0).to(tl.float32)
+    norm = tl.maximum(tl.sqrt(tl.sum(vector * vector, 0)), NOISE)
+    tl.store(place, (vector / norm).to(x.dtype.element_ty), columns < n_columns)
+
+
+@triton.jit
+def _project_columns(
+    x, n_columns, N_ROWS: tl.constexpr, NOISE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    squares = tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, N_ROWS, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        is_entry = (rows < N_ROWS)[:, None] & (columns < n_columns)[None, :]
+        tile = tl.load(x + rows[:, None].to(tl.int64) * n_columns + columns[None, :], is_entry, 0.0).to(tl.float32)
+        squares += tl.sum(tile * tile, 0)
+    norm = tl.maximum(tl.sqrt(squares), NOISE)[None, :]
+    for start in range(0, N_ROWS, ROWS):  # from the cache
+        rows = start + tl.arange(0, ROWS)
+        is_entry = (rows < N_ROWS)[:, None] & (columns < n_columns)[None, :]
+        place = x + rows[:, None].to(tl.int64) * n_columns + columns[None, :]
+        tile = tl.load(place, is_entry, 0.0).to(tl.float32)
+        tl.store(place, (tile / norm).to(x.dtype.element_ty), is_entry)

@@ -1,0 +1,100 @@
+"""Triton's kernels against the naive code in float64: on a GPU where there is one, else in Triton's interpreter."""
+
+import os
+
+import pytest
+import torch
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
+
+from ablate_model.kernels.fused.placed_heads import place_heads  # noqa: E402
+from ablate_model.kernels.fused.sphere import lerp_norm, project  # noqa: E402
+from ablate_model.kernels.fused.swiglu import swiglu  # noqa: E402
+from ablate_model.normalization import ngpt  # noqa: E402
+from ablate_model.numerics import unit  # noqa: E402
+from ablate_model.position.rope import RopeEncoding, rotate_pairs  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of the norm: one rounding of inputs, outputs and gradients
+
+
+def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.to(DEVICE, dtype).requires_grad_()
+
+
+def compare(fused: Tensor, inputs: list[Tensor], exact: Tensor, exact_inputs: list[Tensor], dtype: torch.dtype) -> None:
+    """Outputs, and the gradients of every input under a random direction."""
+    direction = draw(*exact.shape, seed=9).detach()
+    found = torch.autograd.grad(fused, inputs, direction.to(fused.dtype))
+    wanted = torch.autograd.grad(exact, exact_inputs, direction.to(fused.dtype).double())
+    for one, other in zip((fused, *found), (exact, *wanted), strict=True):
+        assert one.isfinite().all()
+        assert (one.double() - other).norm() <= TOLERANCE[dtype] * other.norm()
+
+
+def widen(inputs: list[Tensor]) -> list[Tensor]:
+    return [x.detach().double().requires_grad_() for x in inputs]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("heads", "width"), [(3, 40), (2, 64), (1, 6)])
+@pytest.mark.parametrize("has_scale", [True, False])
+def test_placed_heads(dtype: torch.dtype, heads: int, width: int, has_scale: bool) -> None:
+    fused_bth = draw(2, 37, (heads + 1) * width, seed=1, dtype=dtype)  # as a view into a wider product
+    x_bthk = fused_bth[..., width:].unflatten(-1, (heads, width))
+    tables = RopeEncoding(10000.0, width).tables(0, 37, torch.device(DEVICE), torch.float32)
+    inputs = [fused_bth, *([draw(heads, width, seed=2)] if has_scale else [])]
+    out = place_heads(x_bthk, *tables, inputs[1] if has_scale else None)
+    exact_inputs = widen(inputs)
+    exact = unit(rotate_pairs(exact_inputs[0][..., width:].unflatten(-1, (heads, width)), tables))
+    exact = exact * exact_inputs[1] if has_scale else exact
+    assert out.dtype == dtype
+    compare(out, inputs, exact, exact_inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("has_scale", [True, False])
+@pytest.mark.parametrize(("rows", "features"), [(70, 24), (64, 256)])
+def test_swiglu(dtype: torch.dtype, has_scale: bool, rows: int, features: int) -> None:
+    inputs = [draw(rows, 2 * features, seed=1, dtype=dtype), *([draw(2 * features, seed=2)] if has_scale else [])]
+    out = swiglu(*inputs) if has_scale else swiglu(inputs[0], None)
+    exact_inputs = widen(inputs)
+    hidden = exact_inputs[0] * exact_inputs[1] if has_scale else exact_inputs[0]
+    u, v = hidden.chunk(2, -1)
+    assert out.dtype == dtype
+    compare(out, inputs, u * torch.nn.functional.silu(v), exact_inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("rows", "width"), [(37, 24), (16, 96)])
+def test_lerp_norm(dtype: torch.dtype, rows: int, width: int) -> None:
+    h = unit(draw(rows, width, seed=1)).detach().requires_grad_()
+    inputs = [h, draw(rows, width, seed=2, dtype=dtype), draw(width, seed=3)]
+    exact_inputs = widen(inputs)
+    exact = ngpt.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
+    compare(lerp_norm(*inputs), inputs, exact, exact_inputs, dtype)
+
+
+def test_vectors_of_noise_become_zero() -> None:
+    x_bthk, tables = draw(1, 4, 1, 8, seed=1), RopeEncoding(1e4, 8).tables(0, 4, torch.device(DEVICE), torch.float32)
+    noise = (x_bthk.detach() * 1e-8).requires_grad_()
+    placed = place_heads(noise, *tables, None)
+    (by_x,) = torch.autograd.grad(placed.sum(), noise)
+    assert not placed.any() and not by_x.any()
+    h, y, alpha = draw(2, 8, seed=1), (draw(2, 8, seed=2).detach() * 1e-8).requires_grad_(), draw(8, seed=3)
+    moved = lerp_norm(h, y, alpha)
+    (by_y,) = torch.autograd.grad(moved.sum(), y)
+    assert moved.isfinite().all() and not by_y.any()
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_projection(dim: int) -> None:
+    x = draw(70, 50, seed=1).detach()
+    x.select(1 - dim, 3).zero_()  # stays zero
+    expected = x.double() / x.double().norm(dim=dim, keepdim=True).clamp_min(1e-6)
+    project(x, dim)
+    assert (x.double() - expected).norm() <= TOLERANCE[torch.float32] * expected.norm()
