@@ -166,10 +166,9 @@ class HeadLayer(AttentionLayer):
         """Positions and norms, in float32."""
         if self.norm_is_first:
             q_bthk, k_bshk = self.qk_norm(q_bthk, k_bshk)
+            return self.query_key.rotate(q_bthk, k_bshk, self.rotate, context.tables)
         q_bthk, k_bshk = self.rotate(q_bthk, context.tables), self.rotate(k_bshk, context.tables)
-        if not self.norm_is_first:
-            q_bthk, k_bshk = self.qk_norm(q_bthk, k_bshk)
-        placed: tuple[Tensor, Tensor] = self.query_key(q_bthk, k_bshk)
+        placed: tuple[Tensor, Tensor] = self.query_key(*self.qk_norm(q_bthk, k_bshk))
         return placed
 
     def attend(

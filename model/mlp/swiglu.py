@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels.fused import is_fusible
 from ..variant import Neutral
 from .base import Mlp, MlpLayer
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 class SwiGLULayer(MlpLayer):
     def activate(self, hidden: Tensor) -> Tensor:
+        if is_fusible(hidden):
+            from ..kernels.fused.swiglu import swiglu
+
+            return swiglu(hidden)
         value, gate = hidden.chunk(2, dim=-1)
         return value * F.silu(gate)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..declared import Declared
 from ..numerics import rms
+from ..position.base import Rotate, Tables
 from ..variant import Variant
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class QueryKey(Declared):
 
     def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
         return q_bthk, k_bshk
+
+    def rotate(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]:
+        """`forward` of rotated queries and keys, for which a normalization may have one kernel."""
+        placed: tuple[Tensor, Tensor] = self(rotate(q_bthk, tables), rotate(k_bshk, tables))
+        return placed
 
 
 class HiddenScale(Declared):

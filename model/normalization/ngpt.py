@@ -11,7 +11,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..kernels.fused import is_fusible
 from ..numerics import unit
+from ..position.base import Rotate, Tables
+from ..position.rope import rotate_pairs
 from .base import Final, HiddenScale, Normalization, QueryKey, Residual, Site
 from .learned_scale import LearnedScale, Scale
 
@@ -69,7 +72,13 @@ class SphereResidual(Residual):
 
     def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
         alpha_d: Tensor = self.alpha()
-        moved_btd: Tensor = self.update(h_btd, unit(y_btd), alpha_d.abs() if self.is_positive else alpha_d)
+        if self.is_positive:
+            alpha_d = alpha_d.abs()
+        if self.update is lerp_norm and is_fusible(h_btd) and is_fusible(y_btd):
+            from ..kernels.fused import sphere
+
+            return sphere.lerp_norm(h_btd, y_btd, alpha_d)
+        moved_btd: Tensor = self.update(h_btd, unit(y_btd), alpha_d)
         return moved_btd
 
     def diagnostics(self) -> dict[str, Tensor]:
@@ -89,15 +98,28 @@ class SphereQueryKey(QueryKey):
     def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
         if self.has_norm:
             q_bthk, k_bshk = unit(q_bthk), unit(k_bshk)
+        return q_bthk * self.query_scale(), k_bshk
+
+    def query_scale(self) -> Tensor:
+        """s_qk^2, (n_heads, k) or one number."""
         s: Tensor = self.s_qk()
-        return q_bthk * (s.square().view(self.shape) if s.numel() > 1 else s.square()), k_bshk
+        return s.square().view(self.shape) if s.numel() > 1 else s.square()
+
+    def rotate(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]:
+        if rotate is rotate_pairs and self.has_norm and is_fusible(q_bthk):
+            from ..kernels.fused.placed_heads import place_heads
+
+            cos_t1k, sin_t1k = tables
+            placed_bthk = place_heads(q_bthk, cos_t1k, sin_t1k, self.query_scale())
+            return placed_bthk, place_heads(k_bshk, cos_t1k, sin_t1k, None)
+        return super().rotate(q_bthk, k_bshk, rotate, tables)
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"s_qk": self.s_qk().mean()}
 
 
 class SphereHiddenScale(HiddenScale):
-    """hidden <- s_uv sqrt(d_model) hidden: unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
+    """s_uv sqrt(d_model): unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
 
     def __init__(self, s_uv: LearnedScale, d_model: int) -> None:
         super().__init__()

@@ -10,14 +10,17 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
 
-from ablate_model.kernels.fused.placed_heads import place_heads  # noqa: E402
-from ablate_model.kernels.fused.sphere import lerp_norm, project  # noqa: E402
-from ablate_model.kernels.fused.swiglu import swiglu  # noqa: E402
-from ablate_model.normalization import ngpt  # noqa: E402
-from ablate_model.numerics import unit  # noqa: E402
-from ablate_model.position.rope import RopeEncoding, rotate_pairs  # noqa: E402
+from ablate_model import GPT, ModelConfig
+from ablate_model.kernels.fused.placed_heads import place_heads
+from ablate_model.kernels.fused.sphere import lerp_norm
+from ablate_model.kernels.fused.swiglu import swiglu
+from ablate_model.mlp import swiglu as mlp_swiglu
+from ablate_model.normalization import ngpt
+from ablate_model.numerics import unit
+from ablate_model.position.rope import RopeEncoding, rotate_pairs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDING = 1e-6  # of a gradient that is a small difference of large sums: one number's, or one that is zero
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of the norm: one rounding of inputs, outputs and gradients
 
 
@@ -57,16 +60,13 @@ def test_placed_heads(dtype: torch.dtype, heads: int, width: int, has_scale: boo
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("has_scale", [True, False])
 @pytest.mark.parametrize(("rows", "features"), [(70, 24), (64, 256)])
-def test_swiglu(dtype: torch.dtype, has_scale: bool, rows: int, features: int) -> None:
-    inputs = [draw(rows, 2 * features, seed=1, dtype=dtype), *([draw(2 * features, seed=2)] if has_scale else [])]
-    out = swiglu(*inputs) if has_scale else swiglu(inputs[0], None)
-    exact_inputs = widen(inputs)
-    hidden = exact_inputs[0] * exact_inputs[1] if has_scale else exact_inputs[0]
-    u, v = hidden.chunk(2, -1)
+def test_swiglu(dtype: torch.dtype, rows: int, features: int) -> None:
+    hidden = draw(rows, 2 * features, seed=1, dtype=dtype)
+    out, (exact_hidden,) = swiglu(hidden), widen([hidden])
+    u, v = exact_hidden.chunk(2, -1)
     assert out.dtype == dtype
-    compare(out, inputs, u * torch.nn.functional.silu(v), exact_inputs, dtype)
+    compare(out, [hidden], u * torch.nn.functional.silu(v), [exact_hidden], dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -91,10 +91,28 @@ def test_vectors_of_noise_become_zero() -> None:
     assert moved.isfinite().all() and not by_y.any()
 
 
-@pytest.mark.parametrize("dim", [0, 1])
-def test_projection(dim: int) -> None:
-    x = draw(70, 50, seed=1).detach()
-    x.select(1 - dim, 3).zero_()  # stays zero
-    expected = x.double() / x.double().norm(dim=dim, keepdim=True).clamp_min(1e-6)
-    project(x, dim)
-    assert (x.double() - expected).norm() <= TOLERANCE[torch.float32] * expected.norm()
+SCALARS = {"name": "ngpt", "s_qk": {"mode": "scalar"}, "s_uv": {"mode": "scalar"}, "alpha_attn": {"mode": "fixed"}}
+FUSED_MODELS = [
+    {"normalization": "ngpt"},
+    {"normalization": SCALARS},
+    {"normalization": "ngpt", "attention": {"name": "linear_ensemble", "num_maps": 3}, "n_heads": 2},
+    {"normalization": "prenorm", "attention": {"name": "standard", "n_kv_heads": 2}},
+]
+
+
+@pytest.mark.parametrize("changes", FUSED_MODELS, ids=str)
+def test_a_model_of_fused_operations_equals_the_naive_one(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ModelConfig(
+        **{"d_model": 48, "n_layers": 2, "n_heads": 4, "vocab_size": 61, "context_length": 24} | changes
+    )
+    ids_bt = torch.randint(0, 61, (2, 25), generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    seen: dict[bool, list[Tensor]] = {}
+    for is_fused in (True, False):
+        for module in (ngpt, mlp_swiglu):
+            monkeypatch.setattr(module, "is_fusible", lambda _, answer=is_fused: answer)
+        model = GPT(config, seed=3).to(DEVICE)
+        loss = model.loss(ids_bt[:, :-1], ids_bt[:, 1:])
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+        seen[is_fused] = [loss, *(g for g in gradients if g is not None), *model.parameters()]
+    for fused, naive in zip(seen[True], seen[False], strict=True):
+        assert (fused - naive).norm() <= TOLERANCE[torch.float32] * naive.norm() + ROUNDING

@@ -6,12 +6,10 @@ code that calls it. `is_fusible` decides between the two, and nothing here is im
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
+from ...numerics import HAS_TRITON
 
 
 def is_fusible(x: Tensor) -> bool:

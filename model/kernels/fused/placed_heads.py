@@ -16,12 +16,15 @@ from .launch import launch
 TOKENS = 32  # of one head, a program
 
 
-def place_heads(x_bthk: Tensor, cos_t1j: Tensor, sin_t1j: Tensor, scale_hk: Tensor | None) -> Tensor:
-    """scale * rotate(x / ||x||): (b, t, h, k) in its own type, computed in float32; k is even, tables are (t, 1, k / 2).
+def place_heads(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | None) -> Tensor:
+    """scale * rotate(x / ||x||) of heads (b, t, h, k), in their own type and computed in float32; k is even.
 
-    A head shorter than NOISE_NORM becomes 0, with gradient 0.
+    The tables are those of rope, (t, 1, k); the scale is (h, k) or one number. A head shorter than NOISE_NORM becomes 0, with
+    gradient 0.
     """
-    placed: Tensor = _place(x_bthk, cos_t1j, sin_t1j, scale_hk)
+    if scale_hk is not None:
+        scale_hk = scale_hk.float().expand(x_bthk.shape[2:]).contiguous()
+    placed: Tensor = _place(x_bthk, cos_t1k, sin_t1k, scale_hk)
     return placed
 
 
@@ -36,8 +39,8 @@ def _load_placed(x, cos, sin, tokens, positions, head, is_row, x_stride, K: tl.c
     norm = tl.sqrt(tl.sum(tile * tile, 1))
     inverse = (1.0 / tl.where(norm < NOISE, float("inf"), norm))[:, None]
     even, odd = tl.split(tl.reshape(tile * inverse, (tokens.shape[0], P // 2, 2)))
-    c = tl.load(cos + positions[:, None] * (K // 2) + j[None, :], is_pair, 0.0)
-    s = tl.load(sin + positions[:, None] * (K // 2) + j[None, :], is_pair, 0.0)
+    c = tl.load(cos + positions[:, None] * K + 2 * j[None, :], is_pair, 0.0)
+    s = tl.load(sin + positions[:, None] * K + 2 * j[None, :] + 1, is_pair, 0.0)
     return even, odd, even * c - odd * s, even * s + odd * c, c, s, inverse
 
 
@@ -108,12 +111,12 @@ def _sizes(x_bthk: Tensor) -> dict[str, Any]:
 
 
 @triton_op("ablate::place_heads", mutates_args={})
-def _place(x_bthk: Tensor, cos_t1j: Tensor, sin_t1j: Tensor, scale_hk: Tensor | None) -> Tensor:
+def _place(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | None) -> Tensor:
     x_bthk = _with_even_strides(x_bthk)
     b, t, h, k = x_bthk.shape
     out_bthk = torch.empty((b, t, h, k), dtype=x_bthk.dtype, device=x_bthk.device)
     launch(
-        _forward, (triton.cdiv(b * t, TOKENS), h), x_bthk, cos_t1j, sin_t1j, scale_hk, out_bthk, b * t, t,
+        _forward, (triton.cdiv(b * t, TOKENS), h), x_bthk, cos_t1k, sin_t1k, scale_hk, out_bthk, b * t, t,
         x_bthk.stride(1), h, HAS_SCALE=scale_hk is not None, **_sizes(x_bthk),
     )  # fmt: skip
     return out_bthk
@@ -121,7 +124,7 @@ def _place(x_bthk: Tensor, cos_t1j: Tensor, sin_t1j: Tensor, scale_hk: Tensor | 
 
 @triton_op("ablate::place_heads_backward", mutates_args={})
 def _place_backward(
-    g_bthk: Tensor, x_bthk: Tensor, cos_t1j: Tensor, sin_t1j: Tensor, scale_hk: Tensor | None
+    g_bthk: Tensor, x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     x_bthk, g_bthk = _with_even_strides(x_bthk), g_bthk.contiguous()
     b, t, h, k = x_bthk.shape
@@ -130,7 +133,7 @@ def _place_backward(
     n_partial = 0 if scale_hk is None else n_programs
     by_scale_nhk = torch.empty((n_partial, h, k), dtype=torch.float32, device=x_bthk.device)
     launch(
-        _backward, (n_programs, h), g_bthk, x_bthk, cos_t1j, sin_t1j, scale_hk, by_x_bthk, by_scale_nhk, b * t, t,
+        _backward, (n_programs, h), g_bthk, x_bthk, cos_t1k, sin_t1k, scale_hk, by_x_bthk, by_scale_nhk, b * t, t,
         x_bthk.stride(1), h, HAS_SCALE=scale_hk is not None, **_sizes(x_bthk),
     )  # fmt: skip
     return by_x_bthk, by_scale_nhk.sum(0)
@@ -141,9 +144,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _differentiate(ctx: Any, g_bthk: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
-    x_bthk, cos_t1j, sin_t1j, scale_hk = ctx.saved_tensors
-    by_x_bthk, by_scale_hk = _place_backward(g_bthk, x_bthk, cos_t1j, sin_t1j, scale_hk)
-    return by_x_bthk, None, None, None if scale_hk is None else by_scale_hk.to(scale_hk.dtype)
+    x_bthk, cos_t1k, sin_t1k, scale_hk = ctx.saved_tensors
+    by_x_bthk, by_scale_hk = _place_backward(g_bthk, x_bthk, cos_t1k, sin_t1k, scale_hk)
+    return by_x_bthk, None, None, None if scale_hk is None else by_scale_hk
 
 
 _place.register_autograd(_differentiate, setup_context=_keep)

@@ -1,4 +1,4 @@
-"""nGPT's update of the residual stream (2410.01131, equations 10 and 11) and of its weights, in one pass each."""
+"""nGPT's update of the residual stream (2410.01131, equations 10 and 11) in one pass."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from ...numerics import NOISE_NORM
 from .launch import launch
 
 ROWS = 16  # vectors that a program updates one after another
-COLUMNS, ROWS_AT_ONCE = 32, 64  # the tile of a program that projects columns
-MOST_FEATURES = 16384  # what one program holds of a vector
 
 
 def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
-    """Norm(h + alpha (Norm(y) - h)) of vectors (..., d), alpha (d,): float32. Vectors under NOISE_NORM become 0."""
-    moved: Tensor = _lerp_norm(h, y, alpha)
+    """Norm(h + alpha (Norm(y) - h)) of vectors (..., d) in float32; alpha is (d,) or one number.
+
+    Vectors under NOISE_NORM become 0.
+    """
+    moved: Tensor = _lerp_norm(h, y, alpha.float().expand(h.shape[-1]).contiguous())
     return moved
 
 
@@ -109,49 +110,7 @@ def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     by_h, by_y, by_alpha = _lerp_norm_backward(g, *ctx.saved_tensors)
-    return by_h, by_y, by_alpha.to(ctx.saved_tensors[2].dtype)
+    return by_h, by_y, by_alpha
 
 
 _lerp_norm.register_autograd(_differentiate, setup_context=_keep)
-
-
-def project(x: Tensor, dim: int) -> None:
-    """Make the vectors of a contiguous matrix x along `dim` unit in place, reading it once from memory."""
-    n_rows, n_columns = x.shape
-    if dim % 2:
-        p = triton.next_power_of_2(n_columns)
-        _project_rows[(n_rows,)](x, n_columns, NOISE=NOISE_NORM, P=p, num_warps=max(1, min(16, p // 256)))
-    else:
-        grid = (triton.cdiv(n_columns, COLUMNS),)
-        _project_columns[grid](
-            x, n_columns, N_ROWS=n_rows, NOISE=NOISE_NORM, COLUMNS=COLUMNS, ROWS=ROWS_AT_ONCE
-        )
-
-
-@triton.jit
-def _project_rows(x, n_columns, NOISE: tl.constexpr, P: tl.constexpr):
-    columns = tl.arange(0, P)
-    place = x + tl.program_id(0).to(tl.int64) * n_columns + columns
-    vector = tl.load(place, columns < n_columns, 0.0).to(tl.float32)
-    norm = tl.maximum(tl.sqrt(tl.sum(vector * vector, 0)), NOISE)
-    tl.store(place, (vector / norm).to(x.dtype.element_ty), columns < n_columns)
-
-
-@triton.jit
-def _project_columns(
-    x, n_columns, N_ROWS: tl.constexpr, NOISE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
-    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    squares = tl.zeros((COLUMNS,), tl.float32)
-    for start in range(0, N_ROWS, ROWS):
-        rows = start + tl.arange(0, ROWS)
-        is_entry = (rows < N_ROWS)[:, None] & (columns < n_columns)[None, :]
-        tile = tl.load(x + rows[:, None].to(tl.int64) * n_columns + columns[None, :], is_entry, 0.0).to(tl.float32)
-        squares += tl.sum(tile * tile, 0)
-    norm = tl.maximum(tl.sqrt(squares), NOISE)[None, :]
-    for start in range(0, N_ROWS, ROWS):  # from the cache
-        rows = start + tl.arange(0, ROWS)
-        is_entry = (rows < N_ROWS)[:, None] & (columns < n_columns)[None, :]
-        place = x + rows[:, None].to(tl.int64) * n_columns + columns[None, :]
-        tile = tl.load(place, is_entry, 0.0).to(tl.float32)
-        tl.store(place, (tile / norm).to(x.dtype.element_ty), is_entry)
