@@ -13,14 +13,14 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-TOKENS = 32  # of one head, a program
+TOKENS, WARPS = 32, 4  # of one head, a program
 
 
 def place_heads(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | None) -> Tensor:
     """scale * rotate(x / ||x||) of heads (b, t, h, k), in their own type and computed in float32; k is even.
 
-    The tables are those of rope, (t, 1, k); the scale is (h, k) or one number. A head shorter than NOISE_NORM becomes 0, with
-    gradient 0.
+    The tables are those of rope, (t, 1, k); the scale is (h, k) or one number. A head shorter than NOISE_NORM becomes
+    0, with gradient 0.
     """
     if scale_hk is not None:
         scale_hk = scale_hk.float().expand(x_bthk.shape[2:]).contiguous()
@@ -52,7 +52,7 @@ def _load_scale(scale, head, K: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
-def _forward(
+def _place_forward(
     x, cos, sin, scale, out, n_tokens, length, x_stride, n_heads,
     NOISE: tl.constexpr, HAS_SCALE: tl.constexpr, K: tl.constexpr, P: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
@@ -70,7 +70,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _place_grad(
     g, x, cos, sin, scale, by_x, by_scale, n_tokens, length, x_stride, n_heads,
     NOISE: tl.constexpr, HAS_SCALE: tl.constexpr, K: tl.constexpr, P: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
@@ -107,7 +107,7 @@ def _with_even_strides(x_bthk: Tensor) -> Tensor:
 
 def _sizes(x_bthk: Tensor) -> dict[str, Any]:
     k = x_bthk.shape[-1]
-    return {"NOISE": NOISE_NORM, "K": k, "P": triton.next_power_of_2(k), "TOKENS": TOKENS}
+    return {"NOISE": NOISE_NORM, "K": k, "P": triton.next_power_of_2(k), "TOKENS": TOKENS, "num_warps": WARPS}
 
 
 @triton_op("ablate::place_heads", mutates_args={})
@@ -116,7 +116,7 @@ def _place(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | 
     b, t, h, k = x_bthk.shape
     out_bthk = torch.empty((b, t, h, k), dtype=x_bthk.dtype, device=x_bthk.device)
     launch(
-        _forward, (triton.cdiv(b * t, TOKENS), h), x_bthk, cos_t1k, sin_t1k, scale_hk, out_bthk, b * t, t,
+        _place_forward, (triton.cdiv(b * t, TOKENS), h), x_bthk, cos_t1k, sin_t1k, scale_hk, out_bthk, b * t, t,
         x_bthk.stride(1), h, HAS_SCALE=scale_hk is not None, **_sizes(x_bthk),
     )  # fmt: skip
     return out_bthk
@@ -133,7 +133,7 @@ def _place_backward(
     n_partial = 0 if scale_hk is None else n_programs
     by_scale_nhk = torch.empty((n_partial, h, k), dtype=torch.float32, device=x_bthk.device)
     launch(
-        _backward, (n_programs, h), g_bthk, x_bthk, cos_t1k, sin_t1k, scale_hk, by_x_bthk, by_scale_nhk, b * t, t,
+        _place_grad, (n_programs, h), g_bthk, x_bthk, cos_t1k, sin_t1k, scale_hk, by_x_bthk, by_scale_nhk, b * t, t,
         x_bthk.stride(1), h, HAS_SCALE=scale_hk is not None, **_sizes(x_bthk),
     )  # fmt: skip
     return by_x_bthk, by_scale_nhk.sum(0)

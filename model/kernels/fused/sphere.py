@@ -13,7 +13,7 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-ROWS = 16  # vectors that a program updates one after another
+ROWS, ENTRIES = 16, 256  # vectors that a program updates one after another; entries a warp
 
 
 def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def _load_unit(x, row, columns, D: tl.constexpr, NOISE: tl.constexpr):
 
 
 @triton.jit
-def _forward(
+def _lerp_norm_forward(
     h, y, alpha, out, n_rows, NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
     columns = tl.arange(0, P)
@@ -51,7 +51,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _lerp_norm_grad(
     g, h, y, alpha, by_h, by_y, by_alpha, n_rows,
     NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +79,7 @@ def _backward(
 
 def _sizes(d: int) -> dict[str, Any]:
     p = triton.next_power_of_2(d)
-    return {"NOISE": NOISE_NORM, "D": d, "P": p, "ROWS": ROWS, "num_warps": max(1, min(16, p // 256))}
+    return {"NOISE": NOISE_NORM, "D": d, "P": p, "ROWS": ROWS, "num_warps": max(1, min(16, p // ENTRIES))}
 
 
 @triton_op("ablate::lerp_norm", mutates_args={})
@@ -88,7 +88,7 @@ def _lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
     d = h.shape[-1]
     n_rows = h.numel() // d
     out = torch.empty(h.shape, dtype=torch.float32, device=h.device)
-    launch(_forward, (triton.cdiv(n_rows, ROWS),), h, y, alpha, out, n_rows, **_sizes(d))
+    launch(_lerp_norm_forward, (triton.cdiv(n_rows, ROWS),), h, y, alpha, out, n_rows, **_sizes(d))
     return out
 
 
@@ -100,7 +100,7 @@ def _lerp_norm_backward(g: Tensor, h: Tensor, y: Tensor, alpha: Tensor) -> tuple
     n_programs = triton.cdiv(n_rows, ROWS)
     by_h, by_y = torch.empty_like(h), torch.empty_like(y)
     by_alpha = torch.empty((n_programs, d), dtype=torch.float32, device=h.device)
-    launch(_backward, (n_programs,), g, h, y, alpha, by_h, by_y, by_alpha, n_rows, **_sizes(d))
+    launch(_lerp_norm_grad, (n_programs,), g, h, y, alpha, by_h, by_y, by_alpha, n_rows, **_sizes(d))
     return by_h, by_y, by_alpha.sum(0)
 
 

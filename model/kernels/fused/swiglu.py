@@ -30,7 +30,7 @@ def _place(n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
 
 
 @triton.jit
-def _forward(hidden, out, n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
+def _swiglu_forward(hidden, out, n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
     rows, features, is_entry = _place(n_rows, F, ROWS, FEATURES)
     place = hidden + rows * (2 * F) + features
     u, v = tl.load(place, is_entry, 0.0).to(tl.float32), tl.load(place + F, is_entry, 0.0).to(tl.float32)
@@ -38,7 +38,7 @@ def _forward(hidden, out, n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES:
 
 
 @triton.jit
-def _backward(g, hidden, by_hidden, n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
+def _swiglu_grad(g, hidden, by_hidden, n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
     rows, features, is_entry = _place(n_rows, F, ROWS, FEATURES)
     place = rows * (2 * F) + features
     u = tl.load(hidden + place, is_entry, 0.0).to(tl.float32)
@@ -61,7 +61,7 @@ def _start(kernel: Any, hidden: Tensor, *tensors: Tensor) -> None:
 def _swiglu(hidden: Tensor) -> Tensor:
     hidden = hidden.contiguous()
     out = torch.empty((*hidden.shape[:-1], hidden.shape[-1] // 2), dtype=hidden.dtype, device=hidden.device)
-    _start(_forward, hidden, hidden, out)
+    _start(_swiglu_forward, hidden, hidden, out)
     return out
 
 
@@ -69,7 +69,7 @@ def _swiglu(hidden: Tensor) -> Tensor:
 def _swiglu_backward(g: Tensor, hidden: Tensor) -> Tensor:
     hidden = hidden.contiguous()
     by_hidden = torch.empty_like(hidden)
-    _start(_backward, hidden, g.contiguous(), hidden, by_hidden)
+    _start(_swiglu_grad, hidden, g.contiguous(), hidden, by_hidden)
     return by_hidden
 
 
