@@ -140,9 +140,11 @@ def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]
 def _draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
     axis, targets = report.axis, report.options.targets
     figure, ax = _new_figure(3.2)
-    for arm in report.results.compared_arms:
+    n_arms = len(report.results.compared_arms)
+    for place, arm in enumerate(report.results.compared_arms):
+        aside = 0.4 * (place / (n_arms - 1) - 0.5) if n_arms > 1 else 0.0  # so that intervals do not overlap
         rows = {row.target: row for row in report.rows if (row.arm, row.axis) == (arm, axis)}
-        known = [(x, rows[t], value) for x, t in enumerate(targets) if (value := _value(rows[t])) is not None]
+        known = [(x + aside, rows[t], value) for x, t in enumerate(targets) if (value := _value(rows[t])) is not None]
         ax.plot(
             [x for x, _, _ in known], [v for _, _, v in known], label=shorten(report.labels[arm]), **_style(looks[arm])
         )

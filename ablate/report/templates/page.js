@@ -11,8 +11,10 @@
   // Plotly reads a little HTML in every text: a name must show as it was written.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const isNarrow = () => matchMedia("(max-width: 40rem)").matches;
-  const brief = (text) => plain(text.length > room() ? text.slice(0, room() - 1) + "…" : text);
-  const room = () => (isNarrow() ? 16 : 30);
+  // Arms often differ at the end of their names: what is left out is the middle. A narrow page has a line a level.
+  const elide = (text, room) => plain(text.length > room ? text.slice(0, Math.ceil(room / 2) - 1) + "…" + text.slice(-Math.floor(room / 2)) : text);
+  const brief = (text) => (isNarrow() ? text.split(" / ").slice(0, 4).map((part) => elide(part, 18)).join("<br>") : elide(text, 46));
+  const rowHeight = (labels) => (isNarrow() ? 14 + 16 * Math.max(1, ...labels.map((label) => Math.min(4, label.split(" / ").length))) : 34);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const fade = (hex) => hex + "2e";
 
@@ -60,9 +62,14 @@
     })];
   }
 
-  const ratioAxis = (title) => ({
-    type: "log", title: { text: title }, tickvals: [0.1, 0.2, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 50], ticksuffix: "x",
-  });
+  const COARSE = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100];
+  const FINE = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 2.5, 3, 4];
+  function ratioAxis(title, rows) {
+    const ends = rows.flatMap((row) => [row.low, row.high, value(row), 1]).filter((end) => end > 0);
+    const span = Math.max(...ends) / Math.min(...ends);
+    const ticks = span > (isNarrow() ? 3 : 5) ? COARSE : FINE.filter((tick, place) => !isNarrow() || span < 1.6 || place % 2);
+    return { type: "log", title: { text: title }, tickvals: ticks, ticktext: ticks.map((tick) => tick + "x") };
+  }
   const unity = (direction) => ({
     type: "line", xref: direction === "v" ? "x" : "paper", yref: direction === "v" ? "paper" : "y",
     x0: direction === "v" ? 1 : 0, x1: 1, y0: direction === "v" ? 0 : 1, y1: 1, line: { color: color("--soft"), dash: "dash", width: 1 },
@@ -90,19 +97,20 @@
     }));
     const ticks = { tickvals: rows.map((_, index) => index), ticktext: rows.map((row) => brief(looks.get(row.arm).label)), range: [-0.6, rows.length - 0.4] };
     return [traces, layout({
-      xaxis: ratioAxis("speed-up in " + axisName()), yaxis: { ...ticks, showgrid: false }, shapes: [unity("v")],
-      height: Math.max(180, 90 + 34 * rows.length),
+      xaxis: ratioAxis("speed-up in " + axisName(), rows), yaxis: { ...ticks, showgrid: false }, shapes: [unity("v")],
+      height: Math.max(180, 90 + rowHeight(rows.map((row) => looks.get(row.arm).label)) * rows.length),
     })];
   }
 
   function drawLadder() {
     const index = new Map(data.targets.map((entry, place) => [entry.target, place]));
     const traces = [];
-    for (const arm of data.arms) {
+    const compared = data.arms.filter((arm) => data.speedup.some((row) => row.arm === arm.arm && drawn(row)));
+    const aside = (place) => (compared.length > 1 ? 0.4 * (place / (compared.length - 1) - 0.5) : 0); // so that intervals do not overlap
+    for (const [place, arm] of compared.entries()) {
       const rows = data.speedup.filter((row) => row.arm === arm.arm && drawn(row));
-      if (!rows.length) continue;
       traces.push({
-        x: rows.map((row) => index.get(row.target)), y: rows.map(value), mode: "lines+markers", name: nameOf(arm),
+        x: rows.map((row) => index.get(row.target) + aside(place)), y: rows.map(value), mode: "lines+markers", name: nameOf(arm),
         line: { color: arm.color, dash: arm.dash }, error_y: { ...errors(rows), color: arm.color },
         marker: { size: 9, color: arm.color, symbol: rows.map((row) => (row.ratio !== null ? "circle" : row.bound === "at_most" ? "triangle-down" : "triangle-up")) },
         text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + nameOf(arm) + "</extra>",
@@ -111,7 +119,7 @@
     const texts = data.targets.map((entry) => (typeof entry.target === "number" ? String(entry.target) : entry.target === "final" ? "final" : entry.target + " %"));
     return [traces, layout({
       xaxis: { title: { text: "target: share of the baseline's budget" }, tickvals: [...index.values()], ticktext: texts },
-      yaxis: ratioAxis("speed-up in " + axisName()), shapes: [unity("h")],
+      yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter(drawn)), shapes: [unity("h")],
     })];
   }
 
@@ -130,7 +138,7 @@
     const ticks = { tickvals: items.map((_, index) => index), ticktext: items.map((item) => brief(item.label)), range: [-0.6, items.length - 0.4] };
     return [traces, layout({
       xaxis: { title: { text: "difference in final validation loss (nats a token)" }, zeroline: true, zerolinecolor: color("--soft") },
-      yaxis: { ...ticks, showgrid: false }, height: Math.max(180, 90 + 30 * items.length), barmode: "overlay",
+      yaxis: { ...ticks, showgrid: false }, height: Math.max(180, 90 + rowHeight(items.map((item) => item.label)) * items.length), barmode: "overlay",
     })];
   };
   const contrastTable = (name) => () => [
