@@ -38,6 +38,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the grid, e.g. train.steps=100."),
 ]
+With = Annotated[
+    list[Path] | None,
+    typer.Option("--with", metavar="FILE", help="Lay settings over the arms, such as the best.yaml of a search."),
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -62,7 +66,12 @@ def _fail(message: str, exit_code: int) -> None:
 
 @app.command()
 def plan(
-    grid: Grid, runs: Runs = DEFAULT_RUNS, workers: Workers = None, set_: Settings = None, as_json: AsJson = False
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    workers: Workers = None,
+    set_: Settings = None,
+    with_: With = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a grid or a search declares: arms, runs, sizes and cost. Trains nothing and writes nothing."""
     from ablate.study.load import is_search
@@ -70,7 +79,7 @@ def plan(
     if is_search(grid):
         cli_search.show_plan(grid, runs, workers, set_, as_json=as_json)
         return
-    planned = _build_plan(grid, runs, set_)
+    planned = _build_plan(grid, runs, set_, with_)
     if as_json:
         rows = (
             {
@@ -106,6 +115,7 @@ def run(
     workers: Workers = None,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster, e.g. auto or HOST:PORT.")] = None,
     set_: Settings = None,
+    with_: With = None,
     tracking_uri: Annotated[str | None, typer.Option(help="Where MLflow is; default: RUNS/mlflow.db.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train the failed runs alone.")] = False,
     early_stop: Annotated[
@@ -129,7 +139,7 @@ def run(
     from ablate.tracking.mlflow_mirror import redact
     from ablate.tracking.store import Store
 
-    planned = _build_plan(grid, runs, set_)
+    planned = _build_plan(grid, runs, set_, with_)
     store = Store(runs / planned.study.study)
     secret = tracking_uri or ""
     command = shlex.join(
@@ -348,14 +358,15 @@ def bench(
     raise typer.Exit(bool(report.failed))
 
 
-def _build_plan(grid: Path, runs: Path, settings: list[str] | None) -> Plan:
+def _build_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[Path] | None = None) -> Plan:
     from ablate.data import describe
-    from ablate.study import load_study
+    from ablate.study import load_overlay, load_study
 
     study = load_study(grid, settings or ())
+    overlays = [overlay for file in files or () for overlay in load_overlay(file)]
     from ablate.plan import build_plan
 
     try:
-        return build_plan(study, describe(study.data, grid.parent, runs / ".shards"))
+        return build_plan(study, describe(study.data, grid.parent, runs / ".shards"), overlays)
     except DataError as error:
         raise study.refuse_data(error) from None
