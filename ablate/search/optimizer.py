@@ -28,7 +28,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.Study:
-    """The arm's Optuna study, made where it is not there yet; its sampler begins where the trials that are there end.
+    """The arm's Optuna study, made where it is not there yet.
 
     Raises `GridError` where the storage holds another search of that name.
     """
@@ -49,7 +49,6 @@ def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.
         study.set_user_attr(DECLARATION, declaration)
     elif found != declaration:
         raise GridError(f"storage: it holds another search of the name {name!r}: give this one another name")
-    study.sampler = make_sampler(problem.tuning.sampler, arm, len(study.get_trials(deepcopy=False)))
     return study
 
 

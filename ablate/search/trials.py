@@ -21,7 +21,7 @@ from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import arm_identity, run_id
 from ablate.plan.resolve import Resolved
 from ablate.search.objective import judge_all
-from ablate.search.optimizer import open_storage, open_study
+from ablate.search.optimizer import make_sampler, open_storage, open_study
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
 from ablate.tracking.curve import read_curve
@@ -200,7 +200,7 @@ class Trials(RunSource):
         study = open_study(self.problem, space, storage)
         known = {trial.user_attrs.get(ARM) for trial in study.get_trials(deepcopy=False)}
         default = self._find_arm(space, space.defaults, is_default=True)
-        search = Search(space, study)
+        search, is_behind = Search(space, study), False
         for entry in record.arms if record else ():
             if entry.baseline == default.name:
                 params = {path: entry.axes[path] for path in space.parameters if path in entry.axes}
@@ -212,13 +212,18 @@ class Trials(RunSource):
                 self._add(arm, params)
                 if arm.name not in known:
                     self._adopt(search, arm, params)
+                    is_behind = True
         if not search.trials:
             study.enqueue_trial(contained(space, space.defaults), user_attrs={DEFAULTS: True})
-        for trial in search.trials:
-            if trial.state == TrialState.RUNNING:
-                self._begin(search, optuna.Trial(study, trial._trial_id))
-        while any(trial.state == TrialState.WAITING for trial in search.trials):
-            self._begin(search, study.ask())
+        running = [trial for trial in search.trials if trial.state == TrialState.RUNNING]
+        begun = [optuna.Trial(study, trial._trial_id) for trial in running]
+        begun += [study.ask() for trial in search.trials if trial.state == TrialState.WAITING]
+        for trial in begun:
+            if is_behind and ARM not in trial.user_attrs:  # what became of it has just been added
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._begin(search, trial)
+        study.sampler = make_sampler(self.problem.tuning.sampler, space, len(search.trials))
         return search
 
     def _adopt(self, search: Search, arm: Arm, params: Params) -> None:
@@ -266,8 +271,9 @@ class Trials(RunSource):
 
 
 def _asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without those that wait to be asked for."""
-    return [trial for trial in trials if trial.state != TrialState.WAITING]
+    """Without those that wait to be asked for, or that were given up before anything was known of them."""
+    given_up = (TrialState.WAITING, TrialState.FAIL)
+    return [trial for trial in trials if trial.state not in given_up or {ARM, IMPOSSIBLE} & set(trial.user_attrs)]
 
 
 def contained(space: ArmSpace, params: Params) -> dict[str, Any]:
