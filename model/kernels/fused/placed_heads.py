@@ -13,7 +13,8 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-TOKENS, WARPS = 32, 4  # of one head, a program
+TOKENS, WARPS = 8, 1  # of one head at once; more is slower on an H200
+TILES = 8  # that a program sums its part of the scale's gradient over
 
 
 def place_heads(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | None) -> Tensor:
@@ -73,29 +74,36 @@ def _place_forward(
 def _place_grad(
     g, x, cos, sin, scale, by_x, by_scale, n_tokens, length, x_stride, n_heads,
     NOISE: tl.constexpr, HAS_SCALE: tl.constexpr, K: tl.constexpr, P: tl.constexpr, TOKENS: tl.constexpr,
+    TILES: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(1)
-    tokens = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
-    is_row = tokens < n_tokens
-    before_even, before_odd, even, odd, c, s, inverse = _load_placed(
-        x, cos, sin, tokens, tokens % length, head, is_row, x_stride, K, P, NOISE
-    )
     k = tl.arange(0, P)
-    is_entry = is_row[:, None] & (k < K)[None, :]
-    place = (tokens[:, None] * n_heads + head) * K + k[None, :]
-    g_tile = tl.load(g + place, is_entry, 0.0).to(tl.float32)
-    g_even, g_odd = tl.split(tl.reshape(g_tile, (TOKENS, P // 2, 2)))
+    sum_even = tl.zeros((P // 2,), tl.float32)
+    sum_odd = tl.zeros((P // 2,), tl.float32)
+    for tile in range(TILES):
+        tokens = ((tl.program_id(0) * TILES + tile) * TOKENS + tl.arange(0, TOKENS)).to(tl.int64)
+        is_row = tokens < n_tokens
+        before_even, before_odd, even, odd, c, s, inverse = _load_placed(
+            x, cos, sin, tokens, tokens % length, head, is_row, x_stride, K, P, NOISE
+        )
+        is_entry = is_row[:, None] & (k < K)[None, :]
+        place = (tokens[:, None] * n_heads + head) * K + k[None, :]
+        g_tile = tl.load(g + place, is_entry, 0.0).to(tl.float32)
+        g_even, g_odd = tl.split(tl.reshape(g_tile, (TOKENS, P // 2, 2)))
+        if HAS_SCALE:
+            sum_even += tl.sum(g_even * even, 0)
+            sum_odd += tl.sum(g_odd * odd, 0)
+            scale_even, scale_odd = _load_scale(scale, head, K, P)
+            g_even, g_odd = g_even * scale_even, g_odd * scale_odd
+        u_even, u_odd = g_even * c + g_odd * s, g_odd * c - g_even * s
+        along = tl.sum(u_even * before_even + u_odd * before_odd, 1)[:, None]
+        pairs = tl.join((u_even - before_even * along) * inverse, (u_odd - before_odd * along) * inverse)
+        tl.store(by_x + place, tl.reshape(pairs, (TOKENS, P)).to(by_x.dtype.element_ty), is_entry)
     if HAS_SCALE:
         j = tl.arange(0, P // 2)
         partial = by_scale + (tl.program_id(0) * n_heads + head) * K + 2 * j
-        tl.store(partial, tl.sum(g_even * even, 0), j < K // 2)
-        tl.store(partial + 1, tl.sum(g_odd * odd, 0), j < K // 2)
-        scale_even, scale_odd = _load_scale(scale, head, K, P)
-        g_even, g_odd = g_even * scale_even, g_odd * scale_odd
-    u_even, u_odd = g_even * c + g_odd * s, g_odd * c - g_even * s
-    along = tl.sum(u_even * before_even + u_odd * before_odd, 1)[:, None]
-    tile = tl.join((u_even - before_even * along) * inverse, (u_odd - before_odd * along) * inverse)
-    tl.store(by_x + place, tl.reshape(tile, (TOKENS, P)).to(by_x.dtype.element_ty), is_entry)
+        tl.store(partial, sum_even, j < K // 2)
+        tl.store(partial + 1, sum_odd, j < K // 2)
 
 
 def _with_even_strides(x_bthk: Tensor) -> Tensor:
@@ -128,13 +136,13 @@ def _place_backward(
 ) -> tuple[Tensor, Tensor]:
     x_bthk, g_bthk = _with_even_strides(x_bthk), g_bthk.contiguous()
     b, t, h, k = x_bthk.shape
-    n_programs = triton.cdiv(b * t, TOKENS)
+    n_programs = triton.cdiv(b * t, TOKENS * TILES)
     by_x_bthk = torch.empty((b, t, h, k), dtype=x_bthk.dtype, device=x_bthk.device)
     n_partial = 0 if scale_hk is None else n_programs
     by_scale_nhk = torch.empty((n_partial, h, k), dtype=torch.float32, device=x_bthk.device)
     launch(
         _place_grad, (n_programs, h), g_bthk, x_bthk, cos_t1k, sin_t1k, scale_hk, by_x_bthk, by_scale_nhk, b * t, t,
-        x_bthk.stride(1), h, HAS_SCALE=scale_hk is not None, **_sizes(x_bthk),
+        x_bthk.stride(1), h, HAS_SCALE=scale_hk is not None, TILES=TILES, **_sizes(x_bthk),
     )  # fmt: skip
     return by_x_bthk, by_scale_nhk.sum(0)
 

@@ -13,7 +13,7 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-ROWS, ENTRIES = 16, 256  # vectors that a program updates one after another; entries a warp
+ROWS, ENTRIES = 8, 1024  # vectors that a program updates one after another; entries a warp
 
 
 def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
