@@ -19,10 +19,6 @@ from .kernels.report import report_attention
 from .linear.base import Embedding, Head
 from .numerics import project, upcast
 
-# Inductor computes each entry of a concatenation by the formulas of all its parts, and selects; written part by part
-# instead, the gradients of gate and value (or of q, k and v) read their inputs once.
-COMPILE_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"max_pointwise_cat_inputs": 1}
-
 
 class GPT(nn.Module):
     """A decoder-only transformer, initialised with a seed.
@@ -108,7 +104,7 @@ class GPT(nn.Module):
     def compile_blocks(self) -> None:
         """Compile the blocks in place, which share one graph, so that depth costs no compilation time; and the loss."""
         for block in self.stack.blocks:
-            block.compile(dynamic=False, options=COMPILE_OPTIONS)
+            block.compile(dynamic=False)
         self._compiled_end = torch.compile(self.read_end, dynamic=False)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture, restore
 from ablate.training.optimizer import make_optimizer
-from ablate.training.precision import PRECISIONS, forbid_tf32
+from ablate.training.precision import PRECISIONS, forbid_tf32, silence_compiler
 from ablate.training.schedule import learning_rate
 from ablate.training.timing import now
 from ablate_model import GPT, ModelConfig
@@ -123,6 +123,7 @@ class Training:
         self.grad_norm = torch.zeros((), device=device)
         if train.compile:
             torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
+            silence_compiler()
             self.model.compile_blocks()
 
     def go_on(self, should_stop: Callable[[], bool]) -> Outcome:

@@ -40,6 +40,11 @@ PRECISIONS: Mapping[str, Precision] = {
 
 
 def forbid_tf32() -> None:
-    """float32 means float32: on CUDA no matmul is rounded to TF32's 10 bits, and nobody hears Inductor's advice to."""
+    """float32 means float32: on CUDA no matmul is rounded to TF32's 10 bits."""
     torch.set_float32_matmul_precision("highest")
-    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores", category=UserWarning)
+
+
+def silence_compiler() -> None:
+    """Nobody hears torch.compile's advice to allow TF32, nor that its tracer looks at .grad of a block's input."""
+    for message in ("TensorFloat32 tensor cores", "The .grad attribute of a Tensor"):
+        warnings.filterwarnings("ignore", message=message, category=UserWarning)

@@ -14,7 +14,7 @@ from ..declared import Spec
 from ..errors import ConfigError
 from ..kernels.attention import attention
 from ..kernels.bias import Bias
-from ..linear.base import build_reader, build_writer, count_linear, read_together
+from ..linear.base import build_reader, build_writer, count_linear
 from ..numerics import split_last
 from .base import Attention, AttentionLayer, Context
 from .query_key_norm import QueryKeyNorm, build_qk_norm, count_qk_norm
@@ -142,9 +142,9 @@ class HeadLayer(AttentionLayer):
         self.query_key = config.normalization.build_query_key(config, n_query, self.qk_width, scale)
 
     def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
-        q_btd, k_bsd, v_bsd = read_together(x_btd, (self.query, self.key, self.value))
-        q_bthk, k_bshk = (split_last(x, -1, self.qk_width) for x in (q_btd, k_bsd))
-        v_bshv = split_last(v_bsd, -1, self.v_width)
+        q_bthk = split_last(self.query(x_btd), -1, self.qk_width)
+        k_bshk = split_last(self.key(x_btd), -1, self.qk_width)
+        v_bshv = split_last(self.value(x_btd), -1, self.v_width)
         if self.mixes_values:
             v_bshv = self.mix_values(v_bshv, context)
         q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,14 +61,6 @@ class LinearLayer(StreamMatrix):
     def form_weight(self) -> Tensor:
         """The (out, in) weight as the product takes it."""
         return self.read_weight()
-
-
-def read_together(x: Tensor, layers: Sequence[LinearLayer]) -> tuple[Tensor, ...]:
-    """The outputs of several layers of one kind on the same input, by one product: one large one beats three small."""
-    weight = torch.cat([layer.form_weight() for layer in layers])
-    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
-    out = multiply(layers[0].prepare(x), weight, torch.cat(biases) if biases else None)
-    return torch.split(out, [len(layer.weight) for layer in layers], dim=-1)
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
