@@ -1,23 +1,15 @@
-"""`report.html`: one file that opens offline.
-
-Scripts run only where their hash stands in the page's own policy, and the policy forbids every request: no name that a
-person gave can run, load or send anything.
-"""
+"""`report.html`: one file that opens offline."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-from functools import cache
-from importlib import resources
 from typing import Any
 
 from ablate.analysis.arrow import Floats
 from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
 from ablate.report.drawing import Line, draw_column, draw_diagnostics
+from ablate.report.offline import read_template, render
 from ablate.report.palette import assign_looks
 from ablate.report.rows import Table, caption_differences, name_levels, tabulate
 from ablate.report.words import AXIS_NAMES, write_target
@@ -30,26 +22,19 @@ _CURVES = {"val_loss": "validation loss", "train_loss": "training loss"}
 
 def write_page(report: Report) -> str:
     """The page as text."""
-    import jinja2
-
     data = collect_data(report)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    scripts = [_read_plotly(), _read_template("page.js")]
     looks = assign_looks(report.arms)
-    return environment.from_string(_read_template("page.html.j2")).render(
+    return render(
+        read_template("page.html.j2"),
+        read_template("page.js"),
+        data,
         report=report,
         tables={table.name: _pad(table) for table in tabulate(report)},
         looks={report.labels[arm]: look for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
-        data=embed_json(data),
         diagnostics=list(data["diagnostics"]),
         caption_differences=caption_differences(report),
         has_effects=bool(data["contrasts"]["effects"]),
-        scripts=scripts,
-        style=_read_template("page.css"),
-        policy=" ".join(_hash_script(script) for script in scripts),
     )
 
 
@@ -101,12 +86,6 @@ def collect_data(report: Report) -> dict[str, Any]:
     }
 
 
-def embed_json(data: Any) -> str:
-    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _pack(line: Line) -> dict[str, Any]:
     return {
         "arm": line.arm,
@@ -132,18 +111,3 @@ def _round(values: Floats) -> list[float | None]:
 
 def _pad(table: Table) -> dict[str, Any]:
     return {"table": table, "notes": table.note.splitlines()}
-
-
-def _hash_script(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-@cache
-def _read_plotly() -> str:
-    script = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
-    return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")
-
-
-@cache
-def _read_template(name: str) -> str:
-    return resources.files("ablate.report").joinpath("templates", name).read_text(encoding="utf-8")

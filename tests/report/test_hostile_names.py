@@ -10,7 +10,7 @@ import pytest
 from ablate.analysis.border import clean
 from ablate.report import format_table, write_report
 from ablate.report.markdown import escape
-from ablate.report.page import embed_json
+from ablate.report.offline import embed_json
 from ablate.report.summary import write_csv
 from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.store import Store
