@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +16,20 @@ from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, Target, speed_ups
-from ablate.report.content import ReportOptions, make_report
-from ablate.report.palette import assign_looks
-from ablate.report.pictures import draw_curves, save_picture, styled
-from ablate.report.write import read_study
+from ablate.errors import AblateError
+from ablate.report.content import Report, ReportOptions, make_report
+from ablate.report.palette import Look, assign_looks
+from ablate.report.pictures import draw_curves, draw_ladder, draw_speed_ups, save_picture, styled
+from ablate.report.rows import Table, tabulate_arms, tabulate_speed_ups
+from ablate.report.write import read_study, write_report
 from ablate.tracking.records import Value
 from ablate.tracking.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+_NUMBERS = ("target_loss", "ratio", "low", "high", "p_value", "p_holm")  # null for some rows: nan in a table
 
 
 def load(path: str | Path) -> Study:
@@ -106,7 +110,8 @@ class Study:
         """The rows of `summary.json`; targets are `50`, `75`, `90`, `final` as text, or losses (nats a token)."""
         import pandas as pd
 
-        return pd.DataFrame([row.to_dict() for row in speed_ups(self.results, targets or TARGETS)])
+        rows = [row.to_dict() for row in speed_ups(self.results, targets or TARGETS)]
+        return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, "float64")) if rows else pd.DataFrame()
 
     def full_schedule(self) -> pd.DataFrame:
         """Speed-ups between complete schedules, where `train.steps` is an axis."""
@@ -127,11 +132,34 @@ class Study:
 
         return pd.DataFrame([line.to_dict() for line in find_importance(self.results)])
 
-    def plot_curves(self, axis: str = "tokens") -> Picture:
+    def plot_curves(self, axis: str | None = None) -> Picture:
         """Validation loss against cost, with the band of the extremes over seeds."""
+        return self._plot(draw_curves, axis)
+
+    def plot_speedup(self, axis: str | None = None) -> Picture:
+        """The speed-up of each arm to its baseline's final loss, with 95 % intervals; a triangle is a bound.
+
+        Raises `AblateError` where no arm has a baseline to be compared with.
+        """
+        if not self.results.compared_arms:
+            raise AblateError(f"{self.name}: no arm has a baseline to be compared with; see against()")
+        return self._plot(draw_speed_ups, axis)
+
+    def plot_ladder(self, axis: str | None = None) -> Picture:
+        """Speed-up against target, from losses reached early to the final one."""
+        return self._plot(draw_ladder, axis)
+
+    def report(self, out: str | Path, axis: str | None = None, *, figures: bool = False) -> Path:
+        """Write the pages, tables and pictures of `ablate report` into a folder; the path of `report.html`.
+
+        Raises `ResourceError` where it cannot be written.
+        """
+        return write_report(self.results, out, options=ReportOptions(axis=axis, figures=figures)).paths["html"]
+
+    def _plot(self, draw: Callable[[Report, Mapping[str, Look]], Figure], axis: str | None) -> Picture:
         report = make_report(self.results, ReportOptions(axis=axis))
         with styled():
-            return Picture(draw_curves(report, assign_looks(report.arms)))
+            return Picture(draw(report, assign_looks(report.arms)))
 
     def __repr__(self) -> str:
         runs = self.results.runs
@@ -139,5 +167,18 @@ class Study:
         return f"<study {self.name}: {len(self.results.arms)} arms, {n_finished} of {len(runs)} runs finished>"
 
     def _repr_html_(self) -> str:
-        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.answer)
-        return f"<h3>{html.escape(self.name)}</h3><p><i>{html.escape(self.question)}</i></p>{sentences}"
+        report = make_report(self.results, ReportOptions())
+        heading = f"<h3>{html.escape(self.name)}</h3><p><i>{html.escape(self.question)}</i></p>"
+        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in report.answer)
+        table = tabulate_speed_ups(report) if report.headline_rows else tabulate_arms(report)
+        return f"{heading}{sentences}{_write_table(table)}"
+
+
+def _write_table(table: Table) -> str:
+    def write(cells: tuple[str, ...], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    rows = "".join(write(row, "td") for row in table.rows)
+    notes = "".join(f"<p><small>{html.escape(line)}</small></p>" for line in table.note.splitlines())
+    caption = f"<caption>{html.escape(table.caption)}</caption>"
+    return f"<table>{caption}<thead>{write(table.header, 'th')}</thead><tbody>{rows}</tbody></table>{notes}"

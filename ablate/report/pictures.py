@@ -119,7 +119,7 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
 def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]:
     figures = {}
     if report.rows:
-        figures["ladder"] = _draw_ladder(report, looks)
+        figures["ladder"] = draw_ladder(report, looks)
     differences = [(report.labels[e.arm], e, looks[e.arm].color) for e in report.differences]
     effects = [(name_levels(e), e, _NEUTRAL) for e in report.effects if e.outcome == LOSS]
     for name, items in (("differences", differences), ("effects", effects)):
@@ -137,7 +137,8 @@ def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]
     return figures
 
 
-def _draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
+def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
+    """A line an arm over the targets of the ladder, on the headline's axis, with its intervals."""
     axis, targets = report.axis, report.options.targets
     figure, ax = _new_figure(3.2)
     n_arms = len(report.results.compared_arms)
