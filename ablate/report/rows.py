@@ -195,6 +195,7 @@ def tabulate_cost(report: Report) -> Table:
 def tabulate_fairness(report: Report) -> Table:
     header = (
         "Arm",
+        "Flags",
         "Parameters",
         "FLOPs a token",
         "Tokens",
@@ -204,11 +205,11 @@ def tabulate_fairness(report: Report) -> Table:
         "Learning rate there",
         "Backend",
         "Tuning",
-        "Flags",
     )
     rows = tuple(
         (
             report.labels[line.arm],
+            "; ".join(line.flags) or "none",
             write_ratio(line.params_ratio),
             write_ratio(line.flops_ratio),
             write_count(line.horizon_tokens),
@@ -218,7 +219,6 @@ def tabulate_fairness(report: Report) -> Table:
             NOTHING if line.learning_rate_share is None else f"{100 * line.learning_rate_share:.0f} % of peak",
             line.attention_backend,
             "not recorded" if line.tuning_trials is None else f"{line.tuning_trials} trials",
-            "; ".join(line.flags) or "none",
         )
         for line in report.fairness
     )
