@@ -153,6 +153,9 @@ class TrainConfig(Strict):
         "float32", description="bfloat16: autocast over float32 master weights"
     )
     compile: bool = Field(False, description="torch.compile, block by block")
+    cuda_graph: bool = Field(
+        False, description="launch a step as one CUDA graph: for models whose kernels are shorter than their launches"
+    )
     attention_backend: Literal["auto", "sdpa", "flash", "flex", "math"] = Field(
         "auto", description="kernels of attention, the same for every arm; by name it never falls back in silence"
     )
@@ -171,6 +174,8 @@ class TrainConfig(Strict):
             )
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        if self.cuda_graph and self.optimizer != "adamw":
+            raise ValueError(f"cuda_graph: {self.optimizer} cannot be captured; only adamw can")
         return self
 
 

@@ -17,6 +17,7 @@ from ablate.data import Corpus, training_batch, validation_batches
 from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture, restore
+from ablate.training.graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate.training.optimizer import make_optimizer
 from ablate.training.precision import PRECISIONS, forbid_tf32, silence_compiler
 from ablate.training.schedule import learning_rate
@@ -121,6 +122,9 @@ class Training:
         self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
         self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
+        self.is_graphed = train.cuda_graph and device.type == "cuda"
+        self.graph: StepGraph | None = None
+        self.n_eager, self.capture_s = 0, 0.0
         if train.compile:
             torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
             silence_compiler()
@@ -142,7 +146,8 @@ class Training:
             is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
             if not is_line and not is_checkpoint:
                 continue
-            progress.wall_s += now(self.device) - started
+            progress.wall_s += now(self.device) - started - self.capture_s
+            self.capture_s = 0.0
             if is_line and not self._write_line(is_evaluation):
                 return self._end("diverged")
             if is_checkpoint:
@@ -160,19 +165,39 @@ class Training:
         inputs_bt, targets_bt = self._to_device(
             training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
         )
+        self.optimizer.set_rate(learning_rate(step, self.train))
+        if self.is_graphed:
+            self._launch(inputs_bt, targets_bt)
+        else:
+            self.compute(inputs_bt, targets_bt)
+
+    def _launch(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
+        """The first steps kernel by kernel, the others as one graph."""
+        if self.n_eager < EAGER_STEPS:
+            self.n_eager += 1
+            compute_aside(self.compute, inputs_bt, targets_bt)
+            return
+        if self.graph is None:
+            started = now(self.device)
+            self.graph = StepGraph(self.compute, inputs_bt, targets_bt)
+            self.capture_s += now(self.device) - started
+        self.graph(inputs_bt, targets_bt)
+
+    def compute(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
+        """Loss, gradients and update of a batch, waiting for nothing."""
         for ids_bt, next_bt in zip(inputs_bt.chunk(self.n_micro), targets_bt.chunk(self.n_micro), strict=True):
             with self.precision.context(self.device):
                 loss = self.model.loss(ids_bt, next_bt) / self.n_micro
             loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
-        self.update(learning_rate(step, self.train))
+        self.update()
 
-    def update(self, learning_rate: float) -> None:
+    def update(self) -> None:
         """Clip the gradients, take a step along them, and forget them."""
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if self.train.grad_clip:
             clip_grads_with_norm_(self.parameters, self.train.grad_clip, self.grad_norm)
-        self.optimizer.step(learning_rate)
+        self.optimizer.step()
         self.model.post_step()
 
     def _write_line(self, is_evaluation: bool) -> bool:

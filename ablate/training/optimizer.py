@@ -7,22 +7,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ablate.study.schema import TrainConfig
 from ablate_model import GPT
 
+# How a group is stepped here, whatever the run that saved its state did.
+OWN = ("lr", "capturable")
+
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A group's `lr_ratio` says by what its rate is a multiple of the schedule's; 1 where it is not there."""
+    """A group's `lr_ratio` says by what its rate is a multiple of the schedule's; 1 where it is not there.
+
+    A rate that is a tensor stays the same one, for a CUDA graph that reads it.
+    """
 
     parts: tuple[torch.optim.Optimizer, ...]
 
-    def step(self, learning_rate: float) -> None:
-        """Update the parameters at a rate and forget their gradients."""
+    def set_rate(self, learning_rate: float) -> None:
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate * group.get("lr_ratio", 1.0)
+                rate = learning_rate * group.get("lr_ratio", 1.0)
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
+
+    def step(self) -> None:
+        """Update the parameters and forget their gradients."""
+        for part in self.parts:
             part.step()
             part.zero_grad(set_to_none=True)
 
@@ -31,7 +45,10 @@ class Optimizer:
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for part, state in zip(self.parts, states, strict=True):
+            own = [{key: group[key] for key in OWN if key in group} for group in part.param_groups]
             part.load_state_dict(state)
+            for group, kept in zip(part.param_groups, own, strict=True):
+                group.update(kept)
 
 
 def make_optimizer(model: GPT, train: TrainConfig) -> Optimizer:
@@ -73,7 +90,11 @@ _MUON_SCALES = {"spectral": "original", "adamw_rms": "match_rms_adamw"}
 
 
 def _make_adamw(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.AdamW:
-    return torch.optim.AdamW(groups, betas=(train.beta1, train.beta2), eps=train.adam_eps, fused=True)
+    device = groups[0]["params"][0].device
+    is_graphed = train.cuda_graph and device.type == "cuda"
+    rate = torch.tensor(train.learning_rate, device=device) if is_graphed else train.learning_rate
+    betas = (train.beta1, train.beta2)
+    return torch.optim.AdamW(groups, rate, betas, train.adam_eps, fused=True, capturable=is_graphed)
 
 
 OPTIMIZERS: Mapping[str, Callable[[GPT, TrainConfig, float], tuple[torch.optim.Optimizer, ...]]] = {

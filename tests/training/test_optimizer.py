@@ -60,7 +60,8 @@ def test_muon_equals_the_formulas_written_out(model_config, make_train_config, s
         gradients = {n: torch.randn(p.shape, generator=generator).double() for n, p in model.named_parameters()}
         for name, parameter in model.named_parameters():
             parameter.grad = gradients[name].clone()
-        optimizer.step(learning_rate=train.learning_rate / 2)
+        optimizer.set_rate(train.learning_rate / 2)
+        optimizer.step()
         rate = train.muon_learning_rate / 2
         for name in matrices:
             gradient, matrix = gradients[name], before[name]
@@ -84,14 +85,18 @@ def test_muon_leaves_embeddings_head_and_vectors_to_adamw(model, make_train_conf
 
 def test_only_matrices_decay(model, make_train_config):
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    make_optimizer(model, make_train_config(weight_decay=0.5)).step(0.1)
+    optimizer = make_optimizer(model, make_train_config(weight_decay=0.5))
+    optimizer.set_rate(0.1)
+    optimizer.step()
     for name, parameter in model.named_parameters():
         factor = 1 - 0.1 * 0.5 if parameter.dim() >= 2 else 1.0
         torch.testing.assert_close(parameter, before[name] * factor)
 
 
 def test_gradients_are_forgotten(model, make_train_config):
-    make_optimizer(model, make_train_config()).step(0.1)
+    optimizer = make_optimizer(model, make_train_config())
+    optimizer.set_rate(0.1)
+    optimizer.step()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -100,3 +105,17 @@ def test_every_parameter_is_stepped_once(model, make_train_config, name):
     optimizer = make_optimizer(model, make_train_config(optimizer=name))
     stepped = [id(p) for part in optimizer.parts for group in part.param_groups for p in group["params"]]
     assert sorted(stepped) == sorted(id(p) for p in model.parameters())
+
+
+def test_a_rate_that_a_graph_reads_stays_the_same_tensor(model_config, make_train_config):
+    train = make_train_config()
+    saved = make_optimizer(GPT(model_config), train).state_dict()
+    optimizer = make_optimizer(GPT(model_config), train)
+    groups = optimizer.parts[0].param_groups
+    rate = torch.tensor(0.0)
+    for group in groups:
+        group["lr"] = rate
+    optimizer.load_state_dict(saved)
+    optimizer.set_rate(0.25)
+    assert all(group["lr"] is rate for group in groups)
+    assert rate.item() == 0.25
