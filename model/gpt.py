@@ -107,6 +107,10 @@ class GPT(nn.Module):
             block.compile(dynamic=False)
         self._compiled_end = torch.compile(self.read_end, dynamic=False)
 
+    def recompute_blocks(self) -> None:
+        """Keep the input of each block alone for the backward pass, which computes the rest again (1604.06174)."""
+        self.stack.recomputes = True
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """AdamW's groups: parameters of two or more dimensions decay, the others do not."""
         decayed = [parameter for parameter in self.parameters() if parameter.dim() >= 2]

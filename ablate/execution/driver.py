@@ -22,7 +22,6 @@ from ablate.execution.cluster import ClusterLostError, is_lost
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.jobs import make_job, record_arm
 from ablate.execution.limit import TimeLimit
-from ablate.execution.memory import halve_micro_batch
 from ablate.execution.placement import Placement, count_lanes
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping
@@ -268,7 +267,7 @@ class Driver:
 
     def _reduce(self, run: Run, status: Status) -> str:
         train = run.arm.train.model_copy(update={"micro_batch_size": status.micro_batch_size})
-        smaller = halve_micro_batch(train if status.micro_batch_size else run.arm.train)
+        smaller = (train if status.micro_batch_size else run.arm.train).smaller_micro_batch()
         if smaller is None:
             return ""
         note = f"its process was killed, perhaps for want of memory: {smaller} sequences at once from here on"

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 
 from ablate.data import Corpus
-from ablate.execution.memory import halve_micro_batch, is_out_of_memory
+from ablate.execution.memory import is_out_of_memory
 from ablate.execution.recorder import FolderRecorder
 from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
@@ -119,7 +119,7 @@ class RunWorker:
                 )
                 break
             except Exception as error:
-                smaller = halve_micro_batch(settings) if is_out_of_memory(error) else None
+                smaller = settings.smaller_micro_batch() if is_out_of_memory(error) else None
                 if smaller is None:
                     raise
             settings = _limit_micro_batch(declared, smaller)
@@ -135,6 +135,7 @@ class RunWorker:
             {
                 **manifest,
                 "peak_memory_bytes": outcome.peak_memory_bytes,
+                "micro_batch_size": outcome.micro_batch_size,
                 "attention": attention,
                 "attention_backend": f"{attention['backend']} ({attention['kernel']})",
             },
@@ -167,7 +168,7 @@ class RunWorker:
 
 
 def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:
-    if limit is None or limit >= (train.micro_batch_size or train.batch_size):
+    if limit is None or limit >= train.sequences_at_once:
         return train
     return train.model_copy(update={"micro_batch_size": limit})
 

@@ -40,7 +40,7 @@ def run_bytes(model: ModelConfig, train: TrainConfig) -> int:
 
     Per token and layer about 16 d_model + 4 d_ff numbers are kept, and the logits three times.
     """
-    tokens = (train.micro_batch_size or train.batch_size) * model.context_length
+    tokens = train.sequences_at_once * model.context_length
     width = 2 if train.precision == "bfloat16" else 8 if train.precision == "float64" else 4
     kept = model.n_layers * (16 * model.d_model + 4 * (model.d_ff or 4 * model.d_model))
     return STATE_BYTES_PER_PARAMETER * model.num_params() + tokens * (kept * width + 3 * 4 * model.vocab_size)

@@ -11,7 +11,9 @@ from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 
 # These change when and where a run is trained, not what comes out of it.
-IMMATERIAL = frozenset({"checkpoint_every", "micro_batch_size", "compile", "attention_backend", "cuda_graph"})
+IMMATERIAL = frozenset(
+    {"checkpoint_every", "micro_batch_size", "compile", "attention_backend", "cuda_graph", "recompute"}
+)
 
 RUN_ID_LENGTH = 16
 

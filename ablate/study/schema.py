@@ -117,8 +117,9 @@ class TrainConfig(Strict):
 
     steps: int = Field(gt=0, description="optimizer steps")
     batch_size: int = Field(16, gt=0, description="sequences a step")
-    micro_batch_size: int | None = Field(
-        None, gt=0, description="sequences at once on the device; changes memory, not the mathematics"
+    micro_batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
+        None,
+        description="sequences at once on the device; changes memory, not the mathematics; auto: as many as fit",
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for hidden matrices, with adamw for embeddings, head, gates and vectors"
@@ -153,12 +154,25 @@ class TrainConfig(Strict):
         "float32", description="bfloat16: autocast over float32 master weights"
     )
     compile: bool = Field(False, description="torch.compile, block by block")
+    recompute: bool = Field(
+        False, description="keep the input of each block alone, and compute the rest again for gradients: less memory"
+    )
     cuda_graph: bool = Field(
         False, description="launch a step as one CUDA graph: for models whose kernels are shorter than their launches"
     )
     attention_backend: Literal["auto", "sdpa", "flash", "flex", "math"] = Field(
         "auto", description="kernels of attention, the same for every arm; by name it never falls back in silence"
     )
+
+    @property
+    def sequences_at_once(self) -> int:
+        """The micro-batch, or the whole batch where it is open."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
+
+    def smaller_micro_batch(self) -> int | None:
+        """The largest divisor of the batch that is at most half of what is at once on the device; None below one."""
+        half = self.sequences_at_once // 2
+        return next((size for size in range(half, 0, -1) if self.batch_size % size == 0), None)
 
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
@@ -172,7 +186,7 @@ class TrainConfig(Strict):
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} leaves no step of {self.steps} to train at full learning rate"
             )
-        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+        if self.batch_size % self.sequences_at_once:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         if self.cuda_graph and self.optimizer != "adamw":
             raise ValueError(f"cuda_graph: {self.optimizer} cannot be captured; only adamw can")

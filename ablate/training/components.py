@@ -48,7 +48,9 @@ def time_components(training: Training, step_ms: float) -> dict[str, float]:
     found["norms and residual"] -= found.get("attention", 0.0) + found.get("MLP", 0.0)
     measure("head and loss", 1, lambda: model.stream_loss(h_btd, ids_bt))
     update_ms = _time_update(training)
-    found["weight normalisation"] = 1000 * time_call(model.post_step, training.device, COUNT)
+    found["weight normalisation"] = 1000 * time_call(
+        model.post_step, training.device, COUNT, as_graph=training.is_graphed
+    )
     found["clipping and optimizer"] = update_ms - found["weight normalisation"]
     return {**found, "rest": step_ms - sum(found.values())}
 
@@ -63,7 +65,7 @@ def _time_both_ways(training: Training, call: Callable[[], Tensor]) -> float:
         for parameter in training.parameters:
             parameter.grad = None
 
-    return 1000 * time_call(both_ways, training.device, COUNT)
+    return 1000 * time_call(both_ways, training.device, COUNT, as_graph=training.device.type == "cuda")
 
 
 def _time_update(training: Training) -> float:
@@ -75,7 +77,7 @@ def _time_update(training: Training) -> float:
             parameter.grad = gradient
         training.update()
 
-    return 1000 * time_call(update, training.device, COUNT)
+    return 1000 * time_call(update, training.device, COUNT, as_graph=training.is_graphed)
 
 
 def time_kernels(training: Training, first_step: int) -> dict[str, float]:

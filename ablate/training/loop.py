@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 import sys
@@ -58,6 +59,7 @@ class Outcome:
     wall_s: float
     peak_memory_bytes: int
     model: GPT
+    micro_batch_size: int | None = None
 
 
 def train(
@@ -105,8 +107,7 @@ class Training:
         self.train, self.seed, self.recorder, self.device = train, seed, recorder, device
         self.training_tokens, self.validation_tokens = corpus.train, corpus.validation
         self.context_length = model_config.context_length
-        self.micro_batch_size = train.micro_batch_size or train.batch_size
-        self.n_micro = train.batch_size // self.micro_batch_size
+        self.micro_batch_size = train.sequences_at_once
         self.tokens_per_step = train.batch_size * self.context_length
         self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
         self.precision = PRECISIONS[train.precision]
@@ -125,14 +126,21 @@ class Training:
         self.is_graphed = train.cuda_graph and device.type == "cuda"
         self.graph: StepGraph | None = None
         self.n_eager, self.capture_s = 0, 0.0
+        if train.recompute:
+            self.model.recompute_blocks()
         if train.compile:
             torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
             silence_compiler()
             self.model.compile_blocks()
 
+    @property
+    def n_micro(self) -> int:
+        """Micro-batches a step."""
+        return self.train.batch_size // self.micro_batch_size
+
     def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
         progress, train = self.progress, self.train
-        if train.compile or self.device.type == "cuda":
+        if train.compile or train.micro_batch_size == "auto" or self.device.type == "cuda":
             self.warm_up()
         started = now(self.device)
         while progress.step < train.steps:
@@ -242,11 +250,29 @@ class Training:
         return total.item() / n_windows
 
     def warm_up(self) -> None:
-        """Compile, and load the device's libraries, before the clock runs."""
+        """Compile, load the device's libraries and find the micro-batch, before the clock runs."""
+        while True:
+            try:
+                self._try_micro_batch()
+                return
+            except torch.OutOfMemoryError:
+                size = self.train.model_copy(update={"micro_batch_size": self.micro_batch_size}).smaller_micro_batch()
+                if self.train.micro_batch_size != "auto" or size is None:
+                    raise
+            self.micro_batch_size = size
+            self.model.zero_grad(set_to_none=True)
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def _try_micro_batch(self) -> None:
+        """Gradients of one micro-batch, with room for the optimizer's two moments if it has not made them yet."""
+        has_moments = any(part.state for part in self.optimizer.parts)
+        moments = [torch.empty_like(p) for p in self.parameters for _ in range(0 if has_moments else 2)]
         batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)
         with self.precision.context(self.device):
             loss = self.model.loss(*self._to_device(batch))
         loss.backward()  # type: ignore[no-untyped-call]
+        del moments
         self.model.zero_grad(set_to_none=True)
 
     def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -256,7 +282,14 @@ class Training:
         return inputs_bt.to(self.device, non_blocking=True), targets_bt.to(self.device, non_blocking=True)
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
-        return Outcome(state, self.progress.step, self.progress.wall_s, peak_memory_bytes(self.device), self.model)
+        return Outcome(
+            state,
+            self.progress.step,
+            self.progress.wall_s,
+            peak_memory_bytes(self.device),
+            self.model,
+            self.micro_batch_size,
+        )
 
 
 def _default_generator(device: torch.device) -> torch.Generator:

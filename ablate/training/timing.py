@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 
 REPEATS = 3
+WARM_UP_CALLS = 3  # before a capture
 
 
 def now(device: torch.device) -> float:
@@ -18,8 +19,13 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def time_call(call: Callable[[], object], device: torch.device, count: int) -> float:
-    """Seconds of one call: the median of a few means over `count` calls, after as many to warm up."""
+def time_call(call: Callable[[], object], device: torch.device, count: int, *, as_graph: bool = False) -> float:
+    """Seconds of one call: the median of a few means over `count` calls, after as many to warm up.
+
+    `as_graph` times a CUDA graph of the call, so that of small kernels their own time counts and not their launches'.
+    """
+    if as_graph:
+        call = _capture(call)
     means = []
     for _ in range(1 + REPEATS):
         started = now(device)
@@ -27,3 +33,16 @@ def time_call(call: Callable[[], object], device: torch.device, count: int) -> f
             call()
         means.append((now(device) - started) / count)
     return statistics.median(means[1:])
+
+
+def _capture(call: Callable[[], object]) -> Callable[[], object]:
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP_CALLS):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay

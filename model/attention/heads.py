@@ -137,6 +137,7 @@ class HeadLayer(AttentionLayer):
         self.norm_is_first = knobs.qk_norm_place == "before_position"
         scale = 1.0 if knobs.qk_norm == "l2" else self.qk_width**-0.5
         self.mixes_values = config.value_residual != "none"
+        self.is_first = layer == 0
         has_mix = config.value_residual == "learned" and layer > 0
         self.value_mix = self.declare("value_mix", (1,), Spec("vector", mean=0.5)) if has_mix else None
         self.query_key = config.normalization.build_query_key(config, n_query, self.qk_width, scale)
@@ -156,9 +157,12 @@ class HeadLayer(AttentionLayer):
 
     def mix_values(self, v_bshv: Tensor, context: Context) -> Tensor:
         """v <- (1 - m) v + m v_first, v_first the path's first values before any mixing (arXiv 2410.17897)."""
-        if context.first_values is None:
+        if (
+            self.is_first
+        ):  # of its path; asked of the layer, because a recomputed one meets the values of its first time
             context.first_values = v_bshv
             return v_bshv
+        assert context.first_values is not None  # config.py: the first layer of a path keeps its attention
         mix = 0.5 if self.value_mix is None else self.value_mix
         return (v_bshv + mix * (context.first_values - v_bshv)).to(v_bshv.dtype)
 

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..attention.base import Context
 from ..block import Block
@@ -23,6 +25,7 @@ class Stack(Declared, ABC):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.recomputes, self.has_dropout = False, config.dropout > 0.0
         paths = config.topology.paths(config.n_layers)
         self.blocks = nn.ModuleList(Block(config, layer, depth) for path in paths for depth, layer in enumerate(path))
 
@@ -33,7 +36,13 @@ class Stack(Declared, ABC):
         """One path through the blocks numbered `layers`."""
         context = replace(context, first_values=None)
         for layer in layers:
-            h_btd = self.blocks[layer](h_btd, context, None if cache is None else cache.layers[layer])
+            block = self.blocks[layer]
+            if self.recomputes and cache is None and torch.is_grad_enabled():
+                h_btd = checkpoint(
+                    block, h_btd, context, use_reentrant=False, preserve_rng_state=self.has_dropout and self.training
+                )
+            else:
+                h_btd = block(h_btd, context, None if cache is None else cache.layers[layer])
         return h_btd
 
 

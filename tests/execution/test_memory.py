@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablate.execution.memory import halve_micro_batch, is_out_of_memory
+from ablate.execution.memory import is_out_of_memory
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import read_curve
 from ablate.tracking.store import RunFolder, read_json
@@ -89,4 +89,4 @@ def test_what_counts_as_out_of_memory() -> None:
     [(16, None, 8), (12, 3, 1), (12, None, 6), (9, None, 3), (1, None, None), (8, 1, None)],
 )
 def test_the_smaller_micro_batch_divides_the_batch(batch: int, micro: int | None, expected: int | None) -> None:
-    assert halve_micro_batch(TrainConfig(steps=10, batch_size=batch, micro_batch_size=micro)) == expected
+    assert TrainConfig(steps=10, batch_size=batch, micro_batch_size=micro).smaller_micro_batch() == expected

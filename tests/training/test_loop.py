@@ -341,3 +341,32 @@ def _poison(monkeypatch: pytest.MonkeyPatch, is_training: bool) -> None:
 def test_what_is_not_resolved_is_refused(run, model_config, make_train_config, missing):
     with pytest.raises(ValueError, match=f"{missing} must be resolved"):
         run(model_config, make_train_config(**{missing: None}))
+
+
+def test_auto_finds_the_micro_batch_that_fits(run, model_config, make_train_config, monkeypatch):
+    """A device with room for two sequences at once."""
+    loss = GPT.loss
+
+    def lose(model, ids, targets):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("no room")
+        return loss(model, ids, targets)
+
+    monkeypatch.setattr(GPT, "loss", lose)
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda _: 0.0)
+    outcome, recording = run(model_config, make_train_config(micro_batch_size="auto"))
+    assert (outcome.state, outcome.micro_batch_size) == ("finished", 2)
+    monkeypatch.undo()
+    _, by_hand = run(model_config, make_train_config(micro_batch_size=2))
+    assert [line["train_loss"] for line in recording.lines] == pytest.approx(
+        [line["train_loss"] for line in by_hand.lines], rel=1e-4
+    )
+    monkeypatch.setattr(GPT, "loss", lose)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(model_config, make_train_config(micro_batch_size=4))
+
+
+def test_recomputed_blocks_train_as_kept_ones(run, model_config, make_train_config):
+    _, kept = run(model_config, make_train_config())
+    _, recomputed = run(model_config, make_train_config(recompute=True))
+    assert recomputed.curve() == kept.curve()
