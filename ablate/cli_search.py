@@ -38,6 +38,10 @@ def search(
     minutes: Annotated[
         float | None, typer.Option(min=0, metavar="N", help="Begin no run that would not end within so many minutes.")
     ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Train nothing: write the pages of what is there.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/SEARCH/report.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")] = False,
 ) -> None:
@@ -48,7 +52,7 @@ def search(
     from ablate.execution.limit import TimeLimit
     from ablate.execution.run import Options
     from ablate.execution.view import View
-    from ablate.search.run import run_search
+    from ablate.search.run import rewrite_search, run_search
     from ablate.tracking.mlflow_mirror import redact
     from ablate.tracking.store import Store
 
@@ -62,7 +66,11 @@ def search(
     limit = TimeLimit(minutes) if minutes is not None else None
     options = Options(uri, workers, address, shlex.join(words), ablate.__version__, limit=limit)
     view = View(Console(), quiet=quiet, as_json=log_json)
-    outcome = run_search(problem, store, file.parent, options, Console(stderr=log_json, quiet=quiet), view)
+    console = Console(stderr=log_json, quiet=quiet)
+    if report:
+        rewrite_search(problem, store, options, console, out)
+        return
+    outcome = run_search(problem, store, file.parent, options, console, view, out)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -14,27 +15,26 @@ from ablate.execution.events import Outcome
 from ablate.execution.placement import local_resources, place
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
+from ablate.search.answer import answer
 from ablate.search.confirm import plan_confirmation
 from ablate.search.optimizer import check_names
 from ablate.search.overlay import write_best
+from ablate.search.page import count_open, write_pages
 from ablate.search.problem import Problem
 from ablate.search.pruning import Pruning
+from ablate.search.result import summarize
 from ablate.search.trials import Trials
+from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.store import Store
 
 
 def run_search(
-    problem: Problem,
-    store: Store,
-    base: Path,
-    options: Options,
-    console: Console,
-    view: View,
+    problem: Problem, store: Store, base: Path, options: Options, console: Console, view: View, out: Path | None = None
 ) -> Outcome:
-    """Train the trials that are left, write best.yaml, then confirm the best. The same call goes on after any end.
+    """Train the trials that are left, write best.yaml, confirm the best, write the pages into `out`.
 
-    Raises `GridError`, `ResourceError`, `DataError` and
-    `ClusterLostError` as `run_study` does, and `AblateError` where every trial diverged.
+    The same call goes on after any end. Raises `GridError`, `ResourceError`, `DataError` and `ClusterLostError` as
+    `run_study` does, and `AblateError` where every trial diverged.
     """
     check_names(problem)
     if options.address is None:
@@ -43,15 +43,47 @@ def run_search(
         trials = Trials(problem, store, version=options.version, command=options.command)
         stopping = Pruning(trials) if problem.tuning.pruner.name != "NopPruner" else None
         outcome = run_study(trials.plan, store, base, options, console, view, source=trials, stopping=stopping)
-        if outcome.exit_code or trials.n_open:
-            return outcome
-        trials.check()
-        write_best(problem, trials, store)
-        confirmation = plan_confirmation(problem, trials)
-        if confirmation is None:
-            return outcome
-        place_of = Store(store.path.parent / confirmation.study.study)
-        return run_study(confirmation, place_of, base, options, console, view)
+        if not outcome.exit_code and not trials.n_open:
+            trials.check()
+            write_best(problem, trials, store)
+            confirmation = plan_confirmation(problem, trials)
+            if confirmation is not None:
+                place_of = Store(store.path.parent / confirmation.study.study)
+                outcome = run_study(confirmation, place_of, base, options, console, view)
+        report_search(problem, trials, store, options, console, out)
+    if options.limit is not None and options.limit.is_over:
+        console.print(f"time is up; go on with: {options.command}", markup=False, highlight=False, soft_wrap=True)
+    return outcome
+
+
+def report_search(
+    problem: Problem, trials: Trials, store: Store, options: Options, console: Console, out: Path | None
+) -> None:
+    """Write the pages from what is there, print what they say, and bring them to MLflow where the search is over."""
+    summary = summarize(problem, trials, store, options.version)
+    paths = write_pages(summary, out or store.path / "report")
+    sentences = answer(summary)
+    for sentence in sentences:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"\nPage: {paths['search.html'].resolve()}", markup=False, highlight=False, soft_wrap=True)
+    if count_open(summary) or not options.tracking_uri:
+        return
+    figures = {
+        f"best/{arm['arm']}": row["values"][0]
+        for arm in summary["arms"]
+        for row in arm["history"]
+        if row["number"] == arm["best"]
+    }
+    excuse = publish(options.tracking_uri, store.read_study(), paths, figures, "\n\n".join(sentences))
+    if excuse:
+        console.print(excuse, markup=False, highlight=False, soft_wrap=True)
+
+
+def rewrite_search(problem: Problem, store: Store, options: Options, console: Console, out: Path | None) -> None:
+    """The pages again, from what is there; nothing is trained. Raises `RecordError` where no search was run."""
+    store.read_study()
+    with _alone(store):
+        report_search(problem, Trials(problem, store), store, replace(options, tracking_uri=""), console, out)
 
 
 @contextmanager

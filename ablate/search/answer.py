@@ -1,0 +1,61 @@
+"""What a search found, in sentences that say how sure it is and for what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ablate.search.words import write_value
+
+ALPHA = 0.05
+
+
+def answer(summary: Mapping[str, Any]) -> list[str]:
+    """The finding, the confirmation first, then how far it reaches."""
+    return [*_confirmed(summary), *map(_describe_best, summary["arms"]), _reach(summary)]
+
+
+def _confirmed(summary: Mapping[str, Any]) -> Iterator[str]:
+    confirmation = summary["confirmation"]
+    if confirmation is None or not confirmation["differences"]:
+        yield "The best settings are not confirmed yet: a search's own best value flatters."
+        return
+    for row in confirmation["differences"]:
+        yield _describe_difference(row)
+
+
+def _describe_difference(row: Mapping[str, Any]) -> str:
+    names = f"{row['arm']} against {row['against']}"
+    if row["estimate"] is None:
+        return f"{names}: no seed in common, nothing can be said."
+    size = f"{row['estimate']:+.4f} nats of validation loss"
+    if row["low"] is None:
+        return f"{names}: {size} (no interval: one seed)."
+    interval = f"[{row['low']:+.4f}, {row['high']:+.4f}], {row['n']} fresh seeds, paired"
+    if row["p_value"] > ALPHA:
+        return f"{names}: {size}, 95 % interval {interval}: no difference could be told."
+    word = "lower" if row["estimate"] < 0 else "higher"
+    return f"{names}: {size}, 95 % interval {interval}: {word} beyond chance."
+
+
+def _describe_best(arm: Mapping[str, Any]) -> str:
+    name, rows = arm["arm"], {row["number"]: row for row in arm["history"]}
+    if arm["best"] is None:
+        return f"{name}: no trial was completed."
+    best, default = rows[arm["best"]], rows.get(arm["default"])
+    value = write_value(best["values"][0])
+    if arm["best"] == arm["default"]:
+        return f"{name}: of {len(rows)} trials, none was better than the defaults ({value})."
+    against = "the defaults diverged" if default is None else f"the defaults {write_value(default['values'][0])}"
+    settings = ", ".join(f"{path} {write_value(setting)}" for path, setting in best["params"].items())
+    edge = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
+    return f"{name}: of {len(rows)} trials, number {arm['best']} was best ({value}, {against}): {settings}.{edge}"
+
+
+def _reach(summary: Mapping[str, Any]) -> str:
+    confirmation = summary["confirmation"]
+    later = f" They were confirmed at {confirmation['horizon']}." if confirmation else ""
+    return (
+        f"The trials trained {summary['scope']}.{later} Good settings move with width and horizon (arXiv 2604.27077): "
+        "this holds for these."
+    )

@@ -1,0 +1,108 @@
+"""The pages of a search: `search.html`, `search.md`, `summary.json` and pictures, all made from the summary alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablate.errors import RecordError, ResourceError
+from ablate.files import write_atomic
+from ablate.report.offline import read_template, render
+from ablate.report.pictures import save_picture, styled
+from ablate.search.answer import answer
+from ablate.search.tables import Table, tabulate
+from ablate.tracking.store import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUMMARY = "summary.json"
+PACKAGE = "ablate.search"
+
+
+def write_pages(summary: Mapping[str, Any], out: Path) -> dict[str, Path]:
+    """Write everything into the folder `out`; the files by name. Raises `ResourceError` where it cannot be written."""
+    tables = tabulate(summary)
+    paths = {name: out / name for name in ("search.html", "search.md", SUMMARY)}
+    pictures = {f"history-{index}.svg": _draw_history(summary, arm) for index, arm in enumerate(summary["arms"])}
+    try:
+        (out / "figures").mkdir(parents=True, exist_ok=True)
+        for name, figure in pictures.items():
+            write_atomic(out / "figures" / name, partial(save_picture, figure, "svg"))
+        write_atomic(paths[SUMMARY], (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(paths["search.md"], _write_markdown(summary, tables, pictures).encode())
+        write_atomic(paths["search.html"], _write_html(summary, tables).encode())
+    except OSError as error:
+        raise ResourceError(f"{out}: the pages cannot be written: {error.strerror or error}") from None
+    return paths
+
+
+def read_summary(folder: Path) -> Mapping[str, Any]:
+    """What an earlier search, or a published one, left. Raises `RecordError` where there is none."""
+    summary = read_json(folder / SUMMARY)
+    if not isinstance(summary, dict) or "search" not in summary:
+        raise RecordError(f"{folder / SUMMARY}: this is not the summary of a search")
+    return summary
+
+
+def count_open(summary: Mapping[str, Any]) -> int:
+    """Trials that are still to come, or are not over."""
+    over = sum(row["state"] != "open" for arm in summary["arms"] for row in arm["history"])
+    wanted: int = summary["trials"] * len(summary["arms"])
+    return wanted - over if wanted > over else 0
+
+
+def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:
+    return render(
+        read_template("search.html.j2", PACKAGE),
+        read_template("search.js", PACKAGE),
+        {key: summary[key] for key in ("arms", "objectives", "confirmation")},
+        summary=summary,
+        sentences=answer(summary),
+        tables={table.name: table for table in tables},
+        n_open=count_open(summary),
+    )
+
+
+def _write_markdown(summary: Mapping[str, Any], tables: list[Table], pictures: Mapping[str, Figure]) -> str:
+    lines = [f"# {_escape(summary['question'] or summary['search'])}", ""]
+    lines += [text for sentence in answer(summary) for text in (_escape(sentence), "")]
+    if count_open(summary):
+        lines += [f"**This search is not finished: {count_open(summary)} trials are still to come.**", ""]
+    lines += [text for name in pictures for text in (f"![Each trial's value, and the best so far](figures/{name})", "")]
+    for table in tables:
+        rows = [table.header, ("---",) * len(table.header), *table.rows]
+        lines += [f"**{_escape(table.caption)}**", "", *(f"| {' | '.join(map(_escape, row))} |" for row in rows), ""]
+    lines.append(
+        f"Made by ablate {summary['version']} with {summary['sampler']['name']}, data {summary['data']['hash'][:12]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{c}" if c in "|<>*_`\\[]" else c for c in " ".join(str(text).split())) if text != "---" else text
+
+
+def _draw_history(summary: Mapping[str, Any], arm: Mapping[str, Any]) -> Figure:
+    from matplotlib.figure import Figure
+
+    rows = [row for row in arm["history"] if row["values"]]
+    objective = summary["objectives"][0]
+    better = min if objective["direction"] == "minimize" else max
+    values = [row["values"][0] for row in rows]
+    with styled():
+        figure = Figure(figsize=(6.4, 3.0))
+        axes = figure.subplots()
+        axes.plot([row["number"] for row in rows], values, "o", color="#0072b2", label="trial")
+        best = [better(values[: index + 1]) for index in range(len(values))]
+        axes.step([row["number"] for row in rows], best, where="post", color="#d55e00", label="best so far")
+        for row in rows:
+            if row["number"] == arm["default"]:
+                axes.axhline(row["values"][0], color="#6b7280", linestyle="--", label="defaults")
+        axes.set(xlabel="trial", ylabel=objective["text"], title=arm["arm"])
+        if rows:
+            axes.legend()
+    return figure

@@ -1,0 +1,156 @@
+"""What a search found, as plain data: `summary.json`, from which the page and the Markdown are made.
+
+A search's own best value flatters, for it is the lowest of many noisy ones: the confirmation tells what it is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from ablate.analysis.curves import Results, read_results
+from ablate.analysis.intervals import paired_t
+from ablate.errors import RecordError
+from ablate.plan.expand import display
+from ablate.search.confirm import SETTINGS, plan_confirmation
+from ablate.search.importance import rate_settings
+from ablate.search.problem import Problem
+from ablate.search.trials import ARM, IMPOSSIBLE, Search, Trials, best_of
+from ablate.search.words import describe_horizon, describe_scope, describe_size
+from ablate.tracking.store import Store
+
+SCHEMA = 1
+STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "diverged or pruned",
+    TrialState.FAIL: "impossible",
+    TrialState.RUNNING: "open",
+}
+
+Summary = dict[str, Any]
+
+
+def summarize(problem: Problem, trials: Trials, store: Store, version: str) -> Summary:
+    """All numbers of a search. Trials that are not over are counted and left out of every figure."""
+    return {
+        "schema": SCHEMA,
+        "version": version,
+        "search": problem.name,
+        "question": problem.study.question,
+        "scope": describe_scope(problem),
+        "objectives": [objective.model_dump() | {"text": objective.text} for objective in problem.objectives],
+        "trials": problem.tuning.trials,
+        "seeds": list(problem.seeds),
+        "sampler": problem.tuning.sampler.model_dump(),
+        "pruner": problem.tuning.pruner.model_dump(),
+        "data": {"source": problem.study.data.source, "tokenizer": problem.study.data.tokenizer}
+        | {"hash": problem.corpus.hash},
+        "arms": [_summarize_arm(problem, trials, search) for search in trials.searches],
+        "confirmation": _summarize_confirmation(problem, trials, store),
+    }
+
+
+def _summarize_arm(problem: Problem, trials: Trials, search: Search) -> Summary:
+    space = search.space
+    history = [_summarize_trial(trials, trial) for trial in search.trials if trial.state in STATES]
+    rows = [row for row in history if row["arm"] or row["state"] == "impossible"]
+    complete = [row for row in rows if row["state"] == "complete"]
+    best, sign = best_of(search), 1.0 if problem.objectives[0].direction == "minimize" else -1.0
+    best_params = dict(trials.params_of(best.user_attrs[ARM])) if best is not None else {}
+    importance = rate_settings([row["params"] for row in complete], [sign * row["values"][0] for row in complete])
+    return {
+        "arm": " / ".join(display(level.label) for level in space.fixed.values()) or problem.name,
+        "size": describe_size(space.default.model),
+        "space": {path: p.model_dump(exclude_defaults=True) for path, p in space.parameters.items()},
+        "left_out": list(space.missing),
+        "defaults": space.defaults,
+        "n_configurations": len({row["arm"] for row in rows if row["arm"]}),
+        "history": rows,
+        "best": None if best is None else _number_of(rows, best.user_attrs[ARM]),
+        "default": _number_of(rows, trials.default_of(search).name),
+        "at_edge": [path for path, value in best_params.items() if space.parameters[path].is_edge(value)],
+        "importance": [asdict(row) for row in importance],
+    }
+
+
+def _summarize_trial(trials: Trials, trial: FrozenTrial) -> Summary:
+    arm = trial.user_attrs.get(ARM, "")
+    return {
+        "number": trial.number,
+        "arm": arm,
+        "state": STATES[trial.state],
+        "values": list(trial.values) if trial.state == TrialState.COMPLETE else None,
+        "params": dict(trials.params_of(arm)) if arm else dict(trial.params),
+        "reason": trial.user_attrs.get(IMPOSSIBLE, ""),
+    }
+
+
+def _number_of(rows: Sequence[Summary], arm: str) -> int | None:
+    return next((row["number"] for row in rows if row["arm"] == arm and row["values"]), None)
+
+
+def _summarize_confirmation(problem: Problem, trials: Trials, store: Store) -> Summary | None:
+    """Best against default of each arm, and the first arm's best against the others'; None before it was trained."""
+    plan = plan_confirmation(problem, trials)
+    if plan is None:
+        return None
+    place = Store(store.path.parent / plan.study.study)
+    try:
+        results = read_results(place)
+    except RecordError:
+        return None
+    run_ids = {run.run_id for run in plan.runs}  # an earlier best may have been trained under the same name
+    losses = {arm.name: _final_losses(results, arm.name, run_ids) for arm in plan.arms if arm.name in results.arms}
+    axes = {arm.name: dict(arm.axes) for arm in plan.arms}
+    pairs = [(one, other) for one, other in _pairs(axes) if losses.get(one) and losses.get(other)]
+    return {
+        "study": plan.study.study,
+        "seeds": list(plan.study.seeds),
+        "horizon": describe_horizon(plan.arms[0].model, plan.study.train),
+        "losses": [
+            {"arm": _label(axes[name]), "by_seed": {str(seed): loss for seed, loss in by_seed.items()}}
+            for name, by_seed in losses.items()
+        ],
+        "differences": [
+            {"arm": _label(axes[one]), "against": _label(axes[other])} | _compare(losses[one], losses[other])
+            for one, other in pairs
+        ],
+    }
+
+
+def _final_losses(results: Results, arm: str, run_ids: Set[str]) -> Mapping[int, float]:
+    runs = [run for run in results.runs_of(arm) if run.run_id in run_ids]
+    return {run.seed: run.final_loss for run in runs if np.isfinite(run.final_loss)}
+
+
+def _pairs(axes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(arm, what it is compared with)."""
+    best = [name for name, levels in axes.items() if levels[SETTINGS] == "best"]
+    for name in best:
+        own = {**axes[name], SETTINGS: "default"}
+        yield from ((name, other) for other, levels in axes.items() if levels == own)
+    first = best[:1] or [next(iter(axes))]
+    for name in best:
+        if name not in first and {**axes[name], SETTINGS: ""} != {**axes[first[0]], SETTINGS: ""}:
+            yield first[0], name
+
+
+def _label(levels: Mapping[str, Any]) -> str:
+    """`ngpt / best`."""
+    return " / ".join(map(display, levels.values()))
+
+
+def _compare(losses: Mapping[int, float], others: Mapping[int, float]) -> Summary:
+    """The mean difference of final validation losses (nats), paired by seed, with its 95 % interval."""
+    difference = np.array([losses[seed] - others[seed] for seed in losses if seed in others], np.float64)
+    row: Summary = {"n": difference.size, "estimate": None, "low": None, "high": None, "p_value": None}
+    if difference.size:
+        row["estimate"] = float(difference.mean())
+    if difference.size > 1:
+        found = paired_t(difference)
+        row |= {"low": float(found.low), "high": float(found.high), "p_value": float(found.p_value)}
+    return row

@@ -1,0 +1,87 @@
+"""The tables of a search, for the page and the Markdown: a caption, a header and rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablate.search.words import describe_range, write_value
+from ablate.study.tuning import Parameter
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def tabulate(summary: Mapping[str, Any]) -> list[Table]:
+    """Best settings, importance, the confirmation's losses, and every trial."""
+    tables = []
+    for index, arm in enumerate(summary["arms"]):
+        rows = {row["number"]: row for row in arm["history"]}
+        best = rows[arm["best"]]["params"] if arm["best"] is not None else {}
+        tables.append(
+            Table(
+                f"settings-{index}",
+                f"{arm['arm']}: the space, the defaults and the best settings",
+                ("Setting", "Values", "Default", "Best", "At the edge"),
+                tuple(
+                    (
+                        path,
+                        describe_range(Parameter.model_validate(parameter)),
+                        write_value(arm["defaults"].get(path)),
+                        write_value(best.get(path)),
+                        "yes" if path in arm["at_edge"] else "",
+                    )
+                    for path, parameter in arm["space"].items()
+                ),
+            )
+        )
+    tables += filter(None, [_confirmation(summary)])
+    tables += [_importance(index, arm) for index, arm in enumerate(summary["arms"]) if arm["importance"]]
+    tables += [_trials(index, arm, summary) for index, arm in enumerate(summary["arms"])]
+    return tables
+
+
+def _confirmation(summary: Mapping[str, Any]) -> Table | None:
+    confirmation = summary["confirmation"]
+    if not confirmation:
+        return None
+    seeds = [str(seed) for seed in confirmation["seeds"]]
+    rows = []
+    for row in confirmation["losses"]:
+        losses = [row["by_seed"].get(seed) for seed in seeds]
+        known = [loss for loss in losses if loss is not None]
+        mean = f"{sum(known) / len(known):.4f}" if known else "diverged"
+        rows.append((row["arm"], mean, *("" if loss is None else f"{loss:.4f}" for loss in losses)))
+    header = ("Arm", "Mean", *(f"Seed {seed}" for seed in seeds))
+    return Table(
+        "confirmation", f"Confirmation: final validation loss after {confirmation['horizon']}", header, tuple(rows)
+    )
+
+
+def _importance(index: int, arm: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (row["path"], f"{row['importance']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}") for row in arm["importance"]
+    )
+    caption = f"{arm['arm']}: importance (PED-ANOVA) for being among the best of {arm['importance'][0]['n']} trials"
+    return Table(f"importance-{index}", caption, ("Setting", "Importance", "95 % over resampled trials"), rows)
+
+
+def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
+    paths = list(arm["space"])
+    rows = tuple(
+        (
+            str(row["number"]),
+            *((write_value(value) for value in row["values"]) if row["values"] else ["-"] * len(summary["objectives"])),
+            *(write_value(row["params"].get(path)) for path in paths),
+            "defaults" if row["number"] == arm["default"] else row["reason"] or ("" if row["values"] else row["state"]),
+        )
+        for row in arm["history"]
+    )
+    header = ("Trial", *(objective["text"] for objective in summary["objectives"]), *paths, "")
+    return Table(f"trials-{index}", f"{arm['arm']}: every trial", header, rows)
