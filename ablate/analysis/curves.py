@@ -158,6 +158,13 @@ class Results:
     def baseline_of(self, arm: str) -> str:
         return self.arms[arm].baseline
 
+    @cached_property
+    def cost_axes(self) -> tuple[str, ...]:
+        """The axes of cost that the study has: what any ended run recorded; GPU-seconds need a GPU in every one."""
+        ended = [run for run in self.runs if run.has_ended]
+        axes = AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
+        return tuple(axis for axis in axes if not ended or any(np.isfinite(run.cost(axis)).any() for run in ended))
+
     @property
     def compared_arms(self) -> tuple[str, ...]:
         """The arms that are not their own baseline."""

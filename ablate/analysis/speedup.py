@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
-from ablate.analysis.curves import AXES, Results, RunCurve, device_of
+from ablate.analysis.curves import Results, RunCurve, device_of
 from ablate.analysis.intervals import Estimate, holm, paired_t, welch_t
 from ablate.errors import AblateError, suggest
 from ablate.tracking.records import ENDED, Value
@@ -66,7 +66,7 @@ class SpeedUp:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"within": dict(self.within)}
+        return vars(self) | {"within": dict(self.within)}
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,7 @@ def rows_of(results: Results, arm: str, target: Target, comparison: Comparison) 
     """One row an axis for one comparison."""
     record = results.arms[arm]
     head = SpeedUp(arm, record.baseline, dict(record.within), "", target, note="; ".join(comparison.notes))
-    return [_fill(replace(head, axis=axis), comparison) for axis in axes_of(results)]
-
-
-def axes_of(results: Results) -> tuple[str, ...]:
-    """The axes of cost that the study has: what any ended run recorded; GPU-seconds need a GPU in every one."""
-    ended = [run for run in results.runs if run.has_ended]
-    axes = AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
-    return tuple(axis for axis in axes if not ended or any(np.isfinite(run.cost(axis)).any() for run in ended))
+    return [_fill(replace(head, axis=axis), comparison) for axis in results.cost_axes]
 
 
 def adjust(rows: Iterable[SpeedUp]) -> tuple[SpeedUp, ...]:

@@ -14,7 +14,7 @@ from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.selection import rebase, select
-from ablate.analysis.speedup import TARGETS, SpeedUp, Target, axes_of, speed_ups
+from ablate.analysis.speedup import TARGETS, SpeedUp, Target, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.errors import AblateError, suggest
 from ablate.report.answer import answer
@@ -80,13 +80,20 @@ class Report:
         """What each arm is called on the pages."""
         return label_arms(self.record.arms)
 
-    @property
+    @cached_property
     def headline_rows(self) -> tuple[SpeedUp, ...]:
         """The rows at the headline's target: all axes, one arm after the other."""
         return tuple(row for row in self.rows if row.target == self.options.headline)
 
     def headline_of(self, arm: str) -> Mapping[str, SpeedUp]:
-        return {row.axis: row for row in self.headline_rows if row.arm == arm}
+        return self._headlines.get(arm, {})
+
+    @cached_property
+    def _headlines(self) -> Mapping[str, Mapping[str, SpeedUp]]:
+        by_arm: dict[str, dict[str, SpeedUp]] = {}
+        for row in self.headline_rows:
+            by_arm.setdefault(row.arm, {})[row.axis] = row
+        return by_arm
 
     @property
     def is_complete(self) -> bool:
@@ -102,7 +109,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         results = rebase(results, options.baseline)
     if options.where:
         results = select(results, options.where)
-    axes = axes_of(results)
+    axes = results.cost_axes
     axis = options.axis or ("tokens" if "tokens" in axes else "steps")
     if axis not in axes:
         reason = "not every run held a GPU" if axis == "gpu_seconds" else "no run recorded it"

@@ -6,7 +6,6 @@ import re
 
 from ablate.report.content import Report
 from ablate.report.rows import Table, tabulate
-from ablate.report.summary import summarize
 
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+-](?=[\s#])|^[=-](?=[=-]*$)")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -15,7 +14,6 @@ _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 def write_markdown(report: Report, pictures: dict[str, str]) -> str:
     """The page in Markdown; `pictures` maps a caption to a path relative to the page."""
     record = report.record
-    summary = summarize(report)
     parts = [f"# {escape(record.study)}"]
     if record.question:
         parts.append(f"**{escape(record.question)}**")
@@ -29,7 +27,7 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
         *([f"ablate {record.version}"] if record.version else []),
         *(f"{name} {version}" for name, version in report.versions.items() if name != "ablate"),
     ]
-    facts += [f"data {name} {value}" for name, value in summary["data"].items()]
+    facts += [f"data {name} {value}" for name, value in record.data.items()]
     parts.append(escape("; ".join(facts)) + ".")
     return "\n\n".join(parts) + "\n"
 
