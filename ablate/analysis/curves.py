@@ -60,7 +60,7 @@ class RunCurve:
             return "curve.jsonl is not the file that the run ended with"
         steps = self.columns["step"]
         if not steps.size:
-            return "curve.jsonl has no line"
+            return "the curve has no line"
         # A rule may cut a run between two lines; any other run ends with one.
         n_allowed = float(np.diff(steps, prepend=0).max()) if self.status.is_cut else 1
         if 0 <= self.status.step - self._ends_at < n_allowed:

@@ -120,7 +120,7 @@ class ForeignRun:
         return int(number) if 0 < number <= MAX_COUNT else 0
 
     def _look(self, name: str) -> str | None:
-        return self.run.tags.get(name, self.run.params.get(name))
+        return self.run.tags.get(name) or self.run.params.get(name) or None
 
     @cached_property
     def columns(self) -> Mapping[str, Floats]:

@@ -36,6 +36,8 @@ TARGETS: tuple[Target, ...] = tuple(_SHARES)
 _LARGEST_LOG = 700.0  # of a ratio: its exponential, and that of its negative, are float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
 
+_ON_EITHER_SIDE = "not every run reached the target, on either side"
+
 
 @dataclass(frozen=True)
 class SpeedUp:
@@ -215,7 +217,9 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     if signs == {1}:
         return replace(row, bound="at_least", low=ratio)
     if signs:
-        return _annotate(replace(row, bound="not_determined"), "not every run reached the target, on either side")
+        is_early = any(reach.side == "before" for reaches, _ in ways for reach in reaches)
+        reason = "some runs are below the target at their first evaluation" if is_early else _ON_EITHER_SIDE
+        return _annotate(replace(row, bound="not_determined"), reason)
     return _add_interval(replace(row, ratio=ratio), comparison, base, mine, axis)
 
 

@@ -126,6 +126,19 @@ def test_an_absolute_target_that_both_cross():
     assert row.ratio == pytest.approx(2.0)
 
 
+def test_a_target_that_all_are_below_at_once_is_not_called_out_of_reach():
+    row = pick(speed_ups(study(1.0, 1.0), [9.0]), target=9.0)
+    assert (row.bound, row.n_reached) == ("not_determined", 0)
+    assert row.note == "some runs are below the target at their first evaluation"
+
+
+def test_seconds_of_unknown_devices_are_not_compared():
+    runs = [make_run(arm, 0, losses, manifest={}) for arm, losses in (("base", BASE), ("arm", shifted(1.0)))]
+    row = pick(speed_ups(make_results(*runs)), axis="seconds")
+    assert (row.ratio, row.bound) == (None, None)
+    assert "on which devices the runs were trained is not known" in row.note
+
+
 def test_a_target_met_before_the_first_evaluation_gives_a_lower_bound():
     runs = [make_run("base", 0, BASE), make_run("arm", 0, [0.9, 0.8, 0.7, 0.6])]
     row = pick(speed_ups(make_results(*runs)))

@@ -141,7 +141,7 @@ def test_one_empty_curve_made_the_whole_report_fail(damaged, content, arm):
     summary = damaged.summarize()
     assert headline(summary)["n_pairs"] == 2
     assert failure(summary)[:2] == ("incomplete curve", 0)
-    assert "curve.jsonl has no line" in failure(summary)[2]
+    assert "the curve has no line" in failure(summary)[2]
 
 
 @pytest.mark.parametrize(
