@@ -102,7 +102,8 @@ def plan(
     from ablate.screens import print_plan
     from ablate.tracking.store import Store
 
-    placement = place(planned.study.resources, local_resources(), workers, len(planned.runs))
+    where = planned.study.locate(("resources",))
+    placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
     flops_per_s = measure_flops_per_s(placement)
     store = Store(runs / planned.study.study)
     print_plan(planned, placement, flops_per_s, estimate_seconds(planned, store, flops_per_s))

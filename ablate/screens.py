@@ -76,7 +76,7 @@ def print_plan(plan: Plan, placement: Placement, flops_per_s: float, seconds_of_
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     memory = max(run_bytes(arm.model, arm.train) for arm in plan.arms)
     seconds = study_seconds((seconds_of_arm[run.arm.name] for run in plan.runs), placement.lanes)
-    gpu_hours = seconds * placement.gpus * placement.lanes / 3600
+    gpu_hours = seconds * placement.gpus_of_run * placement.lanes / 3600
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {format_count(plan.total_flops)}FLOP in all; {placement}",
         f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "

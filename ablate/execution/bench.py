@@ -36,8 +36,8 @@ seeds: {n_runs}
 class IdleWorker(RunWorker):
     """Does for a run all that a worker does, files and all, except the training."""
 
-    def __init__(self, study: Path, corpus: Corpus, threads: int) -> None:
-        super().__init__(study, corpus, threads, train=self._train_nothing)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, train=self._train_nothing)
         self._model: GPT | None = None
 
     def _train_nothing(self, config: Any, settings: Any, *_: Any, **__: Any) -> Outcome:
@@ -64,7 +64,7 @@ def compare_schedulers(n_runs: int, log: Path) -> SchedulerCost:
     available = local_resources()
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, start_cluster(None, available, log):
         plan, corpus = _plan(Path(folder), n_runs)
-        lanes = place(plan.study.resources, available, None, n_runs).lanes
+        lanes = place(plan.study.resources, [available], None, n_runs).lanes
         ours = _time_driver(plan, corpus, Store(Path(folder) / "runs" / plan.study.study))
         return SchedulerCost(n_runs, lanes, ours, _time_tune(n_runs, Path(folder)))
 
@@ -87,7 +87,7 @@ def _time_driver(plan: Plan, corpus: Corpus, store: Store) -> float:
     record = record_study(plan, "", "")
     store.write_study(record)
     mirror = MlflowMirror(f"sqlite:///{store.mlflow_database}", store, record)
-    placement = place(plan.study.resources, local_resources(), None, len(plan.runs))
+    placement = place(plan.study.resources, [local_resources()], None, len(plan.runs))
     Driver(plan, store, corpus, placement, mirror, watch, worker_class=IdleWorker).train(plan.runs)
     mirror.close(0)
     return _ms_a_run(ended)

@@ -15,6 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
+from ablate.execution.placement import Nodes
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -33,8 +34,9 @@ class ClusterLostError(ResourceError):
 
 
 @contextmanager
-def start_cluster(address: str | None, available: Mapping[str, float], log: Path) -> Iterator[Mapping[str, float]]:
-    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Gives its resources.
+def start_cluster(address: str | None, available: Mapping[str, float], log: Path) -> Iterator[Nodes]:
+    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Gives what its
+    nodes have.
 
     What Ray has to say goes to the file `log`. Raises `ResourceError` where no cluster answers at the address, and
     `ClusterLostError` passes through after the remains of a lost node have been removed.
@@ -60,7 +62,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
             where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
             raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
         try:
-            yield ray.cluster_resources()
+            yield node_resources()
         except ClusterLostError:
             _local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would wait for it
             raise
@@ -69,6 +71,11 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
             raise
         else:
             ray.shutdown()
+
+
+def node_resources() -> Nodes:
+    """What each node has that is alive now."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def is_lost() -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -18,20 +16,21 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
-from ablate.execution.cluster import ClusterLostError, is_lost
+from ablate.execution.cluster import ClusterLostError, is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.jobs import make_job, record_arm
+from ablate.execution.lane import Lane, cause_of, is_starved
 from ablate.execution.limit import TimeLimit
 from ablate.execution.placement import Placement, count_lanes
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping
 from ablate.execution.watch import STUCK_S, Watchdog
-from ablate.execution.worker import UNWRITABLE, Result, RunWorker
+from ablate.execution.worker import UNWRITABLE, RunWorker
 from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
-from ablate.tracking.records import RunRecord, State, Status
+from ablate.tracking.records import RunRecord, State
 from ablate.tracking.store import Store
 
 POLL_S = 0.25
@@ -73,7 +72,7 @@ class Driver:
         self._lost: set[str] = set()
         self._readers: dict[str, CurveReader] = {}
         self._run_ids = {run.run_id for run in plan.runs}
-        self._lanes: list[_Lane] = []
+        self._lanes: list[Lane] = []
         self._staffed_at = 0.0
 
     def train(self, runs: Sequence[Run]) -> Outcome:
@@ -82,9 +81,10 @@ class Driver:
         Raises `ClusterLostError` where the local Ray node died: begin anew, nothing is lost.
         """
         waiting = deque(runs)
-        self._lanes = [_Lane() for _ in range(self.placement.lanes)]
+        study = self.store.path.resolve()
+        self._lanes = [Lane(self.placement, study, self.corpus, self.worker_class) for _ in range(self.placement.lanes)]
         for lane in self._lanes:
-            self._start_worker(lane)
+            lane.staff()
         before = self.store.read_stop_request()
         with self._interruptible():
             while self._has_work(waiting):
@@ -95,6 +95,8 @@ class Driver:
                 self._staff_lanes()
                 self._hand_out(waiting)
                 self._wait(waiting)
+        for lane in self._lanes:
+            lane.dismiss()
         return Outcome(self._count_states(), self.interrupted.is_set() and not self.halted, self.halted)
 
     def _has_work(self, waiting: deque[Run]) -> bool:
@@ -113,20 +115,20 @@ class Driver:
             self.mirror.announce(RunRecord(run.run_id, run.arm.name, run.seed), record_arm(run.arm))
             waiting.append(run)
 
-    def _busy_lanes(self) -> list[_Lane]:
+    def _busy_lanes(self) -> list[Lane]:
         return [lane for lane in self._lanes if lane.run is not None]
 
     def _wait(self, waiting: deque[Run]) -> None:
         """Until something ended, a moment at most; then pass on what the runs wrote meanwhile."""
-        busy = {lane.task: lane for lane in self._busy_lanes()}
+        busy = {task: lane for lane in self._busy_lanes() for task in lane.tasks}
         if not busy:
             time.sleep(POLL_S)
             return
         done, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
         if not done:
             done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
-        for task in done:
-            self._collect(busy[task], waiting)
+        for lane in {busy[task]: None for task in done}:
+            self._collect(lane, done, waiting)
         for lane in self._busy_lanes():
             self._follow(lane)
 
@@ -138,42 +140,36 @@ class Driver:
             counts[state] = counts.get(state, 0) + 1
         return counts
 
-    def _start_worker(self, lane: _Lane) -> None:
-        actor = ray.remote(self.worker_class).options(
-            num_cpus=self.placement.cpus, num_gpus=self.placement.gpus or 0, max_concurrency=2, max_restarts=0
-        )
-        lane.worker = actor.remote(self.store.path.resolve(), self.corpus, self.placement.cpus)
-        lane.ready, lane.is_ready = lane.worker.ready.remote(), False
-
     def _staff_lanes(self) -> None:
         """Give lanes that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
         Ray would wait for it for ever in silence."""
-        empty = [lane for lane in self._lanes if lane.worker is None]
+        empty = [lane for lane in self._lanes if not lane.workers and lane.run is None]
         if not empty or time.monotonic() - self._staffed_at < STAFF_S:
             return
         self._staffed_at = time.monotonic()
-        room = count_lanes(self.placement.cpus, self.placement.gpus, ray.cluster_resources())
+        placement = self.placement
+        room = count_lanes(placement.cpus, placement.gpus, placement.processes, node_resources())
         for lane in empty[: max(0, room - len(self._lanes) + len(empty))]:
-            self._start_worker(lane)
+            lane.staff()
         if len(empty) == len(self._lanes) and not room:
             self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for lane in self._lanes:
-            if lane.run is None and lane.worker is not None and not self.interrupted.is_set():
+            if lane.run is None and lane.workers and not self.interrupted.is_set():
                 self._draw(waiting)
                 if not waiting:
                     return
-                run = lane.run = waiting.popleft()
+                run = waiting.popleft()
                 job = make_job(self.plan, run, self.placement, self.software, cut_counts=self.stopping is not None)
                 folder = self.store.run(run.run_id)
                 self.watchdog.begin(folder.status)
-                lane.task = lane.worker.train.remote(job)
+                lane.begin(run, job)
                 reader = self._readers[run.run_id] = CurveReader(folder.curve)
                 self.mirror.add(run.run_id, reader.read())
                 self.observe(Event("started", run))
 
-    def _follow(self, lane: _Lane) -> None:
+    def _follow(self, lane: Lane) -> None:
         """Pass on what the run has written since the last look; cut it, or replace its worker, where that is due."""
         run = lane.run
         assert run is not None
@@ -182,9 +178,7 @@ class Driver:
         memory = {}
         if self.watchdog.has_news(status_path):
             memory = {"memory_bytes": self.store.run(run.run_id).read_status().memory_bytes}
-        elif not lane.is_ready:  # a worker that waits for room on the cluster is silent, and not stuck
-            done, _ = ray.wait([lane.ready], timeout=0)
-            lane.is_ready = bool(done)
+        elif not lane.is_ready():  # a worker that waits for room on the cluster is silent, and not stuck
             self.watchdog.begin(status_path)
         elif self.watchdog.is_stuck(status_path):
             self._kill(lane, run)
@@ -193,42 +187,55 @@ class Driver:
         if self.stopping is not None:
             reason = self.stopping.judge(run, records)
             if reason:
-                lane.worker.cut.remote(run.run_id, reason)
+                lane.cut(run.run_id, reason)
 
     def _read_on(self, run: Run) -> list[dict[str, Any]]:
         records = self._readers[run.run_id].read()
         self.mirror.add(run.run_id, records)
         return records
 
-    def _kill(self, lane: _Lane, run: Run) -> None:
-        """A worker that hangs is no help any more: its death brings another one. Ray asks it to end, which a stopped
-        process does not hear, so on this machine a signal follows."""
+    def _kill(self, lane: Lane, run: Run) -> None:
+        """A worker that hangs is no help any more: its death brings another one."""
         self.observe(Event("retry", run, text=f"no sign of life for {self.watchdog.patience_s:.0f} s; worker killed"))
         self.watchdog.begin(self.store.run(run.run_id).status)
-        host, _, pid = self.store.run(run.run_id).read_status().worker.rpartition(":")
-        if host == socket.gethostname():
-            with suppress(ProcessLookupError, ValueError):
-                os.kill(int(pid), signal.SIGKILL)
-        ray.kill(lane.worker)
+        lane.dismiss(by_force=True)
 
-    def _collect(self, lane: _Lane, waiting: deque[Run]) -> None:
-        run, lane.run = lane.run, None
+    def _collect(self, lane: Lane, done: Sequence[Any], waiting: deque[Run]) -> None:
+        run = lane.run
         assert run is not None
         try:
-            result: Result = ray.get(lane.task)
-        except RayTaskError as error:  # its folder could not be written
-            cause = error.cause if isinstance(error.cause, BaseException) else error
-            self._give_up(run, str(cause))
+            result = lane.result(done)
+        except RayError as error:
+            lane.run = None
+            self._take_up(lane, run, waiting, error)
+            return
+        if result is None:
+            return
+        lane.run = None
+        if result == "busy":
+            self._wait_for_other(run, waiting)
+        else:
+            self._finish(run, "queued" if result == "stopped" else result)
+
+    def _take_up(self, lane: Lane, run: Run, waiting: deque[Run], error: RayError) -> None:
+        """What becomes of a run whose worker died or raised. A group of which one did is of no use any more."""
+        if is_lost():
+            waiting.appendleft(run)  # and no call on the cluster would return
+            return
+        is_death, is_group = not isinstance(error, RayTaskError), self.placement.processes > 1
+        if is_death or is_group:
+            lane.dismiss(by_force=is_group)
+        if is_death:
+            self._retry(run, waiting, error)
+        elif is_starved(error) and (less := self._reduce(run, "out of memory")):
+            waiting.appendleft(run)
+            self.observe(Event("retry", run, text=f"out of memory{less}"))
+        else:
+            cause = cause_of(error)
+            self._give_up(run, str(cause) if isinstance(cause, OSError) else str(error))
             if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
                 self.halted = f"{self.store.path}: {cause.strerror}; what was saved before is whole"
                 self._stop_all()
-        except RayError as error:
-            self._replace_worker(lane, run, waiting, error)
-        else:
-            if result == "busy":
-                self._wait_for_other(run, waiting)
-            else:
-                self._finish(run, "queued" if result == "stopped" else result)
 
     def _wait_for_other(self, run: Run, waiting: deque[Run]) -> None:
         """Another `ablate run` trains it: look again once the others have been handed out."""
@@ -238,19 +245,14 @@ class Driver:
             self.observe(Event("retry", run, text="another process is training it"))
         time.sleep(POLL_S)
 
-    def _replace_worker(self, lane: _Lane, run: Run, waiting: deque[Run], error: RayError) -> None:
+    def _retry(self, run: Run, waiting: deque[Run], error: RayError) -> None:
         """The process died, of a signal or for want of memory: another one goes on from the run's checkpoint.
 
         Ray says where it killed for want of memory. Where the kernel did, nobody says so; a run that dies a second time
         without having come further gets the smaller micro-batch on that suspicion, and not before, because a run that
         was merely shot must go on bit for bit.
         """
-        lane.worker = None
-        if is_lost():
-            waiting.appendleft(run)
-            return
         folder = self.store.run(run.run_id)
-        status = folder.read_status()
         progress = folder.checkpoint.stat().st_mtime_ns if folder.checkpoint.exists() else 0
         before, deaths = self._deaths.get(run.run_id, (progress, 0))
         deaths = deaths + 1 if progress == before else 1
@@ -261,18 +263,21 @@ class Driver:
             return
         text = "its worker died; another goes on from the last checkpoint"
         if isinstance(error, OutOfMemoryError) or deaths == MAX_ATTEMPTS - 1:
-            text += self._reduce(run, status)
+            text += self._reduce(run, "its process was killed, perhaps for want of memory")
         waiting.appendleft(run)
         self.observe(Event("retry", run, text=text))
 
-    def _reduce(self, run: Run, status: Status) -> str:
-        train = run.arm.train.model_copy(update={"micro_batch_size": status.micro_batch_size})
-        smaller = (train if status.micro_batch_size else run.arm.train).smaller_micro_batch()
+    def _reduce(self, run: Run, reason: str) -> str:
+        """Half as many sequences at once from here on, where that can be; how many, for people to read."""
+        folder = self.store.run(run.run_id)
+        status = folder.read_status()
+        train = run.arm.train
+        if status.micro_batch_size:
+            train = train.model_copy(update={"micro_batch_size": status.micro_batch_size})
+        smaller = train.smaller_micro_batch(self.placement.processes)
         if smaller is None:
             return ""
-        note = f"its process was killed, perhaps for want of memory: {smaller} sequences at once from here on"
-        notes = (*status.notes, note)
-        folder = self.store.run(run.run_id)
+        notes = (*status.notes, f"{reason}: {smaller} sequences at once from here on")
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_status(replace(status, micro_batch_size=smaller, notes=notes))
         return f", {smaller} sequences at once"
@@ -303,8 +308,7 @@ class Driver:
         """Let every run in progress save a checkpoint, and hand out no more."""
         self.interrupted.set()
         for lane in self._busy_lanes():
-            if lane.worker is not None:
-                lane.worker.stop.remote()
+            lane.stop()
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -325,17 +329,6 @@ class Driver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-@dataclass
-class _Lane:
-    """A worker, None while there is no room for one, and what it is doing."""
-
-    worker: Any = None
-    ready: Any = None
-    is_ready: bool = False
-    run: Run | None = None
-    task: Any = None
 
 
 def _last_validation(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def make_job(
         "seed": run.seed,
         "data_hash": plan.corpus.hash,
         "precision": run.arm.train.precision,
-        "gpus": placement.gpus,
+        "gpus": placement.gpus_of_run,
+        "processes": placement.processes,
         "shared_by": placement.lanes,
     }
     return Job(run.run_id, config, manifest, cut_counts)

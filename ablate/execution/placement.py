@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,19 +13,28 @@ import torch
 from ablate.errors import ResourceError
 from ablate.study.schema import Resources
 
+Nodes = Sequence[Mapping[str, float]]  # what each node of the cluster has, in Ray's words
+
 
 @dataclass(frozen=True)
 class Placement:
-    """`lanes` worker processes, each with `cpus` cores, which are also its threads, and `gpus` of a GPU."""
+    """`lanes` runs side by side, each of `processes` workers with `cpus` cores, which are also its threads, and `gpus`
+    of a GPU."""
 
     cpus: int
     gpus: float
     lanes: int
+    processes: int = 1
+
+    @property
+    def gpus_of_run(self) -> float:
+        return self.gpus * self.processes
 
     def __str__(self) -> str:
         gpu = f" and {self.gpus:g} GPU" if self.gpus else ""
         lanes = "1 run at a time" if self.lanes == 1 else f"{self.lanes} runs at a time"
-        return f"{lanes}, each on {self.cpus} CPU core{'s' if self.cpus > 1 else ''}{gpu}"
+        each = f"each by {self.processes} processes" if self.processes > 1 else "each"
+        return f"{lanes}, {each} on {self.cpus} CPU core{'s' if self.cpus > 1 else ''}{gpu}"
 
 
 def local_resources() -> dict[str, float]:
@@ -36,37 +46,54 @@ def local_resources() -> dict[str, float]:
     return {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
 
 
-def place(resources: Resources, available: Mapping[str, float], workers: int | None, n_runs: int) -> Placement:
-    """Share the cluster among the runs.
+def place(resources: Resources, nodes: Nodes, workers: int | None, n_runs: int, where: str = "resources") -> Placement:
+    """Share the cluster among the runs. `where` is the place in the grid that a refusal names.
 
     Raises `ResourceError` where one run asks for more than there is, or `workers` of them do: Ray would wait for ever.
     """
-    has_cpus, has_gpus = int(available.get("CPU", 0)), float(available.get("GPU", 0))
-    gpus = resources.gpus if resources.gpus is not None else float(has_gpus >= 1 and resources.cpus is None)
+    processes = resources.n_processes
+    has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
+    default = float(processes if has_gpu and resources.cpus is None else 0)
+    gpus = (default if resources.gpus is None else resources.gpus) / processes
     cpus = resources.cpus or 1
-    if gpus > 1 and gpus != int(gpus):
-        raise ResourceError(f"resources.gpus: {gpus:g} is no whole number of GPUs and no share of one")
-    if gpus > 1:
-        raise ResourceError(f"resources.gpus: {gpus:g}: a run trains on one GPU or a share of it")
-    lanes = count_lanes(cpus, gpus, available)
-    if lanes < 1 or (workers or 0) > lanes:
-        wanted = f"{workers} workers, each with " if (workers or 0) > 1 else "a run with "
-        enough = f", enough for {lanes} workers" if lanes else ""
-        raise ResourceError(
-            f"resources: {wanted}{cpus} CPU and {gpus:g} GPU cannot be placed: "
-            f"there are {has_cpus} CPU and {has_gpus:g} GPU{enough}"
-        )
-    return Placement(cpus, gpus, max(1, min(workers or lanes, n_runs)))
+    each = _describe_run(cpus, gpus, processes)
+    lanes = count_lanes(cpus, gpus, processes, nodes)
+    if lanes >= 1 and (workers or 0) > lanes:
+        raise ResourceError(f"--workers {workers}: {_describe(nodes)}, enough for {lanes} workers of {each}")
+    if lanes < 1:
+        raise ResourceError(f"{where}: a run that takes {each} cannot be placed: {_describe(nodes)}")
+    return Placement(cpus, gpus, max(1, min(workers or lanes, n_runs)), processes)
 
 
-def count_lanes(cpus: int, gpus: float, available: Mapping[str, float]) -> int:
-    """How many runs fit side by side."""
-    lanes = int(available.get("CPU", 0)) // cpus
-    return min(lanes, int(available.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else lanes
+def count_lanes(cpus: int, gpus: float, processes: int, nodes: Nodes) -> int:
+    """How many runs fit side by side. A process has all that it takes on one node; those of a run may be on several."""
+    return sum(_count_processes(cpus, gpus, node) for node in nodes) // processes
+
+
+def _count_processes(cpus: int, gpus: float, node: Mapping[str, float]) -> int:
+    count = int(node.get("CPU", 0)) // cpus
+    return min(count, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else count
+
+
+def _describe_run(cpus: int, gpus: float, processes: int) -> str:
+    each = f"{cpus} CPU and {gpus:g} GPU"
+    return f"{processes} processes of {each} each" if processes > 1 else each
+
+
+def _describe(nodes: Nodes) -> str:
+    """What there is."""
+    kinds = Counter((int(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in nodes)
+    parts = [
+        f"{cpus} CPU and {gpus:g} GPU"
+        + (f" on each of {count} nodes" if count > 1 else " on one node" if len(kinds) > 1 else "")
+        for (cpus, gpus), count in kinds.items()
+    ]
+    return f"there are {', '.join(parts) or 'no nodes'}"
 
 
 def measure_flops_per_s(placement: Placement) -> float:
-    """The rate of a large matrix product on what one run gets, the yardstick of the plan's estimates. Takes 0.1 s."""
+    """The rate of a large matrix product on what one run gets, the
+    yardstick of the plan's estimates. Takes 0.1 s."""
     on_gpu = placement.gpus > 0 and torch.cuda.is_available()
     size = 4096 if on_gpu else 512
     before = torch.get_num_threads()
@@ -82,4 +109,4 @@ def measure_flops_per_s(placement: Placement) -> float:
             best = min(best, time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
-    return 2 * size**3 / best * min(1.0, placement.gpus or 1.0)
+    return 2 * size**3 / best * min(1.0, placement.gpus or 1.0) * placement.processes

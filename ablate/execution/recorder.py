@@ -19,6 +19,18 @@ from ablate.training.loop import peak_memory_bytes
 HEARTBEAT_S = 5.0
 
 
+class Assistant:
+    """The recorder of a process that helps to train a run of which another one keeps the records."""
+
+    def log(self, record: Mapping[str, Any]) -> None: ...
+
+    def beat(self, step: int) -> None: ...
+
+    def save(self, state: dict[str, Any]) -> None: ...
+
+    def load(self) -> None: ...
+
+
 class FolderRecorder:
     """Curve lines, checkpoints, and a heartbeat in the status.
 

@@ -80,8 +80,9 @@ def run_study(
         return Outcome({"finished": len(plan.runs)}, interrupted=False)
 
     available: Mapping[str, float] = local_resources()
+    where = plan.study.locate(("resources",))
     if options.address is None:
-        place(plan.study.resources, available, options.workers, len(pending) + n_more)
+        place(plan.study.resources, [available], options.workers, len(pending) + n_more, where)
     done = len(plan.runs) - len(pending)
     what = f", {done} of them {'left as they are' if options.retry_failed else 'done before'}" if done else ""
     more = f", at most {n_more} more to come" if n_more else ""
@@ -95,8 +96,8 @@ def run_study(
         for run in plan.runs:
             options.limit.learn(run, store.run(run.run_id).read_status().took_s if run not in pending else 0.0)
     runs = order(pending, estimate_seconds(plan, store, ORDER_FLOPS_PER_S))
-    with start_cluster(options.address, available, store.ray_log) as resources:
-        placement = place(plan.study.resources, resources, options.workers, len(pending) + n_more)
+    with start_cluster(options.address, available, store.ray_log) as nodes:
+        placement = place(plan.study.resources, nodes, options.workers, len(pending) + n_more, where)
         store.write_study(record)
         check_shared(store.path)
         console.print(f"{placement}; starting", highlight=False)

@@ -11,25 +11,30 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 import torch
 from safetensors.torch import save
 
 from ablate.data import Corpus
 from ablate.execution.memory import is_out_of_memory
-from ablate.execution.recorder import FolderRecorder
+from ablate.execution.recorder import Assistant, FolderRecorder
 from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.records import State
 from ablate.tracking.store import RunFolder, Store, write_json
-from ablate.training.loop import Outcome, train
+from ablate.training.loop import Outcome, Recorder, train
+from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import ModelConfig
 
 # What no other run on this disk would survive either: no space, a quota, read-only.
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+
+LOOPBACK = "127.0.0.1"
 
 Result = Literal["finished", "diverged", "failed", "stopped", "busy"]
 Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or what stands in for it
@@ -48,18 +53,38 @@ class Job:
     cut_counts: bool = False
 
 
-class RunWorker:
-    """Trains runs. Made a Ray actor by the driver, with two threads: one trains, the other hears `stop` and `cut`."""
+@dataclass(frozen=True)
+class Seat:
+    """The place of a worker in a group of `size` that meets by the file `meeting`."""
 
-    def __init__(self, study: Path, corpus: Corpus, threads: int, train: Train = train) -> None:
+    rank: int
+    size: int
+    meeting: Path
+
+
+class RunWorker:
+    """Trains runs. Made a Ray actor by the driver, with two threads: one trains, the other hears `stop` and `cut`.
+
+    With a `seat` it trains each run together with the others of its group, whom it meets before it takes one.
+    """
+
+    def __init__(
+        self, study: Path, corpus: Corpus, threads: int, seat: Seat | None = None, *, train: Train = train
+    ) -> None:
         self.store, self.corpus, self.threads, self._loop = Store(study), corpus, threads, train
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.group: Group = Alone()
+        if seat is not None:
+            if ray.util.get_node_ip_address() == LOOPBACK:
+                stay_on_loopback()
+            self.group = DataParallel(seat.rank, seat.size, seat.meeting, torch.device(self.device))
 
-    def ready(self) -> None:
-        """Returns once this process has its place on the cluster and can take a run."""
+    def ready(self) -> str:
+        """The host and the process id, once this process has its place on the cluster and has met its group."""
+        return self.name
 
     def stop(self) -> None:
         """Ask the run in progress to save a checkpoint and return."""
@@ -73,23 +98,28 @@ class RunWorker:
         """Train one run to its end, from its checkpoint where it has one, unless somebody else does.
 
         Whatever the run raises is written to its status, with the traceback, and not to the caller. Raises `OSError`
-        where the study's folder takes no more files, for then no other run can go on either.
+        where the study's folder takes no more files, for then no other run can go on either; and, as one of a group,
+        everything, because the others then wait for this process in vain, and the caller has to end them.
         """
+        if self.group.rank:
+            return self._assist(job)
         folder = self.store.run(job.run_id)
         folder.path.mkdir(parents=True, exist_ok=True)
         try:
             curve = CurveWriter(folder.curve)
         except BusyError:
-            return "busy"
+            return self._decline("busy")
         with curve:
             status = folder.read_status()
             if folder.has_ended(status, cut_counts=job.cut_counts):
-                return status.state  # type: ignore[return-value]
+                return self._decline(status.state)  # type: ignore[arg-type]
             started = replace(status, state="running", error="", worker=self.name)
             recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
             try:
                 return self._train(job, folder, recorder)
             except Exception as error:
+                if self.group.size > 1:
+                    raise
                 # One variant's error must not take the others down.
                 with suppress(OSError):
                     recorder.write_status("failed", error=traceback.format_exc())
@@ -97,30 +127,51 @@ class RunWorker:
                     raise
                 return "failed"
 
+    def _decline(self, result: Result) -> Result:
+        """Tell the group that there is nothing to train."""
+        self.group.share(lambda: None)
+        return result
+
+    def _assist(self, job: Job) -> Result:
+        """Train a run as one of a group, without its records."""
+        settings: TrainConfig | None = self.group.share(lambda: None)
+        if settings is None:
+            return "busy"
+        return self._run_loop(job, settings, Assistant(), lambda: False).state
+
+    def _run_loop(
+        self, job: Job, settings: TrainConfig, recorder: Recorder, should_stop: Callable[[], bool]
+    ) -> Outcome:
+        return self._loop(
+            ModelConfig.parse(job.config["model"]),
+            settings,
+            job.config["seed"],
+            self.corpus,
+            recorder,
+            device=self.device,
+            threads=self.threads,
+            should_stop=should_stop,
+            group=self.group,
+        )
+
     def _train(self, job: Job, folder: RunFolder, recorder: FolderRecorder) -> Result:
         declared = TrainConfig.model_validate(job.config["train"])
         settings = _limit_micro_batch(declared, recorder.status.micro_batch_size)
         write_json(folder.config, job.config)
         recorder.n_steps = settings.steps
         recorder.write_status("running")
+        self.group.share(partial(_limit_micro_batch, declared, recorder.status.micro_batch_size))
         while True:
             manifest = {**job.manifest, **self._describe(), "micro_batch_size": settings.micro_batch_size}
             write_json(folder.manifest, manifest)
             try:
-                outcome = self._loop(
-                    ModelConfig.parse(job.config["model"]),
-                    settings,
-                    job.config["seed"],
-                    self.corpus,
-                    recorder,
-                    device=self.device,
-                    threads=self.threads,
-                    should_stop=lambda: self._stop.is_set() or self._cut[0] == job.run_id,
+                outcome = self._run_loop(
+                    job, settings, recorder, lambda: self._stop.is_set() or self._cut[0] == job.run_id
                 )
                 break
             except Exception as error:
                 smaller = settings.smaller_micro_batch() if is_out_of_memory(error) else None
-                if smaller is None:
+                if smaller is None or self.group.size > 1:
                     raise
             settings = _limit_micro_batch(declared, smaller)
             recorder.status = replace(recorder.status, micro_batch_size=smaller)

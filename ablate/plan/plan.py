@@ -105,6 +105,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         resolved = _match(study, expansion, resolved)
     arms, merged = _name_arms(study, expansion, resolved, corpus)
     runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
+    _check_processes(study, arms)
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
     notices = (*expansion.notices, *resolver.notices, *merged, *common)
@@ -115,6 +116,26 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
 def read_names() -> Names:
     """The names that a declaration may use, as the model package has them."""
     return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
+
+
+def _check_processes(study: Study, arms: Sequence[Arm]) -> None:
+    """Raises `GridError` where the processes of a run cannot share its batch evenly."""
+    processes = study.resources.n_processes
+    where = ("resources", "processes" if study.resources.processes else "gpus")
+    for arm in arms:
+        share, rest = divmod(arm.train.batch_size, processes)
+        at_once = min(arm.train.sequences_at_once, share)
+        if rest:
+            text = f"{processes} processes cannot share a batch of {arm.train.batch_size} sequences evenly"
+        elif share % at_once:
+            text = (
+                f"each of {processes} processes has {share} sequences of a batch, which {at_once} at once do not divide"
+            )
+        elif processes > 1 and arm.train.cuda_graph:
+            text = "train.cuda_graph is for runs of one process"
+        else:
+            continue
+        raise study.refuse(where, f"{text} (the arm {arm.name})")
 
 
 def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:

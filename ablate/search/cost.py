@@ -48,7 +48,7 @@ def print_search(problem: Problem, workers: int | None) -> None:
         console.print(_render(arm))
         if arm.missing:
             console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
-    placement = place(problem.study.resources, local_resources(), workers, problem.n_trials)
+    placement = place(problem.study.resources, [local_resources()], workers, problem.n_trials)
     flops_per_s = measure_flops_per_s(placement)
     seconds = trials_seconds(problem, flops_per_s, placement.lanes)
     n_runs = problem.n_trials * len(problem.seeds)

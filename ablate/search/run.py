@@ -38,7 +38,7 @@ def run_search(
     """
     check_names(problem)
     if options.address is None:
-        place(problem.study.resources, local_resources(), options.workers, problem.n_trials)
+        place(problem.study.resources, [local_resources()], options.workers, problem.n_trials)
     with _alone(store):
         trials = Trials(problem, store, version=options.version, command=options.command)
         stopping = Pruning(trials) if problem.tuning.pruner.name != "NopPruner" else None

@@ -169,10 +169,12 @@ class TrainConfig(Strict):
         """The micro-batch, or the whole batch where it is open."""
         return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
 
-    def smaller_micro_batch(self) -> int | None:
-        """The largest divisor of the batch that is at most half of what is at once on the device; None below one."""
-        half = self.sequences_at_once // 2
-        return next((size for size in range(half, 0, -1) if self.batch_size % size == 0), None)
+    def smaller_micro_batch(self, processes: int = 1) -> int | None:
+        """The largest divisor of a process's share of the batch that is at most half of what it has at once on its
+        device; None below one."""
+        share = self.batch_size // processes
+        half = min(self.sequences_at_once, share) // 2
+        return next((size for size in range(half, 0, -1) if share % size == 0), None)
 
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
@@ -203,8 +205,27 @@ class Rule(Frozen):
 class Resources(Strict):
     """What one run takes. Without it: one GPU where there is one, else one CPU."""
 
-    cpus: int | None = Field(None, gt=0, description="CPU cores, which are also the run's threads")
-    gpus: float | None = Field(None, ge=0, description="GPUs, fractions too")
+    cpus: int | None = Field(None, gt=0, description="CPU cores of each process, which are also its threads")
+    gpus: float | None = Field(
+        None, ge=0, description="GPUs of the run: a share of one, or several, which train it by data parallelism"
+    )
+    processes: int | None = Field(
+        None, gt=0, description="processes that share each batch, by data parallelism; default: one for each GPU"
+    )
+
+    @property
+    def n_processes(self) -> int:
+        return self.processes or max(1, int(self.gpus or 1))
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus: {self.gpus:g} is no whole number of GPUs and no share of one")
+        if self.gpus and self.n_processes > 1 and self.gpus != self.n_processes:
+            raise ValueError(
+                f"processes: each of {self.n_processes} takes a GPU of its own, not {self.gpus:g} together"
+            )
+        return self
 
 
 Design = Literal["full", "one_at_a_time", "leave_one_out"]
@@ -257,9 +278,13 @@ class Study(Frozen):
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    def locate(self, path: Path) -> str:
+        """The file and the line of the value at `path`, and its dotted name."""
+        return self._source.locate(path)
+
     def refuse(self, path: Path, message: str) -> GridError:
         """The error to raise about the value at `path`, with the file and the line where it stands."""
-        return GridError(f"{self._source.locate(path)}: {message}")
+        return GridError(f"{self.locate(path)}: {message}")
 
     def refuse_data(self, error: DataError) -> GridError:
         """The same for what is wrong with the corpus."""

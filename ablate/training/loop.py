@@ -7,7 +7,9 @@ import math
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,6 +22,7 @@ from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture, restore
 from ablate.training.graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate.training.optimizer import make_optimizer
+from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32, silence_compiler
 from ablate.training.schedule import learning_rate
 from ablate.training.timing import now
@@ -72,8 +75,12 @@ def train(
     device: str,
     threads: int,
     should_stop: Callable[[], bool],
+    group: Group | None = None,
 ) -> Outcome:
     """Train a model, or go on from the recorder's checkpoint: on the CPU with the same numbers, bit for bit.
+
+    With a `group`, each of its processes calls this, and takes its share of the rows of every batch, which is as large
+    as without; rank 0's recorder alone is asked and told.
 
     A line of the curve has step (finished optimizer steps, from 1), tokens, flops, wall_s (training alone: no
     evaluation, checkpoint, compilation), train_loss (nats, the mean over the steps since the line before),
@@ -85,7 +92,7 @@ def train(
     """
     torch.set_num_threads(threads)
     forbid_tf32()
-    run = Training(model_config, train, seed, corpus, recorder, torch.device(device))
+    run = Training(model_config, train, seed, corpus, recorder, torch.device(device), group)
     return run.go_on(should_stop)
 
 
@@ -103,11 +110,14 @@ class Training:
         corpus: Corpus,
         recorder: Recorder,
         device: torch.device,
+        group: Group | None = None,
     ) -> None:
         self.train, self.seed, self.recorder, self.device = train, seed, recorder, device
+        self.group = group = group or Alone()
         self.training_tokens, self.validation_tokens = corpus.train, corpus.validation
         self.context_length = model_config.context_length
-        self.micro_batch_size = train.sequences_at_once
+        self.n_rows = train.batch_size // group.size
+        self.micro_batch_size = min(train.sequences_at_once, self.n_rows)
         self.tokens_per_step = train.batch_size * self.context_length
         self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
         self.precision = PRECISIONS[train.precision]
@@ -119,7 +129,7 @@ class Training:
         self.generator = _default_generator(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, train)
-        state = recorder.load()
+        state = group.share(recorder.load)
         self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
         self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
@@ -132,11 +142,12 @@ class Training:
             torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
             silence_compiler()
             self.model.compile_blocks()
+        self.loss = group.wrap(self.model)
 
     @property
     def n_micro(self) -> int:
         """Micro-batches a step."""
-        return self.train.batch_size // self.micro_batch_size
+        return self.n_rows // self.micro_batch_size
 
     def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
         progress, train = self.progress, self.train
@@ -150,7 +161,7 @@ class Training:
             is_last = progress.step == train.steps
             is_evaluation = is_last or progress.step % train.eval_every == 0
             is_line = is_evaluation or progress.step % train.log_every == 0
-            is_stop = not is_last and should_stop()
+            is_stop = not is_last and self.group.agree(should_stop())
             is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
             if not is_line and not is_checkpoint:
                 continue
@@ -159,7 +170,7 @@ class Training:
             if is_line and not self._write_line(is_evaluation):
                 return self._end("diverged")
             if is_checkpoint:
-                progress.loss_sum = self.loss_sum.item()
+                progress.loss_sum = self._gather_loss()
                 self.recorder.save(capture(progress, self.model, self.optimizer))
             if is_stop:
                 return self._end("stopped")
@@ -168,11 +179,12 @@ class Training:
 
     def step(self, step: int) -> None:
         """Optimizer step number `step`, from 1."""
-        # What the forward pass draws (dropout) is a function of seed and step too, so a checkpoint holds no generator.
-        self.generator.manual_seed((self.seed << 32) + step & 0x7FFF_FFFF_FFFF_FFFF)
-        inputs_bt, targets_bt = self._to_device(
-            training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
-        )
+        # What the forward pass draws (dropout) is a function of seed, step and rank: a checkpoint holds no generator.
+        stream = (self.seed << 32) + step * self.group.size + self.group.rank
+        self.generator.manual_seed(stream & 0x7FFF_FFFF_FFFF_FFFF)
+        batch = training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
+        own = slice(self.group.rank * self.n_rows, (self.group.rank + 1) * self.n_rows)
+        inputs_bt, targets_bt = self._to_device((batch[0][own], batch[1][own]))
         self.optimizer.set_rate(learning_rate(step, self.train))
         if self.is_graphed:
             self._launch(inputs_bt, targets_bt)
@@ -193,10 +205,12 @@ class Training:
 
     def compute(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
         """Loss, gradients and update of a batch, waiting for nothing."""
-        for ids_bt, next_bt in zip(inputs_bt.chunk(self.n_micro), targets_bt.chunk(self.n_micro), strict=True):
-            with self.precision.context(self.device):
-                loss = self.model.loss(ids_bt, next_bt) / self.n_micro
-            loss.backward()  # type: ignore[no-untyped-call]
+        micro_batches = zip(inputs_bt.chunk(self.n_micro), targets_bt.chunk(self.n_micro), strict=True)
+        for index, (ids_bt, next_bt) in enumerate(micro_batches):
+            with self.group.accumulate() if index + 1 < self.n_micro else nullcontext():
+                with self.precision.context(self.device):
+                    loss = self.loss(ids_bt, next_bt) / self.n_micro
+                loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
         self.update()
 
@@ -212,7 +226,7 @@ class Training:
         """Whether the losses are finite numbers."""
         progress = self.progress
         n_steps = progress.step - progress.line_step
-        losses = {"train_loss": self.loss_sum.item() / n_steps}
+        losses = {"train_loss": self._gather_loss() / n_steps}
         diagnostics: dict[str, float] = {}
         if is_evaluation:
             losses["val_loss"] = self._evaluate()
@@ -234,20 +248,26 @@ class Training:
         self.loss_sum.zero_()
         return all(map(math.isfinite, losses.values()))
 
+    def _gather_loss(self) -> float:
+        """The group's mean of `loss_sum`, which each process then goes on from, as it would after a resume."""
+        self.loss_sum = self.group.sum(self.loss_sum) / self.group.size
+        return self.loss_sum.item()
+
     @torch.no_grad()
     def _evaluate(self) -> float:
         """The mean validation loss (nats) over the fixed windows."""
         self.model.eval()
-        total, n_windows = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        total, n_windows = torch.zeros(2, dtype=torch.float64, device=self.device)
         rows = max(1, EVALUATION_TOKENS // self.context_length)
-        for batch in validation_batches(self.validation_tokens, self.train.eval_tokens, rows, self.context_length):
+        batches = validation_batches(self.validation_tokens, self.train.eval_tokens, rows, self.context_length)
+        for batch in islice(batches, self.group.rank, None, self.group.size):
             ids_bt, targets_bt = self._to_device(batch)
             with self.precision.context(self.device):
                 total += self.model.loss(ids_bt, targets_bt) * len(ids_bt)
             n_windows += len(ids_bt)
             self.recorder.beat(self.progress.step)
         self.model.train()
-        return total.item() / n_windows
+        return (self.group.sum(total) / self.group.sum(n_windows)).item()
 
     def warm_up(self) -> None:
         """Compile, load the device's libraries and find the micro-batch, before the clock runs."""
@@ -257,7 +277,7 @@ class Training:
                 return
             except torch.OutOfMemoryError:
                 size = self.train.model_copy(update={"micro_batch_size": self.micro_batch_size}).smaller_micro_batch()
-                if self.train.micro_batch_size != "auto" or size is None:
+                if self.train.micro_batch_size != "auto" or size is None or self.group.size > 1:
                     raise
             self.micro_batch_size = size
             self.model.zero_grad(set_to_none=True)
@@ -269,9 +289,10 @@ class Training:
         has_moments = any(part.state for part in self.optimizer.parts)
         moments = [torch.empty_like(p) for p in self.parameters for _ in range(0 if has_moments else 2)]
         batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)
-        with self.precision.context(self.device):
-            loss = self.model.loss(*self._to_device(batch))
-        loss.backward()  # type: ignore[no-untyped-call]
+        with self.group.accumulate():
+            with self.precision.context(self.device):
+                loss = self.loss(*self._to_device(batch))
+            loss.backward()  # type: ignore[no-untyped-call]
         del moments
         self.model.zero_grad(set_to_none=True)
 

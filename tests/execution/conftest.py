@@ -25,6 +25,7 @@ from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
+from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.store import Store
 
 
@@ -44,6 +45,8 @@ class NoMirror:
 
     def add(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None: ...
 
+    def announce(self, *records: Any) -> None: ...
+
     def end(self, run_id: str, state: str) -> None: ...
 
 
@@ -56,15 +59,22 @@ class Bench:
     corpus: Corpus
     events: list[Event] = field(default_factory=list)
 
-    def train(self, lanes: int = 1, observe: Callable[[Event], None] | None = None, **options: Any) -> Outcome:
+    def train(
+        self,
+        lanes: int = 1,
+        processes: int = 1,
+        observe: Callable[[Event], None] | None = None,
+        mirror: MlflowMirror | None = None,
+        **options: Any,
+    ) -> Outcome:
         def watch(event: Event) -> None:
             self.events.append(event)
             if observe is not None:
                 observe(event)
 
         self.store.write_study(record_study(self.plan, "0", "ablate"))
-        placement = Placement(1, 0, lanes)
-        driver = Driver(self.plan, self.store, self.corpus, placement, NoMirror(), watch, **options)  # type: ignore[arg-type]
+        placement = Placement(1, 0, lanes, processes)
+        driver = Driver(self.plan, self.store, self.corpus, placement, mirror or NoMirror(), watch, **options)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
     def texts(self) -> str:

@@ -6,8 +6,9 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import torch
 
 from ablate.execution import recorder
 from ablate.execution.worker import RunWorker
@@ -23,8 +24,8 @@ def _is_first(worker: RunWorker, name: str) -> bool:
 
 
 class _FaultyWorker(RunWorker):
-    def __init__(self, study: Path, corpus: Any, threads: int) -> None:
-        super().__init__(study, corpus, threads, train=self.break_and_train)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, train=self.break_and_train)
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         raise NotImplementedError
@@ -33,17 +34,37 @@ class _FaultyWorker(RunWorker):
 class SuspendedWorker(_FaultyWorker):
     """Stops like a process whose GPU hangs, in the middle of the first run; otherwise it gives signs often."""
 
-    def __init__(self, study: Path, corpus: Any, threads: int) -> None:
-        super().__init__(study, corpus, threads)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         recorder.HEARTBEAT_S = 0.5
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        self.steps = 0
+
         def suspend() -> bool:
-            if arguments[4].status.step == 7 and _is_first(self, "suspended"):
+            self.steps += 1
+            if self.group.rank == self.group.size - 1 and self.steps == 7 and _is_first(self, "suspended"):
                 os.kill(os.getpid(), signal.SIGSTOP)
             return should_stop()
 
         return train(*arguments, should_stop=suspend, **options)
+
+
+class LosingWorker(_FaultyWorker):
+    """As one of a group, dies in the middle of standard attention, once, and has no room for more than one sequence of
+    any other."""
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        def die() -> bool:
+            self.steps += 1
+            if model.attention.name == "standard" and self.steps == 7 and _is_first(self, "lost"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return should_stop()
+
+        model, settings, self.steps = arguments[0], arguments[1], 0
+        if self.group.rank and model.attention.name != "standard" and settings.micro_batch_size != 1:
+            raise torch.OutOfMemoryError("no room")
+        return train(*arguments, should_stop=die if self.group.rank else should_stop, **options)
 
 
 class DyingWorker(_FaultyWorker):

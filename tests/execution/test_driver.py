@@ -15,6 +15,7 @@ from ablate.execution.events import Event
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Patience
+from ablate.tracking.mlflow_mirror import MlflowMirror
 
 pytestmark = [
     pytest.mark.timeout(240),  # the first test starts the cluster too
@@ -152,7 +153,10 @@ def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
     whole = bench.plan
     bench.plan = replace(whole, arms=whole.arms[:1], runs=whole.runs[:1])
     source = OneByOne(bench, whole)
-    assert bench.train(lanes=2, source=source).states == {"finished": 2}
+    bench.store.write_study(record_study(bench.plan, "0", ""))
+    mirror = MlflowMirror(f"sqlite:///{bench.store.mlflow_database}", bench.store, bench.store.read_study())
+    assert bench.train(lanes=2, source=source, mirror=mirror).states == {"finished": 2}
+    mirror.close()
     assert source.told == {run.run_id: "finished" for run in whole.runs}
     assert bench.curves() == undisturbed
     assert len(MlflowClient(f"sqlite:///{bench.store.mlflow_database}").search_runs(["1"])) == 2

@@ -8,8 +8,9 @@ from ablate.errors import ResourceError
 from ablate.execution.placement import Placement, place
 from ablate.study import Resources
 
-TWO_CORES = {"CPU": 2.0}
-TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
+TWO_CORES = [{"CPU": 2.0}]
+TWO_GPUS = [{"CPU": 16.0, "GPU": 2.0}]
+TWO_NODES = [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 3.0}]
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,16 @@ TWO_GPUS = {"CPU": 16.0, "GPU": 2.0}
         ({"gpus": 0.3, "cpus": 2}, TWO_GPUS, None, 20, (2, 0.3, 6)),
         ({"gpus": 0}, TWO_GPUS, None, 20, (1, 0.0, 16)),
         ({"cpus": 4}, TWO_GPUS, None, 20, (4, 0.0, 4)),
+        ({"gpus": 2}, TWO_GPUS, None, 20, (1, 1.0, 1, 2)),
+        ({"gpus": 4}, TWO_NODES, None, 20, (1, 1.0, 1, 4)),
+        ({"processes": 3}, TWO_NODES, None, 20, (1, 1.0, 2, 3)),
+        ({"processes": 2, "gpus": 0}, TWO_CORES, None, 20, (1, 0.0, 1, 2)),
+        ({"cpus": 5}, TWO_NODES, None, 20, (5, 0.0, 2)),
     ],
 )
 def test_lanes(
     resources: dict[str, float],
-    available: dict[str, float],
+    available: list[dict[str, float]],
     workers: int | None,
     n_runs: int,
     expected: tuple[float, ...],
@@ -43,12 +49,18 @@ def test_lanes(
         ({"cpus": 3}, TWO_CORES, None, "2 CPU"),
         ({}, TWO_CORES, 3, "enough for 2 workers"),
         ({"gpus": 0.5}, TWO_GPUS, 5, "enough for 4 workers"),
-        ({"gpus": 2}, TWO_GPUS, None, "one GPU or a share"),
-        ({"gpus": 1.5}, TWO_GPUS, None, "no whole number"),
+        (
+            {"gpus": 4},
+            TWO_GPUS,
+            None,
+            "4 processes of 1 CPU and 1 GPU each cannot be placed: there are 16 CPU and 2 GPU",
+        ),
+        ({"cpus": 9}, TWO_NODES, None, "8 CPU and 3 GPU on each of 2 nodes"),
+        ({"processes": 3, "gpus": 0}, TWO_CORES, None, "grid.yaml:7: resources: a run that takes 3 processes"),
     ],
 )
 def test_what_cannot_be_placed_is_refused_with_what_there_is(
-    resources: dict[str, float], available: dict[str, float], workers: int | None, words: str
+    resources: dict[str, float], available: list[dict[str, float]], workers: int | None, words: str
 ) -> None:
     with pytest.raises(ResourceError, match=words):
-        place(Resources(**resources), available, workers, 8)  # type: ignore[arg-type]
+        place(Resources(**resources), available, workers, 8, "grid.yaml:7: resources")  # type: ignore[arg-type]

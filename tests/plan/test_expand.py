@@ -255,6 +255,13 @@ def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid
             {"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "attention": {"windw": 3}}},
             ["windw"],
         ),
+        ({"resources": {"gpus": 3}}, ["resources.gpus", "3 processes cannot share a batch of 4"]),
+        (
+            {"resources": {"processes": 2}, "train": {"steps": 9, "batch_size": 12, "micro_batch_size": 4}},
+            ["6 sequences"],
+        ),
+        ({"resources": {"gpus": 1.5}}, ["resources", "no whole number"]),
+        ({"resources": {"gpus": 1, "processes": 2}}, ["resources", "a GPU of its own"]),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(

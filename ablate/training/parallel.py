@@ -1,0 +1,133 @@
+"""One run trained by several processes, each on its rows of every batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ablate_model import GPT
+
+# How long one process waits for the others. Longer than a checkpoint or a compilation takes; who hangs is noticed by
+# the driver, long before.
+PATIENCE = timedelta(hours=2)
+LOOPBACK = ("lo", "lo0")
+
+T = TypeVar("T")
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Group(ABC):
+    """The processes that train a run together. All make the same calls in the same order; rank 0 keeps the records."""
+
+    rank: int
+    size: int
+
+    @abstractmethod
+    def wrap(self, model: GPT) -> Loss:
+        """The model's loss; the gradients of its backward pass are the mean over the group."""
+
+    @abstractmethod
+    def accumulate(self) -> AbstractContextManager[object]:
+        """Surrounds a forward and backward pass whose gradients stay here until one outside of it."""
+
+    @abstractmethod
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the group, everywhere the same."""
+
+    @abstractmethod
+    def agree(self, wish: bool) -> bool:
+        """Whether any of the group wishes it."""
+
+    @abstractmethod
+    def share(self, make: Callable[[], T]) -> T:
+        """What `make` gives in rank 0; elsewhere it is not called."""
+
+
+@final
+class Alone(Group):
+    """A group of one."""
+
+    rank, size = 0, 1
+
+    def wrap(self, model: GPT) -> Loss:
+        return model.loss
+
+    def accumulate(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value
+
+    def agree(self, wish: bool) -> bool:
+        return wish
+
+    def share(self, make: Callable[[], T]) -> T:
+        return make()
+
+
+@final
+class DataParallel(Group):
+    """Gradients averaged by torch's DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
+
+    Each parameter, optimizer state and projection after a step is computed in every process, from the same gradients by
+    the same operations, so they stay equal. The processes find each other by the file `meeting`, which all must see.
+    Returns once `size` of them are there.
+    """
+
+    def __init__(self, rank: int, size: int, meeting: Path, device: torch.device) -> None:
+        self.rank, self.size = rank, size
+        self._replica: DistributedDataParallel | None = None
+        store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+    def wrap(self, model: GPT) -> Loss:
+        self._replica = DistributedDataParallel(_LossModule(model), broadcast_buffers=False)
+        return self._replica
+
+    def accumulate(self) -> AbstractContextManager[object]:
+        assert self._replica is not None, "wrap comes first"
+        return self._replica.no_sync()
+
+    def sum(self, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def agree(self, wish: bool) -> bool:
+        # On the CPU, so that no device has to be waited for.
+        return bool(self.sum(torch.tensor(int(wish))))
+
+    def share(self, make: Callable[[], T]) -> T:
+        box: list[T | None] = [make() if self.rank == 0 else None]
+        dist.broadcast_object_list(box, device=torch.device("cpu"))
+        return box[0]  # type: ignore[return-value]
+
+
+class _LossModule(nn.Module):
+    """The loss as the forward pass, which is what DistributedDataParallel attends to."""
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids_bt: Tensor, targets_bt: Tensor) -> Tensor:
+        return self.model.loss(ids_bt, targets_bt)
+
+
+def stay_on_loopback() -> None:
+    """Let the processes of this machine talk by its loopback interface alone. To be called before they meet."""
+    name = next((name for _, name in socket.if_nameindex() if name in LOOPBACK), None)
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name else ():
+        os.environ.setdefault(variable, str(name))

@@ -1,0 +1,72 @@
+"""Runs that several processes train together: the same curve, whatever happens to any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import faulty
+import pytest
+
+from ablate.execution.events import Event
+
+pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
+
+# Two processes sum a batch in another order than one. A dozen float64 steps move the 14th digit at most.
+ROUNDING_64 = 1e-12
+# nGPT's projections after each step, Muon's matrices, and two micro-batches in each process.
+STUDY: Mapping[str, Any] = {
+    "matrix": {"attention": ["standard", "differential"]},
+    "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "normalization": "ngpt"},
+    "train": {
+        "steps": 12,
+        "batch_size": 8,
+        "micro_batch_size": 2,
+        "eval_every": 4,
+        "eval_tokens": 20000,
+        "log_every": 3,
+    }
+    | {"checkpoint_every": 4, "optimizer": "muon", "precision": "float64"},
+}
+
+
+@pytest.fixture
+def bench(make_bench):
+    return make_bench(**STUDY)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_bench) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    bench = make_bench(**STUDY)
+    assert bench.train(processes=2).exit_code == 0
+    return bench.curves()
+
+
+def test_the_curve_equals_that_of_one_process(bench, undisturbed) -> None:
+    assert bench.train().exit_code == 0
+    for name, alone in bench.curves().items():
+        for expected, found in zip(alone, undisturbed[name], strict=True):
+            assert found == pytest.approx(expected, rel=ROUNDING_64)
+
+
+def test_one_of_a_group_dies_and_another_has_no_room(bench, undisturbed) -> None:
+    assert bench.train(processes=2, worker_class=faulty.LosingWorker).states == {"finished": 2}
+    assert "its worker died" in bench.texts()
+    assert "out of memory, 1 sequences at once" in bench.texts()
+    curves = bench.curves()
+    assert curves["attention=standard,0"] == undisturbed["attention=standard,0"]
+    last = curves["attention=differential,0"][-1]
+    assert last == pytest.approx(undisturbed["attention=differential,0"][-1], rel=ROUNDING_64)
+    assert not list(bench.store.path.glob(".meeting-*"))
+
+
+@pytest.mark.slow
+def test_a_group_stops_and_one_of_it_hangs(bench, undisturbed) -> None:
+    def stop(event: Event) -> None:
+        if event.kind == "progress":
+            bench.store.request_stop()
+
+    assert bench.train(processes=2, observe=stop, worker_class=faulty.SlowWorker).exit_code == 130
+    assert bench.train(processes=2, stuck_s=4.0, worker_class=faulty.SuspendedWorker).exit_code == 0
+    assert "no sign of life for 4 s" in bench.texts()
+    assert bench.curves() == undisturbed
