@@ -107,6 +107,8 @@ def plan(
     flops_per_s = measure_flops_per_s(placement)
     store = Store(runs / planned.study.study)
     print_plan(planned, placement, flops_per_s, estimate_seconds(planned, store, flops_per_s))
+    if planned.study.tune is not None:
+        cli_search.show_tuning(planned, placement, flops_per_s)
 
 
 @app.command()
@@ -151,6 +153,8 @@ def run(
     console = Console(stderr=log_json, quiet=quiet)
     view = View(Console(), quiet=quiet, as_json=log_json)
     try:
+        if planned.study.tune is not None:
+            planned = cli_search.tune_first(planned, runs, grid.parent, options, console, view)
         outcome = run_study(planned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
         _begin_anew(error)
@@ -365,6 +369,8 @@ def _build_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[
 
     study = load_study(grid, settings or ())
     overlays = [overlay for file in files or () for overlay in load_overlay(file)]
+    if overlays and study.tune is not None:
+        raise study.refuse(("tune",), "the grid looks for the best settings itself: it takes no --with")
     from ablate.plan import build_plan
 
     try:

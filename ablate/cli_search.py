@@ -15,6 +15,12 @@ from ablate.cli_results import DEFAULT_RUNS, Runs
 from ablate.errors import DataError, GridError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ablate.execution.placement import Placement
+    from ablate.execution.run import Options
+    from ablate.execution.view import View
+    from ablate.plan import Plan
     from ablate.search.problem import Problem
 
 SearchFile = Annotated[Path, typer.Argument(metavar="SEARCH", help="The file that declares the search.")]
@@ -95,3 +101,22 @@ def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] |
         print(json.dumps(describe_cost(problem), indent=1))
     else:
         print_search(problem, workers)
+
+
+def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console: Console, view: View) -> Plan:
+    """The trials of a grid's `tune:`; the plan at each arm's best. Ends the command where they are not over."""
+    from ablate.search.run import tune_study
+
+    outcome, tuned = tune_study(planned.study, planned.corpus, runs, base, options, console, view)
+    if tuned is None:
+        raise typer.Exit(outcome.exit_code)
+    return tuned
+
+
+def show_tuning(planned: Plan, placement: Placement, flops_per_s: float) -> None:
+    """What `ablate plan` adds for a grid's `tune:`: the space, and what the trials cost."""
+    from ablate.search.cost import describe_tuning
+    from ablate.search.tuning import pose_tuning
+
+    for line in describe_tuning(pose_tuning(planned.study, planned.corpus), placement.lanes, flops_per_s):
+        print(line)

@@ -26,7 +26,7 @@ ARROWS = {
     "evaluation": {"study", "data", "tracking", "ablate_model"},
     "cli_results": {"study", "tracking", "analysis", "report", "evaluation", "ablate_model"},
     "screens": {"plan", "execution", "tracking", "training"},
-    "cli_search": {"study", "data", "search", "execution", "tracking", "cli_results"},
+    "cli_search": {"study", "data", "plan", "search", "execution", "tracking", "cli_results"},
     "cli": {
         "study",
         "data",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ PLATEAU = 0.99
 class Fairness:
     """An arm beside its baseline. Ratios are arm over baseline.
 
-    `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it. `crossing_share` is
+    `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it, `tuning` over which
+    values, with the best. `crossing_share` is
     where in its schedule (0 to 1) the arm crossed the baseline's final loss, and `learning_rate_share` the learning
     rate there over its peak; None where it did not cross. `flags` are sentences.
     """
@@ -39,6 +40,7 @@ class Fairness:
     schedule: str
     attention_backend: str
     tuning_trials: int | None
+    tuning: str
     horizon_tokens: int
     tokens_per_s: float | None
     crossing_share: float | None
@@ -77,6 +79,11 @@ def _check(results: Results, name: str) -> Fairness:
     flags += [f"{what} differs: {a} against {b}" for what, a, b in pairs if a != b and UNKNOWN not in (a, b)]
     if len({sharing_of(run) for run in (*runs, *base_runs) if run.has_ended}) > 1:
         flags.append("clock times are not comparable: different devices, or shared in different ways")
+    tuning, base_tuning = _tuning_of(results, name), _tuning_of(results, base.arm)
+    trials, base_trials = tuning.get("trials"), base_tuning.get("trials")
+    if trials != base_trials:
+        flags.append(f"tuned with {trials or 'no'} trials, its baseline with {base_trials or 'none'}")
+    flags += [f"its best {path} lies at the edge of {values}" for path, values in _edges(tuning)]
     if reaches and any(_is_before_decay(reach) for reach in reaches):
         flags.append("crosses its baseline's final loss before its learning rate has begun to decay")
     return Fairness(
@@ -88,6 +95,7 @@ def _check(results: Results, name: str) -> Fairness:
         schedule=_collect(_schedule, runs),
         attention_backend=backend,
         tuning_trials=_count_trials(runs),
+        tuning="; ".join(_describe_tuning(tuning)),
         horizon_tokens=arm.n_tokens,
         tokens_per_s=_tokens_per_s(runs),
         crossing_share=crossing,
@@ -153,6 +161,28 @@ def _backend(run: RunCurve) -> str:
 
 def _data_hash(run: RunCurve) -> str:
     return str(run.manifest.get("data_hash") or UNKNOWN)[:12]
+
+
+def _tuning_of(results: Results, arm: str) -> Mapping[str, Any]:
+    """What the study's record says of an arm's tuning; empty where it says nothing that can be read."""
+    arms = results.record.tuning.get("arms")
+    found = arms.get(arm) if isinstance(arms, Mapping) else None
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(key), Mapping) for key in ("space", "best")):
+        return {}
+    return found
+
+
+def _describe_tuning(tuning: Mapping[str, Any]) -> Iterator[str]:
+    for path, values in tuning.get("space", {}).items():
+        best = tuning["best"].get(path)
+        yield f"{path} of {values}" + (f": {best}" if best is not None else "")
+
+
+def _edges(tuning: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    at_edge = tuning.get("at_edge", ())
+    for path in at_edge if isinstance(at_edge, list | tuple) else ():
+        if isinstance(path, str) and path in tuning["space"]:
+            yield path, str(tuning["space"][path])
 
 
 def _count_trials(runs: Iterable[RunCurve]) -> int | None:

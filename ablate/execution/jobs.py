@@ -74,8 +74,14 @@ def make_job(
         "gpus": placement.gpus_of_run,
         "processes": placement.processes,
         "shared_by": placement.lanes,
+        **_tuning_of(plan, run.arm.name),
     }
     return Job(run.run_id, config, manifest, cut_counts)
+
+
+def _tuning_of(plan: Plan, arm: str) -> Mapping[str, Any]:
+    tuning = plan.tuning.get("arms", {}).get(arm)
+    return {"tuning_trials": tuning["trials"]} if tuning else {}
 
 
 def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, failed_only: bool = False) -> list[Run]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablate.analysis.effects import LOSS, Effect
+from ablate.analysis.fairness import Fairness
 from ablate.report.content import Report
 from ablate.report.words import (
     AXIS_NAMES,
@@ -218,12 +219,19 @@ def tabulate_fairness(report: Report) -> Table:
             NOTHING if line.crossing_share is None else f"{100 * line.crossing_share:.0f} % of steps",
             NOTHING if line.learning_rate_share is None else f"{100 * line.learning_rate_share:.0f} % of peak",
             line.attention_backend,
-            "not recorded" if line.tuning_trials is None else f"{line.tuning_trials} trials",
+            write_tuning(line),
         )
         for line in report.fairness
     )
     note = "Ratios are arm over baseline; more than 2 % apart is flagged. The crossing is of the baseline's final loss."
     return Table("fairness", "Fairness: what else differs between an arm and its baseline", header, rows, note)
+
+
+def write_tuning(line: Fairness) -> str:
+    """Trials, and over which values, with the best."""
+    if line.tuning_trials is None:
+        return "not recorded"
+    return f"{line.tuning_trials} trials{': ' if line.tuning else ''}{line.tuning}"
 
 
 def tabulate_mishaps(report: Report) -> Table:

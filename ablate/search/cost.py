@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +39,21 @@ def trials_seconds(problem: Problem, flops_per_s: float, lanes: int) -> float:
     """Estimated seconds of all trials, `lanes` runs at a time; the confirmation is not in it."""
     each = [run_seconds(arm.default.model, arm.default.train, flops_per_s) for arm in problem.arms]
     return study_seconds([s for s in each for _ in range(problem.tuning.trials * len(problem.seeds))], lanes)
+
+
+def describe_tuning(problem: Problem, lanes: int, flops_per_s: float) -> Iterator[str]:
+    """Lines about a grid's `tune:`."""
+    n_runs = problem.n_trials * len(problem.seeds)
+    seconds = trials_seconds(problem, flops_per_s, lanes)
+    yield (
+        f"tune: {problem.tuning.trials} trials for each of {len(problem.arms)} arms, {n_runs} runs more, about "
+        f"{format_seconds(seconds)}; the matrix then trains each arm at its best"
+    )
+    for path, parameter in problem.tuning.space.items():
+        lacking = [arm.label for arm in problem.arms if path in arm.missing]
+        without = f" (not for {', '.join(lacking)})" if lacking else ""
+        yield f"tune: {path} {describe_range(parameter)}{without}"
+    yield f"tune: a trial has {', '.join(dict.fromkeys(f'{arm.default.train.steps:,}' for arm in problem.arms))} steps"
 
 
 def print_search(problem: Problem, workers: int | None) -> None:

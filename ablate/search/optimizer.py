@@ -43,7 +43,8 @@ def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([objective.text for objective in problem.objectives])
-    declaration = canonical_json(problem.declaration())
+    whole = problem.declaration()
+    declaration = canonical_json({**whole, "defaults": whole["defaults"][arm.label]})
     found = study.user_attrs.get(DECLARATION)
     if found is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(DECLARATION, declaration)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
-from ablate.plan.expand import Assignment, Expander
+from ablate.plan.expand import Assignment, Expander, arm_name
 from ablate.plan.identity import arm_identity, canonical_json, run_id
 from ablate.plan.names import Names
 from ablate.plan.plan import read_names
@@ -52,6 +52,8 @@ class Problem:
     def check_record(self, record: StudyRecord) -> None:
         """Raises `GridError` where the record is not one of this search."""
         mine, theirs = self.declaration(), dict(record.tuning)
+        before = theirs.get("defaults", {})
+        mine["defaults"] = {label: mine["defaults"].get(label, known) for label, known in before.items()}
         for key, value in mine.items():
             if canonical_json(theirs.get(key)) != canonical_json(value):
                 what = "`model`, `train`, `budget`, `data` or `rules`" if key == "defaults" else f"`{key}`"
@@ -109,8 +111,8 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
         matrix={axis: tuple(values) for axis, values in levels.items()},
     )
     study._source = search._source
-    study = _vary(study, search, ())
-    expander, resolver = _read(study, names, corpus)
+    study = vary(study, search, ())
+    expander = Expander(study, names)
     fixed = [
         {axis: expander.axes[axis][levels[axis].index(level)] for axis, level in arm.items()}
         for arm in declared or ({},)
@@ -118,7 +120,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
     labels = [tuple(arm.items()) for arm in fixed]
     if len(set(labels)) < len(labels):
         raise search.refuse(("arm",), "an arm stands twice")
-    arms = _space_arms(expander, resolver, search, fixed)
+    arms = read_arms(study, names, corpus, search, fixed)
     return Problem(
         study=study,
         final=search.train,
@@ -132,8 +134,12 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
     )
 
 
-def _vary(study: Study, tuning: Tuning, prefix: Path) -> Study:
-    """The study with the training of a trial, and the space as further axes."""
+def vary(study: Study, tuning: Tuning, prefix: Path, *, name: str = "", seeds: tuple[int, ...] = ()) -> Study:
+    """The study with the training of a trial, and the space as further axes, under another name and with other seeds
+    where given; `prefix` is where `space` stands in the file.
+
+    Raises `GridError` where matrix and space both set something, or the budget is no training.
+    """
     source = study._source
     places = SearchSource(
         source.file, source.lines, source.settings, prefix, frozenset(tuning.space), frozenset(tuning.budget)
@@ -148,6 +154,9 @@ def _vary(study: Study, tuning: Tuning, prefix: Path) -> Study:
             "train": _shorten(study, tuning, places),
             "matrix": {**study.matrix, **ends},
             "conditions": {**study.conditions, **conditions},
+            "tune": None,
+            "study": name or study.study,
+            "seeds": seeds or study.seeds,
         }
     )
     varied._source = places
@@ -170,17 +179,22 @@ def _shorten(study: Study, tuning: Tuning, places: SearchSource) -> TrainConfig:
         raise GridError(f"{places.locate(place)}: {explain(problem, path)}") from None
 
 
-def _read(study: Study, names: Names, corpus: CorpusInfo) -> tuple[Expander, Resolver]:
-    expander = Expander(study, names)
-    return expander, Resolver(study, names, expander.axes, corpus)
-
-
-def _space_arms(
-    expander: Expander, resolver: Resolver, tuning: Tuning, fixed: Sequence[Assignment]
+def read_arms(
+    study: Study,
+    names: Names,
+    corpus: CorpusInfo,
+    tuning: Tuning,
+    fixed: Sequence[Assignment],
+    bases: Mapping[str, ModelConfig] | None = None,
 ) -> tuple[ArmSpace, ...]:
-    """Every arm with its part of the space. Raises `GridError` where a setting exists in none of them."""
-    arms = tuple(ArmSpace(expander, resolver, tuning.space, arm) for arm in fixed)
-    study = expander.study
+    """Every arm with its part of the space; `bases` are the models whose size an arm is to have, by its name.
+
+    Raises `GridError` where a setting exists in none of them, or an arm has none of the settings.
+    """
+    expander = Expander(study, names)
+    resolver = Resolver(study, names, expander.axes, corpus)
+    base_of = bases or {}
+    arms = tuple(ArmSpace(expander, resolver, tuning.space, arm, base_of.get(arm_name(arm))) for arm in fixed)
     for path, parameter in tuning.space.items():
         if all(path in arm.missing for arm in arms):
             reason = f"its condition {parameter.when!r} holds nowhere" if parameter.when else "no arm has such a knob"

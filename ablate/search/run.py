@@ -10,11 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablate.data import CorpusInfo
 from ablate.errors import RecordError
 from ablate.execution.events import Outcome
 from ablate.execution.placement import local_resources, place
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
+from ablate.plan import Plan
 from ablate.search.answer import answer
 from ablate.search.confirm import plan_confirmation
 from ablate.search.optimizer import check_names
@@ -24,6 +26,8 @@ from ablate.search.problem import Problem
 from ablate.search.pruning import Pruning
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
+from ablate.search.tuning import plan_tuned, pose_tuning
+from ablate.study import Study
 from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.store import Store
 
@@ -36,6 +40,36 @@ def run_search(
     The same call goes on after any end. Raises `GridError`, `ResourceError`, `DataError` and `ClusterLostError` as
     `run_study` does, and `AblateError` where every trial diverged.
     """
+    with _trained(problem, store, base, options, console, view) as (trials, outcome):
+        if _is_over(trials, outcome):
+            write_best(problem, trials, store)
+            confirmation = plan_confirmation(problem, trials)
+            if confirmation is not None:
+                place_of = Store(store.path.parent / confirmation.study.study)
+                outcome = run_study(confirmation, place_of, base, options, console, view)
+        report_search(problem, trials, store, options, console, out)
+    return outcome
+
+
+def tune_study(
+    study: Study, corpus: CorpusInfo, runs: Path, base: Path, options: Options, console: Console, view: View
+) -> tuple[Outcome, Plan | None]:
+    """Look for the best settings of every arm, as the grid's `tune:` says; the plan with them, None before it is over.
+
+    Raises what `run_search` raises.
+    """
+    problem = pose_tuning(study, corpus)
+    store = Store(runs / problem.name)
+    with _trained(problem, store, base, options, console, view) as (trials, outcome):
+        report_search(problem, trials, store, options, console, None)
+        return outcome, plan_tuned(problem, study, trials) if _is_over(trials, outcome) else None
+
+
+@contextmanager
+def _trained(
+    problem: Problem, store: Store, base: Path, options: Options, console: Console, view: View
+) -> Iterator[tuple[Trials, Outcome]]:
+    """Train the trials that are left, and hold the search's folder while their results are used."""
     check_names(problem)
     if options.address is None:
         place(problem.study.resources, [local_resources()], options.workers, problem.n_trials)
@@ -43,17 +77,15 @@ def run_search(
         trials = Trials(problem, store, version=options.version, command=options.command)
         stopping = Pruning(trials) if problem.tuning.pruner.name != "NopPruner" else None
         outcome = run_study(trials.plan, store, base, options, console, view, source=trials, stopping=stopping)
-        if not outcome.exit_code and not trials.n_open:
+        if _is_over(trials, outcome):
             trials.check()
-            write_best(problem, trials, store)
-            confirmation = plan_confirmation(problem, trials)
-            if confirmation is not None:
-                place_of = Store(store.path.parent / confirmation.study.study)
-                outcome = run_study(confirmation, place_of, base, options, console, view)
-        report_search(problem, trials, store, options, console, out)
+        yield trials, outcome
     if options.limit is not None and options.limit.is_over:
         console.print(f"time is up; go on with: {options.command}", markup=False, highlight=False, soft_wrap=True)
-    return outcome
+
+
+def _is_over(trials: Trials, outcome: Outcome) -> bool:
+    return not outcome.exit_code and not trials.n_open
 
 
 def report_search(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ablate.plan.expand import Assignment, Expander, Level, arm_name
+from ablate.plan.match import MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.tuning import Parameter
 from ablate_model import ModelConfig
@@ -22,16 +24,21 @@ MAX_COMBINATIONS = 20_000  # of values, in the search for a place where a condit
 
 
 class ArmSpace:
-    """One arm's part of the space.
+    """One arm's part of the space. `base` is the model whose size it is to have, where the study matches sizes.
 
     `parameters` are in the order in which they are drawn: a condition reads only what stands before it. `missing` are
     the paths that the arm does not have. Raises `GridError` for a value that the arm cannot take.
     """
 
     def __init__(
-        self, expander: Expander, resolver: Resolver, space: Mapping[str, Parameter], fixed: Assignment
+        self,
+        expander: Expander,
+        resolver: Resolver,
+        space: Mapping[str, Parameter],
+        fixed: Assignment,
+        base: ModelConfig | None = None,
     ) -> None:
-        self.expander, self.resolver, self.fixed = expander, resolver, fixed
+        self.expander, self.resolver, self.fixed, self.base = expander, resolver, fixed, base
         self.names, self.study = expander.names, expander.study
         self.label = arm_name(fixed)
         self.parameters: dict[str, Parameter] = {}
@@ -48,7 +55,13 @@ class ArmSpace:
 
     def resolve(self, params: Params) -> Resolved:
         """The arm with these settings. Raises `GridError` where they cannot go together."""
-        return self.resolver.resolve(self.assign(params))
+        resolved = self.resolver.resolve(self.assign(params))
+        if self.base is None or self.study.match == "none":
+            return resolved
+        try:
+            return replace(resolved, model=match_size(resolved.model, self.base, self.study.match))
+        except MatchError as error:
+            raise self.study.refuse(("match",), f"the arm {self.label} {error}") from None
 
     @cached_property
     def default(self) -> Resolved:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from by_hand import CPU, STEPS, make_results, make_run
@@ -80,3 +82,25 @@ def test_the_time_a_step_is_compared_only_on_one_device():
     assert summarize_arms(make_results(base, arm))[1].step_ratio == 2.0
     elsewhere = make_run("arm", 0, FAST, step_s=1.0, manifest={**CPU, "shared_by": 4})
     assert summarize_arms(make_results(base, elsewhere))[1].step_ratio is None
+
+
+def tuned(arms):
+    results = make_results(make_run("base", 0, BASE), make_run("arm", 0, FAST))
+    return replace(results, record=replace(results.record, tuning={"arms": arms}))
+
+
+def test_tuning_shows_budget_space_and_best_and_flags_edges_and_unequal_budgets():
+    space = {"train.learning_rate": "0.001 to 0.1, log"}
+    base = {"trials": 8, "space": space, "best": {"train.learning_rate": "0.01"}, "at_edge": []}
+    arm = {**base, "best": {"train.learning_rate": "0.099"}, "at_edge": ["train.learning_rate"]}
+    first, second = check_fairness(tuned({"base": base, "arm": arm}))
+    assert first.tuning == "train.learning_rate of 0.001 to 0.1, log: 0.01"
+    assert first.flags == ()
+    assert second.flags == ("its best train.learning_rate lies at the edge of 0.001 to 0.1, log",)
+    _, second = check_fairness(tuned({"base": base, "arm": {**arm, "trials": 4, "at_edge": []}}))
+    assert second.flags == ("tuned with 4 trials, its baseline with 8",)
+
+
+@pytest.mark.parametrize("damaged", [[], {"arm": 3}, {"arm": {"space": [], "best": {}}}, {"arm": {"at_edge": 3}}])
+def test_damaged_notes_on_tuning_count_as_unknown(damaged):
+    assert [line.tuning for line in check_fairness(tuned(damaged))] == ["", ""]

@@ -1,0 +1,81 @@
+"""A grid's `tune:`: every arm gets the same trials over the same space, then the matrix trains at each arm's best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ablate.data import CorpusInfo
+from ablate.plan import Plan, build_plan
+from ablate.plan.expand import expand
+from ablate.plan.plan import read_names
+from ablate.search.problem import Problem, read_arms, vary
+from ablate.search.schema import Objective
+from ablate.search.trials import ARM, Trials, best_of
+from ablate.search.words import describe_range, write_value
+from ablate.study import Overlay, Study
+from ablate.study.tuning import Tune
+
+TUNED = ("train.learning_rate", "train.muon_learning_rate")
+
+
+def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
+    """The search that `tune:` declares, `<study>-tune`, with an arm for each of the grid's.
+
+    Its seeds are none of the matrix's, or the trials would have seen what they are to predict. Raises `GridError` where
+    the space cannot be searched for some arm, or leaves the learning rate out.
+    """
+    tune = _tune_of(study)
+    names = read_names()
+    expansion = expand(study, names)
+    whole = build_plan(study, corpus)  # an arm that another one stands for is not tuned twice
+    models = {arm.name: arm.model for arm in whole.arms}
+    first = max(study.seeds) + 1
+    varied = vary(study, tune, ("tune",), name=f"{study.study}-tune", seeds=tuple(range(first, first + tune.seeds)))
+    bases = {arm.name: models[arm.baseline] for arm in whole.arms if arm.baseline != arm.name}
+    arms = read_arms(varied, names, corpus, tune, expansion.arms, bases)
+    if not set(TUNED) & set(tune.space):
+        raise study.refuse(("tune", "space"), f"the fair minimum is the learning rate: name {TUNED[0]} with its values")
+    return Problem(
+        study=varied,
+        final=study.train,
+        tuning=tune,
+        objectives=(Objective(),),
+        seeds=varied.seeds,
+        arms=tuple(arm for arm in arms if arm.label in models),
+        corpus=corpus,
+    )
+
+
+def plan_tuned(problem: Problem, study: Study, trials: Trials) -> Plan:
+    """The grid's plan with each arm at its best, and what was tried for the record."""
+    best = {search.space.label: _best_params(trials, search.space.label) for search in trials.searches}
+    laid = [Overlay("tune", dict(params), arm=label) for label, params in best.items() if params]
+    plan = build_plan(study, problem.corpus, laid)
+    arms = {search.space.label: describe_arm(problem, trials, search.space.label) for search in trials.searches}
+    return replace(plan, tuning={"study": problem.name, "arms": arms})
+
+
+def describe_arm(problem: Problem, trials: Trials, label: str) -> dict[str, Any]:
+    """What the report shows of an arm's tuning: trials, the steps of one, the space in words, best values, edges."""
+    space = next(search.space for search in trials.searches if search.space.label == label)
+    best = _best_params(trials, label)
+    return {
+        "trials": problem.tuning.trials,
+        "steps": space.default.train.steps,
+        "space": {path: describe_range(parameter) for path, parameter in space.parameters.items()},
+        "best": {path: write_value(value) for path, value in best.items()},
+        "at_edge": [path for path, value in best.items() if space.parameters[path].is_edge(value)],
+    }
+
+
+def _best_params(trials: Trials, label: str) -> Mapping[str, Any]:
+    search = next(search for search in trials.searches if search.space.label == label)
+    best = best_of(search)
+    return trials.params_of(best.user_attrs[ARM]) if best is not None else {}
+
+
+def _tune_of(study: Study) -> Tune:
+    assert study.tune is not None
+    return study.tune

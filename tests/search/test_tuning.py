@@ -1,0 +1,90 @@
+"""A grid's `tune:`: equal trials for every arm, the matrix at each arm's best, and what the report is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pretended import ALPHA, RATE, quadratic, train
+
+from ablate.data import CorpusInfo
+from ablate.errors import GridError
+from ablate.execution.jobs import make_job, record_study
+from ablate.execution.placement import Placement
+from ablate.plan import build_plan
+from ablate.search.cost import describe_tuning
+from ablate.search.trials import Trials
+from ablate.search.tuning import plan_tuned, pose_tuning
+from ablate.study import load_study
+from ablate.tracking.store import Store
+
+SPACE = {RATE: {"low": 1e-4, "high": 1e-1, "log": True}, ALPHA: {"low": 0.005, "high": 0.5, "log": True}}
+
+
+def test_every_arm_gets_the_same_trials_and_trains_at_its_best(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    study = load_study(write_grid(seeds=2, tune={"space": SPACE, "trials": 5, "budget": 6}))
+    problem = pose_tuning(study, corpus_info)
+    assert problem.name == "tiny-tune"
+    assert not set(problem.seeds) & set(study.seeds)
+    trials = Trials(problem, Store(tmp_path / "runs" / problem.name))
+    assert len(train(trials)) == 4 * 5
+    assert {run.arm.train.steps for run in trials.plan.runs} == {6}
+    plan = plan_tuned(problem, study, trials)
+    assert [arm.name for arm in plan.arms] == [arm.name for arm in build_plan(study, corpus_info).arms]
+    for arm in plan.arms:
+        tried = [run.arm for run in trials.plan.runs if run.arm.name.startswith(f"{arm.name},trial=")]
+        best = min(tried, key=lambda trial: quadratic(next(r for r in trials.plan.runs if r.arm is trial)))
+        assert len(tried) == 5
+        assert arm.train.learning_rate == best.train.learning_rate
+        assert arm.train.steps == 12
+        told = plan.tuning["arms"][arm.name]
+        assert told["trials"] == 5
+        assert set(told["space"]) == ({RATE, ALPHA} if arm.axes["normalization"] == "ngpt" else {RATE})
+        job = make_job(plan, plan.runs[0], Placement(1, 0, 1), {})
+        assert job.manifest["tuning_trials"] == 5
+    assert record_study(plan, "0", "").tuning == plan.tuning
+
+
+def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
+    study = load_study(write_grid(tune={"space": SPACE, "trials": 5, "seeds": 2}))
+    lines = "\n".join(describe_tuning(pose_tuning(study, corpus_info), 1, 1e9))
+    assert "5 trials for each of 4 arms, 40 runs more" in lines
+    assert f"{RATE} 0.0001 to 0.1, log" in lines
+    assert "not for attention=standard,normalization=prenorm" in lines
+
+
+def test_an_arm_that_is_added_is_tuned_alone(write_grid, corpus_info: CorpusInfo, tmp_path: Path) -> None:
+    def pose(*levels: str) -> Trials:
+        tune = {"space": {RATE: SPACE[RATE]}, "trials": 2}
+        grid = write_grid(tune=tune, matrix={"normalization": list(levels)}, baseline=None)
+        return Trials(pose_tuning(load_study(grid), corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+
+    assert len(train(pose("prenorm"))) == 2
+    assert {run.arm.axes["normalization"] for run in train(pose("prenorm", "ngpt"))} == {"ngpt"}
+
+
+def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: CorpusInfo) -> None:
+    wide = {"model": {"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 16}, "match": "parameters"}
+    study = load_study(write_grid(tune={"space": {RATE: SPACE[RATE]}, "trials": 2}, **wide))
+    sizes = {arm.name: arm.n_params for arm in build_plan(study, corpus_info).arms}
+    for arm in pose_tuning(study, corpus_info).arms:
+        assert arm.default.model.num_params() == sizes[arm.label]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"tune": {"space": {ALPHA: SPACE[ALPHA]}, "trials": 2}}, ("tune.space", "learning rate")),
+        ({"tune": {"space": {"train.learning_rte": SPACE[RATE]}, "trials": 2}}, ("tune.space", "learning_rate'")),
+        ({"tune": {"space": SPACE, "trials": 2, "budget": {"setps": 1}}}, ("tune.budget.setps", "'steps'")),
+        ({"tune": {"space": SPACE}}, ("tune", "trials")),
+        ({"tune": {"space": SPACE, "trials": 2}, "matrix": {RATE: [1e-3, 2e-3]}, "baseline": None}, ("arms differ",)),
+    ],
+)
+def test_a_wrong_tune_is_refused_with_its_place(write_grid, corpus_info: CorpusInfo, changes, words) -> None:
+    with pytest.raises(GridError) as refusal:
+        pose_tuning(load_study(write_grid(**changes)), corpus_info)
+    for word in ("grid.yaml", *words):
+        assert word in str(refusal.value)
