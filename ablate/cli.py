@@ -343,19 +343,27 @@ def bench(
     cold: Annotated[bool, typer.Option("--cold", help="Time the first step with an empty compilation cache.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Where a step's time goes, part by part.")] = False,
     as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write STUDY.json, and STUDY.md made from it, there.")
+    ] = None,
 ) -> None:
     """Measure how fast each arm of a grid trains on this machine's first device, on random tokens."""
     planned = _build_plan(grid, runs, set_)
+    from ablate.bench_page import write_bench
     from ablate.screens import print_speeds
     from ablate.training.bench import bench_arms
 
     report = bench_arms(
         {arm.name: (arm.model, arm.train) for arm in planned.arms},
+        study=planned.study.study,
+        command=shlex.join(["ablate", *sys.argv[1:]]),
         threads=planned.study.resources.cpus or 1,
         steps=steps,
         is_cold=cold,
         has_profile=profile,
     )
+    if out is not None:
+        write_bench(asdict(report), out)
     if as_json:
         print(json.dumps(asdict(report), indent=1))
     else:

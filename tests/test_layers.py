@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LEAVES = {"errors", "files", "words"}
+LEAVES = {"errors", "files", "words", "bench_page"}
 ARROWS = {
     "study": set(),
     "data": {"study"},

@@ -60,11 +60,14 @@ class Speed:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All arms on one device. `ceiling_tflops` is by the precision of matrix products; `failed` says which did not run.
+    """All arms of a study on one device, and the command that measured them.
 
+    `ceiling_tflops` is by the precision of matrix products; `failed` says which arms did not run, and why.
     An arm fails that needs more memory than there is, or names an attention backend that cannot compute it.
     """
 
+    study: str
+    command: str
     device: str
     versions: Mapping[str, str]
     threads: int
@@ -77,6 +80,8 @@ class BenchReport:
 def bench_arms(
     arms: Mapping[str, tuple[ModelConfig, TrainConfig]],
     *,
+    study: str,
+    command: str,
     threads: int,
     steps: int,
     is_cold: bool,
@@ -110,7 +115,7 @@ def bench_arms(
             )
         except (torch.OutOfMemoryError, BackendError) as error:
             failed[name] = str(error).splitlines()[0]
-    return BenchReport(_name(device), _versions(), threads, steps, ceilings, tuple(speeds), failed)
+    return BenchReport(study, command, _name(device), _versions(), threads, steps, ceilings, tuple(speeds), failed)
 
 
 def _name(device: torch.device) -> str:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
 
+from ablate.bench_page import describe_bench, write_bench
 from ablate.errors import ResourceError
 from ablate.training import bench
 from ablate.training.bench import WINDOWS, bench_arms
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def report(make_small_arm):
     arms = {"small": make_small_arm(), "flex": make_small_arm(attention="flex")}
-    return bench_arms(arms, threads=1, steps=2, is_cold=False, has_profile=True)
+    return bench_arms(
+        arms, study="small", command="ablate bench small.yaml", threads=1, steps=2, is_cold=False, has_profile=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +67,18 @@ def test_other_work_on_the_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "a GPU")
     with pytest.raises(ResourceError, match=r"other work holds 69\.0 GiB of a GPU"):
         bench.check_alone(torch.device("cuda"))
+
+
+def test_the_page_is_made_from_the_json(report, tmp_path):
+    write_bench(asdict(report), tmp_path)
+    page = (tmp_path / "small.md").read_text()
+    assert page == describe_bench(json.loads((tmp_path / "small.json").read_text()))
+    (speed,) = report.arms
+    assert f"| small | {speed.n_params / 1000:.3g}k |" in page
+    assert f"| {speed.components_ms['attention']:.2f} | `attention` |" in page
+    assert "flex failed: flex has no gradients on a CPU" in page
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "reports" / "performance").glob("*.json")), ids=lambda path: path.stem)
+def test_published_pages_are_those_of_their_json(path):
+    assert path.with_suffix(".md").read_text() == describe_bench(json.loads(path.read_text()))

@@ -1,0 +1,75 @@
+"""What `ablate bench` measured, as the JSON that it writes and the Markdown that is made from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ablate.words import format_count
+
+COLUMNS = (
+    "arm",
+    "parameters",
+    "tokens/s",
+    "ms a step",
+    "slowest and fastest window",
+    "TFLOP/s",
+    "of ceiling",
+    "memory",
+    "first step cold",
+    "warm",
+    "attention",
+)
+
+
+def write_bench(report: Mapping[str, Any], folder: Path) -> None:
+    """Write STUDY.json and STUDY.md into `folder`, which is made if it is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{report['study']}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / f"{report['study']}.md").write_text(describe_bench(report))
+
+
+def describe_bench(report: Mapping[str, Any]) -> str:
+    """The page of one JSON file: a line an arm, then where a step's time goes."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    yield f"# {report['study']}\n"
+    yield f"`{report['command']}`\n"
+    ceilings = " and ".join(f"{value:.0f} TFLOP/s in {name}" for name, value in report["ceiling_tflops"].items())
+    yield f"{report['device']}; {versions}. The ceiling is a large matrix product on the same device: {ceilings}."
+    yield f"A window is {report['steps_a_window']} steps; the median window counts. First steps are in seconds.\n"
+    yield from _table(COLUMNS, [_row(speed) for speed in report["arms"]])
+    for speed in report["arms"]:
+        for title, parts in (("parts", speed["components_ms"]), ("kernels", speed["kernels_ms"])):
+            if parts:
+                yield f"\n## {speed['arm']}: {title}\n"
+                yield from _table(("ms a step", title), [(f"{ms:.2f}", f"`{name[:90]}`") for name, ms in parts.items()])
+    for name, error in report["failed"].items():
+        yield f"\n{name} failed: {error}"
+
+
+def _row(speed: Mapping[str, Any]) -> tuple[str, ...]:
+    cold, windows = speed["first_step_cold_s"], speed["windows_ms"]
+    return (
+        speed["arm"],
+        format_count(speed["n_params"]),
+        format_count(speed["tokens_per_s"]),
+        f"{speed['step_ms']:.2f}",
+        f"{max(windows):.2f}, {min(windows):.2f}",
+        f"{speed['model_tflops']:.3g}",
+        f"{speed['ceiling_share']:.0%}",
+        f"{format_count(speed['peak_memory_bytes'])}B",
+        "" if cold is None else f"{cold:.1f}",
+        f"{speed['first_step_warm_s']:.1f}",
+        speed["backend"],
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(row) + " |"
