@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from .config import ModelConfig
 from .declared import Declared, Role, walk_declared
 from .init import initialize
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
-from .kernels.report import report_attention
+from .kernels.fastest import choose_fastest, default_cache
+from .kernels.report import collect_calls, report_attention
 from .linear.base import Embedding, Head
 from .numerics import project, upcast
 
@@ -30,6 +32,7 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.backend = backend
+        self.measured_ms: dict[str, float] = {}  # by backend, where the fastest was chosen
         self.embedding = Embedding(config, config.vocab_size)
         self.position = config.position.build(config)
         self.input = config.normalization.build_input(config)
@@ -120,6 +123,16 @@ class GPT(nn.Module):
     def parameter_roles(self) -> dict[str, Role]:
         """Parameter name -> what it is for an optimizer: matrix (hidden, Muon's), embedding, head, gate or vector."""
         return {name: spec.role for name, _, spec in walk_declared(self)}
+
+    def choose_backend(self, n_sequences: int, dtype: torch.dtype = torch.float32, cache: Path | None = None) -> None:
+        """Take the attention backend that is fastest for `n_sequences` at once under autocast to `dtype`.
+
+        Measured once a shape and machine, and remembered in `cache`, by default a file of this user.
+        """
+        calls = collect_calls(self, n_sequences, dtype)
+        if calls:
+            self.measured_ms = choose_fastest(calls, cache or default_cache())
+            self.backend = next(iter(self.measured_ms))
 
     def report_attention(self, dtype: torch.dtype = torch.float32) -> dict[str, str]:
         """Which attention backend and kernel a forward pass under autocast to `dtype` runs on, and why."""

@@ -160,8 +160,10 @@ class TrainConfig(Strict):
     cuda_graph: bool = Field(
         False, description="launch a step as one CUDA graph: for models whose kernels are shorter than their launches"
     )
-    attention_backend: Literal["auto", "sdpa", "flash", "flex", "math"] = Field(
-        "auto", description="kernels of attention, the same for every arm; by name it never falls back in silence"
+    attention_backend: Literal["auto", "fastest", "sdpa", "flash", "flex", "math"] = Field(
+        "auto",
+        description="kernels of attention, the same for every arm; by name it never falls back in silence; "
+        "fastest: measured once for a shape on a machine",
     )
 
     @property

@@ -136,6 +136,8 @@ class Training:
         self.is_graphed = train.cuda_graph and device.type == "cuda"
         self.graph: StepGraph | None = None
         self.n_eager, self.capture_s = 0, 0.0
+        if train.attention_backend == "fastest":
+            self.model.choose_backend(self.micro_batch_size, self.precision.autocast or torch.float32)
         if train.recompute:
             self.model.recompute_blocks()
         if train.compile:

@@ -21,7 +21,7 @@ class Precision:
 
     def build(self, config: ModelConfig, backend: str, seed: int) -> GPT:
         """The model with its masters, initialised in their precision."""
-        model = GPT(config, backend, seed)
+        model = GPT(config, "auto" if backend == "fastest" else backend, seed)
         if self.masters is not None:
             model.to(self.masters)
             model.initialize(seed)

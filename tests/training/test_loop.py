@@ -370,3 +370,13 @@ def test_recomputed_blocks_train_as_kept_ones(run, model_config, make_train_conf
     _, kept = run(model_config, make_train_config())
     _, recomputed = run(model_config, make_train_config(recompute=True))
     assert recomputed.curve() == kept.curve()
+
+
+def test_the_fastest_backend_trains_as_any(run, model_config, make_train_config, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _, usual = run(model_config, make_train_config())
+    outcome, measured = run(model_config, make_train_config(attention_backend="fastest"))
+    assert outcome.model.report_attention()["requested"] == "fastest"
+    assert (tmp_path / "ablate" / "attention.json").exists()
+    for one, other in zip(usual.curve(), measured.curve(), strict=True):
+        assert one == pytest.approx(other, rel=ROUNDING_32)

@@ -1,0 +1,72 @@
+"""The measured choice of an attention backend, and what is remembered of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cases import tiny, tokens
+
+from ablate_model import GPT
+from ablate_model.kernels import fastest
+from ablate_model.kernels.report import collect_calls
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "attention.json"
+
+
+def test_the_fastest_that_can_is_taken_and_reported(cache: Path) -> None:
+    model = GPT(tiny(attention="linear_ensemble"))
+    before = model(tokens())
+    model.choose_backend(2, cache=cache)
+    assert set(model.measured_ms) == {"sdpa", "math"}  # flash has no CPU kernels, and flex no gradients there
+    assert list(model.measured_ms.values()) == sorted(model.measured_ms.values())
+    assert model.backend == next(iter(model.measured_ms))
+    torch.testing.assert_close(model(tokens()), before, atol=1e-5, rtol=1e-5)
+    report = model.report_attention()
+    assert (report["requested"], report["backend"]) == ("fastest", model.backend)
+    assert report["reason"].startswith(f"measured: {model.backend} ")
+
+
+def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(tiny())
+    model.choose_backend(2, cache=cache)
+    monkeypatch.setattr(fastest, "_measure", lambda _calls: {"math": 1.0, "sdpa": 2.0})
+    other = GPT(tiny(normalization="ngpt"))  # the same shape
+    other.choose_backend(2, cache=cache)
+    assert other.measured_ms == model.measured_ms
+    other.choose_backend(3, cache=cache)
+    assert (other.backend, other.measured_ms) == ("math", {"math": 1.0, "sdpa": 2.0})
+    assert len(json.loads(cache.read_text())) == 2
+
+
+def test_the_first_of_two_who_measure_at_once_counts(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = collect_calls(GPT(tiny()), 1, torch.float32)
+
+    def measure_late(_calls: object) -> dict[str, float]:
+        monkeypatch.setattr(fastest, "_measure", lambda _calls: {"sdpa": 1.0, "math": 2.0})
+        fastest.choose_fastest(calls, cache)
+        return {"math": 1.0, "sdpa": 2.0}
+
+    monkeypatch.setattr(fastest, "_measure", measure_late)
+    assert list(fastest.choose_fastest(calls, cache)) == ["sdpa", "math"]
+
+
+def test_a_cache_that_is_torn_or_cannot_be_written_is_done_without(cache: Path) -> None:
+    cache.parent.mkdir()
+    cache.write_text('{"half')
+    model = GPT(tiny())
+    model.choose_backend(1, cache=cache)
+    assert json.loads(cache.read_text())
+    model.choose_backend(1, cache=cache / "a file is no folder")
+    assert model.backend in model.measured_ms
+
+
+def test_without_attention_there_is_nothing_to_choose(cache: Path) -> None:
+    model = GPT(tiny(dropped=["attention/0", "attention/1"]))
+    model.choose_backend(1, cache=cache)
+    assert (model.backend, model.measured_ms) == ("auto", {})
