@@ -43,6 +43,10 @@ With = Annotated[
     typer.Option("--with", metavar="FILE", help="Lay settings over the arms, such as the best.yaml of a search."),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
+Keep = Annotated[str, typer.Option(metavar="RULE", help="Whose weights stay: all, best, baseline, none.")]
+DiskBudget = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Room for the whole study, e.g. 20GB; the worst weights go first.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 MAX_RESTARTS = 3  # of a local Ray node that dies
@@ -128,6 +132,8 @@ def run(
     stuck_after: Annotated[
         float, typer.Option(min=10, metavar="SECONDS", help="Replace a worker that is silent for so long.")
     ] = 600.0,
+    keep: Keep = "all",
+    disk_budget: DiskBudget = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")] = False,
 ) -> None:
@@ -139,6 +145,7 @@ def run(
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
     from ablate.screens import print_outcome
+    from ablate.tracking.cleaning import parse_bytes, parse_keep
     from ablate.tracking.mlflow_mirror import redact
     from ablate.tracking.store import Store
 
@@ -149,7 +156,19 @@ def run(
         ["ablate", *(word.replace(secret, redact(secret)) if secret else word for word in sys.argv[1:])]
     )
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
-    options = Options(uri, workers, address, command, ablate.__version__, retry_failed, early_stop, stuck_after)
+    budget = parse_bytes(disk_budget) if disk_budget is not None else None
+    options = Options(
+        uri,
+        workers,
+        address,
+        command,
+        ablate.__version__,
+        retry_failed,
+        early_stop,
+        stuck_after,
+        keep=parse_keep(keep),
+        disk_budget_bytes=budget,
+    )
     console = Console(stderr=log_json, quiet=quiet)
     view = View(Console(), quiet=quiet, as_json=log_json)
     try:
@@ -220,21 +239,17 @@ def stop(study: StudyPlace, runs: Runs = DEFAULT_RUNS) -> None:
 def clean(
     study: StudyPlace,
     runs: Runs = DEFAULT_RUNS,
-    keep: Annotated[str, typer.Option(metavar="RULE", help="Whose weights stay: all, best, baseline, none.")] = "all",
-    disk_budget: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Room for the whole study, e.g. 20GB; the worst weights go first."),
-    ] = None,
+    keep: Keep = "all",
+    disk_budget: DiskBudget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go.")] = False,
 ) -> None:
     """Remove weights by a rule, checkpoints of runs that have ended, and files half written. Curves always stay."""
     from ablate.screens import print_removals
+    from ablate.tracking.cleaning import clean as remove
     from ablate.tracking.cleaning import parse_bytes, parse_keep, plan_cleaning
 
     budget = parse_bytes(disk_budget) if disk_budget is not None else None
-    removals = plan_cleaning(find_store(study, runs), parse_keep(keep), budget)
-    for removal in () if dry_run else removals:
-        removal.path.unlink(missing_ok=True)
+    removals = (plan_cleaning if dry_run else remove)(find_store(study, runs), parse_keep(keep), budget)
     print_removals(removals, is_dry=dry_run)
 
 

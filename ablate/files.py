@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
-    """Write under a temporary name, then rename: a reader, or a crash, finds the old file or the new one.
+def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = True) -> None:
+    """Write under a temporary name, then rename: whoever reads, or dies while writing, finds or leaves a whole file.
 
-    `content` is the bytes, or a function that writes them. Raises `OSError` where the disk is full or the folder cannot
-    be written; the old file is then still there.
+    `durable`: the death of the machine leaves one too, for which the disk has to be waited for. `content` is the bytes,
+    or a function that writes them. Raises `OSError` where the disk is full or the folder cannot be written; the old
+    file is then still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
@@ -23,7 +24,8 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object]) -> N
             else:
                 file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -152,3 +153,18 @@ def test_variants(ablate: Ablate) -> None:
     assert code == 0
     assert "2410.05258" in out
     assert "2410.01131" in out
+
+
+def test_a_cluster_that_does_not_answer_is_refused_at_once(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    with socket.socket() as unheard:  # bound, and nobody listens
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}"
+        assert_refused(
+            ablate("run", write_grid(), "--address", address), f"--address {address}", "no Ray cluster answers"
+        )
+
+
+def test_more_than_there_is_names_the_line_of_the_grid(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    grid = write_grid(resources={"cpus": 100_000})
+    for verb in ("plan", "run"):
+        assert_refused(ablate(verb, grid), "grid.yaml:", "resources", "100000 CPU", "there are")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ SETTINGS = {
 }
 VITAL = frozenset({"raylet", "gcs_server"})
 PATIENCE_S = 60.0
+CONNECT_S = 5.0
 
 
 class ClusterLostError(ResourceError):
@@ -71,6 +73,21 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
             raise
         else:
             ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """See that somebody listens at HOST:PORT: Ray itself would try for a minute. Other addresses are Ray's to judge.
+
+    Raises `ResourceError` where nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        text = getattr(error, "strerror", None) or error
+        raise ResourceError(f"--address {address}: no Ray cluster answers there: {text}") from None
 
 
 def node_resources() -> Nodes:

@@ -11,9 +11,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
-from ablate.execution.cluster import check_shared, start_cluster
+from ablate.execution.cluster import check_address, check_shared, start_cluster
 from ablate.execution.driver import Driver
 from ablate.execution.events import Outcome
+from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.limit import TimeLimit
 from ablate.execution.placement import local_resources, place
@@ -22,6 +23,7 @@ from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.view import View
 from ablate.execution.watch import STUCK_S
 from ablate.plan import Plan
+from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete, redact
 from ablate.tracking.store import Store
@@ -36,7 +38,8 @@ class Options:
     """How to run, which never changes what comes out: where MLflow is, how many at a time, on which cluster.
 
     `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent;
-    `limit` lets no run begin that would not end in time.
+    `limit` lets no run begin that would not end in time; weights that `keep` or `disk_budget_bytes` have no room for
+    are removed while the study goes on.
     """
 
     tracking_uri: str
@@ -48,6 +51,8 @@ class Options:
     early_stop: str | None = None
     stuck_s: float = STUCK_S
     limit: TimeLimit | None = None
+    keep: Keep = "all"
+    disk_budget_bytes: int | None = None
 
 
 def run_study(
@@ -83,6 +88,8 @@ def run_study(
     where = plan.study.locate(("resources",))
     if options.address is None:
         place(plan.study.resources, [available], options.workers, len(pending) + n_more, where)
+    else:
+        check_address(options.address)
     done = len(plan.runs) - len(pending)
     what = f", {done} of them {'left as they are' if options.retry_failed else 'done before'}" if done else ""
     more = f", at most {n_more} more to come" if n_more else ""
@@ -102,13 +109,14 @@ def run_study(
         check_shared(store.path)
         console.print(f"{placement}; starting", highlight=False)
         mirror = MlflowMirror(options.tracking_uri, store, record)
+        housekeeper = Housekeeper(store, options.keep, options.disk_budget_bytes, view.observe)
         driver = Driver(
             plan,
             store,
             corpus,
             placement,
             mirror,
-            view.observe,
+            housekeeper.observe,
             stopping=stopping,
             source=source,
             limit=options.limit,
@@ -116,6 +124,7 @@ def run_study(
         )
         with view.shown(runs, placement.lanes), _at_work(store):
             outcome = driver.train(runs)
+            housekeeper.tidy()
     _close(mirror, options, console)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import json
 import os
 import socket
 import threading
@@ -11,7 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from ablate.tracking.records import State
 from ablate.tracking.store import RunFolder, Store, write_json
 from ablate.training.loop import Outcome, Recorder, train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
-from ablate_model import ModelConfig
+from ablate_model import GPT, ModelConfig
 
 # What no other run on this disk would survive either: no space, a quota, read-only.
 UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
@@ -74,6 +75,7 @@ class RunWorker:
         self.store, self.corpus, self.threads, self._loop = Store(study), corpus, threads, train
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
+        self._attention: dict[str, Mapping[str, str]] = {}
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.group: Group = Alone()
@@ -163,7 +165,7 @@ class RunWorker:
         self.group.share(partial(_limit_micro_batch, declared, recorder.status.micro_batch_size))
         while True:
             manifest = {**job.manifest, **self._describe(), "micro_batch_size": settings.micro_batch_size}
-            write_json(folder.manifest, manifest)
+            write_json(folder.manifest, manifest, durable=False)  # the end writes it again
             try:
                 outcome = self._run_loop(
                     job, settings, recorder, lambda: self._stop.is_set() or self._cut[0] == job.run_id
@@ -179,8 +181,7 @@ class RunWorker:
             gc.collect()  # what the failed step held, before the next attempt asks for its share
             if self.device == "cuda":
                 torch.cuda.empty_cache()
-        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        attention = outcome.model.report_attention(dtype)
+        attention = self._report_attention(job, settings, outcome.model)
         write_json(
             folder.manifest,
             {
@@ -209,6 +210,14 @@ class RunWorker:
             folder.checkpoint.unlink(missing_ok=True)
         return state  # type: ignore[return-value]
 
+    def _report_attention(self, job: Job, settings: TrainConfig, model: GPT) -> Mapping[str, str]:
+        """Which kernels it ran on. It takes a forward pass to know, so what is known of another seed is not asked."""
+        key = json.dumps([job.config["model"], settings.attention_backend, settings.precision], sort_keys=True)
+        if key not in self._attention:
+            dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+            self._attention[key] = model.report_attention(dtype)
+        return self._attention[key]
+
     def _describe(self) -> dict[str, Any]:
         name = torch.cuda.get_device_name() if self.device == "cuda" else _processor_name()
         return {
@@ -224,6 +233,7 @@ def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:
     return train.model_copy(update={"micro_batch_size": limit})
 
 
+@cache
 def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -57,6 +57,14 @@ def plan_cleaning(store: Store, keep: Keep, budget_bytes: int | None) -> list[Re
     return removals
 
 
+def clean(store: Store, keep: Keep, budget_bytes: int | None) -> list[Removal]:
+    """Remove what `plan_cleaning` names, which may be while the study trains."""
+    removals = plan_cleaning(store, keep, budget_bytes)
+    for removal in removals:
+        removal.path.unlink(missing_ok=True)
+    return removals
+
+
 def parse_keep(word: str) -> Keep:
     """Raises `GridError` for a word that is no rule."""
     for keep in KEEPS:
@@ -105,8 +113,14 @@ def _loss(folder: RunFolder) -> float:
 
 
 def _remove(path: Path, reason: str) -> Removal:
-    return Removal(path, path.stat().st_size, reason)
+    return Removal(path, _size(path), reason)
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size(path: Path) -> int:
+    """Of a file, or of all files in a folder; one that is gone meanwhile counts nothing."""
+    try:
+        if path.is_dir():
+            return sum(map(_size, path.iterdir()))
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

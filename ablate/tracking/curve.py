@@ -126,7 +126,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """The record of one line, or None where it is torn or not a record."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets in brackets
         return None
     if isinstance(record, dict) and isinstance(record.get("step"), int):
         return record

@@ -19,8 +19,9 @@ from ablate.tracking.records import ENDED, Status, StudyRecord
 MAX_NAMED = 12  # ids in a message
 
 
-def write_json(path: Path, data: Any) -> None:
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
+def write_json(path: Path, data: Any, *, durable: bool = True) -> None:
+    content = json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+    write_atomic(path, content, durable=durable)
 
 
 def read_json(path: Path) -> Any:
@@ -29,7 +30,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from None
 
 
@@ -100,7 +101,8 @@ class RunFolder:
         return values[-1] if values else None
 
     def write_status(self, status: Status) -> None:
-        write_json(self.status, status.to_dict())
+        """A sign of life that a dead machine takes with it is no loss, so the disk is not waited for until the end."""
+        write_json(self.status, status.to_dict(), durable=status.state != "running")
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 from ablate.errors import RecordError
+from ablate.files import write_atomic
 from ablate.training.optimizer import Optimizer
 from ablate_model import GPT
 
@@ -44,20 +44,11 @@ def restore(state: dict[str, Any], model: GPT, optimizer: Optimizer) -> Progress
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write under a temporary name, then rename: a crash leaves the old checkpoint or the new one.
+    """A crash leaves the old checkpoint or the new one.
 
     Raises `OSError` where the disk is full or the folder cannot be written; the old checkpoint is then still there.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, partial(_save, state))
 
 
 def _save(state: dict[str, Any], file: IO[bytes]) -> None:

@@ -56,7 +56,10 @@ def test_a_curve_that_is_not_the_one_saved_is_refused(tmp_path: Path, damage: Ca
     assert steps(path) == []
 
 
-@pytest.mark.parametrize("torn", [b'{"step": 3, "train', b"\x00\x00\x00\n", b"not json\n", b'{"stop": 3}\n', b"[1]\n"])
+@pytest.mark.parametrize(
+    "torn",
+    [b'{"step": 3, "train', b"\x00\x00\x00\n", b"not json\n", b'{"stop": 3}\n', b"[1]\n", b"[" * 100_000 + b"\n"],
+)
 def test_a_torn_line_is_passed_over_and_cut(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "curve.jsonl"
     with CurveWriter(path) as curve:

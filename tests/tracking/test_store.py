@@ -48,6 +48,15 @@ def test_a_status_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
 
 
+@pytest.mark.parametrize("content", [b"", b'{"state": "fin', b"[]", b"[" * 100_000])
+def test_a_damaged_status_is_a_run_to_train_with_a_note(tmp_path: Path, content: bytes) -> None:
+    folder = RunFolder(tmp_path)
+    folder.status.write_bytes(content)
+    status = folder.read_status()
+    assert status.state == "queued"
+    assert "damaged" in status.notes[0]
+
+
 def test_a_worker_without_a_sign_of_life_is_stale() -> None:
     status = Status("running", heartbeat=100.0)
     assert not status.is_stale(now=100.0 + STALE_S)

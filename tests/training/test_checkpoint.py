@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 
 import pytest
 import torch
@@ -41,11 +42,12 @@ def test_a_crash_while_writing_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")  # noqa: PTH110
-def test_a_full_disk_is_an_os_error(tmp_path, monkeypatch):
-    full = lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "temporary"))  # noqa: E731
-    monkeypatch.setattr(checkpoint.tempfile, "mkstemp", full)
+def test_a_full_disk_is_an_os_error(tmp_path):
+    write_checkpoint(tmp_path / "c.pt", {"step": 1})
+    (tmp_path / f".c.pt.{os.getpid()}-{threading.get_ident()}").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
         write_checkpoint(tmp_path / "c.pt", {"weights": torch.zeros(100_000)})
+    assert read_checkpoint(tmp_path / "c.pt") == {"step": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"step": 1}, protocol=2)[:-3]])

@@ -1,0 +1,84 @@
+"""What a person, a pipe and a program see of a study while it trains."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ablate.data import describe
+from ablate.execution.events import Event
+from ablate.execution.view import View
+from ablate.plan import Plan, build_plan
+from ablate.study import load_study
+
+
+@pytest.fixture
+def plan(write_grid: Callable[..., Path], tmp_path: Path) -> Plan:
+    study = load_study(write_grid(seeds=5))
+    return build_plan(study, describe(study.data, tmp_path))
+
+
+def events(plan: Plan) -> list[Event]:
+    first, second, *_ = plan.runs
+    record: dict[str, Any] = {"step": 6, "train_loss": 2.5, "val_loss": 2.25, "tokens_per_s": 1000.0}
+    return [
+        Event("started", first),
+        Event("started", second),
+        Event("progress", first, record={**record, "memory_bytes": 3 * 10**9}),
+        Event("ended", second, state="failed", text="ZeroDivisionError: [no]"),
+        Event("notice", text="no room"),
+    ]
+
+
+def show(plan: Plan, width: int = 100, height: int = 30, **options: Any) -> tuple[View, Console, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, force_terminal=options.pop("terminal", False))
+    view = View(console, **options)
+    with view.shown(plan.runs, 2):
+        for event in events(plan):
+            view.observe(event)
+    return view, console, out
+
+
+def test_a_pipe_gets_whole_lines_without_escapes(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ablate.execution.view.PLAIN_EVERY_S", 0.0)
+    _, _, out = show(plan, width=40)
+    lines = out.getvalue().splitlines()
+    assert "\x1b" not in out.getvalue()
+    assert any("step 6/12, loss 2.5000, validation loss 2.2500" in line for line in lines)
+    assert any(line.startswith("[1/20]") and "ZeroDivisionError: [no]" in line for line in lines)
+
+
+@pytest.mark.parametrize(("width", "height"), [(200, 60), (60, 8), (20, 3)])
+def test_the_live_table_fits_a_terminal_of_any_size(plan: Plan, width: int, height: int) -> None:
+    view, console, _ = show(plan, terminal=True)
+    console.width, console.height = width, height  # as after a resize
+    with console.capture() as captured:
+        console.print(view)
+    text = captured.get()
+    assert "20 runs" in " ".join(text.split())
+    if width == 200:
+        for word in ("2.5000", "2.2500", "GB", "k", "6/12", "no room"):
+            assert word in text
+
+
+def test_quiet_prints_what_went_wrong_alone(plan: Plan) -> None:
+    text = show(plan, quiet=True)[2].getvalue()
+    assert "ZeroDivisionError" in text
+    assert "started" not in text
+    assert "loss" not in text
+
+
+def test_every_event_is_a_line_of_json(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(plan, as_json=True)[2].getvalue() == ""
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["event"] for row in rows] == ["started", "started", "progress", "ended", "notice"]
+    assert rows[2]["run_id"] == plan.runs[0].run_id
+    assert rows[2]["val_loss"] == 2.25
+    assert rows[3]["state"] == "failed"
