@@ -158,7 +158,9 @@ class TrainConfig(Strict):
         False, description="keep the input of each block alone, and compute the rest again for gradients: less memory"
     )
     cuda_graph: bool = Field(
-        False, description="launch a step as one CUDA graph: for models whose kernels are shorter than their launches"
+        False,
+        description="launch a step as one CUDA graph, where one process trains on a GPU: "
+        "the host no longer holds up the kernels of small models",
     )
     attention_backend: Literal["auto", "fastest", "sdpa", "flash", "flex", "math"] = Field(
         "auto",

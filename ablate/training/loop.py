@@ -133,7 +133,7 @@ class Training:
         self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
         self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
-        self.is_graphed = train.cuda_graph and device.type == "cuda"
+        self.is_graphed = train.cuda_graph and device.type == "cuda" and group.size == 1
         self.graph: StepGraph | None = None
         self.n_eager, self.capture_s = 0, 0.0
         if train.attention_backend == "fastest":
@@ -252,7 +252,7 @@ class Training:
 
     def _gather_loss(self) -> float:
         """The group's mean of `loss_sum`, which each process then goes on from, as it would after a resume."""
-        self.loss_sum = self.group.sum(self.loss_sum) / self.group.size
+        self.loss_sum.copy_(self.group.sum(self.loss_sum) / self.group.size)  # in place: a graph adds to this tensor
         return self.loss_sum.item()
 
     @torch.no_grad()

@@ -380,3 +380,11 @@ def test_the_fastest_backend_trains_as_any(run, model_config, make_train_config,
     assert (tmp_path / "ablate" / "attention.json").exists()
     for one, other in zip(usual.curve(), measured.curve(), strict=True):
         assert one == pytest.approx(other, rel=ROUNDING_32)
+
+
+def test_what_a_graph_adds_to_stays_the_same_tensor(corpus, new_recording, model_config, make_train_config):
+    """The curve of a graphed run on a GPU would otherwise stand still after its first line."""
+    training = loop.Training(model_config, make_train_config(), 0, corpus, new_recording(), torch.device("cpu"))
+    before = training.loss_sum
+    training.go_on(lambda: False)
+    assert training.loss_sum is before
