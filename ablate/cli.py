@@ -285,6 +285,7 @@ def merge(
 
 
 app.command()(cli_search.search)
+app.command("bench-search")(cli_search.bench_search)
 app.command()(cli_results.report)
 app.command()(cli_results.generate)
 app.command()(cli_results.bench_report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 
 from ablate.errors import GridError, RecordError, suggest
 from ablate.plan.identity import canonical_json
@@ -69,9 +71,19 @@ def open_storage(url: str, folder: Path) -> BaseStorage:
     folder.mkdir(parents=True, exist_ok=True)
     _mend(journal)
     try:
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(_Journal(str(journal)))
     except (ValueError, KeyError) as error:
         raise RecordError(f"{journal}: cannot be read as a journal of Optuna's: {error}") from None
+
+
+class _Journal(JournalFileBackend):
+    """Optuna's own journal, line for line, but the disk is not waited for: a killed process loses nothing by that, and
+    after a crash of the machine the run folders bring back what is missing."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with get_lock_file(self._lock), Path(self._file_path).open("ab") as file:
+            file.write(lines.encode())
 
 
 def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.samplers.BaseSampler:

@@ -201,7 +201,9 @@ def read_arms(
             raise study.refuse(("matrix", path), f"this setting is never reached: {reason}")
     for arm in arms:
         if not arm.parameters:
-            raise study.refuse(("matrix",), f"the arm {arm.label} has none of the settings of the space")
+            raise study.refuse(
+                ("matrix", next(iter(tuning.space))), f"the arm {arm.label} has none of the settings of the space"
+            )
     return arms
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import field
+from functools import cache
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -22,21 +23,28 @@ ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 _CONFIG = ConfigDict(extra="ignore")
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 class Record:
     """A record that is written as JSON and read back, with its types checked."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        content: dict[str, Any] = _adapter(type(self)).dump_python(self, warnings=False)
+        return content
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """Raises `RecordError` where something is missing or of the wrong type; unknown keys are passed over."""
         try:
-            return TypeAdapter(cls).validate_python(data)
+            record: Self = _adapter(cls).validate_python(data)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"]))
             raise RecordError(f"not a {cls.__name__}: {where}: {problem['msg']}") from None
+        return record
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -76,7 +76,8 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tune": {"space": {ALPHA: SPACE[ALPHA]}, "trials": 2}}, ("tune.space", "learning rate")),
+        ({"tune": {"space": {ALPHA: SPACE[ALPHA]}, "trials": 2}}, ("tune.space", "has none of the settings")),
+        ({"tune": {"space": {"train.beta1": [0.8, 0.9]}, "trials": 2}}, ("tune.space", "learning rate")),
         ({"tune": {"space": {"train.learning_rte": SPACE[RATE]}, "trials": 2}}, ("tune.space", "learning_rate'")),
         ({"tune": {"space": SPACE, "trials": 2, "budget": {"setps": 1}}}, ("tune.budget.setps", "'steps'")),
         ({"tune": {"space": SPACE}}, ("tune", "trials")),

@@ -1,0 +1,180 @@
+"""What a search is worth and what it costs: samplers at equal trials, and the time of asking and telling."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
+
+from ablate.data import Corpus, CorpusInfo, describe, prepare
+from ablate.execution.jobs import make_job
+from ablate.execution.placement import Placement
+from ablate.execution.worker import RunWorker
+from ablate.plan import Run
+from ablate.plan.plan import Arm
+from ablate.search.problem import Problem, load_search, pose
+from ablate.search.trials import ARM, Trials, best_of
+from ablate.tracking.curve import CurveWriter
+from ablate.tracking.records import Status
+from ablate.tracking.store import Store
+
+SEARCH = """
+search: bench-search
+data: {{source: python-stdlib, tokenizer: bytes}}
+model: {{d_model: 32, n_layers: 2, n_heads: 2, context_length: 32}}
+train: {{steps: {steps}, batch_size: 16, learning_rate: 1.6e-2, eval_every: {steps}, eval_tokens: 8192}}
+arm: {{normalization: ngpt}}
+space:
+  train.learning_rate: {{low: 5.0e-4, high: 5.0e-1, log: true}}
+  model.normalization.alpha_attn.init: {{low: 0.005, high: 0.5, log: true}}
+  model.normalization.alpha_mlp.init: {{low: 0.005, high: 0.5, log: true}}
+  model.normalization.s_qk.init: {{low: 0.05, high: 4.0, log: true}}
+  model.normalization.s_uv.init: {{low: 0.05, high: 4.0, log: true}}
+  model.normalization.s_z.init: {{low: 0.2, high: 20.0, log: true}}
+trials: {trials}
+sampler: {{name: {sampler}, seed: {seed}}}
+"""
+SAMPLERS = ("TPESampler", "RandomSampler")
+MAX_SEED_STEP = 10_000  # between two repetitions, so that a sampler which goes on never draws as another one began
+
+
+@dataclass(frozen=True)
+class SamplerResult:
+    """`confirmed` are the mean losses (nats), over fresh seeds, of what each repetition found best."""
+
+    sampler: str
+    confirmed: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.confirmed) / len(self.confirmed)
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """Milliseconds a trial of asking and telling, training aside: ours with its files, and Optuna's alone."""
+
+    n_trials: int
+    ablate_ms: float
+    optuna_ms: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_samplers(trials: int, steps: int, repetitions: int, console: Console) -> list[SamplerResult]:
+    """Search with each sampler, several times over, and train what each found best, and the defaults, anew.
+
+    A configuration is confirmed by two runs with seeds that no trial used, the same for all.
+    """
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as place:
+        folder = Path(place)
+        problem = _pose(folder, trials, steps, SAMPLERS[0], 0)
+        corpus = prepare(problem.study.data, folder, folder / "shards")
+        results, default = [], float("nan")
+        for sampler in SAMPLERS:
+            confirmed = []
+            for repetition in range(repetitions):
+                problem = _pose(folder, trials, steps, sampler, MAX_SEED_STEP * repetition)
+                store = Store(folder / f"{sampler}-{repetition}")
+                found = _search(problem, store, corpus)
+                (search,) = found.searches
+                best = best_of(search)
+                assert best is not None
+                confirmed.append(_confirm(found, store, corpus, found.arms[best.user_attrs[ARM]]))
+                default = _confirm(found, store, corpus, found.default_of(search))
+                console.print(f"{sampler} {repetition + 1}: {confirmed[-1]:.4f}", style="dim", highlight=False)
+            results.append(SamplerResult(sampler, tuple(confirmed)))
+        return [*results, SamplerResult("defaults", (default,))]
+
+
+def measure_overhead(n_trials: int) -> SearchCost:
+    """The median time of a trial, from asking to having told, where training takes none.
+
+    Optuna alone does the same with the same sampler, space and kind of storage.
+    """
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as place:
+        folder = Path(place)
+        problem = _pose(folder, n_trials, 10, SAMPLERS[0], 0)
+        store = Store(folder / "search")
+        trials = Trials(problem, store)
+        _pretend(store, trials.plan.runs[0])
+        trials.tell(trials.plan.runs[0], "finished")
+        ours = []
+        while True:
+            start = time.perf_counter()
+            runs = trials.draw()
+            asked_s = time.perf_counter() - start
+            if not runs:
+                break
+            _pretend(store, runs[0])
+            start = time.perf_counter()
+            trials.tell(runs[0], "finished")
+            ours.append(asked_s + time.perf_counter() - start)
+        (search,) = trials.searches
+        alone = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(folder / "alone.log"))), sampler=search.study.sampler
+        )
+        theirs = []
+        for index in range(n_trials - 1):
+            start = time.perf_counter()
+            trial = alone.ask()
+            search.space.suggest(trial)
+            alone.tell(trial, 1.0 / (1 + index))
+            theirs.append(time.perf_counter() - start)
+        return SearchCost(n_trials, 1000 * median(ours), 1000 * median(theirs))
+
+
+def _pose(folder: Path, trials: int, steps: int, sampler: str, seed: int) -> Problem:
+    file = folder / "search.yaml"
+    file.write_text(SEARCH.format(trials=trials, steps=steps, sampler=sampler, seed=seed))
+    search = load_search(file)
+    info: CorpusInfo = describe(search.data, folder, folder / "shards")
+    return pose(search, info)
+
+
+def _search(problem: Problem, store: Store, corpus: Corpus) -> Trials:
+    trials = Trials(problem, store)
+    runs: Sequence[Run] = trials.plan.runs
+    while runs:
+        for run in runs:
+            _train(trials, store, corpus, run)
+            trials.tell(run, "finished")
+        runs = trials.draw()
+    return trials
+
+
+def _confirm(trials: Trials, store: Store, corpus: Corpus, arm: Arm) -> float:
+    fresh = trials.problem.confirm.fresh_seeds(trials.problem.seeds)[:2] if trials.problem.confirm else ()
+    runs = [Run(f"confirm-{arm.name.rpartition('=')[2]}-{seed}", arm, seed) for seed in fresh]
+    losses = []
+    for run in runs:
+        _train(trials, store, corpus, run)
+        losses.append(store.run(run.run_id).last_validation())
+    known = [float("inf") if loss is None else loss for loss in losses]
+    return sum(known) / len(known)
+
+
+def _train(trials: Trials, store: Store, corpus: Corpus, run: Run) -> None:
+    manifest: Mapping[str, Any] = {}
+    RunWorker(store.path, corpus, 1).train(make_job(trials.plan, run, Placement(1, 0, 1), manifest))
+
+
+def _pretend(store: Store, run: Run) -> None:
+    """What a run that trained nothing leaves."""
+    folder = store.run(run.run_id)
+    folder.path.mkdir(parents=True)
+    with CurveWriter(folder.curve) as curve:
+        curve.append({"step": run.arm.train.steps, "val_loss": run.arm.train.learning_rate})
+        extent = (curve.n_bytes, curve.crc32)
+    steps = run.arm.train.steps
+    folder.write_status(Status("finished", step=steps, n_steps=steps, curve=extent))
