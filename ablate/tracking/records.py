@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import field
-from functools import cache
 from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -23,9 +22,14 @@ ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 _CONFIG = ConfigDict(extra="ignore")
 
 
-@cache
+_adapters: dict[Any, TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    """What checks and writes a class; made once, which takes milliseconds."""
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 class Record:

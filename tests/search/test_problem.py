@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pretended import ALPHA, RATE, Pose
 
+from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.search.optimizer import check_names
+from ablate.search.problem import load_search, pose
 
 LINEAR = {"low": 1e-4, "high": 1e-2}
 SIZES = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16}
@@ -71,6 +75,16 @@ def test_optuna_has_the_sampler_and_the_pruner(pose_search: Pose, changes, words
         check_names(pose_search(**changes))
     for word in words:
         assert word in str(refusal.value)
+
+
+def test_the_example_of_the_documentation_is_a_search(corpus_info: CorpusInfo, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "searching.md").read_text()
+    file = tmp_path / "search.yaml"
+    file.write_text(text.split("```yaml")[1].split("```")[0])
+    problem = pose(load_search(file), corpus_info)
+    check_names(problem)
+    (arm,) = problem.arms
+    assert all(arm.parameters[path].holds(value) for path, value in arm.defaults.items())
 
 
 def test_the_defaults_are_the_papers(pose_search: Pose) -> None:
