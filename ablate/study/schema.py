@@ -168,6 +168,15 @@ class TrainConfig(Strict):
         "fastest: measured once for a shape on a machine",
     )
 
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _is_count_or_auto(cls, value: object) -> object:
+        """One message, where the union's two parts would give one each."""
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if value is not None and value != "auto" and not is_count:
+            raise ValueError(f"must be a positive whole number or auto, got {value!r}")
+        return value
+
     @property
     def sequences_at_once(self) -> int:
         """The micro-batch, or the whole batch where it is open."""

@@ -123,6 +123,12 @@ def describe(case: Mapping[str, Any]) -> str:
     return "-".join(label(value) if isinstance(value, Mapping) else f"{key}={value}" for key, value in case.items())
 
 
+def kinds() -> list[dict[str, str]]:
+    """Every attention under pre-norm and nGPT, and the other axes' variants."""
+    found = [{"attention": a, "normalization": n} for a in TABLES["attention"] for n in ("prenorm", "ngpt")]
+    return found + [{axis: name} for axis in TABLES if axis != "attention" for name in list(TABLES[axis])[1:]]
+
+
 def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
     """Every attention with every normalization; cases with knobs with a few of the other axis."""
     for attention in variants("attention"):

@@ -7,18 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from cases import tiny
+from cases import kinds, tiny
 
 from ablate_model import GPT
-from ablate_model.config import TABLES
 
 # torch warns itself: dynamo looks at .grad of every input, Inductor imports modules that still use TorchScript
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor", "ignore:.*torch.jit:DeprecationWarning"
 )
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-KINDS = [{"attention": a, "normalization": n} for a in TABLES["attention"] for n in ("prenorm", "ngpt")]
-KINDS += [{axis: name} for axis in TABLES if axis != "attention" for name in list(TABLES[axis])[1:]]
 STEPS = 100
 DRIFT = 2e-3  # nats: float32 rounding, reordered by fusion and amplified by 100 steps of Adam
 
@@ -54,7 +51,7 @@ def test_compiled_blocks_train_as_eager_ones(attention: str, normalization: str)
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", KINDS, ids=str)
+@pytest.mark.parametrize("settings", kinds(), ids=str)
 def test_every_kind_trains_compiled_as_eager(settings: dict[str, str]) -> None:
     compare(**settings)
 

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import describe, variants
+from cases import describe, kinds, variants
 from torch import Tensor
 
 from ablate_model import GPT, ModelConfig
-from ablate_model.config import TABLES
 from ablate_model.kernels.call import BackendError
 
 pytestmark = [
@@ -137,10 +136,9 @@ def test_bfloat16_errors_and_three_steps(case: Mapping[str, Any], backend: str, 
     assert grad <= GRAD_RATIO * math_grad + FLOOR
 
 
-@pytest.mark.parametrize("normalization", ["prenorm", "ngpt"])
-@pytest.mark.parametrize("attention", list(TABLES["attention"]))
-def test_compiled_blocks_train_as_eager_ones_in_bfloat16(attention: str, normalization: str) -> None:
-    eager = build({"attention": attention, "normalization": normalization}, "auto")
+@pytest.mark.parametrize("kind", kinds(), ids=str)
+def test_compiled_blocks_train_as_eager_ones_in_bfloat16(kind: Mapping[str, str]) -> None:
+    eager = build(kind, "auto")
     compiled = copy.deepcopy(eager)
     compiled.compile_blocks()
     curves = []

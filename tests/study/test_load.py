@@ -53,6 +53,13 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
         (("steps: 10", "steps: 10, learning_rate: .inf"), 3, ["train.learning_rate"]),
         (("steps: 10", "steps: 10, warmup_steps: 10"), 3, ["warmup_steps"]),
         (("steps: 10", "steps: 10, batch_size: 6, micro_batch_size: 4"), 3, ["micro_batch_size"]),
+        (
+            ("steps: 10", "steps: 10, micro_batch_size: atuo"),
+            3,
+            ["train.micro_batch_size: must", "or auto, got 'atuo'"],
+        ),
+        (("steps: 10", "steps: 10, attention_backend: flahs"), 3, ["train.attention_backend", "'flash'", "fastest"]),
+        (("steps: 10", "steps: 10, optimizer: muon, cuda_graph: true"), 3, ["cuda_graph: muon cannot"]),
         (("{attention: [standard]}", "{}"), 4, ["matrix", "empty"]),
         (("[standard]", "[]"), 4, ["matrix", "attention", "no levels"]),
         (("[standard]", "standard"), 4, ["matrix.attention"]),
