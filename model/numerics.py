@@ -42,7 +42,7 @@ def project(x: Tensor, dim: int) -> None:
     On a GPU with Triton by one kernel of its own, which reads and writes once.
     """
     if x.is_cuda and HAS_TRITON:
-        from .kernels.triton_kernels import can_project, project_in_place
+        from .kernels.fused.projection import can_project, project_in_place
 
         if can_project(x, dim):
             project_in_place(x, dim, NOISE_NORM)

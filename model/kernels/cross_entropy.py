@@ -88,7 +88,7 @@ def _of_logits(logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, softcap:
 def _choose(h_nd: Tensor, softcap: float | None, is_compiled: bool, wants_gradients: bool) -> OfLogits:
     """`_of_logits`, or what computes the same with fewer passes over the logits."""
     if h_nd.is_cuda and h_nd.dtype != torch.float64 and softcap is None and HAS_TRITON:
-        from .triton_kernels import differentiate_in_place
+        from .fused.head_loss import differentiate_in_place
 
         def differentiate(
             logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, _softcap: float | None
