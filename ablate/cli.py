@@ -11,7 +11,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,8 +48,6 @@ DiskBudget = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Room for the whole study, e.g. 20GB; the worst weights go first.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-MAX_RESTARTS = 3  # of a local Ray node that dies
 
 
 def main() -> None:
@@ -141,7 +139,7 @@ def run(
     from rich.console import Console
 
     import ablate
-    from ablate.execution.cluster import ClusterLostError
+    from ablate.execution.cluster import ClusterLostError, begin_anew
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
     from ablate.screens import print_outcome
@@ -176,20 +174,9 @@ def run(
             planned = cli_search.tune_first(planned, runs, grid.parent, options, console, view)
         outcome = run_study(planned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
-        _begin_anew(error)
+        begin_anew(error)
     print_outcome(outcome, store, str(grid), command, Console(stderr=log_json))
     raise typer.Exit(outcome.exit_code)
-
-
-def _begin_anew(error: AblateError) -> NoReturn:
-    """The driver holds no state, so the same command in the place of this process goes on."""
-    restarts = int(os.environ.get("ABLATE_RESTARTS", "0"))
-    if restarts >= MAX_RESTARTS:
-        raise error
-    os.environ["ABLATE_RESTARTS"] = str(restarts + 1)
-    print(f"{error}; starting another one", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os.execv(sys.executable, sys.orig_argv)
 
 
 @app.command()

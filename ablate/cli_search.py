@@ -55,6 +55,7 @@ def search(
     from rich.console import Console
 
     import ablate
+    from ablate.execution.cluster import ClusterLostError, begin_anew
     from ablate.execution.limit import TimeLimit
     from ablate.execution.run import Options
     from ablate.execution.view import View
@@ -76,7 +77,10 @@ def search(
     if report:
         rewrite_search(problem, store, options, console, out)
         return
-    outcome = run_search(problem, store, file.parent, options, console, view, out)
+    try:
+        outcome = run_search(problem, store, file.parent, options, console, view, out)
+    except ClusterLostError as error:
+        begin_anew(error)
     raise typer.Exit(outcome.exit_code)
 
 

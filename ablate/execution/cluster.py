@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,6 +28,7 @@ SETTINGS = {
 }
 VITAL = frozenset({"raylet", "gcs_server"})
 PATIENCE_S = 60.0
+MAX_RESTARTS = 3  # of a local Ray node that dies
 CONNECT_S = 5.0
 
 
@@ -156,3 +157,17 @@ def _stderr_to(log: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def begin_anew(error: ClusterLostError) -> NoReturn:
+    """The driver holds no state, so the same command in the place of this process goes on.
+
+    Raises the error where that was done several times already.
+    """
+    restarts = int(os.environ.get("ABLATE_RESTARTS", "0"))
+    if restarts >= MAX_RESTARTS:
+        raise error
+    os.environ["ABLATE_RESTARTS"] = str(restarts + 1)
+    print(f"{error}; starting another one", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, sys.orig_argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from ablate.search.answer import answer
 from ablate.search.confirm import plan_confirmation
 from ablate.search.optimizer import check_names
 from ablate.search.overlay import write_best
-from ablate.search.page import count_open, write_pages
+from ablate.search.page import SUMMARY, count_open, write_pages
 from ablate.search.problem import Problem
 from ablate.search.pruning import Pruning
 from ablate.search.result import summarize
@@ -29,7 +30,7 @@ from ablate.search.trials import Trials
 from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study
 from ablate.tracking.mlflow_publisher import publish
-from ablate.tracking.store import Store
+from ablate.tracking.store import Store, read_json
 
 
 def run_search(
@@ -93,12 +94,14 @@ def report_search(
 ) -> None:
     """Write the pages from what is there, print what they say, and bring them to MLflow where the search is over."""
     summary = summarize(problem, trials, store, options.version)
-    paths = write_pages(summary, out or store.path / "report")
+    folder = out or store.path / "report"
+    is_new = not (folder / SUMMARY).exists() or read_json(folder / SUMMARY) != json.loads(json.dumps(summary))
+    paths = write_pages(summary, folder)
     sentences = answer(summary)
     for sentence in sentences:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nPage: {paths['search.html'].resolve()}", markup=False, highlight=False, soft_wrap=True)
-    if count_open(summary) or not options.tracking_uri:
+    if count_open(summary) or not options.tracking_uri or not is_new:
         return
     figures = {
         f"best/{arm['arm']}": row["values"][0]
