@@ -6,8 +6,8 @@ import gc
 import platform
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,13 +225,14 @@ def _start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch
     return training, now(training.device) - started
 
 
-@contextmanager
-def _cache(is_empty: bool) -> Iterator[None]:
+def _cache(is_empty: bool) -> AbstractContextManager[object]:
     """Inductor's and Triton's caches, empty ones where the cold start is to be timed."""
+    if not is_empty:
+        return nullcontext()
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache() if is_empty else nullcontext():
-        yield
+    cache: AbstractContextManager[object] = fresh_cache()
+    return cache
 
 
 def _random_corpus(folder: Path, vocab_size: int, tokens_per_step: int) -> Corpus:
