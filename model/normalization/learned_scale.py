@@ -59,12 +59,12 @@ class LearnedScale(Declared):
         super().__init__()
         init, scale = _evaluate(knobs.init, config), _evaluate(knobs.scale, config)
         n = knobs.num_params(n_features)
-        self.ratio = init / scale
         self.raw = self.declare("raw", (n,), Spec("vector", mean=scale)) if n else None
-        # a float64 scalar tensor: exact in every precision, and never the cause of a recompilation
-        self.register_buffer("constant", torch.tensor(init, dtype=torch.float64), persistent=False)
+        # a float64 scalar tensor: exact in every precision, and models with other inits share one compiled graph
+        factor = torch.tensor(init / scale if n else init, dtype=torch.float64)
+        self.register_buffer("factor", factor, persistent=False)
 
-    constant: Tensor
+    factor: Tensor
 
     def forward(self) -> Tensor:
-        return self.constant if self.raw is None else self.raw * self.ratio
+        return self.factor if self.raw is None else self.raw * self.factor
