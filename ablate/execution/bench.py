@@ -19,6 +19,7 @@ from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.store import Store
 from ablate.training.loop import Outcome
 from ablate_model import GPT
@@ -86,7 +87,9 @@ def _time_driver(plan: Plan, corpus: Corpus, store: Store) -> float:
 
     record = record_study(plan, "", "")
     store.write_study(record)
-    mirror = MlflowMirror(f"sqlite:///{store.mlflow_database}", store, record)
+    uri = f"sqlite:///{store.mlflow_database}"
+    MlflowWriter(uri, record)  # loads MLflow and makes its database, as the first seconds of a study do
+    mirror = MlflowMirror(uri, store, record)
     placement = place(plan.study.resources, [local_resources()], None, len(plan.runs))
     Driver(plan, store, corpus, placement, mirror, watch, worker_class=IdleWorker).train(plan.runs)
     mirror.close(0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
@@ -61,7 +62,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
                     include_dashboard=False,
                     **quiet,
                 )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
             raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
         try:

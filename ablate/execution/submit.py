@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ray.exceptions import RayError
+
 from ablate.errors import ResourceError
+
+PATIENCE_S = 60.0
+NOT_YET = "try again later"  # what a cluster says that has only just started
 
 
 def entrypoint(grid: Path, runs: Path, options: Sequence[str]) -> str:
@@ -21,11 +27,14 @@ def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
     The secrets of MLflow travel in the environment that the cluster was started with, never in the command. Raises
     `ResourceError` where no job server answers.
     """
-    try:
-        from ray.job_submission import JobSubmissionClient
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            from ray.job_submission import JobSubmissionClient
 
-        client = JobSubmissionClient(address)
-        return str(client.submit_job(entrypoint=entrypoint(grid, runs, options)))
-    except (ConnectionError, RuntimeError, ImportError) as error:
-        text = str(error).strip().splitlines()[0]
-        raise ResourceError(f"no Ray job server takes the study at {address}: {text}") from None
+            return str(JobSubmissionClient(address).submit_job(entrypoint=entrypoint(grid, runs, options)))
+        except (ConnectionError, RuntimeError, ImportError, RayError) as error:  # the last: a token that is not its own
+            text = str(error).strip().splitlines()[0]
+            if NOT_YET not in text or time.monotonic() > deadline:
+                raise ResourceError(f"no Ray job server takes the study at {address}: {text}") from None
+        time.sleep(1)

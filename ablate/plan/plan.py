@@ -122,7 +122,7 @@ def _check_processes(study: Study, arms: Sequence[Arm]) -> None:
     """Raises `GridError` where the processes of a run cannot share its batch evenly."""
     processes = study.resources.n_processes
     where = ("resources", "processes" if study.resources.processes else "gpus")
-    for arm in arms:
+    for arm in arms if processes > 1 else ():
         share, rest = divmod(arm.train.batch_size, processes)
         at_once = min(arm.train.sequences_at_once, share)
         if rest:
@@ -131,7 +131,7 @@ def _check_processes(study: Study, arms: Sequence[Arm]) -> None:
             text = (
                 f"each of {processes} processes has {share} sequences of a batch, which {at_once} at once do not divide"
             )
-        elif processes > 1 and arm.train.cuda_graph:
+        elif arm.train.cuda_graph:
             text = "train.cuda_graph is for runs of one process"
         else:
             continue

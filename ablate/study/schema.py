@@ -7,6 +7,7 @@ The `model:` section stays a plain mapping here: its keys belong to `ablate_mode
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -106,6 +107,12 @@ KNOBS: Mapping[tuple[str, str], frozenset[str]] = {
 }
 
 
+@cache
+def _idle_settings(optimizer: str, schedule: str) -> frozenset[str]:
+    chosen = {"optimizer": optimizer, "schedule": schedule}
+    return frozenset().union(*(knobs for (key, name), knobs in KNOBS.items() if chosen[key] != name))
+
+
 class Strict(Frozen):
     """Also strict about types: 100.0 and "100" are no number of steps."""
 
@@ -191,7 +198,7 @@ class TrainConfig(Strict):
 
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
-        return frozenset().union(*(knobs for (key, name), knobs in KNOBS.items() if getattr(self, key) != name))
+        return _idle_settings(self.optimizer, self.schedule)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -1,4 +1,4 @@
-"""Two Ray nodes on this machine: one may die, and a folder that only one of them sees is refused."""
+"""Ray clusters on this machine: a node may die, a folder may be seen by one node alone, a job server takes a study."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ablate.tracking.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+N_LINES = 6
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
 
 
@@ -30,6 +32,28 @@ def hidden(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@pytest.fixture
+def job_server(tmp_path: Path, token: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: ARG001
+    """The address of the job server of a cluster of one node, on loopback."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    address, dashboard = _free_address(), _free_address()
+    options = [f"--port={address.rpartition(':')[2]}", f"--dashboard-port={dashboard.rpartition(':')[2]}"]
+    command = [*RAY, "--head", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", *options]
+    with (tmp_path / "head.log").open("wb") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            _wait_for_port(dashboard, head)
+            yield f"http://{dashboard}"
+        finally:
+            _kill_group(head)
+
+
 @pytest.fixture
 def cluster(
     tmp_path: Path, hidden: Path, monkeypatch: pytest.MonkeyPatch
@@ -37,14 +61,10 @@ def cluster(
     """The address of a cluster of two nodes, and the second node's process group."""
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a mount namespace of one's own takes root")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     for name in ("RAY_health_check_period_ms", "RAY_health_check_initial_delay_ms"):
         monkeypatch.setenv(name, "1000")
     monkeypatch.setenv("RAY_health_check_failure_threshold", "3")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = _free_address()
     port = address.rpartition(":")[2]
     head_command = [*RAY, "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
     overlay = f'mount -t tmpfs tmpfs {hidden} && exec "$@"'
@@ -83,6 +103,12 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def _free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def _wait_for_port(address: str, process: subprocess.Popen[bytes]) -> None:
     host, port = address.split(":")
 
@@ -106,15 +132,16 @@ def test_a_node_that_dies_takes_nothing_with_it(
     cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, undisturbed_curves: Curves, tmp_path: Path
 ) -> None:
     address, node = cluster
-    process = start("run", process_grid, "--runs", tmp_path / "runs", "--address", address)
-    curves_there = lambda: list((tmp_path / "runs").glob("tiny/*/curve.jsonl"))  # noqa: E731
-    wait_until(lambda: len(curves_there()) == 2 and all(len(read_curve(path)) > 6 for path in curves_there()), process)
+    runs = tmp_path / "runs"
+    process = start("run", process_grid, "--runs", runs, "--address", address)
+    # Some of the first lines: whichever runs are on the two nodes, none of them is at its end.
+    wait_until(lambda: sum(len(read_curve(path)) for path in runs.glob("tiny/*/curve.jsonl")) >= N_LINES, process)
     _kill_group(node)
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert "2 runs at a time" in output
     assert "its worker died" in output
-    store = Store(tmp_path / "runs" / "tiny")
+    store = Store(runs / "tiny")
     assert curves(store) == undisturbed_curves
     assert_is_mirrored(store)
 
@@ -128,3 +155,31 @@ def test_a_folder_that_one_node_does_not_see_is_refused(
     assert "not the same folder on every node" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(hidden.glob("tiny/*/curve.jsonl"))
+
+
+def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
+    job_server: str,
+    process_grid: Path,
+    undisturbed_curves: Curves,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = tmp_path / "runs"
+    sent = run("submit", process_grid, "--runs", runs, "--address", job_server)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert "4 runs, as the job " in sent.stdout
+    store = Store(runs / "tiny")
+    deadline = time.monotonic() + PATIENCE_S
+    while not store.has_driver():  # the job starts a while after it was taken
+        assert time.monotonic() < deadline, "the job did not start"
+        time.sleep(0.1)
+    followed = run("status", "tiny", "--runs", runs, "--watch")
+    assert followed.returncode == 0, followed.stderr
+    assert "4 finished" in followed.stdout
+    assert curves(store) == undisturbed_curves
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    refused = run("submit", process_grid, "--runs", runs, "--address", job_server)
+    assert refused.returncode == 2
+    assert "no Ray job server takes the study" in refused.stderr
+    assert "Traceback" not in refused.stderr
