@@ -8,7 +8,7 @@ from ablate.search.bench import compare_samplers, measure_overhead
 
 
 def test_samplers_are_compared_at_equal_trials_by_losses_trained_anew() -> None:
-    results = {result.sampler: result for result in compare_samplers(2, 1, 2, Console(quiet=True))}
+    results = {result.sampler: result for result in compare_samplers(3, 2, 2, Console(quiet=True))}
     assert list(results) == ["TPESampler", "RandomSampler", "defaults"]
     assert len(results["TPESampler"].confirmed) == 2
     assert len(set(results["TPESampler"].confirmed)) == 2  # the repetitions draw other settings
