@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ablate.plan import Plan
     from ablate.search.problem import Problem
 
-SearchFile = Annotated[Path, typer.Argument(metavar="SEARCH", help="The file that declares the search.")]
+SearchFile = Annotated[
+    Path, typer.Argument(metavar="SEARCH", help="The file that declares the search, or a folder of its pages.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the file, e.g. train.steps=100."),
@@ -59,10 +61,14 @@ def search(
     from ablate.execution.limit import TimeLimit
     from ablate.execution.run import Options
     from ablate.execution.view import View
+    from ablate.search.page import read_summary, write_pages
     from ablate.search.run import rewrite_search, run_search
     from ablate.tracking.mlflow_mirror import redact
     from ablate.tracking.store import Store
 
+    if file.is_dir():
+        print(f"Page: {write_pages(read_summary(file), out or file)['search.html'].resolve()}")
+        return
     problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())])
     store = Store(runs / problem.name)
     secrets = [secret for secret in (tracking_uri, storage) if secret]

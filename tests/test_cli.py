@@ -140,6 +140,26 @@ def test_every_grid_that_ships_can_be_planned(ablate: Ablate) -> None:
         assert json.loads(out)
 
 
+def test_the_page_of_a_published_search_is_made_from_its_summary(ablate: Ablate, tmp_path: Path) -> None:
+    assert_refused(ablate("search", tmp_path), "summary.json", "no such file")
+    arm: dict[str, Any] = {"arm": "ngpt", "size": "12 parameters", "space": {}, "left_out": [], "defaults": {}}
+    arm |= {"n_configurations": 0, "history": [], "best": None, "default": None, "at_edge": [], "importance": []}
+    objective = {"metric": "val_loss", "target": None, "direction": "minimize", "text": "val_loss"}
+    summary = {"schema": 1, "version": "0", "search": "tiny", "question": "Why?", "scope": "little", "trials": 1}
+    summary |= {
+        "objectives": [objective],
+        "seeds": [0],
+        "sampler": {"name": "TPESampler"},
+        "pruner": {"name": "NopPruner"},
+    }
+    summary |= {"data": {"hash": "c0ffee"}, "arms": [arm], "confirmation": None}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    code, out, err = ablate("search", tmp_path)
+    assert code == 0, err
+    assert "search.html" in out
+    assert "ngpt: no trial was completed." in (tmp_path / "search.md").read_text()
+
+
 def test_variants(ablate: Ablate) -> None:
     code, out, _ = ablate("variants", "--json")
     table = json.loads(out)
