@@ -27,9 +27,8 @@ class Fairness:
     """An arm beside its baseline. Ratios are arm over baseline.
 
     `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it, `tuning` over which
-    values, with the best. `crossing_share` is
-    where in its schedule (0 to 1) the arm crossed the baseline's final loss, and `learning_rate_share` the learning
-    rate there over its peak; None where it did not cross. `flags` are sentences.
+    values, with the best. `crossing_share` is where in its schedule (0 to 1) the arm crossed the baseline's final loss,
+    and `learning_rate_share` the learning rate there over its peak; None where it did not cross. `flags` are sentences.
     """
 
     arm: str

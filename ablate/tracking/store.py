@@ -30,7 +30,9 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RecordError(f"{path}: cannot be read: it is nested too deeply") from None
+    except (OSError, ValueError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from None
 
 
