@@ -270,7 +270,7 @@ def sharing_of(run: RunCurve, axis: str = "seconds") -> tuple[Any, ...]:
     """What has to agree for the clock times of two runs to be comparable."""
     device = device_of(run.manifest)
     shared = (device.get("kind"), device.get("name"), run.manifest.get("shared_by"), run.manifest.get("threads"))
-    return (*shared, run.n_gpus) if axis == "seconds" else shared
+    return (*shared, run.n_gpus, run.manifest.get("processes", 1)) if axis == "seconds" else shared
 
 
 def _annotate(row: SpeedUp, note: str) -> SpeedUp:

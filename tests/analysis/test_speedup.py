@@ -61,7 +61,7 @@ def test_gpu_seconds_only_where_every_run_held_a_gpu():
 
 @pytest.mark.parametrize(
     "change",
-    [{"shared_by": 2}, {"threads": 2}, {"device": {"kind": "cpu", "name": "two"}}],
+    [{"shared_by": 2}, {"threads": 2}, {"processes": 2}, {"device": {"kind": "cpu", "name": "two"}}],
 )
 def test_seconds_are_not_compared_across_devices(change):
     rows = speed_ups(study(1.0, 1.0, manifest={**CPU, **change}))
