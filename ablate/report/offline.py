@@ -24,7 +24,7 @@ def render(template: str, script: str, data: Any, **context: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    scripts = [_read_plotly(), script]
+    scripts = [_read_plotly(), read_template("figures.js") + script]
     return environment.from_string(template).render(
         data=embed_json(data),
         scripts=scripts,

@@ -12,8 +12,9 @@ from ablate.errors import RecordError, ResourceError
 from ablate.files import write_atomic
 from ablate.report.offline import read_template, render
 from ablate.report.pictures import save_picture, styled
+from ablate.report.rows import Table
 from ablate.search.answer import answer
-from ablate.search.tables import Table, tabulate
+from ablate.search.tables import tabulate
 from ablate.tracking.store import read_json
 
 if TYPE_CHECKING:

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from ablate.report.rows import Table
 from ablate.search.words import describe_range, write_value
 from ablate.study.tuning import Parameter
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def tabulate(summary: Mapping[str, Any]) -> list[Table]:

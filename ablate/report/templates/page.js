@@ -8,27 +8,11 @@
   const nameOf = (item) => plain(looks.get(item.arm).label + (item.state ? ", " + item.state : ""));
   const axisName = () => data.axes[state.axis];
 
-  // Plotly reads a little HTML in every text: a name must show as it was written.
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const isNarrow = () => matchMedia("(max-width: 40rem)").matches;
   // Arms often differ at the end of their names: what is left out is the middle. A narrow page has a line a level.
   const elide = (text, room) => plain(text.length > room ? text.slice(0, Math.ceil(room / 2) - 1) + "…" + text.slice(-Math.floor(room / 2)) : text);
   const brief = (text) => (isNarrow() ? text.split(" / ").slice(0, 4).map((part) => elide(part, 18)).join("<br>") : elide(text, 46));
   const rowHeight = (labels) => (isNarrow() ? 14 + 16 * Math.max(1, ...labels.map((label) => Math.min(4, label.split(" / ").length))) : 34);
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const fade = (hex) => hex + "2e";
-
-  function layout(changes) {
-    const axis = { gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, automargin: true };
-    const { xaxis, yaxis, ...rest } = changes;
-    return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
-      font: { color: color("--ink"), family: "system-ui, sans-serif", size: 12 },
-      hoverlabel: { bgcolor: color("--panel"), font: { color: color("--ink") }, namelength: -1 },
-      margin: { l: 56, r: 16, t: 12, b: 48 }, dragmode: isNarrow() ? false : "zoom",
-      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
-    };
-  }
 
   // Decades of a logarithmic axis alone may all lie outside of a short range.
   function costAxis(traces) {

@@ -3,23 +3,8 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const objective = data.objectives[0];
   const better = objective.direction === "minimize" ? Math.min : Math.max;
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const isNarrow = () => matchMedia("(max-width: 40rem)").matches;
   const room = () => (isNarrow() ? 16 : 44);
   const brief = (text) => plain(text.length > room() ? "…" + text.slice(1 - room()) : text);
-
-  function layout(changes) {
-    const axis = { gridcolor: color("--line"), linecolor: color("--line"), zeroline: false, automargin: true };
-    const { xaxis, yaxis, ...rest } = changes;
-    return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, hovermode: "closest",
-      font: { color: color("--ink"), family: "system-ui, sans-serif", size: 12 },
-      hoverlabel: { bgcolor: color("--panel"), font: { color: color("--ink") }, namelength: -1 },
-      margin: { l: 56, r: 16, t: 12, b: 48 }, dragmode: isNarrow() ? false : "zoom",
-      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis }, ...rest,
-    };
-  }
 
   const complete = (arm) => arm.history.filter((row) => row.values);
   const describe = (row) => plain("trial " + row.number) + Object.entries(row.params).map(([path, value]) =>
