@@ -77,21 +77,27 @@ class CurveReader:
     """Follows a curve that is still being written: each `read` gives the lines that came since the last."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.last_step, self._offset = path, 0, 0
+        self.path, self.last_step = path, 0
+        self._offset, self._last_line = 0, b""  # the line that ended there
 
     def read(self) -> list[dict[str, Any]]:
-        """New complete lines beyond the last step seen. A curve that was cut back and grew again repeats nothing."""
+        """New complete lines beyond the last step seen. A curve that was cut back and grew again repeats nothing, and
+        omits nothing: where it grew past the place of the last look meanwhile, that place is in the middle of a line,
+        so a curve that no longer has the last line there is read from its start."""
         try:
             with self.path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self._offset:
-                    self._offset = 0
-                file.seek(self._offset)
+                file.seek(self._offset - len(self._last_line))
+                if file.read(len(self._last_line)) != self._last_line:
+                    file.seek(0)
+                    self._offset, self._last_line = 0, b""
                 block = file.read()
         except FileNotFoundError:
             return []
         end = block.rfind(b"\n") + 1
-        self._offset += end
-        records = [record for record in map(parse_line, block[:end].splitlines()) if record is not None]
+        lines = block[:end].splitlines(keepends=True)
+        if lines:
+            self._offset, self._last_line = self._offset + end, lines[-1]
+        records = [record for record in map(parse_line, lines) if record is not None]
         new = [record for record in records if record["step"] > self.last_step]
         if new:
             self.last_step = new[-1]["step"]

@@ -102,6 +102,21 @@ def test_a_reader_follows_and_repeats_nothing(tmp_path: Path) -> None:
         assert [record["step"] for record in reader.read()] == [3]
 
 
+def test_a_reader_omits_nothing_of_a_curve_that_grew_past_where_it_was(tmp_path: Path) -> None:
+    """Lines written again have other times, hence other lengths."""
+    path = tmp_path / "curve.jsonl"
+    reader = CurveReader(path)
+    with CurveWriter(path) as curve:
+        curve.append({"step": 1, "wall_s": 0.5})
+        saved = curve.n_bytes, curve.crc32
+        curve.append({"step": 2, "wall_s": 2 / 3})
+        assert [record["step"] for record in reader.read()] == [1, 2]
+        assert curve.rewind(*saved)
+        for step in range(2, 6):
+            curve.append({"step": step, "wall_s": step / 2})
+        assert [record["step"] for record in reader.read()] == [3, 4, 5]
+
+
 def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
     path.write_bytes(b'{"step": 1}\n{"st')
