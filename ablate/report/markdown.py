@@ -19,7 +19,7 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
         parts.append(f"**{escape(record.question)}**")
     parts.append(escape(" ".join(report.answer)))
     parts += [f"![{escape(caption)}]({path})" for caption, path in pictures.items()]
-    parts += [_write_table(table) for table in tabulate(report)]
+    parts += [write_table(table) for table in tabulate(report)]
     parts.append("## How to reproduce it")
     if record.command:
         parts.append(_write_code(record.command))
@@ -38,7 +38,8 @@ def escape(text: str) -> str:
     return re.sub("[<>&]", lambda match: _HTML[match[0]], line)
 
 
-def _write_table(table: Table) -> str:
+def write_table(table: Table) -> str:
+    """A table with its caption above and its note below."""
     lines = [table.header, *table.rows]
     body = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
     body.insert(1, "| --- " * len(table.header) + "|")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.errors import RecordError, ResourceError
 from ablate.files import write_atomic
+from ablate.report.markdown import escape, write_table
 from ablate.report.offline import read_template, render
 from ablate.report.pictures import save_picture, styled
 from ablate.report.rows import Table
@@ -69,22 +70,15 @@ def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:
 
 
 def _write_markdown(summary: Mapping[str, Any], tables: list[Table], pictures: Mapping[str, Figure]) -> str:
-    lines = [f"# {_escape(summary['question'] or summary['search'])}", ""]
-    lines += [text for sentence in answer(summary) for text in (_escape(sentence), "")]
+    parts = [f"# {escape(summary['question'] or summary['search'])}", *map(escape, answer(summary))]
     if count_open(summary):
-        lines += [f"**This search is not finished: {count_open(summary)} trials are still to come.**", ""]
-    lines += [text for name in pictures for text in (f"![Each trial's value, and the best so far](figures/{name})", "")]
-    for table in tables:
-        rows = [table.header, ("---",) * len(table.header), *table.rows]
-        lines += [f"**{_escape(table.caption)}**", "", *(f"| {' | '.join(map(_escape, row))} |" for row in rows), ""]
-    lines.append(
+        parts.append(f"**This search is not finished: {count_open(summary)} trials are still to come.**")
+    parts += [f"![Each trial's value, and the best so far](figures/{name})" for name in pictures]
+    parts += map(write_table, tables)
+    parts.append(
         f"Made by ablate {summary['version']} with {summary['sampler']['name']}, data {summary['data']['hash'][:12]}."
     )
-    return "\n".join(lines) + "\n"
-
-
-def _escape(text: str) -> str:
-    return "".join(f"\\{c}" if c in "|<>*_`\\[]" else c for c in " ".join(str(text).split())) if text != "---" else text
+    return "\n\n".join(parts) + "\n"
 
 
 def _draw_history(summary: Mapping[str, Any], arm: Mapping[str, Any]) -> Figure:
