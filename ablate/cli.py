@@ -130,6 +130,7 @@ def run(
     stuck_after: Annotated[
         float, typer.Option(min=10, metavar="SECONDS", help="Replace a worker that is silent for so long.")
     ] = 600.0,
+    minutes: cli_search.Minutes = None,
     keep: Keep = "all",
     disk_budget: DiskBudget = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
@@ -140,6 +141,7 @@ def run(
 
     import ablate
     from ablate.execution.cluster import ClusterLostError, begin_anew
+    from ablate.execution.limit import TimeLimit
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
     from ablate.screens import print_outcome
@@ -164,6 +166,7 @@ def run(
         retry_failed,
         early_stop,
         stuck_after,
+        TimeLimit(minutes) if minutes is not None else None,
         keep=parse_keep(keep),
         disk_budget_bytes=budget,
     )
@@ -175,7 +178,8 @@ def run(
         outcome = run_study(planned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
         begin_anew(error)
-    print_outcome(outcome, store, str(grid), command, Console(stderr=log_json))
+    is_time_up = options.limit is not None and options.limit.is_over
+    print_outcome(outcome, store, str(grid), command, Console(stderr=log_json), is_time_up=is_time_up)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -30,6 +30,9 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the file, e.g. train.steps=100."),
 ]
+Minutes = Annotated[
+    float | None, typer.Option(min=0, metavar="N", help="Begin no run that would not end within so many minutes.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
 
 
@@ -43,9 +46,7 @@ def search(
         str | None, typer.Option(metavar="URL", help="Optuna's storage; default: a journal in the search's folder.")
     ] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="Where MLflow is; default: RUNS/mlflow.db.")] = None,
-    minutes: Annotated[
-        float | None, typer.Option(min=0, metavar="N", help="Begin no run that would not end within so many minutes.")
-    ] = None,
+    minutes: Minutes = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing: write the pages of what is there.")] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/SEARCH/report.")

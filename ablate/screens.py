@@ -93,15 +93,18 @@ def _difference(value: int, base: int) -> str:
     return "" if abs(change) < 5e-4 else f" ({change:+.1%})"
 
 
-def print_outcome(outcome: Outcome, store: Store, grid: str, command: str, console: Console) -> None:
+def print_outcome(
+    outcome: Outcome, store: Store, grid: str, command: str, console: Console, *, is_time_up: bool = False
+) -> None:
     """How the study stands, and what to do next."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     where = f" --runs {store.path.parent}" if str(store.path.parent) != "runs" else ""
     console.print(f"{store.path.name}: {counts}", highlight=False)
     if outcome.halted:
         console.print(f"gave up: {outcome.halted}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if outcome.interrupted:
-        console.print(f"stopped; go on with: {command}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.interrupted or is_time_up:
+        how = "stopped" if outcome.interrupted else "time is up"
+        console.print(f"{how}; go on with: {command}", markup=False, highlight=False, soft_wrap=True)
         return
     failed = [run for run in store.read_study().runs if store.run(run.run_id).read_status().state == "failed"]
     for run in failed:

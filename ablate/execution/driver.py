@@ -106,8 +106,10 @@ class Driver:
     def _draw(self, waiting: deque[Run]) -> None:
         """Ask the source for runs where a worker has nothing to do; drop what the time does not allow."""
         is_idle = len(self._busy_lanes()) < len(self._lanes) and not self.interrupted.is_set()
-        if is_idle and waiting and self.limit is not None and not self.limit.allows(waiting[0]):
+        if is_idle and self.limit is not None:
+            allowed = [run for run in waiting if self.limit.allows(run)]
             waiting.clear()
+            waiting.extend(allowed)
         if self.source is None or not is_idle or waiting or (self.limit is not None and self.limit.is_over):
             return
         for run in self.source.draw():

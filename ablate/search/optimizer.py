@@ -20,7 +20,7 @@ from ablate.errors import GridError, RecordError, suggest
 from ablate.plan.identity import canonical_json
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
-from ablate.study.tuning import Chosen
+from ablate.study.tuning import GRID, Chosen
 from ablate.tracking.mlflow_mirror import redact
 
 JOURNAL = "optuna.log"
@@ -35,6 +35,8 @@ def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.
     Raises `GridError` where the storage holds another search of that name.
     """
     name = problem.name if len(problem.arms) == 1 else f"{problem.name}/{arm.label}"
+    if problem.tuning.is_grid:  # Optuna never takes further choices, and a grid may become wider
+        name += f" of {len(arm.combinations)}"
     study = optuna.create_study(
         storage=storage,
         pruner=_make("pruner", problem.tuning.pruner, problem.tuning.pruner.arguments),
@@ -88,6 +90,8 @@ class _Journal(JournalFileBackend):
 
 def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.samplers.BaseSampler:
     """The sampler by its name. `seed` is added to the file's own: a search that goes on must not repeat itself."""
+    if chosen.name == GRID:
+        return optuna.samplers.RandomSampler(seed)  # every trial comes with its values, so it is never asked
     given: dict[str, Any] = {}
     if chosen.name == "TPESampler":
         given = {"multivariate": True, "group": arm.is_conditional, "constant_liar": True}

@@ -26,6 +26,8 @@ class SearchSource(Source):
                 path = ("arm", axis)
             case ("conditions", axis) if axis in self.space:
                 path = (*self.prefix, "space", axis, "when")
+            case ("sampler" | "trials",):
+                path = (*self.prefix, *path)
             case ("train", key) if key in self.budget:
                 path = (*self.prefix, "budget", key)
             case _:

@@ -22,7 +22,7 @@ from ablate.search.space import ArmSpace
 from ablate.study.load import explain, load_declared
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
-from ablate.study.tuning import Tuning
+from ablate.study.tuning import GRID, Tuning
 from ablate.tracking.records import StudyRecord
 from ablate_model import ModelConfig
 
@@ -54,6 +54,8 @@ class Problem:
         mine, theirs = self.declaration(), dict(record.tuning)
         before = theirs.get("defaults", {})
         mine["defaults"] = {label: mine["defaults"].get(label, known) for label, known in before.items()}
+        if self.tuning.is_grid and _is_wider(mine["space"], theirs.get("space", {})):
+            theirs["space"] = mine["space"]
         for key, value in mine.items():
             if canonical_json(theirs.get(key)) != canonical_json(value):
                 what = "`model`, `train`, `budget`, `data` or `rules`" if key == "defaults" else f"`{key}`"
@@ -204,7 +206,33 @@ def read_arms(
             raise study.refuse(
                 ("matrix", next(iter(tuning.space))), f"the arm {arm.label} has none of the settings of the space"
             )
+    if tuning.is_grid:
+        _check_grid(study, tuning, arms)
     return arms
+
+
+def _is_wider(space: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a space of choices has all that another one has: what was tried there is tried here."""
+    return space.keys() == before.keys() and all(
+        {repr(choice) for choice in before[path].get("choices", [None])} <= {repr(c) for c in parameter["choices"]}
+        and parameter.get("when") == before[path].get("when")
+        for path, parameter in space.items()
+    )
+
+
+def _check_grid(study: Study, tuning: Tuning, arms: Sequence[ArmSpace]) -> None:
+    """Raises `GridError` where the trials are not as many as there are combinations, the same for every arm."""
+    if tuning.sampler.arguments:
+        argument = next(iter(tuning.sampler.arguments))
+        raise study.refuse(("sampler",), f"{GRID} has no argument {argument!r} here: its values are those of the space")
+    for arm in arms:
+        n = len(arm.combinations)
+        if n != tuning.trials:
+            raise study.refuse(
+                ("trials",),
+                f"{GRID} tries each of the {n} combinations of the arm {arm.label or study.study} once: "
+                f"say {n} (got {tuning.trials})",
+            )
 
 
 def _infer_arm(search: Search, names: Names) -> Mapping[str, Any]:

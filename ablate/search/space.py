@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.plan.expand import Assignment, Expander, Level, arm_name
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
-from ablate.study.tuning import Parameter
+from ablate.study.tuning import GRID, Parameter
 from ablate_model import ModelConfig
 
 if TYPE_CHECKING:
@@ -115,6 +115,21 @@ class ArmSpace:
             return trial.suggest_int(path, low, high, step=int(parameter.step or 1), log=parameter.log)
         return trial.suggest_float(path, low, high, step=parameter.step, log=parameter.log)
 
+    @cached_property
+    def combinations(self) -> list[dict[str, Any]]:
+        """Every combination of the choices that exists, in the order of the file, the defaults first where the choices
+        do not contain them.
+
+        Raises `GridError` for a range, whose values have no end.
+        """
+        for path, parameter in self.parameters.items():
+            if not parameter.choices:
+                message = f"{GRID} tries every combination of choices, and this is a range: list the values"
+                raise self.study.refuse(("matrix", path), message)
+        every = [self.defaults, *self._combine(self.parameters)]
+        unique = {tuple(params.items()): params for params in every}
+        return list(unique.values())
+
     def assign(self, params: Params) -> dict[str, Level]:
         """The arm's levels with these settings, as a study's arm has them."""
         return {**self.fixed, **{path: Level(path, 0, value, value) for path, value in params.items()}}
@@ -131,7 +146,8 @@ class ArmSpace:
         Raises `GridError` where only some of the variants that its condition allows have it.
         """
         lacking, place = "", None
-        for params in itertools.islice(self._combine(path), MAX_COMBINATIONS):
+        deciding = [other for other in self.parameters if self._decides(other, path)]
+        for params in itertools.islice(self._combine(deciding), MAX_COMBINATIONS):
             assignment = self.assign(params)
             if not self.expander.exists(path, assignment):
                 continue
@@ -147,14 +163,13 @@ class ArmSpace:
             raise self.study.refuse(("matrix", path), f"{lacking} has no such knob: write `when: {condition}`")
         return place
 
-    def _combine(self, path: str) -> Iterator[dict[str, Any]]:
-        """Values of the settings that decide whether `path` exists, in every combination."""
-        deciding = [other for other in self.parameters if self._decides(other, path)]
-        for values in itertools.product(*(self.parameters[other].values for other in deciding)):
+    def _combine(self, paths: Collection[str]) -> Iterator[dict[str, Any]]:
+        """Values of these settings in every combination, each where it exists."""
+        for values in itertools.product(*(self.parameters[path].values for path in paths)):
             params: dict[str, Any] = {}
-            for other, value in zip(deciding, values, strict=True):
-                if self.expander.exists(other, self.assign(params)):
-                    params[other] = value
+            for path, value in zip(paths, values, strict=True):
+                if self.expander.exists(path, self.assign(params)):
+                    params[path] = value
             yield params
 
     def _decides(self, other: str, path: str) -> bool:

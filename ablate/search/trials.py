@@ -114,9 +114,16 @@ class Trials(RunSource):
             search = min(self.searches, key=lambda search: len(_asked(search.trials)))
             if len(_asked(search.trials)) >= self.problem.tuning.trials:
                 return ()
+            if self.problem.tuning.is_grid:
+                search.study.enqueue_trial(self._next_of_grid(search))
             runs = self._begin(search, search.study.ask())
             if runs:
                 return runs
+
+    def _next_of_grid(self, search: Search) -> Params:
+        """The first combination that is no trial yet; that there is one, `pose` has seen to."""
+        tried = [self._params.get(trial.user_attrs.get(ARM, ""), trial.params) for trial in search.trials]
+        return next(params for params in search.space.combinations if params not in tried)
 
     def _begin(self, search: Search, trial: optuna.Trial) -> list[Run]:
         """The runs of a trial that are left to train; none where it is over already."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 EDGE = 0.05  # share of a range that counts as its edge
+GRID = "GridSampler"  # the one that draws nothing
 ON_GRID = 1e-9  # how far from a whole number of steps a value may be, for rounding in binary
 
 
@@ -91,8 +92,17 @@ class Parameter(Frozen):
         return self.low <= value <= self.high and abs(steps - round(steps)) < ON_GRID
 
     def is_edge(self, value: Any) -> bool:
-        """Whether a best value lies in the outermost twentieth of its range, which may then be too narrow."""
-        return not self.choices and not EDGE <= self.share_of(value) <= 1 - EDGE
+        """Whether a best value lies in the outermost twentieth of its range, or is the first or the last of several
+        numbers to choose from: there may be a better one beyond."""
+        if self.choices:
+            return self.is_ladder and value in (min(self.choices), max(self.choices))
+        return not EDGE <= self.share_of(value) <= 1 - EDGE
+
+    @property
+    def is_ladder(self) -> bool:
+        """Whether the choices are numbers, of which one can lie between two others."""
+        are_numbers = all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in self.choices)
+        return len(self.choices) > 2 and are_numbers
 
 
 class Chosen(Frozen):
@@ -133,8 +143,16 @@ class Tuning(Frozen):
         {},
         description="a trial's steps (or `tokens`), and other settings of `train` for trials alone; default: none",
     )
-    sampler: ByName = Field(Chosen(name="TPESampler"), description="Optuna's sampler by name, with its arguments")
+    sampler: ByName = Field(
+        Chosen(name="TPESampler"),
+        description=f"Optuna's sampler by name, with its arguments; {GRID}: every combination of the choices, once",
+    )
     pruner: ByName = Field(Chosen(name="NopPruner"), description="Optuna's pruner by name, with its arguments")
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether the trials are all combinations of choices, and none is drawn."""
+        return self.sampler.name == GRID
 
     @field_validator("space")
     @classmethod

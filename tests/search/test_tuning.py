@@ -13,8 +13,9 @@ from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
 from ablate.plan import build_plan
 from ablate.search.cost import describe_tuning
+from ablate.search.optimizer import JOURNAL
 from ablate.search.trials import Trials
-from ablate.search.tuning import plan_tuned, pose_tuning
+from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
 from ablate.tracking.store import Store
 
@@ -45,6 +46,35 @@ def test_every_arm_gets_the_same_trials_and_trains_at_its_best(
         job = make_job(plan, plan.runs[0], Placement(1, 0, 1), {})
         assert job.manifest["tuning_trials"] == 5
     assert record_study(plan, "0", "").tuning == plan.tuning
+
+
+RATES = [1e-3, 3e-3, 1e-2, 3e-2]
+
+
+def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    def pose(rates: list[float], n_trials: int | None = None) -> Trials:
+        tune = {"space": {RATE: rates}, "trials": n_trials or len(rates), "sampler": "GridSampler"}
+        problem = pose_tuning(load_study(write_grid(tune=tune)), corpus_info)
+        return Trials(problem, Store(tmp_path / "runs" / "tiny-tune"))
+
+    assert len(train(pose(RATES[:3]), limit=5)) == 5
+    assert len(train(pose(RATES[:3]))) == 4 * 3 - 5
+    narrow = pose(RATES[:3])
+    assert not train(narrow)
+    edges = [describe_arm(narrow.problem, narrow, arm.label)["at_edge"] for arm in narrow.problem.arms]
+    assert edges == [[RATE]] * 4  # the best of the three is the last: the optimum is at 1e-2
+    ended = train(pose(RATES), limit=1)
+    (tmp_path / "runs" / "tiny-tune" / JOURNAL).unlink()  # as on a machine to which the runs were merged
+    ended = [*ended, *train(pose(RATES))]
+    assert {run.arm.train.learning_rate for run in ended} == {3e-2}
+    assert len(ended) == 4
+    wide = pose(RATES)
+    assert [sorted(t.params[RATE] for t in search.trials) for search in wide.searches] == [RATES] * 4
+    assert describe_arm(wide.problem, wide, wide.problem.arms[0].label)["at_edge"] == []
+    with pytest.raises(GridError, match="with other `space`"):
+        pose(RATES[:3])
 
 
 def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
@@ -81,6 +111,12 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
         ({"tune": {"space": {"train.learning_rte": SPACE[RATE]}, "trials": 2}}, ("tune.space", "learning_rate'")),
         ({"tune": {"space": SPACE, "trials": 2, "budget": {"setps": 1}}}, ("tune.budget.setps", "'steps'")),
         ({"tune": {"space": SPACE}}, ("tune", "trials")),
+        ({"tune": {"space": SPACE, "trials": 2, "sampler": "GridSampler"}}, ("tune.space", "list the values")),
+        ({"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}}, ("tune.trials", "say 2")),
+        (
+            {"tune": {"space": {RATE: [1e-3]}, "trials": 1, "sampler": {"name": "GridSampler", "seed": 1}}},
+            ("tune.sampler", "'seed'"),
+        ),
         ({"tune": {"space": SPACE, "trials": 2}, "matrix": {RATE: [1e-3, 2e-3]}, "baseline": None}, ("arms differ",)),
     ],
 )

@@ -1,0 +1,40 @@
+"""What a limit of minutes lets begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ablate.data import CorpusInfo
+from ablate.execution.limit import TimeLimit
+from ablate.plan import Run, build_plan
+from ablate.study import load_study
+
+
+def test_a_run_is_expected_to_be_as_fast_as_its_network(
+    write_grid: Callable[..., Path], corpus_info: CorpusInfo
+) -> None:
+    now = [0.0]
+    plan = build_plan(load_study(write_grid()), corpus_info)
+    fast, slow, unknown, _ = plan.runs
+    limit = TimeLimit(1, clock=lambda: now[0])
+    assert limit.allows(slow)  # nothing is known, and there is time
+    limit.learn(fast, 10)
+    limit.learn(slow, 40)
+    limit.learn(unknown, 0)  # one that was trained by nobody says nothing
+    now[0] = 30
+    assert limit.allows(fast)
+    assert not limit.is_over
+    assert not limit.allows(slow)
+    assert not limit.allows(unknown)  # as slow as the slowest
+    assert limit.is_over
+    assert limit.allows(fast)  # what still fits may begin
+    assert limit.allows(_of_steps(slow, slow.arm.train.steps // 2))
+    now[0] = 51
+    assert not limit.allows(fast)
+
+
+def _of_steps(run: Run, steps: int) -> Run:
+    train = run.arm.train.model_copy(update={"steps": steps})
+    return replace(run, arm=replace(run.arm, train=train))
