@@ -33,7 +33,7 @@ Bound = Literal["at_most", "at_least", "not_determined"]
 _SHARES = {"50": 0.5, "75": 0.75, "90": 0.9, "final": 1.0}
 TARGETS: tuple[Target, ...] = tuple(_SHARES)
 
-_LARGEST_LOG = 700.0  # of a ratio: its exponential, and that of its negative, are float64
+LARGEST_LOG = 700.0  # of a ratio: its exponential, and that of its negative, are float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
 
 _ON_EITHER_SIDE = "not every run reached the target, on either side"
@@ -200,7 +200,7 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     n_reached = sum(all(reach.side == "reached" for reach in pair) for pair in flat)
     row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
     axis, factors = row.axis, (1.0, 1.0)
-    if obstacle := _find_obstacle(comparison, axis):
+    if obstacle := find_obstacle(comparison, axis):
         if axis != "seconds" or comparison.measured_step_s is None:
             return _annotate(row, obstacle)
         axis, factors = "steps", comparison.measured_step_s
@@ -239,7 +239,7 @@ def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floa
 
 
 def _with_estimate(row: SpeedUp, estimate: Estimate, method: str) -> SpeedUp:
-    if max(-estimate.low, estimate.high) > _LARGEST_LOG:
+    if max(-estimate.low, estimate.high) > LARGEST_LOG:
         return _annotate(row, "no interval: it is wider than numbers reach")
     ratio, low, high = (math.exp(value) for value in (estimate.mean, estimate.low, estimate.high))
     return replace(row, ratio=ratio, low=low, high=high, p_value=float(estimate.p_value), method=method)
@@ -250,7 +250,7 @@ def _log_costs(reaches: Sequence[Reach], axis: str) -> Floats:
     return np.log(costs, out=np.full_like(costs, np.nan), where=costs > 0)
 
 
-def _find_obstacle(comparison: Comparison, axis: str) -> str:
+def find_obstacle(comparison: Comparison, axis: str) -> str:
     """Why clock times cannot be compared, or nothing: seconds need one kind of device, shared in one way."""
     if axis not in ("seconds", "gpu_seconds"):
         return ""

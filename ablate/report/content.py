@@ -16,8 +16,10 @@ from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, SpeedUp, Target, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
+from ablate.analysis.trend import Trend, find_trends
 from ablate.errors import AblateError, suggest
 from ablate.report.answer import answer
+from ablate.report.findings import describe_sums, describe_trends
 from ablate.report.words import label_arms
 from ablate.tracking.records import StudyRecord, Value
 
@@ -55,7 +57,11 @@ class ReportOptions:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The numbers of a study, the two sentences that answer its question, and where the pages are once written."""
+    """The numbers of a study, the sentences that answer its question, and where the pages are once written.
+
+    `answer`: the finding; whether it grows along an axis, and whether gains add up, where the study can tell; last its
+    price and caveats.
+    """
 
     record: StudyRecord
     options: ReportOptions
@@ -64,13 +70,14 @@ class Report:
     axes: tuple[str, ...]
     rows: tuple[SpeedUp, ...]
     full_schedule: tuple[SpeedUp, ...]
+    trends: tuple[Trend, ...]
     differences: tuple[Effect, ...]
     effects: tuple[Effect, ...]
     importance: tuple[Importance, ...]
     arms: tuple[ArmSummary, ...]
     fairness: tuple[Fairness, ...]
     mishaps: tuple[Mishap, ...]
-    answer: tuple[str, str]
+    answer: tuple[str, ...]
     versions: Mapping[str, str]
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # pictures and tables
@@ -115,9 +122,11 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         reason = "not every run held a GPU" if axis == "gpu_seconds" else "no run recorded it"
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
     rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
-    full_schedule = full_schedule_speed_ups(results)
+    full_schedule, trends, effects = full_schedule_speed_ups(results), find_trends(results), find_effects(results, axis)
     arms, fairness, mishaps = summarize_arms(results), check_fairness(results), find_mishaps(results)
     headline = tuple(row for row in rows if row.target == options.headline)
+    finding, caveats = answer(headline, full_schedule, arms, fairness, axis, label_arms(results.record.arms))
+    further = (*describe_trends(trends, axis), *describe_sums(effects, results.record.compare_within))
     return Report(
         record=results.record,
         options=options,
@@ -126,13 +135,14 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         axes=axes,
         rows=rows,
         full_schedule=full_schedule,
+        trends=trends,
         differences=find_differences(results),
-        effects=find_effects(results, axis),
+        effects=effects,
         importance=find_importance(results),
         arms=arms,
         fairness=fairness,
         mishaps=mishaps,
-        answer=answer(headline, full_schedule, arms, fairness, axis, label_arms(results.record.arms)),
+        answer=(finding, *further, caveats),
         versions=collect_versions(results),
     )
 

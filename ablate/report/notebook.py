@@ -16,6 +16,7 @@ from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, Target, speed_ups
+from ablate.analysis.trend import find_trends
 from ablate.errors import AblateError
 from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.palette import Look, assign_looks
@@ -67,8 +68,8 @@ class Study:
         return self.results.record.question
 
     @property
-    def answer(self) -> tuple[str, str]:
-        """The two sentences of the report."""
+    def answer(self) -> tuple[str, ...]:
+        """The sentences of the report."""
         return make_report(self.results, ReportOptions()).answer
 
     @cached_property
@@ -118,6 +119,12 @@ class Study:
         import pandas as pd
 
         return pd.DataFrame([row.to_dict() for row in full_schedule_speed_ups(self.results)])
+
+    def trends(self) -> pd.DataFrame:
+        """How speed-ups change along an axis of numbers within whose levels arms are compared, such as a horizon."""
+        import pandas as pd
+
+        return pd.DataFrame([row.to_dict() for row in find_trends(self.results)])
 
     def effects(self, axis: str = "tokens") -> pd.DataFrame:
         """Differences of arms from their baselines, and the effects of a factorial, on loss and on log cost."""

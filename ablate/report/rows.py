@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
 from ablate.report.content import Report
+from ablate.report.findings import name_family, write_growth
 from ablate.report.words import (
     AXIS_NAMES,
     NOTHING,
@@ -103,6 +104,25 @@ def tabulate_full_schedules(report: Report) -> Table:
         rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", write_p(main.p_holm)))
     note = "The budget at which the baseline would end at the arm's final loss, over its budget: the number to quote."
     return Table("full_schedule", "Speed-up between full schedules, with 95 % intervals", header, tuple(rows), note)
+
+
+def tabulate_trends(report: Report) -> Table:
+    """Growth of the speed-ups along an axis of numbers, on all axes of cost side by side."""
+    rows = {(trend.along, name_family(trend)): trend for trend in report.trends}
+    cells = {(trend.along, name_family(trend), trend.axis): write_growth(trend) for trend in report.trends}
+    lines = tuple(
+        (
+            family,
+            along,
+            ", ".join(f"{level:g}" for level in trend.levels),
+            *(cells[along, family, axis] for axis in report.axes),
+        )
+        for (along, family), trend in rows.items()
+    )
+    notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
+    how = "The speed-up at the last level over that at the first, by a straight line in the logarithms, paired by seed."
+    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.axes))
+    return Table("trends", "Growth of the speed-up, with 95 % intervals", header, lines, "\n".join((how, *notes)))
 
 
 def tabulate_differences(report: Report) -> Table:
@@ -249,6 +269,7 @@ def tabulate(report: Report) -> tuple[Table, ...]:
         tabulate_speed_ups,
         tabulate_ladder,
         tabulate_full_schedules,
+        tabulate_trends,
         tabulate_arms,
         tabulate_differences,
         tabulate_effects,

@@ -27,7 +27,7 @@ def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
 
     Control characters, which a terminal would obey, become spaces.
     """
-    labels = {arm.arm: " / ".join(_label_level(axis, level) for axis, level in arm.axes.items()) for arm in arms}
+    labels = {arm.arm: " / ".join(label_level(axis, level) for axis, level in arm.axes.items()) for arm in arms}
     times = Counter(labels.values())
     chosen = {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
     return {arm: "".join(c if c.isprintable() else " " for c in label) for arm, label in chosen.items()}
@@ -43,7 +43,7 @@ def shorten(text: str, limit: int = 36) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def _label_level(axis: str, level: Value) -> str:
+def label_level(axis: str, level: Value) -> str:
     return level if isinstance(level, str) else f"{axis.rpartition('.')[2]}={level}"
 
 

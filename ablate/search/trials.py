@@ -115,7 +115,7 @@ class Trials(RunSource):
             if len(_asked(search.trials)) >= self.problem.tuning.trials:
                 return ()
             if self.problem.tuning.is_grid:
-                search.study.enqueue_trial(self._next_of_grid(search))
+                search.study.enqueue_trial(dict(self._next_of_grid(search)))
             runs = self._begin(search, search.study.ask())
             if runs:
                 return runs

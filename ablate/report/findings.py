@@ -1,0 +1,141 @@
+"""Further sentences of the answer: whether a speed-up grows along an axis, and whether gains add up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ablate.analysis.effects import LOSS, Effect
+from ablate.analysis.trend import Trend
+from ablate.report.answer import LISTED, SIGNIFICANT
+from ablate.report.words import AXIS_NAMES, join, label_level, write_ratio
+
+Direction = Literal["up", "down", "undecided"]
+
+
+def describe_trends(trends: Sequence[Trend], axis: str) -> list[str]:
+    """A sentence for each axis along which the speed-up on a cost `axis` could grow."""
+    rows = [trend for trend in trends if trend.axis == axis]
+    return [
+        _describe_along([row for row in rows if row.along == along]) for along in dict.fromkeys(r.along for r in rows)
+    ]
+
+
+def judge_trend(trend: Trend) -> Direction:
+    """`up` or `down` where the interval, or a bound of several pairs, excludes 1; else undecided."""
+    is_known = trend.low is not None and trend.high is not None and trend.p_value is not None
+    if not is_known and (trend.bound is None or trend.n_points <= len(trend.levels)):
+        return "undecided"
+    if trend.low is not None and trend.low >= 1:
+        return "up"
+    return "down" if trend.high is not None and trend.high <= 1 else "undecided"
+
+
+def write_growth(trend: Trend) -> str:
+    """The growth with its interval, its bound, or the reason for neither."""
+    if trend.bound == "at_most":
+        return f"at most {write_ratio(trend.high)}"
+    if trend.bound == "at_least":
+        return f"at least {write_ratio(trend.low)}"
+    if trend.growth is None:
+        return "not determined"
+    if trend.low is None or trend.high is None:
+        return f"{write_ratio(trend.growth)} (no interval)"
+    return f"{write_ratio(trend.growth)} [{trend.low:.2f}, {trend.high:.2f}]"
+
+
+def name_family(trend: Trend) -> str:
+    return " / ".join(label_level(axis, level) for axis, level in trend.family.items()) or "the arm"
+
+
+def _describe_along(rows: Sequence[Trend]) -> str:
+    first = rows[0]
+    ends = f"from {label_level(first.along, first.first)} to {label_level(first.along, first.last)}"
+    cost = AXIS_NAMES[first.axis]
+    if len(rows) == 1:
+        if first.growth is None and first.bound in (None, "not_determined"):
+            return (
+                f"Whether the speed-up of {name_family(first)} in {cost} grows {ends} is not determined: {first.note}."
+            )
+        verb = _TREND_WORDS[judge_trend(first)]
+        return (
+            f"Does it grow with {first.along}? {_begin(ends)}, the speed-up of {name_family(first)} in {cost} is "
+            f"multiplied by {write_growth(first)}: {verb}."
+        )
+    listed = [f"{name_family(row)} {write_growth(row)}" for row in rows[:LISTED]]
+    rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
+    return (
+        f"Does it grow with {first.along}? {_begin(ends)}, the speed-ups in {cost} are multiplied by: "
+        f"{join([*listed, *rest])}."
+    )
+
+
+_TREND_WORDS: dict[Direction, str] = {
+    "up": "it clearly grows",
+    "down": "it clearly shrinks",
+    "undecided": "the study does not decide whether it grows",
+}
+
+
+def describe_sums(effects: Sequence[Effect], within: Sequence[str]) -> list[str]:
+    """What the levels do on average, and whether two do together what they do apart, on the final loss; nothing where
+    the study has no two axes besides those of `within`."""
+    known = [effect for effect in effects if effect.outcome == LOSS and not set(within) & set(effect.levels)]
+    pairs = [effect for effect in known if len(effect.levels) == 2]
+    if not pairs:
+        return []
+    singles = sorted((effect for effect in known if len(effect.levels) == 1), key=lambda effect: effect.estimate)
+    return [
+        f"On average over the other axes, the final loss changes by {_list(singles)} (nats a token, 95 % intervals).",
+        f"Do the gains add up? {_describe_pairs(pairs)}",
+    ]
+
+
+def _describe_pairs(pairs: Sequence[Effect]) -> str:
+    if len(pairs) == 1:
+        (pair,) = pairs
+        return (
+            f"Together, {_name(pair, ' and ')} gain {_SUM_WORDS[_judge(pair)]} the sum of what each gains alone: their "
+            f"final loss lies {_write(pair)} nats from it."
+        )
+    verdicts = [_judge(pair) for pair in pairs]
+    counts = [f"{n} {one if n == 1 else many}" for key, (one, many) in _MANY_SUMS.items() if (n := verdicts.count(key))]
+    largest = sorted(pairs, key=lambda pair: (_judge(pair) == "undecided", -abs(pair.estimate)))
+    return f"Of {len(pairs)} pairs of levels, {join(counts)}: final losses lie {_list(largest)} nats from the sums."
+
+
+def _begin(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _list(effects: Sequence[Effect]) -> str:
+    listed = [f"{_name(effect)} {_write(effect)}" for effect in effects[:LISTED]]
+    rest = [f"{len(effects) - LISTED} more in the table"] if len(effects) > LISTED else []
+    return join([*listed, *rest])
+
+
+def _name(effect: Effect, link: str = " with ") -> str:
+    return link.join(label_level(axis, level) for axis, level in effect.levels.items())
+
+
+def _write(effect: Effect) -> str:
+    interval = f" [{effect.low:+.4f}, {effect.high:+.4f}]" if effect.low is not None and effect.high is not None else ""
+    return f"{effect.estimate:+.4f}{interval}"
+
+
+def _judge(effect: Effect) -> Direction:
+    if effect.p_holm is None or effect.p_holm >= SIGNIFICANT:
+        return "undecided"
+    return "up" if effect.estimate > 0 else "down"
+
+
+_SUM_WORDS: Mapping[Direction, str] = {
+    "up": "clearly less than",
+    "down": "clearly more than",
+    "undecided": "what this study cannot tell from",
+}
+_MANY_SUMS: Mapping[Direction, tuple[str, str]] = {
+    "up": ("gains clearly less together than apart", "gain clearly less together than apart"),
+    "down": ("gains clearly more together than apart", "gain clearly more together than apart"),
+    "undecided": ("is undecided", "are undecided"),
+}
