@@ -1,4 +1,4 @@
-"""The answer to a study's question in two sentences, made from the numbers: the finding, then its price and caveats."""
+"""The answer to a study's question, made from the numbers: the finding, and its price and caveats."""
 
 from __future__ import annotations
 

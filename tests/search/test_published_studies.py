@@ -1,0 +1,124 @@
+"""The grids of the published studies, at a size for a CPU: tuned, trained in pieces, packed, merged and reported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from ablate.data import describe, prepare
+from ablate.execution.jobs import make_job, record_study
+from ablate.execution.placement import Placement
+from ablate.execution.worker import RunWorker
+from ablate.plan import Plan, Run
+from ablate.report import write_report
+from ablate.search.trials import Trials
+from ablate.search.tuning import plan_tuned, pose_tuning
+from ablate.study import Study, load_study
+from ablate.tracking.archive import merge, pack
+from ablate.tracking.store import Store
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "ablate" / "report" / "summary.schema.json"
+TINY = (
+    *("model.d_model=48", "model.n_layers=1", "model.d_ff=128", "model.context_length=16"),
+    *("train.steps=4", "train.batch_size=2", "train.eval_every=1", "train.log_every=1", "train.eval_tokens=64"),
+    *("train.precision=float32", "train.compile=false", "resources.gpus=0", "seeds=2"),
+    *("tune.space={train.learning_rate: [1.0e-3, 2.0e-3]}", "tune.trials=2"),
+)
+ATTENTIONS = 7
+
+
+class Machine:
+    """One of the machines that share nothing: `train` is a session on it, which packs what it has trained."""
+
+    def __init__(self, folder: Path, study: Study) -> None:
+        self.folder, self.study = folder, study
+        self.tuning, self.store = (Store(folder / name) for name in (f"{study.study}-tune", study.study))
+        self.corpus = prepare(study.data, folder, folder / "shards")
+
+    def tune(self, limit: int | None = None) -> Plan | None:
+        """Up to `limit` trials; the plan at each arm's best, once all are over."""
+        problem = pose_tuning(self.study, describe(self.study.data, self.folder))
+        trials = Trials(problem, self.tuning)
+        begun = [run for run in trials.plan.runs if not self.tuning.run(run.run_id).curve.exists()]
+        ended = 0
+        while ended != limit and (run := begun.pop() if begun else next(iter(trials.draw()), None)):
+            self.train(trials.plan, [run], self.tuning)
+            trials.tell(run, "finished")
+            ended += 1
+        return None if trials.n_open else plan_tuned(problem, self.study, trials)
+
+    def train(self, plan: Plan, runs: Sequence[Run], store: Store) -> None:
+        store.write_study(record_study(plan, "test", "ablate run"))
+        worker = RunWorker(store.path, self.corpus, 1)
+        for run in runs:
+            assert worker.train(make_job(plan, run, Placement(1, 0, 1), {})) == "finished"
+
+
+def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path) -> Mapping[str, Any]:
+    """Two sessions, the first of which ends in the middle of the trials; the summary of the report."""
+    study = load_study(
+        ROOT / "experiments" / f"{name}.yaml", (*TINY, *settings, f"data={{source: text, path: {corpus_file}}}")
+    )
+    first, second = Machine(folder / "first", study), Machine(folder / "second", study)
+    assert first.tune(limit=3) is None
+    assert pack(first.tuning, folder / "tune.tar.gz", weights=False) == 3
+    assert merge(second.tuning, [folder / "tune.tar.gz"]) == (3, 0)
+    plan = second.tune()
+    assert plan is not None
+    second.train(plan, plan.runs[: len(plan.runs) // 2], second.store)
+    pack(second.store, folder / "study.tar.gz", weights=False)
+    merge(first.store, [folder / "study.tar.gz"])
+    first.train(plan, plan.runs[len(plan.runs) // 2 :], first.store)
+    assert len(list(second.tuning.path.glob("*/status.json"))) == 2 * len(plan.arms)
+    write_report(first.store, folder / "report")
+    summary: Mapping[str, Any] = json.loads((folder / "report" / "summary.json").read_text())
+    jsonschema.validate(summary, json.loads(SCHEMA.read_text()))
+    assert summary["is_complete"]
+    for line in summary["fairness"]:
+        assert line["tuning_trials"] == 2
+        assert "train.learning_rate of 0.001, 0.002" in line["tuning"]
+    return summary
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "along", "levels"),
+    [
+        ("ngpt-vs-gpt", ["matrix.train.steps=[4, 8]"], "train.steps", [4, 8]),
+        (
+            "context-length",
+            [
+                "matrix.context_length=[{value: 8, train.batch_size: 4, label: 8}, "
+                "{value: 16, train.batch_size: 2, label: 16}, {value: 32, train.batch_size: 1, label: 32}]",
+                "tune.budget.steps=2",
+            ],
+            "context_length",
+            [8, 16, 32],
+        ),
+    ],
+)
+def test_growth_along_horizon_and_context(
+    name: str, settings: Sequence[str], along: str, levels: Sequence[int], corpus_file: Path, tmp_path: Path
+) -> None:
+    summary = publish(name, settings, corpus_file, tmp_path)
+    (trend,) = [trend for trend in summary["trends"] if trend["axis"] == "tokens"]
+    assert (trend["along"], trend["levels"], trend["family"]) == (along, levels, {"normalization": "ngpt"})
+    assert len(summary["answer"]) == 3
+    assert "grow" in summary["answer"][1]
+    n_tokens = {arm["n_tokens"] for arm in summary["arms"]}
+    assert n_tokens == ({4 * 32, 8 * 32} if along == "train.steps" else {4 * 32})
+
+
+def test_attentions_and_ngpt_are_summed(corpus_file: Path, tmp_path: Path) -> None:
+    summary = publish("attention-x-normalization", ["tune.budget.steps=2"], corpus_file, tmp_path)
+    effects = [effect for effect in summary["effects"] if effect["outcome"] == "final_loss"]
+    assert sum(len(effect["levels"]) == 1 for effect in effects) == ATTENTIONS
+    assert sum(len(effect["levels"]) == 2 for effect in effects) == ATTENTIONS - 1
+    assert summary["answer"][2].startswith(f"Do the gains add up? Of {ATTENTIONS - 1} pairs of levels")
+    assert len({arm["n_params"] for arm in summary["arms"]}) > 1
+    assert all(abs(line["params_ratio"] - 1) <= 0.02 for line in summary["fairness"])
