@@ -140,8 +140,8 @@ def run(
     from rich.console import Console
 
     import ablate
-    from ablate.execution.cluster import ClusterLostError, begin_anew
     from ablate.execution.limit import TimeLimit
+    from ablate.execution.restart import ClusterLostError, begin_anew
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
     from ablate.screens import print_outcome

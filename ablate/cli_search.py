@@ -58,8 +58,8 @@ def search(
     from rich.console import Console
 
     import ablate
-    from ablate.execution.cluster import ClusterLostError, begin_anew
     from ablate.execution.limit import TimeLimit
+    from ablate.execution.restart import ClusterLostError, begin_anew
     from ablate.execution.run import Options
     from ablate.execution.view import View
     from ablate.search.page import read_summary, write_pages

@@ -7,10 +7,10 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
 from ablate.execution.placement import Nodes
+from ablate.execution.restart import ClusterLostError
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,12 +30,7 @@ SETTINGS = {
 }
 VITAL = frozenset({"raylet", "gcs_server"})
 PATIENCE_S = 60.0
-MAX_RESTARTS = 3  # of a local Ray node that dies
 CONNECT_S = 5.0
-
-
-class ClusterLostError(ResourceError):
-    """The Ray node that the driver started for itself is gone."""
 
 
 @contextmanager
@@ -55,13 +51,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
             if address:
                 ray.init(address=address, **quiet)
             else:
-                ray.init(
-                    address="local",
-                    num_cpus=int(available["CPU"]),
-                    num_gpus=int(available["GPU"]),
-                    include_dashboard=False,
-                    **quiet,
-                )
+                init_local(available, **quiet)
         except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
             raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
@@ -75,6 +65,42 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
             raise
         else:
             ray.shutdown()
+
+
+def init_local(available: Mapping[str, float], **options: Any) -> None:
+    """Start a Ray node on this machine with what a driver needs of it: no autoscaler of a cluster that cannot grow, no
+    copyist of logs, and, as where `ray` is installed without its `default` extra, no dashboard and no metrics."""
+    node, tools = ray._private.node.Node, ray._private.utils
+    with (
+        _replaced(node, "start_monitor", _do_nothing),
+        _replaced(node, "start_log_monitor", _do_nothing),
+        _replaced(node, "start_api_server", _do_nothing),
+        _replaced(tools, "get_dashboard_dependency_error", lambda: ImportError("not needed")),
+    ):
+        ray.init(
+            address="local",
+            num_cpus=int(available["CPU"]),
+            num_gpus=int(available.get("GPU", 0)),
+            include_dashboard=False,
+            **options,
+        )
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, stand_in: Callable[..., Any]) -> Iterator[None]:
+    """Ray has no public switch for these. A version that has another name for one starts it as it always did."""
+    original = getattr(owner, name, None)
+    if original is None:
+        yield
+        return
+    setattr(owner, name, stand_in)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _do_nothing(*_: Any, **__: Any) -> None: ...
 
 
 def check_address(address: str) -> None:
@@ -158,17 +184,3 @@ def _stderr_to(log: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)
-
-
-def begin_anew(error: ClusterLostError) -> NoReturn:
-    """The driver holds no state, so the same command in the place of this process goes on.
-
-    Raises the error where that was done several times already.
-    """
-    restarts = int(os.environ.get("ABLATE_RESTARTS", "0"))
-    if restarts >= MAX_RESTARTS:
-        raise error
-    os.environ["ABLATE_RESTARTS"] = str(restarts + 1)
-    print(f"{error}; starting another one", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os.execv(sys.executable, sys.orig_argv)

@@ -16,12 +16,13 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
-from ablate.execution.cluster import ClusterLostError, is_lost, node_resources
+from ablate.execution.cluster import is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.jobs import make_job, record_arm
 from ablate.execution.lane import Lane, cause_of, is_starved
 from ablate.execution.limit import TimeLimit
 from ablate.execution.placement import Placement, count_lanes
+from ablate.execution.restart import ClusterLostError
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping
 from ablate.execution.watch import STUCK_S, Watchdog

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from ablate.execution.placement import Placement
-from ablate.execution.worker import Job
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import run_seconds
 from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
 from ablate.tracking.store import Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to train. `config` is the content of config.json, `manifest` what the driver knows of it.
+
+    `cut_counts`: a run that early stopping cut counts as ended; otherwise it goes on from where it was cut.
+    """
+
+    run_id: str
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    cut_counts: bool = False
 
 
 def record_study(plan: Plan, version: str, command: str) -> StudyRecord:

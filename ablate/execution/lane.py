@@ -17,9 +17,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ablate.data import Corpus
+from ablate.execution.jobs import Job
 from ablate.execution.memory import is_out_of_memory
 from ablate.execution.placement import Placement
-from ablate.execution.worker import Job, Result, RunWorker, Seat
+from ablate.execution.worker import Result, RunWorker, Seat
 from ablate.plan import Run
 
 GRACE_S = 3.0  # how long the others of a group have to say what they died of
@@ -63,7 +64,7 @@ class Lane:
                 max_restarts=0,
                 scheduling_strategy=strategy,
             )
-            self.workers.append(placed.remote(self.study, self.corpus, placement.cpus, seat))
+            self.workers.append(placed.remote(self.study, self.corpus, placement, seat))
         self._ready, self._names = [worker.ready.remote() for worker in self.workers], ()
 
     def is_ready(self) -> bool:

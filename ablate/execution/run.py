@@ -11,8 +11,6 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
-from ablate.execution.cluster import check_address, check_shared, start_cluster
-from ablate.execution.driver import Driver
 from ablate.execution.events import Outcome
 from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
@@ -83,6 +81,10 @@ def run_study(
         if not is_complete(options.tracking_uri, store, record):
             _close(MlflowMirror(options.tracking_uri, store, record), options, console)
         return Outcome({"finished": len(plan.runs)}, interrupted=False)
+
+    # Ray takes a second to load, and is of no use where nothing is left to train.
+    from ablate.execution.cluster import check_address, check_shared, start_cluster
+    from ablate.execution.driver import Driver
 
     available: Mapping[str, float] = local_resources()
     where = plan.study.locate(("resources",))

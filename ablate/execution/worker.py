@@ -21,7 +21,9 @@ import torch
 from safetensors.torch import save
 
 from ablate.data import Corpus
+from ablate.execution.jobs import Job
 from ablate.execution.memory import is_out_of_memory
+from ablate.execution.placement import Placement
 from ablate.execution.recorder import Assistant, FolderRecorder
 from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
@@ -42,19 +44,6 @@ Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or what stands i
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run to train. `config` is the content of config.json, `manifest` what the driver knows of it.
-
-    `cut_counts`: a run that early stopping cut counts as ended; otherwise it goes on from where it was cut.
-    """
-
-    run_id: str
-    config: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    cut_counts: bool = False
-
-
-@dataclass(frozen=True)
 class Seat:
     """The place of a worker in a group of `size` that meets by the file `meeting`."""
 
@@ -70,13 +59,14 @@ class RunWorker:
     """
 
     def __init__(
-        self, study: Path, corpus: Corpus, threads: int, seat: Seat | None = None, *, train: Train = train
+        self, study: Path, corpus: Corpus, placement: Placement, seat: Seat | None = None, *, train: Train = train
     ) -> None:
-        self.store, self.corpus, self.threads, self._loop = Store(study), corpus, threads, train
+        self.store, self.corpus, self.threads, self._loop = Store(study), corpus, placement.cpus, train
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
         self._attention: dict[str, Mapping[str, str]] = {}
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Ray hides the GPUs that are others', but none from a worker that has no share of any.
+        self.device = "cuda" if placement.gpus and torch.cuda.is_available() else "cpu"
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.group: Group = Alone()
         if seat is not None:

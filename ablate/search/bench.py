@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -165,8 +165,8 @@ def _confirm(trials: Trials, store: Store, corpus: Corpus, arm: Arm) -> float:
 
 
 def _train(trials: Trials, store: Store, corpus: Corpus, run: Run) -> None:
-    manifest: Mapping[str, Any] = {}
-    RunWorker(store.path, corpus, 1).train(make_job(trials.plan, run, Placement(1, 0, 1), manifest))
+    placement, manifest = Placement(1, 0, 1), dict[str, Any]()
+    RunWorker(store.path, corpus, placement).train(make_job(trials.plan, run, placement, manifest))
 
 
 def _pretend(store: Store, run: Run) -> None:

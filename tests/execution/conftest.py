@@ -16,7 +16,7 @@ import yaml
 from processes import TIMES, Curves, curves
 
 from ablate.data import Corpus, describe, prepare
-from ablate.execution.cluster import SETTINGS
+from ablate.execution.cluster import SETTINGS, init_local
 from ablate.execution.driver import Driver
 from ablate.execution.events import Event, Outcome
 from ablate.execution.jobs import find_unfinished, make_job, record_study
@@ -35,7 +35,7 @@ def ray_cluster() -> Iterator[None]:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # workers import `faulty`
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        init_local({"CPU": 4}, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
 
@@ -76,6 +76,14 @@ class Bench:
         placement = Placement(1, 0, lanes, processes)
         driver = Driver(self.plan, self.store, self.corpus, placement, mirror or NoMirror(), watch, **options)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
+
+    def finish(self) -> None:
+        """Train what is left in this process, without Ray or driver: all that goes on is what the folders hold."""
+        placement = Placement(1, 0, 1)
+        self.store.write_study(record_study(self.plan, "0", ""))
+        worker = RunWorker(self.store.path, self.corpus, placement)
+        for run in find_unfinished(self.plan, self.store):
+            assert worker.train(make_job(self.plan, run, placement, {})) == "finished"
 
     def texts(self) -> str:
         return "\n".join(event.text for event in self.events)
@@ -145,9 +153,5 @@ def undisturbed_curves(process_grid: Path, tmp_path_factory: pytest.TempPathFact
     study = load_study(process_grid)
     plan = build_plan(study, describe(study.data, folder))
     store = Store(folder / "tiny")
-    store.write_study(record_study(plan, "0", ""))
-    worker = RunWorker(store.path, prepare(study.data, folder, folder / "shards"), 1)
-    worker.device = "cpu"
-    for planned in plan.runs:
-        assert worker.train(make_job(plan, planned, Placement(1, 0, 1), {})) == "finished"
+    Bench(plan, store, prepare(study.data, folder, folder / "shards")).finish()
     return curves(store)

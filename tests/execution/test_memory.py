@@ -36,8 +36,8 @@ study = load_study(grid)
 plan = build_plan(study, describe(study.data, grid.parent))
 corpus = prepare(study.data, grid.parent, grid.parent / "shards")
 for name in ("whole", "little"):
-    worker = RunWorker(grid.parent / name, corpus, 1)
-    worker.device = where
+    placement = Placement(1, 1 if where == "cuda" else 0, 1)
+    worker = RunWorker(grid.parent / name, corpus, placement)
     if name == "little" and where == "cpu":
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (held + 2**24, held + 2**24))
@@ -45,7 +45,7 @@ for name in ("whole", "little"):
         share = 0.6 * torch.cuda.max_memory_allocated() / torch.cuda.get_device_properties(0).total_memory
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(share)
-    print(worker.train(make_job(plan, plan.runs[-1], Placement(1, 0, 1), {})), plan.runs[-1].run_id)
+    print(worker.train(make_job(plan, plan.runs[-1], placement, {})), plan.runs[-1].run_id)
 """
 
 

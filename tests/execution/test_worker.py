@@ -30,9 +30,10 @@ def make_worker(tmp_path: Path, write_grid: Callable[..., Path]) -> Callable[...
         settings = [f"train.{key}={value}" for key, value in train.items()]
         study = load_study(write_grid(), settings)
         plan = build_plan(study, describe(study.data, tmp_path))
-        worker = RunWorker(tmp_path / folder, prepare(study.data, tmp_path, tmp_path / "shards"), 1)
+        placement = Placement(1, 0, 1)
+        worker = RunWorker(tmp_path / folder, prepare(study.data, tmp_path, tmp_path / "shards"), placement)
         run = plan.runs[-1]
-        return worker, make_job(plan, run, Placement(1, 0, 1), {}), worker.store.run(run.run_id)
+        return worker, make_job(plan, run, placement, {}), worker.store.run(run.run_id)
 
     return make
 
@@ -154,3 +155,12 @@ def test_a_heartbeat_is_written_while_training(
     assert [status.step for status in seen if status.state == "running"][-1] == 12
     assert all(status.heartbeat > 0 for status in seen)
     assert json.loads((folder.path / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.25, "cuda")])
+def test_a_run_without_a_share_of_a_gpu_trains_on_the_cpu_where_there_are_gpus(
+    make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, gpus: float, device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    worker, _, _ = make_worker()
+    assert RunWorker(worker.store.path, worker.corpus, Placement(1, gpus, 1)).device == device

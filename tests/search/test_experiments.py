@@ -29,9 +29,10 @@ def data(corpus_file: Path) -> DataConfig:
 
 
 def train(plan: Plan, runs: Sequence[Run], store: Store, data: DataConfig) -> None:
-    worker = RunWorker(store.path, prepare(data, store.path, store.path / "shards"), 1)
+    placement = Placement(1, 0, 1)
+    worker = RunWorker(store.path, prepare(data, store.path, store.path / "shards"), placement)
     for run in runs:
-        assert worker.train(make_job(plan, run, Placement(1, 0, 1), {})) == "finished"
+        assert worker.train(make_job(plan, run, placement, {})) == "finished"
 
 
 @pytest.mark.parametrize(("name", "n_arms"), [("ngpt-table4", 12), ("ngpt-table5", 12)])
