@@ -25,7 +25,7 @@ from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
-from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.records import ArmRecord, RunRecord
 from ablate.tracking.store import Store
 
 
@@ -35,7 +35,7 @@ def ray_cluster() -> Iterator[None]:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))  # workers import `faulty`
-        init_local({"CPU": 4}, log_to_driver=False, logging_level=logging.ERROR)
+        init_local({"CPU": 2}, log_to_driver=False, logging_level=logging.ERROR)
         yield
         ray.shutdown()
 
@@ -43,9 +43,13 @@ def ray_cluster() -> Iterator[None]:
 class NoMirror:
     """MLflow takes seconds to load, and these tests are not about it."""
 
+    def __init__(self) -> None:
+        self.announced: list[tuple[RunRecord, ArmRecord]] = []
+
     def add(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None: ...
 
-    def announce(self, *records: Any) -> None: ...
+    def announce(self, run: RunRecord, arm: ArmRecord) -> None:
+        self.announced.append((run, arm))
 
     def end(self, run_id: str, state: str) -> None: ...
 
@@ -58,13 +62,13 @@ class Bench:
     store: Store
     corpus: Corpus
     events: list[Event] = field(default_factory=list)
+    mirror: NoMirror = field(default_factory=NoMirror)
 
     def train(
         self,
         lanes: int = 1,
         processes: int = 1,
         observe: Callable[[Event], None] | None = None,
-        mirror: MlflowMirror | None = None,
         **options: Any,
     ) -> Outcome:
         def watch(event: Event) -> None:
@@ -74,7 +78,7 @@ class Bench:
 
         self.store.write_study(record_study(self.plan, "0", "ablate"))
         placement = Placement(1, 0, lanes, processes)
-        driver = Driver(self.plan, self.store, self.corpus, placement, mirror or NoMirror(), watch, **options)  # type: ignore[arg-type]
+        driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, **options)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
     def finish(self) -> None:

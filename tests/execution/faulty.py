@@ -67,30 +67,16 @@ class LosingWorker(_FaultyWorker):
         return train(*arguments, should_stop=die if self.group.rank else should_stop, **options)
 
 
-class DyingWorker(_FaultyWorker):
-    """Dies, as of a signal, whenever it trains differential attention with more than one sequence at once."""
+class TroubledWorker(_FaultyWorker):
+    """Dies, as of a signal, of differential attention with more than 2 sequences at once, and always of the linear
+    ensemble; raises, the first time, from the second differential attention."""
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
-        model, settings = arguments[0], arguments[1]
-        if model.attention.name == "differential" and (settings.micro_batch_size or settings.batch_size) > 2:
+        name, settings = arguments[0].attention.name, arguments[1]
+        is_large = (settings.micro_batch_size or settings.batch_size) > 2
+        if name == "linear_ensemble" or (name == "differential" and is_large):
             os.kill(os.getpid(), signal.SIGKILL)
-        return train(*arguments, should_stop=should_stop, **options)
-
-
-class HopelessWorker(_FaultyWorker):
-    """Dies whenever it trains differential attention."""
-
-    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
-        if arguments[0].attention.name == "differential":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return train(*arguments, should_stop=should_stop, **options)
-
-
-class BrokenVariantWorker(_FaultyWorker):
-    """Raises, the first time, from differential attention."""
-
-    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
-        if arguments[0].attention.name == "differential" and _is_first(self, "broken"):
+        if name == "differential_v2" and _is_first(self, "broken"):
             raise ZeroDivisionError("a bug in this variant")
         return train(*arguments, should_stop=should_stop, **options)
 

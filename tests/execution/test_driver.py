@@ -9,20 +9,15 @@ from pathlib import Path
 
 import faulty
 import pytest
-from mlflow.tracking import MlflowClient
 
 from ablate.execution.events import Event
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Patience
-from ablate.tracking.mlflow_mirror import MlflowMirror
 
 pytestmark = [
     pytest.mark.timeout(240),  # the first test starts the cluster too
     pytest.mark.usefixtures("ray_cluster"),
-    # MLflow and SQLAlchemy deprecate each other's and their own calls.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
 
@@ -34,7 +29,7 @@ def bench(make_bench):
 @pytest.fixture(scope="module")
 def undisturbed(make_bench):
     bench = make_bench()
-    assert bench.train().exit_code == 0
+    bench.finish()
     return bench.curves()
 
 
@@ -45,38 +40,40 @@ def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
     assert bench.curves() == undisturbed
 
 
-def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batch(bench) -> None:
-    outcome = bench.train(worker_class=faulty.DyingWorker)
-    assert outcome.states == {"finished": 2}
+@pytest.fixture(scope="module")
+def troubled(make_bench):
+    """A study of four arms, three of which are in trouble, and how it ended."""
+    attentions = ["standard", "differential", "differential_v2", "linear_ensemble"]
+    bench = make_bench(matrix={"attention": attentions})
+    outcome = bench.train(worker_class=faulty.TroubledWorker)
+    folders = {run.arm.name.removeprefix("attention="): bench.store.run(run.run_id) for run in bench.plan.runs}
+    return bench, outcome, folders
+
+
+def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batch(troubled) -> None:
+    bench, _, folders = troubled
     assert "2 sequences at once" in bench.texts()
-    (status,) = [
-        bench.store.run(run.run_id).read_status() for run in bench.plan.runs if run.arm.name != run.arm.baseline
-    ]
-    assert status.micro_batch_size == 2
+    status = folders["differential"].read_status()
+    assert (status.state, status.micro_batch_size) == ("finished", 2)
     assert "want of memory" in status.notes[-1]
 
 
-def test_a_run_that_always_dies_fails_alone(bench) -> None:
-    outcome = bench.train(worker_class=faulty.HopelessWorker)
-    assert outcome.states == {"finished": 1, "failed": 1}
+def test_runs_that_always_die_or_raise_fail_alone(troubled, undisturbed) -> None:
+    bench, outcome, folders = troubled
+    assert outcome.states == {"finished": 2, "failed": 2}
     assert outcome.exit_code == 1
+    assert bench.curves()["attention=standard,0"] == undisturbed["attention=standard,0"]
     assert "died 3 times" in bench.texts()
-
-
-def test_a_broken_variant_fails_alone_and_is_tried_again_alone(bench, undisturbed) -> None:
-    outcome = bench.train(worker_class=faulty.BrokenVariantWorker)
-    assert outcome.states == {"finished": 1, "failed": 1}
-    assert outcome.exit_code == 1
-    (failed,) = find_unfinished(bench.plan, bench.store, failed_only=True)
-    error = bench.store.run(failed.run_id).read_status().error
+    assert "died 3 times" in folders["linear_ensemble"].read_status().error
+    error = folders["differential_v2"].read_status().error
     assert "Traceback" in error
     assert "a bug in this variant" in error
-    assert bench.train(worker_class=faulty.BrokenVariantWorker).exit_code == 0
-    assert bench.curves() == undisturbed
+    failed = find_unfinished(bench.plan, bench.store, failed_only=True)
+    assert [bench.store.run(run.run_id) for run in failed] == [folders["differential_v2"], folders["linear_ensemble"]]
 
 
 def test_damage_to_what_was_saved_is_found_and_made_good(bench, undisturbed) -> None:
-    bench.train()
+    bench.finish()
     first, second = (bench.store.run(run.run_id) for run in bench.plan.runs)
     first.curve.write_bytes(first.curve.read_bytes().replace(b'"step":4', b'"step":5'))
     second.status.write_text('{"state": "fin')
@@ -94,7 +91,7 @@ def test_a_stop_from_another_terminal_keeps_checkpoints(bench, undisturbed) -> N
     outcome = bench.train(observe=stop, worker_class=faulty.SlowWorker)
     assert outcome.exit_code == 130
     assert outcome.states.get("queued")
-    assert bench.train().exit_code == 0  # the request was for the driver of then
+    bench.finish()
     assert bench.curves() == undisturbed
 
 
@@ -109,7 +106,7 @@ def test_a_run_that_is_cut_counts_as_censored_and_can_go_on(bench, undisturbed) 
     assert [run.arm.name for run in cut] == ["attention=differential"]
     assert "patience: none" in bench.texts()
     assert find_unfinished(bench.plan, bench.store, cut_counts=True) == []
-    assert bench.train().exit_code == 0  # without the rule, it goes on from where it was cut
+    bench.finish()  # without the rule, it goes on from where it was cut
     assert bench.curves() == undisturbed
 
 
@@ -135,7 +132,7 @@ def test_a_full_disk_ends_the_driver_with_what_was_saved_whole(make_bench, undis
     assert outcome.exit_code == 1
     assert "No space left on device" in outcome.halted
     filler.unlink()
-    assert bench.train().exit_code == 0
+    bench.finish()
     assert bench.curves() == undisturbed
 
 
@@ -153,13 +150,10 @@ def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
     whole = bench.plan
     bench.plan = replace(whole, arms=whole.arms[:1], runs=whole.runs[:1])
     source = OneByOne(bench, whole)
-    bench.store.write_study(record_study(bench.plan, "0", ""))
-    mirror = MlflowMirror(f"sqlite:///{bench.store.mlflow_database}", bench.store, bench.store.read_study())
-    assert bench.train(lanes=2, source=source, mirror=mirror).states == {"finished": 2}
-    mirror.close()
+    assert bench.train(lanes=2, source=source).states == {"finished": 2}
     assert source.told == {run.run_id: "finished" for run in whole.runs}
+    assert [run.run_id for run, _ in bench.mirror.announced] == [run.run_id for run in whole.runs[1:]]
     assert bench.curves() == undisturbed
-    assert len(MlflowClient(f"sqlite:///{bench.store.mlflow_database}").search_runs(["1"])) == 2
 
 
 class OneByOne(RunSource):

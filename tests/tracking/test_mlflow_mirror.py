@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +31,20 @@ RECORD = StudyRecord(
 LINES = [{"step": step, "wall_s": step / 8, "train_loss": 1 / step, "learning_rate": 0.5} for step in range(1, 21)]
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow with nothing in it, which takes seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowWriter(f"sqlite:///{path}", RECORD)
+    return path
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A study with one finished run."""
+def store(tmp_path: Path, database: Path) -> Store:
+    """A study with one finished run, and an MLflow that has not heard of it."""
     store = Store(tmp_path / "s")
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(store.mlflow_database)) as copy:
+        source.backup(copy)
     store.write_study(RECORD)
     folder = store.run("0f")
     folder.path.mkdir()
@@ -158,3 +170,15 @@ def test_a_writer_made_anew_knows_what_is_there(store: Store) -> None:
     writer = MlflowWriter(uri(store), RECORD)
     assert writer.last_steps == {"0f": 20}
     assert writer.states == {"0f": "FINISHED"}
+
+
+def test_a_run_that_is_announced_later_is_mirrored_too(store: Store) -> None:
+    mirror = MlflowMirror(uri(store), store, replace(RECORD, arms=(), runs=()))
+    for _ in range(2):  # a driver that begins it anew announces it again
+        mirror.announce(RECORD.runs[0], ARM)
+    mirror.add("0f", LINES)
+    mirror.end("0f", "finished")
+    mirror.close()
+    assert mirror.behind is None
+    assert_has_all(store)
+    assert MlflowWriter(uri(store), RECORD).states == {"0f": "FINISHED"}
