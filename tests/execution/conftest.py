@@ -19,14 +19,14 @@ from ablate.data import Corpus, describe, prepare
 from ablate.execution.cluster import SETTINGS, init_local
 from ablate.execution.driver import Driver
 from ablate.execution.events import Event, Outcome
-from ablate.execution.jobs import find_unfinished, make_job, record_study
+from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.placement import Placement
-from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
 from ablate.tracking.records import ArmRecord, RunRecord
 from ablate.tracking.store import Store
+from in_process import train_here
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,9 @@ class Bench:
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
     def finish(self) -> None:
-        """Train what is left in this process, without Ray or driver: all that goes on is what the folders hold."""
-        placement = Placement(1, 0, 1)
+        """Train what is left in this process, as a driver that was killed leaves it."""
         self.store.write_study(record_study(self.plan, "0", ""))
-        worker = RunWorker(self.store.path, self.corpus, placement)
-        for run in find_unfinished(self.plan, self.store):
-            assert worker.train(make_job(self.plan, run, placement, {})) == "finished"
+        train_here(self.plan, find_unfinished(self.plan, self.store), self.store, self.corpus)
 
     def texts(self) -> str:
         return "\n".join(event.text for event in self.events)

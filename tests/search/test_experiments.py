@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 from ablate.data import describe, prepare
-from ablate.execution.jobs import make_job
-from ablate.execution.placement import Placement
-from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, Run, build_plan
 from ablate.search.confirm import plan_confirmation
 from ablate.search.problem import load_search, pose
 from ablate.search.trials import Trials, best_of
 from ablate.study import DataConfig, load_study
 from ablate.tracking.store import Store
+from in_process import train_here
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = ("model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.context_length=16", "train.steps=3")
@@ -29,10 +27,7 @@ def data(corpus_file: Path) -> DataConfig:
 
 
 def train(plan: Plan, runs: Sequence[Run], store: Store, data: DataConfig) -> None:
-    placement = Placement(1, 0, 1)
-    worker = RunWorker(store.path, prepare(data, store.path, store.path / "shards"), placement)
-    for run in runs:
-        assert worker.train(make_job(plan, run, placement, {})) == "finished"
+    train_here(plan, runs, store, prepare(data, store.path, store.path / "shards"))
 
 
 @pytest.mark.parametrize(("name", "n_arms"), [("ngpt-table4", 12), ("ngpt-table5", 12)])

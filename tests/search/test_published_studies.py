@@ -11,9 +11,7 @@ import jsonschema
 import pytest
 
 from ablate.data import describe, prepare
-from ablate.execution.jobs import make_job, record_study
-from ablate.execution.placement import Placement
-from ablate.execution.worker import RunWorker
+from ablate.execution.jobs import record_study
 from ablate.plan import Plan, Run
 from ablate.report import write_report
 from ablate.search.trials import Trials
@@ -21,6 +19,7 @@ from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study, load_study
 from ablate.tracking.archive import merge, pack
 from ablate.tracking.store import Store
+from in_process import train_here
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "ablate" / "report" / "summary.schema.json"
@@ -55,9 +54,7 @@ class Machine:
 
     def train(self, plan: Plan, runs: Sequence[Run], store: Store) -> None:
         store.write_study(record_study(plan, "test", "ablate run"))
-        worker = RunWorker(store.path, self.corpus, 1)
-        for run in runs:
-            assert worker.train(make_job(plan, run, Placement(1, 0, 1), {})) == "finished"
+        train_here(plan, runs, store, self.corpus)
 
 
 def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path) -> Mapping[str, Any]:

@@ -1,0 +1,21 @@
+"""Training without Ray, driver or other processes, for tests of what comes before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ablate.data import Corpus
+from ablate.execution.jobs import make_job
+from ablate.execution.placement import Placement
+from ablate.execution.worker import RunWorker
+from ablate.plan import Plan, Run
+from ablate.tracking.store import Store
+
+ONE_CPU = Placement(1, 0, 1)
+
+
+def train_here(plan: Plan, runs: Iterable[Run], store: Store, corpus: Corpus) -> None:
+    """Train runs one after another, each to its end, from whatever their folders hold."""
+    worker = RunWorker(store.path, corpus, ONE_CPU)
+    for run in runs:
+        assert worker.train(make_job(plan, run, ONE_CPU, {})) == "finished"
