@@ -16,14 +16,18 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.arrow import Floats
+from ablate.analysis.border import is_number
 from ablate.analysis.convergence import Reach
 from ablate.analysis.curves import Results
-from ablate.analysis.intervals import t_estimate
+from ablate.analysis.intervals import Estimate, t_estimate
 from ablate.analysis.speedup import LARGEST_LOG, Bound, compare, find_obstacle
 from ablate.tracking.records import ArmRecord, Value
 
 NEGLIGIBLE = 1e-9
 """Weight below which a point does not count in the growth: rounding leaves about 1e-16, a real share at least 1e-2."""
+
+
+_AT_BOTH_ENDS = "not every run reached the target, so that the speed-ups are known up to a limit alone"
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,10 @@ class Trend:
 
     `family` holds the arm's levels on its other axes. `growth` is the speed-up at the last level over that at the
     first, on the cost `axis`; `low`, `high` and `p_value` as of a speed-up, null below two seeds. Where runs were
-    censored and all pull to one side, `growth` is null and `bound` says which of `low` and `high` is the limit.
-    `n_points` counts the pairs of runs; `note` says why there is no number, or no interval.
+    censored and all pull to one side, `growth` is null and `bound` says which of `low` and `high` is the limit: it
+    comes from noisy numbers too, so `p_value` tests whether the limit itself is 1.
+    `n_points` counts the pairs of runs; `note` says why there is no number, or no interval. `loss_change`, with its
+    interval, is how the difference of final losses, arm minus baseline, changes over the same levels (nats a token).
     """
 
     family: Mapping[str, Value]
@@ -48,6 +54,9 @@ class Trend:
     n_points: int = 0
     p_value: float | None = None
     note: str = ""
+    loss_change: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
 
     @property
     def first(self) -> float:
@@ -63,13 +72,13 @@ class Trend:
 
 @dataclass(frozen=True)
 class _Point:
-    """One pair of runs: its seed, its level, its log speed-up, and on which side the truth lies where it is censored
-    (-1: at most this, 1: at least)."""
+    """One pair of runs: its seed, its level, its log speed-up (or difference of losses), and on which side the truth
+    lies where it is censored (-1: at most this, 1: at least)."""
 
     seed: int
     level: float
-    log_ratio: float
-    side: int
+    value: float
+    side: int = 0
 
 
 def find_trends(results: Results) -> tuple[Trend, ...]:
@@ -77,7 +86,7 @@ def find_trends(results: Results) -> tuple[Trend, ...]:
     return tuple(
         _fit(results, replace(trend, axis=axis))
         for along in results.record.compare_within
-        for trend in _list_families(results, along)
+        for trend in [_compare_losses(results, family) for family in _list_families(results, along)]
         for axis in results.cost_axes
     )
 
@@ -89,20 +98,14 @@ def _list_families(results: Results, along: str) -> Iterator[Trend]:
         others = tuple((axis, level) for axis, level in arm.axes.items() if axis != along)
         families.setdefault(others, []).append(arm)
     for family, arms in families.items():
-        levels = [arm.axes.get(along) for arm in arms]
-        if len(arms) > 1 and all(_is_positive(level) for level in levels):
-            ordered = sorted(arms, key=lambda arm: float(arm.axes[along]))
-            yield Trend(
-                family=dict(family),
-                along=along,
-                levels=tuple(arm.axes[along] for arm in ordered),
-                axis="",
-                arms=tuple(arm.arm for arm in ordered),
-            )
+        by_level = {arm.axes[along]: arm.arm for arm in arms if along in arm.axes and _is_level(arm.axes[along])}
+        if len(by_level) == len(arms) > 1:
+            levels = tuple(sorted(by_level))
+            yield Trend(dict(family), along, levels, "", tuple(by_level[level] for level in levels))
 
 
-def _is_positive(level: Value) -> bool:
-    return isinstance(level, int | float) and not isinstance(level, bool) and level > 0
+def _is_level(level: Value) -> bool:
+    return is_number(level) and bool(level > 0)
 
 
 def _fit(results: Results, trend: Trend) -> Trend:
@@ -117,7 +120,7 @@ def _fit(results: Results, trend: Trend) -> Trend:
         if obstacle := find_obstacle(comparison, trend.axis):
             return replace(trend, note=f"{name}: {obstacle}")
         points += _read_points(comparison.baseline, comparison.arm, level, trend.axis)
-    if not all(math.isfinite(point.log_ratio) for point in points):
+    if not all(math.isfinite(point.value) for point in points):
         return replace(trend, note=f"{trend.axis}: not recorded, or nothing was spent before the target was reached")
     return _estimate(replace(trend, n_points=len(points)), points)
 
@@ -129,34 +132,71 @@ def _read_points(baseline: Sequence[Reach], arm: Sequence[Reach], level: float, 
         yield _Point(mine.run.seed, level, log_ratio, {"reached": 0, "never": -1, "before": 1}[mine.side])
 
 
-def _estimate(trend: Trend, points: Sequence[_Point]) -> Trend:
-    values: Floats = np.array([point.log_ratio for point in points], np.float64)
+def _compare_losses(results: Results, trend: Trend) -> Trend:
+    """With how the difference of final losses changes: known where a speed-up is not."""
+    points = []
+    for arm, level in zip(trend.arms, trend.levels, strict=True):
+        base = {run.seed: run.final_loss for run in results.runs_of(results.baseline_of(arm))}
+        gaps = [(run.seed, run.final_loss - base[run.seed]) for run in results.runs_of(arm) if run.seed in base]
+        points += [_Point(seed, level, gap) for seed, gap in gaps if math.isfinite(gap)]
+    line = _draw_line(trend, points)
+    if line is None or line.estimate is None:
+        return trend if line is None else replace(trend, loss_change=line.change)
+    low, high = float(line.estimate.low), float(line.estimate.high)
+    return replace(trend, loss_change=line.change, loss_low=low, loss_high=high)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The `weights` of the points in the `change` from the first level to the last, and its interval (None below two
+    seeds)."""
+
+    weights: Floats
+    change: float
+    estimate: Estimate | None
+
+
+def _draw_line(trend: Trend, points: Sequence[_Point]) -> _Line | None:
+    """None where no seed has points at two levels."""
+    if not points:
+        return None
     seeds = list(dict.fromkeys(point.seed for point in points))
-    span = math.log(trend.last / trend.first)
-    slope = np.array([math.log(point.level / trend.first) / span for point in points])
-    design = np.column_stack([slope, [[point.seed == seed for seed in seeds] for point in points]]).astype(np.float64)
+    span = math.log(trend.last) - math.log(trend.first)
+    slope = np.array([(math.log(point.level) - math.log(trend.first)) / span for point in points])
+    blocks = np.array([[point.seed == seed for seed in seeds] for point in points], np.float64)
+    design, values = np.column_stack([slope, blocks]), np.array([point.value for point in points], np.float64)
     if np.linalg.matrix_rank(design) < design.shape[1]:
+        return None
+    inverse = np.linalg.pinv(design)
+    weights, df = inverse[0], len(points) - design.shape[1]
+    change = np.asarray(weights @ values)
+    if df < 1:
+        return _Line(weights, float(change), None)
+    residual = values - design @ (inverse @ values)
+    error = np.sqrt(residual @ residual / df * (weights @ weights))
+    return _Line(weights, float(change), t_estimate(change, error, np.asarray(float(df))))
+
+
+def _estimate(trend: Trend, points: Sequence[_Point]) -> Trend:
+    line = _draw_line(trend, points)
+    if line is None:
         return replace(trend, note="no seed has runs at two levels")
-    weights = np.linalg.pinv(design)[0]  # of each point in the growth
-    idle = [point.side != 0 and abs(weight) < NEGLIGIBLE for point, weight in zip(points, weights, strict=True)]
+    idle = [point.side != 0 and abs(weight) < NEGLIGIBLE for point, weight in zip(points, line.weights, strict=True)]
     if any(idle):  # a censored value that the growth does not hang on says nothing about the noise either
         kept = [point for point, is_idle in zip(points, idle, strict=True) if not is_idle]
         return _estimate(replace(trend, n_points=len(kept)), kept)
-    growth = float(weights @ values)
-    pulls = {int(np.sign(weight)) * point.side for weight, point in zip(weights, points, strict=True)} - {0}
+    growth = math.exp(line.change)
+    p_value = None if line.estimate is None else float(line.estimate.p_value)
+    pulls = {int(np.sign(weight)) * point.side for weight, point in zip(line.weights, points, strict=True)} - {0}
     if pulls == {-1}:
-        return replace(trend, bound="at_most", high=math.exp(growth))
+        return replace(trend, bound="at_most", high=growth, p_value=p_value)
     if pulls == {1}:
-        return replace(trend, bound="at_least", low=math.exp(growth))
+        return replace(trend, bound="at_least", low=growth, p_value=p_value)
     if pulls:
-        return replace(trend, bound="not_determined", note="runs that did not reach the target pull to both sides")
-    df = len(points) - design.shape[1]
-    if df < 1:
-        return replace(trend, growth=math.exp(growth), note="no interval: one seed")
-    residual = values - design @ (np.linalg.pinv(design) @ values)
-    error = math.sqrt(float(residual @ residual) / df * float(weights @ weights))
-    estimate = t_estimate(np.asarray(growth), np.asarray(error), np.asarray(float(df)))
-    if max(-estimate.low, estimate.high) > LARGEST_LOG:
-        return replace(trend, growth=math.exp(growth), note="no interval: it is wider than numbers reach")
-    low, high = math.exp(float(estimate.low)), math.exp(float(estimate.high))
-    return replace(trend, growth=math.exp(growth), low=low, high=high, p_value=float(estimate.p_value))
+        return replace(trend, bound="not_determined", note=_AT_BOTH_ENDS)
+    if line.estimate is None:
+        return replace(trend, growth=growth, note="no interval: one seed")
+    low, high = float(line.estimate.low), float(line.estimate.high)
+    if max(-low, high) > LARGEST_LOG:
+        return replace(trend, growth=growth, note="no interval: it is wider than numbers reach")
+    return replace(trend, growth=growth, low=math.exp(low), high=math.exp(high), p_value=p_value)

@@ -8,7 +8,7 @@ from typing import Literal
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.trend import Trend
 from ablate.report.answer import LISTED, SIGNIFICANT
-from ablate.report.words import AXIS_NAMES, join, label_level, write_ratio
+from ablate.report.words import AXIS_NAMES, NOTHING, join, label_level, write_ratio
 
 Direction = Literal["up", "down", "undecided"]
 
@@ -22,9 +22,8 @@ def describe_trends(trends: Sequence[Trend], axis: str) -> list[str]:
 
 
 def judge_trend(trend: Trend) -> Direction:
-    """`up` or `down` where the interval, or a bound of several pairs, excludes 1; else undecided."""
-    is_known = trend.low is not None and trend.high is not None and trend.p_value is not None
-    if not is_known and (trend.bound is None or trend.n_points <= len(trend.levels)):
+    """`up` or `down` where the interval excludes 1, or where the number in a bound is beyond chance; else undecided."""
+    if trend.p_value is None or trend.p_value >= SIGNIFICANT:
         return "undecided"
     if trend.low is not None and trend.low >= 1:
         return "up"
@@ -54,9 +53,8 @@ def _describe_along(rows: Sequence[Trend]) -> str:
     cost = AXIS_NAMES[first.axis]
     if len(rows) == 1:
         if first.growth is None and first.bound in (None, "not_determined"):
-            return (
-                f"Whether the speed-up of {name_family(first)} in {cost} grows {ends} is not determined: {first.note}."
-            )
+            what = f"Whether the speed-up of {name_family(first)} in {cost} grows {ends} is not determined"
+            return f"{what}: {first.note}{_describe_loss_change(first)}."
         verb = _TREND_WORDS[judge_trend(first)]
         return (
             f"Does it grow with {first.along}? {_begin(ends)}, the speed-up of {name_family(first)} in {cost} is "
@@ -68,6 +66,20 @@ def _describe_along(rows: Sequence[Trend]) -> str:
         f"Does it grow with {first.along}? {_begin(ends)}, the speed-ups in {cost} are multiplied by: "
         f"{join([*listed, *rest])}."
     )
+
+
+def _describe_loss_change(trend: Trend) -> str:
+    if trend.loss_low is None:
+        return ""
+    return f"; its final loss minus the baseline's changes by {write_change(trend)} nats"
+
+
+def write_change(trend: Trend) -> str:
+    """How the difference of losses changes, with its interval where it has one."""
+    if trend.loss_change is None:
+        return NOTHING
+    is_known = trend.loss_low is not None and trend.loss_high is not None
+    return f"{trend.loss_change:+.4f}" + (f" [{trend.loss_low:+.4f}, {trend.loss_high:+.4f}]" if is_known else "")
 
 
 _TREND_WORDS: dict[Direction, str] = {
@@ -85,8 +97,12 @@ def describe_sums(effects: Sequence[Effect], within: Sequence[str]) -> list[str]
     if not pairs:
         return []
     singles = sorted((effect for effect in known if len(effect.levels) == 1), key=lambda effect: effect.estimate)
+    by_axis: dict[str, list[Effect]] = {}
+    for effect in singles:
+        by_axis.setdefault(next(iter(effect.levels)), []).append(effect)
+    changes = "; ".join(f"by {axis.rpartition('.')[2]}, {_list(mine)}" for axis, mine in sorted(by_axis.items()))
     return [
-        f"On average over the other axes, the final loss changes by {_list(singles)} (nats a token, 95 % intervals).",
+        f"On average over the other axes, the final loss changes (nats a token, 95 % intervals) {changes}.",
         f"Do the gains add up? {_describe_pairs(pairs)}",
     ]
 
@@ -95,13 +111,13 @@ def _describe_pairs(pairs: Sequence[Effect]) -> str:
     if len(pairs) == 1:
         (pair,) = pairs
         return (
-            f"Together, {_name(pair, ' and ')} gain {_SUM_WORDS[_judge(pair)]} the sum of what each gains alone: their "
-            f"final loss lies {_write(pair)} nats from it."
+            f"Together, {_name(pair, ' and ')} gain {_SUM_WORDS[_judge(pair)]} the sum of what each gains alone (from "
+            f"the sum, in nats: {_write(pair)})."
         )
     verdicts = [_judge(pair) for pair in pairs]
     counts = [f"{n} {one if n == 1 else many}" for key, (one, many) in _MANY_SUMS.items() if (n := verdicts.count(key))]
     largest = sorted(pairs, key=lambda pair: (_judge(pair) == "undecided", -abs(pair.estimate)))
-    return f"Of {len(pairs)} pairs of levels, {join(counts)}: final losses lie {_list(largest)} nats from the sums."
+    return f"Of {len(pairs)} pairs of levels, {join(counts)}; from the sums, in nats: {_list(largest)}."
 
 
 def _begin(text: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
 from ablate.report.content import Report
-from ablate.report.findings import name_family, write_growth
+from ablate.report.findings import name_family, write_change, write_growth
 from ablate.report.words import (
     AXIS_NAMES,
     NOTHING,
@@ -116,12 +116,16 @@ def tabulate_trends(report: Report) -> Table:
             along,
             ", ".join(f"{level:g}" for level in trend.levels),
             *(cells[along, family, axis] for axis in report.axes),
+            write_change(trend),
         )
         for (along, family), trend in rows.items()
     )
     notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
-    how = "The speed-up at the last level over that at the first, by a straight line in the logarithms, paired by seed."
-    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.axes))
+    how = (
+        "The speed-up at the last level over that at the first, by a straight line in the logarithms, paired by seed; "
+        "and by how much the difference of final losses, arm minus baseline, changes over the same levels (nats)."
+    )
+    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.axes), "Loss difference")
     return Table("trends", "Growth of the speed-up, with 95 % intervals", header, lines, "\n".join((how, *notes)))
 
 

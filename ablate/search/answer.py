@@ -44,11 +44,11 @@ def _describe_best(arm: Mapping[str, Any]) -> str:
         return f"{name}: no trial was completed."
     best, default = rows[arm["best"]], rows.get(arm["default"])
     value = write_value(best["values"][0])
+    edge = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
     if arm["best"] == arm["default"]:
-        return f"{name}: of {len(rows)} trials, none was better than the defaults ({value})."
+        return f"{name}: of {len(rows)} trials, none was better than the defaults ({value}).{edge}"
     against = "the defaults diverged" if default is None else f"the defaults {write_value(default['values'][0])}"
     settings = ", ".join(f"{path} {write_value(setting)}" for path, setting in best["params"].items())
-    edge = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
     return f"{name}: of {len(rows)} trials, number {arm['best']} was best ({value}, {against}): {settings}.{edge}"
 
 

@@ -88,6 +88,25 @@ def test_what_never_arrived_leaves_a_bound(factors, bound, low, high) -> None:
     trend = pick(study(factors))
     assert (trend.growth, trend.bound) == (None, bound)
     assert (trend.low, trend.high) == (low and pytest.approx(low), high and pytest.approx(high))
+    assert (trend.p_value is None) == (bound == "not_determined")
+
+
+def test_a_bound_from_noisy_numbers_is_not_beyond_chance() -> None:
+    trend = pick(study({256: [1.1, 4.0, 1.05], 1024: [0.9, 0.8, 0.9]}))
+    assert (trend.bound, trend.high < 1) == ("at_most", True)
+    assert trend.p_value > 0.05
+
+
+def test_the_difference_of_losses_is_known_where_the_speed_up_is_not() -> None:
+    trend = pick(study({256: [0.8, 0.9, 0.5], 1024: [0.4, 0.6, 0.3]}))
+    assert (trend.growth, trend.bound) == (None, "not_determined")
+    changes = -np.log2([0.4 / 0.8, 0.6 / 0.9, 0.3 / 0.5])  # a nat a doubling
+    half = stats.t.ppf(0.975, 2) * changes.std(ddof=1) / math.sqrt(3)
+    assert trend.loss_change == pytest.approx(changes.mean())
+    assert (trend.loss_low, trend.loss_high) == (
+        pytest.approx(changes.mean() - half),
+        pytest.approx(changes.mean() + half),
+    )
 
 
 def test_a_censored_level_in_the_middle_is_left_out() -> None:

@@ -27,6 +27,10 @@ def test_growth_in_words():
         "Whether the speed-up of ngpt in tokens grows from steps=1500 to steps=6000 is not determined: the seeds do "
         "not match."
     ]
+    told = replace(unknown, loss_change=0.02, loss_low=0.01, loss_high=0.03)
+    assert describe_trends([told], "tokens")[0].endswith(
+        "do not match; its final loss minus the baseline's changes by +0.0200 [+0.0100, +0.0300] nats."
+    )
     other = replace(TREND, family={"normalization": "peri"}, growth=None, low=1.2, high=None, bound="at_least")
     assert describe_trends([TREND, other], "tokens") == [
         "Does it grow with train.steps? From steps=1500 to steps=6000, the speed-ups in tokens are multiplied by: ngpt "
@@ -44,7 +48,8 @@ def test_growth_in_words():
         ({"low": None, "high": None, "p_value": None}, "undecided"),
         ({"growth": None, "low": 1.2, "high": None, "bound": "at_least"}, "up"),
         ({"growth": None, "low": None, "high": 0.9, "bound": "at_most"}, "down"),
-        ({"growth": None, "low": 1.2, "high": None, "bound": "at_least", "n_points": 2}, "undecided"),  # one seed
+        ({"growth": None, "low": 1.2, "high": None, "bound": "at_least", "p_value": 0.1}, "undecided"),
+        ({"growth": None, "low": None, "high": 0.9, "bound": "at_most", "p_value": None}, "undecided"),  # one seed
     ],
 )
 def test_verdicts_on_growth(changes, verdict):
@@ -58,10 +63,10 @@ def test_one_pair_of_levels():
         effect(0.015, 0.02, attention="gated", normalization="ngpt"),
     ]
     assert describe_sums(effects, ()) == [
-        "On average over the other axes, the final loss changes by ngpt -0.0500 [-0.0600, -0.0400] and gated -0.0200 "
-        "[-0.0300, -0.0100] (nats a token, 95 % intervals).",
-        "Do the gains add up? Together, gated and ngpt gain clearly less than the sum of what each gains alone: their "
-        "final loss lies +0.0150 [+0.0050, +0.0250] nats from it.",
+        "On average over the other axes, the final loss changes (nats a token, 95 % intervals) by attention, gated "
+        "-0.0200 [-0.0300, -0.0100]; by normalization, ngpt -0.0500 [-0.0600, -0.0400].",
+        "Do the gains add up? Together, gated and ngpt gain clearly less than the sum of what each gains alone (from "
+        "the sum, in nats: +0.0150 [+0.0050, +0.0250]).",
     ]
     assert describe_sums(effects, ("attention",)) == []  # a horizon is no component
 
@@ -75,7 +80,7 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
     _, sums = describe_sums(pairs, ())
     assert sums == (
         "Do the gains add up? Of 3 pairs of levels, 1 gains clearly less together than apart, 1 gains clearly more "
-        "together than apart and 1 is undecided: final losses lie c with ngpt -0.0200 [-0.0300, -0.0100], b with ngpt "
-        "+0.0100 [+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100] nats from the sums."
+        "together than apart and 1 is undecided; from the sums, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b "
+        "with ngpt +0.0100 [+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100]."
     )
     assert "3 pairs of levels, 3 are undecided" in describe_sums([replace(p, p_holm=0.3) for p in pairs], ())[1]
