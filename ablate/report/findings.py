@@ -111,13 +111,14 @@ def _describe_pairs(pairs: Sequence[Effect]) -> str:
     if len(pairs) == 1:
         (pair,) = pairs
         return (
-            f"Together, {_name(pair, ' and ')} gain {_SUM_WORDS[_judge(pair)]} the sum of what each gains alone (from "
+            f"Together, {_name(pair, ' and ')} end {_SUM_WORDS[_judge(pair)]} the sum of what each changes alone (from "
             f"the sum, in nats: {_write(pair)})."
         )
     verdicts = [_judge(pair) for pair in pairs]
     counts = [f"{n} {one if n == 1 else many}" for key, (one, many) in _MANY_SUMS.items() if (n := verdicts.count(key))]
     largest = sorted(pairs, key=lambda pair: (_judge(pair) == "undecided", -abs(pair.estimate)))
-    return f"Of {len(pairs)} pairs of levels, {join(counts)}; from the sums, in nats: {_list(largest)}."
+    how = "from the sum of what each level changes alone, in nats"
+    return f"Of {len(pairs)} pairs of levels, {join(counts)}; {how}: {_list(largest)}."
 
 
 def _begin(text: str) -> str:
@@ -146,12 +147,18 @@ def _judge(effect: Effect) -> Direction:
 
 
 _SUM_WORDS: Mapping[Direction, str] = {
-    "up": "clearly less than",
-    "down": "clearly more than",
-    "undecided": "what this study cannot tell from",
+    "up": "at a clearly higher loss than",
+    "down": "at a clearly lower loss than",
+    "undecided": "at a loss that this study cannot tell from",
 }
 _MANY_SUMS: Mapping[Direction, tuple[str, str]] = {
-    "up": ("gains clearly less together than apart", "gain clearly less together than apart"),
-    "down": ("gains clearly more together than apart", "gain clearly more together than apart"),
+    "up": (
+        "ends clearly above its sum (together it gains less)",
+        "end clearly above their sums (together they gain less)",
+    ),
+    "down": (
+        "ends clearly below its sum (together it gains more)",
+        "end clearly below their sums (together they gain more)",
+    ),
     "undecided": ("is undecided", "are undecided"),
 }

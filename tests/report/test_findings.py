@@ -65,8 +65,8 @@ def test_one_pair_of_levels():
     assert describe_sums(effects, ()) == [
         "On average over the other axes, the final loss changes (nats a token, 95 % intervals) by attention, gated "
         "-0.0200 [-0.0300, -0.0100]; by normalization, ngpt -0.0500 [-0.0600, -0.0400].",
-        "Do the gains add up? Together, gated and ngpt gain clearly less than the sum of what each gains alone (from "
-        "the sum, in nats: +0.0150 [+0.0050, +0.0250]).",
+        "Do the gains add up? Together, gated and ngpt end at a clearly higher loss than the sum of what each changes "
+        "alone (from the sum, in nats: +0.0150 [+0.0050, +0.0250]).",
     ]
     assert describe_sums(effects, ("attention",)) == []  # a horizon is no component
 
@@ -79,8 +79,9 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
     ]
     _, sums = describe_sums(pairs, ())
     assert sums == (
-        "Do the gains add up? Of 3 pairs of levels, 1 gains clearly less together than apart, 1 gains clearly more "
-        "together than apart and 1 is undecided; from the sums, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b "
-        "with ngpt +0.0100 [+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100]."
+        "Do the gains add up? Of 3 pairs of levels, 1 ends clearly above its sum (together it gains less), 1 ends "
+        "clearly below its sum (together it gains more) and 1 is undecided; from the sum of what each level changes "
+        "alone, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b with ngpt +0.0100 [+0.0000, +0.0200] and a with "
+        "ngpt +0.9000 [+0.8900, +0.9100]."
     )
     assert "3 pairs of levels, 3 are undecided" in describe_sums([replace(p, p_holm=0.3) for p in pairs], ())[1]
