@@ -18,7 +18,7 @@ from .init import initialize
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 from .kernels.fastest import choose_fastest, default_cache
 from .kernels.report import collect_calls, report_attention
-from .linear.base import Embedding, Head
+from .linear.base import Embedding, Head, multiply
 from .numerics import project, upcast
 
 
@@ -82,7 +82,7 @@ class GPT(nn.Module):
         return linear_cross_entropy(h_btd.flatten(0, 1), weight_vd, targets_n, cap, is_compiled=is_compiled)
 
     def _form_logits(self, h_btd: Tensor) -> Tensor:
-        logits_btv: Tensor = self.final.scale(upcast(F.linear(self.final.read(h_btd), self._head_weight())))
+        logits_btv: Tensor = self.final.scale(upcast(multiply(self.final.read(h_btd), self._head_weight())))
         cap = self.config.logit_softcap
         return logits_btv if cap is None else cap * torch.tanh(logits_btv / cap)
 

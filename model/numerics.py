@@ -23,7 +23,7 @@ def upcast(x: Tensor) -> Tensor:
 
 def split_last(x: Tensor, *sizes: int) -> Tensor:
     """The last dimension as several; one size may be -1."""
-    return x.reshape(*x.shape[:-1], *sizes)
+    return torch.unflatten(x, -1, sizes)
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:

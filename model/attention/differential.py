@@ -52,8 +52,7 @@ class DifferentialLayer(HeadLayer):
         """Heads in the layout (n_noise_heads, signals and their noise) as (n_heads, signal and noise)."""
         if self.n_signals == 1:
             return heads
-        b, t, _, k = heads.shape
-        groups = heads.view(b, t, -1, self.n_signals + 1, k)
+        groups = torch.unflatten(heads, 2, (-1, self.n_signals + 1))
         signal, noise = groups[:, :, :, :-1], groups[:, :, :, -1:]
         return torch.stack((signal, noise.expand_as(signal)), dim=4).flatten(2, 4)
 

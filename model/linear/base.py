@@ -63,10 +63,10 @@ class LinearLayer(StreamMatrix):
         return self.read_weight()
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b. A weight stored in bf16 computes in bf16, whatever the stream is kept in."""
-    if weight.dtype == torch.bfloat16:
-        x, bias = x.bfloat16(), None if bias is None else bias.bfloat16()
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b. A weight stored in 16 bits computes in its own type, whatever the stream is kept in."""
+    if weight.dtype.itemsize == 2:
+        x, bias = x.to(weight.dtype), None if bias is None else bias.to(weight.dtype)
     return F.linear(x, weight, bias)
 
 
@@ -112,7 +112,7 @@ class Gate(Declared):
         self.bias = None if bias is None else self.declare("bias", (n_out,), Spec("gate", mean=bias))
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        return F.linear(x_btd, self.weight, self.bias)
+        return multiply(x_btd, self.weight, self.bias)
 
 
 def build_reader(config: ModelConfig, n_out: int) -> LinearLayer:

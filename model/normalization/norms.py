@@ -41,7 +41,8 @@ class LayerNorm(Declared):
         self.bias = self.declare("bias", (width,), Spec("vector")) if has_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(upcast(x), self.gain.shape, self.gain, self.bias, self.eps)
+        bias = None if self.bias is None else upcast(self.bias)
+        return F.layer_norm(upcast(x), self.gain.shape, upcast(self.gain), bias, self.eps)
 
 
 class FinalNorm(Final):

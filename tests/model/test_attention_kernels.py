@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,31 +24,41 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:flex_attention called without torch.compile", "ignore:The .grad attribute of a Tensor"
 )
 FLOAT64 = 1e-12
-SETTINGS: list[dict[str, Any]] = [
+ALONE: list[dict[str, Any]] = [
     {},
     {"causal": False},
     {"scale": 1.7},
     {"window": 3},
-    {"window": 3, "causal": False},
     {"softcap": 1.5},
     {"n_queries": 1},
     {"n_queries": 4},
+    {"heads": 6, "key_heads": 2},
+    {"bias": "dense"},
+    {"bias": "decay"},
+    {"sink": True},
+    {"sink": True, "n_queries": 1},
+]
+TOGETHER: list[dict[str, Any]] = [
+    {"window": 3, "causal": False},
     {"n_queries": 4, "window": 2},
     {"n_keys": 30, "n_queries": 5},
-    {"heads": 6, "key_heads": 2},
-    {"heads": 6, "key_heads": 3, "v_width": 6},
-    {"bias": "dense"},
+    {"heads": 6, "key_heads": 3, "v_width": 6, "scale": 1.7},
     {"bias": "row"},
-    {"bias": "decay"},
     {"bias": "blind"},
-    {"sink": True},
     {"sink": True, "heads": 6, "key_heads": 2, "n_queries": 4},
-    {"sink": True, "n_queries": 1},
     {"sink": True, "window": 3, "bias": "dense"},
     {"sink": True, "bias": "decay"},
     {"sink": True, "causal": False},
     {"sink": True, "softcap": 1.5},
 ]
+SETTINGS = ALONE + TOGETHER
+
+
+def calls() -> Iterator[Any]:
+    """Every backend with every setting; those of ALONE, which TOGETHER has again, are slow to trace for flex."""
+    for backend, (index, settings) in itertools.product(["auto", *BACKENDS], enumerate(SETTINGS)):
+        marks = [pytest.mark.slow] if backend == "flex" and settings in ALONE else []
+        yield pytest.param(backend, index, id=f"{backend}-{settings}", marks=marks)
 
 
 SHAPES = ("n_queries", "n_keys", "heads", "key_heads", "v_width")
@@ -101,30 +114,45 @@ def naive(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, sink: Tensor | None, se
     return torch.stack(out).view(b, t, h, -1)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
-def test_backends_equal_the_formula(backend: str, settings: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class Case:
+    """The inputs of a call, and what the formula says: the output, and the gradients in the inputs that have one."""
+
+    knobs: dict[str, Any]
+    inputs: list[Tensor]
+    expected: Tensor
+    gradients: tuple[Tensor, ...]
+
+
+@functools.cache
+def write_out(index: int) -> Case:
+    """The case of SETTINGS[index], whose formula is as slow as it is plain: once for all backends."""
+    settings = SETTINGS[index]
     q, k, v = make(**{key: value for key, value in settings.items() if key in SHAPES})
     bias = make_bias(settings.get("bias"), q, k)
     sink = torch.linspace(-1, 2, q.shape[2], dtype=torch.float64).requires_grad_() if "sink" in settings else None
     inputs = [x for x in (q, k, v, bias, sink) if isinstance(x, Tensor) and x.requires_grad]
     expected = naive(q, k, v, bias=bias, sink=sink, settings=settings)
     knobs = {key: settings.get(key) for key in ("window", "softcap")}
-    causal, scale = settings.get("causal", True), settings.get("scale", 0.5)
+    knobs |= {"causal": settings.get("causal", True), "scale": settings.get("scale", 0.5)}
+    gradients = torch.autograd.grad(expected.square().sum(), inputs, retain_graph=True)
+    return Case({"q": q, "k": k, "v": v, "bias": bias, "sink": sink, **knobs}, inputs, expected.detach(), gradients)
+
+
+@pytest.mark.parametrize(("backend", "index"), list(calls()))
+def test_backends_equal_the_formula(backend: str, index: int) -> None:
+    case = write_out(index)
     has_gradients = backend != "flex"  # torch has none for it on a CPU; tests marked gpu compare them
-    torch.set_grad_enabled(has_gradients)
     try:
-        out = attention(q, k, v, causal=causal, scale=scale, bias=bias, sink=sink, backend=backend, **knobs)
+        with torch.set_grad_enabled(has_gradients):
+            out = attention(**case.knobs, backend=backend)
     except BackendError as refusal:
         pytest.skip(f"refused by name, as promised: {refusal}")
-    finally:
-        torch.set_grad_enabled(True)
-    assert out.shape == expected.shape
-    torch.testing.assert_close(out, expected, atol=FLOAT64, rtol=FLOAT64)
-    if not has_gradients:
-        return
-    got, wanted = (torch.autograd.grad(x.square().sum(), inputs) for x in (out, expected))
-    torch.testing.assert_close(got, wanted, atol=10 * FLOAT64, rtol=10 * FLOAT64)
+    assert out.shape == case.expected.shape
+    torch.testing.assert_close(out.detach(), case.expected, atol=FLOAT64, rtol=FLOAT64)
+    if has_gradients:
+        got = torch.autograd.grad(out.square().sum(), case.inputs, retain_graph=True)  # a decay's graph is shared
+        torch.testing.assert_close(got, case.gradients, atol=10 * FLOAT64, rtol=10 * FLOAT64)
 
 
 def test_auto_never_refuses() -> None:
@@ -176,7 +204,7 @@ def test_a_model_without_attention_reports_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"window": 3}, {"softcap": 1.5}, {"bias": "decay"}, {"bias": "dense"}, {"sink": True}], ids=str
+    "settings", [{"window": 3}, {"softcap": 1.5, "bias": "dense"}, {"sink": True, "bias": "decay"}], ids=str
 )
 def test_flex_is_traced_whole(settings: dict[str, Any]) -> None:
     """Masks and score functions become part of a compiled model's graph."""

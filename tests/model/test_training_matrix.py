@@ -1,4 +1,4 @@
-"""Every attention with every normalization learns: 20 steps, no NaN, a falling loss."""
+"""Every attention with every normalization learns: 10 steps, no NaN, a falling loss."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from cases import tiny
 from ablate_model import GPT
 from ablate_model.config import TABLES
 
-STEPS = 20
-LEARNT = 0.9  # of the first loss is left at most after 20 steps, in the slowest cell
+STEPS = 10
+LEARNT = 0.9  # of the first loss is left at most after 10 steps, in the slowest cell
 
 
 @pytest.mark.parametrize("normalization", list(TABLES["normalization"]))
 @pytest.mark.parametrize("attention", list(TABLES["attention"]))
 def test_a_cell_learns(attention: str, normalization: str) -> None:
     model = GPT(tiny(d_model=32, attention=attention, normalization=normalization))
-    optimizer = torch.optim.AdamW(model.parameter_groups(model.config.recipe()["weight_decay"]), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameter_groups(model.config.recipe()["weight_decay"]), lr=2e-2)
     generator = torch.Generator().manual_seed(0)
     losses = []
     for _ in range(STEPS):
-        ids = (
-            torch.randint(11, (16, 1), generator=generator) + torch.arange(9)
-        ) % 11  # each token follows from the last
+        first = torch.randint(11, (8, 1), generator=generator)
+        ids = (first + torch.arange(9)) % 11  # each token follows from the last
         loss = model.loss(ids[:, :-1], ids[:, 1:])
         optimizer.zero_grad()
         loss.backward()

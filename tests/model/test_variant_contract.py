@@ -17,6 +17,7 @@ from ablate_model import GPT, Cache, ModelConfig
 CASES = pytest.mark.parametrize("case", [pytest.param(case, id=describe(case)) for case in settings()])
 FLOAT64 = 1e-10  # sums of a few thousand float64 products, with room for cancellation
 FLOAT32_OUT, FLOAT32_GRAD = 1e-5, 1e-4  # the house's tolerances for float32 on a CPU
+BFLOAT16 = 0.05  # logits of at most 1 after two layers of 8-bit mantissas; BitNet's roundings can go the other way
 INIT_SLACK = 0.15  # nats; logits at the start are small but not zero
 
 
@@ -69,10 +70,13 @@ def test_parameter_formula_shapes_and_dtypes(case: Mapping[str, Any]) -> None:
     out = model(tokens())
     assert out.shape == (2, 7, config.vocab_size)
     assert out.dtype == torch.float32
+    assert model(tokens(batch=0)).shape == (0, 7, config.vocab_size)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model.loss(tokens(), tokens())
     assert loss.dtype == torch.float32
     assert loss.shape == ()
+    halved = model.to(torch.bfloat16)(tokens())
+    torch.testing.assert_close(halved, out, atol=BFLOAT16, rtol=0)
 
 
 @CASES

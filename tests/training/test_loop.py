@@ -133,10 +133,11 @@ def test_evaluations_carry_the_diagnostics(run, model_config, make_train_config)
     assert {name: last[name] for name in names} == outcome.model.diagnostics()
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("names", VARIANTS)
-@pytest.mark.parametrize("stop_at", [1, 4, 5])
-def test_a_resumed_run_equals_the_uninterrupted_one(run, model_config, make_train_config, precision, names, stop_at):
+@pytest.mark.parametrize(
+    ("names", "precision", "stop_at"),
+    [*((names, "float32", step) for names in VARIANTS for step in (1, 4, 5)), (VARIANTS[1], "float64", 4)],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(run, model_config, make_train_config, names, precision, stop_at):
     config, train = variant(model_config, *names), make_train_config(precision=precision)
     whole, undisturbed = run(config, train)
     stops = iter([False] * (stop_at - 1) + [True])
@@ -149,8 +150,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run, model_config, make_trai
     assert finished.wall_s > stopped.wall_s
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("schedule", SHAPES)
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    sorted({("adamw", schedule) for schedule in SHAPES} | {(optimizer, "linear") for optimizer in OPTIMIZERS}),
+)
 def test_every_optimizer_and_schedule_trains_and_resumes(run, model_config, make_train_config, optimizer, schedule):
     train = make_train_config(optimizer=optimizer, schedule=schedule, steps=16)
     _, undisturbed = run(model_config, train)
