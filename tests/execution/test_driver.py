@@ -12,6 +12,7 @@ import pytest
 
 from ablate.execution.events import Event
 from ablate.execution.jobs import find_unfinished, record_study
+from ablate.execution.limit import TimeLimit
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Patience
 
@@ -143,6 +144,18 @@ def _fill(path: Path) -> None:
                 file.write(b"x" * 4096)
         except OSError:
             return
+
+
+def test_runs_that_would_not_end_in_time_are_left_and_shorter_ones_begin(bench, undisturbed) -> None:
+    slow, quick = bench.plan.runs
+    limit = TimeLimit(60)
+    limit.learn(slow, took_s=3601)
+    limit.learn(quick, took_s=1)
+    assert bench.train(limit=limit).states == {"queued": 1, "finished": 1}
+    assert limit.is_over
+    assert bench.store.run(quick.run_id).read_status().state == "finished"
+    bench.finish()
+    assert bench.curves() == undisturbed
 
 
 def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
