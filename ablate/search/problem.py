@@ -151,6 +151,13 @@ def vary(study: Study, tuning: Tuning, prefix: Path, *, name: str = "", seeds: t
     shared = sorted(set(ends) & set(study.matrix))
     if shared:
         raise GridError(f"{places.locate(('matrix', shared[0]))}: the arms differ in it, so the search cannot vary it")
+    for key in tuning.budget:
+        axis = "train.steps" if key == "tokens" else f"train.{key}"
+        if axis in study.matrix:
+            raise GridError(
+                f"{places.locate(('train', key))}: the arms differ in {axis}, and a level of an arm wins over the "
+                "budget: leave it out, and a trial has its arm's own"
+            )
     varied = study.model_copy(
         update={
             "train": _shorten(study, tuning, places),

@@ -111,6 +111,14 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
         ({"tune": {"space": {"train.learning_rte": SPACE[RATE]}, "trials": 2}}, ("tune.space", "learning_rate'")),
         ({"tune": {"space": SPACE, "trials": 2, "budget": {"setps": 1}}}, ("tune.budget.setps", "'steps'")),
         ({"tune": {"space": SPACE}}, ("tune", "trials")),
+        (
+            {
+                "tune": {"space": SPACE, "trials": 2, "budget": 6},
+                "matrix": {"normalization": ["prenorm", "ngpt"], "train.steps": [12, 24]},
+                "baseline": None,
+            },
+            ("tune.budget.steps", "differ in train.steps"),
+        ),
         ({"tune": {"space": SPACE, "trials": 2, "sampler": "GridSampler"}}, ("tune.space", "list the values")),
         ({"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}}, ("tune.trials", "say 2")),
         (
