@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import ray
@@ -18,7 +15,8 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ablate.data import Corpus
 from ablate.execution.cluster import is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
-from ablate.execution.jobs import make_job, record_arm
+from ablate.execution.interruption import Interruption
+from ablate.execution.jobs import count_states, make_job, record_arm
 from ablate.execution.lane import Lane, cause_of, is_starved
 from ablate.execution.limit import TimeLimit
 from ablate.execution.placement import Placement, count_lanes
@@ -59,6 +57,7 @@ class Driver:
         source: RunSource | None = None,
         limit: TimeLimit | None = None,
         stuck_s: float = STUCK_S,
+        interruption: Interruption | None = None,
         worker_class: type[RunWorker] = RunWorker,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
@@ -66,11 +65,12 @@ class Driver:
         self.stopping, self.source, self.limit, self.worker_class = stopping, source, limit, worker_class
         self.watchdog = Watchdog(stuck_s)
         self.software = describe_software()
-        self.interrupted = threading.Event()
+        self.interruption = interruption or Interruption(store)
         self.halted = ""
         self._deaths: dict[str, tuple[int, int]] = {}
         self._busy: set[str] = set()
         self._lost: set[str] = set()
+        self._cuts: dict[str, str] = {}  # why, by run
         self._readers: dict[str, CurveReader] = {}
         self._run_ids = {run.run_id for run in plan.runs}
         self._lanes: list[Lane] = []
@@ -86,27 +86,30 @@ class Driver:
         self._lanes = [Lane(self.placement, study, self.corpus, self.worker_class) for _ in range(self.placement.lanes)]
         for lane in self._lanes:
             lane.staff()
-        before = self.store.read_stop_request()
-        with self._interruptible():
+        with self.interruption.caught(self._stop_all):
             while self._has_work(waiting):
                 if is_lost():
                     raise ClusterLostError("the local Ray node died")
-                if not self.interrupted.is_set() and self.store.read_stop_request() != before:
+                if not self.interruption.is_set and self.interruption.is_requested():
                     self._stop_all()
                 self._staff_lanes()
                 self._hand_out(waiting)
                 self._wait(waiting)
         for lane in self._lanes:
             lane.dismiss()
-        return Outcome(self._count_states(), self.interrupted.is_set() and not self.halted, self.halted)
+        return Outcome(
+            count_states(self.store, self._run_ids, self._lost),
+            self.interruption.is_set and not self.halted,
+            self.halted,
+        )
 
     def _has_work(self, waiting: deque[Run]) -> bool:
         self._draw(waiting)
-        return bool(waiting and not self.interrupted.is_set()) or bool(self._busy_lanes())
+        return bool(waiting and not self.interruption.is_set) or bool(self._busy_lanes())
 
     def _draw(self, waiting: deque[Run]) -> None:
         """Ask the source for runs where a worker has nothing to do; drop what the time does not allow."""
-        is_idle = len(self._busy_lanes()) < len(self._lanes) and not self.interrupted.is_set()
+        is_idle = len(self._busy_lanes()) < len(self._lanes) and not self.interruption.is_set
         if is_idle and self.limit is not None:
             allowed = [run for run in waiting if self.limit.allows(run)]
             waiting.clear()
@@ -135,14 +138,6 @@ class Driver:
         for lane in self._busy_lanes():
             self._follow(lane)
 
-    def _count_states(self) -> Mapping[State, int]:
-        counts: dict[State, int] = {}
-        state: State
-        for run_id in self._run_ids:
-            state = "failed" if run_id in self._lost else self.store.run(run_id).read_status().state
-            counts[state] = counts.get(state, 0) + 1
-        return counts
-
     def _staff_lanes(self) -> None:
         """Give lanes that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
         Ray would wait for it for ever in silence."""
@@ -159,7 +154,7 @@ class Driver:
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for lane in self._lanes:
-            if lane.run is None and lane.workers and not self.interrupted.is_set():
+            if lane.run is None and lane.workers and not self.interruption.is_set:
                 self._draw(waiting)
                 if not waiting:
                     return
@@ -168,9 +163,13 @@ class Driver:
                 folder = self.store.run(run.run_id)
                 self.watchdog.begin(folder.status)
                 lane.begin(run, job)
-                reader = self._readers[run.run_id] = CurveReader(folder.curve)
-                self.mirror.add(run.run_id, reader.read())
-                self.observe(Event("started", run))
+                if run.run_id in self._readers:  # what it wrote between the last look and the end of an attempt
+                    self._read_on(run)
+                else:  # what an earlier driver saw of it: the rule of early stopping knows
+                    reader = self._readers[run.run_id] = CurveReader(folder.curve)
+                    self.mirror.add(run.run_id, reader.read())
+                if run.run_id not in self._busy:
+                    self.observe(Event("started", run))
 
     def _follow(self, lane: Lane) -> None:
         """Pass on what the run has written since the last look; cut it, or replace its worker, where that is due."""
@@ -187,14 +186,15 @@ class Driver:
             self._kill(lane, run)
         if records:
             self.observe(Event("progress", run, record=records[-1] | _last_validation(records) | memory))
-        if self.stopping is not None:
-            reason = self.stopping.judge(run, records)
-            if reason:
-                lane.cut(run.run_id, reason)
+        if run.run_id in self._cuts:
+            lane.cut(run.run_id, self._cuts[run.run_id])
 
     def _read_on(self, run: Run) -> list[dict[str, Any]]:
+        """The lines that came since the last look, each once, which the mirror and the rule of early stopping get."""
         records = self._readers[run.run_id].read()
         self.mirror.add(run.run_id, records)
+        if self.stopping is not None and (reason := self.stopping.judge(run, records)):
+            self._cuts.setdefault(run.run_id, reason)
         return records
 
     def _kill(self, lane: Lane, run: Run) -> None:
@@ -309,29 +309,9 @@ class Driver:
 
     def _stop_all(self) -> None:
         """Let every run in progress save a checkpoint, and hand out no more."""
-        self.interrupted.set()
+        self.interruption.is_set = True
         for lane in self._busy_lanes():
             lane.stop()
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C saves checkpoints and stops; the second one does not wait for them."""
-
-        def stop(_signal: int, _frame: FrameType | None) -> None:
-            if self.interrupted.is_set():
-                raise KeyboardInterrupt
-            self._stop_all()
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _last_validation(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

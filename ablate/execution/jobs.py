@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import run_seconds
-from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
+from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
 from ablate.tracking.store import Store
 
 
@@ -106,6 +107,14 @@ def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, faile
         if (status.state == "failed" or not failed_only) and not folder.has_ended(status, cut_counts=cut_counts):
             left.append(run)
     return left
+
+
+def count_states(store: Store, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[State, int]:
+    """How many runs are in each state. The `lost` count as failed, whatever a disk that is full says of them."""
+    states: Iterable[State] = (
+        "failed" if run_id in lost else store.run(run_id).read_status().state for run_id in run_ids
+    )
+    return Counter(states)
 
 
 def estimate_seconds(plan: Plan, store: Store, flops_per_s: float) -> Mapping[str, float]:

@@ -85,7 +85,9 @@ class Lane:
             self.workers[0].stop.remote()
 
     def cut(self, run_id: str, reason: str) -> None:
-        self.workers[0].cut.remote(run_id, reason)
+        """Ask for the end of this run, for good."""
+        if self.workers:  # not where a worker that hung has just been given up
+            self.workers[0].cut.remote(run_id, reason)
 
     def result(self, done: Sequence[Any]) -> Result | None:
         """How the run ended; None while somebody is at it and nobody failed. `done` are tasks that are.

@@ -62,7 +62,11 @@ class FolderRecorder:
             self.write_status("running")
 
     def save(self, state: dict[str, Any]) -> None:
-        """The checkpoint holds the curve's length and sum, so that a resumed run knows whether both belong together."""
+        """The checkpoint holds the curve's length and sum, so that a resumed run knows whether both belong together.
+
+        The curve is on the disk first: a checkpoint that outlives its curve would be of no use.
+        """
+        self.curve.sync()
         write_checkpoint(self.folder.checkpoint, {**state, "curve": [self.curve.n_bytes, self.curve.crc32]})
         self.status = replace(self.status, step=state["progress"]["step"])
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,8 @@ from rich.console import Console
 from ablate.data import check_vocabulary, prepare
 from ablate.execution.events import Outcome
 from ablate.execution.housekeeping import Housekeeper
-from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
+from ablate.execution.interruption import at_work
+from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.limit import TimeLimit
 from ablate.execution.placement import local_resources, place
 from ablate.execution.source import RunSource
@@ -80,7 +79,7 @@ def run_study(
         store.write_study(record)
         if not is_complete(options.tracking_uri, store, record):
             _close(MlflowMirror(options.tracking_uri, store, record), options, console)
-        return Outcome({"finished": len(plan.runs)}, interrupted=False)
+        return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=False)
 
     # Ray takes a second to load, and is of no use where nothing is left to train.
     from ablate.execution.cluster import check_address, check_shared, start_cluster
@@ -105,7 +104,7 @@ def run_study(
         for run in plan.runs:
             options.limit.learn(run, store.run(run.run_id).read_status().took_s if run not in pending else 0.0)
     runs = order(pending, estimate_seconds(plan, store, ORDER_FLOPS_PER_S))
-    with start_cluster(options.address, available, store.ray_log) as nodes:
+    with at_work(store) as interruption, start_cluster(options.address, available, store.ray_log) as nodes:
         placement = place(plan.study.resources, nodes, options.workers, len(pending) + n_more, where)
         store.write_study(record)
         check_shared(store.path)
@@ -123,21 +122,14 @@ def run_study(
             source=source,
             limit=options.limit,
             stuck_s=options.stuck_s,
+            interruption=interruption,
         )
-        with view.shown(runs, placement.lanes), _at_work(store):
+        with view.shown(runs, placement.lanes):
             outcome = driver.train(runs)
             housekeeper.tidy()
     _close(mirror, options, console)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
-
-
-@contextmanager
-def _at_work(store: Store) -> Iterator[None]:
-    """Hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
-    with store.driver_lock.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
 
 
 def _close(mirror: MlflowMirror, options: Options, console: Console) -> None:

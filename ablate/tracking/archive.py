@@ -13,7 +13,7 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.files import write_atomic
-from ablate.tracking.curve import is_held
+from ablate.tracking.curve import BusyError, CurveWriter, is_held
 from ablate.tracking.records import StudyRecord
 from ablate.tracking.store import RunFolder, Store
 
@@ -22,6 +22,7 @@ WEIGHTS = "model.safetensors"
 # What the parts of one study must have in common, so that their runs can be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
 MAX_FILE_BYTES = 64 * 2**30
+TAKEN = "somebody trains this run now; stop it first"
 
 
 def pack(store: Store, archive: Path, *, weights: bool) -> int:
@@ -74,18 +75,27 @@ def merge(store: Store, archives: Iterable[Path]) -> tuple[int, int]:
     new = [run_id for run_id in incoming if _files(store.run(run_id)) is None]
     for run_id in new:
         if is_held(store.run(run_id).curve):
-            raise RecordError(f"{store.run(run_id).path}: somebody trains this run now; stop it first")
+            raise RecordError(f"{store.run(run_id).path}: {TAKEN}")
     for run_id in new:
-        content = incoming[run_id]
-        folder = store.run(run_id)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.checkpoint.unlink(missing_ok=True)
-        for name in sorted(
-            content, key=lambda name: name == "status.json"
-        ):  # the status last: it says that all is there
-            write_atomic(folder.path / name, content[name])
+        _write(store.run(run_id), incoming[run_id])
     store.write_study(record)
     return len(new), len(incoming) - len(new)
+
+
+def _write(folder: RunFolder, content: Mapping[str, bytes]) -> None:
+    """What a run left elsewhere, the status last: it says that all is there. Nobody trains the run meanwhile: the curve
+    is the lease, so it is held, and stays the same file. Raises `RecordError` where somebody was faster."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    try:
+        curve = CurveWriter(folder.curve)
+    except BusyError:
+        raise RecordError(f"{folder.path}: {TAKEN}") from None
+    with curve:
+        curve.replace(content["curve.jsonl"])
+        curve.sync()
+        for name in sorted(content.keys() - {"curve.jsonl"}, key=lambda name: name == "status.json"):
+            write_atomic(folder.path / name, content[name])
+        folder.checkpoint.unlink(missing_ok=True)
 
 
 def read_study_name(archive: Path) -> str:
@@ -115,6 +125,9 @@ def _read(archive: Path) -> tuple[StudyRecord, dict[str, dict[str, bytes]]]:
     if record is None:
         raise RecordError(f"{archive}: not an archive that ablate pack wrote: it holds no study.json")
     known = {run.run_id for run in record.runs}
+    for name in (record.study, *known):  # each becomes the name of a folder
+        if name in ("", ".", "..") or "/" in name:
+            raise RecordError(f"{archive}: not an archive that ablate pack wrote: {name!r} is no name")
     return record, {run_id: files for run_id, files in runs.items() if run_id in known}
 
 

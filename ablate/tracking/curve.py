@@ -48,6 +48,11 @@ class CurveWriter:
         self.n_bytes, self.crc32 = n_bytes, crc32
         return True
 
+    def replace(self, content: bytes) -> None:
+        """Take over the lines of the same run elsewhere. Raises `OSError` where the disk has no room for them."""
+        self.rewind(0, 0)
+        self._write(content)
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line. Not-a-number and infinity become null: JSON has no word for them.
 
@@ -55,13 +60,20 @@ class CurveWriter:
         """
         clean = {key: _finite(value) for key, value in record.items()}
         line = json.dumps(clean, separators=(",", ":")).encode() + b"\n"
-        if self._file.write(line) != len(line):
+        self._write(line)
+
+    def _write(self, content: bytes) -> None:
+        if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
-        self.n_bytes, self.crc32 = self.n_bytes + len(line), zlib.crc32(line, self.crc32)
+        self.n_bytes, self.crc32 = self.n_bytes + len(content), zlib.crc32(content, self.crc32)
+
+    def sync(self) -> None:
+        """Wait for the disk, so that the death of the machine leaves the lines written so far."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if not self._file.closed:
-            os.fsync(self._file.fileno())
+            self.sync()
             self._file.close()
 
     def __enter__(self) -> Self:

@@ -118,8 +118,9 @@ class MlflowMirror:
         writer = MlflowWriter(self.uri, self.record)
         self._catch_up(writer)
         self._drain(writer)
+        mark = _mark(self.uri, self.record, self.store)  # before: what another driver writes meanwhile may be missing
         self._catch_up(writer)
-        write_json(_marker(self.store), {"complete": _mark(self.uri, self.record, self.store)})
+        write_json(_marker(self.store), {"complete": mark})
 
     def _catch_up(self, writer: MlflowWriter) -> None:
         for run, arm in self._runs.values():

@@ -68,17 +68,23 @@ class LosingWorker(_FaultyWorker):
 
 
 class TroubledWorker(_FaultyWorker):
-    """Dies, as of a signal, of differential attention with more than 2 sequences at once, and always of the linear
-    ensemble; raises, the first time, from the second differential attention."""
+    """Dies, as of a signal, of differential attention with more than 2 sequences at once, and always in the middle of
+    the linear ensemble; raises, the first time, from the second differential attention."""
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
-        name, settings = arguments[0].attention.name, arguments[1]
+        name, settings, recorder = arguments[0].attention.name, arguments[1], arguments[4]
         is_large = (settings.micro_batch_size or settings.batch_size) > 2
-        if name == "linear_ensemble" or (name == "differential" and is_large):
+        if name == "differential" and is_large:
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "differential_v2" and _is_first(self, "broken"):
             raise ZeroDivisionError("a bug in this variant")
-        return train(*arguments, should_stop=should_stop, **options)
+
+        def die() -> bool:
+            if name == "linear_ensemble" and recorder.status.step == 7:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return should_stop()
+
+        return train(*arguments, should_stop=die, **options)
 
 
 class SlowWorker(_FaultyWorker):

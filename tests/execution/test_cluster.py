@@ -170,7 +170,7 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     assert "4 runs, as the job " in sent.stdout
     store = Store(runs / "tiny")
     deadline = time.monotonic() + PATIENCE_S
-    while not store.has_driver():  # the job starts a while after it was taken
+    while not (store.has_driver() and store.record.exists()):  # the job starts a while after it was taken
         assert time.monotonic() < deadline, "the job did not start"
         time.sleep(0.1)
     followed = run("status", "tiny", "--runs", runs, "--watch")

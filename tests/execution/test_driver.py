@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from ablate.execution.events import Event
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.limit import TimeLimit
 from ablate.execution.source import RunSource
-from ablate.execution.stopping import Patience
+from ablate.execution.stopping import Patience, Stopping
+from ablate.tracking.curve import CurveWriter, read_curve
 
 pytestmark = [
     pytest.mark.timeout(240),  # the first test starts the cluster too
@@ -46,13 +48,14 @@ def troubled(make_bench):
     """A study of four arms, three of which are in trouble, and how it ended."""
     attentions = ["standard", "differential", "differential_v2", "linear_ensemble"]
     bench = make_bench(matrix={"attention": attentions})
-    outcome = bench.train(worker_class=faulty.TroubledWorker)
+    rule = Onlooker()
+    outcome = bench.train(worker_class=faulty.TroubledWorker, stopping=rule)
     folders = {run.arm.name.removeprefix("attention="): bench.store.run(run.run_id) for run in bench.plan.runs}
-    return bench, outcome, folders
+    return bench, outcome, folders, rule
 
 
 def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batch(troubled) -> None:
-    bench, _, folders = troubled
+    bench, _, folders, _ = troubled
     assert "2 sequences at once" in bench.texts()
     status = folders["differential"].read_status()
     assert (status.state, status.micro_batch_size) == ("finished", 2)
@@ -60,7 +63,7 @@ def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batc
 
 
 def test_runs_that_always_die_or_raise_fail_alone(troubled, undisturbed) -> None:
-    bench, outcome, folders = troubled
+    bench, outcome, folders, _ = troubled
     assert outcome.states == {"finished": 2, "failed": 2}
     assert outcome.exit_code == 1
     assert bench.curves()["attention=standard,0"] == undisturbed["attention=standard,0"]
@@ -71,6 +74,41 @@ def test_runs_that_always_die_or_raise_fail_alone(troubled, undisturbed) -> None
     assert "a bug in this variant" in error
     failed = find_unfinished(bench.plan, bench.store, failed_only=True)
     assert [bench.store.run(run.run_id) for run in failed] == [folders["differential_v2"], folders["linear_ensemble"]]
+
+
+def test_a_rule_of_early_stopping_sees_every_line_once_whatever_becomes_of_its_worker(troubled) -> None:
+    bench, _, folders, rule = troubled
+    for run in bench.plan.runs:
+        written = [record["step"] for record in read_curve(bench.store.run(run.run_id).curve)]
+        assert rule.seen.get(run.run_id, []) == written
+    assert rule.seen[folders["linear_ensemble"].path.name] == [2, 4, 6]
+
+
+class Onlooker(Stopping):  # type: ignore[misc]
+    """Cuts nothing, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[int]] = {}
+
+    def judge(self, run, records):
+        self.seen.setdefault(run.run_id, []).extend(record["step"] for record in records)
+        return ""
+
+
+def test_a_run_that_another_process_trains_is_asked_for_quietly_until_it_is_free(bench, undisturbed) -> None:
+    first, second = bench.plan.runs
+    folder = bench.store.run(first.run_id)
+    folder.path.mkdir(parents=True)
+    lease = CurveWriter(folder.curve)
+
+    def release(event: Event) -> None:
+        if event.kind == "ended" and event.run is second:
+            threading.Timer(2.0, lease.close).start()
+
+    assert bench.train(observe=release).states == {"finished": 2}
+    told = [event.kind for event in bench.events if event.run is first and event.kind != "progress"]
+    assert told == ["started", "retry", "ended"]
+    assert bench.curves() == undisturbed
 
 
 def test_damage_to_what_was_saved_is_found_and_made_good(bench, undisturbed) -> None:
