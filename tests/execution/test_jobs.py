@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ablate.data import describe
 from ablate.execution.jobs import estimate_seconds, find_unfinished, order
+from ablate.execution.run import Options, run_study
+from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.records import Status
@@ -67,3 +70,25 @@ def test_what_is_left(plan: Plan, tmp_path: Path) -> None:
     assert find_unfinished(plan, store) == list(plan.runs[2:])
     assert find_unfinished(plan, store, cut_counts=True) == [*plan.runs[2:4], plan.runs[5]]
     assert find_unfinished(plan, store, failed_only=True) == [plan.runs[2]]
+
+
+def test_where_nothing_failed_the_states_are_told_as_they_are(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs" / "s")
+    for run, state in zip(plan.runs, ("finished", "diverged", "queued"), strict=False):
+        write(store, run.run_id, Status(state, step=12, n_steps=12))
+    options = Options(f"sqlite:///{tmp_path}/none.db", retry_failed=True)
+    mirrored: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ablate.execution.run.MlflowMirror", lambda uri, *_: mirrored.append(uri) or Mirrored())
+        outcome = run_study(plan, store, tmp_path, options, Console(quiet=True), View(Console(quiet=True)))
+    assert outcome.states == {"finished": 1, "diverged": 1, "queued": 4}
+    assert not outcome.interrupted
+    assert mirrored == [options.tracking_uri]
+
+
+class Mirrored:
+    """In place of an MLflow that has it all."""
+
+    behind = None
+
+    def close(self) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from ablate.data import describe, prepare
+from ablate.execution import recorder
 from ablate.execution.jobs import make_job
 from ablate.execution.placement import Placement
 from ablate.execution.worker import Job, RunWorker
@@ -164,3 +166,28 @@ def test_a_run_without_a_share_of_a_gpu_trains_on_the_cpu_where_there_are_gpus(
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     worker, _, _ = make_worker()
     assert RunWorker(worker.store.path, worker.corpus, Placement(1, gpus, 1)).device == device
+
+
+def test_a_checkpoint_never_outlives_its_curve_where_the_machine_dies(
+    make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was waited for is on the disk; of the rest, take the worst to be lost."""
+    worker, job, folder = make_worker()
+    on_disk: dict[int, int] = {}
+    saved: list[tuple[int, int]] = []
+    sync, write = os.fsync, recorder.write_checkpoint
+
+    def watch_sync(descriptor: int) -> None:
+        sync(descriptor)
+        stat = os.fstat(descriptor)
+        on_disk[stat.st_ino] = stat.st_size
+
+    def watch_write(path: Path, state: dict[str, Any]) -> None:
+        saved.append((state["curve"][0], on_disk.get(folder.curve.stat().st_ino, 0)))
+        write(path, state)
+
+    monkeypatch.setattr(os, "fsync", watch_sync)
+    monkeypatch.setattr(recorder, "write_checkpoint", watch_write)
+    worker.train(job)
+    assert saved
+    assert all(n_bytes == n_on_disk > 0 for n_bytes, n_on_disk in saved)

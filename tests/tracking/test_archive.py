@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from ablate.errors import RecordError
+from ablate.files import write_atomic
 from ablate.tracking.archive import merge, pack, read_study_name
+from ablate.tracking.curve import CurveWriter, is_held
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
 
@@ -82,6 +84,53 @@ def test_an_archive_writes_nowhere_but_into_the_study(write_study: WriteStudy, t
     merge(merged, [evil])
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"s"}
     assert not (merged.path / "ffff").exists()
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"study": "s"', b'"study": "../s"'), (b"1010101010101010", b"..")])
+def test_a_study_or_a_run_that_names_another_folder_is_refused(
+    write_study: WriteStudy, tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    evil = tmp_path / "evil.tar.gz"
+    with tarfile.open(packed(write_study("a"))) as source, tarfile.open(evil, "w:gz") as tar:
+        for entry in source:
+            content = source.extractfile(entry).read()
+            if entry.name == "study.json":
+                content = content.replace(old, new)
+                entry.size = len(content)
+            entry.name = entry.name.replace(old.decode(), new.decode())
+            tar.addfile(entry, io.BytesIO(content))
+    for act in (read_study_name, lambda archive: merge(Store(tmp_path / "m" / "s"), [archive])):
+        with pytest.raises(RecordError, match="is no name"):
+            act(evil)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_run_is_nobody_elses_while_it_is_merged(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive, merged = packed(write_study("a", seeds=(0,))), Store(tmp_path / "merged" / "s")
+    run_ids = [run.run_id for run in Store(tmp_path / "a" / "s").read_study().runs]
+    half = merged.run(run_ids[0])
+    half.path.mkdir(parents=True)
+    half.curve.write_bytes(b'{"step": 1}\n')
+    half.checkpoint.write_bytes(b"c")
+    inode = half.curve.stat().st_ino  # somebody about to train it may have it open
+    seen: list[bool] = []
+
+    def write(path: Path, content: bytes) -> None:
+        if path.parent == half.path:
+            seen.append(is_held(half.curve) and half.curve.stat().st_ino == inode)
+        write_atomic(path, content)
+
+    monkeypatch.setattr("ablate.tracking.archive.write_atomic", write)
+    assert merge(merged, [archive]) == (2, 0)
+    assert seen == [True] * 3
+    assert not half.checkpoint.exists()
+    assert all(merged.run(run_id).has_ended(merged.run(run_id).read_status()) for run_id in run_ids)
+    with CurveWriter(half.curve):
+        half.write_status(Status("running"))
+        with pytest.raises(RecordError, match="somebody trains this run now"):
+            merge(merged, [archive])
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None])
