@@ -47,8 +47,16 @@ def test_every_verb_exists() -> None:
 def test_every_make_target_and_link_exists() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"^make ([\w-]+)", README, re.MULTILINE)) <= targets
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / link).exists(), link
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]
+    for page in pages:
+        for link in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page, link)
+
+
+def test_every_experiment_is_listed() -> None:
+    listed = (ROOT / "experiments" / "README.md").read_text()
+    for path in (ROOT / "experiments").glob("*.yaml"):
+        assert f"`{path.name}`" in listed
 
 
 def test_the_networks_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,10 +10,14 @@ from typing import Any
 import jsonschema
 import pytest
 
+from ablate.analysis import read_results
 from ablate.data import describe, prepare
 from ablate.execution.jobs import record_study
 from ablate.plan import Plan, Run
-from ablate.report import write_report
+from ablate.report import Report, ReportOptions, load
+from ablate.report.content import make_report
+from ablate.report.page import write_page
+from ablate.report.summary import summarize
 from ablate.search.trials import Trials
 from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study, load_study
@@ -57,8 +61,8 @@ class Machine:
         train_here(plan, runs, store, self.corpus)
 
 
-def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path) -> Mapping[str, Any]:
-    """Two sessions, the first of which ends in the middle of the trials; the summary of the report."""
+def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path) -> tuple[Report, Mapping[str, Any]]:
+    """Two sessions, the first of which ends in the middle of the trials; the report and its summary."""
     study = load_study(
         ROOT / "experiments" / f"{name}.yaml", (*TINY, *settings, f"data={{source: text, path: {corpus_file}}}")
     )
@@ -73,14 +77,14 @@ def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path)
     merge(first.store, [folder / "study.tar.gz"])
     first.train(plan, plan.runs[len(plan.runs) // 2 :], first.store)
     assert len(list(second.tuning.path.glob("*/status.json"))) == 2 * len(plan.arms)
-    write_report(first.store, folder / "report")
-    summary: Mapping[str, Any] = json.loads((folder / "report" / "summary.json").read_text())
+    report = make_report(read_results(first.store), ReportOptions())
+    summary: Mapping[str, Any] = json.loads(json.dumps(summarize(report), allow_nan=False))
     jsonschema.validate(summary, json.loads(SCHEMA.read_text()))
     assert summary["is_complete"]
     for line in summary["fairness"]:
         assert line["tuning_trials"] == 2
         assert "train.learning_rate of 0.001, 0.002" in line["tuning"]
-    return summary
+    return report, summary
 
 
 @pytest.mark.parametrize(
@@ -102,17 +106,19 @@ def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path)
 def test_growth_along_horizon_and_context(
     name: str, settings: Sequence[str], along: str, levels: Sequence[int], corpus_file: Path, tmp_path: Path
 ) -> None:
-    summary = publish(name, settings, corpus_file, tmp_path)
+    report, summary = publish(name, settings, corpus_file, tmp_path)
     (trend,) = [trend for trend in summary["trends"] if trend["axis"] == "tokens"]
     assert (trend["along"], trend["levels"], trend["family"]) == (along, levels, {"normalization": "ngpt"})
     assert len(summary["answer"]) == 3
     assert "grow" in summary["answer"][1]
+    assert list(load(tmp_path / "first" / name).trends()["axis"]) == [trend["axis"] for trend in summary["trends"]]
+    assert "Growth of the speed-up" in write_page(report)
     n_tokens = {arm["n_tokens"] for arm in summary["arms"]}
     assert n_tokens == ({4 * 32, 8 * 32} if along == "train.steps" else {4 * 32})
 
 
 def test_attentions_and_ngpt_are_summed(corpus_file: Path, tmp_path: Path) -> None:
-    summary = publish("attention-x-normalization", ["tune.budget.steps=2"], corpus_file, tmp_path)
+    _, summary = publish("attention-x-normalization", ["tune.budget.steps=2"], corpus_file, tmp_path)
     effects = [effect for effect in summary["effects"] if effect["outcome"] == "final_loss"]
     assert sum(len(effect["levels"]) == 1 for effect in effects) == ATTENTIONS
     assert sum(len(effect["levels"]) == 2 for effect in effects) == ATTENTIONS - 1
