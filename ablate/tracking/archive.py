@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
+import re
+import shutil
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from ablate.errors import RecordError
 from ablate.files import write_atomic
 from ablate.tracking.curve import BusyError, CurveWriter, is_held
-from ablate.tracking.records import StudyRecord
-from ablate.tracking.store import RunFolder, Store
+from ablate.tracking.records import ENDED, Status, StudyRecord
+from ablate.tracking.store import RunFolder, Store, parse_json
 
-CONTENT = ("config.json", "manifest.json", "curve.jsonl", "status.json")
+STATUS = "status.json"
+CONTENT = ("config.json", "manifest.json", "curve.jsonl", STATUS)
 WEIGHTS = "model.safetensors"
 # What the parts of one study must have in common, so that their runs can be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
-MAX_FILE_BYTES = 64 * 2**30
+MAX_FILE_BYTES = 2**28  # of what is read into memory; a curve has some hundred bytes a line
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # no way out of the folder that it is joined to
 TAKEN = "somebody trains this run now; stop it first"
 
 
@@ -76,6 +81,8 @@ def merge(store: Store, archives: Iterable[Path]) -> tuple[int, int]:
     for run_id in new:
         if is_held(store.run(run_id).curve):
             raise RecordError(f"{store.run(run_id).path}: {TAKEN}")
+    for archive, _, runs in parts:
+        _extract_weights(archive, store, [run_id for run_id in new if incoming[run_id] is runs.get(run_id)])
     for run_id in new:
         _write(store.run(run_id), incoming[run_id])
     store.write_study(record)
@@ -93,7 +100,7 @@ def _write(folder: RunFolder, content: Mapping[str, bytes]) -> None:
     with curve:
         curve.replace(content["curve.jsonl"])
         curve.sync()
-        for name in sorted(content.keys() - {"curve.jsonl"}, key=lambda name: name == "status.json"):
+        for name in sorted(content.keys() - {"curve.jsonl"}, key=lambda name: name == STATUS):
             write_atomic(folder.path / name, content[name])
         folder.checkpoint.unlink(missing_ok=True)
 
@@ -110,32 +117,50 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _read(archive: Path) -> tuple[StudyRecord, dict[str, dict[str, bytes]]]:
-    """The record, and the files of each run. Only names that `pack` writes are taken, whatever the archive holds."""
+    """The record, and the files of each run, weights aside. Only names that `pack` writes are taken, whatever the
+    archive holds."""
     runs: dict[str, dict[str, bytes]] = {}
     record: StudyRecord | None = None
     try:
-        with tarfile.open(archive) as tar:
-            for name, content in _entries(tar):
-                if name.parts == ("study.json",):
-                    record = StudyRecord.from_dict(json.loads(content))
-                elif len(name.parts) == 2 and name.name in (*CONTENT, WEIGHTS):
-                    runs.setdefault(name.parts[0], {})[name.name] = content
-    except (OSError, EOFError, tarfile.TarError, ValueError, RecordError) as error:
-        raise RecordError(f"{archive}: not an archive that ablate pack wrote: {str(error).splitlines()[0]}") from None
-    if record is None:
-        raise RecordError(f"{archive}: not an archive that ablate pack wrote: it holds no study.json")
-    known = {run.run_id for run in record.runs}
-    for name in (record.study, *known):  # each becomes the name of a folder
-        if name in ("", ".", "..") or "/" in name:
-            raise RecordError(f"{archive}: not an archive that ablate pack wrote: {name!r} is no name")
+        for name, file in _entries(archive, ("study.json", *CONTENT)):
+            content = file.read(MAX_FILE_BYTES + 1)
+            if len(content) > MAX_FILE_BYTES:
+                raise RecordError(f"{name} has more than {MAX_FILE_BYTES} bytes")
+            if name.parts == ("study.json",):
+                record = StudyRecord.from_dict(parse_json(content, "study.json"), "study.json")
+            elif len(name.parts) == 2:
+                runs.setdefault(name.parts[0], {})[name.name] = content
+        if record is None:
+            raise RecordError("it holds no study.json")
+        known = {run.run_id for run in record.runs}
+        wrong = [name for name in (record.study, *sorted(known)) if not FOLDER_NAME.fullmatch(name)]
+        if wrong:
+            raise RecordError(f"study.json: {wrong[0]!a} cannot be a folder's name")
+        if not isinstance(record.data.get("hash"), str):
+            raise RecordError("study.json: data has no hash")
+    except (OSError, EOFError, tarfile.TarError, zlib.error, RecordError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0].rstrip(":")
+        raise RecordError(f"{archive}: not an archive that ablate pack wrote: {reason}") from None
     return record, {run_id: files for run_id, files in runs.items() if run_id in known}
 
 
-def _entries(tar: tarfile.TarFile) -> Iterator[tuple[PurePosixPath, bytes]]:
-    for entry in tar:
-        file = tar.extractfile(entry) if entry.isreg() and entry.size < MAX_FILE_BYTES else None
-        if file is not None:
-            yield PurePosixPath(entry.name), file.read()
+def _entries(archive: Path, names: Collection[str]) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
+    """The regular files of these names in the archive, whatever folder they are in."""
+    with tarfile.open(archive) as tar:
+        for entry in tar:
+            name = PurePosixPath(entry.name)
+            file = tar.extractfile(entry) if entry.isreg() and name.name in names else None
+            if file is not None:
+                yield name, file
+
+
+def _extract_weights(archive: Path, store: Store, run_ids: Collection[str]) -> None:
+    """Weights do not fit into memory together. They come first: without a status they say nothing."""
+    for name, file in _entries(archive, (WEIGHTS,)):
+        if len(name.parts) == 2 and name.parts[0] in run_ids:
+            folder = store.run(name.parts[0])
+            folder.path.mkdir(parents=True, exist_ok=True)
+            write_atomic(folder.weights, partial(shutil.copyfileobj, file))
 
 
 def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
@@ -179,11 +204,27 @@ def _files(folder: RunFolder) -> dict[str, bytes] | None:
 
 
 def _check(archive: Path, run_id: str, files: Mapping[str, bytes], present: Mapping[str, bytes] | None) -> None:
-    """Raises `RecordError` where the run is incomplete, or is here already with other numbers."""
-    missing = [name for name in CONTENT if name not in files]
-    if missing:
-        raise RecordError(f"{archive}: the run {run_id} has no {missing[0]}")
+    """Raises `RecordError` where the run is not whole, or is here already with other numbers."""
+    try:
+        _check_whole(files)
+    except RecordError as error:
+        raise RecordError(f"{archive}: the run {run_id}: {error}") from None
     if present is not None and present["curve.jsonl"] != files["curve.jsonl"]:
         raise RecordError(
             f"{archive}: the run {run_id} is here already with another curve; remove the one that is wrong"
         )
+
+
+def _check_whole(files: Mapping[str, bytes]) -> None:
+    """Raises `RecordError` unless these are the files that a run leaves behind when it has ended."""
+    missing = [name for name in CONTENT if name not in files]
+    if missing:
+        raise RecordError(f"it has no {missing[0]}")
+    for name in ("config.json", "manifest.json"):
+        if not isinstance(parse_json(files[name], name), dict):
+            raise RecordError(f"{name} holds no mapping")
+    status, curve = Status.from_dict(parse_json(files[STATUS], STATUS), STATUS), files["curve.jsonl"]
+    if status.state not in ENDED:
+        raise RecordError(f"it is {status.state}, so it has no result to merge")
+    if status.curve not in (None, (len(curve), zlib.crc32(curve))):
+        raise RecordError("its curve is not the one that it ended with")

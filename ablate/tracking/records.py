@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
@@ -40,14 +40,19 @@ class Record:
         return content
 
     @classmethod
-    def from_dict(cls, data: Any) -> Self:
-        """Raises `RecordError` where something is missing or of the wrong type; unknown keys are passed over."""
+    def from_dict(cls, data: Any, place: object = None) -> Self:
+        """Raises `RecordError`, naming the place, where something is missing or of the wrong type; unknown keys are
+        passed over."""
         try:
             record: Self = _adapter(cls).validate_python(data)
         except ValidationError as error:
             problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise RecordError(f"not a {cls.__name__}: {where}: {problem['msg']}") from None
+            parts = (
+                place or cls.__name__,
+                ".".join(map(str, problem["loc"])),
+                problem["msg"].removeprefix("Value error, "),
+            )
+            raise RecordError(": ".join(str(part) for part in parts if part)) from None
         return record
 
 
@@ -98,6 +103,14 @@ class StudyRecord(Record):
     version: str
     command: str = ""
     tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        known = {arm.arm for arm in self.arms}
+        for name in (*(arm.baseline for arm in self.arms), *(run.arm for run in self.runs)):
+            if name not in known:
+                raise ValueError(f"there is no arm {name!a} in it")
+        return self
 
 
 @dataclass(frozen=True, config=_CONFIG)

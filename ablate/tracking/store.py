@@ -27,13 +27,22 @@ def write_json(path: Path, data: Any, *, durable: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Raises `RecordError` where the file is missing or is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from None
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, place: object) -> Any:
+    """Raises `RecordError`, naming the place, where the content is not JSON."""
+    try:
+        return json.loads(content)
     except RecursionError:
-        raise RecordError(f"{path}: cannot be read: it is nested too deeply") from None
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from None
+        raise RecordError(f"{place}: cannot be read: it is nested too deeply") from None
+    except ValueError as error:
+        raise RecordError(f"{place}: cannot be read: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class RunFolder:
         if not self.status.exists():
             return Status("queued")
         try:
-            return Status.from_dict(read_json(self.status))
+            return Status.from_dict(read_json(self.status), self.status.name)
         except RecordError as error:
             return Status("queued", notes=(f"{self.status.name} was damaged: {error}",))
 
@@ -134,11 +143,11 @@ class Store:
         return RunFolder(self.path / run_id)
 
     def read_study(self) -> StudyRecord:
-        """Raises `RecordError` where no study was run here."""
+        """Raises `RecordError` where no study was run here, or its record cannot be read."""
         if not self.record.exists():
             near = sorted(p.parent.name for p in self.path.parent.glob("*/study.json"))
             raise RecordError(f"{self.path}: no study was run here{suggest(self.path.name, near)}")
-        return StudyRecord.from_dict(read_json(self.record))
+        return StudyRecord.from_dict(read_json(self.record), self.record)
 
     def write_study(self, record: StudyRecord) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, cast
 
 import pytest
 
@@ -86,23 +88,73 @@ def test_an_archive_writes_nowhere_but_into_the_study(write_study: WriteStudy, t
     assert not (merged.path / "ffff").exists()
 
 
-@pytest.mark.parametrize(("old", "new"), [(b'"study": "s"', b'"study": "../s"'), (b"1010101010101010", b"..")])
-def test_a_study_or_a_run_that_names_another_folder_is_refused(
-    write_study: WriteStudy, tmp_path: Path, old: bytes, new: bytes
-) -> None:
-    evil = tmp_path / "evil.tar.gz"
-    with tarfile.open(packed(write_study("a"))) as source, tarfile.open(evil, "w:gz") as tar:
+def rewrite(archive: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> Path:
+    """The archive with each file's name and content changed."""
+    changed = archive.with_name("changed.tar.gz")
+    with tarfile.open(archive) as source, tarfile.open(changed, "w:gz") as tar:
         for entry in source:
-            content = source.extractfile(entry).read()
-            if entry.name == "study.json":
-                content = content.replace(old, new)
-                entry.size = len(content)
-            entry.name = entry.name.replace(old.decode(), new.decode())
+            name, content = change(entry.name, cast("IO[bytes]", source.extractfile(entry)).read())
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
+    return changed
+
+
+@pytest.mark.parametrize("name", ["../../out", "/tmp/out", "..", "", "a/b", "x\x1b[31m"])
+@pytest.mark.parametrize("is_run", [True, False])
+def test_a_record_cannot_name_a_folder_outside_the_study(
+    write_study: WriteStudy, tmp_path: Path, name: str, is_run: bool
+) -> None:
+    store = write_study()
+    victim = store.read_study().runs[0].run_id if is_run else "s"
+    text = json.dumps(name).encode()[1:-1]
+
+    def change(path: str, content: bytes) -> tuple[str, bytes]:
+        return path.replace(victim, name) if is_run else path, content.replace(
+            b'"%s"' % victim.encode(), b'"%s"' % text
+        )
+
+    (tmp_path / "m").mkdir()
+    archive = rewrite(packed(store), change)
     for act in (read_study_name, lambda archive: merge(Store(tmp_path / "m" / "s"), [archive])):
-        with pytest.raises(RecordError, match="is no name"):
-            act(evil)
+        with pytest.raises(RecordError, match="cannot be a folder's name"):
+            act(archive)
+    assert not list((tmp_path / "m").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("study.json", b"[" * 100_000),
+        ("study.json", b"\xff\xfe"),
+        ("study.json", b"9" * 5000),
+        ("study.json", b"{}"),
+        ("config.json", b"[]"),
+        ("manifest.json", b""),
+        ("status.json", b"{}"),
+        ("status.json", b'{"state": "running"}'),
+        ("curve.jsonl", b""),
+    ],
+)
+def test_damaged_files_in_an_archive_are_refused_and_nothing_is_written(
+    write_study: WriteStudy, tmp_path: Path, name: str, content: bytes
+) -> None:
+    archive = rewrite(packed(write_study()), lambda path, old: (path, content if path.endswith(name) else old))
+    with pytest.raises(RecordError, match=rf"changed.tar.gz: .*({name.split('.')[0]}|running)") as error:
+        merge(Store(tmp_path / "m" / "s"), [archive])
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_file_that_unpacks_to_more_than_memory_is_refused(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablate.tracking.archive.MAX_FILE_BYTES", 10_000)
+    bomb = rewrite(
+        packed(write_study()), lambda path, old: (path, bytes(10_001) if path.endswith("curve.jsonl") else old)
+    )
+    with pytest.raises(RecordError, match="more than 10000 bytes"):
+        merge(Store(tmp_path / "m" / "s"), [bomb])
 
 
 def test_a_run_is_nobody_elses_while_it_is_merged(
