@@ -5,6 +5,7 @@ Imports are lazy: `--help`, `status` and `report` never load torch.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -52,6 +53,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def main() -> None:
     """Run the command line. An `AblateError` becomes one message and its exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our characters, as under LANG=C, shows others
     try:
         app()
     except AblateError as error:

@@ -27,6 +27,8 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, d
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = str(path), None  # the name that people know
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import sys
@@ -111,6 +112,29 @@ def test_a_study_that_was_never_run(ablate: Ablate, write_grid: Callable[..., Pa
     assert_refused(ablate(verb, tmp_path), "no study.json")
     assert_refused(ablate(verb, "../x"), "../x")
     assert_refused(ablate(verb, tmp_path / "none.yaml"), "no such file")
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_before_anything_trains(
+    ablate: Ablate, write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("train.bin", "val.bin"):
+        (tmp_path / name).write_bytes(bytes([49, 0]) * 1000)
+    model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 20}
+    grid = write_grid(data={"source": "bin", "path": str(tmp_path), "tokenizer": "gpt2"}, model=model)
+    assert_refused(ablate("run", grid), "grid.yaml:", "model.vocab_size: the training split holds the token 49")
+
+
+def test_a_terminal_that_lacks_characters_shows_others(
+    ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    assert ablate("plan", write_grid(question="why é"))[0] == 0
+    assert b"why ?" in written.getvalue()
+
+
+def test_what_is_no_job_server_is_refused(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    assert_refused(ablate("submit", write_grid(), "--address", "foo"), "job server", "foo")
 
 
 def test_wrong_words_on_the_command_line(ablate: Ablate) -> None:

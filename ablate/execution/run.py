@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
+from ablate.errors import DataError
 from ablate.execution.events import Outcome
 from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.interruption import at_work
@@ -97,7 +98,10 @@ def run_study(
     console.print(f"{plan.study.study}: {len(plan.runs)} runs{what}{more}", highlight=False)
     corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
     for vocab_size in {arm.model.vocab_size for arm in plan.arms}:
-        check_vocabulary(corpus, vocab_size)
+        try:
+            check_vocabulary(corpus, vocab_size)
+        except DataError as error:
+            raise plan.study.refuse(("model", "vocab_size"), str(error)) from None
     if stopping is not None:
         seed_from_curves(stopping, plan, {run.run_id: read_curve(store.run(run.run_id).curve) for run in plan.runs})
     if options.limit is not None:

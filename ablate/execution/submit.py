@@ -33,7 +33,8 @@ def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
             from ray.job_submission import JobSubmissionClient
 
             return str(JobSubmissionClient(address).submit_job(entrypoint=entrypoint(grid, runs, options)))
-        except (ConnectionError, RuntimeError, ImportError, RayError) as error:  # the last: a token that is not its own
+        except (ConnectionError, RuntimeError, ImportError, ValueError, RayError) as error:
+            # ValueError: no address; RayError: a token that is not the cluster's
             text = str(error).strip().splitlines()[0]
             if NOT_YET not in text or time.monotonic() > deadline:
                 raise ResourceError(f"no Ray job server takes the study at {address}: {text}") from None

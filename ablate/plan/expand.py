@@ -7,6 +7,7 @@ and the training is `resolve`'s matter.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -52,6 +53,12 @@ class Expansion:
 def display(value: Any) -> str:
     """A level as text: a word as it is, anything else as JSON writes it."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _is_label(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(value.strip()) and value.isprintable()
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def arm_name(arm: Assignment) -> str:
@@ -163,6 +170,8 @@ class Expander:
             overrides = {self.names.override_path(axis, name, key): setting for key, setting in extra.items()}
         except ValueError as error:
             raise self.study.refuse(place, str(error)) from None
+        if label is not None and not _is_label(label):
+            raise self.study.refuse((*place, "label"), f"a label is a line of text or a number, got {label!r}")
         for path in overrides:
             other = self.names.axis_of(path, self.study.matrix)
             if other is not None:

@@ -171,7 +171,9 @@ class Resolver:
         try:
             self.names.check_axis(key)
         except ValueError as error:
-            raise self.study.refuse(place, str(error).replace("axis", "setting")) from None
+            raise self.study.refuse(
+                place, str(error).replace("an axis", "a setting").replace("axis", "setting")
+            ) from None
         if self.names.axis_of(key, self.axes) is not None:
             raise self.study.refuse(
                 place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead"

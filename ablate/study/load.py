@@ -72,9 +72,11 @@ def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
     if path.is_dir():
         raise GridError(f"{path}: this is a directory; name the grid file in it")
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:  # no more than that, also of a pipe or a device
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
             raise GridError(f"{path}: a grid of more than {MAX_BYTES // 1_000_000} MB is none")
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
         raise GridError(f"{path}: there is no such file{suggest(path.name, near)}") from None
@@ -84,7 +86,7 @@ def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
         raise GridError(f"{path}: cannot be read: {error.strerror}") from None
     data, source = parse_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise GridError(f"{path}: this is a mapping that starts with `study: NAME` (a search: `search: NAME`)")
+        raise GridError(f"{path}: a grid is a mapping that starts with `study: NAME` (a search: with `search: NAME`)")
     return data, source
 
 
@@ -129,6 +131,13 @@ def explain(problem: ErrorDetails, path: Path, kind: type[BaseModel] = Study) ->
             return f"unknown value {got!r}{suggest(got, _legal_values(path, kind))}"
         case "value_error":
             return problem["msg"].removeprefix("Value error, ")
+        case "model_type" | "dict_type":
+            keys = ", ".join(_legal_keys(path, kind))
+            return f"must be a mapping{keys and f' of {keys}'}, got {got!r}"
+        case "tuple_type":
+            return f"must be a list, got {got!r}"
+        case "too_short":
+            return "is empty"
         case _:
             return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got!r}"
 

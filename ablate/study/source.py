@@ -99,7 +99,9 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
         mark = error.problem_mark or error.context_mark
         place = f"{file}:{mark.line + 1}" if mark else file
         raise GridError(f"{place}: this is not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise GridError(f"{file}: this is not valid YAML: it is nested too deeply, or in itself") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise GridError(f"{file}: this is not valid YAML: {error}") from None
     finally:
         loader.dispose()
@@ -148,7 +150,7 @@ class _Reader:
         for key, child in node.value:
             name = self._read_scalar(key) if isinstance(key, yaml.ScalarNode) else None
             if not isinstance(name, str | int | float | bool):
-                raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key is a word, not {key.value!r}")
+                raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key is a word, not a {key.tag[18:]}")
             name = name if isinstance(name, str) else key.value
             result[name] = self.read(child, (*path, name))
             self.lines[(*path, name)] = key.start_mark.line + 1

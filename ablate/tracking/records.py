@@ -19,7 +19,7 @@ STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverge
 STALE_S = 60.0
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
-_CONFIG = ConfigDict(extra="ignore")
+_CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}

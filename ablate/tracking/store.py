@@ -108,8 +108,8 @@ class RunFolder:
 
     def last_validation(self) -> float | None:
         """The validation loss of the last evaluation."""
-        values = [record["val_loss"] for record in read_curve(self.curve) if record.get("val_loss") is not None]
-        return values[-1] if values else None
+        values = (record.get("val_loss") for record in reversed(read_curve(self.curve)))
+        return next((value for value in values if isinstance(value, int | float)), None)
 
     def write_status(self, status: Status) -> None:
         """A sign of life that a dead machine takes with it is no loss, so the disk is not waited for until the end."""

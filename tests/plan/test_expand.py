@@ -202,6 +202,11 @@ def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid
         ({"matrix": {"attention": ["standard", "standard"]}}, ["twice"]),
         ({"matrix": {"attention": [{"n_heads": 2}]}}, ["name"]),
         ({"matrix": {"attention": [{"name": "standard", "n_heds": 2}]}}, ["n_heds", "'n_heads'"]),
+        *(
+            ({"matrix": {"attention": [{"name": "standard", "label": label}]}}, ["matrix.attention.0.label", "line of"])
+            for label in ("", "a\nb", {"a": 1}, [], float("nan"))
+        ),
+        ({"rules": [{"when": "True", "set": {"seeds": 3}}]}, ["rules.0.set.seeds", "a setting is a short name"]),
         ({"matrix": {"model.n_heads": [3]}, "baseline": {}}, ["n_heads", "d_model"]),
         ({"matrix": {"model.n_heads": [16]}, "baseline": {}}, ["even"]),
         ({"exclude": ["attention == 'standrad'"]}, ["exclude.0", "'standard'"]),

@@ -62,7 +62,10 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
         (("steps: 10", "steps: 10, optimizer: muon, cuda_graph: true"), 3, ["cuda_graph: muon cannot"]),
         (("{attention: [standard]}", "{}"), 4, ["matrix", "empty"]),
         (("[standard]", "[]"), 4, ["matrix", "attention", "no levels"]),
-        (("[standard]", "standard"), 4, ["matrix.attention"]),
+        (("[standard]", "standard"), 4, ["matrix.attention", "must be a list"]),
+        (("study: s", "study: s\ndata: 3"), 2, ["data: must be a mapping of source, tokenizer", "got 3"]),
+        (("study: s", "study: s\nrules: [{when: x, set: {}}]"), 2, ["rules.0.set: is empty"]),
+        (("study: s", "study: s\n? [a]\n: 1"), 2, ["a key is a word, not a seq"]),
         (("study: s", "study: s\nseeds: 0"), 2, ["seeds"]),
         (("study: s", "study: s\nseeds: [1, 1]"), 2, ["seeds", "distinct"]),
         (("study: s", "study: s\nseeds: 20261124"), 2, ["seeds: [20261124]"]),
@@ -100,6 +103,12 @@ def test_a_directory_and_a_missing_file(tmp_path: Path) -> None:
         load_study(tmp_path)
     with pytest.raises(GridError, match=r"grid\.yml: there is no such file; did you mean 'grid\.yaml'"):
         load_study(tmp_path / "grid.yml")
+
+
+def test_an_alias_of_itself_and_a_file_without_an_end(tmp_path: Path) -> None:
+    assert "nested too deeply, or in itself" in refusal(tmp_path, f"{MINIMAL}seeds: &a [*a]\n")
+    with pytest.raises(GridError, match="/dev/zero: a grid of more than"):
+        load_study("/dev/zero")
 
 
 def test_a_binary_file(tmp_path: Path) -> None:
