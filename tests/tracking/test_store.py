@@ -118,6 +118,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_no_run_writes_is_passed_over(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.curve.write_text(
+        '{"step": 1, "val_loss": 2.5}\n{"step": 2, "val_loss": "x"}\n{"step": 3, "val_loss": [1]}\n'
+    )
+    assert folder.last_validation() == 2.5
+    folder.status.write_text('{"state": "finished", "took_s": 1e999}')
+    assert folder.read_status().state == "queued"
+    assert "took_s" in folder.read_status().notes[0]
+
+
 def test_not_a_number_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
