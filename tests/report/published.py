@@ -1,7 +1,7 @@
 """Which figures of a Markdown page cannot be found in the published report that their paragraph links to.
 
 A paragraph, list or table (what stands between blank lines) with a link to `reports/NAME` quotes that report. Each
-number in it must stand in `reports/NAME/summary.json` (for a bench, in the `.json` files there), rounded as it is
+number in it must stand in a `summary.json` in `reports/NAME` (for a bench, in the `.json` files there), rounded as it is
 printed. What is no figure of the report has no place in such a paragraph, or stands in `code`.
 """
 
@@ -70,8 +70,7 @@ def find_missing(page: Path, root: Path) -> list[str]:
 
 
 def read_source(folder: Path) -> Source:
-    summary = folder / "summary.json"
-    files = [summary] if summary.exists() else sorted(folder.glob("*.json"))
+    files = sorted(folder.rglob("summary.json")) or sorted(folder.glob("*.json"))
     assert files, f"{folder}: a page links to it, and it holds no numbers"
     items = [item for file in files for item in _walk("", json.loads(file.read_text()))]
     texts = [value for _, value in items if isinstance(value, str)]
