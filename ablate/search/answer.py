@@ -17,6 +17,9 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
 
 def _confirmed(summary: Mapping[str, Any]) -> Iterator[str]:
     confirmation = summary["confirmation"]
+    if summary.get("is_tuning"):
+        yield "The study trains each arm at its best, with other seeds: a search's own best value flatters."
+        return
     if confirmation is None or not confirmation["differences"]:
         yield "The best settings are not confirmed yet: a search's own best value flatters."
         return

@@ -21,6 +21,7 @@ from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
 from ablate.search.trials import ARM, IMPOSSIBLE, Search, Trials, best_of
 from ablate.search.words import describe_horizon, describe_scope, describe_size
+from ablate.study.tuning import Tune
 from ablate.tracking.store import Store
 
 SCHEMA = 1
@@ -42,6 +43,7 @@ def summarize(problem: Problem, trials: Trials, store: Store, version: str) -> S
         "search": problem.name,
         "question": problem.study.question,
         "scope": describe_scope(problem),
+        "is_tuning": isinstance(problem.tuning, Tune),
         "objectives": [objective.model_dump() | {"text": objective.text} for objective in problem.objectives],
         "trials": problem.tuning.trials,
         "seeds": list(problem.seeds),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ablate.report.words import join
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.study.schema import TrainConfig
@@ -31,8 +32,9 @@ def write_value(value: Any) -> str:
 
 def describe_scope(problem: Problem) -> str:
     """For which size and horizon what the trials find holds."""
-    arm = problem.arms[0].default
-    return f"{describe_size(arm.model)}, {describe_horizon(arm.model, arm.train)}"
+    arms = [arm.default for arm in problem.arms]
+    horizons = dict.fromkeys(describe_horizon(arm.model, arm.train) for arm in arms)
+    return f"{describe_size(arms[0].model)}, {join(list(horizons))}"
 
 
 def describe_size(model: ModelConfig) -> str:

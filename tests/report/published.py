@@ -1,8 +1,8 @@
 """Which figures of a Markdown page cannot be found in the published report that their paragraph links to.
 
 A paragraph, list or table (what stands between blank lines) with a link to `reports/NAME` quotes that report. Each
-number in it must stand in a `summary.json` in `reports/NAME` (for a bench, in the `.json` files there), rounded as it is
-printed. What is no figure of the report has no place in such a paragraph, or stands in `code`.
+number in it must stand in a `summary.json` in `reports/NAME` (for a bench, in the `.json` files there), rounded as it
+is printed. What is no figure of the report has no place in such a paragraph, or stands in `code`.
 """
 
 from __future__ import annotations

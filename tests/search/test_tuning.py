@@ -12,8 +12,10 @@ from ablate.errors import GridError
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
 from ablate.plan import build_plan
+from ablate.search.answer import answer
 from ablate.search.cost import describe_tuning
 from ablate.search.optimizer import JOURNAL
+from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
@@ -75,6 +77,22 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     assert describe_arm(wide.problem, wide, wide.problem.arms[0].label)["at_edge"] == []
     with pytest.raises(GridError, match="with other `space`"):
         pose(RATES[:3])
+
+
+def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    matrix = {"normalization": ["prenorm", "ngpt"], "train.steps": [12, 24]}
+    tune = {"space": {RATE: [1e-4, 1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}
+    study = load_study(write_grid(matrix=matrix, baseline=None, compare_within=["train.steps"], tune=tune))
+    problem = pose_tuning(study, corpus_info)
+    trials = Trials(problem, Store(tmp_path / "runs" / problem.name))
+    train(trials)
+    sentences = answer(summarize(problem, trials, trials.store, "0"))
+    assert sentences[0].startswith("The study trains each arm at its best, with other seeds")
+    assert "prenorm / 12: of 3 trials, number 2 was best" in sentences[1]
+    assert sentences[1].endswith("At the edge of its range: train.learning_rate.")
+    assert "12 steps of 4 sequences (768 tokens) and 24 steps of 4 sequences (1,536 tokens)" in sentences[-1]
 
 
 def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:

@@ -40,7 +40,8 @@
         color: rows.map((row) => row.number), colorscale: [[0, "#9ecae9"], [1, "#08519c"]], line: { width: 1, color: color("--paper") },
       },
     }], layout({
-      xaxis: { title: { text: plain(path) }, type: choices ? "category" : arm.space[path].log ? "log" : "linear" },
+      xaxis: { title: { text: plain(path) }, type: choices ? "category" : arm.space[path].log ? "log" : "linear",
+        categoryorder: "array", categoryarray: (choices || []).map(plain) },
       yaxis: { title: { text: plain(objective.text) } },
     })];
   }
