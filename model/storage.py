@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +20,13 @@ from .gpt import GPT
 from .presets import PRESETS
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+# What a GPT-2's config.json may leave out, and what else it may not say.
+GPT2_ONLY = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+    "add_cross_attention": False,
+}
 
 
 def save(model: GPT, folder: Path) -> None:
@@ -31,11 +39,11 @@ def save(model: GPT, folder: Path) -> None:
 def load(folder: Path, device: str | torch.device = "cpu") -> GPT:
     """The model that `save` wrote, or that a training run left with its configuration under the key "model".
 
-    Raises ConfigError for a configuration or weights that do not fit this code.
+    Raises ConfigError for a folder without the two files, or with a torn one, or with what does not fit this code.
     """
     described = _read_json(folder / CONFIG)
     model = GPT(ModelConfig.parse(described.get("model", described)))
-    _fill(model, load_file(folder / WEIGHTS), folder / WEIGHTS)
+    _fill(model, _read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
     return model.to(device)
 
 
@@ -55,13 +63,27 @@ def load_gpt2(folder: Path) -> GPT:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError("", f"there is no {path}")
-    content: dict[str, Any] = json.loads(path.read_text())
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError("", f"{path} is no JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError("", f"{path} holds no mapping")
     return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ConfigError("", f"there is no {path}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ConfigError("", f"{path} holds no weights: {error}") from None
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     if (folder / WEIGHTS).is_file():
-        return load_file(folder / WEIGHTS)
+        return _read_safetensors(folder / WEIGHTS)
     if (folder / "pytorch_model.bin").is_file():
         weights: dict[str, Tensor] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
         return weights
@@ -88,6 +110,9 @@ def _translate_config(described: dict[str, Any]) -> ModelConfig:
     missing = [theirs for theirs in sizes.values() if theirs not in described]
     if missing:
         raise ConfigError(missing[0], "is missing from config.json")
+    for key, only in GPT2_ONLY.items():
+        if described.get(key, only) != only:
+            raise ConfigError(key, f"{described[key]!r} is not supported", [only])
     mapping = {
         **PRESETS["gpt2_124m"],
         **{ours: described[theirs] for ours, theirs in sizes.items()},

@@ -37,6 +37,23 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_torn_files_are_named(tmp_path: Path) -> None:
+    save(scrambled(tiny(), torch.float32), tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"model\.safetensors holds no weights: "):
+        load(tmp_path)
+    weights.unlink()
+    with pytest.raises(ConfigError, match=r"there is no .*model\.safetensors"):
+        load(tmp_path)
+    config.write_text(config.read_text()[:-5])
+    with pytest.raises(ConfigError, match=r"config\.json is no JSON: "):
+        load(tmp_path)
+    config.write_text("[]")
+    with pytest.raises(ConfigError, match=r"config\.json holds no mapping"):
+        load(tmp_path)
+
+
 CONFIG = {"model_type": "gpt2", "n_embd": 12, "n_layer": 2, "n_head": 3, "vocab_size": 17, "n_positions": 9}
 
 
@@ -119,6 +136,9 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
         load_gpt2(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "activation_function": "swish"}))
     with pytest.raises(ConfigError, match=r"activation_function: 'swish' is not supported"):
+        load_gpt2(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "scale_attn_by_inverse_layer_idx": True}))
+    with pytest.raises(ConfigError, match=r"scale_attn_by_inverse_layer_idx: True is not supported"):
         load_gpt2(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(ConfigError, match="n_embd: is missing"):
