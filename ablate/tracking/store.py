@@ -19,9 +19,12 @@ from ablate.tracking.records import ENDED, Status, StudyRecord
 MAX_NAMED = 12  # ids in a message
 
 
-def write_json(path: Path, data: Any, *, durable: bool = True) -> None:
-    content = json.dumps(data, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
-    write_atomic(path, content, durable=durable)
+def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> None:
+    """One key a line, sorted. What is below a key stands in its line: indented all through, it would be written by the
+    slow half of Python's encoder, and a study of thousands of arms takes a second then."""
+    encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
+    lines = ",\n".join(f" {encode(key)}: {encode(data[key])}" for key in sorted(data))
+    write_atomic(path, f"{{\n{lines}\n}}\n".encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:
