@@ -25,7 +25,7 @@ quickstart: $(INSTALLED)
 	cd $(ROOT) && $(BIN)/ablate report experiments/quickstart.yaml
 
 test: $(INSTALLED)
-	cd $(ROOT) && $(BIN)/pytest -n 2 --dist loadfile -q
+	cd $(ROOT) && $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 test-stress: COUNT ?= 200
 test-stress: $(INSTALLED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,3 +108,22 @@ def test_two_drivers_train_each_run_once(undisturbed_curves: Curves, process_gri
         assert process.returncode == 0, output
     assert curves(Store(tmp_path / "tiny")) == undisturbed_curves
     assert_is_mirrored(Store(tmp_path / "tiny"))
+
+
+@pytest.mark.slow
+def test_retry_failed_tries_the_failed_runs_alone(process_grid: Path, tmp_path: Path) -> None:
+    runs, settings = tmp_path / "runs", ("--set", "train.steps=20", "--set", "matrix.normalization=[prenorm]")
+    planned = json.loads(run("plan", process_grid, "--runs", runs, *settings, "--json").stdout)
+    obstacle = runs / "tiny" / planned[-1]["run_id"] / "config.json"
+    obstacle.mkdir(parents=True)  # where a file must be written
+    first = run("run", process_grid, "--runs", runs, *settings)
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert "1 failed, 1 finished" in first.stdout
+    assert "--retry-failed tries them alone" in first.stdout
+    assert "IsADirectoryError" in run("logs", planned[-1]["run_id"], "--runs", runs).stdout
+    obstacle.rmdir()
+    shutil.rmtree(runs / "tiny" / planned[0]["run_id"])  # left as it is: not trained again now
+    again = run("run", process_grid, "--runs", runs, *settings, "--retry-failed")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("started") == 1
+    assert "1 finished, 1 queued" in again.stdout
