@@ -106,8 +106,10 @@ def _pose(file: Path, runs: Path, settings: list[str]) -> Problem:
 def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] | None, *, as_json: bool) -> None:
     """What `ablate plan` prints of a search: its arms with their spaces, and what its trials will cost."""
     from ablate.search.cost import describe_cost, print_search
+    from ablate.search.optimizer import check_names
 
     problem = _pose(file, runs, settings or [])
+    check_names(problem)
     if as_json:
         print(json.dumps(describe_cost(problem), indent=1))
     else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -31,6 +31,11 @@ COLOURS: Mapping[str, str] = {
 }
 
 
+GAP = 2  # characters between two columns
+NAME_ROOM = 24  # characters that the names of runs keep while there are columns to do without
+DISPENSABLE = ("memory", "tok/s", "loss", "left", "val", "step")
+
+
 @dataclass
 class _Line:
     run: Run
@@ -42,6 +47,10 @@ class _Line:
     memory_bytes: int = 0
     shown_at: float = 0.0
     text: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.arm.name},seed={self.run.seed}"
 
     @property
     def n_steps(self) -> int:
@@ -58,6 +67,18 @@ class _Line:
         self.val_loss = record.get("val_loss", self.val_loss)
         self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
         self.memory_bytes = record.get("memory_bytes") or self.memory_bytes
+
+
+COLUMNS: Mapping[str, Callable[[_Line], str]] = {
+    "step": lambda line: f"{line.step}/{line.n_steps}",
+    "loss": lambda line: "" if line.train_loss is None else f"{line.train_loss:.4f}",
+    "val": lambda line: "" if line.val_loss is None else f"{line.val_loss:.4f}",
+    "tok/s": lambda line: format_count(line.tokens_per_s) if line.tokens_per_s else "",
+    "memory": lambda line: f"{format_count(line.memory_bytes)}B" if line.memory_bytes else "",
+    "left": lambda line: (
+        "waiting" if line.state == "waiting" else "" if line.left_s is None else format_seconds(line.left_s)
+    ),
+}
 
 
 class View:
@@ -123,7 +144,7 @@ class View:
     def _say(self, line: _Line, text: str) -> None:
         line.shown_at, line.text = time.monotonic(), text
         ended = sum(other.state in ("finished", "diverged", "failed") for other in self.lines.values())
-        name = f"{line.run.arm.name},seed={line.run.seed}"
+        name = line.name
         colour = COLOURS.get(line.state, "")
         content = f"[dim]\\[{ended}/{len(self.lines)}][/] {escape(name)}: [{colour}]{escape(text)}[/]"
         self.last_event = f"{name}: {text}"
@@ -156,32 +177,26 @@ class View:
         )
         return tokens / (sum(rates) / len(rates)) / max(1, self.lanes)
 
-    def __rich__(self) -> Table:
-        """The table: runs in training first, then as many of the waiting as fit."""
-        table = Table(box=None, pad_edge=False, expand=False, show_edge=False)
-        for name, justify in (
-            ("run", "left"),
-            ("step", "right"),
-            ("loss", "right"),
-            ("val", "right"),
-            ("tok/s", "right"),
-            ("memory", "right"),
-            ("left", "right"),
-        ):
-            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis", header_style="dim")  # type: ignore[arg-type]
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """The table: runs in training first, then as many of the waiting as fit. What a narrow terminal has no room for
+        goes by the column, the least telling first, and then from the middle of the names: their ends tell the seed."""
         running = [line for line in self.lines.values() if line.state == "running"]
         waiting = [line for line in self.lines.values() if line.state == "waiting"]
-        room = max(1, self.console.height - len(running) - 4)
-        for line in (*running, *waiting[: min(room, 6)]):
-            table.add_row(
-                Text(f"{line.run.arm.name},seed={line.run.seed}", style=COLOURS[line.state]),
-                f"{line.step}/{line.n_steps}",
-                "" if line.train_loss is None else f"{line.train_loss:.4f}",
-                "" if line.val_loss is None else f"{line.val_loss:.4f}",
-                format_count(line.tokens_per_s) if line.tokens_per_s else "",
-                f"{format_count(line.memory_bytes)}B" if line.memory_bytes else "",
-                "waiting" if line.state == "waiting" else "" if line.left_s is None else format_seconds(line.left_s),
-            )
+        room = max(1, console.height - len(running) - 4)
+        lines = (*running, *waiting[: min(room, 6)])
+        columns = {name: [name, *map(cell, lines)] for name, cell in COLUMNS.items()}
+        widths = {name: max(map(len, cells)) + GAP for name, cells in columns.items()}
+        for name in DISPENSABLE:
+            if NAME_ROOM + sum(widths.values()) > options.max_width:
+                del columns[name], widths[name]
+        table = Table(box=None, pad_edge=False, expand=False, show_edge=False)
+        table.add_column("run", no_wrap=True, header_style="dim")
+        for name in columns:
+            table.add_column(name, justify="right", no_wrap=True, header_style="dim")
+        name_room = max(2, options.max_width - sum(widths.values()))
+        for index, line in enumerate(lines, 1):
+            shown = Text(shorten(line.name, name_room), style=COLOURS[line.state])
+            table.add_row(shown, *(cells[index] for cells in columns.values()))
         ended = len(self.lines) - len(running) - len(waiting)
         left = self._study_left_s()
         spent = format_seconds(self.elapsed_s)
@@ -191,7 +206,15 @@ class View:
         if self.last_event:
             table.caption = f"{table.caption}\n{escape(self.last_event)}"
         table.caption_justify = "left"
-        return table
+        yield table
+
+
+def shorten(name: str, room: int) -> str:
+    """The name with as much of its middle left out as `room` characters ask for."""
+    if len(name) <= room:
+        return name
+    end = (room - 1) // 2
+    return f"{name[: room - 1 - end]}…{name[len(name) - end :]}"
 
 
 def _describe(event: Event) -> dict[str, Any]:

@@ -105,7 +105,13 @@ def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.sampler
 
 def check_names(problem: Problem) -> None:
     """Raises `GridError` where Optuna has no such sampler or pruner, or it does not take the arguments."""
-    make_sampler(problem.tuning.sampler, problem.arms[0])
+    chosen, arm = problem.tuning.sampler, problem.arms[0]
+    sampler = make_sampler(chosen, arm)
+    try:  # some arguments are looked at by the first trial alone
+        directions = [objective.direction for objective in problem.objectives]
+        optuna.create_study(sampler=sampler, directions=directions).ask(arm.distributions)
+    except (TypeError, ValueError) as error:
+        raise GridError(f"sampler: {chosen.name}: {str(error).splitlines()[0]}") from None
     _make("pruner", problem.tuning.pruner, problem.tuning.pruner.arguments)
     if len(problem.objectives) > 1 and problem.tuning.pruner.name != "NopPruner":
         raise problem.study.refuse(("pruner",), "Optuna prunes trials of one objective alone")

@@ -45,6 +45,15 @@ class Confirm(Frozen):
         "all", description="the arms whose defaults are trained beside their best"
     )
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _is_count_or_list(cls, value: object) -> object:
+        """One message, where the union's two parts would give one each."""
+        seeds = list(value) if isinstance(value, list | tuple) else [value]
+        if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len({*seeds}) < len(seeds):
+            raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {value!r}")
+        return value
+
     def fresh_seeds(self, used: tuple[int, ...]) -> tuple[int, ...]:
         if isinstance(self.seeds, int):
             return tuple(range(max(used) + 1, max(used) + 1 + self.seeds))

@@ -50,6 +50,8 @@ MAPS = "model.attention.num_maps"
         ({"objective": {"metric": "val_loss", "direction": "up"}}, ("minimize",)),
         ({"search": None, "study": "x"}, ("declares a study", "ablate run")),
         ({"search": "a/b"}, ("letters, digits",)),
+        ({"confirm": {"seeds": "x"}}, ("confirm.seeds: must be a number of fresh seeds", "got 'x'")),
+        ({"confirm": {"seeds": [7, 7]}}, ("confirm.seeds: must be",)),
     ],
 )  # fmt: skip
 def test_a_wrong_search_is_refused_in_one_message(pose_search: Pose, changes, words) -> None:
@@ -65,6 +67,7 @@ def test_a_wrong_search_is_refused_in_one_message(pose_search: Pose, changes, wo
         ({"sampler": "TPESamplr"}, ("did you mean 'TPESampler'",)),
         ({"sampler": {"name": "TPESampler", "n_startup": 3}}, ("did you mean 'n_startup_trials'",)),
         ({"sampler": {"name": "TPESampler", "seed": "x"}}, ("whole number",)),
+        ({"sampler": {"name": "TPESampler", "n_startup_trials": "x"}}, ("sampler: TPESampler: ", "'str'")),
         ({"pruner": "MedianPrune"}, ("did you mean 'MedianPruner'",)),
         ({"pruner": {"name": "ThresholdPruner"}}, ("ThresholdPruner",)),
         ({"pruner": "MedianPruner", "objective": ["val_loss", "train_loss"]}, ("one objective alone",)),
