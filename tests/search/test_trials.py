@@ -112,6 +112,19 @@ def test_arms_take_turns(pose_search: Pose, store: Store) -> None:
     assert [len(search.trials) for search in trials.searches] == [3, 3]
 
 
+def test_a_grid_tries_each_combination_that_exists(pose_search: Pose, store: Store) -> None:
+    space = {
+        "model.attention.name": ["standard", "linear_ensemble"],
+        "model.attention.num_maps": {"choices": [2, 4], "when": "attention == 'linear_ensemble'"},
+        RATE: [1e-3, 1e-2],
+    }
+    trials = Trials(pose_search(arm={"normalization": "prenorm"}, space=space, trials=6, sampler="GridSampler"), store)
+    tried = {(run.arm.axes.get("model.attention.num_maps"), run.arm.train.learning_rate) for run in train(trials)}
+    assert tried == {(maps, rate) for maps in (None, 2, 4) for rate in space[RATE]}
+    with pytest.raises(GridError, match="say 6"):
+        pose_search(arm={"normalization": "prenorm"}, space=space, trials=5, sampler="GridSampler")
+
+
 def test_a_known_configuration_is_not_trained_again(pose_search: Pose, store: Store) -> None:
     trials = Trials(pose_search(space={RATE: [1e-3, 1e-2]}, trials=12, sampler="RandomSampler"), store)
     assert len(train(trials)) == 2
