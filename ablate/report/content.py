@@ -92,6 +92,11 @@ class Report:
         """The rows at the headline's target: all axes, one arm after the other."""
         return tuple(row for row in self.rows if row.target == self.options.headline)
 
+    @cached_property
+    def growths(self) -> tuple[Trend, ...]:
+        """The trends on the headline's axis of cost, where the target that they are of is reported."""
+        return tuple(t for t in self.trends if t.axis == self.axis) if "final" in self.options.targets else ()
+
     def headline_of(self, arm: str) -> Mapping[str, SpeedUp]:
         return self._headlines.get(arm, {})
 

@@ -9,6 +9,7 @@ from ablate.analysis.arrow import Floats
 from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
 from ablate.report.drawing import Line, draw_column, draw_diagnostics
+from ablate.report.findings import name_family
 from ablate.report.offline import read_template, render
 from ablate.report.palette import assign_looks
 from ablate.report.rows import Table, caption_differences, name_levels, tabulate
@@ -71,6 +72,10 @@ def collect_data(report: Report) -> dict[str, Any]:
                 "bound": r.bound,
             }
             for r in report.rows
+        ],
+        "growths": [
+            {"label": name_family(trend), "along": trend.along, "levels": trend.levels, "arms": trend.arms}
+            for trend in report.growths
         ],
         "contrasts": {
             "differences": [_pack_contrast(e, report.labels[e.arm], e.arm) for e in report.differences],

@@ -11,6 +11,7 @@ from ablate.analysis.effects import LOSS
 from ablate.analysis.speedup import SpeedUp
 from ablate.report.content import Report
 from ablate.report.drawing import draw_column, draw_diagnostics
+from ablate.report.findings import name_family
 from ablate.report.palette import Look, assign_looks
 from ablate.report.rows import name_levels
 from ablate.report.words import AXIS_NAMES, clean_name, shorten, write_target
@@ -24,6 +25,7 @@ T = TypeVar("T")
 CAPTIONS = {
     "curves": "Validation loss against cost, with the band of the extremes over seeds",
     "speedup": "Speed-up of each arm over its baseline, with 95 % intervals",
+    "growth": "Speed-up to the baseline's final loss along the axis within which arms are compared",
     "ladder": "Speed-up against target",
     "differences": "Final validation loss: arm minus baseline, with 95 % intervals",
     "effects": "Effects of the axes on the final validation loss, with 95 % intervals",
@@ -48,12 +50,15 @@ _WIDTH = 6.4  # inches, the width of a text column
 
 
 def draw_pictures(report: Report) -> dict[str, Figure]:
-    """The figures by name: `curves`, `speedup` where arms are compared, and with `options.figures` all the others."""
+    """The figures by name: `curves`, `speedup` where arms are compared, `growth` where they are so along an axis of
+    numbers, and with `options.figures` all the others."""
     looks = assign_looks(report.arms)
     with styled():
         figures = {"curves": draw_curves(report, looks)}
         if report.headline_rows:
             figures["speedup"] = draw_speed_ups(report, looks)
+        if report.growths:
+            figures["growth"] = draw_growth(report, looks)
         if report.options.figures:
             figures |= _draw_others(report, looks)
     return figures
@@ -145,23 +150,50 @@ def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
     for place, arm in enumerate(report.results.compared_arms):
         aside = 0.4 * (place / (n_arms - 1) - 0.5) if n_arms > 1 else 0.0  # so that intervals do not overlap
         rows = {row.target: row for row in report.rows if (row.arm, row.axis) == (arm, axis)}
-        known = [(x + aside, rows[t], value) for x, t in enumerate(targets) if (value := _value(rows[t])) is not None]
-        ax.plot(
-            [x for x, _, _ in known], [v for _, _, v in known], label=shorten(report.labels[arm]), **_style(looks[arm])
-        )
-        for x, row, value in known:
-            ax.plot([x], [value], _marker(row, "v", "^"), color=looks[arm].color)
-            if row.ratio is not None and row.low is not None and row.high is not None:
-                ax.plot([x, x], [row.low, row.high], color=looks[arm].color)
-    ax.axhline(1.0, color=_NEUTRAL, linewidth=1, linestyle="--")
+        points = [(x + aside, rows[target]) for x, target in enumerate(targets)]
+        _join_ratios(ax, points, shorten(report.labels[arm]), looks[arm])
     ax.set_xticks(range(len(targets)), [f"{t:g}" if isinstance(t, float) else t for t in targets])
+    ax.set_xlabel("target: the baseline's loss at this share (%) of its budget")
+    _finish_ratios(ax, axis, len(report.results.compared_arms))
+    return figure
+
+
+def draw_growth(report: Report, looks: Mapping[str, Look]) -> Figure:
+    """A line a family of arms over the levels of an axis of numbers, on the headline's axis of cost, with intervals."""
+    along = report.growths[0].along
+    trends = [trend for trend in report.growths if trend.along == along]
+    figure, ax = _new_figure(3.2)
+    rows = {row.arm: row for row in report.rows if (row.axis, row.target) == (report.axis, "final")}
+    for place, trend in enumerate(trends):
+        aside = 1 + 0.04 * (place - (len(trends) - 1) / 2)  # so that intervals do not overlap
+        points = [(level * aside, rows[arm]) for level, arm in zip(trend.levels, trend.arms, strict=True)]
+        _join_ratios(ax, points, shorten(name_family(trend)), looks[trend.arms[-1]])
+    levels = sorted({level for trend in trends for level in trend.levels})
+    ax.set_xscale("log")
+    ax.set_xticks(levels, [f"{level:g}" for level in levels])
+    ax.minorticks_off()
+    ax.set_xlabel(shorten(along))
+    _finish_ratios(ax, report.axis, len(trends))
+    return figure
+
+
+def _join_ratios(ax: Axes, points: Sequence[tuple[float, SpeedUp]], label: str, look: Look) -> None:
+    """A line through the rows that have a value, with a marker and the interval of each."""
+    known = [(x, row, value) for x, row in points if (value := _value(row)) is not None]
+    ax.plot([x for x, _, _ in known], [value for _, _, value in known], label=label, **_style(look))
+    for x, row, value in known:
+        ax.plot([x], [value], _marker(row, "v", "^"), color=look.color)
+        if row.ratio is not None and row.low is not None and row.high is not None:
+            ax.plot([x, x], [row.low, row.high], color=look.color)
+
+
+def _finish_ratios(ax: Axes, axis: str, n_lines: int) -> None:
+    ax.axhline(1.0, color=_NEUTRAL, linewidth=1, linestyle="--")
     ax.set_yscale("log")
     ax.set_ylim(*_widen(ax.get_ylim()))
     _label_ratios(ax.yaxis)
-    ax.set_xlabel("target: the baseline's loss at this share (%) of its budget")
     ax.set_ylabel(f"speed-up in {AXIS_NAMES[axis]}")
-    _name_lines(ax, len(report.results.compared_arms))
-    return figure
+    _name_lines(ax, n_lines)
 
 
 def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:

@@ -209,6 +209,23 @@ def test_full_schedules_are_reported_where_the_horizon_is_an_axis(tmp_path):
     assert "Speed-up between full schedules" in made.paths["html"].read_text()
 
 
+def test_a_picture_shows_how_the_speed_up_grows(tmp_path):
+    store = Store(tmp_path / "growth")
+    arms = [
+        SyntheticArm(
+            f"{kind}-{n}", {"kind": kind, "context_length": n}, f"plain-{n}", {"context_length": n}, speedup=speed
+        )
+        for kind, n, speed in [("plain", 256, 1.0), ("plain", 1024, 1.0), ("new", 256, 1.2), ("new", 1024, 0.5)]
+    ]
+    write_study(store, arms, noise=0.001)
+    made, summary = report(store, tmp_path / "out")
+    assert summary["trends"][0]["bound"] == "at_most"
+    assert "figures/growth.svg" in made.paths["markdown"].read_text()
+    assert 'id="figure-growth"' in made.paths["html"].read_text()
+    other = report(store, tmp_path / "other", targets=("50",))[0]
+    assert 'id="figure-growth"' not in other.paths["html"].read_text()
+
+
 def test_the_python_door(store):
     study = load(store.path)
     assert repr(study) == "<study outputs: 4 arms, 12 of 12 runs finished>"

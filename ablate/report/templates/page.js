@@ -86,6 +86,28 @@
     })];
   }
 
+  const joinRatios = (rows, x, look, name) => ({
+    x: rows.map(x), y: rows.map(value), mode: "lines+markers", name,
+    line: { color: look.color, dash: look.dash }, error_y: { ...errors(rows), color: look.color },
+    marker: { size: 9, color: look.color, symbol: rows.map((row) => (row.ratio !== null ? "circle" : row.bound === "at_most" ? "triangle-down" : "triangle-up")) },
+    text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + name + "</extra>",
+  });
+
+  function drawGrowth() {
+    const along = data.growths[0].along, growths = data.growths.filter((growth) => growth.along === along);
+    const traces = growths.map((growth, place) => {
+      const levels = new Map(growth.arms.map((arm, i) => [arm, growth.levels[i] * (1 + 0.04 * (place - (growths.length - 1) / 2))])); // so that intervals do not overlap
+      const rows = data.speedup.filter((row) => row.target === "final" && levels.has(row.arm) && drawn(row)).sort((a, b) => levels.get(a.arm) - levels.get(b.arm));
+      return joinRatios(rows, (row) => levels.get(row.arm), looks.get(growth.arms[growth.arms.length - 1]), plain(growth.label));
+    });
+    const levels = [...new Set(growths.flatMap((growth) => growth.levels))];
+    return [traces, layout({
+      xaxis: { title: { text: plain(along) }, type: "log", tickvals: levels, ticktext: levels.map(String) },
+      yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter((row) => row.target === "final" && drawn(row))), shapes: [unity("h")],
+      showlegend: growths.length > 1,
+    })];
+  }
+
   function drawLadder() {
     const index = new Map(data.targets.map((entry, place) => [entry.target, place]));
     const traces = [];
@@ -93,12 +115,7 @@
     const aside = (place) => (compared.length > 1 ? 0.4 * (place / (compared.length - 1) - 0.5) : 0); // so that intervals do not overlap
     for (const [place, arm] of compared.entries()) {
       const rows = data.speedup.filter((row) => row.arm === arm.arm && drawn(row));
-      traces.push({
-        x: rows.map((row) => index.get(row.target) + aside(place)), y: rows.map(value), mode: "lines+markers", name: nameOf(arm),
-        line: { color: arm.color, dash: arm.dash }, error_y: { ...errors(rows), color: arm.color },
-        marker: { size: 9, color: arm.color, symbol: rows.map((row) => (row.ratio !== null ? "circle" : row.bound === "at_most" ? "triangle-down" : "triangle-up")) },
-        text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + nameOf(arm) + "</extra>",
-      });
+      traces.push(joinRatios(rows, (row) => index.get(row.target) + aside(place), arm, nameOf(arm)));
     }
     const texts = data.targets.map((entry) => (typeof entry.target === "number" ? String(entry.target) : entry.target === "final" ? "final" : entry.target + " %"));
     return [traces, layout({
@@ -164,6 +181,7 @@
   const figures = {
     curves: { draw: drawCurves, table: curveTable },
     speedup: { draw: drawSpeedUps, table: () => speedUpTable((row) => row.target === data.target) },
+    growth: { draw: drawGrowth, table: () => speedUpTable((row) => row.target === "final") },
     ladder: { draw: drawLadder, table: () => speedUpTable(() => true) },
     differences: { draw: drawContrasts("differences"), table: contrastTable("differences") },
     effects: { draw: drawContrasts("effects"), table: contrastTable("effects") },
