@@ -204,7 +204,7 @@ def test_a_model_without_attention_reports_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"window": 3}, {"softcap": 1.5, "bias": "dense"}, {"sink": True, "bias": "decay"}], ids=str
+    "settings", [{"window": 3, "softcap": 1.5, "bias": "dense"}, {"sink": True, "bias": "decay"}], ids=str
 )
 def test_flex_is_traced_whole(settings: dict[str, Any]) -> None:
     """Masks and score functions become part of a compiled model's graph."""
