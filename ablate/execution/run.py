@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
 from ablate.errors import DataError
-from ablate.execution.events import Outcome
+from ablate.execution.events import Event, Outcome
 from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.interruption import at_work
 from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
@@ -79,7 +79,7 @@ def run_study(
     if not pending and not n_more:
         store.write_study(record)
         if not is_complete(options.tracking_uri, store, record):
-            _close(MlflowMirror(options.tracking_uri, store, record), options, console)
+            _close(MlflowMirror(options.tracking_uri, store, record), options, console, view)
         return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=False)
 
     # Ray takes a second to load, and is of no use where nothing is left to train.
@@ -131,15 +131,14 @@ def run_study(
         with view.shown(runs, placement.lanes):
             outcome = driver.train(runs)
             housekeeper.tidy()
-    _close(mirror, options, console)
+    _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
 
 
-def _close(mirror: MlflowMirror, options: Options, console: Console) -> None:
+def _close(mirror: MlflowMirror, options: Options, console: Console, view: View) -> None:
     with console.status(f"bringing MLflow at {redact(options.tracking_uri)} up to date"):
         mirror.close()
     if mirror.behind:
-        console.print(
-            f"{mirror.behind}; the curves on disk are whole, and the next `ablate run` brings the rest", markup=False
-        )
+        text = f"{mirror.behind}; the curves on disk are whole, and the next `ablate run` brings the rest"
+        view.observe(Event("notice", text=text))
