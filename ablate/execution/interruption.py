@@ -30,8 +30,8 @@ class Interruption:
     def caught(self, stop: Callable[[], None]) -> Iterator[None]:
         """The first signal calls `stop`, which saves checkpoints; the second one does not wait for them.
 
-        A signal that this process was started to ignore stays ignored: `nohup` asks for that with SIGHUP, and a shell's
-        background with SIGINT.
+        A hangup that this process was started to ignore stays ignored: `nohup` asks for that. SIGINT is heard in any
+        case: a script's background is started to ignore it, and who sends it there means it.
         """
 
         def hear(_signal: int, _frame: FrameType | None) -> None:
@@ -40,7 +40,8 @@ class Interruption:
             stop()
 
         is_main = threading.current_thread() is threading.main_thread()
-        heard = [number for number in SIGNALS if is_main and signal.getsignal(number) is not signal.SIG_IGN]
+        is_under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in SIGNALS if is_main and not (number == signal.SIGHUP and is_under_nohup)]
         before = {number: signal.signal(number, hear) for number in heard}
         try:
             yield

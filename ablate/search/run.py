@@ -48,7 +48,8 @@ def run_search(
             if confirmation is not None:
                 place_of = Store(store.path.parent / confirmation.study.study)
                 outcome = run_study(confirmation, place_of, base, options, console, view)
-        report_search(problem, trials, store, options, console, out)
+        # How it ended is told to those too who want to be told of nothing else.
+        report_search(problem, trials, store, options, Console(stderr=view.as_json), out)
     return outcome
 
 

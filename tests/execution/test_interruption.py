@@ -45,6 +45,19 @@ def test_a_hangup_that_nohup_ignores_stops_nothing(store: Store) -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+def test_ctrl_c_is_heard_by_what_a_script_started_in_the_background(store: Store) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interruption = Interruption(store)
+
+    def stop() -> None:
+        interruption.is_set = True
+
+    with interruption.caught(stop):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interruption.is_set
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 def test_a_stop_is_heard_from_the_moment_that_a_driver_is_at_work(store: Store) -> None:
     with at_work(store) as interruption:
         assert store.has_driver()
