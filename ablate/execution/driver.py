@@ -67,7 +67,7 @@ class Driver:
         self.software = describe_software()
         self.interruption = interruption or Interruption(store)
         self.halted = ""
-        self._deaths: dict[str, tuple[int, int]] = {}
+        self._deaths: dict[str, tuple[int, int, int]] = {}  # at which progress, how many, how many once it had begun
         self._busy: set[str] = set()
         self._lost: set[str] = set()
         self._cuts: dict[str, str] = {}  # why, by run
@@ -226,10 +226,11 @@ class Driver:
             waiting.appendleft(run)  # and no call on the cluster would return
             return
         is_death, is_group = not isinstance(error, RayTaskError), self.placement.processes > 1
+        has_begun = is_death and lane.employs(self.store.run(run.run_id).read_status().worker)
         if is_death or is_group:
             lane.dismiss(by_force=is_group)
         if is_death:
-            self._retry(run, waiting, error)
+            self._retry(run, waiting, error, has_begun=has_begun)
         elif is_starved(error) and (less := self._reduce(run, "out of memory")):
             waiting.appendleft(run)
             self.observe(Event("retry", run, text=f"out of memory{less}"))
@@ -248,24 +249,27 @@ class Driver:
             self.observe(Event("retry", run, text="another process is training it"))
         time.sleep(POLL_S)
 
-    def _retry(self, run: Run, waiting: deque[Run], error: RayError) -> None:
+    def _retry(self, run: Run, waiting: deque[Run], error: RayError, *, has_begun: bool) -> None:
         """The process died, of a signal or for want of memory: another one goes on from the run's checkpoint.
 
         Ray says where it killed for want of memory. Where the kernel did, nobody says so; a run that dies a second time
         without having come further gets the smaller micro-batch on that suspicion, and not before, because a run that
-        was merely shot must go on bit for bit.
+        was merely shot must go on bit for bit. It is not suspected of a death before it began: of a worker that died
+        idle nobody hears until a run is handed to it.
         """
         folder = self.store.run(run.run_id)
         progress = folder.checkpoint.stat().st_mtime_ns if folder.checkpoint.exists() else 0
-        before, deaths = self._deaths.get(run.run_id, (progress, 0))
-        deaths = deaths + 1 if progress == before else 1
-        self._deaths[run.run_id] = (progress, deaths)
+        before, deaths, suspicious = self._deaths.get(run.run_id, (progress, 0, 0))
+        if progress != before:
+            deaths, suspicious = 0, 0
+        deaths, suspicious = deaths + 1, suspicious + has_begun
+        self._deaths[run.run_id] = (progress, deaths, suspicious)
         if deaths >= MAX_ATTEMPTS:
             reason = str(error).strip().rsplit("\n", 1)[-1]
             self._give_up(run, f"its worker process died {deaths} times without coming further: {reason}")
             return
         text = "its worker died; another goes on from the last checkpoint"
-        if isinstance(error, OutOfMemoryError) or deaths == MAX_ATTEMPTS - 1:
+        if isinstance(error, OutOfMemoryError) or (has_begun and suspicious == MAX_ATTEMPTS - 1):
             text += self._reduce(run, "its process was killed, perhaps for want of memory")
         waiting.appendleft(run)
         self.observe(Event("retry", run, text=text))

@@ -75,6 +75,10 @@ class Lane:
                 self._names = () if waiting else ray.get(done)
         return bool(self._names)
 
+    def employs(self, name: str) -> bool:
+        """Whether a worker of this name, as it calls itself in a run's status, is one of these."""
+        return self.is_ready() and name in self._names
+
     def begin(self, run: Run, job: Job) -> None:
         self.run, self._ended, self._errors = run, {}, []
         self.tasks = {worker.train.remote(job): rank for rank, worker in enumerate(self.workers)}

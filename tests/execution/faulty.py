@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ablate.execution import recorder
-from ablate.execution.worker import RunWorker
+from ablate.execution.worker import Job, Result, RunWorker
 from ablate.training.loop import Outcome, train
 
 
@@ -68,8 +68,14 @@ class LosingWorker(_FaultyWorker):
 
 
 class TroubledWorker(_FaultyWorker):
-    """Dies, as of a signal, of differential attention with more than 2 sequences at once, and always in the middle of
-    the linear ensemble; raises, the first time, from the second differential attention."""
+    """Dies, as of a signal, of differential attention with more than 2 sequences at once, always in the middle of the
+    linear ensemble, and twice before standard attention begins; raises, the first time, from the second differential
+    attention."""
+
+    def train(self, job: Job) -> Result:
+        if job.config["model"]["attention"]["name"] == "standard" and any(_is_first(self, name) for name in "ab"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train(job)
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         name, settings, recorder = arguments[0].attention.name, arguments[1], arguments[4]

@@ -45,7 +45,7 @@ def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
 
 @pytest.fixture(scope="module")
 def troubled(make_bench):
-    """A study of four arms, three of which are in trouble, and how it ended."""
+    """A study of four arms, all of which are in trouble, and how it ended."""
     attentions = ["standard", "differential", "differential_v2", "linear_ensemble"]
     bench = make_bench(matrix={"attention": attentions})
     rule = Onlooker()
@@ -62,11 +62,17 @@ def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batc
     assert "want of memory" in status.notes[-1]
 
 
-def test_runs_that_always_die_or_raise_fail_alone(troubled, undisturbed) -> None:
+def test_a_run_is_not_suspected_of_deaths_before_it_began(troubled, undisturbed) -> None:
+    bench, _, folders, _ = troubled
+    assert sum(event.kind == "retry" and event.run.arm.name == "attention=standard" for event in bench.events) == 2
+    assert folders["standard"].read_status().micro_batch_size is None
+    assert bench.curves()["attention=standard,0"] == undisturbed["attention=standard,0"]
+
+
+def test_runs_that_always_die_or_raise_fail_alone(troubled) -> None:
     bench, outcome, folders, _ = troubled
     assert outcome.states == {"finished": 2, "failed": 2}
     assert outcome.exit_code == 1
-    assert bench.curves()["attention=standard,0"] == undisturbed["attention=standard,0"]
     assert "died 3 times" in bench.texts()
     assert "died 3 times" in folders["linear_ensemble"].read_status().error
     error = folders["differential_v2"].read_status().error
