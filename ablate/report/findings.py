@@ -8,7 +8,7 @@ from typing import Literal
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.trend import Trend
 from ablate.report.answer import LISTED, SIGNIFICANT
-from ablate.report.words import AXIS_NAMES, NOTHING, join, label_level, write_ratio
+from ablate.report.words import AXIS_NAMES, NOTHING, join, label_level, write_bounded
 
 Direction = Literal["up", "down", "undecided"]
 
@@ -32,15 +32,8 @@ def judge_trend(trend: Trend) -> Direction:
 
 def write_growth(trend: Trend) -> str:
     """The growth with its interval, its bound, or the reason for neither."""
-    if trend.bound == "at_most":
-        return f"at most {write_ratio(trend.high)}"
-    if trend.bound == "at_least":
-        return f"at least {write_ratio(trend.low)}"
-    if trend.growth is None:
-        return "not determined"
-    if trend.low is None or trend.high is None:
-        return f"{write_ratio(trend.growth)} (no interval)"
-    return f"{write_ratio(trend.growth)} [{trend.low:.2f}, {trend.high:.2f}]"
+    bound = "not_determined" if trend.growth is None and trend.bound is None else trend.bound
+    return write_bounded(trend.growth, trend.low, trend.high, bound)
 
 
 def name_family(trend: Trend) -> str:
@@ -78,8 +71,7 @@ def write_change(trend: Trend) -> str:
     """How the difference of losses changes, with its interval where it has one."""
     if trend.loss_change is None:
         return NOTHING
-    is_known = trend.loss_low is not None and trend.loss_high is not None
-    return f"{trend.loss_change:+.4f}" + (f" [{trend.loss_low:+.4f}, {trend.loss_high:+.4f}]" if is_known else "")
+    return _write_signed(trend.loss_change, trend.loss_low, trend.loss_high)
 
 
 _TREND_WORDS: dict[Direction, str] = {
@@ -136,8 +128,12 @@ def _name(effect: Effect, link: str = " with ") -> str:
 
 
 def _write(effect: Effect) -> str:
-    interval = f" [{effect.low:+.4f}, {effect.high:+.4f}]" if effect.low is not None and effect.high is not None else ""
-    return f"{effect.estimate:+.4f}{interval}"
+    return _write_signed(effect.estimate, effect.low, effect.high)
+
+
+def _write_signed(value: float, low: float | None, high: float | None) -> str:
+    interval = f" [{low:+.4f}, {high:+.4f}]" if low is not None and high is not None else ""
+    return f"{value:+.4f}{interval}"
 
 
 def _judge(effect: Effect) -> Direction:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ablate.analysis.speedup import SpeedUp, Target
+from ablate.analysis.speedup import Bound, SpeedUp, Target
 from ablate.analysis.summary import Spread
 from ablate.tracking.records import ArmRecord, Value
 from ablate.words import format_count
@@ -56,17 +56,22 @@ def write_ratio(value: float | None) -> str:
 
 def write_speed_up(row: SpeedUp) -> str:
     """The value of a row with its interval, its bound, or the reason for neither."""
-    if row.bound == "at_most":
-        return f"at most {write_ratio(row.high)}"
-    if row.bound == "at_least":
-        return f"at least {write_ratio(row.low)}"
-    if row.bound == "not_determined":
+    return write_bounded(row.ratio, row.low, row.high, row.bound)
+
+
+def write_bounded(ratio: float | None, low: float | None, high: float | None, bound: Bound | None) -> str:
+    """A ratio with its interval, its bound, or the reason for neither."""
+    if bound == "at_most":
+        return f"at most {write_ratio(high)}"
+    if bound == "at_least":
+        return f"at least {write_ratio(low)}"
+    if bound == "not_determined":
         return "not determined"
-    if row.ratio is None:
+    if ratio is None:
         return NOTHING
-    if row.low is None or row.high is None:
-        return f"{write_ratio(row.ratio)} (no interval)"
-    return f"{write_ratio(row.ratio)} [{row.low:.2f}, {row.high:.2f}]"
+    if low is None or high is None:
+        return f"{write_ratio(ratio)} (no interval)"
+    return f"{write_ratio(ratio)} [{low:.2f}, {high:.2f}]"
 
 
 def write_target(target: Target) -> str:
