@@ -43,7 +43,11 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     ceilings = " and ".join(f"{value:.0f} TFLOP/s in {name}" for name, value in report["ceiling_tflops"].items())
     yield f"{report['device']}; {versions}. The ceiling is a large matrix product on the same device: {ceilings}."
     yield f"A window is {report['steps_a_window']} steps; the median window counts. First steps are in seconds.\n"
-    yield from _table(COLUMNS, [_row(speed) for speed in report["arms"]])
+    n = report.get("together", 1)  # reports of before it was measured have none
+    if n > 1:
+        yield f"{n} together: all tokens of {n} processes that train the arm at once on the device.\n"
+    rows = [(*_row(speed), *together_cells(n, speed)) for speed in report["arms"]]
+    yield from _table((*COLUMNS, *together_columns(n)), rows)
     for speed in report["arms"]:
         for title, parts in (("parts", speed["components_ms"]), ("kernels", speed["kernels_ms"])):
             if parts:
@@ -67,6 +71,23 @@ def _row(speed: Mapping[str, Any]) -> tuple[str, ...]:
         "" if cold is None else f"{cold:.1f}",
         f"{speed['first_step_warm_s']:.1f}",
         speed["backend"],
+    )
+
+
+def together_columns(n: int) -> tuple[str, ...]:
+    """What a table says of `n` processes at once: nothing of one."""
+    return (f"{n} together, tokens/s", "x alone") if n > 1 else ()
+
+
+def together_cells(n: int, speed: Mapping[str, Any]) -> tuple[str, ...]:
+    """An arm's cells below `together_columns`, blank where it failed."""
+    if n == 1:
+        return ()
+    tokens_per_s = speed["together_tokens_per_s"]
+    return (
+        ("", "")
+        if tokens_per_s is None
+        else (format_count(tokens_per_s), f"{tokens_per_s / speed['tokens_per_s']:.2f}")
     )
 
 

@@ -353,6 +353,7 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps in each timed window.")] = 10,
     cold: Annotated[bool, typer.Option("--cold", help="Time the first step with an empty compilation cache.")] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Where a step's time goes, part by part.")] = False,
+    together: Annotated[int, typer.Option(min=1, help="Then also as so many processes that share the device.")] = 1,
     as_json: AsJson = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write STUDY.json, and STUDY.md made from it, there.")
@@ -372,6 +373,7 @@ def bench(
         steps=steps,
         is_cold=cold,
         has_profile=profile,
+        together=together,
     )
     if out is not None:
         write_bench(asdict(report), out)

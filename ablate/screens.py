@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ablate.bench_page import together_cells, together_columns
 from ablate.tracking.curve import read_curve
 from ablate.words import format_count, format_seconds
 
@@ -230,6 +232,8 @@ def print_speeds(report: BenchReport) -> None:
     for name in names:
         table.add_column(name, justify="right")
     table.add_column("attention")
+    for name in together_columns(report.together):
+        table.add_column(name, justify="right")
     for speed in report.arms:
         cold = "" if speed.first_step_cold_s is None else f"{speed.first_step_cold_s:.1f} s"
         table.add_row(
@@ -243,6 +247,7 @@ def print_speeds(report: BenchReport) -> None:
             cold,
             f"{speed.first_step_warm_s:.1f} s",
             speed.backend,
+            *together_cells(report.together, asdict(speed)),
         )
     console.print(table)
     for speed in report.arms:

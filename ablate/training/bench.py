@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import gc
 import platform
 import statistics
 import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from ablate.data import Corpus, CorpusInfo
 from ablate.errors import ResourceError
 from ablate.study.schema import TrainConfig
 from ablate.training.components import time_components, time_kernels
-from ablate.training.loop import Training, peak_memory_bytes
+from ablate.training.loop import peak_memory_bytes
 from ablate.training.precision import PRECISIONS, forbid_tf32
-from ablate.training.timing import now, time_call
+from ablate.training.timing import time_call
+from ablate.training.together import time_together
+from ablate.training.windows import WARM_UP_STEPS, WINDOWS, random_corpus, run_windows, start
 from ablate_model import ModelConfig
 from ablate_model.kernels.call import BackendError
 
-WINDOWS = 5  # the median of so many is reported
-WARM_UP_STEPS = 3
-MANY_STEPS = 1_000_000  # of the schedule: its end is never reached
 CEILING_SIZE = {"cuda": 8192, "cpu": 1024}  # of the square matrices whose product is the ceiling
 FOREIGN_BYTES = 2 << 30  # of GPU memory that is not this process's: more than an idle context takes
 
@@ -39,6 +34,9 @@ class Speed:
     `model_tflops` counts the arm's own matrix products, causal attention as half of the square; `ceiling_share` is by a
     large matrix product on the same device. `first_step_s` is from nothing to the end of the first optimizer step,
     `cold` with an empty compilation cache, `warm` with a full one. `components_ms` and `kernels_ms` sum up one step.
+
+    `together_tokens_per_s` counts all processes that train the arm at once (`BenchReport.together`), by the median of
+    `together_windows_ms`: a window's time, until the last process has ended it, over its steps.
     """
 
     arm: str
@@ -56,6 +54,8 @@ class Speed:
     last_loss: float
     components_ms: Mapping[str, float] = field(default_factory=dict)
     kernels_ms: Mapping[str, float] = field(default_factory=dict)
+    together_windows_ms: tuple[float, ...] = ()
+    together_tokens_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class BenchReport:
     """All arms of a study on one device, and the command that measured them.
 
     `ceiling_tflops` is by the precision of matrix products; `failed` says which arms did not run, and why.
-    An arm fails that needs more memory than there is, or names an attention backend that cannot compute it.
+    An arm fails that needs more memory than there is, or names an attention backend that cannot compute it; one that
+    fails only where several processes train it at once stands in `arms` too. `together` says how many did, 1 that it
+    was not tried.
     """
 
     study: str
@@ -75,6 +77,7 @@ class BenchReport:
     ceiling_tflops: Mapping[str, float]
     arms: tuple[Speed, ...]
     failed: Mapping[str, str]
+    together: int = 1
 
 
 def bench_arms(
@@ -86,8 +89,12 @@ def bench_arms(
     steps: int,
     is_cold: bool,
     has_profile: bool,
+    together: int = 1,
 ) -> BenchReport:
-    """Measure one arm after the other. Raises `ResourceError` where other work holds the GPU's memory."""
+    """Measure one arm after the other, each alone and then, from 2 on, as `together` processes at once.
+
+    Raises `ResourceError` where other work holds the GPU's memory.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads)
     forbid_tf32()
@@ -113,9 +120,19 @@ def bench_arms(
                     has_profile=has_profile,
                 )
             )
-        except (torch.OutOfMemoryError, BackendError) as error:
+            if together > 1:
+                windows_ms = time_together(together, model, train, device=device, threads=threads, steps=steps)
+                speeds[-1] = _add_together(speeds[-1], together, windows_ms)
+        except (torch.OutOfMemoryError, BackendError, ResourceError) as error:
             failed[name] = str(error).splitlines()[0]
-    return BenchReport(study, command, _name(device), _versions(), threads, steps, ceilings, tuple(speeds), failed)
+    return BenchReport(
+        study, command, _name(device), _versions(), threads, steps, ceilings, tuple(speeds), failed, together
+    )
+
+
+def _add_together(speed: Speed, n: int, windows_ms: tuple[float, ...]) -> Speed:
+    tokens_per_s = 1000 * n * speed.tokens_per_step / statistics.median(windows_ms)
+    return replace(speed, together_windows_ms=windows_ms, together_tokens_per_s=tokens_per_s)
 
 
 def _name(device: torch.device) -> str:
@@ -127,19 +144,6 @@ def _versions() -> dict[str, str]:
     if torch.version.cuda:
         found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
     return found
-
-
-class _Nowhere:
-    """A recorder that keeps nothing."""
-
-    def log(self, record: Mapping[str, Any]) -> None: ...
-
-    def save(self, state: dict[str, Any]) -> None: ...
-
-    def load(self) -> dict[str, Any] | None:
-        return None
-
-    def beat(self, step: int) -> None: ...
 
 
 def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
@@ -176,19 +180,11 @@ def bench_arm(
     has_profile: bool,
 ) -> Speed:
     """Train the arm for a few windows of `steps` steps. Raises `torch.OutOfMemoryError` where it does not fit."""
-    train = train.model_copy(update={"steps": MANY_STEPS})
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, _cache(is_cold):
-        corpus = _random_corpus(Path(folder), model.vocab_size, train.batch_size * model.context_length)
-        first_s = _start(model, train, corpus, device)[1]
-        training, warm_s = _start(model, train, corpus, device)
-        for step in range(WARM_UP_STEPS):
-            training.step(step + 2)
-        windows_ms = []
-        for window in range(WINDOWS):
-            started = now(training.device)
-            for step in range(steps):
-                training.step(WARM_UP_STEPS + 2 + window * steps + step)
-            windows_ms.append(1000 * (now(training.device) - started) / steps)
+        corpus = random_corpus(Path(folder), model, train)
+        first_s = start(model, train, corpus, device)[1]
+        training, warm_s = start(model, train, corpus, device)
+        windows_ms = tuple(1000 * (ended - began) / steps for began, ended in run_windows(training, steps))
         peak = peak_memory_bytes(device)
         step_ms = statistics.median(windows_ms)
         tflops = training.flops_per_step / step_ms / 1e9
@@ -199,7 +195,7 @@ def bench_arm(
             n_params=model.num_params(),
             tokens_per_step=training.tokens_per_step,
             backend=f"{attention['backend']} ({attention['kernel']})",
-            windows_ms=tuple(windows_ms),
+            windows_ms=windows_ms,
             step_ms=step_ms,
             tokens_per_s=1000 * training.tokens_per_step / step_ms,
             model_tflops=tflops,
@@ -213,18 +209,6 @@ def bench_arm(
         )
 
 
-def _start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.device) -> tuple[Training, float]:
-    """A run after its first step, and how long that took."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    started = now(device)
-    training = Training(model, train, 0, corpus, _Nowhere(), device)
-    training.warm_up()
-    training.step(1)
-    return training, now(training.device) - started
-
-
 def _cache(is_empty: bool) -> AbstractContextManager[object]:
     """Inductor's and Triton's caches, empty ones where the cold start is to be timed."""
     if not is_empty:
@@ -233,12 +217,3 @@ def _cache(is_empty: bool) -> AbstractContextManager[object]:
 
     cache: AbstractContextManager[object] = fresh_cache()
     return cache
-
-
-def _random_corpus(folder: Path, vocab_size: int, tokens_per_step: int) -> Corpus:
-    n = 4 * tokens_per_step
-    tokens = np.random.default_rng(0).integers(vocab_size, size=n, dtype=np.uint32)
-    for split in ("train", "validation"):
-        tokens.tofile(folder / f"{split}.bin")
-    info = CorpusInfo("random", n, n, vocab_size)
-    return Corpus(info, folder / "train.bin", folder / "validation.bin", "<u4")

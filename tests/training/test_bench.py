@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
+from typing import ClassVar
 
 import pytest
 import torch
 
 from ablate.bench_page import describe_bench, write_bench
 from ablate.errors import ResourceError
+from ablate.screens import print_speeds
 from ablate.training import bench
 from ablate.training.bench import WINDOWS, bench_arms
+from ablate.training.together import time_together
+from ablate_model import ModelConfig
 
 ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+QUICK = {"threads": 1, "steps": 2, "is_cold": False, "has_profile": False}
 
 
 @pytest.fixture(scope="module")
 def report(make_small_arm):
     arms = {"small": make_small_arm(), "flex": make_small_arm(attention="flex")}
-    return bench_arms(
-        arms, study="small", command="ablate bench small.yaml", threads=1, steps=2, is_cold=False, has_profile=True
-    )
+    settings = {**QUICK, "has_profile": True}
+    return bench_arms(arms, study="small", command="ablate bench small.yaml", together=2, **settings)
 
 
 @pytest.fixture(scope="module")
 def make_small_arm():
     from ablate.study.schema import TrainConfig
-    from ablate_model import ModelConfig
 
     def make(attention: str = "auto"):
         model = ModelConfig(d_model=16, n_layers=2, n_heads=2, vocab_size=32, context_length=12, normalization="ngpt")
@@ -61,6 +67,59 @@ def test_an_arm_that_cannot_run_fails_alone(report):
     assert report.failed == {"flex": "flex has no gradients on a CPU; use sdpa or math"}
 
 
+def test_processes_at_once_count_as_one(report):
+    (speed,) = report.arms
+    assert report.together == 2
+    assert len(speed.together_windows_ms) == WINDOWS
+    assert min(speed.together_windows_ms) > 0
+    assert speed.together_tokens_per_s == pytest.approx(1000 * 2 * 48 / median(speed.together_windows_ms))
+
+
+def test_an_error_of_one_of_several_processes_is_the_reason(make_small_arm):
+    with pytest.raises(ResourceError, match=r"^2 together: \S*BackendError: flex has no gradients on a CPU"):
+        time_together(2, *make_small_arm(attention="flex"), device=CPU, threads=1, steps=1)
+
+
+class Mortal(ModelConfig):
+    """A config that ends the first process that it is sent to."""
+
+    mark: ClassVar[Path]
+
+    def __reduce__(self):
+        return _arrive, (self.mark, self.to_dict())
+
+
+def _arrive(mark: Path, settings):
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return ModelConfig.parse(settings)
+    return os._exit(1)
+
+
+def test_processes_do_not_wait_for_one_that_died(make_small_arm, tmp_path, monkeypatch):
+    model, train = make_small_arm()
+    monkeypatch.setattr(Mortal, "mark", tmp_path / "mark", raising=False)
+    with pytest.raises(ResourceError, match=r"^2 together: process . terminated with exit code 1$"):
+        time_together(2, Mortal.parse(model.to_dict()), train, device=CPU, threads=1, steps=1)
+
+
+def test_an_arm_that_fails_only_together_keeps_its_figures(make_small_arm, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ResourceError("2 together: out of memory")
+
+    monkeypatch.setattr(bench, "time_together", fail)
+    report = bench_arms({"small": make_small_arm()}, study="small", command="", together=2, **QUICK)
+    (speed,) = report.arms
+    assert speed.tokens_per_s > 0
+    assert speed.together_tokens_per_s is None
+    assert report.failed == {"small": "2 together: out of memory"}
+    page = describe_bench(asdict(report))
+    assert page.endswith(f"| {speed.backend} |  |  |\n\nsmall failed: 2 together: out of memory\n")
+    print_speeds(report)
+    assert "failed: small: 2 together: out of memory" in capsys.readouterr().out
+
+
 def test_other_work_on_the_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (10 << 30, 80 << 30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _device: 1 << 30)
@@ -75,6 +134,8 @@ def test_the_page_is_made_from_the_json(report, tmp_path):
     assert page == describe_bench(json.loads((tmp_path / "small.json").read_text()))
     (speed,) = report.arms
     assert f"| small | {speed.n_params / 1000:.3g}k |" in page
+    assert "| attention | 2 together, tokens/s | x alone |" in page
+    assert f" {speed.together_tokens_per_s / speed.tokens_per_s:.2f} |\n" in page
     assert f"| {speed.components_ms['attention']:.2f} | `attention` |" in page
     assert "flex failed: flex has no gradients on a CPU" in page
 

@@ -1,0 +1,69 @@
+"""How fast several runs train that share one device, each in a process of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import torch
+from torch.multiprocessing.spawn import ProcessException, spawn
+
+from ablate.data import Corpus
+from ablate.errors import ResourceError
+from ablate.study.schema import TrainConfig
+from ablate.training.precision import forbid_tf32
+from ablate.training.windows import free_memory, random_corpus, run_windows, start
+from ablate_model import ModelConfig
+
+PATIENCE_S = 600.0  # of one process for the others, of which the slowest may be compiling
+
+
+def time_together(
+    n: int, model: ModelConfig, train: TrainConfig, *, device: torch.device, threads: int, steps: int
+) -> tuple[float, ...]:
+    """Milliseconds of a step that `n` processes make at once, for each window: until the last has ended its steps.
+
+    The processes begin a window together, and share out the `threads`, at least one each.
+    Raises `ResourceError` where one of them fails, by want of memory for one, or dies; the others end with it.
+    """
+    free_memory(device)  # of what was measured alone before
+    context = get_context("spawn")  # a process that has used CUDA cannot be forked
+    barrier: Barrier = context.Barrier(n, timeout=PATIENCE_S)
+    found: SimpleQueue[list[tuple[float, float]]] = context.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
+        corpus = random_corpus(Path(folder), model, train)
+        share = max(1, threads // n)
+        try:
+            spawn(_train, (model, train, corpus, device, share, steps, barrier, found), n, daemon=True)  # type: ignore[no-untyped-call]
+        except ProcessException as error:
+            raise ResourceError(f"{n} together: {_name_cause(error.msg)}") from error
+    windows = zip(*(found.get() for _ in range(n)), strict=True)
+    return tuple(
+        1000 * (max(ended for _, ended in window) - min(began for began, _ in window)) / steps for window in windows
+    )
+
+
+def _name_cause(message: str) -> str:
+    """What a process died of, or the line of its traceback that names the error."""
+    lines = message.rpartition("Traceback (most recent call last):\n")[2].splitlines()
+    return next(line for line in lines if line and not line[0].isspace())
+
+
+def _train(
+    _rank: int,
+    model: ModelConfig,
+    train: TrainConfig,
+    corpus: Corpus,
+    device: torch.device,
+    threads: int,
+    steps: int,
+    barrier: Barrier,
+    found: SimpleQueue[list[tuple[float, float]]],
+) -> None:
+    torch.set_num_threads(threads)
+    forbid_tf32()
+    training, _ = start(model, train, corpus, device)
+    found.put(run_windows(training, steps, barrier.wait))

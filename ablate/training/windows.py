@@ -1,0 +1,82 @@
+"""A run on random tokens, started and timed in windows, for benchmarks."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ablate.data import Corpus, CorpusInfo
+from ablate.study.schema import TrainConfig
+from ablate.training.loop import Training
+from ablate.training.timing import now
+from ablate_model import ModelConfig
+
+WINDOWS = 5  # the median of so many is reported
+WARM_UP_STEPS = 3
+MANY_STEPS = 1_000_000  # of the schedule: its end is never reached
+
+
+class _Nowhere:
+    """A recorder that keeps nothing."""
+
+    def log(self, record: Mapping[str, Any]) -> None: ...
+
+    def save(self, state: dict[str, Any]) -> None: ...
+
+    def load(self) -> dict[str, Any] | None:
+        return None
+
+    def beat(self, step: int) -> None: ...
+
+
+def random_corpus(folder: Path, model: ModelConfig, train: TrainConfig) -> Corpus:
+    """Tokens of a few batches, written into `folder`."""
+    n = 4 * train.batch_size * model.context_length
+    tokens = np.random.default_rng(0).integers(model.vocab_size, size=n, dtype=np.uint32)
+    for split in ("train", "validation"):
+        tokens.tofile(folder / f"{split}.bin")
+    info = CorpusInfo("random", n, n, model.vocab_size)
+    return Corpus(info, folder / "train.bin", folder / "validation.bin", "<u4")
+
+
+def start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.device) -> tuple[Training, float]:
+    """A run after its first step, and the seconds from nothing to there."""
+    free_memory(device)
+    train = train.model_copy(update={"steps": MANY_STEPS})
+    started = now(device)
+    training = Training(model, train, 0, corpus, _Nowhere(), device)
+    training.warm_up()
+    training.step(1)
+    return training, now(training.device) - started
+
+
+def run_windows(
+    training: Training, steps: int, gather: Callable[[], object] = lambda: None
+) -> list[tuple[float, float]]:
+    """When each of `WINDOWS` windows of `steps` steps began and ended, by a clock that all processes share.
+
+    The run is one that `start` began. `gather` is called before each window, with nothing left to do on the device.
+    """
+    for step in range(WARM_UP_STEPS):
+        training.step(step + 2)
+    moments = []
+    for window in range(WINDOWS):
+        now(training.device)
+        gather()
+        began = now(training.device)
+        for step in range(steps):
+            training.step(WARM_UP_STEPS + 2 + window * steps + step)
+        moments.append((began, now(training.device)))
+    return moments
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back to the device what no tensor holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
