@@ -60,7 +60,7 @@ def make_optimizer(model: GPT, train: TrainConfig) -> Optimizer:
 
 def _adamw(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.optim.Optimizer, ...]:
     """AdamW (arXiv 1711.05101); only parameters of two or more dimensions decay."""
-    return (_make_adamw(model.parameter_groups(weight_decay), train),)
+    return (make_adamw(model.parameter_groups(weight_decay), train),)
 
 
 def _muon(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.optim.Optimizer, ...]:
@@ -84,13 +84,13 @@ def _muon(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.op
         momentum=train.muon_momentum,
         adjust_lr_fn=_MUON_SCALES[train.muon_scale],
     )
-    return muon, _make_adamw(others, train)
+    return muon, make_adamw(others, train)
 
 
 _MUON_SCALES = {"spectral": "original", "adamw_rms": "match_rms_adamw"}
 
 
-def _make_adamw(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.AdamW:
+def make_adamw(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.AdamW:
     device = groups[0]["params"][0].device
     is_graphed = train.cuda_graph and device.type == "cuda"
     rate = torch.tensor(train.learning_rate, device=device) if is_graphed else train.learning_rate
