@@ -11,12 +11,28 @@ MAX_ROW = 16384  # entries of a row that one program holds
 
 
 @triton.jit
+def vector_norm(squares, floor: tl.constexpr):
+    """The norms of vectors along the first dimension of their squares, at least `floor`."""
+    return tl.maximum(tl.sqrt_rn(tl.sum(squares, 0)), floor)
+
+
+@triton.jit
+def divide_columns(matrix, norm, columns, n_rows, n_columns, row_block: tl.constexpr):
+    """Columns (1, c) of the matrix over their norms (c,), in place."""
+    rows = tl.arange(0, row_block)[:, None]
+    for first in range(0, n_rows, row_block):
+        is_there = (first + rows < n_rows) & (columns < n_columns)
+        place = matrix + (first + rows).to(tl.int64) * n_columns + columns
+        x = tl.load(place, mask=is_there, other=0.0).to(tl.float32)
+        tl.store(place, (x / norm[None, :]).to(matrix.dtype.element_ty), mask=is_there)
+
+
+@triton.jit
 def _project_rows(matrix, n_columns, floor: tl.constexpr, block: tl.constexpr):
     offsets = tl.arange(0, block)
     place = matrix + tl.program_id(0).to(tl.int64) * n_columns + offsets
     x = tl.load(place, mask=offsets < n_columns, other=0.0).to(tl.float32)
-    norm = tl.maximum(tl.sqrt_rn(tl.sum(x * x, 0)), floor)
-    tl.store(place, (x / norm).to(matrix.dtype.element_ty), mask=offsets < n_columns)
+    tl.store(place, (x / vector_norm(x * x, floor)).to(matrix.dtype.element_ty), mask=offsets < n_columns)
 
 
 @triton.jit
@@ -30,12 +46,7 @@ def _project_columns(
         is_there = (first + rows < n_rows) & (columns < n_columns)
         x = tl.load(matrix + (first + rows).to(tl.int64) * n_columns + columns, mask=is_there, other=0.0)
         total += x.to(tl.float32) * x.to(tl.float32)
-    norm = tl.maximum(tl.sqrt_rn(tl.sum(total, 0)), floor)[None, :]
-    for first in range(0, n_rows, row_block):
-        is_there = (first + rows < n_rows) & (columns < n_columns)
-        place = matrix + (first + rows).to(tl.int64) * n_columns + columns
-        x = tl.load(place, mask=is_there, other=0.0).to(tl.float32)
-        tl.store(place, (x / norm).to(matrix.dtype.element_ty), mask=is_there)
+    divide_columns(matrix, vector_norm(total, floor), columns, n_rows, n_columns, row_block)
 
 
 def can_project(matrix: Tensor, dim: int) -> bool:

@@ -1,0 +1,116 @@
+"""Clipping, AdamW (1711.05101) and nGPT's weight normalisation (2410.01131, section 2.6) in one pass over a weight."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...numerics import NOISE_NORM
+from .projection import divide_columns, vector_norm
+
+ENTRIES = 256  # a warp, each with its gradient and moments
+BLOCK = 1024  # entries of a program that normalises nothing
+MAX_ROW = 8192  # entries of a row that one program holds
+COLUMNS, ROWS = 8, 256  # of `_step_columns`: enough programs for a matrix of a thousand columns
+
+
+@triton.jit
+def _read(rule):
+    """This step's factors: of gradients, of decay, of the update, of the second moment's root; of new moments; eps."""
+    step, rate, clip, log_beta1, log_beta2, gain1, gain2, eps, weight_decay = rule
+    t = tl.load(step).to(tl.float64) + 1.0  # in float32, 1 - beta^t would lose half its digits
+    lr = tl.load(rate)
+    size = (lr / (1.0 - tl.exp(t * log_beta1))).to(tl.float32)
+    correction = (1.0 / tl.sqrt(1.0 - tl.exp(t * log_beta2))).to(tl.float32)
+    return tl.load(clip), lr * weight_decay, size, correction, gain1, gain2, eps
+
+
+@triton.jit
+def _advance(weight, moments, factors, place, is_there):
+    """The weight's entries after AdamW's step, which it returns; their moments it writes.
+
+    What is read once makes room in the cache for the weight, which columns read twice.
+    """
+    gradient, exp_avg, exp_avg_sq = moments
+    clip, decay, size, correction, gain1, gain2, eps = factors
+    g = tl.load(gradient + place, is_there, 0.0, eviction_policy="evict_first") * clip
+    m = tl.load(exp_avg + place, is_there, 0.0, eviction_policy="evict_first")
+    v = tl.load(exp_avg_sq + place, is_there, 0.0, eviction_policy="evict_first")
+    x = tl.load(weight + place, is_there, 0.0)
+    m += (g - m) * gain1
+    v += (g * g - v) * gain2
+    tl.store(exp_avg + place, m, is_there)
+    tl.store(exp_avg_sq + place, v, is_there)
+    x -= x * decay
+    return x - size * m / (tl.sqrt(v) * correction + eps)
+
+
+@triton.jit
+def _step_rows(
+    weight, moments, rule, n_entries, width, floor: tl.constexpr, is_unit: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
+    lane = tl.arange(0, block)
+    place = tl.program_id(0).to(tl.int64) * width + lane
+    is_there = (lane < width) & (place < n_entries)
+    x = _advance(weight, moments, _read(rule), place, is_there)
+    if is_unit:
+        x = x / vector_norm(x * x, floor)
+    tl.store(weight + place, x, is_there)
+
+
+@triton.jit
+def _step_columns(
+    weight, moments, rule, n_columns,
+    n_rows: tl.constexpr, floor: tl.constexpr, row_block: tl.constexpr, column_block: tl.constexpr,
+):  # fmt: skip
+    columns = tl.program_id(0) * column_block + tl.arange(0, column_block)[None, :]
+    rows = tl.arange(0, row_block)[:, None]
+    factors = _read(rule)
+    total = tl.zeros((row_block, column_block), tl.float32)
+    for first in range(0, n_rows, row_block):
+        place = (first + rows).to(tl.int64) * n_columns + columns
+        is_there = (first + rows < n_rows) & (columns < n_columns)
+        x = _advance(weight, moments, factors, place, is_there)
+        tl.store(weight + place, x, is_there)
+        total += x * x
+    tl.debug_barrier()  # a column is written before any lane reads it again
+    divide_columns(weight, vector_norm(total, floor), columns, n_rows, n_columns, row_block)
+
+
+def can_step(weight: Tensor, dim: int | None) -> bool:
+    """Whether `step_in_place` takes it: a contiguous matrix of float32, its rows not too long to be normalised."""
+    is_matrix = weight.dim() == 2 and weight.is_contiguous() and weight.dtype == torch.float32
+    return is_matrix and (dim != 1 or weight.shape[1] <= MAX_ROW)
+
+
+def step_in_place(
+    weight: Tensor,
+    moments: tuple[Tensor, Tensor, Tensor],
+    scalars: tuple[Tensor, Tensor, Tensor],
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    dim: int | None,
+) -> None:
+    """A step of torch.optim.AdamW, and the vectors along `dim` over their norms, at least NOISE_NORM.
+
+    `moments`: the gradient, which is not written, exp_avg and exp_avg_sq, each like the weight. `scalars`: how many
+    steps were taken before, the learning rate and what gradients are multiplied by, float32 tensors of one element on
+    the weight's device. Without `dim` nothing is normalised.
+    """
+    logs = [math.log(beta) if beta else -math.inf for beta in betas]
+    rule = (*scalars, *logs, *(1 - beta for beta in betas), eps, weight_decay)
+    n_rows, n_columns = weight.shape
+    if dim == 0:
+        grid = (triton.cdiv(n_columns, COLUMNS),)
+        _step_columns[grid](weight, moments, rule, n_columns, n_rows, NOISE_NORM, ROWS, COLUMNS, num_warps=8)
+        return
+    width = BLOCK if dim is None else n_columns
+    block = triton.next_power_of_2(width)
+    grid = (triton.cdiv(weight.numel(), width),)
+    n_warps = max(1, min(16, block // ENTRIES))
+    _step_rows[grid](weight, moments, rule, weight.numel(), width, NOISE_NORM, dim == 1, block, num_warps=n_warps)
