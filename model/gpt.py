@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,21 @@ class GPT(nn.Module):
     def _head_weight(self) -> Tensor:
         return (self.embedding if self.head is None else self.head).read_weight()
 
+    def unit_axes(self) -> dict[Tensor, int]:
+        """The weights whose vectors nGPT keeps on the unit sphere after each step, and the dimension they lie along."""
+        if not self.config.normalization.has_unit_weights_after_step:
+            return {}
+        return {parameter: spec.axis for _, parameter, spec in walk_declared(self) if spec.axis is not None}
+
     @torch.no_grad()
-    def post_step(self) -> None:
-        """To be called after every optimizer step: projects weights back to the unit sphere where nGPT asks for it."""
-        if self.config.normalization.has_unit_weights_after_step:
-            for _, parameter, spec in walk_declared(self):
-                if spec.axis is not None:
-                    project(parameter, spec.axis)
+    def post_step(self, unit: AbstractSet[Tensor] = frozenset()) -> None:
+        """To be called after every optimizer step: projects weights back to the unit sphere where nGPT asks for it.
+
+        Those in `unit` are there already.
+        """
+        for weight, axis in self.unit_axes().items():
+            if weight not in unit:
+                project(weight, axis)
 
     def compile_blocks(self) -> None:
         """Compile the blocks in place, which share one graph, so that depth costs no compilation time; and the loss."""

@@ -47,11 +47,7 @@ def time_components(training: Training, step_ms: float) -> dict[str, float]:
     measure("norms and residual", config.count_kept("block"), lambda: block(h_btd, context))
     found["norms and residual"] -= found.get("attention", 0.0) + found.get("MLP", 0.0)
     measure("head and loss", 1, lambda: model.stream_loss(h_btd, ids_bt))
-    update_ms = _time_update(training)
-    found["weight normalisation"] = 1000 * time_call(
-        model.post_step, training.device, COUNT, as_graph=training.is_graphed
-    )
-    found["clipping and optimizer"] = update_ms - found["weight normalisation"]
+    found["clipping, optimizer and weight normalisation"] = _time_update(training)
     return {**found, "rest": step_ms - sum(found.values())}
 
 

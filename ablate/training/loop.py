@@ -7,6 +7,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -21,7 +22,7 @@ from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture, restore
 from ablate.training.graph import EAGER_STEPS, StepGraph, compute_aside
-from ablate.training.optimizer import make_optimizer
+from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32, silence_compiler
 from ablate.training.schedule import learning_rate
@@ -217,12 +218,19 @@ class Training:
         self.update()
 
     def update(self) -> None:
-        """Clip the gradients, take a step along them, and forget them."""
+        """Clip the gradients, take a step along them, forget them, and normalise nGPT's weights.
+
+        A graph does so in one pass over most weights, each by a launch of its own, which would cost kernel by kernel.
+        """
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        stepped: AbstractSet[Tensor] = frozenset()
+        if self.is_graphed:
+            clip = clip_coefficient(self.grad_norm, self.train.grad_clip)
+            stepped = self.optimizer.step_matrices(clip, self.model.unit_axes())
         if self.train.grad_clip:
             clip_grads_with_norm_(self.parameters, self.train.grad_clip, self.grad_norm)
         self.optimizer.step()
-        self.model.post_step()
+        self.model.post_step(stepped)
 
     def _write_line(self, is_evaluation: bool) -> bool:
         """Whether the losses are finite numbers."""

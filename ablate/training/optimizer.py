@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ablate.study.schema import TrainConfig
 from ablate_model import GPT
+from ablate_model.kernels.fused import is_fusible
 
 # How a group is stepped here, whatever the run that saved its state did.
 OWN = ("lr", "capturable")
@@ -34,6 +36,24 @@ class Optimizer:
                 else:
                     group["lr"] = rate
 
+    @torch.no_grad()
+    def step_matrices(self, clip: Tensor, unit_axes: Mapping[Tensor, int]) -> AbstractSet[Tensor]:
+        """Clip, step and normalise in one pass the weights for which there is a kernel, and return them.
+
+        `clip` multiplies gradients; these weights' are then forgotten, so that `step` passes them over. `unit_axes` is
+        the model's. The state is torch's, made by `step`: a weight without one is left to it.
+        """
+        counts: dict[Tensor, Tensor] = {}
+        for part in self.parts:
+            for group in part.param_groups if isinstance(part, torch.optim.AdamW) else ():
+                for weight in group["params"]:
+                    state = part.state.get(weight)
+                    if state and _step_in_one_pass(weight, state, group, clip, unit_axes.get(weight)):
+                        counts[weight] = state["step"]
+        if counts:
+            torch._foreach_add_(list(counts.values()), 1)
+        return counts.keys()
+
     def step(self) -> None:
         """Update the parameters and forget their gradients."""
         for part in self.parts:
@@ -49,6 +69,28 @@ class Optimizer:
             part.load_state_dict(state)
             for group, kept in zip(part.param_groups, own, strict=True):
                 group.update(kept)
+
+
+def _step_in_one_pass(
+    weight: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any], clip: Tensor, axis: int | None
+) -> bool:
+    """Whether the kernel took the weight; its count of steps is left as it was."""
+    if weight.grad is None or not is_fusible(weight):
+        return False
+    from ablate_model.kernels.fused.adamw import can_step, step_in_place
+
+    if not can_step(weight, axis):
+        return False
+    moments = weight.grad, state["exp_avg"], state["exp_avg_sq"]
+    scalars = state["step"], group["lr"], clip
+    step_in_place(weight, moments, scalars, group["betas"], group["eps"], group["weight_decay"], axis)
+    weight.grad = None
+    return True
+
+
+def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
+    """What torch's clip_grads_with_norm_ multiplies gradients of this norm by; 1 where max_norm is 0."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
 
 
 def make_optimizer(model: GPT, train: TrainConfig) -> Optimizer:

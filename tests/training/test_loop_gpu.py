@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ablate.training import optimizer
 from ablate.training.loop import train
 from ablate_model import ModelConfig
+from ablate_model.numerics import HAS_TRITON
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -77,6 +79,27 @@ def test_a_graphed_run_resumes_one_that_was_not(run_on_gpu, model_config, make_t
     run_on_gpu(model_config, make_train_config(cuda_graph=True), recording=recording)
     assert [line["step"] for line in recording.lines] == [line["step"] for line in undisturbed.lines]
     assert recording.lines[-1]["val_loss"] == pytest.approx(undisturbed.lines[-1]["val_loss"], rel=ROUNDING_32)
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="needs Triton")
+@pytest.mark.parametrize("normalization", ["prenorm", "ngpt"])
+def test_a_graph_updates_its_weights_in_one_pass_as_in_several(
+    run_on_gpu, model_config, make_train_config, monkeypatch, normalization
+):
+    """Widths of no power of two, a clipped gradient, decay: weights, moments and curve after 20 steps."""
+    sizes = {"d_model": 72, "n_layers": 2, "n_heads": 2}
+    data = {"vocab_size": model_config.vocab_size, "context_length": model_config.context_length}
+    model = ModelConfig(**sizes, **data, normalization=normalization)
+    config = make_train_config(steps=20, grad_clip=0.3, cuda_graph=True)
+    found = {}
+    for in_one_pass in (True, False):
+        monkeypatch.setattr(optimizer, "is_fusible", lambda _, answer=in_one_pass: answer)
+        outcome, recording = run_on_gpu(model, config)
+        found[in_one_pass] = list(outcome.model.parameters()), recording.curve()
+    for one, other in zip(*(parameters for parameters, _ in found.values()), strict=True):
+        assert (one - other).norm() <= ROUNDING_32 * other.norm()
+    for one, other in zip(*(curve for _, curve in found.values()), strict=True):
+        assert one == pytest.approx(other, rel=ROUNDING_32)
 
 
 @pytest.mark.parametrize(
