@@ -14,6 +14,7 @@ from cases import tiny
 from torch import Tensor
 
 from ablate_model import GPT
+from ablate_model.kernels import flex
 from ablate_model.kernels.attention import BACKENDS, attention
 from ablate_model.kernels.bias import DecayBias
 from ablate_model.kernels.call import BackendError
@@ -230,3 +231,15 @@ def test_padding_to_an_even_multiple_of_eight_changes_nothing() -> None:
     torch.testing.assert_close(padded[..., :6], attention(q, k, v, scale=0.5), atol=FLOAT64, rtol=FLOAT64)
     assert padded.shape[-1] == _align(q).shape[-1] == 8
     assert (padded[..., 6:] == 0).all()
+
+
+@pytest.mark.slow
+def test_flex_takes_another_softcap_in_the_same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled as it is on a GPU. torch makes a symbol of a number that was another one in the call before."""
+    q, k, v = (torch.randn(2, 128, 2, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    torch._dynamo.reset()
+    monkeypatch.setattr(flex, "flex_attention", torch.compile(flex.flex_attention))
+    with torch.no_grad():
+        for softcap in (2.0, 3.0):
+            got, right = (attention(q, k, v, backend=backend, softcap=softcap) for backend in ("flex", "math"))
+            torch.testing.assert_close(got, right, atol=1e-5, rtol=1e-5)
