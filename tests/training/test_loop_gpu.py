@@ -8,6 +8,7 @@ import torch
 from ablate.training import optimizer
 from ablate.training.loop import train
 from ablate_model import ModelConfig
+from ablate_model.attention import TABLE
 from ablate_model.numerics import HAS_TRITON
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -71,6 +72,17 @@ def test_a_graph_trains_as_its_kernels_do(run_on_gpu, model_config, make_train_c
     assert outcome.state == "finished"
     for one, other in zip(one_by_one.curve(), graphed.curve(), strict=True):
         assert one == pytest.approx(other, rel=ROUNDING_16 if "precision" in settings else ROUNDING_32)
+
+
+@pytest.mark.parametrize("attention", TABLE.names)
+def test_every_attention_can_be_captured(run_on_gpu, model_config, make_train_config, attention):
+    data = {"vocab_size": model_config.vocab_size, "context_length": model_config.context_length}
+    model = ModelConfig(d_model=64, n_layers=2, n_heads=4, **data, attention=attention)
+    settings = {"compile": True, "precision": "bfloat16"}
+    _, one_by_one = run_on_gpu(model, make_train_config(**settings))
+    _, graphed = run_on_gpu(model, make_train_config(**settings, cuda_graph=True))
+    losses = [[line["train_loss"] for line in recording.lines] for recording in (one_by_one, graphed)]
+    assert losses[0] == pytest.approx(losses[1], rel=ROUNDING_16)
 
 
 def test_a_graphed_run_resumes_one_that_was_not(run_on_gpu, model_config, make_train_config):
