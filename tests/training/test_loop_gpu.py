@@ -74,7 +74,7 @@ def test_a_graph_trains_as_its_kernels_do(run_on_gpu, model_config, make_train_c
         assert one == pytest.approx(other, rel=ROUNDING_16 if "precision" in settings else ROUNDING_32)
 
 
-@pytest.mark.parametrize("attention", TABLE.names)
+@pytest.mark.parametrize("attention", list(TABLE))
 def test_every_attention_can_be_captured(run_on_gpu, model_config, make_train_config, attention):
     data = {"vocab_size": model_config.vocab_size, "context_length": model_config.context_length}
     model = ModelConfig(d_model=64, n_layers=2, n_heads=4, **data, attention=attention)
