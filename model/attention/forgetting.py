@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..cache import LayerCache
 from ..kernels.bias import DecayBias
+from ..kernels.running_sum import running_sum
 from ..linear.base import Gate
 from ..numerics import upcast
 from ..variant import Neutral
@@ -32,7 +33,7 @@ class ForgettingLayer(HeadLayer):
         log_keep_bsh = F.logsigmoid(upcast(self.gate(x_btd)))
         if cache is not None:
             log_keep_bsh = cache.append("log_keep", log_keep_bsh)
-        total_bhs = log_keep_bsh.cumsum(1).transpose(1, 2)
+        total_bhs = running_sum(log_keep_bsh, 1).transpose(1, 2)
         bias = DecayBias(total_bhs[..., -x_btd.shape[1] :], total_bhs)
         return self.call(q_bthk, k_bshk, v_bshv, context, bias=bias)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cache import LayerCache
+from ..kernels.running_sum import running_sum
 from ..numerics import upcast
 from .base import AttentionLayer, Context
 from .heads import HeadLayer
@@ -23,7 +24,7 @@ class SelectiveLayer(HeadLayer):
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
         votes_bts = self.vote(q_bthk[:, :, 0], k_bshk[:, :, 0])
-        masked_bts = votes_bts.cumsum(1) - votes_bts  # by the queries before this one
+        masked_bts = running_sum(votes_bts, 1) - votes_bts  # by the queries before this one
         if cache is not None:
             before_bs = cache.tensors.get("masked", votes_bts[:, 0, :0])
             before_bs = F.pad(before_bs, (0, k_bshk.shape[1] - before_bs.shape[1]))

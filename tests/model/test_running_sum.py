@@ -1,0 +1,37 @@
+"""The running sum that torch.compile does not look into."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ablate_model.kernels.running_sum import running_sum
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_it_sums_and_differentiates_as_cumsum_does(dim: int) -> None:
+    x = torch.randn(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.equal(running_sum(x, dim), x.cumsum(dim))
+    weights = torch.randn(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    by_ours, by_torch = (torch.autograd.grad((y * weights).sum(), x)[0] for y in (running_sum(x, dim), x.cumsum(dim)))
+    torch.testing.assert_close(by_ours, by_torch)
+
+
+def test_it_is_an_operator_like_any_other() -> None:
+    """Of a tensor whose entries do not lie in order; torch checks shapes, strides, aliases and tracing."""
+    x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)).transpose(0, 1).requires_grad_()
+    torch.library.opcheck(running_sum, (x, 1))
+
+
+def test_compiled_code_calls_it_whole() -> None:
+    graphs = []
+
+    def keep(module: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(module)
+        return module.forward
+
+    torch._dynamo.reset()
+    torch.compile(lambda x: running_sum(x + 1, 1), fullgraph=True, backend=keep)(torch.ones(2, 3))
+    targets = [str(node.target) for graph in graphs for node in graph.graph.nodes]
+    assert any("ablate.running_sum" in target for target in targets)
+    assert not any("cumsum" in target for target in targets)
