@@ -19,11 +19,11 @@ def running_sum(x: Tensor, dim: int) -> Tensor:
 
 
 @running_sum.register_fake
-def _describe(x: Tensor, dim: int) -> Tensor:
+def _describe(x: Tensor, dim: int) -> Tensor:  # noqa: ARG001
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:  # noqa: ARG001
     ctx.dim = inputs[1]
 
 
