@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
 from ablate.tracking.curve import read_curve
-from ablate.words import format_count, format_seconds
+from ablate.words import format_count, format_seconds, name_error
 
 if TYPE_CHECKING:
     from ablate.execution.events import Outcome
@@ -110,7 +110,7 @@ def print_outcome(
         return
     failed = [run for run in store.read_study().runs if store.run(run.run_id).read_status().state == "failed"]
     for run in failed:
-        error = store.run(run.run_id).read_status().error.strip().rsplit("\n", 1)[-1]
+        error = name_error(store.run(run.run_id).read_status().error)
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
         console.print(f"  the traceback: ablate logs {run.run_id}{where}", markup=False, highlight=False)
     if failed:

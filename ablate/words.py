@@ -1,6 +1,13 @@
-"""Numbers as people read them."""
+"""Numbers and errors as people read them."""
 
 from __future__ import annotations
+
+import re
+from itertools import dropwhile
+
+# The second is an exception group's, whose lines have a margin; those of the exceptions in it stand further right.
+_TRACEBACK = re.compile(r"^(?:|  \+ Exception Group )Traceback \(most recent call last\):$", re.MULTILINE)
+_MARGIN = "  | "
 
 
 def format_seconds(seconds: float) -> str:
@@ -24,3 +31,16 @@ def format_count(number: float) -> str:
 def count(n: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def name_error(text: str) -> str:
+    """An error in one line: the exception of the last traceback in the text, or the text's last line without any.
+
+    Of a message of several lines that is the first, as the last are often hints; with the second, where the first ends
+    in a colon.
+    """
+    *before, last = _TRACEBACK.split(text)
+    lines = [line for line in (line.removeprefix(_MARGIN).rstrip() for line in last.splitlines()) if line]
+    after_frames = dropwhile(lambda line: line[0].isspace(), lines) if before else ()
+    first, *more = [*after_frames] or lines[-1:] or [""]
+    return " ".join(map(str.strip, (first, *more[: first.endswith(":")])))

@@ -17,8 +17,8 @@ from ablate.analysis.arrow import Floats, from_floats, repeat, to_floats
 from ablate.analysis.border import check_manifest, check_record, check_status, clean
 from ablate.analysis.curves import Known, Results, RunCurve, assemble, device_of
 from ablate.analysis.lines import complete_columns, find_records
-from ablate.analysis.summary import last_line
 from ablate.errors import RecordError
+from ablate.words import name_error
 
 NAME = "curves.parquet"
 
@@ -103,7 +103,7 @@ def _describe(run: RunCurve) -> Mapping[str, Any]:
     device = {key: value for key, value in device_of(run.manifest).items() if key != "host"}
     return {
         "n_lines": run.columns["step"].size,
-        "status": replace(run.status, worker="", error=last_line(run.status.error)).to_dict(),
+        "status": replace(run.status, worker="", error=name_error(run.status.error)).to_dict(),
         "manifest": {**run.manifest, "device": device},
         "config": {key: value for key, value in run.config.items() if key != "data"},
         "n_passed_over": run.n_passed_over,

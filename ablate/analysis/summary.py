@@ -13,6 +13,7 @@ from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import Results, RunCurve, device_of
 from ablate.analysis.speedup import is_device_known, sharing_of
 from ablate.tracking.records import Value
+from ablate.words import name_error
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class Mishap:
 
     @property
     def reason(self) -> str:
-        """The last line of the error: what a traceback ends with."""
-        return last_line(self.error)
+        """The error in one line."""
+        return name_error(self.error)
 
 
 def summarize_arms(results: Results) -> tuple[ArmSummary, ...]:
@@ -106,11 +107,11 @@ def find_mishaps(results: Results) -> tuple[Mishap, ...]:
 
 
 def _explain(run: RunCurve) -> str:
-    """The error of a run, and as its last line what is wrong with its curve."""
+    """What is wrong with a run's curve, and its error."""
     n = run.n_passed_over
     lines = f"{n} {'line' if n == 1 else 'lines'} of curve.jsonl passed over: not a record" if n else ""
     damage = "; ".join(filter(None, (run.flaw, lines)))
-    return "\n".join(filter(None, (run.status.error, damage)))
+    return "\n".join(filter(None, (damage, run.status.error)))
 
 
 def describe_device(run: RunCurve) -> str:
@@ -124,10 +125,6 @@ def describe_device(run: RunCurve) -> str:
     if (n_sharing := run.manifest.get("shared_by")) and n_sharing != 1:
         parts.append(f"shared by {n_sharing} runs")
     return ", ".join(parts)
-
-
-def last_line(text: str) -> str:
-    return next(reversed([line for line in text.splitlines() if line.strip()]), "").strip()
 
 
 def spread_of(values: Floats) -> Spread:

@@ -31,6 +31,7 @@ from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.records import RunRecord, State
 from ablate.tracking.store import Store
+from ablate.words import name_error
 
 POLL_S = 0.25
 STAFF_S = 2.0  # how often a lane without a worker looks for room
@@ -265,7 +266,7 @@ class Driver:
         deaths, suspicious = deaths + 1, suspicious + has_begun
         self._deaths[run.run_id] = (progress, deaths, suspicious)
         if deaths >= MAX_ATTEMPTS:
-            reason = str(error).strip().rsplit("\n", 1)[-1]
+            reason = name_error(str(error))
             self._give_up(run, f"its worker process died {deaths} times without coming further: {reason}")
             return
         text = "its worker died; another goes on from the last checkpoint"
@@ -306,7 +307,7 @@ class Driver:
         status = self.store.run(run.run_id).read_status()
         if self.limit is not None and state == "finished" and not status.is_cut:
             self.limit.learn(run, status.took_s)
-        text = (error or status.error.strip()).rsplit("\n", 1)[-1] if state == "failed" else ""
+        text = name_error(error or status.error) if state == "failed" else ""
         if status.is_cut and status.notes:
             text = status.notes[-1]
         self.observe(Event("ended", run, state=state, text=text))

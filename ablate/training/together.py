@@ -16,6 +16,7 @@ from ablate.errors import ResourceError
 from ablate.study.schema import TrainConfig
 from ablate.training.precision import forbid_tf32
 from ablate.training.windows import free_memory, random_corpus, run_windows, start
+from ablate.words import name_error
 from ablate_model import ModelConfig
 
 PATIENCE_S = 600.0  # of one process for the others, of which the slowest may be compiling
@@ -39,17 +40,11 @@ def time_together(
         try:
             spawn(_train, (model, train, corpus, device, share, steps, barrier, found), n, daemon=True)  # type: ignore[no-untyped-call]
         except ProcessException as error:
-            raise ResourceError(f"{n} together: {_name_cause(error.msg)}") from error
+            raise ResourceError(f"{n} together: {name_error(error.msg)}") from error
     windows = zip(*(found.get() for _ in range(n)), strict=True)
     return tuple(
         1000 * (max(ended for _, ended in window) - min(began for began, _ in window)) / steps for window in windows
     )
-
-
-def _name_cause(message: str) -> str:
-    """What a process died of, or the line of its traceback that names the error."""
-    lines = message.rpartition("Traceback (most recent call last):\n")[2].splitlines()
-    return next(line for line in lines if line and not line[0].isspace())
 
 
 def _train(
