@@ -24,6 +24,12 @@ class ResourceError(AblateError):
     """The cluster, the disk or the device lacks what was asked for."""
 
 
+class FailedRunsError(AblateError):
+    """Runs failed of which the rest needs the results."""
+
+    exit_code = 1
+
+
 class RecordError(AblateError):
     """What a run left behind is missing or cannot be read."""
 

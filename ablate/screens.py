@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
 from ablate.tracking.curve import read_curve
-from ablate.words import format_count, format_seconds, name_error
+from ablate.words import format_count, format_seconds
 
 if TYPE_CHECKING:
     from ablate.execution.events import Outcome
@@ -100,7 +100,6 @@ def print_outcome(
 ) -> None:
     """How the study stands, and what to do next."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
-    where = f" --runs {store.path.parent}" if str(store.path.parent) != "runs" else ""
     console.print(f"{store.path.name}: {counts}", highlight=False)
     if outcome.halted:
         console.print(f"gave up: {outcome.halted}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -108,14 +107,13 @@ def print_outcome(
         how = "stopped" if outcome.interrupted else "time is up"
         console.print(f"{how}; go on with: {command}", markup=False, highlight=False, soft_wrap=True)
         return
-    failed = [run for run in store.read_study().runs if store.run(run.run_id).read_status().state == "failed"]
-    for run in failed:
-        error = name_error(store.run(run.run_id).read_status().error)
+    failed = store.failed_runs()
+    for run, error in failed.items():
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
-        console.print(f"  the traceback: ablate logs {run.run_id}{where}", markup=False, highlight=False)
+        console.print(f"  the traceback: ablate logs {run.run_id}{store.whereabouts}", markup=False, highlight=False)
     if failed:
         console.print("the same command tries them again; --retry-failed tries them alone", highlight=False)
-    console.print(f"next: ablate report {grid}{where}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"next: ablate report {grid}{store.whereabouts}", markup=False, highlight=False, soft_wrap=True)
 
 
 def describe_runs(store: Store) -> list[dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.data import CorpusInfo
-from ablate.errors import RecordError
+from ablate.errors import FailedRunsError, RecordError
 from ablate.execution.events import Outcome
 from ablate.execution.placement import local_resources, place
 from ablate.execution.run import Options, run_study
@@ -31,6 +33,9 @@ from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study
 from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.store import Store, read_json
+from ablate.words import count
+
+_TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name; before it stands its arm, where there are several
 
 
 def run_search(
@@ -39,17 +44,19 @@ def run_search(
     """Train the trials that are left, write best.yaml, confirm the best, write the pages into `out`.
 
     The same call goes on after any end. Raises `GridError`, `ResourceError`, `DataError` and `ClusterLostError` as
-    `run_study` does, and `AblateError` where every trial diverged.
+    `run_study` does, `AblateError` where every trial diverged, and `FailedRunsError` where runs failed.
     """
+    trained = store
     with _trained(problem, store, base, options, console, view) as (trials, outcome):
         if _is_over(trials, outcome):
             write_best(problem, trials, store)
             confirmation = plan_confirmation(problem, trials)
             if confirmation is not None:
-                place_of = Store(store.path.parent / confirmation.study.study)
-                outcome = run_study(confirmation, place_of, base, options, console, view)
+                trained = Store(store.path.parent / confirmation.study.study)
+                outcome = run_study(confirmation, trained, base, options, console, view)
         # How it ended is told to those too who want to be told of nothing else.
         report_search(problem, trials, store, options, Console(stderr=view.as_json), out)
+    _refuse_failures(trained, outcome, "the same command tries them again")
     return outcome
 
 
@@ -64,7 +71,10 @@ def tune_study(
     store = Store(runs / problem.name)
     with _trained(problem, store, base, options, console, view) as (trials, outcome):
         report_search(problem, trials, store, options, console, None)
-        return outcome, plan_tuned(problem, study, trials) if _is_over(trials, outcome) else None
+        plan = plan_tuned(problem, study, trials) if _is_over(trials, outcome) else None
+    again = "the same command tries them again, or leave the arm out of the grid"
+    _refuse_failures(store, outcome, f"the matrix waits for every arm's trials: {again}")
+    return outcome, plan
 
 
 @contextmanager
@@ -88,6 +98,23 @@ def _trained(
 
 def _is_over(trials: Trials, outcome: Outcome) -> bool:
     return not outcome.exit_code and not trials.n_open
+
+
+def _refuse_failures(store: Store, outcome: Outcome, advice: str) -> None:
+    """Raises `FailedRunsError` where runs of the study failed: of which arms, the first error, and what to do."""
+    if outcome.halted:
+        raise FailedRunsError(f"gave up: {outcome.halted}")
+    failed = {} if outcome.interrupted else store.failed_runs()
+    if failed:
+        arms = Counter(name for run in failed if (name := _TRIAL.sub("", run.arm)))
+        which = ", ".join(f"{n} of {arm}" for arm, n in arms.items())
+        n_runs, (first, error) = count(sum(outcome.states.values()), "run"), next(iter(failed.items()))
+        raise FailedRunsError(
+            f"{store.path.name}: {len(failed)} of {n_runs} failed{which and f': {which}'}\n"
+            f"the first, {first.arm},seed={first.seed}: {error}\n"
+            f"the traceback: ablate logs {first.run_id}{store.whereabouts}\n"
+            f"{advice}"
+        )
 
 
 def report_search(

@@ -14,7 +14,8 @@ from typing import Any
 from ablate.errors import RecordError, suggest
 from ablate.files import write_atomic
 from ablate.tracking.curve import file_crc32, is_held, read_curve
-from ablate.tracking.records import ENDED, Status, StudyRecord
+from ablate.tracking.records import ENDED, RunRecord, Status, StudyRecord
+from ablate.words import name_error
 
 MAX_NAMED = 12  # ids in a message
 
@@ -155,6 +156,16 @@ class Store:
     def write_study(self, record: StudyRecord) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.record, record.to_dict())
+
+    def failed_runs(self) -> Mapping[RunRecord, str]:
+        """The error, in one line, of each run of the study that failed."""
+        statuses = {run: self.run(run.run_id).read_status() for run in self.read_study().runs}
+        return {run: name_error(status.error) for run, status in statuses.items() if status.state == "failed"}
+
+    @property
+    def whereabouts(self) -> str:
+        """What a command says besides the study's name for it to be found: nothing, or where all studies are."""
+        return f" --runs {self.path.parent}" if str(self.path.parent) != "runs" else ""
 
     def has_driver(self) -> bool:
         """Whether an `ablate run` is at work."""
