@@ -21,6 +21,7 @@ Ablate = Callable[..., tuple[int, str, str]]
 def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
     """Runs the command beside `runs/made-up`, a study of two arms of which one is twice as fast."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
     arms = [
         SyntheticArm(f"attention={name}", {"attention": name}, "attention=a", speedup=speedup)
         for name, speedup in (("a", 1.0), ("b", 2.0))
@@ -48,6 +49,15 @@ def test_the_report_prints_the_table_and_the_path_of_the_page(ablate: Ablate, tm
     assert "2.00x" in out
     assert "report.html" in out.replace("\n", "")
     assert (tmp_path / "runs" / "made-up" / "report" / "report.html").exists()
+
+
+def test_a_pipe_gets_the_whole_table_and_a_narrow_terminal_what_fits(
+    ablate: Ablate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (row,) = [line for line in ablate("report", "made-up")[1].splitlines() if line.startswith("  b ")]
+    assert row.count("2.00x [") == 4
+    monkeypatch.setenv("COLUMNS", "60")
+    assert "Left out at this width, but on the page: steps" in ablate("report", "made-up")[1]
 
 
 def test_targets_are_the_readers_choice(ablate: Ablate, tmp_path: Path) -> None:

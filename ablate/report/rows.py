@@ -34,9 +34,8 @@ class Table:
     note: str = ""
 
 
-def tabulate_speed_ups(report: Report, axes: tuple[str, ...] | None = None) -> Table:
-    """All axes, or some, side by side at the headline's target, with the time a step that links steps to seconds."""
-    axes = axes or report.axes
+def tabulate_speed_ups(report: Report) -> Table:
+    """All axes side by side at the headline's target, with the time a step that links steps to seconds."""
     step_ratio = {arm.arm: arm.step_ratio for arm in report.arms}
     baselines = {row.baseline for row in report.headline_rows}
     rows = []
@@ -47,7 +46,7 @@ def tabulate_speed_ups(report: Report, axes: tuple[str, ...] | None = None) -> T
             (
                 report.labels[arm],
                 *([report.labels[main.baseline]] if len(baselines) > 1 else []),
-                *(write_speed_up(cells[axis]) for axis in axes),
+                *(write_speed_up(cells[axis]) for axis in report.axes),
                 write_ratio(step_ratio[arm]),
                 f"{main.n_reached}/{main.n_pairs}",
                 write_p(main.p_holm),
@@ -57,7 +56,7 @@ def tabulate_speed_ups(report: Report, axes: tuple[str, ...] | None = None) -> T
     header = (
         "Arm",
         *(["Baseline"] if len(baselines) > 1 else []),
-        *(AXIS_NAMES[axis] for axis in axes),
+        *(AXIS_NAMES[axis] for axis in report.axes),
         "Time a step",
         "Reached",
         "p (Holm)",

@@ -3,38 +3,68 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ablate.report.content import Report
-from ablate.report.rows import tabulate_arms, tabulate_speed_ups
+from ablate.report.rows import Table, tabulate_arms, tabulate_speed_ups
+from ablate.report.words import AXIS_NAMES, join
 
 if TYPE_CHECKING:
+    import rich.table
     from rich.console import Console, ConsoleOptions
-    from rich.table import Table
 
-_WIDEST, _NARROWEST = 10_000, 12  # characters, of a table and of the names of arms
+WIDEST = 10_000  # characters: of a table where nothing limits it
+_NAMES, _NARROWEST = 20, 8  # characters that names get before a column is left out for them, and at any rate
+_LEFT_OUT_FIRST = (
+    "steps",
+    "GPU-seconds",
+    "FLOPs",
+    "Tokens",
+    "FLOPs a token",
+    "Parameters",
+    "tokens",
+    "Time a step",
+    "Reached",
+    "Runs",
+    "p (Holm)",
+    "seconds",
+)
 
 
 class SpeedUpTable:
-    """A rich renderable: one line an arm, with its speed-ups at the headline's target.
+    """A rich renderable: the arms with their speed-ups at the headline's target.
 
-    The narrower the terminal, the less it holds: first the intervals go below their ratios, then the headline's axis
-    and seconds stay alone. Names are never read as markup.
+    Where a line an arm is too wide for the terminal, intervals and baselines go below; then names wrap, and columns are
+    left out, which a note says. The headline's figures stay at any width, and no figure is cut. Names are never read as
+    markup.
     """
 
     def __init__(self, report: Report) -> None:
         self.report = report
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[rich.table.Table]:
         from rich.measure import Measurement
 
-        few = tuple(dict.fromkeys((self.report.axis, "seconds")))
-        for axes, interval in ((self.report.axes, " ["), (self.report.axes, "\n["), (few, "\n[")):
-            table = _build(self.report, axes, interval)
-            if Measurement.get(console, options.update(max_width=_WIDEST), table).maximum <= options.max_width:
-                break
-        yield table
+        def measure_spare(drawn: rich.table.Table) -> int:
+            return options.max_width - Measurement.get(console, options.update(max_width=WIDEST), drawn).maximum
+
+        table = tabulate_speed_ups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
+        drawn = _draw(table)
+        if measure_spare(drawn) < 0:
+            table = _put_below(table)
+            longest = max(len(line) for row in (table.header, *table.rows) for line in row[0].splitlines())
+            least = min(_NAMES, longest)
+            for narrow in _leave_out(table, AXIS_NAMES[self.report.axis]):
+                spare = measure_spare(_draw(narrow, least))
+                if spare >= 0:
+                    break
+            width = min(longest, max(_NARROWEST, least + spare))
+            drawn = _draw(narrow, width)
+            drawn.leading = int(width < longest)  # a blank line between names that wrap
+        yield drawn
 
 
 def render_table(report: Report) -> SpeedUpTable:
@@ -52,18 +82,48 @@ def format_table(report: Report, width: int = 120) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
-def _build(report: Report, axes: tuple[str, ...], interval: str) -> Table:
+def _put_below(table: Table) -> Table:
+    """The intervals below their ratios, and the baselines below the arms."""
+    rows = [tuple(cell.replace(" [", "\n[") for cell in row) for row in table.rows]
+    if table.header[1] != "Baseline":
+        return replace(table, rows=tuple(rows))
+    rows = [(f"{arm}\nover {baseline}", *cells) for arm, baseline, *cells in rows]
+    return replace(table, header=(table.header[0], *table.header[2:]), rows=tuple(rows))
+
+
+def _leave_out(table: Table, headline: str) -> Iterator[Table]:
+    """The table, then without one column, without two, and so on."""
+    yield table
+    left_out: list[str] = []
+    for name in _LEFT_OUT_FIRST:
+        if name in table.header and name != headline:
+            left_out.append(name)
+            kept = [index for index, name in enumerate(table.header) if name not in left_out]
+            header, *rows = (tuple(cells[index] for index in kept) for cells in (table.header, *table.rows))
+            note = f"{table.note}\nLeft out at this width, but on the page: {join(left_out)}."
+            yield replace(table, header=header, rows=tuple(rows), note=note.strip())
+
+
+def _draw(table: Table, width: int | None = None) -> rich.table.Table:
+    """`width` is what the names get; without it, what they need."""
+    import rich.table
     from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = tabulate_speed_ups(report, axes) if report.headline_rows else tabulate_arms(report)
     note = Text(table.note) if table.note else None
-    shown = Table(title=Text(table.caption), title_justify="left", caption=note, caption_justify="left", box=box.SIMPLE)
-    shown.add_column(Text(table.header[0]), min_width=_NARROWEST)
+    drawn = rich.table.Table(
+        title=Text(table.caption), title_justify="left", caption=note, caption_justify="left", box=box.SIMPLE
+    )
+    drawn.add_column(Text(table.header[0]), width=width, overflow="fold")
     for name in table.header[1:]:
-        shown.add_column(Text(name.replace(" ", "\n", 1)), justify="right", no_wrap=True)
-    for row in table.rows:
-        cells = (cell.removesuffix(" (no interval)").replace(" [", interval) for cell in row[1:])  # the note says why
-        shown.add_row(Text(row[0]), *map(Text, cells))
-    return shown
+        drawn.add_column(Text(name.replace(" ", "\n", 1)), justify="right", overflow="fold")
+    for name, *cells in table.rows:
+        cells = [cell.removesuffix(" (no interval)") for cell in cells]  # the note says why
+        drawn.add_row(Text(_break_words(name, width) if width else name), *map(Text, cells))
+    return drawn
+
+
+def _break_words(name: str, width: int) -> str:
+    """The name with line breaks in words that are longer than `width`, after a mark where there is one."""
+    parts = re.compile(rf"\S{{1,{width}}}(?!\S)|\S{{0,{width - 1}}}[,=_/-]|\S{{{width}}}|\s+")
+    return re.sub(r"\S+", lambda word: "\n".join(parts.findall(word[0])), name)

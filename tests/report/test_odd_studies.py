@@ -69,22 +69,6 @@ def test_one_seed(store):
     assert "no interval: one seed" in made.paths["markdown"].read_text()
 
 
-def test_the_terminals_table_fits_a_narrow_terminal(store):
-    write(store)
-    made, _ = report(store)
-    tables = [format_table(made, width) for width in (140, 114, 76)]
-    assert [all(axis in text for axis in ("steps", "tokens", "FLOPs", "seconds")) for text in tables] == [
-        True,
-        True,
-        False,
-    ]
-    assert all(axis in tables[2] for axis in ("tokens", "seconds"))
-    for text, width, n_intervals in zip(tables, (140, 114, 76), (4, 0, 0), strict=True):
-        assert max(len(line) for line in text.splitlines()) <= width
-        (line,) = [line for line in text.splitlines() if line.strip().startswith("new ")]
-        assert line.count("[") == n_intervals and line.rstrip().endswith("0.001")
-
-
 def test_one_arm(store):
     write_study(store, [BASE])
     made, summary = report(store)

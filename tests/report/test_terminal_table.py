@@ -1,0 +1,80 @@
+"""The table of speed-ups in a terminal: at no width is a figure cut."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from ablate.report import ReportOptions, format_table
+from ablate.report.content import make_report
+from ablate.report.rows import tabulate_arms, tabulate_speed_ups
+from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.report.write import read_studies
+from ablate.tracking.store import Store
+
+
+def arms_within(*lengths):
+    """ngpt against the prenorm of its context length, from clearly slower to clearly faster."""
+    for length in lengths:
+        within, base = {"context_length": length}, f"prenorm,{length}"
+        yield SyntheticArm(base, {"normalization": "prenorm"} | within, base, within)
+        yield SyntheticArm(f"ngpt,{length}", {"normalization": "ngpt"} | within, base, within, speedup=length / 1000)
+
+
+STUDIES = {
+    "factorial": [
+        SyntheticArm(f"{attention},{norm}", {"attention": attention, "norm": norm}, "standard,prenorm", speedup=speedup)
+        for attention, norm, speedup in (
+            ("standard", "prenorm", 1.0),
+            ("linear_ensemble of 4", "prenorm", 0.7),
+            ("linear_ensemble of 4", "ngpt", 131.0),
+            ("differential", "ngpt", 14.0),
+        )
+    ],
+    "within": list(arms_within(256, 1024, 4096)),
+    "foreign": [SyntheticArm("baseline"), SyntheticArm("gpt2-small-lr3e-4,wd=0.1,bs=512_cosine_" + 30 * "x")],
+    "alone": [SyntheticArm("baseline", {"kind": "plain"})],
+}
+WIDTHS = (30, 60, 80, 120)
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def made(request, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("terminal") / request.param)
+    write_study(store, STUDIES[request.param], noise=0.05)
+    return make_report(read_studies([store]), ReportOptions())
+
+
+def read(text):
+    """How often each word is printed, and the columns that the note says are left out."""
+    body, _, note = " ".join(text.split()).partition("Left out at this width, but on the page: ")
+    return Counter(body.split()), note.removesuffix(".").replace(" and ", ", ").split(", ") if note else []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_figure_is_whole_or_its_column_is_said_to_be_on_the_page(made, width):
+    text = format_table(made, width)
+    assert max(map(len, text.splitlines())) <= width and "\N{HORIZONTAL ELLIPSIS}" not in text
+    printed, left_out = read(text)
+    table = tabulate_speed_ups(made) if made.headline_rows else tabulate_arms(made)
+    columns = zip(table.header, *table.rows, strict=True)
+    whole = [column for column in columns if column[0] not in ("Arm", "Baseline", *left_out)]
+    assert whole and Counter(word for column in whole for cell in column for word in cell.split()) <= printed
+
+
+def test_the_wider_the_more_columns_and_the_headlines_at_any_width(made):
+    lost = [set(read(format_table(made, width))[1]) for width in range(24, 200, 4)]
+    assert all(wider <= narrower for narrower, wider in pairwise(lost))
+    assert lost[0] and not lost[-1] and not lost[0] & {"Arm", "tokens", "Final validation loss"}
+
+
+def test_a_long_name_breaks_after_a_mark_and_loses_nothing(tmp_path):
+    store = Store(tmp_path / "foreign")
+    name = STUDIES["foreign"][1].arm
+    write_study(store, STUDIES["foreign"])
+    made = make_report(read_studies([store]), ReportOptions())
+    for width in range(20, 120, 7):
+        rows = format_table(made, width).split("\N{BOX DRAWINGS LIGHT HORIZONTAL}\n")[1].split("\n\n")[0].splitlines()
+        parts = [row.split()[0] for row in rows]
+        assert "".join(parts) == name
+        assert width < 50 or parts[0].endswith((",", "=", "_", "-"))
