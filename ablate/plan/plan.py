@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError
 from ablate.plan.estimate import run_seconds, study_seconds
-from ablate.plan.expand import Assignment, Expansion, arm_name, expand
+from ablate.plan.expand import Assignment, Expansion, arm_name, display, expand
 from ablate.plan.identity import arm_identity, run_id
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.overlay import Overlay
 from ablate.study.schema import Study, TrainConfig
+from ablate.study.source import Path
 from ablate_model import ModelConfig, variants
 
 
@@ -108,7 +109,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     _check_processes(study, arms)
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
-    notices = (*expansion.notices, *resolver.notices, *merged, *common)
+    idle = _find_idle_values(study, names, expansion)
+    notices = (*expansion.notices, *idle, *resolver.notices, *merged, *common)
     baseline = _common_levels(arms)
     return Plan(study, corpus, axes, baseline, arms, runs, notices)
 
@@ -116,6 +118,40 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
 def read_names() -> Names:
     """The names that a declaration may use, as the model package has them."""
     return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
+
+
+def _find_idle_values(study: Study, names: Names, expansion: Expansion) -> Iterator[str]:
+    """About values of `model:` in whose place every arm takes a level of an axis. One that is a baseline's level
+    surprises nobody, nor does the default of an axis that `--set` gave."""
+    for axis in expansion.axes:
+        place, value = _find_base_value(study, names.path(axis))
+        if (
+            value is not None
+            and all(axis in arm for arm in expansion.arms)
+            and not study.locate(("matrix", axis)).startswith("--set")
+        ):
+            levels = {
+                display(level.label): level.name for level in (expansion.arms[i][axis] for i in expansion.baselines)
+            }
+            if value not in levels.values():
+                yield (
+                    f"{study.locate(place)}: {display(value)} is overridden: every arm takes a level of the axis "
+                    f"{axis!r}, the baseline {' or '.join(levels)}"
+                )
+
+
+def _find_base_value(study: Study, path: str) -> tuple[Path, Any]:
+    """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
+    knobs, which says whose they are."""
+    place: Path = ()
+    value: Any = {"model": study.model}
+    for part in path.split("."):
+        if isinstance(value, str) and part == "name":
+            break
+        if not isinstance(value, Mapping) or (part == "name" and len(value) > 1):
+            return place, None
+        place, value = (*place, part), value.get(part)
+    return place, value
 
 
 def _check_processes(study: Study, arms: Sequence[Arm]) -> None:

@@ -15,6 +15,9 @@ from ablate.study import load_study
 
 PlanGrid = Callable[..., Plan]
 
+LAMBDA = {"attention": ["standard", "differential"], "model.attention.lambda_init": [0.2, 0.8]}
+WHERE_DIFFERENTIAL = {"model.attention.lambda_init": "attention == 'differential'"}
+SIZES = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16}
 HALF_MATRIX = {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]}
 
 
@@ -47,6 +50,47 @@ def test_full_factorial_in_the_declared_order(plan_grid: PlanGrid) -> None:
     assert {arm.baseline for arm in plan.arms} == {"attention=standard,normalization=prenorm"}
     assert len(plan.runs) == 8
     assert [run.seed for run in plan.runs] == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "told"),
+    [
+        ({"attention": "differential"}, {}, "model.attention: differential is overridden: every arm takes a level"),
+        ({"attention": {"name": "gated"}}, {}, "of the axis 'attention', the baseline standard"),
+        ({"context_length": 64}, {"matrix": {"context_length": [8, 16]}}, "model.context_length: 64 is overridden"),
+        (
+            {"context_length": 64},
+            {"matrix": {"context_length": [8, 16]}, "compare_within": "context_length"},
+            "8 or 16",
+        ),
+        ({"attention": "standard"}, {}, ""),  # the baseline's
+        ({"attention": "differential"}, {"baseline": {"attention": "differential"}}, ""),
+        ({"attention": {"name": "differential", "lambda_init": 0.5}}, {}, ""),  # whose knob it is
+        ({"n_heads": 2}, {"matrix": {"attention": ["standard", {"name": "differential", "n_heads": 1}]}}, ""),
+        ({"attention": {"lambda_init": 0.5}}, {"matrix": LAMBDA, "conditions": WHERE_DIFFERENTIAL}, ""),
+        (
+            {"attention": {"lambda_init": 0.5, "name": "differential"}},
+            {"matrix": {"model.attention.lambda_init": [0.2, 0.8]}},
+            "model.attention.lambda_init: 0.5 is overridden",
+        ),
+    ],
+)
+def test_a_value_of_the_model_that_the_matrix_overrides_is_told(
+    plan_grid: PlanGrid, model: dict[str, Any], changes: dict[str, Any], told: str
+) -> None:
+    plan = plan_grid(**{"model": SIZES | model, "baseline": None, "matrix": HALF_MATRIX} | changes)
+    notices = [notice for notice in plan.notices if "is overridden" in notice]
+    assert (len(notices) == 1 and told in notices[0]) if told else not notices
+
+
+def test_a_value_of_the_model_is_the_default_of_an_axis_that_set_gave(
+    write_grid: Callable[..., Path], corpus_info: CorpusInfo
+) -> None:
+    grid = write_grid(model=SIZES | {"context_length": 64})
+    plan = build_plan(load_study(grid, ["matrix.context_length=[8, 16]"]), corpus_info)
+    assert not any("is overridden" in notice for notice in plan.notices)
+    plan = build_plan(load_study(grid, ["model.attention=gated"]), corpus_info)
+    assert any(notice.startswith("--set: model.attention: gated is overridden") for notice in plan.notices)
 
 
 def test_a_conditional_axis_exists_only_where_it_may(plan_grid: PlanGrid) -> None:
