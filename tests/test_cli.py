@@ -124,6 +124,15 @@ def test_a_token_beyond_the_vocabulary_is_refused_before_anything_trains(
     assert_refused(ablate("run", grid), "grid.yaml:", "model.vocab_size: the training split holds the token 49")
 
 
+def test_an_mlflow_that_cannot_be_is_refused_before_anything_trains(
+    ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = write_grid()
+    assert_refused(ablate("run", grid, "--tracking-uri", "foo://x"), "tracking URI foo://x", "legal: sqlite, ")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htps://host")
+    assert_refused(ablate("run", grid), "did you mean 'https'?")
+
+
 def test_a_terminal_that_lacks_characters_shows_others(
     ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from ablate.execution.watch import STUCK_S
 from ablate.plan import Plan
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
-from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete, redact
+from ablate.tracking.mlflow_mirror import MlflowMirror, check_address, is_complete, redact
 from ablate.tracking.store import Store
 from ablate.words import format_seconds
 
@@ -37,7 +37,7 @@ class Options:
 
     `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent;
     `limit` lets no run begin that would not end in time; weights that `keep` or `disk_budget_bytes` have no room for
-    are removed while the study goes on.
+    are removed while the study goes on. Raises `ResourceError` for an address that MLflow cannot have.
     """
 
     tracking_uri: str
@@ -51,6 +51,9 @@ class Options:
     limit: TimeLimit | None = None
     keep: Keep = "all"
     disk_budget_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        check_address(self.tracking_uri)
 
 
 def run_study(

@@ -11,15 +11,17 @@ import fcntl
 import hashlib
 import json
 import queue
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote
 
-from ablate.errors import RecordError
+from ablate.errors import RecordError, ResourceError, suggest
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
 from ablate.tracking.store import Store, read_json, write_json
@@ -28,6 +30,8 @@ FLUSH_S = 2.0
 LOCK_POLL_S = 0.5
 RETRY_S = 5.0  # between two attempts to reach an MLflow that is away
 PATIENCE_S = 60.0  # how long the end of a study waits for the mirror
+
+SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks")
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,19 @@ def is_complete(uri: str, store: Store, record: StudyRecord) -> bool:
         return bool(read_json(_marker(store))["complete"] == _mark(uri, record, store))
     except (RecordError, KeyError, TypeError):
         return False
+
+
+def check_address(uri: str) -> None:
+    """Whether MLflow is there, only time can tell; that it never can be is known from the scheme, without loading it.
+
+    Raises `ResourceError` for a scheme that neither MLflow nor an installed plugin of its knows.
+    """
+    found = re.match(r"([a-z][a-z0-9.-]+)(\+[a-z0-9]+)?:", uri.lower())  # sqlite: or mysql+pymysql:; all else is a path
+    legal = (*SCHEMES, *entry_points(group="mlflow.tracking_store").names)
+    if found is not None and found[1] not in legal:
+        raise ResourceError(
+            f"the tracking URI {redact(uri)}: MLflow has no address of the kind {found[1]!r}{suggest(found[1], legal)}"
+        )
 
 
 def redact(uri: str) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.mlflow_mirror import MlflowMirror, hide_secrets, redact
+from ablate.tracking.mlflow_mirror import SCHEMES, MlflowMirror, check_address, hide_secrets, redact
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import Store, write_json
@@ -144,6 +145,28 @@ def test_an_mlflow_that_is_away_holds_nobody_up_and_names_no_secret(store: Store
     assert "127.0.0.1:9" in mirror.behind
     assert mirror_all(store).behind is None  # elsewhere, later: all of it
     assert_has_all(store)
+
+
+def test_the_kinds_of_addresses_are_those_that_mlflow_knows() -> None:
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry as known
+
+    assert set(known._registry) - {"", "uc", "databricks-uc"} == set(SCHEMES)  # those two hold models, not runs
+    for uri in (
+        "mlruns",
+        "databricks",
+        "mysql+pymysql://a@b/c",
+        "HTTP://[host",
+        "./a:b",
+        *(f"{name}://x" for name in SCHEMES),
+    ):
+        check_address(uri)
+
+
+@pytest.mark.parametrize("uri", ["foo://ann:hunter2@host/x", "htp://host", "postgres://db", "sqlite3:///a.db"])
+def test_an_address_that_mlflow_cannot_have_is_refused(uri: str) -> None:
+    with pytest.raises(ResourceError, match=f"{uri[:3]}.*legal: sqlite, postgresql") as caught:
+        check_address(uri)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
