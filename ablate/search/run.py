@@ -83,7 +83,7 @@ def _trained(
 ) -> Iterator[tuple[Trials, Outcome]]:
     """Train the trials that are left, and hold the search's folder while their results are used."""
     check_names(problem)
-    if options.address is None:
+    if options.address is None and not store.path.exists():  # before anything is written; later, where trials are left
         place(problem.study.resources, [local_resources()], options.workers, problem.n_trials)
     with _alone(store):
         trials = Trials(problem, store, version=options.version, command=options.command)

@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 from pretended import ALPHA, RATE, quadratic, train
+from rich.console import Console
 
 from ablate.data import CorpusInfo
-from ablate.errors import GridError
+from ablate.errors import GridError, ResourceError
+from ablate.execution.events import Outcome
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
-from ablate.plan import build_plan
+from ablate.execution.run import Options
+from ablate.execution.view import View
+from ablate.plan import Plan, build_plan
 from ablate.search.answer import answer
 from ablate.search.cost import describe_tuning
 from ablate.search.optimizer import JOURNAL
 from ablate.search.result import summarize
+from ablate.search.run import tune_study
 from ablate.search.trials import Trials
 from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
@@ -93,6 +98,26 @@ def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
     assert "prenorm / 12: of 3 trials, number 2 was best" in sentences[1]
     assert sentences[1].endswith("At the edge of its range: train.learning_rate.")
     assert "12 steps of 4 sequences (768 tokens) and 24 steps of 4 sequences (1,536 tokens)" in sentences[-1]
+
+
+def test_trials_that_are_over_need_no_machine_for_more(write_grid, corpus_info: CorpusInfo, tmp_path: Path) -> None:
+    """As where archives from a larger machine were merged. New ones are refused before anything is written."""
+    tune = {"space": {RATE: RATES[:2]}, "trials": 2, "sampler": "GridSampler"}
+    study = load_study(write_grid(tune=tune, resources={"cpus": 1000}))
+    options, console = Options(f"sqlite:///{tmp_path}/mlflow.db"), Console(quiet=True)
+
+    def go_on(runs: Path) -> tuple[Outcome, Plan | None]:
+        return tune_study(study, corpus_info, runs, tmp_path, options, console, View(console, quiet=True))
+
+    with pytest.raises(ResourceError, match="1000 CPU and 0 GPU cannot be placed"):
+        go_on(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    train(trials)
+    del trials
+    outcome, plan = go_on(tmp_path / "runs")
+    assert outcome.exit_code == 0
+    assert plan is not None
 
 
 def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
