@@ -10,7 +10,7 @@ import numpy as np
 
 from ablate.analysis.convergence import Reach, cost_at
 from ablate.analysis.curves import Results, RunCurve
-from ablate.analysis.speedup import compare, sharing_of
+from ablate.analysis.speedup import compare, sharing_of, took_turns
 from ablate.analysis.summary import spread_of
 
 SIZE_LIMIT = 0.02
@@ -76,8 +76,11 @@ def _check(results: Results, name: str) -> Fairness:
         ("data", data, base_data),
     )
     flags += [f"{what} differs: {a} against {b}" for what, a, b in pairs if a != b and UNKNOWN not in (a, b)]
-    if len({sharing_of(run) for run in (*runs, *base_runs) if run.has_ended}) > 1:
+    ended = [run for run in (*runs, *base_runs) if run.has_ended]
+    if len({sharing_of(run) for run in ended}) > 1:
         flags.append("clock times are not comparable: different devices, or shared in different ways")
+    elif any(map(took_turns, ended)):
+        flags.append("clock times are not comparable: the runs took turns at a GPU")
     tuning, base_tuning = _tuning_of(results, name), _tuning_of(results, base.arm)
     trials, base_trials = tuning.get("trials"), base_tuning.get("trials")
     if trials != base_trials:

@@ -84,6 +84,14 @@ def test_the_time_a_step_is_compared_only_on_one_device():
     assert summarize_arms(make_results(base, elsewhere))[1].step_ratio is None
 
 
+def test_runs_that_took_turns_at_a_gpu_are_flagged_and_their_times_not_compared():
+    manifest = {"device": {"kind": "cuda", "name": "h"}, "gpus": 0.25, "shared_by": 4}
+    runs = [make_run(arm, 0, losses, manifest=manifest) for arm, losses in (("base", BASE), ("arm", FAST))]
+    results = make_results(*runs)
+    assert summarize_arms(results)[1].step_ratio is None
+    assert "the runs took turns at a GPU" in "; ".join(check_fairness(results)[1].flags)
+
+
 def tuned(arms):
     results = make_results(make_run("base", 0, BASE), make_run("arm", 0, FAST))
     return replace(results, record=replace(results.record, tuning={"arms": arms}))

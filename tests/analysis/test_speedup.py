@@ -59,6 +59,22 @@ def test_gpu_seconds_only_where_every_run_held_a_gpu():
     assert "different devices" in pick(rows, "seconds").note
 
 
+def test_seconds_of_runs_that_took_turns_at_a_gpu_are_not_compared():
+    gpu = {"device": {"kind": "cuda", "name": "h"}, "gpus": 0.5}
+    for shared_by, is_comparable in ((1, True), (4, False)):
+        manifest = {**gpu, "shared_by": shared_by}
+        runs = [
+            make_run(arm, seed, shifted(by), manifest=manifest)
+            for arm, by in (("base", 0.0), ("arm", 1.0))
+            for seed in (0, 1)
+        ]
+        rows = speed_ups(make_results(*runs))
+        for axis in ("seconds", "gpu_seconds"):
+            assert (pick(rows, axis).ratio is not None) == is_comparable
+            assert ("the runs shared a GPU" in pick(rows, axis).note) != is_comparable
+        assert pick(rows, "tokens").ratio == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"shared_by": 2}, {"threads": 2}, {"processes": 2}, {"device": {"kind": "cpu", "name": "two"}}],

@@ -98,7 +98,7 @@ def _round(value: object) -> object:
 
 
 def test_a_published_summary_is_what_its_curves_say(published: Path, tmp_path: Path) -> None:
-    folders = [path.parent for path in sorted((ROOT / "reports").glob("*/curves.parquet"))]
+    folders = [path.parent for path in sorted((ROOT / "reports").rglob("curves.parquet"))]
     for folder in (published / "reports" / "made-up", *folders):
         told, made = recompute(folder)
         assert told == made, f"{folder}: make it again with `ablate report {folder.name} --out reports/{folder.name}`"
