@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from ablate.errors import GridError
 from ablate.study.schema import STUDY_NAME, DataConfig, Resources, Rule, Seeds, TrainConfig
 from ablate.study.source import Path, Source
-from ablate.study.tuning import Frozen, Tuning
+from ablate.study.tuning import FreshSeeds, Frozen, Tuning
 
 
 class Objective(Frozen):
@@ -34,7 +34,7 @@ class Objective(Frozen):
         return self
 
 
-class Confirm(Frozen):
+class Confirm(FreshSeeds):
     """Best against default, trained anew with seeds that no trial used."""
 
     seeds: int | tuple[int, ...] = Field(
@@ -44,20 +44,6 @@ class Confirm(Frozen):
     defaults: Literal["all", "first"] = Field(
         "all", description="the arms whose defaults are trained beside their best"
     )
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _is_count_or_list(cls, value: object) -> object:
-        """One message, where the union's two parts would give one each."""
-        seeds = list(value) if isinstance(value, list | tuple) else [value]
-        if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len({*seeds}) < len(seeds):
-            raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {value!r}")
-        return value
-
-    def fresh_seeds(self, used: tuple[int, ...]) -> tuple[int, ...]:
-        if isinstance(self.seeds, int):
-            return tuple(range(max(used) + 1, max(used) + 1 + self.seeds))
-        return self.seeds
 
 
 def _read_arms(value: object) -> object:

@@ -31,8 +31,10 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     expansion = expand(study, names)
     whole = build_plan(study, corpus)  # an arm that another one stands for is not tuned twice
     models = {arm.name: arm.model for arm in whole.arms}
-    first = max(study.seeds) + 1
-    varied = vary(study, tune, ("tune",), name=f"{study.study}-tune", seeds=tuple(range(first, first + tune.seeds)))
+    seeds = tune.fresh_seeds(study.seeds)
+    if set(seeds) & set(study.seeds):
+        raise study.refuse(("tune", "seeds"), f"{list(seeds)}: trials need seeds that the matrix does not use")
+    varied = vary(study, tune, ("tune",), name=f"{study.study}-tune", seeds=seeds)
     bases = {arm.name: models[arm.baseline] for arm in whole.arms if arm.baseline != arm.name}
     arms = read_arms(varied, names, corpus, tune, expansion.arms, bases)
     if not set(TUNED) & set(tune.space):

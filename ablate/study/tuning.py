@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 EDGE = 0.05  # share of a range that counts as its edge
+MAX_SEEDS = 1000  # of a trial
 GRID = "GridSampler"  # the one that draws nothing
 ON_GRID = 1e-9  # how far from a whole number of steps a value may be, for rounding in binary
 
@@ -172,7 +173,39 @@ class Tuning(Frozen):
         return value
 
 
-class Tune(Tuning):
+class FreshSeeds(Frozen):
+    """Seeds that other runs have not used: how many, or which."""
+
+    seeds: int | tuple[int, ...]
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _is_count_or_list(cls, value: object) -> object:
+        """One message, where the union's two parts would give one each."""
+        seeds = list(value) if isinstance(value, list | tuple) else [value]
+        if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len({*seeds}) < len(seeds):
+            raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {value!r}")
+        return value
+
+    def fresh_seeds(self, used: tuple[int, ...]) -> tuple[int, ...]:
+        """Those of the list, or as many as wanted after the largest that was used."""
+        if isinstance(self.seeds, int):
+            return tuple(range(max(used) + 1, max(used) + 1 + self.seeds))
+        return self.seeds
+
+
+class Tune(Tuning, FreshSeeds):
     """A grid's `tune:`: every arm gets the same trials over the same space, then trains at its best."""
 
-    seeds: int = Field(1, gt=0, le=1000, description="runs a trial, with seeds that the matrix does not use")
+    seeds: int | tuple[int, ...] = Field(
+        1,
+        description="runs a trial: a number of seeds after the matrix's, or a list of seeds that it does not use, "
+        "with which the matrix may get more seeds without new trials",
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _has_some(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        if value == 0 or (isinstance(value, int) and value > MAX_SEEDS):
+            raise ValueError(f"a trial has 1 to {MAX_SEEDS} runs, got {value}")
+        return value

@@ -138,6 +138,20 @@ def test_an_arm_that_is_added_is_tuned_alone(write_grid, corpus_info: CorpusInfo
     assert {run.arm.axes["normalization"] for run in train(pose("prenorm", "ngpt"))} == {"ngpt"}
 
 
+def test_named_seeds_let_the_matrix_grow_without_new_trials(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    def pose(seeds: list[int], of_trials: object) -> Trials:
+        tune = {"space": {RATE: SPACE[RATE]}, "trials": 2, "seeds": of_trials}
+        study = load_study(write_grid(tune=tune, seeds=seeds))
+        return Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+
+    assert {run.seed for run in train(pose([0, 1], 1))} == {2}
+    assert not train(pose([0, 1, 3, 4], [2]))
+    with pytest.raises(GridError, match=r"tune.seeds: \[2\]: trials need seeds that the matrix does not use"):
+        pose([0, 1, 2], [2])
+
+
 def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: CorpusInfo) -> None:
     wide = {"model": {"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 16}, "match": "parameters"}
     study = load_study(write_grid(tune={"space": {RATE: SPACE[RATE]}, "trials": 2}, **wide))
