@@ -38,6 +38,14 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return call
 
 
+@pytest.fixture
+def token_files(tmp_path: Path) -> Path:
+    """nanoGPT's two files, whose last token is 49 and every other one 7."""
+    for name in ("train.bin", "val.bin"):
+        (tmp_path / name).write_bytes(bytes([7, 0]) * 1000 + bytes([49, 0]))
+    return tmp_path
+
+
 def assert_refused(result: tuple[int, str, str], *words: str) -> None:
     """One message, exit code 2, no traceback, nothing written."""
     code, out, err = result
@@ -114,13 +122,27 @@ def test_a_study_that_was_never_run(ablate: Ablate, write_grid: Callable[..., Pa
     assert_refused(ablate(verb, tmp_path / "none.yaml"), "no such file")
 
 
+@pytest.mark.parametrize("verb", ["plan", "run"])
 def test_a_token_beyond_the_vocabulary_is_refused_before_anything_trains(
-    ablate: Ablate, write_grid: Callable[..., Path], tmp_path: Path
+    ablate: Ablate, write_grid: Callable[..., Path], token_files: Path, verb: str
 ) -> None:
-    for name in ("train.bin", "val.bin"):
-        (tmp_path / name).write_bytes(bytes([49, 0]) * 1000)
-    model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 20}
-    grid = write_grid(data={"source": "bin", "path": str(tmp_path), "tokenizer": "gpt2"}, model=model)
+    data = {"source": "bin", "path": str(token_files), "tokenizer": "gpt2"}
+    model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 49}
+    words = ("grid.yaml:", "model.vocab_size: the corpus holds the token 49", "legal: at least 50")
+    assert_refused(ablate(verb, write_grid(data=data, model=model)), *words)
+    assert_refused(ablate(verb, write_grid(data=data, matrix={"model.vocab_size": [50, 20]}, baseline={})), "token 49")
+    assert ablate("plan", write_grid(data=data, model={**model, "vocab_size": 50}))[0] == 0
+
+
+def test_of_many_tokens_a_plan_looks_at_the_first_and_says_so(
+    ablate: Ablate, write_grid: Callable[..., Path], token_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("data.corpus", "plan.plan"):
+        monkeypatch.setattr(f"ablate.{module}.CHECKED_TOKENS", 1000)
+    model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 49}
+    grid = write_grid(data={"source": "bin", "path": str(token_files), "tokenizer": "gpt2"}, model=model)
+    code, out, _ = ablate("plan", grid)
+    assert code == 0 and "were looked for in the first 1,000 of each split" in out
     assert_refused(ablate("run", grid), "grid.yaml:", "model.vocab_size: the training split holds the token 49")
 
 

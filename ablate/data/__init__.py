@@ -1,10 +1,11 @@
 """Corpora to memory-mapped token shards, and batches that are pure functions of (seed, step). Needs no torch."""
 
 from ablate.data.batches import training_batch, validation_batches
-from ablate.data.corpus import Corpus, CorpusInfo, check_length, check_vocabulary, describe, prepare
+from ablate.data.corpus import CHECKED_TOKENS, Corpus, CorpusInfo, check_length, check_vocabulary, describe, prepare
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = [
+    "CHECKED_TOKENS",
     "Corpus",
     "CorpusInfo",
     "Tokenizer",

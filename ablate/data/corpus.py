@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,21 @@ FORMAT = 1
 
 BIN_DTYPE = "<u2"
 SCAN_TOKENS = 1 << 24
+CHECKED_TOKENS = 8 * SCAN_TOKENS  # of each split, in which a plan looks for the largest token, to stay quick
 
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """`hash` stands for the tokens of both splits, wherever their files are; the counts are of each split."""
+    """`hash` stands for the tokens of both splits, wherever their files are; the counts are of each split.
+
+    `largest_token` is known where the corpus came as tokens: that of the first `CHECKED_TOKENS` of each split.
+    """
 
     hash: str
     n_train_tokens: int
     n_validation_tokens: int
     vocab_size: int
+    largest_token: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,18 +123,22 @@ def check_length(info: CorpusInfo, context_length: int) -> None:
 def check_vocabulary(corpus: Corpus, vocab_size: int) -> None:
     """Raises `DataError` where a token is not below `vocab_size`. Looks at every token, a block at a time."""
     for name, tokens in (("training", corpus.train), ("validation", corpus.validation)):
-        for first in range(0, len(tokens), SCAN_TOKENS):
-            largest = int(tokens[first : first + SCAN_TOKENS].max())
-            if largest >= vocab_size:
-                raise DataError(
-                    f"the {name} split holds the token {largest}, beyond a model.vocab_size of {vocab_size} "
-                    f"(legal: {corpus.info.vocab_size} for this corpus)"
-                )
+        largest = _find_largest(tokens)
+        if largest >= vocab_size:
+            raise DataError(
+                f"the {name} split holds the token {largest}, beyond a model.vocab_size of {vocab_size} "
+                f"(legal: at least {largest + 1})"
+            )
+
+
+def _find_largest(tokens: Tokens) -> int:
+    return max(int(tokens[first : first + SCAN_TOKENS].max()) for first in range(0, len(tokens), SCAN_TOKENS))
 
 
 def _describe_bin(split: Split) -> CorpusInfo:
-    n_train, n_validation = (size_of(files[0].path) // 2 for files in (split.train, split.validation))
-    return _info(_hash(split, BIN_DTYPE), n_train, n_validation, PADDED_GPT2_VOCABULARY)
+    train, validation = (np.memmap(file.path, BIN_DTYPE, mode="r") for (file,) in (split.train, split.validation))
+    info = _info(_hash(split, BIN_DTYPE), len(train), len(validation), PADDED_GPT2_VOCABULARY)
+    return replace(info, largest_token=max(_find_largest(tokens[:CHECKED_TOKENS]) for tokens in (train, validation)))
 
 
 def _info(name: str, n_train: int, n_validation: int, vocab_size: int) -> CorpusInfo:

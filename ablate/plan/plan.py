@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ablate.data import CorpusInfo, check_length
+from ablate.data import CHECKED_TOKENS, CorpusInfo, check_length
 from ablate.errors import DataError
 from ablate.plan.estimate import run_seconds, study_seconds
 from ablate.plan.expand import Assignment, Expansion, arm_name, display, expand
@@ -111,6 +111,11 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
     idle = _find_idle_values(study, names, expansion)
     notices = (*expansion.notices, *idle, *resolver.notices, *merged, *common)
+    if corpus.largest_token is not None and max(corpus.n_train_tokens, corpus.n_validation_tokens) > CHECKED_TOKENS:
+        notices += (
+            f"tokens beyond the vocabulary were looked for in the first {CHECKED_TOKENS:,} of each split; "
+            "`ablate run` looks at all before it trains",
+        )
     baseline = _common_levels(arms)
     return Plan(study, corpus, axes, baseline, arms, runs, notices)
 

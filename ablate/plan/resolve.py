@@ -232,6 +232,13 @@ class Resolver:
                 f"{config.vocab_size} is less than the {self.corpus.vocab_size} tokens of the tokenizer "
                 f"{self.study.data.tokenizer!r}",
             )
+        if (largest := self.corpus.largest_token) is not None and config.vocab_size <= largest:
+            raise self._refuse(
+                "model.vocab_size",
+                places,
+                f"the corpus holds the token {largest}, beyond a vocabulary of {config.vocab_size} "
+                f"(legal: at least {largest + 1})",
+            )
         return config
 
     def _hint(self, error: ConfigError) -> str:

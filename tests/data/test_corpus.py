@@ -200,7 +200,7 @@ def test_nanogpt_files_are_used_in_place(tmp_path):
     made = prepare(config, tmp_path, tmp_path / "shards")
     assert made.train.tolist() == [1, 50256, 2]
     assert made.validation_path == tmp_path / "owt" / "val.bin"
-    assert made.info == describe(config, tmp_path) == CorpusInfo(made.info.hash, 3, 2, 50304)
+    assert made.info == describe(config, tmp_path) == CorpusInfo(made.info.hash, 3, 2, 50304, 50256)
     assert not (tmp_path / "shards").exists()
 
 
