@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -287,9 +288,7 @@ app.command()(cli_results.bench_report)
 
 
 @app.command()
-def schema(
-    search: Annotated[bool, typer.Option("--search", help="Of search.yaml instead.")] = False,
-) -> None:
+def schema(search: Annotated[bool, typer.Option("--search", help="Of search.yaml instead.")] = False) -> None:
     """Print the JSON Schema of grid.yaml, for an editor that completes and checks it."""
     from ablate.plan.json_schema import file_schema, grid_schema
     from ablate.search.schema import Search
@@ -374,6 +373,7 @@ def bench(
         is_cold=cold,
         has_profile=profile,
         together=together,
+        tell=partial(typer.echo, err=True),
     )
     if out is not None:
         write_bench(asdict(report), out)

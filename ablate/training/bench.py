@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -90,9 +90,11 @@ def bench_arms(
     is_cold: bool,
     has_profile: bool,
     together: int = 1,
+    tell: Callable[[str], object] = lambda _line: None,
 ) -> BenchReport:
     """Measure one arm after the other, each alone and then, from 2 on, as `together` processes at once.
 
+    `tell` is told, in a line, of each measurement before it begins.
     Raises `ResourceError` where other work holds the GPU's memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -101,28 +103,32 @@ def bench_arms(
     check_alone(device)
     ceilings: dict[str, float] = {}
     speeds, failed = [], {}
-    for name, (model, train) in arms.items():
+    for number, (name, (model, train)) in enumerate(arms.items(), 1):
+        place = f"arm {number} of {len(arms)}, {name}"
         if train.precision not in ceilings:
             precision = PRECISIONS[train.precision]
             ceilings[train.precision] = measure_ceiling(
                 device, precision.autocast or precision.masters or torch.float32
             )
         try:
-            speeds.append(
-                bench_arm(
-                    name,
-                    model,
-                    train,
-                    device=device,
-                    ceiling_tflops=ceilings[train.precision],
-                    steps=steps,
-                    is_cold=is_cold,
-                    has_profile=has_profile,
+            with _cache(is_cold):
+                tell(f"{place}: alone")
+                speeds.append(
+                    bench_arm(
+                        name,
+                        model,
+                        train,
+                        device=device,
+                        ceiling_tflops=ceilings[train.precision],
+                        steps=steps,
+                        is_cold=is_cold,
+                        has_profile=has_profile,
+                    )
                 )
-            )
-            if together > 1:
-                windows_ms = time_together(together, model, train, device=device, threads=threads, steps=steps)
-                speeds[-1] = _add_together(speeds[-1], together, windows_ms)
+                if together > 1:
+                    tell(f"{place}: {together} together")
+                    windows_ms = time_together(together, model, train, device=device, threads=threads, steps=steps)
+                    speeds[-1] = _add_together(speeds[-1], together, windows_ms)
         except (torch.OutOfMemoryError, BackendError, ResourceError) as error:
             failed[name] = str(error).splitlines()[0]
     return BenchReport(
@@ -179,8 +185,11 @@ def bench_arm(
     is_cold: bool,
     has_profile: bool,
 ) -> Speed:
-    """Train the arm for a few windows of `steps` steps. Raises `torch.OutOfMemoryError` where it does not fit."""
-    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, _cache(is_cold):
+    """Train the arm for a few windows of `steps` steps; `is_cold` says that the compilation cache is empty.
+
+    Raises `torch.OutOfMemoryError` where it does not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
         corpus = random_corpus(Path(folder), model, train)
         first_s = start(model, train, corpus, device)[1]
         training, warm_s = start(model, train, corpus, device)

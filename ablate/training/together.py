@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
@@ -9,6 +10,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
+import torch._inductor.config
 from torch.multiprocessing.spawn import ProcessException, spawn
 
 from ablate.data import Corpus
@@ -27,7 +29,8 @@ def time_together(
 ) -> tuple[float, ...]:
     """Milliseconds of a step that `n` processes make at once, for each window: until the last has ended its steps.
 
-    The processes begin a window together, and share out the `threads`, at least one each.
+    The processes begin a window together, and share out the `threads`, at least one each. What they compile should be
+    in the cache on disk already, by a process that trained the arm alone.
     Raises `ResourceError` where one of them fails, by want of memory for one, or dies; the others end with it.
     """
     free_memory(device)  # of what was measured alone before
@@ -58,7 +61,11 @@ def _train(
     barrier: Barrier,
     found: SimpleQueue[list[tuple[float, float]]],
 ) -> None:
+    # On a GPU Inductor starts a pool of compilers for each process, one a core, even where all is in the cache, and a
+    # process waits for its pool at its end, sometimes for minutes (github.com/pytorch/pytorch/issues/162199).
+    torch._inductor.config.compile_threads = 1
     torch.set_num_threads(threads)
     forbid_tf32()
     training, _ = start(model, train, corpus, device)
     found.put(run_windows(training, steps, barrier.wait))
+    os._exit(0)  # all is said; nothing that a library does at the end is waited for

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -86,10 +88,10 @@ class Mortal(ModelConfig):
     mark: ClassVar[Path]
 
     def __reduce__(self):
-        return _arrive, (self.mark, self.to_dict())
+        return _die_first, (self.mark, self.to_dict())
 
 
-def _arrive(mark: Path, settings):
+def _die_first(mark: Path, settings):
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -102,6 +104,34 @@ def test_processes_do_not_wait_for_one_that_died(make_small_arm, tmp_path, monke
     monkeypatch.setattr(Mortal, "mark", tmp_path / "mark", raising=False)
     with pytest.raises(ResourceError, match=r"^2 together: process . terminated with exit code 1$"):
         time_together(2, Mortal.parse(model.to_dict()), train, device=CPU, threads=1, steps=1)
+
+
+class Lingering(ModelConfig):
+    """A config that makes the end of each process that it is sent to take minutes, as a pool of compilers may."""
+
+    def __reduce__(self):
+        return _linger, (self.to_dict(),)
+
+
+def _linger(settings):
+    atexit.register(time.sleep, 600)
+    return ModelConfig.parse(settings)
+
+
+@pytest.mark.timeout(120)
+def test_processes_that_do_not_come_to_their_end_are_not_waited_for(make_small_arm):
+    model, train = make_small_arm()
+    settings = {"device": CPU, "threads": 1, "steps": 1}
+    assert len(time_together(2, Lingering.parse(model.to_dict()), train, **settings)) == WINDOWS
+
+
+def test_each_measurement_is_told_before_it_begins(make_small_arm, monkeypatch):
+    told = []
+    monkeypatch.setattr(bench, "time_together", lambda *_, **__: told.append("processes") or (1.0,))
+    arms = {"first": make_small_arm(), "flex": make_small_arm(attention="flex")}
+    bench_arms(arms, study="small", command="", together=3, tell=told.append, **QUICK)
+    together = ["arm 1 of 2, first: 3 together", "processes"]
+    assert told == ["arm 1 of 2, first: alone", *together, "arm 2 of 2, flex: alone"]
 
 
 def test_an_arm_that_fails_only_together_keeps_its_figures(make_small_arm, monkeypatch, capsys):
