@@ -1,0 +1,36 @@
+"""A run on two GPUs, over NCCL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from processes import curves, run
+
+from ablate.tracking.store import Store
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
+]
+ROUNDING_32 = 1e-4  # relative, after a dozen steps: two devices sum a batch in another order than one
+
+
+def test_two_gpus_train_as_one_does(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    found = []
+    for n_gpus in (1, 2):
+        grid = write_grid(matrix={"normalization": ["prenorm", "ngpt"]}, baseline=None, resources={"gpus": n_gpus})
+        runs = tmp_path / f"runs-{n_gpus}"
+        ended = run("run", grid, "--runs", runs)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        manifests = [json.loads(path.read_text()) for path in runs.glob("tiny/*/manifest.json")]
+        assert {(m["device"]["kind"], m.get("processes", 1)) for m in manifests} == {("cuda", n_gpus)}
+        found.append(curves(Store(runs / "tiny")))
+    assert found[0].keys() == found[1].keys()
+    for run_id, alone in found[0].items():
+        assert len(alone) == 6
+        for one, other in zip(alone, found[1][run_id], strict=True):
+            assert one == pytest.approx(other, rel=ROUNDING_32)
