@@ -25,7 +25,11 @@ RATE, BETAS, EPS = 1e-2, (0.9, 0.999), 1e-8
 
 @pytest.mark.parametrize(
     ("dim", "shape"),
-    [(None, (5, 7)), (None, (3, 700)), (0, (5, 7)), (0, (300, 20)), (0, (256, 8)), (1, (5, 7)), (1, (3, 1500))],
+    [
+        *[(None, shape) for shape in [(5, 7), (3, 700)]],
+        *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 64), (129, 65), (280, 66)]],
+        *[(1, shape) for shape in [(5, 7), (3, 1500)]],
+    ],
     ids=str,
 )
 @pytest.mark.parametrize(("weight_decay", "max_norm"), [(0.0, 1e6), (0.1, 0.3)])
