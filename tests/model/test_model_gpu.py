@@ -136,25 +136,36 @@ def test_bfloat16_errors_and_three_steps(case: Mapping[str, Any], backend: str, 
     assert grad <= GRAD_RATIO * math_grad + FLOOR
 
 
+def train(model: GPT, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """The losses of 100 steps on sequences of 192 tokens: scans over more than 128 are compiled in another way."""
+    optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3, fused=True)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for _ in range(100):
+        start = torch.randint(SIZES["vocab_size"], (BATCH, 1), generator=generator)
+        batch = ((start + 3 * torch.arange(193)) % SIZES["vocab_size"]).cuda()
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss = model.loss(batch[:, :-1], batch[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.post_step()
+        losses.append(loss.item())
+    return torch.tensor(losses)
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    return (one - other).abs().max().item()
+
+
 @pytest.mark.parametrize("kind", kinds(), ids=str)
 def test_compiled_blocks_train_as_eager_ones_in_bfloat16(kind: Mapping[str, str]) -> None:
-    eager = build(kind, "auto")
-    compiled = copy.deepcopy(eager)
+    model = build(kind, "auto")
+    compiled, in_float32 = copy.deepcopy(model), copy.deepcopy(model)
     compiled.compile_blocks()
-    curves = []
-    for model in (eager, compiled):
-        optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3, fused=True)
-        generator, losses = torch.Generator().manual_seed(0), []
-        for _ in range(100):
-            start = torch.randint(SIZES["vocab_size"], (BATCH, 1), generator=generator)
-            batch = ((start + 3 * torch.arange(129)) % SIZES["vocab_size"]).cuda()
-            with torch.autocast("cuda", torch.bfloat16):
-                loss = model.loss(batch[:, :-1], batch[:, 1:])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            model.post_step()
-            losses.append(loss.item())
-        curves.append(losses)
-    assert curves[0][-1] < LEARNT * curves[0][0]
-    assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < DRIFT
+    eager_curve, compiled_curve = train(model), train(compiled)
+    assert eager_curve[-1] < LEARNT * eager_curve[0]
+    if distance(compiled_curve, eager_curve) >= DRIFT:
+        # Weights of three levels make of a rounding a step from one level to the next: for linear=bitnet_b158 eager
+        # bfloat16 itself is 0.47 nats from float32 on a CPU. Beyond its error times the house's ratio is a fault.
+        exact_curve = train(in_float32, torch.float32)
+        assert distance(compiled_curve, exact_curve) <= OUT_RATIO * distance(eager_curve, exact_curve)
