@@ -88,11 +88,12 @@ def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "along", "levels"),
+    ("name", "families", "settings", "along", "levels"),
     [
-        ("ngpt-vs-gpt", ["matrix.train.steps=[4, 8]"], "train.steps", [4, 8]),
+        ("ngpt-vs-gpt", ["ngpt", "ngpt searched"], ["matrix.train.steps=[4, 8]"], "train.steps", [4, 8]),
         (
             "context-length",
+            ["ngpt"],
             [
                 "matrix.context_length=[{value: 8, train.batch_size: 4, label: 8}, "
                 "{value: 16, train.batch_size: 2, label: 16}, {value: 32, train.batch_size: 1, label: 32}]",
@@ -104,11 +105,18 @@ def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path)
     ],
 )
 def test_growth_along_horizon_and_context(
-    name: str, settings: Sequence[str], along: str, levels: Sequence[int], corpus_file: Path, tmp_path: Path
+    name: str,
+    families: Sequence[str],
+    settings: Sequence[str],
+    along: str,
+    levels: Sequence[int],
+    corpus_file: Path,
+    tmp_path: Path,
 ) -> None:
     report, summary = publish(name, settings, corpus_file, tmp_path)
-    (trend,) = [trend for trend in summary["trends"] if trend["axis"] == "tokens"]
-    assert (trend["along"], trend["levels"], trend["family"]) == (along, levels, {"normalization": "ngpt"})
+    trends = [trend for trend in summary["trends"] if trend["axis"] == "tokens"]
+    assert [trend["family"] for trend in trends] == [{"normalization": family} for family in families]
+    assert all((trend["along"], trend["levels"]) == (along, levels) for trend in trends)
     assert len(summary["answer"]) == 3
     assert "grow" in summary["answer"][1]
     assert list(load(tmp_path / "first" / name).trends()["axis"]) == [trend["axis"] for trend in summary["trends"]]
