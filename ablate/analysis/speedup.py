@@ -254,24 +254,28 @@ def find_obstacle(comparison: Comparison, axis: str) -> str:
     """Why clock times cannot be compared, or nothing: seconds need one kind of device, had in one way."""
     if axis not in ("seconds", "gpu_seconds"):
         return ""
-    runs = [reach.run for reach in (*comparison.baseline, *comparison.arm)]
-    if not all(map(is_device_known, runs)):
-        return f"{axis}: on which devices the runs were trained is not known"
+    reason = find_clock_obstacle([reach.run for reach in (*comparison.baseline, *comparison.arm)], axis)
+    return f"{axis}: {reason}" if reason else ""
+
+
+def find_clock_obstacle(runs: Sequence[RunCurve], axis: str = "seconds") -> str:
+    """Why the clock times of these runs cannot be compared, or nothing."""
+    if not all(map(_is_device_known, runs)):
+        return "on which devices the runs were trained is not known"
     if any(map(took_turns, runs)):
-        return f"{axis}: the runs shared a GPU, which gives each the pace of all (with gpus: 1 each has its own)"
+        return "the runs shared a GPU, which gives each the pace of all (with gpus: 1 each has its own)"
     keys = {sharing_of(run, axis) for run in runs}
-    return "" if len(keys) == 1 else f"{axis}: the runs were trained on different devices, or shared them differently"
+    return "" if len(keys) == 1 else "the runs were trained on different devices, or shared them differently"
 
 
-def is_device_known(run: RunCurve) -> bool:
+def _is_device_known(run: RunCurve) -> bool:
     device = device_of(run.manifest)
     return bool(device.get("kind") or device.get("name"))
 
 
 def took_turns(run: RunCurve) -> bool:
-    """Whether other runs had a part of the run's GPU. The driver lets processes take turns at it, a step each, so that
-    a fast arm waits for a slow one: four runs of 10.8M parameters trained at 0.71 million tokens/s each on an H200,
-    GPT and nGPT alike, which reach 3.2 and 2.9 million there alone.
+    """Whether other runs had a part of the run's GPU: processes take turns at it, a step each, so that a fast arm waits
+    for a slow one (reports/performance, "Small models").
     """
     return 0 < run.n_gpus < 1 and run.manifest.get("shared_by", 1) != 1
 

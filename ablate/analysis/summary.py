@@ -11,7 +11,7 @@ import numpy as np
 
 from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import Results, RunCurve, device_of
-from ablate.analysis.speedup import is_device_known, sharing_of, took_turns
+from ablate.analysis.speedup import find_clock_obstacle
 from ablate.tracking.records import Value
 from ablate.words import name_error
 
@@ -177,9 +177,7 @@ def _compare_steps(results: Results, arm: str) -> float | None:
     runs, base_runs = results.runs_of(arm), results.runs_of(results.baseline_of(arm))
     mine, base = _average_step(runs).mean, _average_step(base_runs).mean
     whole = [run for run in (*runs, *base_runs) if run.is_whole]
-    is_comparable = len({sharing_of(run) for run in whole}) == 1 and all(map(is_device_known, whole))
-    is_comparable = is_comparable and not any(map(took_turns, whole))
-    return mine / base if mine and base and is_comparable else None
+    return mine / base if mine and base and not find_clock_obstacle(whole) else None
 
 
 def _seconds_per_step(run: RunCurve) -> float:

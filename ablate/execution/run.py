@@ -23,7 +23,7 @@ from ablate.execution.watch import STUCK_S
 from ablate.plan import Plan
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
-from ablate.tracking.mlflow_mirror import MlflowMirror, check_address, is_complete, redact
+from ablate.tracking.mlflow_mirror import MlflowMirror, check_tracking_uri, is_complete, redact
 from ablate.tracking.store import Store
 from ablate.words import format_seconds
 
@@ -53,7 +53,7 @@ class Options:
     disk_budget_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        check_address(self.tracking_uri)
+        check_tracking_uri(self.tracking_uri)
 
 
 def run_study(

@@ -168,7 +168,7 @@ def is_complete(uri: str, store: Store, record: StudyRecord) -> bool:
         return False
 
 
-def check_address(uri: str) -> None:
+def check_tracking_uri(uri: str) -> None:
     """Whether MLflow is there, only time can tell; that it never can be is known from the scheme, without loading it.
 
     Raises `ResourceError` for a scheme that neither MLflow nor an installed plugin of its knows.

@@ -13,7 +13,7 @@ import pytest
 
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.mlflow_mirror import SCHEMES, MlflowMirror, check_address, hide_secrets, redact
+from ablate.tracking.mlflow_mirror import SCHEMES, MlflowMirror, check_tracking_uri, hide_secrets, redact
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import Store, write_json
@@ -159,13 +159,13 @@ def test_the_kinds_of_addresses_are_those_that_mlflow_knows() -> None:
         "./a:b",
         *(f"{name}://x" for name in SCHEMES),
     ):
-        check_address(uri)
+        check_tracking_uri(uri)
 
 
 @pytest.mark.parametrize("uri", ["foo://ann:hunter2@host/x", "htp://host", "postgres://db", "sqlite3:///a.db"])
 def test_an_address_that_mlflow_cannot_have_is_refused(uri: str) -> None:
     with pytest.raises(ResourceError, match=f"{uri[:3]}.*legal: sqlite, postgresql") as caught:
-        check_address(uri)
+        check_tracking_uri(uri)
     assert "hunter2" not in str(caught.value)
 
 
