@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,10 @@ from ablate.tracking.store import RunFolder, read_json
 
 # Half the micro-batch sums in another order; over a few steps that stays near float32's rounding of a loss of about 5.
 ROUNDING_32 = 1e-4
+
+# By default glibc comes to keep freed tensors in its heap, where the second run would find all that the first one had.
+# With a threshold of one's own, every large tensor is mapped by itself, and goes back when it is freed.
+TENSORS_GO_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
 # Trains the last run of a grid here, twice: with all the memory, and with what MEMORY leaves.
 PROGRAM = """
@@ -58,7 +63,12 @@ def test_half_at_once_where_memory_ends(write_grid: Callable[..., Path], tmp_pat
         baseline={},
     )
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, grid, device], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", PROGRAM, grid, device],
+        env={**os.environ, **TENSORS_GO_BACK},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     (whole_state, run_id), (little_state, _) = (line.split() for line in result.stdout.splitlines())
     little = RunFolder(tmp_path / "little" / run_id)
