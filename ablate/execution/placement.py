@@ -13,6 +13,8 @@ import torch
 from ablate.errors import ResourceError
 from ablate.study.schema import Resources
 
+INDUCTOR_COMPILERS = 32  # at most, by torch._inductor.config; to ask it costs a second of loading
+
 Nodes = Sequence[Mapping[str, float]]  # what each node of the cluster has, in Ray's words
 
 
@@ -29,6 +31,11 @@ class Placement:
     @property
     def gpus_of_run(self) -> float:
         return self.gpus * self.processes
+
+    def count_compilers(self, n_cores: int) -> int:
+        """How many processes Inductor may compile with for one worker on a node of `n_cores`: as many as it has cores,
+        or its share of those that Inductor takes for a GPU of one's own."""
+        return max(self.cpus, int(min(n_cores, INDUCTOR_COMPILERS) * min(self.gpus, 1)))
 
     def __str__(self) -> str:
         gpu = f" and {self.gpus:g} GPU" if self.gpus else ""

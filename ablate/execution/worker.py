@@ -67,6 +67,8 @@ class RunWorker:
         self._attention: dict[str, Mapping[str, str]] = {}
         # Ray hides the GPUs that are others', but none from a worker that has no share of any.
         self.device = "cuda" if placement.gpus and torch.cuda.is_available() else "cpu"
+        # Before Inductor is loaded, which asks then. Else each process that compiles starts up to 32 compilers.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(placement.count_compilers(os.cpu_count() or 1)))
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.group: Group = Alone()
         if seat is not None:

@@ -64,3 +64,13 @@ def test_what_cannot_be_placed_is_refused_with_what_there_is(
 ) -> None:
     with pytest.raises(ResourceError, match=words):
         place(Resources(**resources), available, workers, 8, "grid.yaml:7: resources")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "n_cores", "expected"),
+    [(1, 0.0, 64, 1), (4, 0.0, 64, 4), (1, 0.25, 16, 4), (1, 0.25, 128, 8), (1, 0.1, 4, 1), (1, 1.0, 128, 32)],
+)
+def test_workers_that_share_a_machine_share_its_cores_to_compile(
+    cpus: int, gpus: float, n_cores: int, expected: int
+) -> None:
+    assert Placement(cpus, gpus, 1).count_compilers(n_cores) == expected

@@ -191,3 +191,14 @@ def test_a_checkpoint_never_outlives_its_curve_where_the_machine_dies(
     worker.train(job)
     assert saved
     assert all(n_bytes == n_on_disk > 0 for n_bytes, n_on_disk in saved)
+
+
+def test_a_worker_compiles_with_its_share_of_the_cores(
+    make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    make_worker()
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")
+    make_worker()
+    assert os.environ["TORCHINDUCTOR_COMPILE_THREADS"] == "3"
