@@ -75,6 +75,7 @@ class Plan:
     runs: tuple[Run, ...]
     notices: tuple[str, ...]
     tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
+    stands_for: Mapping[str, str] = field(default_factory=dict)  # an arm left out, to the one of its configuration
 
     @property
     def total_flops(self) -> int:
@@ -104,12 +105,16 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
             raise study.refuse(("matrix", axis) if axis else ("model", "context_length"), str(error)) from None
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
-    arms, merged = _name_arms(study, expansion, resolved, corpus)
+    arms, stands_for = _name_arms(study, expansion, resolved, corpus)
     runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
     _check_processes(study, arms)
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
     idle = _find_idle_values(study, names, expansion)
+    merged = [
+        f"the arm {other} is the same configuration as {name}, which stands for both"
+        for other, name in stands_for.items()
+    ]
     notices = (*expansion.notices, *idle, *resolver.notices, *merged, *common)
     if corpus.largest_token is not None and max(corpus.n_train_tokens, corpus.n_validation_tokens) > CHECKED_TOKENS:
         notices += (
@@ -117,7 +122,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
             "`ablate run` looks at all before it trains",
         )
     baseline = _common_levels(arms)
-    return Plan(study, corpus, axes, baseline, arms, runs, notices)
+    return Plan(study, corpus, axes, baseline, arms, runs, notices, stands_for=stands_for)
 
 
 def read_names() -> Names:
@@ -204,14 +209,16 @@ def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> 
 
 def _name_arms(
     study: Study, expansion: Expansion, resolved: Sequence[Resolved], corpus: CorpusInfo
-) -> tuple[tuple[Arm, ...], list[str]]:
-    """The arms with their names; of several that come to the same configuration, the first stands for all."""
+) -> tuple[tuple[Arm, ...], dict[str, str]]:
+    """The arms with their names. Of several that come to the same configuration the first stands for all: the name of
+    each of the others to its name."""
     labels = [arm_name(assignment) for assignment in expansion.arms]
     identities = [arm_identity(config.model, config.train, corpus.hash) for config in resolved]
     first: dict[str, int] = {}
     for index, identity in enumerate(identities):
         first.setdefault(identity, index)
-    arms, merged = [], []
+    arms: list[Arm] = []
+    stands_for: dict[str, str] = {}
     for label, count in Counter(
         label for index, label in enumerate(labels) if first[identities[index]] == index
     ).items():
@@ -220,11 +227,8 @@ def _name_arms(
                 ("matrix",), f"{count} different arms would be named {label}: give their levels other labels"
             )
     for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True)):
-        stands_for = first[identities[index]]
-        if stands_for != index:
-            merged.append(
-                f"the arm {labels[index]} is the same configuration as {labels[stands_for]}, which stands for both"
-            )
+        if first[identities[index]] != index:
+            stands_for[labels[index]] = labels[first[identities[index]]]
             continue
         arms.append(
             Arm(
@@ -238,7 +242,7 @@ def _name_arms(
                 identity=identities[index],
             )
         )
-    return tuple(arms), merged
+    return tuple(arms), stands_for
 
 
 def _levels(assignment: Assignment) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Trials(RunSource):
     @property
     def n_left(self) -> int:
         """Runs of trials that were not asked for yet."""
-        return sum(max(0, self.problem.tuning.trials - len(_asked(s.trials))) for s in self.searches) * len(
+        return sum(max(0, self.problem.tuning.trials - len(asked(s.trials))) for s in self.searches) * len(
             self.problem.seeds
         )
 
@@ -111,8 +111,8 @@ class Trials(RunSource):
     def draw(self) -> Sequence[Run]:
         """The runs of the next trial, of the arm with fewest. A configuration that is known is not trained again."""
         while True:
-            search = min(self.searches, key=lambda search: len(_asked(search.trials)))
-            if len(_asked(search.trials)) >= self.problem.tuning.trials:
+            search = min(self.searches, key=lambda search: len(asked(search.trials)))
+            if len(asked(search.trials)) >= self.problem.tuning.trials:
                 return ()
             if self.problem.tuning.is_grid:
                 search.study.enqueue_trial(dict(self._next_of_grid(search)))
@@ -277,7 +277,7 @@ class Trials(RunSource):
         return folder.has_ended(folder.read_status())
 
 
-def _asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Without those that wait to be asked for, or that were given up before anything was known of them."""
     given_up = (TrialState.WAITING, TrialState.FAIL)
     return [trial for trial in trials if trial.state not in given_up or {ARM, IMPOSSIBLE} & set(trial.user_attrs)]

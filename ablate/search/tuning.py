@@ -12,7 +12,7 @@ from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
 from ablate.search.problem import Problem, read_arms, vary
 from ablate.search.schema import Objective
-from ablate.search.trials import ARM, Trials, best_of
+from ablate.search.trials import ARM, Trials, asked, best_of
 from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
 from ablate.study.tuning import Tune
@@ -53,18 +53,21 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
 def plan_tuned(problem: Problem, study: Study, trials: Trials) -> Plan:
     """The grid's plan with each arm at its best, and what was tried for the record."""
     best = {search.space.label: _best_params(trials, search.space.label) for search in trials.searches}
+    # An arm that another one stands for takes its settings: without them it would be an arm of its own, and untuned.
+    best |= {other: best[name] for other, name in build_plan(study, problem.corpus).stands_for.items()}
     laid = [Overlay("tune", dict(params), arm=label) for label, params in best.items() if params]
     plan = build_plan(study, problem.corpus, laid)
-    arms = {search.space.label: describe_arm(problem, trials, search.space.label) for search in trials.searches}
+    arms = {search.space.label: describe_arm(trials, search.space.label) for search in trials.searches}
     return replace(plan, tuning={"study": problem.name, "arms": arms})
 
 
-def describe_arm(problem: Problem, trials: Trials, label: str) -> dict[str, Any]:
-    """What the report shows of an arm's tuning: trials, the steps of one, the space in words, best values, edges."""
-    space = next(search.space for search in trials.searches if search.space.label == label)
-    best = _best_params(trials, label)
+def describe_arm(trials: Trials, label: str) -> dict[str, Any]:
+    """What the report shows of an arm's tuning: the trials that it had, which are more than the file's where that was
+    made shorter, the steps of one, the space in words, best values, edges."""
+    search = next(search for search in trials.searches if search.space.label == label)
+    space, best = search.space, _best_params(trials, label)
     return {
-        "trials": problem.tuning.trials,
+        "trials": len(asked(search.trials)),
         "steps": space.default.train.steps,
         "space": {path: describe_range(parameter) for path, parameter in space.parameters.items()},
         "best": {path: write_value(value) for path, value in best.items()},

@@ -70,7 +70,7 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     assert len(train(pose(RATES[:3]))) == 4 * 3 - 5
     narrow = pose(RATES[:3])
     assert not train(narrow)
-    edges = [describe_arm(narrow.problem, narrow, arm.label)["at_edge"] for arm in narrow.problem.arms]
+    edges = [describe_arm(narrow, arm.label)["at_edge"] for arm in narrow.problem.arms]
     assert edges == [[RATE]] * 4  # the best of the three is the last: the optimum is at 1e-2
     ended = train(pose(RATES), limit=1)
     (tmp_path / "runs" / "tiny-tune" / JOURNAL).unlink()  # as on a machine to which the runs were merged
@@ -79,7 +79,7 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     assert len(ended) == 4
     wide = pose(RATES)
     assert [sorted(t.params[RATE] for t in search.trials) for search in wide.searches] == [RATES] * 4
-    assert describe_arm(wide.problem, wide, wide.problem.arms[0].label)["at_edge"] == []
+    assert describe_arm(wide, wide.problem.arms[0].label)["at_edge"] == []
     with pytest.raises(GridError, match="with other `space`"):
         pose(RATES[:3])
 
@@ -136,6 +136,35 @@ def test_an_arm_that_is_added_is_tuned_alone(write_grid, corpus_info: CorpusInfo
 
     assert len(train(pose("prenorm"))) == 2
     assert {run.arm.axes["normalization"] for run in train(pose("prenorm", "ngpt"))} == {"ngpt"}
+
+
+def test_an_arm_that_another_one_stands_for_is_not_trained_untuned(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    """AdamW reads no momentum of Muon's: two of the four arms are one, at the best settings too."""
+    matrix = {"train.optimizer": ["adamw", "muon"], "train.muon_momentum": [0.9, 0.95]}
+    study = load_study(write_grid(matrix=matrix, baseline=None, tune={"space": {RATE: SPACE[RATE]}, "trials": 3}))
+    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    train(trials)
+    plan = plan_tuned(trials.problem, study, trials)
+    untuned = build_plan(study, corpus_info)
+    assert [arm.name for arm in plan.arms] == [arm.name for arm in untuned.arms] == [*plan.tuning["arms"]]
+    assert plan.stands_for == untuned.stands_for
+    assert len(plan.arms) == 3
+
+
+def test_the_record_tells_the_trials_that_an_arm_had(write_grid, corpus_info: CorpusInfo, tmp_path: Path) -> None:
+    """Fewer in the file than there were: an arm that is added now has fewer, and the fairness panel must see it."""
+
+    def pose(n_trials: int, *levels: str) -> Trials:
+        tune = {"space": {RATE: SPACE[RATE]}, "trials": n_trials}
+        grid = write_grid(tune=tune, matrix={"normalization": list(levels)}, baseline=None)
+        return Trials(pose_tuning(load_study(grid), corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+
+    train(pose(5, "prenorm"))
+    later = pose(2, "prenorm", "ngpt")
+    train(later)
+    assert [describe_arm(later, arm.label)["trials"] for arm in later.problem.arms] == [5, 2]
 
 
 def test_named_seeds_let_the_matrix_grow_without_new_trials(
