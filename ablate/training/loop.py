@@ -21,10 +21,11 @@ from ablate.data import Corpus, training_batch, validation_batches
 from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture, restore
+from ablate.training.compilation import compile_blocks
 from ablate.training.graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
-from ablate.training.precision import PRECISIONS, forbid_tf32, silence_compiler
+from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
 from ablate.training.timing import now
 from ablate_model import GPT, ModelConfig
@@ -142,9 +143,7 @@ class Training:
         if train.recompute:
             self.model.recompute_blocks()
         if train.compile:
-            torch.compiler.reset()  # a process that trains many models would reach torch's limit of recompilations
-            silence_compiler()
-            self.model.compile_blocks()
+            compile_blocks(self.model, train)
         self.loss = group.wrap(self.model)
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -42,9 +41,3 @@ PRECISIONS: Mapping[str, Precision] = {
 def forbid_tf32() -> None:
     """float32 means float32: on CUDA no matmul is rounded to TF32's 10 bits."""
     torch.set_float32_matmul_precision("highest")
-
-
-def silence_compiler() -> None:
-    """Nobody hears torch.compile's advice to allow TF32, nor that its tracer looks at .grad of a block's input."""
-    for message in ("TensorFloat32 tensor cores", "The .grad attribute of a Tensor"):
-        warnings.filterwarnings("ignore", message=message, category=UserWarning)

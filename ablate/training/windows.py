@@ -12,6 +12,7 @@ import torch
 
 from ablate.data import Corpus, CorpusInfo
 from ablate.study.schema import TrainConfig
+from ablate.training.compilation import forget_compiled
 from ablate.training.loop import Training
 from ablate.training.timing import now
 from ablate_model import ModelConfig
@@ -45,7 +46,8 @@ def random_corpus(folder: Path, model: ModelConfig, train: TrainConfig) -> Corpu
 
 
 def start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.device) -> tuple[Training, float]:
-    """A run after its first step, and the seconds from nothing to there."""
+    """A run after its first step, and the seconds from nothing to there, as for an arm that is new to this process."""
+    forget_compiled()
     free_memory(device)
     train = train.model_copy(update={"steps": MANY_STEPS})
     started = now(device)
