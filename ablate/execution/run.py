@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
-from ablate.errors import DataError
+from ablate.errors import DataError, RecordError
 from ablate.execution.events import Event, Outcome
 from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.interruption import at_work
@@ -71,10 +72,11 @@ def run_study(
     that the cluster can take it.
 
     `stopping` is a rule in place of the one that the options name. `base` is the folder of the grid, where relative
-    data paths are looked up too. Raises `ResourceError` where the cluster lacks what a run asks for or sees another
-    folder, `DataError` where the corpus cannot be read, and `ClusterLostError` where the local Ray node died: the same
-    call goes on.
+    data paths are looked up too. Raises `GridError` where the folder is a search's, `ResourceError` where the cluster
+    lacks what a run asks for or sees another folder, `DataError` where the corpus cannot be read, and
+    `ClusterLostError` where the local Ray node died: the same call goes on.
     """
+    _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
     stopping = stopping or parse_stopping(options.early_stop)
     pending = find_unfinished(plan, store, cut_counts=stopping is not None, failed_only=options.retry_failed)
@@ -137,6 +139,15 @@ def run_study(
     _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
+
+
+def _check_name(plan: Plan, store: Store) -> None:
+    """Raises `GridError` where a study would take the place of a search, whose record alone lists its trials."""
+    with suppress(RecordError):  # none, or one that cannot be read: it is written anew
+        before = store.read_study()
+        if "space" in before.tuning and "space" not in plan.tuning:
+            message = f"a search of the name {before.study!r} was run in {store.path}: give this study another name"
+            raise plan.study.refuse(("study",), message)
 
 
 def _close(mirror: MlflowMirror, options: Options, console: Console, view: View) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from ablate.data import CHECKED_TOKENS, CorpusInfo, check_length
-from ablate.errors import DataError
+from ablate.data import CHECKED_TOKENS, CorpusInfo
 from ablate.plan.estimate import run_seconds, study_seconds
 from ablate.plan.expand import Assignment, Expansion, arm_name, display, expand
 from ablate.plan.identity import arm_identity, run_id
@@ -97,17 +96,10 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     expansion = expand(study, names)
     resolver = Resolver(study, names, expansion.axes, corpus, overlays)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
-    for length in {config.model.context_length for config in resolved}:
-        try:
-            check_length(corpus, length)
-        except DataError as error:
-            axis = next((axis for axis in study.matrix if names.path(axis) == "model.context_length"), None)
-            raise study.refuse(("matrix", axis) if axis else ("model", "context_length"), str(error)) from None
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
     arms, stands_for = _name_arms(study, expansion, resolved, corpus)
     runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
-    _check_processes(study, arms)
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
     idle = _find_idle_values(study, names, expansion)
@@ -162,26 +154,6 @@ def _find_base_value(study: Study, path: str) -> tuple[Path, Any]:
             return place, None
         place, value = (*place, part), value.get(part)
     return place, value
-
-
-def _check_processes(study: Study, arms: Sequence[Arm]) -> None:
-    """Raises `GridError` where the processes of a run cannot share its batch evenly."""
-    processes = study.resources.n_processes
-    where = ("resources", "processes" if study.resources.processes else "gpus")
-    for arm in arms if processes > 1 else ():
-        share, rest = divmod(arm.train.batch_size, processes)
-        at_once = min(arm.train.sequences_at_once, share)
-        if rest:
-            text = f"{processes} processes cannot share a batch of {arm.train.batch_size} sequences evenly"
-        elif share % at_once:
-            text = (
-                f"each of {processes} processes has {share} sequences of a batch, which {at_once} at once do not divide"
-            )
-        elif arm.train.cuda_graph:
-            text = "train.cuda_graph is for runs of one process"
-        else:
-            continue
-        raise study.refuse(where, f"{text} (the arm {arm.name})")
 
 
 def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ablate.data import CorpusInfo
-from ablate.errors import GridError
+from ablate.data import CorpusInfo, check_length
+from ablate.errors import DataError, GridError
 from ablate.plan.expand import Assignment, Level, arm_name, compile_predicate
 from ablate.plan.names import Names
 from ablate.study.load import explain
@@ -90,9 +90,9 @@ class Resolver:
             notices += self._lay_over(arm, overlay, predicate, model, train, places)
         model.setdefault("vocab_size", self.corpus.vocab_size)
         config = self._parse_model(model, places)
-        return Resolved(
-            config, self._parse_train(train, config, places), (*notices, *config.notices()), frozenset(places)
-        )
+        training = self._parse_train(train, config, places)
+        self._check_processes(training, arm_name(arm))
+        return Resolved(config, training, (*notices, *config.notices()), frozenset(places))
 
     def _set(self, model: dict[str, Any], train: dict[str, Any], path: str, value: Any, place: Path) -> Sequence[str]:
         root, *parts = path.split(".")
@@ -239,7 +239,32 @@ class Resolver:
                 f"the corpus holds the token {largest}, beyond a vocabulary of {config.vocab_size} "
                 f"(legal: at least {largest + 1})",
             )
+        try:
+            check_length(self.corpus, config.context_length)
+        except DataError as error:
+            raise self._refuse("model.context_length", places, str(error)) from None
         return config
+
+    def _check_processes(self, train: TrainConfig, arm: str) -> None:
+        """Raises `GridError` where the processes of a run cannot share its batch evenly."""
+        resources = self.study.resources
+        processes = resources.n_processes
+        share, rest = divmod(train.batch_size, processes)
+        at_once = min(train.sequences_at_once, share)
+        if processes == 1:
+            return
+        if rest:
+            text = f"{processes} processes cannot share a batch of {train.batch_size} sequences evenly"
+        elif share % at_once:
+            text = (
+                f"each of {processes} processes has {share} sequences of a batch, which {at_once} at once do not divide"
+            )
+        elif train.cuda_graph:
+            text = "train.cuda_graph is for runs of one process"
+        else:
+            return
+        where = ("resources", "processes" if resources.processes else "gpus")
+        raise self.study.refuse(where, f"{text} (the arm {arm})")
 
     def _hint(self, error: ConfigError) -> str:
         """A knob on an axis that only some variants have wants a condition rather than another spelling."""

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import arm_identity, run_id
-from ablate.plan.resolve import Resolver
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
 from ablate.search.trials import ARM, Trials, best_of
-from ablate.study.schema import TrainConfig
 
 SETTINGS = "settings"  # the axis of the confirmation: best or default
 
@@ -29,8 +27,8 @@ def plan_confirmation(problem: Problem, trials: Trials) -> Plan | None:
     ordered = tuple(reversed(arms.values()))
     first = trials.searches[0].space
     axes = {axis: tuple(dict.fromkeys(arm.axes[axis] for arm in ordered)) for axis in (*first.fixed, SETTINGS)}
-    study = problem.study.model_copy(
-        update={"study": f"{problem.name}-confirm", "train": _train(problem), "seeds": seeds}
+    study = problem.confirmed.model_copy(
+        update={"study": f"{problem.name}-confirm", "seeds": seeds}
         | {"question": f"Do the settings that {problem.name} found hold with fresh seeds?"}
     )
     runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in seeds for arm in ordered)
@@ -41,12 +39,7 @@ def _arms(problem: Problem, trials: Trials) -> Iterator[Arm]:
     """The first arm's default, which is the baseline, then every arm's best, and the other defaults."""
     spaces = [search.space for search in trials.searches]
     baseline = _name(spaces[0], "default")
-    resolver = Resolver(
-        problem.study.model_copy(update={"train": _train(problem)}),
-        spaces[0].names,
-        spaces[0].expander.axes,
-        problem.corpus,
-    )
+    resolver = problem.confirming
 
     def make(space: ArmSpace, settings: str, params: Params) -> Arm:
         resolved = resolver.resolve(space.assign(params))
@@ -63,11 +56,6 @@ def _arms(problem: Problem, trials: Trials) -> Iterator[Arm]:
             yield make(search.space, "best", {} if is_default else trials.params_of(best.user_attrs[ARM]))
     for space in spaces[1:] if problem.confirm and problem.confirm.defaults == "all" else ():
         yield make(space, "default", {})
-
-
-def _train(problem: Problem) -> TrainConfig:
-    steps = problem.confirm.steps if problem.confirm else None
-    return problem.final.model_copy(update={"steps": steps}) if steps else problem.final
 
 
 def _name(space: ArmSpace, settings: str) -> str:

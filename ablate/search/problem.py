@@ -49,9 +49,25 @@ class Problem:
     def n_trials(self) -> int:
         return self.tuning.trials * len(self.arms)
 
+    @property
+    def confirmed(self) -> Study:
+        """The study with the training of the confirmation, which is that of the file but for its steps."""
+        steps = self.confirm.steps if self.confirm else None
+        train = self.final.model_copy(update={"steps": steps}) if steps else self.final
+        return self.study.model_copy(update={"train": train})
+
+    @property
+    def confirming(self) -> Resolver:
+        """What resolves the arms of the confirmation."""
+        expander = self.arms[0].expander
+        return Resolver(self.confirmed, expander.names, expander.axes, self.corpus)
+
     def check_record(self, record: StudyRecord) -> None:
         """Raises `GridError` where the record is not one of this search."""
         mine, theirs = self.declaration(), dict(record.tuning)
+        if "space" not in theirs:
+            message = f"a study of the name {self.name!r} was run before: give this search another name"
+            raise GridError(f"{self.study._source.file}: {message}")
         before = theirs.get("defaults", {})
         mine["defaults"] = {label: mine["defaults"].get(label, known) for label, known in before.items()}
         if self.tuning.is_grid and _is_wider(mine["space"], theirs.get("space", {})):
@@ -122,18 +138,33 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
     labels = [tuple(arm.items()) for arm in fixed]
     if len(set(labels)) < len(labels):
         raise search.refuse(("arm",), "an arm stands twice")
-    arms = read_arms(study, names, corpus, search, fixed)
-    return Problem(
+    problem = Problem(
         study=study,
         final=search.train,
         tuning=search,
         objectives=search.objective,
         seeds=search.seeds,
-        arms=arms,
+        arms=read_arms(study, names, corpus, search, fixed),
         corpus=corpus,
         storage=search.storage,
         confirm=search.confirm,
     )
+    if search.confirm.seeds:
+        _check_confirmation(search, problem)
+    return problem
+
+
+def _check_confirmation(search: Search, problem: Problem) -> None:
+    """Raises `GridError` where its training is none, before the trials and not after them."""
+    resolver = problem.confirming
+    for arm in problem.arms:
+        trained = {path: parameter for path, parameter in arm.parameters.items() if path.startswith("train.")}
+        ends = [{path: value} for path, parameter in trained.items() for value in parameter.ends]
+        for params in ({}, *ends):
+            try:
+                resolver.resolve(arm.assign(params))
+            except GridError as error:
+                raise search.refuse(("confirm",), f"the confirmation cannot be trained: {error}") from None
 
 
 def vary(study: Study, tuning: Tuning, prefix: Path, *, name: str = "", seeds: tuple[int, ...] = ()) -> Study:
@@ -153,6 +184,8 @@ def vary(study: Study, tuning: Tuning, prefix: Path, *, name: str = "", seeds: t
         raise GridError(f"{places.locate(('matrix', shared[0]))}: the arms differ in it, so the search cannot vary it")
     for key in tuning.budget:
         axis = "train.steps" if key == "tokens" else f"train.{key}"
+        if axis in tuning.space:
+            raise GridError(f"{places.locate(('train', key))}: the space varies {axis}: leave it out here, or there")
         if axis in study.matrix:
             raise GridError(
                 f"{places.locate(('train', key))}: the arms differ in {axis}, and a level of an arm wins over the "
@@ -176,16 +209,21 @@ def _shorten(study: Study, tuning: Tuning, places: SearchSource) -> TrainConfig:
     """The training of a trial: the study's, with the settings of the budget."""
     changes = dict(tuning.budget)
     tokens = changes.pop("tokens", None)
-    if tokens is not None:
-        length = study.model.get("context_length", ModelConfig.model_fields["context_length"].default)
-        changes["steps"] = max(1, tokens // (changes.get("batch_size", study.train.batch_size) * length))
+    length: Any = study.model.get("context_length")
+    if tokens is not None and not (type(length) is int and length > 0):
+        message = f"a step's tokens are not known, for model.context_length is {length!r}: say `steps`"
+        raise GridError(f"{places.locate(('train', 'tokens'))}: {message}")
     try:
-        return TrainConfig.model_validate({**study.train.model_dump(), **changes})
+        train = TrainConfig.model_validate({**study.train.model_dump(), **changes})
+        if tokens is not None:
+            changes["steps"] = max(1, tokens // (train.batch_size * length))
+            train = TrainConfig.model_validate({**study.train.model_dump(), **changes})
     except ValidationError as error:
         problem = error.errors()[0]
         path: Path = ("train", *problem["loc"])
         place = path if len(path) > 1 else ("train", next(iter(tuning.budget), "steps"))
         raise GridError(f"{places.locate(place)}: {explain(problem, path)}") from None
+    return train
 
 
 def read_arms(
@@ -215,6 +253,8 @@ def read_arms(
             )
     if tuning.is_grid:
         _check_grid(study, tuning, arms)
+    if "tokens" in tuning.budget:
+        _check_tokens(study, tuning, arms)
     return arms
 
 
@@ -225,6 +265,20 @@ def _is_wider(space: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         and parameter.get("when") == before[path].get("when")
         for path, parameter in space.items()
     )
+
+
+def _check_tokens(study: Study, tuning: Tuning, arms: Sequence[ArmSpace]) -> None:
+    """Raises `GridError` where the tokens of the budget are not as many steps in one trial as in another."""
+    place = ("train", "tokens")
+    for path in tuning.space:
+        if arms[0].names.path(path) in ("train.batch_size", "model.context_length"):
+            raise study.refuse(place, f"a step's tokens are not known, for the space varies {path}: say `steps`")
+    by_arm = {arm.default.train.batch_size * arm.default.model.context_length: arm.label for arm in arms}
+    base = study.train.batch_size * study.model["context_length"]
+    for n_tokens, label in by_arm.items():
+        if n_tokens != base:
+            message = f"a step of the arm {label} has {n_tokens:,} tokens, and not {base:,}: say `steps`"
+            raise study.refuse(place, message)
 
 
 def _check_grid(study: Study, tuning: Tuning, arms: Sequence[ArmSpace]) -> None:

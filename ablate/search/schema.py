@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from ablate.errors import GridError
 from ablate.study.schema import STUDY_NAME, DataConfig, Resources, Rule, Seeds, TrainConfig
 from ablate.study.source import Path, Source
-from ablate.study.tuning import FreshSeeds, Frozen, Tuning
+from ablate.study.tuning import FreshSeeds, Strict, Tuning
 
 
-class Objective(Frozen):
+class Objective(Strict):
     """What a trial is judged by, as the mean over its seeds.
 
     Without a target, the last value of `metric` in the curves. With one, the steps that the run takes until `metric`
@@ -40,7 +40,7 @@ class Confirm(FreshSeeds):
     seeds: int | tuple[int, ...] = Field(
         3, description="a number of fresh seeds (0: no confirmation), or a list of them"
     )
-    steps: int | None = Field(None, gt=0, description="default: train.steps")
+    steps: int | None = Field(None, gt=0, strict=True, description="default: train.steps")
     defaults: Literal["all", "first"] = Field(
         "all", description="the arms whose defaults are trained beside their best"
     )

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ablate.plan.expand import Assignment, Expander, Level, arm_name
-from ablate.plan.match import MatchError, match_size
+from ablate.plan.match import SIZES, MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.tuning import GRID, Parameter
 from ablate_model import ModelConfig
@@ -24,7 +24,8 @@ MAX_COMBINATIONS = 20_000  # of values, in the search for a place where a condit
 
 
 class ArmSpace:
-    """One arm's part of the space. `base` is the model whose size it is to have, where the study matches sizes.
+    """One arm's part of the space. `base` is the model whose size it is to have, where the study matches sizes; a
+    baseline, which keeps its own, has none.
 
     `parameters` are in the order in which they are drawn: a condition reads only what stands before it. `missing` are
     the paths that the arm does not have. Raises `GridError` for a value that the arm cannot take.
@@ -49,17 +50,25 @@ class ArmSpace:
                 missing.append(path)
                 continue
             self.parameters[path] = parameter = self._type(path, space[path], place)
-            for value in parameter.choices or parameter.values[:2]:  # both ends of a range
+            for value in parameter.ends:
                 self.resolve({**place, path: value})
         self.missing = tuple(missing)
 
     def resolve(self, params: Params) -> Resolved:
         """The arm with these settings. Raises `GridError` where they cannot go together."""
         resolved = self.resolver.resolve(self.assign(params))
-        if self.base is None or self.study.match == "none":
+        match = self.study.match
+        if match == "none":
+            return resolved
+        if "model.d_ff" in resolved.settings:
+            raise self.study.refuse(("match",), f"match adapts d_ff, which the arm {self.label} sets itself")
+        if self.base is None:
+            if params and SIZES[match](resolved.model) != SIZES[match](self.default.model):
+                message = f"the trials of {self.label}, to which others are matched, have one size in {match}, and"
+                raise self.study.refuse(("match",), f"{message} {', '.join(params)} would change it")
             return resolved
         try:
-            return replace(resolved, model=match_size(resolved.model, self.base, self.study.match))
+            return replace(resolved, model=match_size(resolved.model, self.base, match))
         except MatchError as error:
             raise self.study.refuse(("match",), f"the arm {self.label} {error}") from None
 

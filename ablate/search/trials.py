@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from ablate.errors import AblateError, GridError
+from ablate.errors import AblateError, GridError, RecordError
 from ablate.execution.jobs import record_study
 from ablate.execution.source import RunSource
 from ablate.plan import Arm, Plan, Run
@@ -134,10 +134,10 @@ class Trials(RunSource):
         except GridError as error:
             self._refuse(search, trial, str(error))
             return []
-        trial.set_user_attr(ARM, arm.name)
         if arm.name not in self.arms:
             self._add(arm, params)
-            self._write()
+            self._write()  # before the storage has it, so that no trial of this folder is in the storage alone
+        trial.set_user_attr(ARM, arm.name)
         others = search.running.setdefault(arm.name, [])
         others.append(trial)
         if len(others) > 1:  # the same configuration is in training already
@@ -220,6 +220,12 @@ class Trials(RunSource):
                 if arm.name not in known:
                     self._adopt(search, arm, params)
                     is_behind = True
+        strange = next((arm for arm in known if arm and arm not in self.arms), None)
+        if strange is not None:
+            raise RecordError(
+                f"storage: the trial {strange} was trained elsewhere, and {self.store.path} does not have it: "
+                "bring it with `ablate pack` and `ablate merge`, or take a storage of its own"
+            )
         if not search.trials:
             study.enqueue_trial(contained(space, space.defaults), user_attrs={DEFAULTS: True})
         running = [trial for trial in search.trials if trial.state == TrialState.RUNNING]

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     WithJsonSchema,
@@ -23,7 +22,7 @@ from pydantic import (
 
 from ablate.errors import DataError, GridError
 from ablate.study.source import Path, Source
-from ablate.study.tuning import Frozen, Tune
+from ablate.study.tuning import Frozen, Strict, Tune
 
 MAX_SEEDS = 10_000
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -51,7 +50,7 @@ def _check_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Seeds = Annotated[
-    tuple[int, ...],
+    tuple[Annotated[int, Field(strict=True)], ...],
     BeforeValidator(_count_to_list),
     AfterValidator(_check_seeds),
     WithJsonSchema(
@@ -111,12 +110,6 @@ KNOBS: Mapping[tuple[str, str], frozenset[str]] = {
 def _idle_settings(optimizer: str, schedule: str) -> frozenset[str]:
     chosen = {"optimizer": optimizer, "schedule": schedule}
     return frozenset().union(*(knobs for (key, name), knobs in KNOBS.items() if chosen[key] != name))
-
-
-class Strict(Frozen):
-    """Also strict about types: 100.0 and "100" are no number of steps."""
-
-    model_config = ConfigDict(strict=True)
 
 
 class TrainConfig(Strict):

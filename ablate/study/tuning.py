@@ -20,14 +20,20 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-class Parameter(Frozen):
+class Strict(Frozen):
+    """Also strict about types: 100.0 and "100" are no number of steps, and true is no number at all."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Parameter(Strict):
     """The values that one setting may take: a range, or choices."""
 
     low: float | None = Field(None, description="lowest value")
     high: float | None = Field(None, description="highest value")
     log: bool = Field(False, description="even in the logarithm")
     step: float | None = Field(None, gt=0, description="distance between two values")
-    choices: tuple[Any, ...] = Field((), description="the values themselves, in place of a range")
+    choices: tuple[Any, ...] = Field((), strict=False, description="the values themselves, in place of a range")
     type: Literal["float", "int"] | None = Field(None, description="default: the type of the setting's own default")
     when: str = Field("", description="an expression: the setting is varied only where it holds")
 
@@ -36,7 +42,7 @@ class Parameter(Frozen):
         if self.choices:
             if self.low is not None or self.high is not None or self.log or self.step or self.type:
                 raise ValueError("choices stand alone: low, high, log, step and type belong to a range")
-            if any(isinstance(choice, dict | list | tuple) for choice in self.choices):
+            if any(isinstance(choice, dict | list | tuple | None) for choice in self.choices):
                 raise ValueError("a choice is a word, a number or a truth value")
             if len(set(map(repr, self.choices))) != len(self.choices):
                 raise ValueError("a choice stands twice")
@@ -49,6 +55,9 @@ class Parameter(Frozen):
             raise ValueError(f"log needs a range above zero, and low is {self.low:g}")
         if self.log and self.step:
             raise ValueError("a range is either log or has a step")
+        if self.step and not self.holds(self.high):
+            last = self.low + self.step * math.floor((self.high - self.low) / self.step)
+            raise ValueError(f"steps of {self.step:g} from {self.low:g} do not meet high {self.high:g}: say {last:g}")
         if self.type == "int" and not all(float(v).is_integer() for v in (self.low, self.high, self.step or 1)):
             raise ValueError("low, high and step of an int are whole numbers")
         return self
@@ -61,6 +70,11 @@ class Parameter(Frozen):
         inner = [self.at(part / 8) for part in range(1, 8)]
         values = (self.low, self.high, *inner)
         return tuple(dict.fromkeys(round(value) for value in values if value is not None)) if self.is_int else values
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Of choices all, of a range both ends: where they can be trained, what is between them can."""
+        return self.choices or self.values[:2]
 
     @property
     def is_int(self) -> bool:
@@ -139,7 +153,9 @@ class Tuning(Frozen):
     """How to look for good settings: what a search and a grid's `tune:` have in common."""
 
     space: dict[str, Entry] = Field(description="dotted path to the values that it may take")
-    trials: int = Field(gt=0, le=100_000, description="configurations to try for each arm; the defaults are the first")
+    trials: int = Field(
+        gt=0, le=100_000, strict=True, description="configurations to try for each arm; the defaults are the first"
+    )
     budget: Budget = Field(
         {},
         description="a trial's steps (or `tokens`), and other settings of `train` for trials alone; default: none",

@@ -329,7 +329,7 @@ def test_a_knob_that_only_some_variants_have_asks_for_a_condition(plan_grid: Pla
 
 def test_a_corpus_shorter_than_a_context_is_refused(write_grid: Callable[..., Path]) -> None:
     study = load_study(write_grid(matrix={"context_length": [16, 4096]}, baseline={}))
-    with pytest.raises(GridError, match=r"matrix\.context_length: .*4096"):
+    with pytest.raises(GridError, match=r"matrix\.context_length\.1: .*4096"):
         build_plan(study, CorpusInfo("c0ffee", 100_000, 1000, 256))
 
 

@@ -10,11 +10,18 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from pretended import ALPHA, RATE, Pose, end_run, quadratic, train
+from rich.console import Console
 
+from ablate.data import CorpusInfo
 from ablate.errors import AblateError, GridError, RecordError
+from ablate.execution.jobs import record_study
+from ablate.execution.run import Options, run_study
+from ablate.execution.view import View
+from ablate.plan import build_plan
 from ablate.search.optimizer import JOURNAL
 from ablate.search.pruning import Pruning
 from ablate.search.trials import ARM, Trials, best_of
+from ablate.study import load_study
 from ablate.tracking.curve import read_curve
 from ablate.tracking.store import Store
 
@@ -249,6 +256,32 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: Store,
         Trials(pose_search(space={RATE: [1e-3]}, storage=database), Store(tmp_path / "elsewhere" / "tiny"))
     assert read_curve(next(store.path.glob("*/curve.jsonl"))) == before
     assert len(train(Trials(pose_search(trials=8, storage=database), store))) == 2  # more trials are the same search
+
+
+def test_a_storage_whose_trials_were_trained_elsewhere_is_refused(
+    pose_search: Pose, store: Store, tmp_path: Path
+) -> None:
+    problem = pose_search(storage=f"sqlite:///{tmp_path}/optuna.db")
+    train(Trials(problem, store), limit=3)
+    with pytest.raises(RecordError, match=r"trial=defaults was trained elsewhere, and .*bring it with `ablate pack`"):
+        Trials(problem, Store(tmp_path / "elsewhere" / "tiny"))
+    assert len(train(Trials(problem, store))) == 3
+
+
+def test_a_study_and_a_search_do_not_share_a_name(
+    pose_search: Pose, write_grid, corpus_info: CorpusInfo, store: Store
+) -> None:
+    """The record of a search alone lists its trials: nothing may be written in its place."""
+    trials = Trials(pose_search(), store)
+    train(trials)
+    plan = build_plan(load_study(write_grid()), corpus_info)
+    before, console = store.record.read_bytes(), Console(quiet=True)
+    with pytest.raises(GridError, match=r"grid.yaml:1: study: a search of the name 'tiny' was run in .*another name"):
+        run_study(plan, store, store.path, Options(""), console, View(console))
+    assert store.record.read_bytes() == before
+    store.write_study(record_study(plan, "0", ""))
+    with pytest.raises(GridError, match=r"search.yaml: a study of the name 'tiny' was run before"):
+        Trials(pose_search(), store)
 
 
 def test_a_storage_that_does_not_answer_is_named_without_its_password(pose_search: Pose, store: Store) -> None:

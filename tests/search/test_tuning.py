@@ -212,6 +212,21 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
             ("tune.sampler", "'seed'"),
         ),
         ({"tune": {"space": SPACE, "trials": 2}, "matrix": {RATE: [1e-3, 2e-3]}, "baseline": None}, ("arms differ",)),
+        (
+            {"match": "parameters", "tune": {"space": {**SPACE, "model.d_ff": [32, 64]}, "trials": 2}},
+            ("match", "d_ff"),
+        ),
+        (
+            {"match": "parameters", "tune": {"space": {**SPACE, "model.n_layers": [1, 2]}, "trials": 2}},
+            ("match", "one size in parameters", "model.n_layers would change it"),
+        ),
+        (
+            {
+                "tune": {"space": SPACE, "trials": 2, "budget": {"tokens": 640}},
+                "rules": [{"when": "normalization == 'ngpt'", "set": {"train.batch_size": 8}}],
+            },
+            ("tune.budget.tokens", "128 tokens, and not 64"),
+        ),
     ],
 )
 def test_a_wrong_tune_is_refused_with_its_place(write_grid, corpus_info: CorpusInfo, changes, words) -> None:
