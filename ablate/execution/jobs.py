@@ -11,6 +11,7 @@ from typing import Any
 from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import run_seconds
+from ablate.plan.identity import arm_id
 from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
 from ablate.tracking.store import Store
 
@@ -65,6 +66,7 @@ def record_arm(arm: Arm) -> ArmRecord:
         n_steps=arm.train.steps,
         n_tokens=arm.n_tokens,
         notices=arm.notices,
+        identity=arm_id(arm.identity),
     )
 
 

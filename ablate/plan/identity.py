@@ -34,6 +34,11 @@ def _model_json(model: ModelConfig) -> str:
     return canonical_json(model.to_dict())
 
 
+def arm_id(identity: str) -> str:
+    """16 hexadecimal digits of a sha256, by which records tell whether two arms are the same."""
+    return hashlib.sha256(identity.encode()).hexdigest()[:RUN_ID_LENGTH]
+
+
 def run_id(identity: str, seed: int) -> str:
     """The name of the run's folder: 16 hexadecimal digits of a sha256."""
     return hashlib.sha256(f"{identity}\n{seed}".encode()).hexdigest()[:RUN_ID_LENGTH]

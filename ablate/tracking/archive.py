@@ -122,6 +122,7 @@ def _read(archive: Path) -> tuple[StudyRecord, dict[str, dict[str, bytes]]]:
     runs: dict[str, dict[str, bytes]] = {}
     record: StudyRecord | None = None
     try:
+        _check_sum(archive)
         for name, file in _entries(archive, ("study.json", *CONTENT)):
             content = file.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
@@ -144,9 +145,17 @@ def _read(archive: Path) -> tuple[StudyRecord, dict[str, dict[str, bytes]]]:
     return record, {run_id: files for run_id, files in runs.items() if run_id in known}
 
 
+def _check_sum(archive: Path) -> None:
+    """Raises `OSError` or `EOFError` where the archive does not have its own checksum: tarfile stops before that, and
+    at an entry that it cannot read, as if it were the end."""
+    with gzip.open(archive) as file:
+        while file.read(2**20):
+            pass
+
+
 def _entries(archive: Path, names: Collection[str]) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
     """The regular files of these names in the archive, whatever folder they are in."""
-    with tarfile.open(archive) as tar:
+    with tarfile.open(archive, "r:gz") as tar:
         for entry in tar:
             name = PurePosixPath(entry.name)
             file = tar.extractfile(entry) if entry.isreg() and name.name in names else None
@@ -182,6 +191,8 @@ def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
             arm.n_tokens,
         ):
             raise RecordError(f"{archive}: the arm {arm.arm} is another one there")
+        if mine.identity and arm.identity and mine.identity != arm.identity:
+            raise RecordError(f"{archive}: the arm {arm.arm} was trained with other settings there")
     runs = {(run.arm, run.seed): run for run in (*other.runs, *one.runs)}
     for run in other.runs:
         if runs[run.arm, run.seed].run_id != run.run_id:

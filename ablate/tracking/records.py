@@ -62,7 +62,8 @@ class ArmRecord(Record):
 
     `arm` is its name, `axes` its level on each axis that exists for it, `within` its levels on the axes of
     `compare_within`, `baseline` the name of the arm it is compared with (its own for a baseline).
-    `flops_per_token` counts a training step: forward and backward.
+    `flops_per_token` counts a training step: forward and backward. `identity` is the hash of what decides its results,
+    seeds aside; empty where the record does not say.
     """
 
     arm: str
@@ -74,6 +75,7 @@ class ArmRecord(Record):
     n_steps: int
     n_tokens: int
     notices: tuple[str, ...] = ()
+    identity: str = ""
 
 
 @dataclass(frozen=True, config=_CONFIG)

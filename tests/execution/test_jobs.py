@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from ablate.data import describe
-from ablate.execution.jobs import estimate_seconds, find_unfinished, order
+from ablate.data import CorpusInfo, describe
+from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
@@ -92,3 +93,16 @@ class Mirrored:
     behind = None
 
     def close(self) -> None: ...
+
+
+def test_the_record_tells_arms_apart_by_what_decides_their_results(write_grid, corpus_info: CorpusInfo) -> None:
+    """Two parts of a study that are merged have no other way to see that a rule differs, where seeds do too."""
+
+    def identities(**changes: Any) -> list[str]:
+        plan = build_plan(load_study(write_grid(**changes)), corpus_info)
+        return [arm.identity for arm in record_study(plan, "0", "").arms]
+
+    rule = {"when": "normalization == 'ngpt'", "set": {"train.learning_rate": 3e-2}}
+    plain, ruled = identities(), identities(seeds=[7], rules=[rule])
+    assert [one == other for one, other in zip(plain, ruled, strict=True)] == [True, False, True, False]
+    assert identities(rules=[{**rule, "set": {"train.compile": True}}]) == plain

@@ -18,9 +18,17 @@ ARMS = ("a=1", "a=2")
 def write_study(tmp_path: Path) -> Callable[..., Store]:
     """Writes a study of two arms with finished runs of these seeds; the loss is the arm's, less for late seeds."""
 
-    def write(folder: str = "one", seeds: Sequence[int] = (0, 1), data: str = "c0ffee", shift: float = 0.0) -> Store:
+    def write(
+        folder: str = "one",
+        seeds: Sequence[int] = (0, 1),
+        data: str = "c0ffee",
+        shift: float = 0.0,
+        settings: str = "s",
+    ) -> Store:
         store = Store(tmp_path / folder / "s")
-        arms = tuple(ArmRecord(arm, {"a": int(arm[-1])}, {}, "a=1", 10, 60, 2, 100) for arm in ARMS)
+        arms = tuple(
+            ArmRecord(arm, {"a": int(arm[-1])}, {}, "a=1", 10, 60, 2, 100, (), f"{settings}{arm}") for arm in ARMS
+        )
         runs = tuple(RunRecord(f"{arm[-1]}{seed}" * 8, arm, seed) for seed in seeds for arm in ARMS)
         axes = {"a": (1, 2)}
         store.write_study(

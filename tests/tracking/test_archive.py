@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -60,7 +61,11 @@ def test_only_runs_that_ended_are_packed(write_study: WriteStudy) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"shift": 0.5}, "another curve"), ({"data": "other"}, "other data")],
+    [
+        ({"shift": 0.5}, "another curve"),
+        ({"data": "other"}, "other data"),
+        ({"seeds": (5, 6), "settings": "t"}, "the arm a=1 was trained with other settings there"),
+    ],
 )
 def test_conflicts_are_refused_and_nothing_is_written(
     write_study: WriteStudy, changes: dict[str, object], words: str
@@ -183,6 +188,28 @@ def test_a_run_is_nobody_elses_while_it_is_merged(
         half.write_status(Status("running"))
         with pytest.raises(RecordError, match="somebody trains this run now"):
             merge(merged, [archive])
+
+
+def test_a_bit_that_changed_on_the_way_changes_no_result(write_study: WriteStudy, tmp_path: Path) -> None:
+    """tarfile takes an entry that it cannot read for the end, and never reads as far as the checksum."""
+    archive = packed(write_study(), weights=True)
+    good, damaged, header = archive.read_bytes(), tmp_path / "x.tar.gz", 10
+    merge(Store(tmp_path / "whole" / "s"), [archive])
+    whole, refused, places = files(Store(tmp_path / "whole" / "s")), 0, range(header, len(good), 7)
+    for place in places:
+        damaged.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        store = Store(tmp_path / str(place) / "s")
+        try:
+            merge(store, [damaged])
+        except RecordError as error:
+            refused += "not an archive that ablate pack wrote" in str(error)
+            assert not store.path.exists()
+        else:  # a code that the compression does not use
+            assert files(store) == whole
+    assert refused > 0.9 * len(places)
+    damaged.write_bytes(gzip.decompress(good))  # without a checksum
+    with pytest.raises(RecordError, match="Not a gzipped file"):
+        merge(Store(tmp_path / "m" / "s"), [damaged])
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None])
