@@ -45,9 +45,9 @@ class SpeedUp:
 
     `low` and `high` are the ends of the 95 % interval, null for one seed. Where `bound` is set, `ratio` is null (see
     the module). `target_loss` is the mean of the pairs' targets (nats a token). `n_pairs` counts the pairs compared
-    (the arm's runs where seeds do not match), `n_reached` those in which both costs are known. `p_value` tests a ratio
-    of 1; `p_holm` is adjusted for the arms that share baseline, axis and target. All are null, and `note` says why,
-    where nothing can be compared.
+    (the arm's runs where seeds do not match), `n_reached` the arm's runs among them that reached the target. `p_value`
+    tests a ratio of 1; `p_holm` is adjusted for the arms that share baseline, axis and target. All are null, and `note`
+    says why, where nothing can be compared.
     """
 
     arm: str
@@ -192,12 +192,7 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
         return replace(row, bound="not_determined")
     ways = ((comparison.baseline, 1), (comparison.arm, -1))
     signs = {sign if r.side == "never" else -sign for reaches, sign in ways for r in reaches if r.side != "reached"}
-    flat = (
-        zip(comparison.baseline, comparison.arm, strict=True)
-        if comparison.is_paired
-        else [(r,) for r in comparison.arm]
-    )
-    n_reached = sum(all(reach.side == "reached" for reach in pair) for pair in flat)
+    n_reached = sum(reach.side != "never" for reach in comparison.arm)
     row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
     axis, factors = row.axis, (1.0, 1.0)
     if obstacle := find_obstacle(comparison, axis):

@@ -30,7 +30,8 @@ class ArmSummary:
     """An arm: sizes from its record, counts of its runs by how they ended, and means over its whole runs.
 
     `final_loss` in nats a token; `step_s` the seconds of a step of training (evaluation, checkpoints and compilation
-    left out), `step_ratio` that over the baseline's, None where clock times cannot be compared; `tflops_per_s` the
+    left out), `step_ratio` that over the baseline's, of the seeds that both have, None where clock times cannot be
+    compared; `tflops_per_s` the
     achieved training TFLOP/s; `mfu` their share of the device's peak, where the manifest states `peak_flops_per_s`;
     `peak_memory_bytes` the largest of the runs.
     """
@@ -85,8 +86,9 @@ class Mishap:
         return name_error(self.error)
 
 
-def summarize_arms(results: Results) -> tuple[ArmSummary, ...]:
-    return tuple(_summarize(results, arm) for arm in results.arms)
+def summarize_arms(results: Results, measured_step_s: Mapping[str, float] | None = None) -> tuple[ArmSummary, ...]:
+    """Every arm; `measured_step_s` as for `speed_ups`, for where clock times of the runs cannot be compared."""
+    return tuple(_summarize(results, arm, measured_step_s or {}) for arm in results.arms)
 
 
 def find_mishaps(results: Results) -> tuple[Mishap, ...]:
@@ -133,7 +135,7 @@ def spread_of(values: Floats) -> Spread:
     return Spread(mean, float(known.std(ddof=1)) if known.size > 1 else None, int(known.size))
 
 
-def _summarize(results: Results, name: str) -> ArmSummary:
+def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]) -> ArmSummary:
     arm, runs = results.arms[name], results.runs_of(name)
     whole = [run for run in runs if run.is_whole]
     states = Counter(run.state for run in runs)
@@ -160,7 +162,7 @@ def _summarize(results: Results, name: str) -> ArmSummary:
         n_incomplete=states["incomplete curve"],
         final_loss=spread_of(np.array([run.final_loss for run in runs], np.float64)),
         step_s=step_s,
-        step_ratio=_compare_steps(results, name),
+        step_ratio=_compare_steps(results, name, measured_step_s),
         tokens_per_s=tokens_per_s,
         tflops_per_s=flops_per_s / 1e12 if flops_per_s else None,
         mfu=flops_per_s / peaks.pop() if flops_per_s and len(peaks) == 1 else None,
@@ -173,11 +175,16 @@ def _average_step(runs: Sequence[RunCurve]) -> Spread:
     return spread_of(np.array([_seconds_per_step(run) for run in runs if run.is_whole], np.float64))
 
 
-def _compare_steps(results: Results, arm: str) -> float | None:
-    runs, base_runs = results.runs_of(arm), results.runs_of(results.baseline_of(arm))
-    mine, base = _average_step(runs).mean, _average_step(base_runs).mean
-    whole = [run for run in (*runs, *base_runs) if run.is_whole]
-    return mine / base if mine and base and not find_clock_obstacle(whole) else None
+def _compare_steps(results: Results, arm: str, measured_step_s: Mapping[str, float]) -> float | None:
+    names = (arm, results.baseline_of(arm))
+    runs, base_runs = ([run for run in results.runs_of(name) if run.is_whole] for name in names)
+    if shared := {run.seed for run in runs} & {run.seed for run in base_runs}:
+        runs, base_runs = ([run for run in group if run.seed in shared] for group in (runs, base_runs))
+    if find_clock_obstacle([*runs, *base_runs]):
+        mine, base = map(measured_step_s.get, names)
+    else:
+        mine, base = _average_step(runs).mean, _average_step(base_runs).mean
+    return mine / base if mine and base else None
 
 
 def _seconds_per_step(run: RunCurve) -> float:

@@ -43,7 +43,7 @@ def answer(
         return _describe_alone(arms), _sentence(caveats or [f"no effect can be shown: {advice}"])
     caveats = [*_describe_full_schedules(full_schedule, axis, labels), *caveats]
     finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
-    return finding, _sentence([*_describe_price(by_arm[main[0].arm], axis), *caveats])
+    return finding, _sentence([*_describe_price(by_arm[main[0].arm], axis, arms), *caveats])
 
 
 def judge(row: SpeedUp) -> Verdict:
@@ -62,9 +62,10 @@ def judge(row: SpeedUp) -> Verdict:
     return "faster" if row.low > 1 else "slower" if row.high < 1 else "undecided"
 
 
-def _rank(row: SpeedUp) -> tuple[int, float]:
+def _rank(row: SpeedUp) -> tuple[int, bool, float]:
+    """Larger is better. An upper limit, as of a run that diverged early, is worth less than any speed-up seen."""
     value = row.ratio or row.low or row.high or 0.0
-    return {"faster": 2, "undecided": 1, "slower": 0}[judge(row)] if value else -1, value
+    return {"faster": 2, "undecided": 1, "slower": 0}[judge(row)] if value else -1, row.bound != "at_most", value
 
 
 def _describe_alone(arms: Sequence[ArmSummary]) -> str:
@@ -139,7 +140,7 @@ def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
 _MANY_WORDS: dict[Verdict, str] = {"faster": "clearly faster", "slower": "clearly slower", "undecided": "undecided"}
 
 
-def _describe_price(axes: dict[str, SpeedUp], axis: str) -> list[str]:
+def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSummary]) -> list[str]:
     """What the first arm's speed-up becomes on the clock."""
     other = "steps" if axis in ("seconds", "gpu_seconds") else "seconds"
     row, steps, seconds = axes.get(other), axes.get("steps"), axes.get("seconds")
@@ -152,8 +153,9 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str) -> list[str]:
             else []
         )
     text = f"in {AXIS_NAMES[other]}, {row.arm} {_say_speed(row)}"
-    if steps and seconds and steps.ratio and seconds.ratio:
-        times = write_ratio(steps.ratio / seconds.ratio)
+    step_ratio = next(arm.step_ratio for arm in arms if arm.arm == row.arm)
+    if steps and seconds and steps.ratio and seconds.ratio and step_ratio:
+        times = write_ratio(step_ratio)
         text += f": a step takes {'' if times == '1.00x' else f'{times} '}as long as the baseline's"
     return [text]
 

@@ -128,7 +128,11 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
     rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
     full_schedule, trends, effects = full_schedule_speed_ups(results), find_trends(results), find_effects(results, axis)
-    arms, fairness, mishaps = summarize_arms(results), check_fairness(results), find_mishaps(results)
+    arms, fairness, mishaps = (
+        summarize_arms(results, options.measured_step_s),
+        check_fairness(results),
+        find_mishaps(results),
+    )
     headline = tuple(row for row in rows if row.target == options.headline)
     finding, caveats = answer(headline, full_schedule, arms, fairness, axis, label_arms(results.record.arms))
     further = (*describe_trends(trends, axis), *describe_sums(effects, results.record.compare_within))

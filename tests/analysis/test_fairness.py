@@ -84,6 +84,21 @@ def test_the_time_a_step_is_compared_only_on_one_device():
     assert summarize_arms(make_results(base, elsewhere))[1].step_ratio is None
 
 
+def test_the_time_a_step_of_other_seeds_was_compared_too():
+    runs = [make_run("base", 0, BASE), make_run("base", 1, BASE, step_s=5.0), make_run("arm", 0, FAST, step_s=1.0)]
+    assert summarize_arms(make_results(*runs))[1].step_ratio == 2.0
+    unpaired = [make_run("base", 0, BASE), make_run("arm", 1, FAST, step_s=1.0)]
+    assert summarize_arms(make_results(*unpaired))[1].step_ratio == 2.0
+
+
+def test_a_measured_time_a_step_stands_where_clock_times_cannot_be_compared():
+    runs = make_run("base", 0, BASE), make_run("arm", 0, FAST, step_s=1.0)
+    measured = {"base": 0.1, "arm": 0.16}
+    assert summarize_arms(make_results(*runs), measured)[1].step_ratio == 2.0
+    elsewhere = make_run("arm", 0, FAST, step_s=1.0, manifest={**CPU, "shared_by": 4})
+    assert summarize_arms(make_results(runs[0], elsewhere), measured)[1].step_ratio == pytest.approx(1.6)
+
+
 def test_runs_that_took_turns_at_a_gpu_are_flagged_and_their_times_not_compared():
     manifest = {"device": {"kind": "cuda", "name": "h"}, "gpus": 0.25, "shared_by": 4}
     runs = [make_run(arm, 0, losses, manifest=manifest) for arm, losses in (("base", BASE), ("arm", FAST))]
