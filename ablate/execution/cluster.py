@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
+from ablate.execution.interruption import deferred
 from ablate.execution.placement import Nodes
 from ablate.execution.restart import ClusterLostError
 
@@ -48,10 +49,14 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     with _stderr_to(log):
         try:
-            if address:
-                ray.init(address=address, **quiet)
-            else:
-                init_local(available, **quiet)
+            with deferred():
+                if address:
+                    ray.init(address=address, **quiet)
+                else:
+                    init_local(available, **quiet)
+        except KeyboardInterrupt:
+            ray.shutdown()
+            raise
         except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
             raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None

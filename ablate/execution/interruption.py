@@ -51,6 +51,32 @@ class Interruption:
 
 
 @contextmanager
+def deferred() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block; the second one does not.
+
+    While Ray starts, whose threads are C++, an exception out of nowhere may be lost, or crash the process as it ends.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_heard = False
+
+    def hear(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal is_heard
+        if is_heard:
+            raise KeyboardInterrupt
+        is_heard = True
+
+    before = signal.signal(signal.SIGINT, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if is_heard:
+        raise KeyboardInterrupt
+
+
+@contextmanager
 def at_work(store: Store) -> Iterator[Interruption]:
     """Hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
     interruption = Interruption(store)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ablate.execution.interruption import SIGNALS, Interruption, at_work
+from ablate.execution import cluster
+from ablate.execution.interruption import SIGNALS, Interruption, at_work, deferred
 from ablate.tracking.store import Store
 
 
@@ -78,3 +79,28 @@ def test_a_request_that_can_no_longer_be_read_is_none(store: Store, content: byt
     if content is not None:
         path.write_bytes(content)
     assert not interruption.is_requested()
+
+
+def test_ctrl_c_while_ray_starts_was_lost_or_crashed_the_driver_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def start_ray(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        happened.append("started")
+
+    monkeypatch.setattr(cluster, "init_local", start_ray)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: happened.append("shut down"))
+    with pytest.raises(KeyboardInterrupt), cluster.start_cluster(None, {"CPU": 1}, tmp_path / "ray.log"):
+        happened.append("at work")
+    assert happened == ["started", "shut down"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_ctrl_c_does_not_wait_for_the_start_of_ray() -> None:
+    with pytest.raises(KeyboardInterrupt), deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("waited")
