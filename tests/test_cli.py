@@ -41,8 +41,8 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 @pytest.fixture
 def token_files(tmp_path: Path) -> Path:
     """nanoGPT's two files, whose last token is 49 and every other one 7."""
-    for name in ("train.bin", "val.bin"):
-        (tmp_path / name).write_bytes(bytes([7, 0]) * 1000 + bytes([49, 0]))
+    for name, n_tokens in (("train.bin", 1000), ("val.bin", 999)):
+        (tmp_path / name).write_bytes(bytes([7, 0]) * n_tokens + bytes([49, 0]))
     return tmp_path
 
 

@@ -23,6 +23,8 @@ FORMAT = 1
 
 BIN_DTYPE = "<u2"
 SCAN_TOKENS = 1 << 24
+WIDEST_UPPER_HALF = 4  # of tokens of four bytes, with a vocabulary of 262,144
+BYTES = 256  # a vocabulary that small may well have a separator at every other place
 CHECKED_TOKENS = 8 * SCAN_TOKENS  # of each split, in which a plan looks for the largest token, to stay quick
 
 
@@ -137,8 +139,16 @@ def _find_largest(tokens: Tokens) -> int:
 
 def _describe_bin(split: Split) -> CorpusInfo:
     train, validation = (np.memmap(file.path, BIN_DTYPE, mode="r") for (file,) in (split.train, split.validation))
+    _check_width(split.train[0].path, train)
     info = _info(_hash(split, BIN_DTYPE), len(train), len(validation), PADDED_GPT2_VOCABULARY)
     return replace(info, largest_token=max(_find_largest(tokens[:CHECKED_TOKENS]) for tokens in (train, validation)))
+
+
+def _check_width(path: Path, tokens: Tokens) -> None:
+    """Raises `DataError` for tokens of four bytes, of which every other two are the upper half: next to nothing."""
+    lower, upper = tokens[: SCAN_TOKENS - 1 : 2], tokens[1:SCAN_TOKENS:2]
+    if len(upper) and upper.max() < WIDEST_UPPER_HALF <= BYTES <= lower.max():
+        raise DataError(f"{path}: this looks like uint32 tokens; source bin reads uint16, as nanoGPT writes them")
 
 
 def _info(name: str, n_train: int, n_validation: int, vocab_size: int) -> CorpusInfo:

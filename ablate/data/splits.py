@@ -44,15 +44,16 @@ def split_files(config: DataConfig, base: Path) -> Split:
     python-stdlib: files by a hash of their relative path. text: as `validation_path` says (a file that it names, or a
     copy of one, is left out of training); without it several files by the hash of their content, so that two copies of
     one text never stand on both sides, and a single one by cutting off its tail. bin: nanoGPT's two files.
-    Raises `DataError` where files are missing, unreadable, or leave a split empty.
+    Raises `DataError` where files are missing, unreadable, or leave a split empty, and where one text is in both.
     """
     if config.source == "python-stdlib":
         return _split_stdlib(config.validation_fraction)
     if config.source == "bin":
         return _find_bin(config.path[0], base)
     paths = find_files(config.path, base, "data.path")
-    if config.validation_path:
-        kept = find_files(config.validation_path, base, "data.validation_path")
+    kept = find_files(config.validation_path, base, "data.validation_path") if config.validation_path else ()
+    _check_archives((*paths, *kept))
+    if kept:
         validation = _digest(kept)
         known = {file.digest for file in validation}
         train = tuple(file for file in _digest(paths) if file.digest not in known)
@@ -118,7 +119,16 @@ def _find_bin(name: str, base: Path) -> Split:
         if size_of(path) == 0 or size_of(path) % 2:
             raise DataError(f"{path}: {size_of(path)} bytes are no sequence of uint16 tokens")
     train, validation = _digest(paths)
+    if train.digest == validation.digest:
+        raise DataError(f"data.path: train.bin and val.bin of {name} hold the same tokens: validate on others")
     return Split((train,), (validation,))
+
+
+def _check_archives(paths: Sequence[Path]) -> None:
+    """Raises `DataError` where a file stands beside its own archive: one text could be on both sides."""
+    for path in paths:
+        if decoding_of(path) and path.with_suffix("") in paths:
+            raise DataError(f"data.path: {path} and {path.stem} are one text: name one of them")
 
 
 def _digest(paths: Sequence[Path]) -> tuple[File, ...]:

@@ -95,6 +95,8 @@ class DataConfig(Frozen):
             raise ValueError(f"source {self.source} needs a path")
         if self.source == "bin" and len(self.path) != 1:
             raise ValueError("source bin takes one path: the folder that holds train.bin and val.bin")
+        if self.source == "bin" and self.validation_path:
+            raise ValueError("source bin takes no validation_path: val.bin of the folder is the validation split")
         return self
 
 

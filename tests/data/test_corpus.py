@@ -231,6 +231,35 @@ def test_half_a_token_is_refused(tmp_path):
         describe(config, tmp_path)
 
 
+@pytest.mark.parametrize("vocab_size", [50_257, 200_000])
+def test_tokens_of_four_bytes_are_refused(tmp_path: Path, vocab_size: int) -> None:
+    """As tokens of two bytes they would be a corpus of twice the length, every other token of which is nothing."""
+    config = write_bin(tmp_path / "owt", [1], [7, 300])
+    draw = np.random.default_rng(0)
+    draw.integers(vocab_size, size=100).astype("<u4").tofile(tmp_path / "owt" / "train.bin")
+    with pytest.raises(DataError, match=r"train\.bin: this looks like uint32 tokens; source bin reads uint16"):
+        describe(config, tmp_path)
+    separated = np.zeros(100, "<u2")
+    separated[::2] = draw.integers(256, size=50)
+    separated.tofile(tmp_path / "owt" / "train.bin")
+    assert describe(config, tmp_path).n_train_tokens == 100
+
+
+def test_training_on_the_validation_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.path: train\.bin and val\.bin of .*owt hold the same tokens"):
+        describe(write_bin(tmp_path / "owt", [1, 2, 3], [1, 2, 3]), tmp_path)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name * 100)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress((tmp_path / "a.txt").read_bytes()))
+    names = [str(tmp_path / name) for name in ("a.txt", "b.txt", "a.txt.gz")]
+    for config in (
+        DataConfig(source="text", path=tuple(names)),
+        DataConfig(source="text", path=tuple(names[:2]), validation_path=(names[2],)),
+    ):
+        with pytest.raises(DataError, match=r"a\.txt\.gz and a\.txt are one text: name one of them"):
+            describe(config, tmp_path)
+
+
 def test_tokens_beyond_the_vocabulary_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "SCAN_TOKENS", 2)
     made = prepare(write_bin(tmp_path / "owt", [1, 2, 3], [1, 2, 9]), tmp_path, tmp_path)

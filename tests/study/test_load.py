@@ -48,6 +48,7 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
         (("study: s", "stdy: s"), 1, ["stdy", "'study'"]),
         (("study: s", "study: ../../x"), 1, ["study", "letters"]),
         (("study: s", "study: s\ndata: {source: pythn}"), 2, ["data.source", "python-stdlib", "text", "bin"]),
+        (("study: s", "study: s\ndata: {source: bin, path: d, validation_path: v}"), 2, ["val.bin of the folder"]),
         (("steps: 10", "steps: 0"), 3, ["train.steps", "greater than 0"]),
         (("steps: 10", "steps: ten"), 3, ["train.steps", "'ten'"]),
         (("steps: 10", "steps: 10, learning_rate: .inf"), 3, ["train.learning_rate"]),
