@@ -41,7 +41,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 @pytest.fixture
 def token_files(tmp_path: Path) -> Path:
     """nanoGPT's two files, whose last token is 49 and every other one 7."""
-    for name, n_tokens in (("train.bin", 1000), ("val.bin", 999)):
+    for name, n_tokens in (("train.bin", 1000), ("val.bin", 1001)):
         (tmp_path / name).write_bytes(bytes([7, 0]) * n_tokens + bytes([49, 0]))
     return tmp_path
 
