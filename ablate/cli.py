@@ -104,7 +104,6 @@ def plan(
         )
         print("[" + ",\n ".join(map(json.dumps, rows)) + "]")
         return
-    from ablate.execution.jobs import estimate_seconds
     from ablate.execution.placement import local_resources, measure_flops_per_s, place
     from ablate.screens import print_plan
     from ablate.tracking.store import Store
@@ -112,8 +111,7 @@ def plan(
     where = planned.study.locate(("resources",))
     placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
     flops_per_s = measure_flops_per_s(placement)
-    store = Store(runs / planned.study.study)
-    print_plan(planned, placement, flops_per_s, estimate_seconds(planned, store, flops_per_s))
+    print_plan(planned, Store(runs / planned.study.study), placement, flops_per_s)
     if planned.study.tune is not None:
         cli_search.show_tuning(planned, placement, flops_per_s)
 

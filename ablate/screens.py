@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
 from ablate.tracking.curve import read_curve
-from ablate.words import format_count, format_seconds
+from ablate.words import count, format_count, format_seconds
 
 if TYPE_CHECKING:
     from ablate.execution.events import Outcome
@@ -41,46 +41,55 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
-def print_plan(plan: Plan, placement: Placement, flops_per_s: float, seconds_of_arm: Mapping[str, float]) -> None:
-    """The arms with their sizes, and what the whole will cost, by the estimated seconds of each arm's run."""
+def print_plan(plan: Plan, store: Store, placement: Placement, flops_per_s: float) -> None:
+    """The arms with their sizes, and what the runs that the `store` lacks will cost."""
+    from ablate.execution.jobs import estimate_seconds, find_unfinished
     from ablate.plan.estimate import run_bytes, study_seconds
 
     console = _console()
     study = plan.study
+    seconds_of_arm = estimate_seconds(plan, store, flops_per_s)
     console.print(f"[bold]{escape(study.study)}[/]  {escape(study.question)}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("arm", no_wrap=False, overflow="fold")
-    table.add_column("seeds")
     for name in ("parameters", "FLOPs/token", "tokens", "time a run"):
         table.add_column(name, justify="right")
-    table.add_column("compared with", overflow="fold")
+    baselines = {arm.baseline for arm in plan.arms}
+    if len(baselines) > 1:  # else every row would name the same one
+        table.add_column("compared with", overflow="fold")
     for arm in plan.arms[:MAX_ROWS]:
         base = next(other for other in plan.arms if other.name == arm.baseline) if arm.baseline != arm.name else arm
         table.add_row(
             Text(arm.name),
-            ",".join(map(str, study.seeds)),
             f"{format_count(arm.n_params)}{_difference(arm.n_params, base.n_params)}",
             f"{format_count(arm.flops_per_token)}{_difference(arm.flops_per_token, base.flops_per_token)}",
             format_count(arm.n_tokens),
             format_seconds(seconds_of_arm[arm.name]),
-            Text("(baseline)" if base is arm else arm.baseline, style="dim"),
+            *([Text("(baseline)" if base is arm else arm.baseline, style="dim")] if len(baselines) > 1 else []),
         )
     console.print(table)
+    if len(baselines) == 1:
+        console.print(f"baseline: {escape(next(iter(baselines)))}", style="dim", highlight=False)
     if len(plan.arms) > MAX_ROWS:
         console.print(f"... and {len(plan.arms) - MAX_ROWS:,} more arms; --json prints all of them")
-    shown: set[str] = set()
-    for arm in plan.arms[:MAX_ROWS]:
+    concerned: dict[str, list[str]] = {}
+    for arm in plan.arms:
         for notice in arm.notices:
-            if notice not in plan.notices and notice not in shown:
-                shown.add(notice)
-                console.print(f"note: {escape(arm.name)}: {escape(notice)}", style="yellow", highlight=False)
+            if notice not in plan.notices:
+                concerned.setdefault(notice, []).append(arm.name)
+    for notice, (first, *others) in concerned.items():
+        more = f" and {count(len(others), 'more arm')}" if others else ""
+        console.print(f"note: {escape(first)}{more}: {escape(notice)}", style="yellow", highlight=False)
     for notice in plan.notices:
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     memory = max(run_bytes(arm.model, arm.train) for arm in plan.arms)
-    seconds = study_seconds((seconds_of_arm[run.arm.name] for run in plan.runs), placement.lanes)
+    left = find_unfinished(plan, store)
+    done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""
+    seconds = study_seconds((seconds_of_arm[run.arm.name] for run in left), placement.lanes)
     gpu_hours = seconds * placement.gpus_of_run * placement.lanes / 3600
     for line in (
-        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {format_count(plan.total_flops)}FLOP in all; {placement}",
+        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, study.seeds))}, "
+        f"{format_count(plan.total_flops)}FLOP in all{done}; {placement}",
         f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "
         f"(an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here, and by finished runs), "
         f"up to {format_count(memory)}B of memory a run",

@@ -15,6 +15,8 @@ import pytest
 import yaml
 
 from ablate.cli import main
+from ablate.tracking.records import Status
+from ablate.tracking.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,8 +63,31 @@ def test_plan_prints_arms_sizes_and_cost(ablate: Ablate, write_grid: Callable[..
     code, out, _ = ablate("plan", write_grid(seeds=2))
     assert code == 0
     assert "attention=differential,normalization=ngpt" in out
-    assert "8 runs of 4 arms" in out
+    assert "8 runs of 4 arms, seeds 0, 1, " in out
+    assert "compared with" not in out and "baseline: attention=standard,normalization=prenorm" in out
     assert list(Path().iterdir()) == []
+
+
+def test_plan_counted_finished_runs_among_those_to_come(
+    ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablate.execution.placement.measure_flops_per_s", lambda _: 1e6)  # so that a run takes minutes
+    grid = write_grid(seeds=2)
+    rows = json.loads(ablate("plan", grid, "--json")[1])
+    before = ablate("plan", grid)[1]
+    for row in rows:
+        folder = Store(Path("runs/tiny")).run(row["run_id"])
+        folder.path.mkdir(parents=True)
+        folder.write_status(Status(state="finished", took_s=60.0))
+    after = ablate("plan", grid)[1]
+    assert "are done" not in before and "about 0 s" not in before
+    assert "8 of the runs are done" in after and "about 0 s" in after
+
+
+def test_a_note_of_several_arms_named_the_first_alone(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    matrix = {"attention": ["standard", "sink"], "normalization": ["prenorm", "ngpt"]}
+    out = ablate("plan", write_grid(matrix=matrix, match="parameters"))[1]
+    assert "note: attention=standard,normalization=ngpt and 1 more arm: d_ff " in out
 
 
 def test_plan_as_json(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
