@@ -74,7 +74,8 @@ def find_effects(results: Results, axis: str = "tokens") -> tuple[Effect, ...]:
     """Main effects and two-way interactions of a full factorial on the final loss, and on the log cost to the target.
 
     The latter only where every run reached the baseline's final loss. Axes that do not exist for every arm are averaged
-    over. Nothing where the design is no factorial, or where the runs leave no degree of freedom.
+    over. Nothing where the design is no factorial, where the runs leave no degree of freedom, or where there is one
+    seed: its runs leave interactions of three axes, which say nothing about another seed.
     """
     factors = _list_factors(results)
     if results.record.design != "full" or not factors:
@@ -131,7 +132,7 @@ def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effec
     values = np.array([value for _, _, value in cells], np.float64)
     inverse = np.linalg.pinv(design)
     df = len(values) - int(np.linalg.matrix_rank(design))
-    if df < 1:
+    if df < 1 or len(seeds) < 2:
         return ()
     coefficients = inverse @ values
     residual = values - design @ coefficients

@@ -49,6 +49,24 @@ def test_the_interval_of_a_main_effect_is_the_one_of_a_blocked_layout():
     assert effect.p_value == pytest.approx(2 * stats.t.sf(abs(effect.estimate) / error, df))
 
 
+def test_three_axes_of_one_seed_had_effects_with_intervals():
+    losses = np.random.default_rng(0).normal(3.0, 0.1, (2, 2, 2, 2))
+    cells = list(itertools.product(range(2), repeat=3))
+    names = ["".join(map(str, cell)) for cell in cells]
+
+    def study(n_seeds):
+        axes = {name: dict(zip("abc", name, strict=True)) for name in names}
+        runs = [
+            make_run(n, s, [9.0, 9.0, 9.0, losses[(*c, s)]])
+            for n, c in zip(names, cells, strict=True)
+            for s in range(n_seeds)
+        ]
+        return make_results(*runs, baseline="000", axes=axes, study_axes=dict.fromkeys("abc", ("0", "1")))
+
+    assert find_effects(study(1)) == ()
+    assert find_effects(study(2))
+
+
 def test_three_levels_average_over_the_other_axis():
     add = {"a0": 0.0, "a1": 1.0, "a2": 5.0, "b0": 0.0, "b1": 0.25}
     effects = find_effects(factorial(lambda a, b, _: add[a] + add[b], a=("a0", "a1", "a2")))
