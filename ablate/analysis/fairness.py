@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.convergence import Reach, cost_at
+from ablate.analysis.convergence import Reach, cost_at, reach_loss
 from ablate.analysis.curves import Results, RunCurve
 from ablate.analysis.speedup import compare, sharing_of, took_turns
 from ablate.analysis.summary import spread_of
@@ -20,6 +20,10 @@ UNKNOWN = "unknown"
 
 PLATEAU = 0.99
 """Share of the peak learning rate above which the decay counts as not begun: schedules are flat there to within 1 %."""
+
+
+EARLY = 0.9
+"""Share of its budget before which a baseline that is at its final loss for the first time is flagged."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ def _check(results: Results, name: str) -> Fairness:
         flags.append("clock times are not comparable: different devices, or shared in different ways")
     elif any(map(took_turns, ended)):
         flags.append("clock times are not comparable: the runs took turns at a GPU")
+    if name == base.arm and name in {results.baseline_of(other) for other in results.compared_arms}:
+        flags.append(_plateau_flag(base_runs))
     tuning, base_tuning = _tuning_of(results, name), _tuning_of(results, base.arm)
     trials, base_trials = tuning.get("trials"), base_tuning.get("trials")
     if trials != base_trials:
@@ -110,6 +116,20 @@ def _size_flag(what: str, mine: int, base: int) -> str:
     if not base or abs(mine - base) <= SIZE_LIMIT * base:
         return ""
     return f"{100 * abs(mine / base - 1):.1f} % {'more' if mine > base else 'fewer'} {what} than its baseline"
+
+
+def _plateau_flag(runs: Iterable[RunCurve]) -> str:
+    """A baseline's cost is its budget. One whose curve is flat or rises is at its final loss long before, and so is an
+    arm that is no better."""
+    whole = [run for run in runs if run.is_whole and run.has_ended]
+    costs = [(reach_loss(run, run.final_loss).cost("steps"), run.cost_of_evaluations("steps")[-1]) for run in whole]
+    share = spread_of(np.array([cost / last for cost, last in costs if last], np.float64)).mean
+    if share is None or share >= EARLY:
+        return ""
+    return (
+        f"already at its final loss after {100 * share:.0f} % of its budget, for its curve is flat or rises: "
+        "the rest of the budget counts as a gain of every arm"
+    )
 
 
 def _schedule_share(reach: Reach) -> float:

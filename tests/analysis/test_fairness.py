@@ -127,3 +127,19 @@ def test_tuning_shows_budget_space_and_best_and_flags_edges_and_unequal_budgets(
 @pytest.mark.parametrize("damaged", [[], {"arm": 3}, {"arm": {"space": [], "best": {}}}, {"arm": {"at_edge": 3}}])
 def test_damaged_notes_on_tuning_count_as_unknown(damaged):
     assert [line.tuning for line in check_fairness(tuned(damaged))] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("losses", "share"),
+    [
+        (BASE, None),
+        ([4.0, 3.0, 1.1, 1.0], None),
+        ([3.0, 3.0, 3.0, 3.0], 12),  # learns nothing
+        ([4.0, 1.0, 2.0, 3.0], 16),  # learns by heart: 2^(1/3) times step 100
+    ],
+)
+def test_a_baseline_that_is_at_its_final_loss_long_before_its_end_is_flagged(losses, share):
+    """An arm that is exactly as good gets a speed-up there: the baseline's cost is its whole budget."""
+    line = check(*(make_run(arm, seed, losses) for arm in ("base", "arm") for seed in (0, 1)))["base"]
+    wanted = [] if share is None else [f"already at its final loss after {share} % of its budget"]
+    assert [flag.partition(",")[0] for flag in line.flags] == wanted
