@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,11 @@ SIZE_LIMIT = 0.02
 
 UNKNOWN = "unknown"
 
+ELSEWHERE = frozenset(
+    {"steps", "batch_size", "schedule", "precision", "log_every", "eval_every", "checkpoint_every", "micro_batch_size"}
+)
+"""Settings of the training that are no part of a recipe: those of the panel's other columns, and bookkeeping."""
+
 PLATEAU = 0.99
 """Share of the peak learning rate above which the decay counts as not begun: schedules are flat there to within 1 %."""
 
@@ -32,7 +37,8 @@ class Fairness:
 
     `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it, `tuning` over which
     values, with the best. `crossing_share` is where in its schedule (0 to 1) the arm crossed the baseline's final loss,
-    and `learning_rate_share` the learning rate there over its peak; None where it did not cross. `flags` are sentences.
+    and `learning_rate_share` the learning rate there over its peak; None where it did not cross. `recipe` has the peak
+    learning rate, and the settings of the training in which the study's arms differ. `flags` are sentences.
     """
 
     arm: str
@@ -48,6 +54,7 @@ class Fairness:
     tokens_per_s: float | None
     crossing_share: float | None
     learning_rate_share: float | None
+    recipe: str
     flags: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,10 +63,11 @@ class Fairness:
 
 def check_fairness(results: Results) -> tuple[Fairness, ...]:
     """One line an arm, baselines included."""
-    return tuple(_check(results, arm) for arm in results.arms)
+    recipe = _list_recipe(results.runs)
+    return tuple(_check(results, arm, recipe) for arm in results.arms)
 
 
-def _check(results: Results, name: str) -> Fairness:
+def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
     arm, base = results.arms[name], results.arms[results.baseline_of(name)]
     runs, base_runs = results.runs_of(name), results.runs_of(base.arm)
     reaches = [r for r in compare(results, name, "final").arm if r.side == "reached"] if name != base.arm else []
@@ -108,6 +116,7 @@ def _check(results: Results, name: str) -> Fairness:
         tokens_per_s=_tokens_per_s(runs),
         crossing_share=crossing,
         learning_rate_share=rate,
+        recipe=_collect(lambda run: _write_settings(run, recipe), runs),
         flags=tuple(flag for flag in flags if flag),
     )
 
@@ -167,6 +176,20 @@ def _collect(read: Any, runs: Iterable[RunCurve]) -> str:
 def _train_of(run: RunCurve) -> Mapping[str, Any]:
     train = run.config.get("train")
     return train if isinstance(train, Mapping) else {}
+
+
+def _list_recipe(runs: Iterable[RunCurve]) -> tuple[str, ...]:
+    """The learning rate, and the settings of the training that are not the same in all runs."""
+    trains = [train for run in runs if (train := _train_of(run))]
+    names = dict.fromkeys(name for train in trains for name in train)
+    varied = (name for name in names if len({str(train.get(name)) for train in trains}) > 1)
+    return tuple(dict.fromkeys(("learning_rate", *(name for name in varied if name not in ELSEWHERE))))
+
+
+def _write_settings(run: RunCurve, names: Iterable[str]) -> str:
+    values = {name: value for name in names if (value := _train_of(run).get(name)) is not None}
+    written = ((name, f"{value:g}" if isinstance(value, float) else value) for name, value in values.items())
+    return ", ".join(f"{name} {value}" for name, value in written) or UNKNOWN
 
 
 def _precision(run: RunCurve) -> str:

@@ -47,6 +47,23 @@ def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line
     return lines
 
 
+def find_range(lines: Sequence[Line]) -> tuple[float, float] | None:
+    """Ends of a linear axis of losses where a few lines, as of runs that diverged, would flatten all the others.
+
+    The upper end is twice the median of the highest loss of each line. None where no line goes beyond it.
+    """
+    known = [mean for line in lines if (mean := line.mean[np.isfinite(line.mean)]).size]
+    highest = sorted(float(mean.max()) for mean in known)
+    if not highest or highest[-1] <= (high := 2 * highest[(len(highest) - 1) // 2]):
+        return None
+    low = min(float(mean.min()) for mean in known)
+    return low - _MARGIN * (high - low), high
+
+
+_MARGIN = 0.05
+"""Share of a figure's height that stays free below the lowest line."""
+
+
 @dataclass(frozen=True)
 class Diagnostic:
     """A variant's own quantity over training, mean over seeds: `costs` by axis [point], `layers` by name [point]."""

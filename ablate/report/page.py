@@ -8,7 +8,7 @@ from typing import Any
 from ablate.analysis.arrow import Floats
 from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
-from ablate.report.drawing import Line, draw_column, draw_diagnostics
+from ablate.report.drawing import Line, draw_column, draw_diagnostics, find_range
 from ablate.report.findings import name_family
 from ablate.report.offline import read_template, render
 from ablate.report.palette import assign_looks
@@ -58,7 +58,7 @@ def collect_data(report: Report) -> dict[str, Any]:
             for arm in report.arms
         ],
         "curves": {
-            column: {"text": text, "lines": [_pack(line) for line in draw_column(report.results, column, report.axes)]}
+            column: _pack_lines(text, draw_column(report.results, column, report.axes))
             for column, text in _CURVES.items()
         },
         "speedup": [
@@ -89,6 +89,10 @@ def collect_data(report: Report) -> dict[str, Any]:
             for group, curves in draw_diagnostics(report.results, report.axes).items()
         },
     }
+
+
+def _pack_lines(text: str, lines: list[Line]) -> dict[str, Any]:
+    return {"text": text, "lines": [_pack(line) for line in lines], "range": find_range(lines)}
 
 
 def _pack(line: Line) -> dict[str, Any]:

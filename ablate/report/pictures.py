@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from ablate.analysis.effects import LOSS
 from ablate.analysis.speedup import SpeedUp
 from ablate.report.content import Report
-from ablate.report.drawing import draw_column, draw_diagnostics
+from ablate.report.drawing import draw_column, draw_diagnostics, find_range
 from ablate.report.findings import name_family
 from ablate.report.palette import Look, assign_looks
 from ablate.report.rows import name_levels
@@ -96,6 +96,9 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
         _name_lines(ax, len(lines))
     _label_costs(ax, axis)
     ax.set_ylabel("validation loss (nats a token)")
+    if bounds := find_range(lines):
+        ax.set_ylim(*bounds)
+        ax.set_ylabel(f"validation loss (nats a token), cut at {bounds[1]:.3g}")
     return figure
 
 

@@ -220,6 +220,7 @@ def tabulate_fairness(report: Report) -> Table:
     header = (
         "Arm",
         "Flags",
+        "Recipe",
         "Parameters",
         "FLOPs a token",
         "Tokens",
@@ -234,6 +235,7 @@ def tabulate_fairness(report: Report) -> Table:
         (
             report.labels[line.arm],
             "; ".join(line.flags) or "none",
+            line.recipe,
             write_ratio(line.params_ratio),
             write_ratio(line.flops_ratio),
             write_count(line.horizon_tokens),

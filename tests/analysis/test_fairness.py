@@ -99,6 +99,20 @@ def test_a_measured_time_a_step_stands_where_clock_times_cannot_be_compared():
     assert summarize_arms(make_results(runs[0], elsewhere), measured)[1].step_ratio == pytest.approx(1.6)
 
 
+def test_learning_rates_and_weight_decay_that_differ_were_not_on_the_page():
+    shared = {"learning_rate": 0.004, "weight_decay": 0.1, "beta1": 0.9, "steps": 800}
+    runs = [make_run(arm, 0, losses) for arm, losses in (("base", BASE), ("arm", FAST))]
+    trains = [shared, {**shared, "learning_rate": 0.016, "weight_decay": 0.0, "steps": 900}]
+    lines = check_fairness(
+        make_results(*(replace(run, config={"train": t}) for run, t in zip(runs, trains, strict=True)))
+    )
+    assert [line.recipe for line in lines] == [
+        "learning_rate 0.004, weight_decay 0.1",
+        "learning_rate 0.016, weight_decay 0",
+    ]
+    assert check_fairness(make_results(*runs))[0].recipe == "unknown"  # as of runs that MLflow has
+
+
 def test_runs_that_took_turns_at_a_gpu_are_flagged_and_their_times_not_compared():
     manifest = {"device": {"kind": "cuda", "name": "h"}, "gpus": 0.25, "shared_by": 4}
     runs = [make_run(arm, 0, losses, manifest=manifest) for arm, losses in (("base", BASE), ("arm", FAST))]

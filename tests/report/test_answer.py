@@ -53,7 +53,7 @@ def summary(**changes):
 
 
 def fair(*flags):
-    return Fairness("arm", "base", 1.0, 1.0, "", "", "", None, "", 1, 1.0, None, None, flags)
+    return Fairness("arm", "base", 1.0, 1.0, "", "", "", None, "", 1, 1.0, None, None, "", flags)
 
 
 def say(*rows, arms=(), fairness=(), full=(), axis="tokens"):

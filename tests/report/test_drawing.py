@@ -1,9 +1,20 @@
+import json
+
 import numpy as np
 import pytest
 
 from ablate.analysis import read_results
 from ablate.analysis.summary import summarize_arms
-from ablate.report.drawing import ALL_POINTS, MAX_LAYERS, MAX_POINTS, MIN_POINTS, draw_column, draw_diagnostics, thin
+from ablate.report.drawing import (
+    ALL_POINTS,
+    MAX_LAYERS,
+    MAX_POINTS,
+    MIN_POINTS,
+    draw_column,
+    draw_diagnostics,
+    find_range,
+    thin,
+)
 from ablate.report.palette import COLORS, assign_looks
 from ablate.report.synthetic import SyntheticArm, true_loss, write_study
 from ablate.tracking.records import Status
@@ -45,6 +56,19 @@ def test_a_run_that_ended_early_is_a_line_of_its_own(draw):
         ("kind=1", "", 1, 20),
         ("kind=1", "seed 0: diverged", 1, 4),
     ]
+
+
+def test_a_diverged_run_flattened_all_other_curves(draw):
+    store, study = draw(n_arms=3, seeds=(0,))
+    calm = draw_column(read_results(store), "val_loss", ("steps",))
+    assert find_range(calm) is None
+    folder = store.run(next(run.run_id for run in study.runs if run.arm == "kind=1"))
+    records = [json.loads(line) for line in folder.curve.read_text().splitlines()]
+    folder.curve.write_text("".join(json.dumps({**record, "val_loss": 6e4}) + "\n" for record in records))
+    low, high = find_range(draw_column(read_results(store), "val_loss", ("steps",)))
+    others = [line.mean for line in calm if line.arm != "kind=1"]
+    assert 0 < low < min(mean.min() for mean in others)
+    assert max(mean.max() for mean in others) < high < 2.1 * max(mean.max() for mean in others)
 
 
 def test_seeds_evaluated_at_different_steps_share_a_grid(draw):

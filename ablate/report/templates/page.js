@@ -26,7 +26,8 @@
   }
 
   function drawCurves() {
-    const { text, lines } = data.curves[state.column];
+    const { text, lines, range } = data.curves[state.column];
+    const isCut = range && !state.ylog;
     const traces = [];
     for (const line of lines.filter(isShown)) {
       const look = looks.get(line.arm), x = line.costs[state.axis], isWhole = !line.state;
@@ -42,7 +43,10 @@
     }
     return [traces, layout({
       xaxis: costAxis(traces),
-      yaxis: { title: { text: text + " (nats a token)" }, type: state.ylog ? "log" : "linear" },
+      yaxis: {
+        title: { text: text + " (nats a token)" + (isCut ? ", cut at " + range[1].toPrecision(3) : "") },
+        type: state.ylog ? "log" : "linear", ...(isCut && { range }),
+      },
     })];
   }
 
