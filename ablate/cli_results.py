@@ -144,6 +144,11 @@ def generate(
     from ablate.evaluation.continuation import continue_prompt, find_run
     from ablate_model import Sampling
 
+    for name, text in (("prompt", prompt), ("stop", stop)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise AblateError(f"--{name}: this is not text in UTF-8") from None
     try:
         sampling = Sampling(temperature, top_k, top_p, min_p)
     except ValueError as error:

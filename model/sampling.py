@@ -11,6 +11,8 @@ from torch import Tensor
 from .cache import Cache
 from .gpt import GPT
 
+COLDEST = 1e-30  # a temperature below it takes the likeliest token too: logits over it are not finite in float32
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -38,7 +40,7 @@ class Sampling:
 
     def draw(self, logits_bv: Tensor, generator: torch.Generator) -> Tensor:
         """(b, v) -> token ids (b, 1)."""
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return logits_bv.argmax(-1, keepdim=True)
         return torch.multinomial(self.probabilities(logits_bv), 1, generator=generator)
 

@@ -111,6 +111,8 @@ def test_generate_names_a_run_that_is_not_there_and_a_value_out_of_range(ablate:
     assert (code, "no such run" in err) == (2, True)
     code, _, err = ablate("generate", "ffff", "--top-p", "1.5")
     assert (code, "--top-p must be" in err) == (2, True)
+    code, _, err = ablate("generate", "ffff", "--prompt", "\udcff")  # how Python has bytes that are not UTF-8
+    assert (code, "--prompt: this is not text in UTF-8" in err) == (2, True)
 
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.

@@ -33,8 +33,11 @@ TAKEN = "somebody trains this run now; stop it first"
 def pack(store: Store, archive: Path, *, weights: bool) -> int:
     """Write the record and every run that has ended into one .tar.gz; the number of runs.
 
-    The same study gives the same bytes. Raises `RecordError` where there is no study, or nothing in it has ended.
+    The same study gives the same bytes. Raises `RecordError` where there is no study, nothing in it has ended, or the
+    archive is a folder.
     """
+    if archive.is_dir():
+        raise RecordError(f"{archive}: this is a folder: name the archive's file in it")
     record = store.read_study()
     names = (*CONTENT, WEIGHTS) if weights else CONTENT
     ended = [

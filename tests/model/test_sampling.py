@@ -61,6 +61,7 @@ def test_the_likeliest_tokens_equal_uncached_ones() -> None:
     for _ in range(5):
         ids = torch.cat((ids, model(ids)[:, -1:].argmax(-1)), dim=1)
     assert torch.equal(generate(model, prompt, 5, sampling=Sampling(temperature=0)), ids)
+    assert torch.equal(generate(model, prompt, 5, sampling=Sampling(temperature=1e-300)), ids)
 
 
 def test_a_seed_fixes_the_sample() -> None:

@@ -51,6 +51,13 @@ def test_packing_twice_gives_the_same_bytes_and_weights_on_demand(write_study: W
     assert read_study_name(packed(store)) == "s"
 
 
+def test_an_archive_that_is_a_folder_is_one_message(write_study: WriteStudy, tmp_path: Path) -> None:
+    store = write_study()
+    for folder in (Path(), tmp_path):
+        with pytest.raises(RecordError, match="this is a folder: name the archive's file"):
+            pack(store, folder, weights=False)
+
+
 def test_only_runs_that_ended_are_packed(write_study: WriteStudy) -> None:
     store = write_study()
     for run in store.read_study().runs:
