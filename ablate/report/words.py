@@ -44,7 +44,8 @@ def shorten(text: str, limit: int = 36) -> str:
 
 
 def label_level(axis: str, level: Value) -> str:
-    return level if isinstance(level, str) else f"{axis.rpartition('.')[2]}={level}"
+    """The level, where it names itself, as a variant does; with its axis, where it is a number or a setting's value."""
+    return level if isinstance(level, str) and "." not in axis else f"{axis.rpartition('.')[2]}={level}"
 
 
 def write_ratio(value: float | None) -> str:

@@ -15,7 +15,7 @@ from ablate.plan.estimate import run_seconds, study_seconds
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.search.words import describe_range, describe_scope, write_value
-from ablate.words import format_count, format_seconds
+from ablate.words import count, format_count, format_seconds
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:
@@ -46,8 +46,8 @@ def describe_tuning(problem: Problem, lanes: int, flops_per_s: float) -> Iterato
     n_runs = problem.n_trials * len(problem.seeds)
     seconds = trials_seconds(problem, flops_per_s, lanes)
     yield (
-        f"tune: {problem.tuning.trials} trials for each of {len(problem.arms)} arms, {n_runs} runs more, about "
-        f"{format_seconds(seconds)}; the matrix then trains each arm at its best"
+        f"tune: {problem.tuning.trials} trials for each of {count(len(problem.arms), 'arm')}, {n_runs} runs more, "
+        f"about {format_seconds(seconds)}; the matrix then trains each arm at its best"
     )
     for path, parameter in problem.tuning.space.items():
         lacking = [arm.label for arm in problem.arms if path in arm.missing]
@@ -69,7 +69,7 @@ def print_search(problem: Problem, workers: int | None) -> None:
     seconds = trials_seconds(problem, flops_per_s, placement.lanes)
     n_runs = problem.n_trials * len(problem.seeds)
     console.print(
-        f"{problem.tuning.trials} trials for each of {len(problem.arms)} arms, {n_runs} runs in all, by "
+        f"{problem.tuning.trials} trials for each of {count(len(problem.arms), 'arm')}, {n_runs} runs in all, by "
         f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
         f"a trial: {describe_scope(problem)}\n"
         f"about {format_seconds(seconds)} for the trials (an estimate, at {format_count(flops_per_s)}FLOP/s for a "

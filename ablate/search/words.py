@@ -10,6 +10,7 @@ from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.study.schema import TrainConfig
 from ablate.study.tuning import Parameter
+from ablate.words import count
 from ablate_model import ModelConfig
 
 
@@ -39,7 +40,7 @@ def describe_scope(problem: Problem) -> str:
 
 def describe_size(model: ModelConfig) -> str:
     return (
-        f"{model.num_params():,} parameters (d_model {model.d_model}, {model.n_layers} layers, "
+        f"{model.num_params():,} parameters (d_model {model.d_model}, {count(model.n_layers, 'layer')}, "
         f"context {model.context_length})"
     )
 

@@ -180,6 +180,12 @@ def test_verdicts(changes, verdict):
     assert judge(replace(ROW, **changes)) == verdict
 
 
+def test_seconds_that_cannot_be_compared_were_named_twice():
+    note = "seconds: the runs were trained on different devices"
+    seconds = replace(seconds_of(ROW, None, None, None), note=note)
+    assert say(ROW, seconds)[1] == "Seconds cannot be compared (the runs were trained on different devices)."
+
+
 def test_full_schedules_are_quoted_where_they_exist():
     _, second = say(ROW, full=[replace(ROW, ratio=1.3, low=1.2, high=1.4)])
     assert second == "Between full schedules, the number to quote, new is 1.30x as fast [1.20, 1.40]."
@@ -192,6 +198,8 @@ def arm(name, **axes):
 def test_labels_are_levels_and_never_shared():
     assert label_arms([arm("x", a="p", n=2), arm("y", a="q", n=2)]) == {"x": "p / n=2", "y": "q / n=2"}
     assert label_arms([arm("x", a="p"), arm("y", b="p")]) == {"x": "x", "y": "y"}
+    settings = [arm(level, **{"model.attention.lambda_init": level}) for level in ("depth", "none")]
+    assert label_arms(settings) == {"depth": "lambda_init=depth", "none": "lambda_init=none"}
     assert label_arms([arm("alone")]) == {"alone": "alone"}
 
 
