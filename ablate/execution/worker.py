@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import os
 import socket
@@ -170,9 +169,6 @@ class RunWorker:
             settings = _limit_micro_batch(declared, smaller)
             recorder.status = replace(recorder.status, micro_batch_size=smaller)
             recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
-            gc.collect()  # what the failed step held, before the next attempt asks for its share
-            if self.device == "cuda":
-                torch.cuda.empty_cache()
         attention = self._report_attention(job, settings, outcome.model)
         write_json(
             folder.manifest,

@@ -94,6 +94,7 @@ def train(
     """
     torch.set_num_threads(threads)
     forbid_tf32()
+    free_memory(torch.device(device))  # a compiled model of a run before is in cycles, and its graph keeps a pool
     run = Training(model_config, train, seed, corpus, recorder, torch.device(device), group)
     return run.go_on(should_stop)
 
@@ -290,8 +291,7 @@ class Training:
                     raise
             self.micro_batch_size = size
             self.model.zero_grad(set_to_none=True)
-            gc.collect()
-            torch.cuda.empty_cache()
+            free_memory(self.device)
 
     def _try_micro_batch(self) -> None:
         """Gradients of one micro-batch, with room for the optimizer's two moments if it has not made them yet."""
@@ -328,6 +328,13 @@ def _default_generator(device: torch.device) -> torch.Generator:
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
     return torch.default_generator
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back to the device what no tensor in use holds any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -16,8 +16,9 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from ablate.data import Corpus
 from ablate.errors import ResourceError
 from ablate.study.schema import TrainConfig
+from ablate.training.loop import free_memory
 from ablate.training.precision import forbid_tf32
-from ablate.training.windows import free_memory, random_corpus, run_windows, start
+from ablate.training.windows import random_corpus, run_windows, start
 from ablate.words import name_error
 from ablate_model import ModelConfig
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from ablate.data import Corpus, CorpusInfo
 from ablate.study.schema import TrainConfig
 from ablate.training.compilation import forget_compiled
-from ablate.training.loop import Training
+from ablate.training.loop import Training, free_memory
 from ablate.training.timing import now
 from ablate_model import ModelConfig
 
@@ -75,10 +74,3 @@ def run_windows(
             training.step(WARM_UP_STEPS + 2 + window * steps + step)
         moments.append((began, now(training.device)))
     return moments
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back to the device what no tensor holds any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

@@ -54,7 +54,10 @@ for name in ("whole", "little"):
 """
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
 def test_half_at_once_where_memory_ends(write_grid: Callable[..., Path], tmp_path: Path, device: str) -> None:
     grid = write_grid(
         model={"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 256},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablate.training import optimizer
-from ablate.training.loop import train
+from ablate.training.loop import free_memory, train
 from ablate_model import ModelConfig
 from ablate_model.attention import TABLE
 from ablate_model.numerics import HAS_TRITON
@@ -37,6 +37,7 @@ def run_on_gpu(corpus, new_recording):
 
 def test_the_gpu_trains_as_the_cpu_does(run, run_on_gpu, model_config, make_train_config):
     _, on_cpu = run(model_config, make_train_config())
+    free_memory(torch.device("cuda"))
     held = torch.cuda.memory_allocated()  # by what other tests keep
     outcome, on_gpu = run_on_gpu(model_config, make_train_config())
     for one, other in zip(on_cpu.curve(), on_gpu.curve(), strict=True):
