@@ -129,9 +129,12 @@ def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console:
 def show_tuning(planned: Plan, placement: Placement, flops_per_s: float) -> None:
     """What `ablate plan` adds for a grid's `tune:`: the space, and what the trials cost."""
     from ablate.search.cost import describe_tuning
+    from ablate.search.optimizer import check_names
     from ablate.search.tuning import pose_tuning
 
-    for line in describe_tuning(pose_tuning(planned.study, planned.corpus), placement.lanes, flops_per_s):
+    problem = pose_tuning(planned.study, planned.corpus)
+    check_names(problem)
+    for line in describe_tuning(problem, placement.lanes, flops_per_s):
         print(line)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import warnings
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from ablate.study.tuning import GRID, Chosen
 from ablate.tracking.mlflow_mirror import redact
 
 JOURNAL = "optuna.log"
+REHEARSED = 12  # trials: two more than the samplers draw at random, and than the pruners wait for
+NOT_CHOSEN = ("PartialFixedSampler", "BruteForceSampler")  # one wraps another, the other stops the loop that calls it
 DECLARATION = "declaration"  # the user attribute of an Optuna study that says what it searches
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -104,17 +106,43 @@ def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.sampler
 
 
 def check_names(problem: Problem) -> None:
-    """Raises `GridError` where Optuna has no such sampler or pruner, or it does not take the arguments."""
-    chosen, arm = problem.tuning.sampler, problem.arms[0]
-    sampler = make_sampler(chosen, arm)
-    try:  # some arguments are looked at by the first trial alone
-        directions = [objective.direction for objective in problem.objectives]
-        optuna.create_study(sampler=sampler, directions=directions).ask(arm.distributions)
-    except (TypeError, ValueError) as error:
-        raise GridError(f"sampler: {chosen.name}: {str(error).splitlines()[0]}") from None
-    _make("pruner", problem.tuning.pruner, problem.tuning.pruner.arguments)
+    """Raises `GridError` where Optuna has no such sampler or pruner, or it does not take the arguments.
+
+    Some are looked at only when trials are over, so each is rehearsed on a short search in memory.
+    """
     if len(problem.objectives) > 1 and problem.tuning.pruner.name != "NopPruner":
         raise problem.study.refuse(("pruner",), "Optuna prunes trials of one objective alone")
+    chosen, arm = problem.tuning.sampler, problem.arms[0]
+    with _named("sampler", chosen):
+        _rehearse(problem, sampler=make_sampler(chosen, arm))
+    chosen = problem.tuning.pruner
+    pruner, random = _make("pruner", chosen, chosen.arguments), optuna.samplers.RandomSampler(0)
+    if len(problem.objectives) == 1:
+        with _named("pruner", chosen):
+            _rehearse(problem, sampler=random, pruner=pruner)
+
+
+@contextmanager
+def _named(kind: str, chosen: Chosen) -> Iterator[None]:
+    """Whatever a class of Optuna's makes of arguments that are none of its own, as a `GridError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the search itself will warn
+            yield
+    except GridError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see above
+        raise GridError(f"{kind}: {chosen.name}: {str(error).splitlines()[0]}") from None
+
+
+def _rehearse(problem: Problem, **classes: Any) -> None:
+    study = optuna.create_study(directions=[objective.direction for objective in problem.objectives], **classes)
+    for number in range(REHEARSED):
+        trial = study.ask(problem.arms[0].distributions)
+        for step in range(1, 9) if "pruner" in classes else ():
+            trial.report(float(number + step), step)
+            trial.should_prune()
+        study.tell(trial, [float(number)] * len(problem.objectives))
 
 
 def _make(kind: str, chosen: Chosen, arguments: Mapping[str, Any]) -> Any:
@@ -126,12 +154,8 @@ def _make(kind: str, chosen: Chosen, arguments: Mapping[str, Any]) -> Any:
         if name not in legal:
             raise GridError(f"{kind}: {chosen.name} has no argument {name!r}{suggest(name, legal)}")
     known = {name: value for name, value in arguments.items() if name in legal}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return classes[chosen.name](**known)
-    except (TypeError, ValueError, ImportError) as error:
-        raise GridError(f"{kind}: {chosen.name}: {str(error).splitlines()[0]}") from None
+    with _named(kind, chosen):
+        return classes[chosen.name](**known)
 
 
 def _classes(kind: str) -> dict[str, Any]:
@@ -139,7 +163,7 @@ def _classes(kind: str) -> dict[str, Any]:
     return {
         name: getattr(module, name)
         for name in module.__all__
-        if name.lower().endswith(kind) and not name.startswith("Base") and name != "PartialFixedSampler"
+        if name.lower().endswith(kind) and not name.startswith("Base") and name not in NOT_CHOSEN
     }
 
 

@@ -205,7 +205,7 @@ class Trials(RunSource):
 
     def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> Search:
         study = open_study(self.problem, space, storage)
-        known = {trial.user_attrs.get(ARM) for trial in study.get_trials(deepcopy=False)}
+        known = dict.fromkeys(trial.user_attrs.get(ARM) for trial in study.get_trials(deepcopy=False))
         default = self._find_arm(space, space.defaults, is_default=True)
         search, is_behind = Search(space, study), False
         for entry in record.arms if record else ():
@@ -213,8 +213,9 @@ class Trials(RunSource):
                 params = {path: entry.axes[path] for path in space.parameters if path in entry.axes}
                 arm = self._find_arm(space, params, is_default=entry.arm == default.name)
                 if arm.name != entry.arm:
-                    raise AblateError(
-                        f"{self.store.record}: the trial {entry.arm} has other settings than its name says"
+                    raise GridError(
+                        f"{self.problem.study._source.file}: {self.problem.name} was run before, with other `rules`: "
+                        f"the trial {entry.arm} had other settings; take that back, or give this search another name"
                     )
                 self._add(arm, params)
                 if arm.name not in known:

@@ -254,6 +254,9 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: Store,
         Trials(pose_search(budget=6, storage=database), store)
     with pytest.raises(GridError, match="holds another search of the name 'tiny'"):
         Trials(pose_search(space={RATE: [1e-3]}, storage=database), Store(tmp_path / "elsewhere" / "tiny"))
+    rules = [{"when": "train.learning_rate > 0.01", "set": {"train.beta1": 0.5}}]
+    with pytest.raises(GridError, match=r"was run before, with other `rules`: the trial .* had other settings"):
+        Trials(pose_search(storage=database, rules=rules), store)
     assert read_curve(next(store.path.glob("*/curve.jsonl"))) == before
     assert len(train(Trials(pose_search(trials=8, storage=database), store))) == 2  # more trials are the same search
 
