@@ -30,7 +30,7 @@ Observer = Callable[[Event], None]
 class Outcome:
     """The number of runs by state, whether the driver was interrupted, and what made it give up, if anything did."""
 
-    states: Mapping[State, int]
+    states: Mapping[str, int]
     interrupted: bool
     halted: str = ""
 

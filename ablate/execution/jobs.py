@@ -12,7 +12,7 @@ from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import run_seconds
 from ablate.plan.identity import arm_id
-from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
+from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
 from ablate.tracking.store import Store
 
 
@@ -111,12 +111,14 @@ def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, faile
     return left
 
 
-def count_states(store: Store, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[State, int]:
-    """How many runs are in each state. The `lost` count as failed, whatever a disk that is full says of them."""
-    states: Iterable[State] = (
-        "failed" if run_id in lost else store.run(run_id).read_status().state for run_id in run_ids
+def count_states(store: Store, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[str, int]:
+    """How many runs are in each state, as `ablate status` calls it. The `lost` count as failed, whatever a disk that is
+    full says of them."""
+    statuses = ((run_id, store.run(run_id).read_status()) for run_id in run_ids)
+    return Counter(
+        "failed" if run_id in lost else "stopped early" if status.is_cut else status.state
+        for run_id, status in statuses
     )
-    return Counter(states)
 
 
 def estimate_seconds(plan: Plan, store: Store, flops_per_s: float) -> Mapping[str, float]:

@@ -146,7 +146,7 @@ def test_a_run_that_is_cut_counts_as_censored_and_can_go_on(bench, undisturbed) 
             return "" if run.arm.name == run.arm.baseline or not records else "patience: none"
 
     outcome = bench.train(stopping=Impatient(1), worker_class=faulty.SlowWorker)
-    assert outcome.states == {"finished": 2}
+    assert outcome.states == {"finished": 1, "stopped early": 1}
     cut = [run for run in bench.plan.runs if bench.store.run(run.run_id).read_status().is_cut]
     assert [run.arm.name for run in cut] == ["attention=differential"]
     assert "patience: none" in bench.texts()

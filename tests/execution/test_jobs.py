@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from ablate.data import CorpusInfo, describe
-from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
+from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
@@ -106,3 +106,11 @@ def test_the_record_tells_arms_apart_by_what_decides_their_results(write_grid, c
     plain, ruled = identities(), identities(seeds=[7], rules=[rule])
     assert [one == other for one, other in zip(plain, ruled, strict=True)] == [True, False, True, False]
     assert identities(rules=[{**rule, "set": {"train.compile": True}}]) == plain
+
+
+def test_runs_that_a_rule_cut_were_counted_as_finished(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    write(store, "whole", Status("finished", step=12, n_steps=12))
+    write(store, "cut", Status("finished", step=5, n_steps=12))
+    write(store, "lost", Status("running", step=5, n_steps=12))
+    assert count_states(store, ["whole", "cut", "lost"], {"lost"}) == {"finished": 1, "stopped early": 1, "failed": 1}
