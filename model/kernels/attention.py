@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ..errors import describe_unknown
@@ -63,10 +64,11 @@ def choose(call: Call) -> tuple[str, str]:
         if call.softcap is not None:
             return "math", "sdpa has no logit softcap, and flex no gradients on a CPU"
         return "sdpa", "the fused kernel of a CPU"
-    is_whole = call.q.shape[1] == call.k.shape[1]  # while decoding, each length would be compiled anew
+    # while decoding, each length would be compiled anew
+    fits_flex = call.q.shape[1] == call.k.shape[1] and call.q.dtype != torch.float64
     if call.softcap is not None:
-        return ("flex" if is_whole else "math"), "sdpa has no logit softcap"
-    if is_whole and not call.deterministic:  # gradients of captured factors are summed in any order
+        return ("flex" if fits_flex else "math"), "sdpa has no logit softcap"
+    if fits_flex and not call.deterministic:  # gradients of captured factors are summed in any order
         if isinstance(call.bias, DecayBias):
             return "flex", "takes the factors of the bias, where sdpa needs all of it"
         if call.window is not None and call.window < call.k.shape[1] and call.bias is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 from ..numerics import upcast
@@ -24,17 +25,24 @@ DENSE_BIAS_BLOCKS = {
     "bwd_num_stages": 1,
 }
 
+MIN_WIDTH = 16  # of a head: torch's kernel for GPUs multiplies no narrower ones
+
 Index = Tensor
 ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
 
 
 def attend_flex(call: Call) -> Tensor:
-    """Raises BackendError on a CPU where gradients are wanted: torch has none there."""
-    q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
+    """Narrow heads get zeros, which change nothing but time.
+
+    Raises BackendError for what torch's kernels lack: gradients on a CPU, and float64 on a GPU.
+    """
+    q, k, v = (_widen(x.transpose(1, 2)) for x in (call.q, call.k, call.v))
     if not q.is_cuda:
         if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
             raise BackendError("flex has no gradients on a CPU; use sdpa or math")
         q, k, v = q.detach(), k.detach(), v.detach()  # torch refuses them even where no gradient is computed
+    elif q.dtype == torch.float64:
+        raise BackendError("flex takes no float64 on a GPU; use sdpa or math")
     shape = (q.shape[2], k.shape[2], call.causal, call.window, str(q.device))
     # while compiling, the mask becomes part of the graph; a cached object could not
     mask = _form_block_mask.__wrapped__(*shape) if torch.compiler.is_compiling() else _form_block_mask(*shape)
@@ -50,8 +58,12 @@ def attend_flex(call: Call) -> Tensor:
     else:  # exp(lse) / (exp(lse) + exp(sink)) of every weight is left
         out, aux = run(q, k, v, return_aux=AuxRequest(lse=True))
         out = (upcast(out) * (aux.lse - call.sink[:, None]).sigmoid()[..., None]).to(v.dtype)
-    out_bthv: Tensor = out.transpose(1, 2)
+    out_bthv: Tensor = out[..., : call.v.shape[-1]].transpose(1, 2)
     return out_bthv
+
+
+def _widen(x: Tensor) -> Tensor:
+    return x if x.shape[-1] >= MIN_WIDTH else F.pad(x, (0, MIN_WIDTH - x.shape[-1]))
 
 
 @functools.cache

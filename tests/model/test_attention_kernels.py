@@ -12,12 +12,14 @@ import pytest
 import torch
 from cases import tiny
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ablate_model import GPT
 from ablate_model.kernels import flex
-from ablate_model.kernels.attention import BACKENDS, attention
+from ablate_model.kernels.attention import BACKENDS, attention, choose
 from ablate_model.kernels.bias import DecayBias
-from ablate_model.kernels.call import BackendError
+from ablate_model.kernels.call import BackendError, Call
+from ablate_model.kernels.flex import attend_flex
 from ablate_model.kernels.sdpa import _align
 
 # eager FlexAttention, which is what there is on a CPU, says that it is slow, and looks at .grad of what it captures
@@ -44,6 +46,7 @@ TOGETHER: list[dict[str, Any]] = [
     {"n_queries": 4, "window": 2},
     {"n_keys": 30, "n_queries": 5},
     {"heads": 6, "key_heads": 3, "v_width": 6, "scale": 1.7},
+    {"v_width": 17, "softcap": 1.5},
     {"bias": "row"},
     {"bias": "blind"},
     {"sink": True, "heads": 6, "key_heads": 2, "n_queries": 4},
@@ -197,6 +200,47 @@ def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason
     assert report["requested"] == backend
     assert report["backend"] in BACKENDS
     assert report["kernel"] in ("math", "flash_attention", "efficient_attention", "cudnn_attention")
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "backend"),
+    [
+        ({}, torch.bfloat16, "sdpa"),
+        ({"window": 3}, torch.float32, "flex"),
+        ({"window": 3}, torch.float64, "sdpa"),
+        ({"softcap": 2.0}, torch.float32, "flex"),
+        ({"softcap": 2.0}, torch.float64, "math"),
+        ({"softcap": 2.0, "n_queries": 1}, torch.float32, "math"),
+        ({"bias": "decay"}, torch.bfloat16, "flex"),
+        ({"bias": "decay"}, torch.float64, "sdpa"),
+    ],
+    ids=str,
+)
+def test_what_a_gpu_computes_on(settings: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
+    """Asked of tensors that are on a GPU by name only."""
+    with FakeTensorMode():
+        q, k, v = (torch.empty(2, n, 4, 8, dtype=dtype, device="cuda:0") for n in (settings.get("n_queries", 7), 7, 7))
+        decay = torch.empty(2, 4, 7, device="cuda:0")
+        bias = DecayBias(decay, decay) if "bias" in settings else None
+        window, softcap = settings.get("window"), settings.get("softcap")
+        call = Call(q, k, v, True, 1.0, window, bias, softcap, None, False)
+        assert choose(call)[0] == backend
+        if dtype == torch.float64:
+            with pytest.raises(BackendError, match="no float64 on a GPU"):
+                attend_flex(call)
+
+
+def test_flex_gets_no_head_too_narrow_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+
+    def note(*inputs: Tensor, **_: Any) -> Tensor:
+        widths.extend(x.shape[-1] for x in inputs)
+        return inputs[-1]
+
+    monkeypatch.setattr(flex, "flex_attention", note)
+    q, k, v = (x.detach() for x in make(v_width=17))
+    assert attention(q, k, v, backend="flex").shape == v.shape
+    assert widths == [16, 16, 17]
 
 
 def test_a_model_without_attention_reports_none() -> None:

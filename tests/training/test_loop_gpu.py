@@ -35,11 +35,14 @@ def run_on_gpu(corpus, new_recording):
     return run_once
 
 
-def test_the_gpu_trains_as_the_cpu_does(run, run_on_gpu, model_config, make_train_config):
-    _, on_cpu = run(model_config, make_train_config())
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("attention", ["standard", {"name": "standard", "window": 3}, "forgetting"], ids=str)
+def test_the_gpu_trains_as_the_cpu_does(run, run_on_gpu, model_config, make_train_config, attention, precision):
+    model_config = type(model_config).parse({**model_config.to_dict(), "attention": attention})
+    _, on_cpu = run(model_config, make_train_config(precision=precision))
     free_memory(torch.device("cuda"))
     held = torch.cuda.memory_allocated()  # by what other tests keep
-    outcome, on_gpu = run_on_gpu(model_config, make_train_config())
+    outcome, on_gpu = run_on_gpu(model_config, make_train_config(precision=precision))
     for one, other in zip(on_cpu.curve(), on_gpu.curve(), strict=True):
         assert one == pytest.approx(other, rel=ROUNDING_32)
     assert next(outcome.model.parameters()).is_cuda
