@@ -1,5 +1,6 @@
 """The page in a real browser: it draws, it answers clicks, it asks nothing of the network, its console stays empty."""
 
+import json
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from browser import DESKTOP, MISSING, PHONE, Browser
 
 from ablate.report import write_report
 from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.tracking.records import Status
 from ablate.tracking.store import Store
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -85,6 +87,23 @@ def test_switches_redraw_every_figure(browser, page):
     assert "training loss" in browser.run(
         "return document.querySelector('#figure-curves .plot').layout.yaxis.title.text"
     )
+
+
+def test_odd_studies_were_drawn_with_heaps_of_ticks_and_flat_lines(browser, tmp_path):
+    store = Store(tmp_path / "odd")
+    study = write_study(store, ARMS[:2], seeds=(0,))
+    for run in study.runs:
+        store.run(run.run_id).write_status(Status("running", 400, 800))
+    folder = store.run(study.runs[0].run_id)
+    records = [json.loads(line) for line in folder.curve.read_text().splitlines()]
+    folder.curve.write_text("".join(json.dumps({**record, "val_loss": 6e4}) + "\n" for record in records))
+    browser.open(write_report(store, tmp_path / "report").paths["html"])
+    title = "return document.querySelector('#figure-curves .plot').layout.yaxis.title.text"
+    assert ", cut at " in browser.run(title)
+    browser.run("document.querySelector('[data-toggle=ylog]').click()")
+    assert "cut" not in browser.run(title)
+    for figure, is_hidden in (("curves", False), ("speedup", True), ("ladder", True)):
+        assert browser.run(f"return document.querySelector('#figure-{figure}').hidden") is is_hidden
 
 
 def test_diagnostics_are_chosen_by_name(browser, page):

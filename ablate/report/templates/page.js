@@ -54,9 +54,11 @@
   const FINE = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 2.5, 3, 4];
   function ratioAxis(title, rows) {
     const ends = rows.flatMap((row) => [row.low, row.high, value(row), 1]).filter((end) => end > 0);
-    const span = Math.max(...ends) / Math.min(...ends);
+    const low = Math.min(...ends), high = Math.max(...ends), span = high / low;
     const ticks = span > (isNarrow() ? 3 : 5) ? COARSE : FINE.filter((tick, place) => !isNarrow() || span < 1.6 || place % 2);
-    return { type: "log", title: { text: title }, tickvals: ticks, ticktext: ticks.map((tick) => tick + "x") };
+    // Around one value alone, as where every arm has the same limit, Plotly would show two decades.
+    const range = span < 1.2 && { range: [Math.log10(low / 1.2), Math.log10(high * 1.2)] };
+    return { type: "log", title: { text: title }, tickvals: ticks, ticktext: ticks.map((tick) => tick + "x"), ...range };
   }
   const unity = (direction) => ({
     type: "line", xref: direction === "v" ? "x" : "paper", yref: direction === "v" ? "paper" : "y",
@@ -197,7 +199,8 @@
   function redraw() {
     for (const figure of shown) {
       const [traces, shape] = figures[figure.dataset.figure].draw();
-      Plotly.react(plotOf(figure), traces, shape, { displayModeBar: false, responsive: true });
+      figure.hidden = !traces.some((trace) => trace.x.length);
+      if (!figure.hidden) Plotly.react(plotOf(figure), traces, shape, { displayModeBar: false, responsive: true });
     }
   }
 
