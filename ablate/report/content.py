@@ -111,6 +111,17 @@ class Report:
     def is_complete(self) -> bool:
         return not any(arm.n_unfinished for arm in self.arms)
 
+    @property
+    def data_facts(self) -> dict[str, str]:
+        """What the record says of the corpus, in words; the hash only where the runs' manifests have another."""
+        facts = {
+            name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            for name, value in self.record.data.items()
+            if value is not None
+        }
+        known = {"", self.versions.get("data hash")}
+        return {name: text for name, text in facts.items() if text not in known}
+
 
 def make_report(results: Results, options: ReportOptions) -> Report:
     """All the numbers. Pure: nothing is written.

@@ -27,7 +27,7 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
         *([f"ablate {record.version}"] if record.version else []),
         *(f"{name} {version}" for name, version in report.versions.items() if name != "ablate"),
     ]
-    facts += [f"data {name} {value}" for name, value in record.data.items()]
+    facts += [f"data {name} {text}" for name, text in report.data_facts.items()]
     parts.append(escape("; ".join(facts)) + ".")
     return "\n\n".join(parts) + "\n"
 

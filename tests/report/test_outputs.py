@@ -120,6 +120,17 @@ def test_what_is_committed_of_a_study_of_36_runs_is_below_a_megabyte(tmp_path):
     assert sum(sizes.values()) < 10**6
 
 
+def test_the_corpus_was_listed_in_python_with_its_unset_keys(tmp_path):
+    store = Store(tmp_path / "s")
+    record = write_study(store, ARMS[:2], seeds=(0,))
+    data = {"source": "text", "path": ["a.txt", "b.txt"], "tokenizer_path": None, "validation_path": [], "hash": "f00"}
+    store.write_study(replace(record, data=data))
+    report(store, tmp_path / "report")
+    assert "; data hash f00; data path a.txt, b.txt; data source text." in (tmp_path / "report/report.md").read_text()
+    page = (tmp_path / "report/report.html").read_text()
+    assert "<dd>a.txt, b.txt</dd>" in page and "tokenizer_path" not in page and "<dd>[]</dd>" not in page
+
+
 def test_an_archive_names_no_machine(store, tmp_path):
     made, _ = report(store, tmp_path)
     archived = read_archive(made.paths["curves"])
