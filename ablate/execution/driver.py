@@ -160,7 +160,8 @@ class Driver:
                 if not waiting:
                     return
                 run = waiting.popleft()
-                job = make_job(self.plan, run, self.placement, self.software, cut_counts=self.stopping is not None)
+                cut_counts = self.stopping is not None or self.source is not None
+                job = make_job(self.plan, run, self.placement, self.software, cut_counts=cut_counts)
                 folder = self.store.run(run.run_id)
                 self.watchdog.begin(folder.status)
                 lane.begin(run, job)

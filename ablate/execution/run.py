@@ -38,7 +38,8 @@ class Options:
 
     `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent;
     `limit` lets no run begin that would not end in time; weights that `keep` or `disk_budget_bytes` have no room for
-    are removed while the study goes on. Raises `ResourceError` for an address that MLflow cannot have.
+    are removed while the study goes on. Raises `ResourceError` for an address that MLflow cannot have, and `GridError`
+    for a rule that is none.
     """
 
     tracking_uri: str
@@ -55,6 +56,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_tracking_uri(self.tracking_uri)
+        parse_stopping(self.early_stop)
 
 
 def run_study(
@@ -79,7 +81,8 @@ def run_study(
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
     stopping = stopping or parse_stopping(options.early_stop)
-    pending = find_unfinished(plan, store, cut_counts=stopping is not None, failed_only=options.retry_failed)
+    cut_counts = stopping is not None or source is not None  # what a trial's runs were told to end with, it has
+    pending = find_unfinished(plan, store, cut_counts=cut_counts, failed_only=options.retry_failed)
     n_more = source.n_left if source is not None else 0
     if not pending and not n_more:
         store.write_study(record)

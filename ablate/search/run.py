@@ -65,9 +65,10 @@ def tune_study(
 ) -> tuple[Outcome, Plan | None]:
     """Look for the best settings of every arm, as the grid's `tune:` says; the plan with them, None before it is over.
 
+    The options' rule of early stopping is for the matrix: trials have the pruner of `tune:`, to which values are told.
     Raises what `run_search` raises.
     """
-    problem = pose_tuning(study, corpus)
+    problem, options = pose_tuning(study, corpus), replace(options, early_stop=None)
     store = Store(runs / problem.name)
     with _trained(problem, store, base, options, console, view) as (trials, outcome):
         report_search(problem, trials, store, options, console, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pretended import ALPHA, RATE, quadratic, train
@@ -13,7 +15,7 @@ from ablate.errors import GridError, ResourceError
 from ablate.execution.events import Outcome
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
-from ablate.execution.run import Options
+from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
 from ablate.search.answer import answer
@@ -118,6 +120,38 @@ def test_trials_that_are_over_need_no_machine_for_more(write_grid, corpus_info: 
     outcome, plan = go_on(tmp_path / "runs")
     assert outcome.exit_code == 0
     assert plan is not None
+
+
+def test_trials_are_not_cut_by_the_rule_of_the_matrix(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules: list[str | None] = []
+
+    def run_study(*arguments: Any, **_: object) -> Outcome:
+        rules.extend(given.early_stop for given in arguments if isinstance(given, Options))
+        return Outcome({}, interrupted=False)
+
+    monkeypatch.setattr("ablate.search.run.run_study", run_study)
+    study, console = load_study(write_grid(tune={"space": SPACE, "trials": 2})), Console(quiet=True)
+    options = Options("", early_stop="patience=1")
+    tune_study(study, corpus_info, tmp_path / "runs", tmp_path, options, console, View(console, quiet=True))
+    assert rules == [None]
+    with pytest.raises(GridError, match="--early-stop median: no such rule"):
+        replace(options, early_stop="median")  # before the trials, not after them
+
+
+def test_a_trial_that_was_cut_is_over_whatever_the_pruner_is_later(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    """Trained on to its end it would cost time, and nobody would be told its value."""
+    study = load_study(write_grid(tune={"space": SPACE, "trials": 2}, resources={"cpus": 1000}))
+    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    folder = trials.store.run(train(trials)[-1].run_id)
+    folder.write_status(replace(folder.read_status(), step=4))
+    problem, console = trials.problem, Console(quiet=True)
+    arguments = (Options(f"sqlite:///{tmp_path}/mlflow.db"), console, View(console, quiet=True))
+    outcome = run_study(trials.plan, trials.store, tmp_path, *arguments, source=Trials(problem, trials.store))
+    assert outcome.exit_code == 0  # nothing was placed on the 1000 cores
 
 
 def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
