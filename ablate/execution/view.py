@@ -151,7 +151,8 @@ class View:
         if self.quiet and line.state != "failed":
             return
         if self._live is None or line.state in ("finished", "diverged", "failed"):
-            self.console.print(content, soft_wrap=True, highlight=False)
+            # a file or a pipe gets whole lines, a terminal whole words and numbers
+            self.console.print(content, soft_wrap=not self.console.is_terminal, highlight=False)
 
     def _progress(self, line: _Line) -> str:
         parts = [f"step {line.step}/{line.n_steps}"]

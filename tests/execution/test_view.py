@@ -56,6 +56,20 @@ def test_a_pipe_gets_whole_lines_without_escapes(plan: Plan, monkeypatch: pytest
     assert any(line.startswith("[1/20]") and "ZeroDivisionError: [no]" in line for line in lines)
 
 
+def test_a_terminal_cut_losses_in_two(plan: Plan) -> None:
+    run = plan.runs[0]
+    name = f"[1/20] {run.arm.name},seed={run.seed}: "
+    out = io.StringIO()
+    # one column less than the line: the terminal itself would put the last digit into a line of its own
+    width = len(name + "finished, validation loss 2.2500") - 1
+    view = View(Console(file=out, width=width, force_terminal=True))
+    with view.shown(plan.runs, 2):
+        view.observe(Event("progress", run, record={"step": 12, "val_loss": 2.25}))
+        view.observe(Event("ended", run, state="finished"))
+    text = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert any(line.strip() == "2.2500" for line in text.splitlines())
+
+
 @pytest.mark.parametrize(("width", "height"), [(200, 60), (60, 8), (20, 3)])
 def test_the_live_table_fits_a_terminal_of_any_size(plan: Plan, width: int, height: int) -> None:
     view, console, _ = show(plan, terminal=True)
