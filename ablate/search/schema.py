@@ -100,6 +100,8 @@ class Search(Tuning):
             raise ValueError(f"confirm.seeds {list(fresh)}: a confirmation needs seeds that no trial used")
         if not self.objective:
             raise ValueError("objective: name at least one")
+        if len(set(self.objective)) < len(self.objective):
+            raise ValueError("objective: one stands twice")
         return self
 
     def refuse(self, path: Path, message: str) -> GridError:

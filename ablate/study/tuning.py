@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 EDGE = 0.05  # share of a range that counts as its edge
-MAX_SEEDS = 1000  # of a trial
+MAX_SEEDS = 1000  # of a trial, or of a confirmation
 GRID = "GridSampler"  # the one that draws nothing
 ON_GRID = 1e-9  # how far from a whole number of steps a value may be, for rounding in binary
 
@@ -199,8 +199,10 @@ class FreshSeeds(Frozen):
     def _is_count_or_list(cls, value: object) -> object:
         """One message, where the union's two parts would give one each."""
         seeds = list(value) if isinstance(value, list | tuple) else [value]
-        if not seeds or any(type(seed) is not int or seed < 0 for seed in seeds) or len({*seeds}) < len(seeds):
+        if not seeds or any(type(s) is not int or not 0 <= s < 2**63 for s in seeds) or len({*seeds}) < len(seeds):
             raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {value!r}")
+        if isinstance(value, int) and value > MAX_SEEDS:
+            raise ValueError(f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is [{value}]")
         return value
 
     def fresh_seeds(self, used: tuple[int, ...]) -> tuple[int, ...]:
@@ -222,6 +224,6 @@ class Tune(Tuning, FreshSeeds):
     @field_validator("seeds")
     @classmethod
     def _has_some(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
-        if value == 0 or (isinstance(value, int) and value > MAX_SEEDS):
+        if value == 0:
             raise ValueError(f"a trial has 1 to {MAX_SEEDS} runs, got {value}")
         return value

@@ -68,10 +68,14 @@ def merge(store: Store, archives: Iterable[Path]) -> tuple[int, int]:
     there already. A run that has ended is never replaced by one that has not.
 
     Nothing is written before all archives were checked. Raises `RecordError` where an archive is none, where the
-    studies are different questions, or where a run is there with other results.
+    studies are different questions, where a run is there with other results, or where a search is at work.
     """
     parts = [(archive, *_read(archive)) for archive in archives]
     record = store.read_study() if store.record.exists() else None
+    if record is not None and "space" in record.tuning and store.has_driver():
+        raise RecordError(
+            f"{store.path}: a search is at work on it, and writes down its own trials alone: stop it first"
+        )
     incoming: dict[str, Mapping[str, bytes]] = {}
     for archive, other, runs in parts:
         record = other if record is None else _join(record, other, archive)

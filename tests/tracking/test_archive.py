@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -217,6 +219,18 @@ def test_a_bit_that_changed_on_the_way_changes_no_result(write_study: WriteStudy
     damaged.write_bytes(gzip.decompress(good))  # without a checksum
     with pytest.raises(RecordError, match="Not a gzipped file"):
         merge(Store(tmp_path / "m" / "s"), [damaged])
+
+
+def test_nothing_is_merged_into_a_search_at_work(write_study: WriteStudy) -> None:
+    """It writes the record anew with every trial: what came meanwhile would be lost from it."""
+    store, archive = write_study("a"), packed(write_study("b", seeds=(7,)))
+    store.write_study(replace(store.read_study(), tuning={"space": {}}))
+    with store.driver_lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        before = files(store)
+        with pytest.raises(RecordError, match="a search is at work on it"):
+            merge(store, [archive])
+        assert files(store) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None])
