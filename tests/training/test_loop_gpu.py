@@ -35,6 +35,8 @@ def run_on_gpu(corpus, new_recording):
     return run_once
 
 
+# flex is compiled where the run is not, and then nobody has silenced torch
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("attention", ["standard", {"name": "standard", "window": 3}, "forgetting"], ids=str)
 def test_the_gpu_trains_as_the_cpu_does(run, run_on_gpu, model_config, make_train_config, attention, precision):
