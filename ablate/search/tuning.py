@@ -12,9 +12,12 @@ from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
 from ablate.search.problem import Problem, read_arms, vary
 from ablate.search.schema import Objective
+from ablate.search.space import ArmSpace
 from ablate.search.trials import ARM, Trials, asked, best_of
 from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
+from ablate.study.predicates import Predicate
+from ablate.study.source import Path
 from ablate.study.tuning import Tune
 
 TUNED = ("train.learning_rate", "train.muon_learning_rate")
@@ -24,7 +27,7 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     """The search that `tune:` declares, `<study>-tune`, with an arm for each of the grid's.
 
     Its seeds are none of the matrix's, or the trials would have seen what they are to predict. Raises `GridError` where
-    the space cannot be searched for some arm, or leaves the learning rate out.
+    the space cannot be searched for some arm, leaves the learning rate out, or has what a rule or the like reads.
     """
     tune = _tune_of(study)
     names = read_names()
@@ -39,6 +42,7 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     arms = read_arms(varied, names, corpus, tune, expansion.arms, bases)
     if not set(TUNED) & set(tune.space):
         raise study.refuse(("tune", "space"), f"the fair minimum is the learning rate: name {TUNED[0]} with its values")
+    _check_readers(study, tune, arms[0])
     return Problem(
         study=varied,
         final=study.train,
@@ -48,6 +52,21 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
         arms=tuple(arm for arm in arms if arm.label in models),
         corpus=corpus,
     )
+
+
+def _check_readers(study: Study, tune: Tune, arm: ArmSpace) -> None:
+    """Raises `GridError` where an expression of the grid reads a setting of the space: a trial would follow it, and the
+    matrix, over which the best values are laid, would not."""
+    expander = arm.expander
+    predicates: dict[Path, Predicate] = {
+        **{("rules", index, "when"): rule for index, rule in enumerate(arm.resolver.rules)},
+        **{("exclude", index): rule for index, rule in enumerate(expander.exclusions)},
+        **{("conditions", axis): expander.conditions[axis] for axis in study.conditions},
+    }
+    for place, predicate in predicates.items():
+        for name in predicate.names:
+            if expander.names.axis_of(name, expander.axes) in tune.space:
+                raise study.refuse(place, f"it reads {name}, which the trials vary: name what the arms differ in")
 
 
 def plan_tuned(problem: Problem, study: Study, trials: Trials) -> Plan:

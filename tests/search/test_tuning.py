@@ -261,6 +261,23 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
             },
             ("tune.budget.tokens", "128 tokens, and not 64"),
         ),
+        (
+            {
+                "tune": {"space": SPACE, "trials": 2},
+                "rules": [{"when": f"{RATE} > 0.01", "set": {"train.beta1": 0.5}}],
+            },
+            ("rules.0.when", f"it reads {RATE}, which the trials vary"),
+        ),
+        ({"tune": {"space": SPACE, "trials": 2}, "exclude": [f"{RATE} > 0.01"]}, ("exclude.0", "the trials vary")),
+        (
+            {
+                "tune": {"space": SPACE, "trials": 2},
+                "matrix": {"normalization": ["prenorm", "ngpt"], "train.beta1": [0.5, 0.9]},
+                "conditions": {"train.beta1": f"{RATE} < 0.01"},
+                "baseline": None,
+            },
+            ("conditions.train.beta1", "the trials vary"),
+        ),
     ],
 )
 def test_a_wrong_tune_is_refused_with_its_place(write_grid, corpus_info: CorpusInfo, changes, words) -> None:
