@@ -15,10 +15,21 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
     return [*_confirmed(summary), *map(_describe_best, summary["arms"]), _reach(summary)]
 
 
+def count_open(summary: Mapping[str, Any]) -> int:
+    """Trials that are still to come, or are not over."""
+    over = sum(row["state"] != "open" for arm in summary["arms"] for row in arm["history"])
+    wanted: int = summary["trials"] * len(summary["arms"])
+    return wanted - over if wanted > over else 0
+
+
 def _confirmed(summary: Mapping[str, Any]) -> Iterator[str]:
     confirmation = summary["confirmation"]
     if summary.get("is_tuning"):
         yield "The study trains each arm at its best, with other seeds: a search's own best value flatters."
+        return
+    is_default_best = [arm["best"] is not None and arm["best"] == arm["default"] for arm in summary["arms"]]
+    if is_default_best == [True] and not count_open(summary):
+        yield "There is nothing to confirm: no trial was better than the defaults."
         return
     if confirmation is None or not confirmation["differences"]:
         yield "The best settings are not confirmed yet: a search's own best value flatters."

@@ -14,7 +14,7 @@ from ablate.report.markdown import escape, write_table
 from ablate.report.offline import read_template, render
 from ablate.report.pictures import save_picture, styled
 from ablate.report.rows import Table
-from ablate.search.answer import answer
+from ablate.search.answer import answer, count_open
 from ablate.search.tables import tabulate
 from ablate.tracking.store import read_json
 
@@ -48,13 +48,6 @@ def read_summary(folder: Path) -> Mapping[str, Any]:
     if not isinstance(summary, dict) or "search" not in summary:
         raise RecordError(f"{folder / SUMMARY}: this is not the summary of a search")
     return summary
-
-
-def count_open(summary: Mapping[str, Any]) -> int:
-    """Trials that are still to come, or are not over."""
-    over = sum(row["state"] != "open" for arm in summary["arms"] for row in arm["history"])
-    wanted: int = summary["trials"] * len(summary["arms"])
-    return wanted - over if wanted > over else 0
 
 
 def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:

@@ -20,11 +20,11 @@ from ablate.execution.placement import local_resources, place
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan
-from ablate.search.answer import answer
+from ablate.search.answer import answer, count_open
 from ablate.search.confirm import plan_confirmation
 from ablate.search.optimizer import check_names
 from ablate.search.overlay import write_best
-from ablate.search.page import SUMMARY, count_open, write_pages
+from ablate.search.page import SUMMARY, write_pages
 from ablate.search.problem import Problem
 from ablate.search.pruning import Pruning
 from ablate.search.result import summarize

@@ -14,11 +14,11 @@ from scipy import stats
 from ablate.data import CorpusInfo
 from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
-from ablate.search.answer import answer
+from ablate.search.answer import answer, count_open
 from ablate.search.confirm import plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.overlay import write_best
-from ablate.search.page import count_open, read_summary, write_pages
+from ablate.search.page import read_summary, write_pages
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.study import load_overlay, load_study
@@ -143,6 +143,15 @@ def test_a_search_that_is_not_over_says_so(pose_search: Pose, tmp_path: Path) ->
     assert count_open(summary) == 4
     assert "not confirmed yet" in " ".join(answer(summary))
     assert "4 trials are still to come" in write_pages(summary, tmp_path / "pages")["search.md"].read_text()
+
+
+def test_defaults_that_nothing_beat_need_no_confirmation(pose_search: Pose, tmp_path: Path) -> None:
+    problem = pose_search(trials=3)
+    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    train(trials, lambda run: 1.0 if run.arm.name == run.arm.baseline else 2.0)
+    first, second, *_ = answer(summarize(problem, trials, trials.store, "0"))
+    assert first == "There is nothing to confirm: no trial was better than the defaults."
+    assert "none was better than the defaults" in second
 
 
 def test_a_best_value_at_the_edge_is_flagged(pose_search: Pose, tmp_path: Path) -> None:
