@@ -104,16 +104,16 @@ def plan(
         )
         print("[" + ",\n ".join(map(json.dumps, rows)) + "]")
         return
-    from ablate.execution.placement import local_resources, measure_flops_per_s, place
+    from ablate.execution.placement import local_resources, measure_pace, place
     from ablate.screens import print_plan
     from ablate.tracking.store import Store
 
     where = planned.study.locate(("resources",))
     placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
-    flops_per_s = measure_flops_per_s(placement)
-    print_plan(planned, Store(runs / planned.study.study), placement, flops_per_s)
+    pace = measure_pace(placement)
+    print_plan(planned, Store(runs / planned.study.study), placement, pace)
     if planned.study.tune is not None:
-        cli_search.show_tuning(planned, placement, flops_per_s)
+        cli_search.show_tuning(planned, placement, pace)
 
 
 @app.command()

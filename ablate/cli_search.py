@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ablate.execution.run import Options
     from ablate.execution.view import View
     from ablate.plan import Plan
+    from ablate.plan.estimate import Pace
     from ablate.search.problem import Problem
 
 SearchFile = Annotated[
@@ -126,7 +127,7 @@ def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console:
     return tuned
 
 
-def show_tuning(planned: Plan, placement: Placement, flops_per_s: float) -> None:
+def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
     """What `ablate plan` adds for a grid's `tune:`: the space, and what the trials cost."""
     from ablate.search.cost import describe_tuning
     from ablate.search.optimizer import check_names
@@ -134,7 +135,7 @@ def show_tuning(planned: Plan, placement: Placement, flops_per_s: float) -> None
 
     problem = pose_tuning(planned.study, planned.corpus)
     check_names(problem)
-    for line in describe_tuning(problem, placement.lanes, flops_per_s):
+    for line in describe_tuning(problem, placement.lanes, pace):
         print(line)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ablate.execution.events import Outcome
     from ablate.execution.placement import Placement
     from ablate.plan import Plan
+    from ablate.plan.estimate import Pace
     from ablate.tracking.cleaning import Removal
     from ablate.tracking.store import Store
     from ablate.training.bench import BenchReport
@@ -41,14 +42,14 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
-def print_plan(plan: Plan, store: Store, placement: Placement, flops_per_s: float) -> None:
+def print_plan(plan: Plan, store: Store, placement: Placement, pace: Pace) -> None:
     """The arms with their sizes, and what the runs that the `store` lacks will cost."""
     from ablate.execution.jobs import estimate_seconds, find_unfinished
     from ablate.plan.estimate import run_bytes, study_seconds
 
     console = _console()
     study = plan.study
-    seconds_of_arm = estimate_seconds(plan, store, flops_per_s)
+    seconds_of_arm = estimate_seconds(plan, store, pace)
     console.print(f"[bold]{escape(study.study)}[/]  {escape(study.question)}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("arm", no_wrap=False, overflow="fold")
@@ -91,7 +92,7 @@ def print_plan(plan: Plan, store: Store, placement: Placement, flops_per_s: floa
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, study.seeds))}, "
         f"{format_count(plan.total_flops)}FLOP in all{done}; {placement}",
         f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "
-        f"(an estimate, at {format_count(flops_per_s)}FLOP/s for a large matrix product here, and by finished runs), "
+        f"(an estimate, at {pace} here, and by finished runs), "
         f"up to {format_count(memory)}B of memory a run",
         f"data: {study.data.source}, {study.data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to "
         f"train on and {format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",

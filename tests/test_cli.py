@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ablate.cli import main
+from ablate.plan.estimate import Pace
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
 
@@ -71,7 +72,9 @@ def test_plan_prints_arms_sizes_and_cost(ablate: Ablate, write_grid: Callable[..
 def test_plan_counted_finished_runs_among_those_to_come(
     ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablate.execution.placement.measure_flops_per_s", lambda _: 1e6)  # so that a run takes minutes
+    monkeypatch.setattr(
+        "ablate.execution.placement.measure_pace", lambda _: Pace(1e6, 1e9)
+    )  # so that a run takes minutes
     grid = write_grid(seeds=2)
     rows = json.loads(ablate("plan", grid, "--json")[1])
     before = ablate("plan", grid)[1]

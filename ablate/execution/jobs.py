@@ -10,7 +10,7 @@ from typing import Any
 
 from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
-from ablate.plan.estimate import run_seconds
+from ablate.plan.estimate import Pace, run_seconds
 from ablate.plan.identity import arm_id
 from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
 from ablate.tracking.store import Store
@@ -121,10 +121,10 @@ def count_states(store: Store, run_ids: Iterable[str], lost: Container[str] = ()
     )
 
 
-def estimate_seconds(plan: Plan, store: Store, flops_per_s: float) -> Mapping[str, float]:
+def estimate_seconds(plan: Plan, store: Store, pace: Pace) -> Mapping[str, float]:
     """Seconds of each arm's run, by its name: what its finished runs took; else the estimate, corrected by how far the
     estimates of the other arms were off."""
-    guessed = {arm.name: run_seconds(arm.model, arm.train, flops_per_s) for arm in plan.arms}
+    guessed = {arm.name: run_seconds(arm.model, arm.train, pace) for arm in plan.arms}
     took: dict[str, list[float]] = {}
     for run in plan.runs:
         status = store.run(run.run_id).read_status()

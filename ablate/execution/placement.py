@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ablate.errors import ResourceError
+from ablate.plan.estimate import Pace
 from ablate.study.schema import Resources
 
 INDUCTOR_COMPILERS = 32  # at most, by torch._inductor.config; to ask it costs a second of loading
+
+COPIED_BYTES = 2**26  # more than a cache holds
 
 Nodes = Sequence[Mapping[str, float]]  # what each node of the cluster has, in Ray's words
 
@@ -98,22 +102,29 @@ def _describe(nodes: Nodes) -> str:
     return f"there are {', '.join(parts) or 'no nodes'}"
 
 
-def measure_flops_per_s(placement: Placement) -> float:
-    """The rate of a large matrix product on what one run gets, the
-    yardstick of the plan's estimates. Takes 0.1 s."""
+def measure_pace(placement: Placement) -> Pace:
+    """How fast what one run gets multiplies large matrices and copies memory, the yardstick of the plan's estimates.
+    Takes 0.2 s."""
     on_gpu = placement.gpus > 0 and torch.cuda.is_available()
-    size = 4096 if on_gpu else 512
+    size, dtype, device = (4096, torch.bfloat16, "cuda") if on_gpu else (512, torch.float32, "cpu")
     before = torch.get_num_threads()
     torch.set_num_threads(placement.cpus)
     try:
-        a = torch.ones(
-            size, size, dtype=torch.bfloat16 if on_gpu else torch.float32, device="cuda" if on_gpu else "cpu"
-        )
-        best = float("inf")
-        for _ in range(5):
-            start = time.perf_counter()
-            (a @ a)[0, 0].item()
-            best = min(best, time.perf_counter() - start)
+        a = torch.ones(size, size, dtype=dtype, device=device)
+        source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        product_s, copy_s = _fastest(lambda: a @ a), _fastest(lambda: target.copy_(source))
     finally:
         torch.set_num_threads(before)
-    return 2 * size**3 / best * min(1.0, placement.gpus or 1.0) * placement.processes
+    share = min(1.0, placement.gpus or 1.0) * placement.processes
+    return Pace(share * 2 * size**3 / product_s, share * 2 * COPIED_BYTES / copy_s)
+
+
+def _fastest(call: Callable[[], Tensor]) -> float:
+    """Seconds of the fastest of five calls."""
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        call().flatten()[0].item()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -22,6 +22,7 @@ from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.view import View
 from ablate.execution.watch import STUCK_S
 from ablate.plan import Plan
+from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.mlflow_mirror import MlflowMirror, check_tracking_uri, is_complete, redact
@@ -29,7 +30,7 @@ from ablate.tracking.store import Store
 from ablate.words import format_seconds
 
 SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster sees
-ORDER_FLOPS_PER_S = 1e11  # for the order of the runs, to which only ratios matter
+ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, to which only ratios matter
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def run_study(
     if options.limit is not None:
         for run in plan.runs:
             options.limit.learn(run, store.run(run.run_id).read_status().took_s if run not in pending else 0.0)
-    runs = order(pending, estimate_seconds(plan, store, ORDER_FLOPS_PER_S))
+    runs = order(pending, estimate_seconds(plan, store, ORDER_PACE))
     with at_work(store) as interruption, start_cluster(options.address, available, store.ray_log) as nodes:
         placement = place(plan.study.resources, nodes, options.workers, len(pending) + n_more, where)
         store.write_study(record)

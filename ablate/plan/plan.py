@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
-from ablate.plan.estimate import run_seconds, study_seconds
 from ablate.plan.expand import Assignment, Expansion, arm_name, display, expand
 from ablate.plan.identity import arm_identity, run_id
 from ablate.plan.match import MatchError, match_size
@@ -79,11 +78,6 @@ class Plan:
     @property
     def total_flops(self) -> int:
         return sum(run.arm.flops_per_token * run.arm.n_tokens for run in self.runs)
-
-    def seconds(self, flops_per_s: float, lanes: int) -> float:
-        """Estimated seconds for all runs, `lanes` at a time."""
-        by_arm = {arm.name: run_seconds(arm.model, arm.train, flops_per_s) for arm in self.arms}
-        return study_seconds((by_arm[run.arm.name] for run in self.runs), lanes)
 
 
 def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = ()) -> Plan:

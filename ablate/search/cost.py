@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ablate.execution.placement import local_resources, measure_flops_per_s, place
-from ablate.plan.estimate import run_seconds, study_seconds
+from ablate.execution.placement import local_resources, measure_pace, place
+from ablate.plan.estimate import Pace, run_seconds, study_seconds
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.search.words import describe_range, describe_scope, write_value
-from ablate.words import count, format_count, format_seconds
+from ablate.words import count, format_seconds
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:
@@ -35,16 +35,16 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
     ]
 
 
-def trials_seconds(problem: Problem, flops_per_s: float, lanes: int) -> float:
+def trials_seconds(problem: Problem, pace: Pace, lanes: int) -> float:
     """Estimated seconds of all trials, `lanes` runs at a time; the confirmation is not in it."""
-    each = [run_seconds(arm.default.model, arm.default.train, flops_per_s) for arm in problem.arms]
+    each = [run_seconds(arm.default.model, arm.default.train, pace) for arm in problem.arms]
     return study_seconds([s for s in each for _ in range(problem.tuning.trials * len(problem.seeds))], lanes)
 
 
-def describe_tuning(problem: Problem, lanes: int, flops_per_s: float) -> Iterator[str]:
+def describe_tuning(problem: Problem, lanes: int, pace: Pace) -> Iterator[str]:
     """Lines about a grid's `tune:`."""
     n_runs = problem.n_trials * len(problem.seeds)
-    seconds = trials_seconds(problem, flops_per_s, lanes)
+    seconds = trials_seconds(problem, pace, lanes)
     yield (
         f"tune: {problem.tuning.trials} trials for each of {count(len(problem.arms), 'arm')}, {n_runs} runs more, "
         f"about {format_seconds(seconds)}; the matrix then trains each arm at its best"
@@ -65,15 +65,14 @@ def print_search(problem: Problem, workers: int | None) -> None:
         if arm.missing:
             console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
     placement = place(problem.study.resources, [local_resources()], workers, problem.n_trials)
-    flops_per_s = measure_flops_per_s(placement)
-    seconds = trials_seconds(problem, flops_per_s, placement.lanes)
+    pace = measure_pace(placement)
+    seconds = trials_seconds(problem, pace, placement.lanes)
     n_runs = problem.n_trials * len(problem.seeds)
     console.print(
         f"{problem.tuning.trials} trials for each of {count(len(problem.arms), 'arm')}, {n_runs} runs in all, by "
         f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
         f"a trial: {describe_scope(problem)}\n"
-        f"about {format_seconds(seconds)} for the trials (an estimate, at {format_count(flops_per_s)}FLOP/s for a "
-        "large matrix product here)",
+        f"about {format_seconds(seconds)} for the trials (an estimate, at {pace} here)",
         highlight=False,
     )
 

@@ -14,9 +14,12 @@ from ablate.execution.jobs import count_states, estimate_seconds, find_unfinishe
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
+from ablate.plan.estimate import Pace
 from ablate.study import load_study
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
+
+PACE = Pace(flops_per_s=1e9, bytes_per_s=1e9)
 
 
 @pytest.fixture
@@ -31,7 +34,7 @@ def write(store: Store, run_id: str, status: Status) -> None:
 
 
 def test_longest_first_within_a_seed_and_seeds_one_after_another(plan: Plan, tmp_path: Path) -> None:
-    runs = order(plan.runs, estimate_seconds(plan, Store(tmp_path), 1e9))
+    runs = order(plan.runs, estimate_seconds(plan, Store(tmp_path), PACE))
     assert [(run.seed, run.arm.model.n_layers) for run in runs] == [(0, 3), (0, 2), (0, 1), (1, 3), (1, 2), (1, 1)]
     equal = order(plan.runs, dict.fromkeys((arm.name for arm in plan.arms), 1.0))
     assert equal == list(plan.runs)
@@ -39,13 +42,13 @@ def test_longest_first_within_a_seed_and_seeds_one_after_another(plan: Plan, tmp
 
 def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    guessed = estimate_seconds(plan, store, 1e9)
+    guessed = estimate_seconds(plan, store, PACE)
     one, three, two = (arm.name for arm in plan.arms)
     for run in plan.runs:
         if run.arm.name == three:
             took = 30.0 + run.seed
             write(store, run.run_id, Status("finished", step=12, n_steps=12, took_s=took))
-    measured = estimate_seconds(plan, store, 1e9)
+    measured = estimate_seconds(plan, store, PACE)
     assert measured[three] == 30.5
     for name in (one, two):  # never seen: off by as much as the one that was
         assert measured[name] == pytest.approx(guessed[name] * 30.5 / guessed[three])
@@ -54,7 +57,7 @@ def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
 def test_a_run_that_was_cut_says_nothing_of_the_time(plan: Plan, tmp_path: Path) -> None:
     store = Store(tmp_path)
     write(store, plan.runs[0].run_id, Status("finished", step=3, n_steps=12, took_s=1000.0))
-    assert estimate_seconds(plan, store, 1e9) == estimate_seconds(plan, Store(tmp_path / "none"), 1e9)
+    assert estimate_seconds(plan, store, PACE) == estimate_seconds(plan, Store(tmp_path / "none"), PACE)
 
 
 def test_what_is_left(plan: Plan, tmp_path: Path) -> None:

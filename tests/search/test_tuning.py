@@ -18,6 +18,7 @@ from ablate.execution.placement import Placement
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
+from ablate.plan.estimate import Pace
 from ablate.search.answer import answer
 from ablate.search.cost import describe_tuning
 from ablate.search.optimizer import JOURNAL
@@ -156,7 +157,7 @@ def test_a_trial_that_was_cut_is_over_whatever_the_pruner_is_later(
 
 def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
     study = load_study(write_grid(tune={"space": SPACE, "trials": 5, "seeds": 2}))
-    lines = "\n".join(describe_tuning(pose_tuning(study, corpus_info), 1, 1e9))
+    lines = "\n".join(describe_tuning(pose_tuning(study, corpus_info), 1, Pace(1e9, 1e9)))
     assert "5 trials for each of 4 arms, 40 runs more" in lines
     assert f"{RATE} 0.0001 to 0.1, log" in lines
     assert "not for attention=standard,normalization=prenorm" in lines
