@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
@@ -216,8 +217,12 @@ def tabulate_cost(report: Report) -> Table:
     return Table("cost", "Cost: training time alone, without evaluation, checkpoints and compilation", header, rows)
 
 
+_MAY_BE_SHARED = frozenset({"Recipe", "Tokens", "Precision", "Schedule", "Backend", "Tuning"})
+
+
 def tabulate_fairness(report: Report) -> Table:
-    header = (
+    """What is the same for all arms stands below, once: the table is wide enough with what differs."""
+    header: tuple[str, ...] = (
         "Arm",
         "Flags",
         "Recipe",
@@ -231,7 +236,7 @@ def tabulate_fairness(report: Report) -> Table:
         "Backend",
         "Tuning",
     )
-    rows = tuple(
+    rows: list[tuple[str, ...]] = [
         (
             report.labels[line.arm],
             "; ".join(line.flags) or "none",
@@ -247,9 +252,18 @@ def tabulate_fairness(report: Report) -> Table:
             write_tuning(line),
         )
         for line in report.fairness
-    )
+    ]
+    shared = {
+        name: cells[0]
+        for name, *cells in zip(header, *rows, strict=True)
+        if name in _MAY_BE_SHARED and len(cells) > 1 and len(set(cells)) == 1
+    }
     note = "Ratios are arm over baseline; more than 2 % apart is flagged. The crossing is of the baseline's final loss."
-    return Table("fairness", "Fairness: what else differs between an arm and its baseline", header, rows, note)
+    if shared:
+        note += f" The same for all: {'; '.join(f'{name.lower()} {cell}' for name, cell in shared.items())}."
+    differs = [name not in shared for name in header]
+    header, *rows = (tuple(compress(cells, differs)) for cells in (header, *rows))
+    return Table("fairness", "Fairness: what else differs between an arm and its baseline", header, tuple(rows), note)
 
 
 def write_tuning(line: Fairness) -> str:

@@ -94,6 +94,7 @@ def write_study(
 
 
 _TOKENS_A_STEP = 4_096
+_LEARNING_RATE = 1e-3
 
 
 def true_loss(step_n: np.ndarray, speedup: float) -> np.ndarray:
@@ -116,7 +117,7 @@ def _write_run(
         step * arm.step_s,
         loss + 0.01 * rng.standard_normal(step.size),
         loss,
-        1e-3 * (0.5 + 0.5 * np.cos(np.pi * step / record.n_steps)),
+        _LEARNING_RATE * (0.5 + 0.5 * np.cos(np.pi * step / record.n_steps)),
         np.exp(0.1 * rng.standard_normal(step.size)),
         np.full(step.size, _TOKENS_A_STEP / arm.step_s),
         *(0.05 + 0.2 * (layer + 1) / _LAYERS * step / record.n_steps for layer in range(_LAYERS)),
@@ -132,9 +133,8 @@ def _write_run(
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.curve.write_text("".join(lines))
     folder.write_status(Status("finished", record.n_steps, record.n_steps, attempts=1))
-    write_json(
-        folder.config, {"model": dict(arm.axes), "train": {"precision": "float32", "schedule": "cosine"}, "seed": seed}
-    )
+    train = {"precision": "float32", "schedule": "cosine", "learning_rate": _LEARNING_RATE}
+    write_json(folder.config, {"model": dict(arm.axes), "train": train, "seed": seed})
     device = {"kind": "cpu", "name": "synthetic", "host": "nowhere"}
     manifest = {"device": device, "threads": 1, "shared_by": 1, "seed": seed, "attention_backend": "reference"}
     write_json(folder.manifest, manifest | {"versions": {"ablate": "0"}, "peak_memory_bytes": 2**28})

@@ -274,3 +274,22 @@ def test_the_bench_measures_a_study_of_the_size_asked_for(experiments, tmp_path)
     assert result.page_bytes > 10**6 and result.peak_memory_bytes > 10**7
     assert result.mlflow.n_points == 8 * 50
     assert min(result.mlflow.files_s, result.mlflow.statement_s, result.mlflow.client_s) > 0
+
+
+def test_what_is_the_same_for_all_arms_stands_once_below_the_fairness_table(store, tmp_path):
+    made, _ = report(store, tmp_path / "same")
+    panel = made.paths["markdown"].read_text().split("## Fairness")[1].split("##")[0]
+    assert "| Arm | Flags | Parameters | FLOPs a token | Crossing at | Learning rate there |" in panel
+    assert "The same for all: recipe learning\\_rate 0.001; tokens 1.64M; precision float32; schedule cosine;" in panel
+
+    other = Store(tmp_path / "other")
+    study = write_study(other, ARMS, noise=0.01)
+    for run in study.runs:
+        if run.arm == BASE:
+            config = json.loads(other.run(run.run_id).config.read_text())
+            config["train"] |= {"precision": "bfloat16", "learning_rate": 0.002}
+            other.run(run.run_id).config.write_text(json.dumps(config))
+    made, _ = report(other, tmp_path / "differs")
+    panel = made.paths["markdown"].read_text().split("## Fairness")[1].split("##")[0]
+    assert "| Arm | Flags | Recipe | Parameters | FLOPs a token | Precision | Crossing at |" in panel
+    assert "The same for all: tokens 1.64M; schedule cosine;" in panel
