@@ -22,8 +22,10 @@ class StepGraph:
     def __init__(self, compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
         self.inputs_bt, self.targets_bt = torch.empty_like(inputs_bt), torch.empty_like(targets_bt)
         self.graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads of a worker ask of the device, about its memory for one, is none of this
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        # thread_local: what other threads of a worker ask of the device, about its memory for one, is none of this.
+        # The stream outside: a capture that fails may leave its own as the current one.
+        stream = torch.cuda.stream(torch.cuda.current_stream())
+        with stream, torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             compute(self.inputs_bt, self.targets_bt)
 
     def __call__(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:

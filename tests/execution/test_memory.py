@@ -97,6 +97,15 @@ def test_what_counts_as_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
 
 
+def test_an_error_that_a_want_of_memory_led_to_counts_as_one() -> None:
+    with pytest.raises(RuntimeError) as error:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("capture_end: operation not permitted")
+    assert is_out_of_memory(error.value)
+
+
 @pytest.mark.parametrize(
     ("batch", "micro", "expected"),
     [(16, None, 8), (12, 3, 1), (12, None, 6), (9, None, 3), (1, None, None), (8, 1, None)],
