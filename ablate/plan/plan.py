@@ -19,6 +19,8 @@ from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
 from ablate_model import ModelConfig, variants
 
+UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -107,6 +109,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
             f"tokens beyond the vocabulary were looked for in the first {CHECKED_TOKENS:,} of each split; "
             "`ablate run` looks at all before it trains",
         )
+    notices += tuple(_find_uneven_split(study, corpus))
     baseline = _common_levels(arms)
     return Plan(study, corpus, axes, baseline, arms, runs, notices, stands_for=stands_for)
 
@@ -114,6 +117,18 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
 def read_names() -> Names:
     """The names that a declaration may use, as the model package has them."""
     return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
+
+
+def _find_uneven_split(study: Study, corpus: CorpusInfo) -> Iterator[str]:
+    """Few files, or very unequal ones, leave a split by whole files far from the share that was asked for."""
+    data = study.data
+    share = corpus.n_validation_tokens / (corpus.n_train_tokens + corpus.n_validation_tokens)
+    is_near = data.validation_fraction / UNEVEN <= share <= data.validation_fraction * UNEVEN
+    if data.source == "text" and not data.validation_path and not is_near:
+        yield (
+            f"whole files are kept for validation, chosen by a hash of their content: {share:.1%} of the tokens, where "
+            f"data.validation_fraction is {data.validation_fraction:.1%}; data.validation_path would choose them"
+        )
 
 
 def _find_idle_values(study: Study, names: Names, expansion: Expansion) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -385,3 +386,15 @@ def test_an_axis_that_the_baseline_lacks_is_crossed_one_at_a_time(plan_grid: Pla
         f"attention=differential,{axis}=0.5",
         f"attention=differential,{axis}=0.8",
     ]
+
+
+@pytest.mark.parametrize(("n_validation", "told"), [(100_000, ""), (2_000_000, "66.7%"), (10_000, "1.0%")])
+def test_a_split_by_files_far_from_its_share_is_told(
+    write_grid: Callable[..., Path], corpus_info: CorpusInfo, corpus_file: Path, n_validation: int, told: str
+) -> None:
+    corpus = replace(corpus_info, n_validation_tokens=n_validation)
+    plan = build_plan(load_study(write_grid()), corpus)
+    notices = [notice for notice in plan.notices if "data.validation_path" in notice]
+    assert (len(notices) == 1 and told in notices[0]) if told else not notices
+    data = {"source": "text", "path": str(corpus_file), "validation_path": str(corpus_file)}
+    assert not any("whole files" in notice for notice in build_plan(load_study(write_grid(data=data)), corpus).notices)
