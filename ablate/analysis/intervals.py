@@ -17,6 +17,9 @@ from ablate.analysis.arrow import Floats
 
 LEVEL = 0.95
 
+ROUNDING = 1e-12
+"""Differences of logarithms or of losses (nats) below this are none: rounding leaves about 1e-15."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -59,9 +62,9 @@ def welch_t(x_n: Floats, y_m: Floats, level: float = LEVEL) -> Estimate:
 def t_estimate(mean: Floats, standard_error: Floats, df: Floats, level: float = LEVEL) -> Estimate:
     """The interval mean +- t se and its two-sided p-value. Without any spread the interval is the mean itself."""
     half = stdtrit(df, 0.5 + level / 2) * standard_error
-    has_spread = standard_error > 0
+    has_spread = standard_error > ROUNDING
     t = np.divide(np.abs(mean), standard_error, out=np.zeros_like(half), where=has_spread)
-    p_value = np.where(has_spread, 2 * stdtr(df, -t), np.where(mean == 0, 1.0, 0.0))
+    p_value = np.where(has_spread, 2 * stdtr(df, -t), np.where(np.abs(mean) <= ROUNDING, 1.0, 0.0))
     return Estimate(mean, mean - half, mean + half, p_value)
 
 

@@ -8,7 +8,8 @@ is a crossing for both. The ratio is a geometric mean over pairs.
 A run that never reaches the target is censored where it ended; one that is below it at its first evaluation, there.
 Where a run is censored there is no ratio: `bound` is "at_most" (the value in `high`) or "at_least" (in `low`), the
 geometric mean with the censored costs in place of the unknown ones, where all censoring pulls to one side; else
-"not_determined". Nothing is imputed.
+"not_determined". Nothing is imputed. A bound is no test: three runs of an arm that is no worse than its baseline all
+miss its final loss in one study of eight. Its p-value is of the losses at the same cost instead.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
 from ablate.analysis.curves import Results, RunCurve, device_of
-from ablate.analysis.intervals import Estimate, holm, paired_t, welch_t
+from ablate.analysis.intervals import ROUNDING, Estimate, holm, paired_t, welch_t
 from ablate.errors import AblateError, suggest
 from ablate.tracking.records import ENDED, Value
 
@@ -35,6 +36,7 @@ TARGETS: tuple[Target, ...] = tuple(_SHARES)
 
 LARGEST_LOG = 700.0  # of a ratio: its exponential, and that of its negative, are float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
+_PAIRED_LOSS, _WELCH_LOSS = (f"{how} t on the loss at the same cost" for how in ("paired", "Welch"))
 
 _ON_EITHER_SIDE = "not every run reached the target, on either side"
 
@@ -46,8 +48,9 @@ class SpeedUp:
     `low` and `high` are the ends of the 95 % interval, null for one seed. Where `bound` is set, `ratio` is null (see
     the module). `target_loss` is the mean of the pairs' targets (nats a token). `n_pairs` counts the pairs compared
     (the arm's runs where seeds do not match), `n_reached` the arm's runs among them that reached the target. `p_value`
-    tests a ratio of 1; `p_holm` is adjusted for the arms that share baseline, axis and target. All are null, and `note`
-    says why, where nothing can be compared.
+    tests a ratio of 1; of a bound, that the losses are the same at the cost that the cheaper run of a pair had spent,
+    null where they do not bear the bound out. `p_holm` is adjusted for the arms that share baseline, axis and target.
+    All are null, and `note` says why, where nothing can be compared.
     """
 
     arm: str
@@ -208,9 +211,9 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
         return _annotate(row, f"{axis}: not recorded, or nothing was spent before the target was reached")
     ratio = math.exp(base.mean() - mine.mean())
     if signs == {-1}:
-        return replace(row, bound="at_most", high=ratio)
+        return _test_losses(replace(row, bound="at_most", high=ratio), comparison, base, mine, axis, factors)
     if signs == {1}:
-        return replace(row, bound="at_least", low=ratio)
+        return _test_losses(replace(row, bound="at_least", low=ratio), comparison, base, mine, axis, factors)
     if signs:
         is_early = any(reach.side == "before" for reaches, _ in ways for reach in reaches)
         reason = "some runs are below the target at their first evaluation" if is_early else _ON_EITHER_SIDE
@@ -231,6 +234,38 @@ def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floa
         shift = np.array([_log_costs(reaches, axis).mean() for reaches in comparison.shifted])
         base = base - (shift - shift.mean())
     return _with_estimate(row, welch_t(base, mine), _WELCH)
+
+
+def _test_losses(
+    row: SpeedUp, comparison: Comparison, base: Floats, mine: Floats, axis: str, factors: tuple[float, float]
+) -> SpeedUp:
+    """A bound with the p-value of equal losses at the same cost, where the difference has the sign that it says.
+
+    The cost (its logarithm in `base` and `mine`) is that of the run of a pair which spent less, so that both have been
+    there; of all runs where seeds do not match.
+    """
+    if min(len(base), len(mine)) < 2:
+        return row
+    at = np.minimum(base, mine) if comparison.is_paired else np.full(1, min(base.min(), mine.min()))
+    sides = zip((comparison.baseline, comparison.arm), factors, strict=True)
+    base_loss, loss = (_losses_at(reaches, axis, at - math.log(factor)) for reaches, factor in sides)
+    if not (np.isfinite(base_loss).all() and np.isfinite(loss).all()):
+        return row
+    estimate = paired_t(loss - base_loss) if comparison.is_paired else welch_t(loss, base_loss)
+    if (estimate.mean > 0) != (row.bound == "at_most"):
+        return row
+    return replace(row, p_value=float(estimate.p_value), method=_PAIRED_LOSS if comparison.is_paired else _WELCH_LOSS)
+
+
+def _losses_at(reaches: Sequence[Reach], axis: str, log_cost_n: Floats) -> Floats:
+    """The loss of each run (nats a token) at its log cost, or at the one of all; nan outside of its evaluations."""
+    losses = []
+    for reach, at in zip(reaches, np.broadcast_to(log_cost_n, len(reaches)), strict=True):
+        cost, loss = reach.run.cost_of_evaluations(axis), reach.run.evaluation_loss
+        known = np.log(cost[cost > 0])
+        is_there = known.size and known[0] - ROUNDING <= at <= known[-1] + ROUNDING
+        losses.append(float(np.interp(at, known, loss[cost > 0])) if is_there else math.nan)
+    return np.array(losses, np.float64)
 
 
 def _with_estimate(row: SpeedUp, estimate: Estimate, method: str) -> SpeedUp:

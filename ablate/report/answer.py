@@ -47,19 +47,15 @@ def answer(
 
 
 def judge(row: SpeedUp) -> Verdict:
-    """faster or slower where the interval excludes 1 and Holm's p is below 0.05, or a bound says so; else undecided.
+    """faster or slower where Holm's p is below 0.05 and the interval, or the bound, on one side of 1; else undecided.
 
-    One seed decides nothing.
+    One seed has no p-value and decides nothing.
     """
-    if row.bound and row.n_pairs < 2:
+    if row.p_holm is None or row.p_holm >= SIGNIFICANT:
         return "undecided"
-    if row.bound == "at_most" and row.high is not None and row.high <= 1:
-        return "slower"
-    if row.bound == "at_least" and row.low is not None and row.low >= 1:
+    if row.low is not None and row.low >= 1:
         return "faster"
-    if row.low is None or row.high is None or row.p_holm is None or row.p_holm >= SIGNIFICANT:
-        return "undecided"
-    return "faster" if row.low > 1 else "slower" if row.high < 1 else "undecided"
+    return "slower" if row.high is not None and row.high <= 1 else "undecided"
 
 
 def _rank(row: SpeedUp) -> tuple[int, bool, float]:
@@ -84,10 +80,12 @@ def _describe_one(row: SpeedUp, axis: str) -> str:
     goal = write_target(row.target).replace("the baseline", row.baseline)
     name, than = AXIS_NAMES[axis], f" as {row.baseline}" if isinstance(row.target, float) else ""
     if row.bound == "at_most":
-        missed = row.n_pairs - row.n_reached
+        n_missed = row.n_pairs - row.n_reached
+        missed = f"{n_missed} of {count(row.n_pairs, 'run')} never reached {goal}"
+        reason = missed if n_missed else f"{row.baseline} is below {goal} at its first evaluation"
         return (
             f"In {name}, {row.arm} is at most {write_ratio(row.high)} as fast as {row.baseline}: "
-            f"{missed} of {count(row.n_pairs, 'run')} never reached {goal}, {_VERDICTS[judge(row)]}."
+            f"{reason}, {_VERDICTS[judge(row)]}."
         )
     if row.bound == "at_least":
         speed = f"at least {write_ratio(row.low)} as fast{than}"
@@ -97,7 +95,7 @@ def _describe_one(row: SpeedUp, axis: str) -> str:
         return f"Whether {row.arm} reaches {goal} in fewer {name} is not determined{reason}."
     start = f"In {name}, {row.arm} reaches {goal} {write_ratio(row.ratio)} as fast{than}"
     if row.low is None or row.high is None:
-        return f"{start}, a number without an interval: one seed."
+        return f"{start}, a number without an interval: {row.note.rpartition('no interval: ')[2]}."
     certainty = (
         f"95 % interval {row.low:.2f} to {row.high:.2f}, {count(row.n_pairs, 'seed')}, p {_equals(write_p(row.p_holm))}"
     )

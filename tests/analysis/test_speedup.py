@@ -3,12 +3,15 @@ import math
 import numpy as np
 import pytest
 from by_hand import CPU, STEPS, make_results, make_run
+from scipy import stats
 
 from ablate.analysis import parse_target, speed_ups
 from ablate.errors import AblateError
+from ablate.report.answer import judge
 
 # The baseline loses 1 nat a doubling of the steps: 4, 3, 2, 1. An arm shifted by d nats is exp2(d) times as fast.
 BASE = [4.0, 3.0, 2.0, 1.0]
+ARMS = ("base", "arm")
 COVERAGE = (0.93, 0.97)
 
 
@@ -110,6 +113,63 @@ def test_an_arm_that_never_arrives_gets_an_upper_bound():
     assert (row.bound, row.ratio, row.low) == ("at_most", None, None)
     assert row.high == pytest.approx(math.sqrt(2))
     assert (row.n_reached, row.n_pairs) == (1, 2)
+
+
+def test_a_bound_is_tested_on_the_losses_at_the_same_cost():
+    by = [-0.3, -0.4, -0.6]
+    row = pick(speed_ups(study(*by)))
+    assert (row.bound, row.high) == ("at_most", pytest.approx(1.0))
+    assert row.p_value == pytest.approx(stats.ttest_1samp(by, 0).pvalue)  # at the budget the arm is that much above
+    assert (row.p_holm, row.method) == (row.p_value, "paired t on the loss at the same cost")
+    # the one that arrives is compared where it does, half way: there it is 1 below its baseline
+    assert pick(speed_ups(study(1.0, -0.5))).p_value is None  # on average below, which does not bear "at most" out
+    assert pick(speed_ups(study(1.0, -1.5))).p_value == pytest.approx(stats.ttest_1samp([1.0, -1.5], 0).pvalue)
+    early = pick(speed_ups(study(1.0, 1.2), [0.5]), target=0.5)
+    assert (early.bound, early.p_value) == ("at_least", pytest.approx(stats.ttest_1samp([1.0, 1.2], 0).pvalue))
+
+
+def test_a_bound_of_unmatched_seeds_is_tested_at_the_cost_of_all():
+    offsets = [-0.1, 0.0, 0.1], [-0.9, -1.0, -1.2]
+    base, arm = ([make_run(a, 10 * i + s, shifted(by)) for s, by in enumerate(offsets[i])] for i, a in enumerate(ARMS))
+    row = pick(speed_ups(make_results(*base, *arm)))
+    expected = stats.ttest_ind(*offsets, equal_var=False).pvalue
+    assert (row.bound, row.p_value) == ("at_most", pytest.approx(expected))
+    assert row.method == "Welch t on the loss at the same cost"
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_an_arm_that_is_no_worse_was_called_clearly_slower_in_one_study_of_eight(n_seeds):
+    rng = np.random.default_rng(n_seeds)
+    n_studies = 1000
+    noise = 0.1 * rng.standard_normal((n_studies, n_seeds))
+    n_clear = sum(judge(pick(speed_ups(study(*by), ["final"]))) != "undecided" for by in noise)
+    assert 0.03 <= n_clear / n_studies <= 0.07
+
+
+def test_bounded_arms_count_in_holms_family():
+    runs = [make_run("base", seed, BASE) for seed in range(3)]
+    runs += [
+        make_run(arm, seed, shifted(by))
+        for arm, offsets in (("fast", [0.5, 0.7, 0.6]), ("slow", [-0.2, -0.1, -0.5]))
+        for seed, by in enumerate(offsets)
+    ]
+    rows = speed_ups(make_results(*runs), ["final"])
+    fast, slow = pick(rows, arm="fast"), pick(rows, arm="slow")
+    assert (fast.p_holm, slow.p_holm) == (pytest.approx(2 * fast.p_value), pytest.approx(slow.p_value))
+
+
+@pytest.mark.parametrize("spacing", [30, 50, 70])
+def test_rounding_made_an_arm_of_the_same_curves_clearly_faster(spacing):
+    steps = (*range(spacing, 1000, spacing), 1000)
+    offsets = np.random.default_rng(0).normal(0, 0.05, (40, 3))
+    for offset in offsets:
+        runs = [
+            make_run(arm, seed, 6 - 0.5 * np.log1p(np.array(steps) / 10) + by, steps)
+            for arm in ARMS
+            for seed, by in enumerate(offset)
+        ]
+        rows = speed_ups(make_results(*runs))
+        assert {(row.p_value, judge(row)) for row in rows} == {(1.0, "undecided")}
 
 
 def test_a_diverged_run_is_censored_where_it_stopped():

@@ -77,14 +77,31 @@ def test_an_undecided_arm_says_so():
 
 
 def test_a_bound_says_how_many_never_arrived():
-    first, _ = say(replace(ROW, ratio=None, low=None, high=0.8, bound="at_most", n_reached=1, p_holm=None))
+    first, _ = say(bounded(ROW, 0.8))
     assert first == (
         "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss, a clear slow-down."
     )
 
 
+def test_a_baseline_below_the_target_at_once_was_told_as_runs_that_never_arrived():
+    first, _ = say(replace(bounded(ROW, 0.5), target=5.0, n_reached=3))
+    assert first == (
+        "In tokens, new is at most 0.50x as fast as old: old is below a validation loss of 5 at its first evaluation, "
+        "a clear slow-down."
+    )
+
+
+def test_a_number_without_an_interval_says_why():
+    note = "1 run of this arm left out (failed); no interval: the seeds do not match and one side has one run"
+    first, _ = say(replace(ROW, low=None, high=None, p_holm=None, note=note))
+    assert first == (
+        "In tokens, new reaches old's final loss 1.45x as fast, a number without an interval: the seeds do not match "
+        "and one side has one run."
+    )
+
+
 def bounded(row, at_most):
-    return replace(row, ratio=None, low=None, high=at_most, bound="at_most", n_reached=1, p_holm=None)
+    return replace(row, ratio=None, low=None, high=at_most, bound="at_most", n_reached=1)
 
 
 def test_the_wide_bound_of_an_arm_that_diverged_early_headed_the_list():
@@ -109,7 +126,7 @@ def test_a_step_as_long_as_the_baselines_was_called_a_reason():
 def test_an_absolute_target_names_the_baseline():
     row = replace(ROW, target=3.2)
     assert say(row)[0].startswith("In tokens, new reaches a validation loss of 3.2 1.45x as fast as old (95 % interval")
-    early = replace(row, ratio=None, low=20.0, high=None, bound="at_least", p_holm=None)
+    early = replace(row, ratio=None, low=20.0, high=None, bound="at_least")
     assert say(early)[0] == (
         "In tokens, new reaches a validation loss of 3.2 at least 20.0x as fast as old, a clear speed-up."
     )
@@ -171,9 +188,10 @@ def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
         ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most"}, "slower"),
         ({"ratio": None, "low": None, "high": 1.2, "bound": "at_most"}, "undecided"),
         ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least"}, "faster"),
-        ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most", "n_pairs": 1}, "undecided"),
-        ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least", "n_pairs": 1}, "undecided"),
-        ({"ratio": None, "low": None, "high": None, "bound": "not_determined"}, "undecided"),
+        ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most", "p_holm": None}, "undecided"),  # one seed
+        ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least", "p_holm": None}, "undecided"),
+        ({"ratio": None, "low": None, "high": 1.0, "bound": "at_most", "p_holm": 0.25}, "undecided"),
+        ({"ratio": None, "low": None, "high": None, "bound": "not_determined", "p_holm": None}, "undecided"),
     ],
 )
 def test_verdicts(changes, verdict):
