@@ -17,12 +17,14 @@ from ablate_model import GPT, ConfigError, Sampling, generate, load
 def find_run(name: str, runs: Path) -> RunFolder:
     """The run whose folder `name` is, or whose id begins with it among all studies under `runs`.
 
+    Several studies may have the same run: then one that has its weights, where one does.
     Raises `RecordError` where there is none, or more than one.
     """
     if (Path(name) / "config.json").is_file():
         return RunFolder(Path(name))
     folders = sorted(path.parent for path in runs.glob("*/*/config.json"))
-    found = {folder.name: folder for folder in folders if name and folder.name.startswith(name)}
+    begun = [folder for folder in folders if name and folder.name.startswith(name)]
+    found = {folder.name: folder for folder in sorted(begun, key=lambda folder: RunFolder(folder).weights.is_file())}
     if len(found) == 1:
         return RunFolder(next(iter(found.values())))
     if found:

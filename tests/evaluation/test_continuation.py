@@ -66,6 +66,14 @@ def test_a_run_is_found_by_folder_and_by_the_beginning_of_its_id(run: RunFolder)
         find_run("0f", runs)
 
 
+def test_of_several_studies_with_the_run_one_has_its_weights(run: RunFolder) -> None:
+    for study in ("a", "z"):
+        folder = RunFolder(run.path.parents[1] / study / run.path.name)
+        folder.path.mkdir(parents=True)
+        folder.config.write_text(run.config.read_text())
+    assert find_run(run.path.name, run.path.parents[1]).path == run.path
+
+
 def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
     other = ModelConfig.parse({**CONFIG.to_dict(), "d_model": 32, "d_ff": None})
     run.config.write_text(json.dumps({"model": other.to_dict()}))
