@@ -168,10 +168,11 @@ def _say_speed(row: SpeedUp) -> str:
 
 def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str]) -> list[str]:
     """The number to quote where horizons vary: no learning rate is caught half way in it."""
-    best = max((row for row in rows if row.axis == axis), key=_rank, default=None)
-    if best is None:
+    mine = [row for row in rows if row.axis == axis]
+    if not mine:
         return []
-    return [f"between full schedules, the number to quote, {labels[best.arm]} {_say_speed(best)}"]
+    best, chosen = max(mine, key=_rank), f", the best of {len(mine)} arms" if len(mine) > 1 else ""
+    return [f"between full schedules, the number to quote, {labels[best.arm]} {_say_speed(best)}{chosen}"]
 
 
 def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> list[str]:

@@ -146,7 +146,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     )
     headline = tuple(row for row in rows if row.target == options.headline)
     finding, caveats = answer(headline, full_schedule, arms, fairness, axis, label_arms(results.record.arms))
-    further = (*describe_trends(trends, axis), *describe_sums(effects, results.record.compare_within))
+    told = trends if "final" in options.targets else ()  # the target that they are of
+    further = (*describe_trends(told, axis), *describe_sums(effects, results.record.compare_within))
     return Report(
         record=results.record,
         options=options,

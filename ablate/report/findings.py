@@ -14,11 +14,12 @@ Direction = Literal["up", "down", "undecided"]
 
 
 def describe_trends(trends: Sequence[Trend], axis: str) -> list[str]:
-    """A sentence for each axis along which the speed-up on a cost `axis` could grow."""
-    rows = [trend for trend in trends if trend.axis == axis]
-    return [
-        _describe_along([row for row in rows if row.along == along]) for along in dict.fromkeys(r.along for r in rows)
-    ]
+    """A sentence for each axis, and range of its levels, along which the speed-up on a cost `axis` could grow."""
+    ranges: dict[tuple[str, float, float], list[Trend]] = {}
+    for trend in trends:
+        if trend.axis == axis:
+            ranges.setdefault((trend.along, trend.first, trend.last), []).append(trend)
+    return [_describe_along(rows) for rows in ranges.values()]
 
 
 def judge_trend(trend: Trend) -> Direction:
@@ -93,10 +94,8 @@ def describe_sums(effects: Sequence[Effect], within: Sequence[str]) -> list[str]
     for effect in singles:
         by_axis.setdefault(next(iter(effect.levels)), []).append(effect)
     changes = "; ".join(f"by {axis.rpartition('.')[2]}, {_list(mine)}" for axis, mine in sorted(by_axis.items()))
-    return [
-        f"On average over the other axes, the final loss changes (nats a token, 95 % intervals) {changes}.",
-        f"Do the gains add up? {_describe_pairs(pairs)}",
-    ]
+    average = f"On average over the other axes, the final loss changes (nats a token, 95 % intervals) {changes}."
+    return [*([average] if singles else []), f"Do the gains add up? {_describe_pairs(pairs)}"]
 
 
 def _describe_pairs(pairs: Sequence[Effect]) -> str:

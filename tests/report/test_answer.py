@@ -207,6 +207,8 @@ def test_seconds_that_cannot_be_compared_were_named_twice():
 def test_full_schedules_are_quoted_where_they_exist():
     _, second = say(ROW, full=[replace(ROW, ratio=1.3, low=1.2, high=1.4)])
     assert second == "Between full schedules, the number to quote, new is 1.30x as fast [1.20, 1.40]."
+    _, second = say(ROW, full=[ROW, replace(ROW, arm="third", ratio=1.3, low=1.2, high=1.4)])
+    assert second.endswith("the number to quote, new is 1.45x as fast [1.30, 1.61], the best of 2 arms.")
 
 
 def arm(name, **axes):

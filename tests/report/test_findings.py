@@ -39,6 +39,13 @@ def test_growth_in_words():
     assert describe_trends([], "tokens") == []
 
 
+def test_families_of_other_levels_were_told_with_the_range_of_the_first():
+    other = replace(TREND, family={"normalization": "peri"}, levels=(1500, 3000), growth=0.9, low=0.7, high=1.2)
+    wide, narrow = describe_trends([TREND, other], "tokens")
+    assert "From steps=1500 to steps=6000, the speed-up of ngpt in tokens is multiplied by 1.35x" in wide
+    assert "From steps=1500 to steps=3000, the speed-up of peri in tokens is multiplied by 0.90x" in narrow
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
@@ -77,11 +84,11 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
         effect(0.01, 0.01, attention="b", normalization="ngpt"),
         effect(-0.02, 0.01, attention="c", normalization="ngpt"),
     ]
-    _, sums = describe_sums(pairs, ())
+    (sums,) = describe_sums(pairs, ())  # without a main effect that the design can tell, nothing "changes by"
     assert sums == (
         "Do the gains add up? Of 3 pairs of levels, 1 ends clearly above its sum (together it gains less), 1 ends "
         "clearly below its sum (together it gains more) and 1 is undecided; from the sum of what each level changes "
         "alone, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b with ngpt +0.0100 [+0.0000, +0.0200] and a with "
         "ngpt +0.9000 [+0.8900, +0.9100]."
     )
-    assert "3 pairs of levels, 3 are undecided" in describe_sums([replace(p, p_holm=0.3) for p in pairs], ())[1]
+    assert "3 pairs of levels, 3 are undecided" in describe_sums([replace(p, p_holm=0.3) for p in pairs], ())[0]

@@ -235,6 +235,7 @@ def test_a_picture_shows_how_the_speed_up_grows(tmp_path):
     assert 'id="figure-growth"' in made.paths["html"].read_text()
     other = report(store, tmp_path / "other", targets=("50",))[0]
     assert 'id="figure-growth"' not in other.paths["html"].read_text()
+    assert "Does it grow" in made.answer[1] and "Does it grow" not in " ".join(other.answer)
 
 
 def test_the_python_door(store):
