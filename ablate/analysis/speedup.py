@@ -37,7 +37,7 @@ TARGETS: tuple[Target, ...] = tuple(_SHARES)
 LARGEST_LOG = 700.0  # of a ratio: its exponential, and that of its negative, are float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
 _PAIRED_LOSS, _WELCH_LOSS = (f"{how} t on the loss at the same cost" for how in ("paired", "Welch"))
-
+_UNPAIRED = "the seeds do not match, so the interval is conservative"
 _ON_EITHER_SIDE = "not every run reached the target, on either side"
 
 
@@ -233,7 +233,7 @@ def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floa
             return _annotate(row, "no interval: the arm does not reach every baseline run's own loss")
         shift = np.array([_log_costs(reaches, axis).mean() for reaches in comparison.shifted])
         base = base - (shift - shift.mean())
-    return _with_estimate(row, welch_t(base, mine), _WELCH)
+    return _with_estimate(_annotate(row, _UNPAIRED), welch_t(base, mine), _WELCH)
 
 
 def _test_losses(

@@ -96,9 +96,8 @@ def _describe_one(row: SpeedUp, axis: str) -> str:
     start = f"In {name}, {row.arm} reaches {goal} {write_ratio(row.ratio)} as fast{than}"
     if row.low is None or row.high is None:
         return f"{start}, a number without an interval: {row.note.rpartition('no interval: ')[2]}."
-    certainty = (
-        f"95 % interval {row.low:.2f} to {row.high:.2f}, {count(row.n_pairs, 'seed')}, p {_equals(write_p(row.p_holm))}"
-    )
+    size = count(row.n_pairs, "unpaired run" if row.method.startswith("Welch") else "seed")
+    certainty = f"95 % interval {row.low:.2f} to {row.high:.2f}, {size}, p {_equals(write_p(row.p_holm))}"
     return f"{start} ({certainty}), {_VERDICTS[judge(row)]}."
 
 

@@ -14,7 +14,7 @@ from ablate.report.drawing import draw_column, draw_diagnostics, find_range
 from ablate.report.findings import name_family
 from ablate.report.palette import Look, assign_looks
 from ablate.report.rows import name_levels
-from ablate.report.words import AXIS_NAMES, clean_name, shorten, write_target
+from ablate.report.words import AXIS_NAMES, clean_name, explain_targets, shorten, write_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +156,8 @@ def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
         points = [(x + aside, rows[target]) for x, target in enumerate(targets)]
         _join_ratios(ax, points, shorten(report.labels[arm]), looks[arm])
     ax.set_xticks(range(len(targets)), [f"{t:g}" if isinstance(t, float) else t for t in targets])
-    ax.set_xlabel("target: the baseline's loss at this share (%) of its budget")
+    share = "the baseline's loss at this share (%) of its budget"
+    ax.set_xlabel(f"target: {explain_targets(targets, share)}")
     _finish_ratios(ax, axis, len(report.results.compared_arms))
     return figure
 

@@ -12,6 +12,7 @@ from ablate.report.findings import name_family, write_change, write_growth
 from ablate.report.words import (
     AXIS_NAMES,
     NOTHING,
+    explain_targets,
     join,
     write_bytes,
     write_count,
@@ -87,11 +88,12 @@ def tabulate_ladder(report: Report) -> Table:
         (report.labels[arm], *(cells[arm, target] for target in report.options.targets))
         for arm in report.results.compared_arms
     )
-    return Table("ladder", f"Speed-up in {AXIS_NAMES[axis]} by target", header, rows, _LADDER_NOTE)
+    share = "the loss that the baseline of the same seed has at that share of its budget"
+    note = f"A target is {explain_targets(report.options.targets, share)}."
+    return Table("ladder", f"Speed-up in {AXIS_NAMES[axis]} by target", header, rows, note)
 
 
 _SHARE_NAMES = {"50": "50 %", "75": "75 %", "90": "90 %", "final": "final"}
-_LADDER_NOTE = "A target is the loss that the baseline of the same seed has at that share of its budget."
 
 
 def tabulate_full_schedules(report: Report) -> Table:

@@ -82,6 +82,13 @@ def write_target(target: Target) -> str:
     return "the baseline's final loss" if target == "final" else f"the baseline's loss at {target} % of its budget"
 
 
+def explain_targets(targets: Sequence[Target], share: str) -> str:
+    """What the targets of a ladder are: `share` in its words, a loss, or either."""
+    loss = "a validation loss (nats a token)"
+    are_losses = {isinstance(target, float) for target in targets}
+    return f"{share}, or {loss}" if len(are_losses) > 1 else loss if True in are_losses else share
+
+
 def write_spread(spread: Spread, digits: int = 4) -> str:
     """Mean and standard deviation: 3.1234 ± 0.0021."""
     if spread.mean is None:

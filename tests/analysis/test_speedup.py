@@ -252,6 +252,7 @@ def test_seeds_that_do_not_match_use_welch_and_say_so():
     row = pick(speed_ups(make_results(*base, *arm)))
     assert row.ratio == pytest.approx(2.0)
     assert "Welch" in row.method and "conservative" in row.method
+    assert row.note == "the seeds do not match, so the interval is conservative"  # no page has the method
     # the baseline's noise counts although its cost is exact: se^2 = 2 var / 3, df = 4, t = 2.776445
     half = 2.776445 * math.sqrt(2 * 0.01 / 3) * math.log(2)
     assert (row.low, row.high) == (pytest.approx(2 * math.exp(-half)), pytest.approx(2 * math.exp(half)))

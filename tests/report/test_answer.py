@@ -8,7 +8,7 @@ from ablate.analysis.fairness import Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary, Spread
 from ablate.report.answer import answer, judge
-from ablate.report.words import join, label_arms, write_ratio, write_speed_up, write_time
+from ablate.report.words import explain_targets, join, label_arms, write_ratio, write_speed_up, write_time
 from ablate.tracking.records import ArmRecord
 
 ROW = SpeedUp("arm", "base", {}, "tokens", "final", 3.0, 1.45, 1.3, 1.61, None, 3, 3, 0.002, 0.004)
@@ -98,6 +98,11 @@ def test_a_number_without_an_interval_says_why():
         "In tokens, new reaches old's final loss 1.45x as fast, a number without an interval: the seeds do not match "
         "and one side has one run."
     )
+
+
+def test_runs_that_no_seed_pairs_were_counted_as_seeds():
+    first, _ = say(replace(ROW, method="Welch t on the log cost (conservative: the seeds do not match)"))
+    assert "(95 % interval 1.30 to 1.61, 3 unpaired runs, p = 0.004)" in first
 
 
 def bounded(row, at_most):
@@ -234,3 +239,15 @@ def test_numbers_in_words():
     assert [write_time(v) for v in (0.0123, 1.5, 90, 7200, 200_000)] == ["12.3 ms", "1.5 s", "1.5 min", "2 h", "2.31 d"]
     assert write_speed_up(replace(ROW, low=None, high=None)) == "1.45x (no interval)"
     assert [join(parts) for parts in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (("50", "final"), "its loss at this share"),
+        ((3.28,), "a validation loss (nats a token)"),
+        (("final", 3.28), "its loss at this share, or a validation loss (nats a token)"),
+    ],
+)
+def test_a_ladder_of_losses_was_told_as_one_of_shares(targets, words):
+    assert explain_targets(targets, "its loss at this share") == words

@@ -177,6 +177,7 @@ def test_options_choose_targets_axis_arms_and_baseline(store, tmp_path):
         ("attention=diff_v1,norm=ngpt", "attention=standard,norm=ngpt")
     }
     assert made.answer[0].startswith("In seconds, diff_v1 / ngpt reaches a validation loss of 4.2 2.2")
+    assert "share of its budget, or a validation loss (nats a token)." in made.paths["markdown"].read_text()
 
 
 @pytest.mark.parametrize(
