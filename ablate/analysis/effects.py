@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -124,6 +125,8 @@ def _levels(results: Results, arm: str, factors: _Factors) -> tuple[Value, ...]:
 
 
 def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effect, ...]:
+    n_runs = Counter(seed for _, seed, _ in cells)
+    cells = [cell for cell in cells if n_runs[cell[1]] > 1]  # its block is all that a lone run of a seed tells
     if not cells:
         return ()
     seeds = list(dict.fromkeys(seed for _, seed, _ in cells))

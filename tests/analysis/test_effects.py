@@ -7,6 +7,7 @@ from by_hand import make_results, make_run
 from scipy import stats
 
 from ablate.analysis.effects import find_differences, find_effects
+from ablate.analysis.selection import select
 
 COVERAGE = (0.93, 0.97)
 ROUNDING = 1e-9  # least squares of a few dozen numbers
@@ -65,6 +66,8 @@ def test_three_axes_of_one_seed_had_effects_with_intervals():
 
     assert find_effects(study(1)) == ()
     assert find_effects(study(2))
+    # --where leaves a baseline all of its seeds
+    assert find_effects(select(study(2), "seed == 1")) == ()
 
 
 def test_three_levels_average_over_the_other_axis():
