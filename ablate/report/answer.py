@@ -145,7 +145,7 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSumma
         return []
     if row.ratio is None and row.bound in (None, "not_determined"):
         return (
-            [f"{AXIS_NAMES[other]} cannot be compared ({row.note.removeprefix(f'{other}: ')})"]
+            [f"{AXIS_NAMES[other]} cannot be compared ({row.note.rpartition(f'{other}: ')[2]})"]
             if row.note and axes[axis].ratio is not None
             else []
         )
