@@ -32,6 +32,7 @@ SETTINGS = {
 VITAL = frozenset({"raylet", "gcs_server"})
 PATIENCE_S = 60.0
 CONNECT_S = 5.0
+STDERR = 2  # the file descriptor
 
 
 @contextmanager
@@ -47,7 +48,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
     # Ray listens on every interface unless it believes that this machine can be in no cluster, as it does on macOS.
     ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    with _stderr_to(log):
+    with _stderr_to(log), _replaced(ray._private.worker, "print_to_stdstream", _tell_log):
         try:
             with deferred():
                 if address:
@@ -106,6 +107,11 @@ def _replaced(owner: Any, name: str, stand_in: Callable[..., Any]) -> Iterator[N
 
 
 def _do_nothing(*_: Any, **__: Any) -> None: ...
+
+
+def _tell_log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+    """What Ray prints of a dead worker, whatever `log_to_driver` says: a program may read the standard output."""
+    os.write(STDERR, "\n".join([*data["lines"], ""]).encode())
 
 
 def check_address(address: str) -> None:
@@ -177,15 +183,15 @@ def _reads(path: Path, content: str) -> bool:
 
 @contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
-    """Ray's C++ core writes to file descriptor 2 itself, over whatever is on the screen."""
+    """Ray's C++ core writes to the file descriptor itself, over whatever is on the screen."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept = os.dup(STDERR)
     with log.open("ab") as file:
-        os.dup2(file.fileno(), 2)
+        os.dup2(file.fileno(), STDERR)
     try:
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(kept, 2)
+        os.dup2(kept, STDERR)
         os.close(kept)
