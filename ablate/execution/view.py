@@ -167,16 +167,15 @@ class View:
         return ", ".join(parts)
 
     def _study_left_s(self) -> float | None:
-        """Seconds until the last run ends, from the rates seen so far."""
+        """Seconds until the last run ends, from the rates seen so far: no sooner than the slowest of those that train,
+        however many lanes have nothing left to do."""
         rates = [line.tokens_per_s for line in self.lines.values() if line.tokens_per_s]
         if not rates:
             return None
-        tokens = sum(
-            line.run.arm.n_tokens * (1 - line.step / line.n_steps)
-            for line in self.lines.values()
-            if line.state in ("running", "waiting")
-        )
-        return tokens / (sum(rates) / len(rates)) / max(1, self.lanes)
+        left = [line for line in self.lines.values() if line.state in ("running", "waiting")]
+        tokens = sum(line.run.arm.n_tokens * (1 - line.step / line.n_steps) for line in left)
+        shared_s = tokens / (sum(rates) / len(rates)) / max(1, self.lanes)
+        return max([shared_s, *(line.left_s or 0.0 for line in left if line.state == "running")])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """The table: runs in training first, then as many of the waiting as fit. What a narrow terminal has no room for

@@ -88,6 +88,18 @@ def test_the_live_table_fits_a_terminal_of_any_size(plan: Plan, width: int, heig
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_a_study_is_not_over_before_its_last_run(plan: Plan) -> None:
+    (run,) = plan.runs[:1]
+    console = Console(file=io.StringIO(), width=100)
+    view = View(console)
+    with view.shown([run], 2):
+        view.observe(Event("started", run))
+        view.observe(Event("progress", run, record={"step": 6, "tokens_per_s": run.arm.n_tokens / 120}))
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    assert "about 1 min 00 s left" in console.file.getvalue()
+
+
 def test_quiet_prints_what_went_wrong_alone(plan: Plan) -> None:
     text = show(plan, quiet=True)[2].getvalue()
     assert "ZeroDivisionError" in text
