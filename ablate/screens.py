@@ -113,9 +113,9 @@ def print_outcome(
     console.print(f"{store.path.name}: {counts}", highlight=False)
     if outcome.halted:
         console.print(f"gave up: {outcome.halted}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if outcome.interrupted or is_time_up:
-        how = "stopped" if outcome.interrupted else "time is up"
-        console.print(f"{how}; go on with: {command}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.halted or outcome.interrupted or is_time_up:
+        how = "once that is mended," if outcome.halted else "stopped;" if outcome.interrupted else "time is up;"
+        console.print(f"{how} go on with: {command}", markup=False, highlight=False, soft_wrap=True)
         return
     failed = store.failed_runs()
     for run, error in failed.items():
