@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +29,9 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, d
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that is read-only refuses this too, and the first error tells more
+            temporary.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # the name that people know
+            error.filename = str(path)  # the name that people know
+            del error.filename2
         raise

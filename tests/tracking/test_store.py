@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomic(path, break_off)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_read_only_folder_is_named_by_the_file_that_people_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    for call in ("open", "unlink"):
+        monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(OSError, match=f"Read-only file system: .{tmp_path / 'x'}.$"):
+        write_atomic(tmp_path / "x", b"")
 
 
 def test_what_no_run_writes_is_passed_over(tmp_path: Path) -> None:
