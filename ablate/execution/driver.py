@@ -13,7 +13,8 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
-from ablate.execution.cluster import is_lost, node_resources
+from ablate.errors import ResourceError
+from ablate.execution.cluster import check_shared, is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.interruption import Interruption
 from ablate.execution.jobs import count_states, make_job, record_arm
@@ -42,7 +43,8 @@ class Driver:
     """Trains the runs of a plan on a running cluster.
 
     The run folders say what is left to do, so a driver that was killed is followed by one that goes on. With
-    `stopping`, runs that it cuts count as ended. With a `source`, it has further runs while others train.
+    `stopping`, runs that it cuts count as ended. With a `source`, it has further runs while others train. Where it
+    `grows`, it takes nodes that join the cluster later, as far as there are runs for them.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Driver:
         stopping: Stopping | None = None,
         source: RunSource | None = None,
         limit: TimeLimit | None = None,
+        grows: bool = False,
         stuck_s: float = STUCK_S,
         interruption: Interruption | None = None,
         worker_class: type[RunWorker] = RunWorker,
@@ -64,7 +67,7 @@ class Driver:
         self.plan, self.store, self.corpus = plan, store, corpus
         self.placement, self.mirror, self.observe = placement, mirror, observe
         self.stopping, self.source, self.limit, self.worker_class = stopping, source, limit, worker_class
-        self.watchdog = Watchdog(stuck_s)
+        self.watchdog, self._grows = Watchdog(stuck_s), grows
         self.software = describe_software()
         self.interruption = interruption or Interruption(store)
         self.halted = ""
@@ -83,18 +86,16 @@ class Driver:
         Raises `ClusterLostError` where the local Ray node died: begin anew, nothing is lost.
         """
         waiting = deque(runs)
-        study = self.store.path.resolve()
-        self._lanes = [Lane(self.placement, study, self.corpus, self.worker_class) for _ in range(self.placement.lanes)]
-        for lane in self._lanes:
-            lane.staff()
+        self._lanes = []
+        self._open_lanes(self.placement.lanes)
         with self.interruption.caught(self._stop_all):
             while self._has_work(waiting):
                 if is_lost():
                     raise ClusterLostError("the local Ray node died")
                 if not self.interruption.is_set and self.interruption.is_requested():
                     self._stop_all()
-                self._staff_lanes()
                 self._hand_out(waiting)
+                self._staff_lanes(waiting)
                 self._wait(waiting)
         for lane in self._lanes:
             lane.dismiss()
@@ -139,19 +140,39 @@ class Driver:
         for lane in self._busy_lanes():
             self._follow(lane)
 
-    def _staff_lanes(self) -> None:
+    def _open_lanes(self, count: int) -> None:
+        for _ in range(count):
+            lane = Lane(self.placement, self.store.path.resolve(), self.corpus, self.worker_class)
+            lane.staff()
+            self._lanes.append(lane)
+
+    def _staff_lanes(self, waiting: deque[Run]) -> None:
         """Give lanes that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
-        Ray would wait for it for ever in silence."""
+        Ray would wait for it for ever in silence. Open further ones where a node came."""
         empty = [lane for lane in self._lanes if not lane.workers and lane.run is None]
-        if not empty or time.monotonic() - self._staffed_at < STAFF_S:
+        if not (empty or self._grows) or time.monotonic() - self._staffed_at < STAFF_S:
             return
         self._staffed_at = time.monotonic()
         placement = self.placement
         room = count_lanes(placement.cpus, placement.gpus, placement.processes, node_resources())
         for lane in empty[: max(0, room - len(self._lanes) + len(empty))]:
             lane.staff()
-        if len(empty) == len(self._lanes) and not room:
+        if empty and len(empty) == len(self._lanes) and not room:
             self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
+        n_left = len(waiting) + (self.source.n_left if self.source is not None else 0)
+        if self._grows and n_left and room > len(self._lanes) and not self.interruption.is_set:
+            self._grow(min(room - len(self._lanes), n_left))
+
+    def _grow(self, count: int) -> None:
+        try:
+            check_shared(self.store.path)
+        except ResourceError as error:
+            self._grows = False
+            self.observe(Event("notice", text=f"a node that joined is left alone: {error}"))
+            return
+        self._open_lanes(count)
+        self.placement = replace(self.placement, lanes=len(self._lanes))
+        self.observe(Event("notice", text=f"a node joined; {self.placement} from here on"))
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for lane in self._lanes:

@@ -134,6 +134,7 @@ def run_study(
             stopping=stopping,
             source=source,
             limit=options.limit,
+            grows=options.address is not None and options.workers is None,
             stuck_s=options.stuck_s,
             interruption=interruption,
         )

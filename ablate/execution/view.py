@@ -174,8 +174,10 @@ class View:
             return None
         left = [line for line in self.lines.values() if line.state in ("running", "waiting")]
         tokens = sum(line.run.arm.n_tokens * (1 - line.step / line.n_steps) for line in left)
-        shared_s = tokens / (sum(rates) / len(rates)) / max(1, self.lanes)
-        return max([shared_s, *(line.left_s or 0.0 for line in left if line.state == "running")])
+        running = [line for line in left if line.state == "running"]
+        self.lanes = max(1, self.lanes, len(running))  # nodes may have joined
+        shared_s = tokens / (sum(rates) / len(rates)) / self.lanes
+        return max([shared_s, *(line.left_s or 0.0 for line in running)])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """The table: runs in training first, then as many of the waiting as fit. What a narrow terminal has no room for

@@ -43,6 +43,31 @@ def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
     assert bench.curves() == undisturbed
 
 
+def test_a_node_that_joins_later_trains_too(make_bench, undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, nodes = make_bench(), [{"CPU": 1.0}]
+    monkeypatch.setattr("ablate.execution.driver.node_resources", lambda: nodes)
+    monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
+
+    def join(event: Event) -> None:
+        if event.kind == "progress" and len(nodes) < 3:
+            nodes.extend([{"CPU": 1.0}] * 2)
+
+    outcome = bench.train(grows=True, worker_class=faulty.SlowWorker, observe=join)
+    assert outcome.states == {"finished": 2}
+    kinds = [event.kind for event in bench.events if event.kind in ("started", "ended")]
+    assert kinds == ["started", "started", "ended", "ended"]
+    assert bench.texts().count("a node joined; 2 runs at a time") == 1
+    assert bench.curves() == undisturbed
+
+
+def test_no_lane_is_opened_for_which_there_is_no_run(make_bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench()
+    monkeypatch.setattr("ablate.execution.driver.node_resources", lambda: [{"CPU": 8.0}])
+    monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
+    assert bench.train(lanes=2, grows=True).states == {"finished": 2}
+    assert "joined" not in bench.texts()
+
+
 @pytest.fixture(scope="module")
 def troubled(make_bench):
     """A study of four arms, all of which are in trouble, and how it ended."""
