@@ -146,12 +146,13 @@ def _local_node() -> Any:
 
 
 def check_shared(folder: Path) -> None:
-    """See that every node of the cluster reads in `folder` what this machine writes there.
+    """See that every other node of the cluster reads in `folder` what this machine writes there.
 
     Raises `ResourceError` naming the nodes that do not.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if len(nodes) < 2:
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != here]
+    if not nodes:
         return
     nonce = folder / f".nonce-{secrets.token_hex(8)}"
     nonce.write_text(nonce.name)

@@ -56,9 +56,10 @@ def job_server(tmp_path: Path, token: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def cluster(
-    tmp_path: Path, hidden: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hidden: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address of a cluster of two nodes, and the second node's process group."""
+    """The address of a cluster of two nodes, and the second node's process group. The parameter is options of the
+    head."""
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a mount namespace of one's own takes root")
     for name in ("RAY_health_check_period_ms", "RAY_health_check_initial_delay_ms"):
@@ -67,6 +68,7 @@ def cluster(
     address = _free_address()
     port = address.rpartition(":")[2]
     head_command = [*RAY, "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+    head_command += getattr(request, "param", [])
     overlay = f'mount -t tmpfs tmpfs {hidden} && exec "$@"'
     node_command = [
         "unshare",
@@ -146,6 +148,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     assert_is_mirrored(store)
 
 
+@pytest.mark.parametrize("cluster", [[], ["--num-cpus=0"]], indirect=True, ids=["two nodes", "head without runs"])
 def test_a_folder_that_one_node_does_not_see_is_refused(
     cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, hidden: Path
 ) -> None:
