@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ablate.errors import AblateError, RecordError, ResourceError, suggest
 from ablate.tracking.mlflow_mirror import hide_secrets, redact
-from ablate.tracking.mlflow_writer import HTTP_PATIENCE
+from ablate.tracking.mlflow_writer import HTTP_SETTINGS
 
 LARGEST = 1.79e308
 """MLflow stores infinity as the largest float64, which databases may round."""
@@ -110,7 +110,7 @@ class MlflowReader:
             self._check_database()
         elif "://" not in self.uri and self.uri != "databricks" and not Path(self.uri).is_dir():
             raise ResourceError(f"{self.uri}: this is no address: an MLflow database is sqlite:///{self.uri}")
-        for name, value in HTTP_PATIENCE.items():
+        for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 

@@ -21,8 +21,13 @@ LAST_STEP = "ablate.last_step"
 PARENT = "ablate.parent_of"  # a tag of the one run that stands for the study; its value is the study's name
 PARENT_ID = "mlflow.parentRunId"  # MLflow's own tag, by which its pages show runs below another
 EVERY_LINE = "learning_rate"  # a key that every line has, as a finite number
-# MLflow's own retries of a server that is away would take minutes; the mirror tries again itself.
-HTTP_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+# MLflow's own retries of a server that is away would take minutes; the mirror tries again itself. And MLflow prints an
+# address for each run that ends there, on the standard output, which a program may read.
+HTTP_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 _RUN_STATES: Mapping[State, str] = {
     "finished": "FINISHED",
@@ -36,7 +41,7 @@ class MlflowWriter:
     """Writes runs into MLflow. Knows what MLflow already has, so it can be thrown away and made anew at any time."""
 
     def __init__(self, uri: str, record: StudyRecord) -> None:
-        for name, value in HTTP_PATIENCE.items():
+        for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
         if uri.startswith("sqlite:///"):
             self._prepare_sqlite(Path(uri.removeprefix("sqlite:///")))

@@ -118,7 +118,9 @@ def server(tmp_path: Path) -> Iterator[tuple[int, Callable[[], None], Callable[[
 
 
 def test_a_server_that_is_killed_in_mid_run_ends_up_with_all(
-    store: Store, server: tuple[int, Callable[[], None], Callable[[], None]]
+    store: Store,
+    server: tuple[int, Callable[[], None], Callable[[], None]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     port, start, kill = server
     start()
@@ -138,6 +140,7 @@ def test_a_server_that_is_killed_in_mid_run_ends_up_with_all(
         mirror = MlflowMirror(uri, store, RECORD)
         mirror.close(PATIENCE_S)
     assert_has_all(uri)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.fixture
