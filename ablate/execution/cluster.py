@@ -140,6 +140,17 @@ def is_lost() -> bool:
     return node is not None and any(name in VITAL for name, _ in node.dead_processes())
 
 
+def is_headless() -> bool:
+    """Whether nobody listens any more where the head of the cluster did. Ray waits a minute for it, and then ends this
+    process without a word on the screen."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError:
+        return True
+    return False
+
+
 def _local_node() -> Any:
     """Ray's handle of the processes that this one started; no public call tells of them."""
     return ray._private.worker._global_node

@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
 from ablate.errors import ResourceError
-from ablate.execution.cluster import check_shared, is_lost, node_resources
+from ablate.execution.cluster import check_shared, is_headless, is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.interruption import Interruption
 from ablate.execution.jobs import count_states, make_job, record_arm
@@ -35,7 +35,7 @@ from ablate.tracking.store import Store
 from ablate.words import name_error
 
 POLL_S = 0.25
-STAFF_S = 2.0  # how often a lane without a worker looks for room
+STAFF_S = 2.0  # how often it looks for room on the cluster, and for its head
 MAX_ATTEMPTS = 3  # of a run whose worker dies under it without having come further
 
 
@@ -78,7 +78,8 @@ class Driver:
         self._readers: dict[str, CurveReader] = {}
         self._run_ids = {run.run_id for run in plan.runs}
         self._lanes: list[Lane] = []
-        self._staffed_at = 0.0
+        self._staffed_at = self._headed_at = 0.0
+        self._is_headless = False
 
     def train(self, runs: Sequence[Run]) -> Outcome:
         """Train these runs, several at once, and return when they have ended, or Ctrl-C or `ablate stop` came.
@@ -92,6 +93,7 @@ class Driver:
             while self._has_work(waiting):
                 if is_lost():
                     raise ClusterLostError("the local Ray node died")
+                self._look_for_head()
                 if not self.interruption.is_set and self.interruption.is_requested():
                     self._stop_all()
                 self._hand_out(waiting)
@@ -139,6 +141,15 @@ class Driver:
             self._collect(lane, done, waiting)
         for lane in self._busy_lanes():
             self._follow(lane)
+
+    def _look_for_head(self) -> None:
+        if time.monotonic() - self._headed_at < STAFF_S:
+            return
+        self._headed_at = time.monotonic()
+        was_headless, self._is_headless = self._is_headless, is_headless()
+        if self._is_headless and not was_headless:
+            text = "the head of the Ray cluster does not answer; unless it comes back, Ray ends this in a minute or two"
+            self.observe(Event("notice", text=f"{text}, and the same command goes on: nothing is lost"))
 
     def _open_lanes(self, count: int) -> None:
         for _ in range(count):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import faulty
 import pytest
@@ -58,6 +60,20 @@ def test_a_node_that_joins_later_trains_too(make_bench, undisturbed, monkeypatch
     assert kinds == ["started", "started", "ended", "ended"]
     assert bench.texts().count("a node joined; 2 runs at a time") == 1
     assert bench.curves() == undisturbed
+
+
+def test_a_cluster_whose_head_is_gone_is_told_of_once(make_bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench()
+    assert bench.train(worker_class=faulty.SlowWorker).states == {"finished": 2}
+    assert "does not answer" not in bench.texts()
+    bench = make_bench()
+    monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        context = SimpleNamespace(gcs_address=f"127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+        bench.train()
+    assert bench.texts().count("the head of the Ray cluster does not answer") == 1
 
 
 def test_no_lane_is_opened_for_which_there_is_no_run(make_bench, monkeypatch: pytest.MonkeyPatch) -> None:
