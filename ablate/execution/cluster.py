@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
@@ -58,7 +57,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
         except KeyboardInterrupt:
             ray.shutdown()
             raise
-        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+        except Exception as error:  # noqa: BLE001 - of a node that does not start, Ray raises a plain Exception
             where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
             raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
         try:

@@ -12,6 +12,8 @@ import ray
 from processes import PATIENCE_S
 from ray.exceptions import WorkerCrashedError
 
+from ablate.errors import ResourceError
+from ablate.execution import cluster
 from ablate.execution.cluster import start_cluster
 
 
@@ -28,3 +30,15 @@ def test_what_ray_says_of_a_dead_worker_is_in_its_log_alone(tmp_path: Path, capf
             assert time.monotonic() < deadline, "Ray said nothing"
             time.sleep(0.1)
     assert told == ""
+
+
+def test_a_node_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def time_out(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(cluster, "init_local", time_out)
+    with (
+        pytest.raises(ResourceError, match="Ray did not start on this machine: The current node timed out"),
+        start_cluster(None, {"CPU": 1}, tmp_path / "ray.log"),
+    ):
+        pytest.fail("it started")
