@@ -29,10 +29,14 @@ def compile_blocks(model: GPT, train: TrainConfig) -> None:
         forget_compiled()
     _kinds.add(kind)
     torch._dynamo.config.recompile_limit = MAX_KINDS * _CALLS
-    # Nobody hears its advice to allow TF32, nor that its tracer looks at .grad of a block's input.
+    silence_compiler()
+    model.compile_blocks()
+
+
+def silence_compiler() -> None:
+    """Nobody hears torch.compile's advice to allow TF32, nor that its tracer looks at .grad of a block's input."""
     for message in ("TensorFloat32 tensor cores", "The .grad attribute of a Tensor"):
         warnings.filterwarnings("ignore", message=message, category=UserWarning)
-    model.compile_blocks()
 
 
 def forget_compiled() -> None:
