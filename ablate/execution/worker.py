@@ -29,7 +29,7 @@ from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.records import State
 from ablate.tracking.store import RunFolder, Store, write_json
-from ablate.training.loop import Outcome, Recorder, train
+from ablate.training.loop import Outcome, Recorder, free_memory, train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import GPT, ModelConfig
 
@@ -169,6 +169,7 @@ class RunWorker:
             settings = _limit_micro_batch(declared, smaller)
             recorder.status = replace(recorder.status, micro_batch_size=smaller)
             recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
+            free_memory(torch.device(self.device))  # of what the failed step held, before the next attempt
         attention = self._report_attention(job, settings, outcome.model)
         write_json(
             folder.manifest,
