@@ -9,6 +9,9 @@ from functools import partial
 import pytest
 import torch
 
+from ablate.training import compilation
+from ablate_model import ModelConfig
+
 
 @pytest.mark.filterwarnings("ignore")  # torch's, of its own affairs
 def test_a_compiled_run_has_the_memory_of_the_one_before(run, model_config, make_train_config, monkeypatch):
@@ -23,3 +26,29 @@ def test_a_compiled_run_has_the_memory_of_the_one_before(run, model_config, make
     finally:
         gc.enable()
     assert alive and not any(alive)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of its own affairs
+def test_a_process_compiles_each_kind_of_model_once_and_any_number_of_kinds(
+    run, model_config, make_train_config, monkeypatch
+):
+    """torch gives up compiling a function that it had to compile too often, and a worker trains many models."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(compilation, "MAX_KINDS", 2)
+    compilation.forget_compiled()
+    train = make_train_config(steps=3, compile=True)
+    n_compiled, models = [], []
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for seed, context_length in enumerate((16, 8, 16, 12, 16)):
+            config = ModelConfig.parse({**model_config.to_dict(), "context_length": context_length})
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            outcome, recording = run(config, train, seed=seed)
+            assert outcome.state == "finished"
+            n_compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+            models.append(weakref.ref(outcome.model))
+            del outcome, recording
+    one = n_compiled[0]
+    assert one > 0
+    assert n_compiled == [one, one, 0, one, one]  # the fourth is one kind too many: all before it are forgotten
+    gc.collect()
+    assert [model() for model in models] == [None] * 5  # what is compiled holds no model's memory
