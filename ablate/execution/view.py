@@ -124,6 +124,7 @@ class View:
         match event.kind:
             case "started":
                 line.state = "running"
+                self.lanes = max(self.lanes, len(self._running()))  # nodes may have joined
                 self._say(line, "started")
             case "progress":
                 line.update(event.record)
@@ -174,15 +175,16 @@ class View:
             return None
         left = [line for line in self.lines.values() if line.state in ("running", "waiting")]
         tokens = sum(line.run.arm.n_tokens * (1 - line.step / line.n_steps) for line in left)
-        running = [line for line in left if line.state == "running"]
-        self.lanes = max(1, self.lanes, len(running))  # nodes may have joined
         shared_s = tokens / (sum(rates) / len(rates)) / self.lanes
-        return max([shared_s, *(line.left_s or 0.0 for line in running)])
+        return max([shared_s, *(line.left_s or 0.0 for line in self._running())])
+
+    def _running(self) -> list[_Line]:
+        return [line for line in self.lines.values() if line.state == "running"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """The table: runs in training first, then as many of the waiting as fit. What a narrow terminal has no room for
         goes by the column, the least telling first, and then from the middle of the names: their ends tell the seed."""
-        running = [line for line in self.lines.values() if line.state == "running"]
+        running = self._running()
         waiting = [line for line in self.lines.values() if line.state == "waiting"]
         room = max(1, console.height - len(running) - 4)
         lines = (*running, *waiting[: min(room, 6)])

@@ -91,7 +91,7 @@ class Resolver:
         model.setdefault("vocab_size", self.corpus.vocab_size)
         config = self._parse_model(model, places)
         training = self._parse_train(train, config, places)
-        self._check_processes(training, arm_name(arm))
+        self._check_processes(training, arm)
         return Resolved(config, training, (*notices, *config.notices()), frozenset(places))
 
     def _set(self, model: dict[str, Any], train: dict[str, Any], path: str, value: Any, place: Path) -> Sequence[str]:
@@ -245,14 +245,13 @@ class Resolver:
             raise self._refuse("model.context_length", places, str(error)) from None
         return config
 
-    def _check_processes(self, train: TrainConfig, arm: str) -> None:
+    def _check_processes(self, train: TrainConfig, arm: Assignment) -> None:
         """Raises `GridError` where the processes of a run cannot share its batch evenly."""
-        resources = self.study.resources
-        processes = resources.n_processes
-        share, rest = divmod(train.batch_size, processes)
-        at_once = min(train.sequences_at_once, share)
+        processes = self.study.resources.n_processes
         if processes == 1:
             return
+        share, rest = divmod(train.batch_size, processes)
+        at_once = min(train.sequences_at_once, share)
         if rest:
             text = f"{processes} processes cannot share a batch of {train.batch_size} sequences evenly"
         elif share % at_once:
@@ -263,8 +262,8 @@ class Resolver:
             text = "train.cuda_graph is for runs of one process"
         else:
             return
-        where = ("resources", "processes" if resources.processes else "gpus")
-        raise self.study.refuse(where, f"{text} (the arm {arm})")
+        where = ("resources", "processes" if self.study.resources.processes else "gpus")
+        raise self.study.refuse(where, f"{text} (the arm {arm_name(arm)})")
 
     def _hint(self, error: ConfigError) -> str:
         """A knob on an axis that only some variants have wants a condition rather than another spelling."""

@@ -132,7 +132,8 @@ def _named(kind: str, chosen: Chosen) -> Iterator[None]:
     except GridError:
         raise
     except Exception as error:  # noqa: BLE001 - see above
-        raise GridError(f"{kind}: {chosen.name}: {str(error).splitlines()[0]}") from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # an assertion may have no words
+        raise GridError(f"{kind}: {chosen.name}: {reason}") from None
 
 
 def _rehearse(problem: Problem, **classes: Any) -> None:

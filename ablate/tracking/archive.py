@@ -129,7 +129,6 @@ def _read(archive: Path) -> tuple[StudyRecord, dict[str, dict[str, bytes]]]:
     runs: dict[str, dict[str, bytes]] = {}
     record: StudyRecord | None = None
     try:
-        _check_sum(archive)
         for name, file in _entries(archive, ("study.json", *CONTENT)):
             content = file.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
@@ -152,22 +151,20 @@ def _read(archive: Path) -> tuple[StudyRecord, dict[str, dict[str, bytes]]]:
     return record, {run_id: files for run_id, files in runs.items() if run_id in known}
 
 
-def _check_sum(archive: Path) -> None:
-    """Raises `OSError` or `EOFError` where the archive does not have its own checksum: tarfile stops before that, and
-    at an entry that it cannot read, as if it were the end."""
-    with gzip.open(archive) as file:
-        while file.read(2**20):
-            pass
-
-
 def _entries(archive: Path, names: Collection[str]) -> Iterator[tuple[PurePosixPath, IO[bytes]]]:
-    """The regular files of these names in the archive, whatever folder they are in."""
-    with tarfile.open(archive, "r:gz") as tar:
+    """The regular files of these names in the archive, whatever folder they are in.
+
+    Raises `OSError` or `EOFError` at the end where the archive does not have its own checksum: tarfile stops before
+    that, and at an entry that it cannot read, as if it were the end.
+    """
+    with gzip.open(archive) as content, tarfile.open(fileobj=content, mode="r:") as tar:
         for entry in tar:
             name = PurePosixPath(entry.name)
             file = tar.extractfile(entry) if entry.isreg() and name.name in names else None
             if file is not None:
                 yield name, file
+        while content.read(2**20):
+            pass
 
 
 def _extract_weights(archive: Path, store: Store, run_ids: Collection[str]) -> None:

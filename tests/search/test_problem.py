@@ -108,6 +108,15 @@ def test_optuna_has_the_sampler_and_the_pruner(pose_search: Pose, changes, words
         assert word in str(refusal.value)
 
 
+def test_an_error_of_optuna_without_words_is_named(pose_search: Pose, monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("optuna.samplers.RandomSampler.after_trial", give_up)
+    with pytest.raises(GridError, match=r"^sampler: RandomSampler: AssertionError$"):
+        check_names(pose_search(sampler={"name": "RandomSampler"}))
+
+
 def test_the_example_of_the_documentation_is_a_search(corpus_info: CorpusInfo, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "searching.md").read_text()
     file = tmp_path / "search.yaml"
