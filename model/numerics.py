@@ -39,7 +39,7 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
 def project(x: Tensor, dim: int) -> None:
     """Make the vectors of x along `dim` unit in place; norms in at least float32.
 
-    On a GPU with Triton by one kernel of its own, which reads and writes once.
+    On a GPU with Triton by kernels of its own.
     """
     if x.is_cuda and HAS_TRITON:
         from .kernels.fused.projection import can_project, project_in_place

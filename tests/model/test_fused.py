@@ -12,11 +12,12 @@ pytest.importorskip("triton", reason="Triton is not installed: torch's CPU build
 
 from ablate_model import GPT, ModelConfig
 from ablate_model.kernels.fused.placed_heads import place_heads
+from ablate_model.kernels.fused.projection import project_in_place
 from ablate_model.kernels.fused.sphere import lerp_norm
 from ablate_model.kernels.fused.swiglu import swiglu
 from ablate_model.mlp import swiglu as mlp_swiglu
 from ablate_model.normalization import ngpt
-from ablate_model.numerics import unit
+from ablate_model.numerics import NOISE_NORM, unit
 from ablate_model.position.rope import RopeEncoding, rotate_pairs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -77,6 +78,22 @@ def test_lerp_norm(dtype: torch.dtype, rows: int, width: int) -> None:
     exact_inputs = widen(inputs)
     exact = ngpt.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
     compare(lerp_norm(*inputs), inputs, exact, exact_inputs, dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("dim", "shape"),
+    [(1, (5, 70)), *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 128), (129, 65), (280, 66)]]],
+    ids=str,
+)
+def test_projected_vectors(dtype: torch.dtype, dim: int, shape: tuple[int, int]) -> None:
+    """Tiles of columns that end with the matrix and before it; from 273 rows on a program has several."""
+    matrix = draw(*shape, seed=1, dtype=dtype).detach()
+    (matrix if dim else matrix.T)[1:2] = 1e-3 * NOISE_NORM
+    exact = matrix.double()
+    exact /= exact.norm(dim=dim, keepdim=True).clamp(min=NOISE_NORM)
+    project_in_place(matrix, dim, NOISE_NORM)
+    torch.testing.assert_close(matrix.double(), exact, rtol=TOLERANCE[dtype], atol=0)
 
 
 def test_vectors_of_noise_become_zero() -> None:

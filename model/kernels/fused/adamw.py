@@ -10,12 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ...numerics import NOISE_NORM
-from .projection import divide_columns, vector_norm
+from .projection import locate_tile, project_columns, store_sums, vector_norm
 
 ENTRIES = 256  # a warp, each with its gradient and moments
 BLOCK = 1024  # entries of a program that normalises nothing
 MAX_ROW = 8192  # entries of a row that one program holds
-COLUMNS, ROWS = 8, 256  # of `_step_columns`: enough programs for a matrix of a thousand columns
 
 
 @triton.jit
@@ -33,7 +32,7 @@ def _read(rule):
 def _advance(weight, moments, factors, place, is_there):
     """The weight's entries after AdamW's step, which it returns; their moments it writes.
 
-    What is read once makes room in the cache for the weight, which columns read twice.
+    What is read once makes room in the cache for the weight, whose columns are read twice.
     """
     gradient, exp_avg, exp_avg_sq = moments
     clip, decay, size, correction, gain1, gain2, eps = factors
@@ -64,21 +63,17 @@ def _step_rows(
 
 @triton.jit
 def _step_columns(
-    weight, moments, rule, n_columns,
-    n_rows: tl.constexpr, floor: tl.constexpr, row_block: tl.constexpr, column_block: tl.constexpr,
+    weight, sums, n_rows, n_columns: tl.constexpr,
+    row_block: tl.constexpr, rows: tl.constexpr, columns: tl.constexpr, moments, rule,
 ):  # fmt: skip
-    columns = tl.program_id(0) * column_block + tl.arange(0, column_block)[None, :]
-    rows = tl.arange(0, row_block)[:, None]
     factors = _read(rule)
-    total = tl.zeros((row_block, column_block), tl.float32)
-    for first in range(0, n_rows, row_block):
-        place = (first + rows).to(tl.int64) * n_columns + columns
-        is_there = (first + rows < n_rows) & (columns < n_columns)
+    squares = tl.zeros((rows, columns), tl.float32)
+    for first in range(0, row_block, rows):
+        place, is_there = locate_tile(tl.program_id(1) * row_block + first, n_rows, n_columns, rows, columns)
         x = _advance(weight, moments, factors, place, is_there)
         tl.store(weight + place, x, is_there)
-        total += x * x
-    tl.debug_barrier()  # a column is written before any lane reads it again
-    divide_columns(weight, vector_norm(total, floor), columns, n_rows, n_columns, row_block)
+        squares += x * x
+    store_sums(sums, squares, n_columns, columns)
 
 
 def can_step(weight: Tensor, dim: int | None) -> bool:
@@ -104,12 +99,10 @@ def step_in_place(
     """
     logs = [math.log(beta) if beta else -math.inf for beta in betas]
     rule = (*scalars, *logs, *(1 - beta for beta in betas), eps, weight_decay)
-    n_rows, n_columns = weight.shape
     if dim == 0:
-        grid = (triton.cdiv(n_columns, COLUMNS),)
-        _step_columns[grid](weight, moments, rule, n_columns, n_rows, NOISE_NORM, ROWS, COLUMNS, num_warps=8)
+        project_columns(weight, NOISE_NORM, _step_columns, moments, rule)
         return
-    width = BLOCK if dim is None else n_columns
+    width = BLOCK if dim is None else weight.shape[1]
     block = triton.next_power_of_2(width)
     grid = (triton.cdiv(weight.numel(), width),)
     n_warps = max(1, min(16, block // ENTRIES))
