@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from ..linear.base import Gate
 from ..numerics import upcast
 from ..variant import Neutral
 from .base import AttentionLayer, Context
+from .head_norm import can_fuse_maps, fuse_maps
 from .heads import HeadAttention, HeadLayer
 
 if TYPE_CHECKING:
@@ -27,12 +29,20 @@ class DifferentialV2Layer(HeadLayer):
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
-        out_bthv = upcast(self.call(q_bthk, k_bshk, v_bshv, context))
-        signal_bthv, noise_bthv = out_bthv[:, :, 0::2], out_bthv[:, :, 1::2]
+        out_bthv = self.call(q_bthk, k_bshk, v_bshv, context)
+        lambda_bth = self.lambda_now(x_btd)
+        if can_fuse_maps(out_bthv, None):
+            weights = torch.stack((torch.ones_like(lambda_bth), -lambda_bth), -1)
+            return fuse_maps(torch.unflatten(out_bthv, 2, (-1, 2)), weights, None)
+        out_bthv = upcast(out_bthv)
+        return out_bthv[:, :, 0::2] - lambda_bth[..., None] * out_bthv[:, :, 1::2]
+
+    def lambda_now(self, x_btd: Tensor) -> Tensor:
+        """What the second of each pair of maps is multiplied by: (b, t, h), or one number (1,)."""
         if self.gate is None:
-            return signal_bthv - noise_bthv
-        gate_bth1: Tensor = upcast(self.gate(x_btd))[..., None]
-        return signal_bthv - (gate_bth1.sigmoid() if self.kind == "sigmoid" else gate_bth1) * noise_bthv
+            return x_btd.new_ones(1, dtype=torch.promote_types(x_btd.dtype, torch.float32))
+        raw_bth: Tensor = upcast(self.gate(x_btd))
+        return raw_bth.sigmoid() if self.kind == "sigmoid" else raw_bth
 
 
 class DifferentialV2Attention(HeadAttention):

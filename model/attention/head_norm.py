@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from ..declared import Declared
+from ..kernels.fused import is_fusible
 from ..normalization.norms import RMSNorm
 from ..numerics import unit
 
@@ -37,6 +38,18 @@ def build_head_norm(kind: HeadNorm, width: int) -> nn.Module:
             return L2HeadNorm()
         case _:
             return nn.Identity()
+
+
+def can_fuse_maps(out_bthmv: Tensor, norm: nn.Module | None) -> bool:
+    """Whether there is a kernel for `fuse_maps` here."""
+    return is_fusible(out_bthmv) and (norm is None or isinstance(norm, L2HeadNorm | nn.Identity))
+
+
+def fuse_maps(out_bthmv: Tensor, weights: Tensor, norm: nn.Module | None, gain: Tensor | None = None) -> Tensor:
+    """gain * norm(sum_m w_m out_m) in one pass (b, t, h, v); weights broadcast to (b, t, h, m)."""
+    from ..kernels.fused.map_sum import sum_maps
+
+    return sum_maps(out_bthmv, weights, gain, isinstance(norm, L2HeadNorm))
 
 
 def count_head_norm(kind: HeadNorm, width: int) -> int:

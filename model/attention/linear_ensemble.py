@@ -16,7 +16,7 @@ from ..numerics import split_last, upcast
 from ..variant import Neutral
 from .base import AttentionLayer, Context
 from .differential import lambda_init_at
-from .head_norm import HeadNorm, build_head_norm, choose_head_norm, count_head_norm
+from .head_norm import HeadNorm, build_head_norm, can_fuse_maps, choose_head_norm, count_head_norm, fuse_maps
 from .heads import HeadAttention, HeadLayer
 
 if TYPE_CHECKING:
@@ -53,8 +53,11 @@ class LinearEnsembleLayer(HeadLayer):
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
-        out_bthmv = upcast(self.call_maps(q_bthk, k_bshk, v_bshv, self.num_maps, context))
-        normed: Tensor = self.head_norm((out_bthmv * self.map_weights(x_btd)[..., None]).sum(3))
+        out_bthmv = self.call_maps(q_bthk, k_bshk, v_bshv, self.num_maps, context)
+        weights = self.map_weights(x_btd)
+        if can_fuse_maps(out_bthmv, self.head_norm):
+            return fuse_maps(out_bthmv, weights, self.head_norm)
+        normed: Tensor = self.head_norm((upcast(out_bthmv) * weights[..., None]).sum(3))
         return normed
 
     def diagnostics(self) -> dict[str, Tensor]:

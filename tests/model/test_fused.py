@@ -11,6 +11,8 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
 
 from ablate_model import GPT, ModelConfig
+from ablate_model.attention import head_norm
+from ablate_model.kernels.fused.map_sum import sum_maps
 from ablate_model.kernels.fused.placed_heads import place_heads
 from ablate_model.kernels.fused.projection import project_in_place
 from ablate_model.kernels.fused.sphere import lerp_norm
@@ -81,6 +83,22 @@ def test_lerp_norm(dtype: torch.dtype, rows: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("shape", "weights"), [((2, 19, 3, 2, 40), (2,)), ((1, 70, 2, 3, 64), (1, 70, 2, 3))], ids=str)
+@pytest.mark.parametrize("has_norm", [True, False])
+@pytest.mark.parametrize("gain", [None, 0.3])
+def test_summed_maps(
+    dtype: torch.dtype, shape: tuple[int, ...], weights: tuple[int, ...], has_norm: bool, gain: float | None
+) -> None:
+    inputs = [draw(*shape, seed=1, dtype=dtype), draw(*weights, seed=2)]
+    scale = None if gain is None else torch.tensor(gain, dtype=torch.float64, device=DEVICE)
+    out, (maps, exact_weights) = sum_maps(*inputs, scale, has_norm), widen(inputs)
+    exact = (maps * exact_weights[..., None]).sum(3)
+    exact = (unit(exact) * shape[-1] ** 0.5 if has_norm else exact) * (gain or 1.0)
+    assert out.dtype == dtype
+    compare(out, inputs, exact, [maps, exact_weights], dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("dim", "shape"),
     [(1, (5, 70)), *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 128), (129, 65), (280, 66)]]],
@@ -114,6 +132,15 @@ FUSED_MODELS = [
     {"normalization": SCALARS},
     {"normalization": "ngpt", "attention": {"name": "linear_ensemble", "num_maps": 3}, "n_heads": 2},
     {"normalization": "prenorm", "attention": {"name": "standard", "n_kv_heads": 2}},
+    *[
+        {"normalization": "ngpt", "attention": attention, "n_heads": 2}
+        for attention in (
+            {"name": "differential"},
+            {"name": "differential_v2", "n_kv_heads": 1},
+            {"name": "differential_v2", "lambda_gate": "one"},
+            {"name": "linear_ensemble", "num_maps": 2, "scope": "token", "head_norm": "none"},
+        )
+    ],
 ]
 
 
@@ -125,7 +152,7 @@ def test_a_model_of_fused_operations_equals_the_naive_one(changes: dict, monkeyp
     ids_bt = torch.randint(0, 61, (2, 25), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     seen: dict[bool, list[Tensor]] = {}
     for is_fused in (True, False):
-        for module in (ngpt, mlp_swiglu):
+        for module in (ngpt, mlp_swiglu, head_norm):
             monkeypatch.setattr(module, "is_fusible", lambda _, answer=is_fused: answer)
         model = GPT(config, seed=3).to(DEVICE)
         loss = model.loss(ids_bt[:, :-1], ids_bt[:, 1:])

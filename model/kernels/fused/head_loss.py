@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4096  # entries at once
+BLOCK, WARPS = 4096, 8  # entries at once, and warps of a program
 
 
 @triton.jit
@@ -60,5 +60,5 @@ def differentiate_in_place(
     """
     n, v = logits_nv.shape
     losses_n = torch.empty(n, dtype=torch.float32, device=logits_nv.device)
-    _differentiate[(n,)](logits_nv, targets_n, losses_n, n_counted, v, ignored, with_gradient, BLOCK, num_warps=8)
+    _differentiate[(n,)](logits_nv, targets_n, losses_n, n_counted, v, ignored, with_gradient, BLOCK, num_warps=WARPS)
     return losses_n.sum(), logits_nv
