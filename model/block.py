@@ -35,11 +35,13 @@ class Block(Declared):
         """(b, t, d) -> (b, t, d)."""
         if self.shortcut is not None and context.source is not None:
             h_btd = self.settle(self.shortcut[0] * h_btd + self.shortcut[1] * context.source)
+        seen_btd = h_btd
         if self.attention is not None and self.attention_residual is not None:
             y_btd: Tensor = self.attention(self.attention_residual.read(h_btd), context, cache)
-            h_btd = self.attention_residual.write(h_btd, F.dropout(y_btd, self.dropout, self.training))
+            y_btd = F.dropout(y_btd, self.dropout, self.training)
+            h_btd, seen_btd = self.attention_residual.hand_on(h_btd, y_btd)
         if self.mlp is not None and self.mlp_residual is not None:
-            y_btd = self.mlp(self.mlp_residual.read(h_btd))
+            y_btd = self.mlp(self.mlp_residual.read(seen_btd))
             h_btd = self.mlp_residual.write(h_btd, F.dropout(y_btd, self.dropout, self.training))
         return h_btd
 

@@ -29,6 +29,11 @@ class Residual(Declared, ABC):
     @abstractmethod
     def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor: ...
 
+    def hand_on(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        """`write`, and the stream as the next sub-layer may read it: the same, perhaps in the type of its products."""
+        h_btd = self.write(h_btd, y_btd)
+        return h_btd, h_btd
+
 
 class QueryKey(Declared):
     """What happens to positioned queries and keys before their product, and the logit scale; here 1 / sqrt(k)."""

@@ -71,15 +71,26 @@ class SphereResidual(Residual):
         return h_btd
 
     def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        alpha_d: Tensor = self.alpha()
-        if self.is_positive:
-            alpha_d = alpha_d.abs()
-        if self.update is lerp_norm and is_fusible(h_btd) and is_fusible(y_btd):
+        if self.is_fused(h_btd, y_btd):
             from ..kernels.fused import sphere
 
-            return sphere.lerp_norm(h_btd, y_btd, alpha_d)
-        moved_btd: Tensor = self.update(h_btd, unit(y_btd), alpha_d)
+            return sphere.lerp_norm(h_btd, y_btd, self.step_sizes())
+        moved_btd: Tensor = self.update(h_btd, unit(y_btd), self.step_sizes())
         return moved_btd
+
+    def hand_on(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        if self.is_fused(h_btd, y_btd):
+            from ..kernels.fused import sphere
+
+            return sphere.lerp_norm_twice(h_btd, y_btd, self.step_sizes())
+        return super().hand_on(h_btd, y_btd)
+
+    def step_sizes(self) -> Tensor:
+        alpha_d: Tensor = self.alpha()
+        return alpha_d.abs() if self.is_positive else alpha_d
+
+    def is_fused(self, h_btd: Tensor, y_btd: Tensor) -> bool:
+        return self.update is lerp_norm and is_fusible(h_btd) and is_fusible(y_btd)
 
     def diagnostics(self) -> dict[str, Tensor]:
         alpha_d: Tensor = self.alpha()

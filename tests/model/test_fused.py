@@ -15,7 +15,7 @@ from ablate_model.attention import head_norm
 from ablate_model.kernels.fused.map_sum import sum_maps
 from ablate_model.kernels.fused.placed_heads import place_heads
 from ablate_model.kernels.fused.projection import project_in_place
-from ablate_model.kernels.fused.sphere import lerp_norm
+from ablate_model.kernels.fused.sphere import lerp_norm, lerp_norm_twice
 from ablate_model.kernels.fused.swiglu import swiglu
 from ablate_model.mlp import swiglu as mlp_swiglu
 from ablate_model.normalization import ngpt
@@ -80,6 +80,10 @@ def test_lerp_norm(dtype: torch.dtype, rows: int, width: int) -> None:
     exact_inputs = widen(inputs)
     exact = ngpt.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
     compare(lerp_norm(*inputs), inputs, exact, exact_inputs, dtype)
+    moved, copy = lerp_norm_twice(*inputs)
+    exact = ngpt.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
+    assert moved.dtype == torch.float32 and copy.dtype == dtype
+    compare(torch.cat((moved, copy)), inputs, torch.cat((exact, exact)), exact_inputs, dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -20,8 +20,8 @@ ENTRIES = 1024  # of a program's tile of heads and features
 def sum_maps(maps_bthmv: Tensor, weights: Tensor, gain: Tensor | None, has_norm: bool) -> Tensor:
     """gain * sqrt(v) Norm(s), or gain * s, of s = sum_m w_m maps_m: (b, t, h, v) in the maps' type.
 
-    Weights broadcast to (b, t, h, m); the gain is one number without a gradient, by default 1. Computed in float32; an s
-    shorter than NOISE_NORM becomes 0, with gradient 0.
+    Weights broadcast to (b, t, h, m); the gain is one number without a gradient, by default 1. Computed in float32; an
+    s shorter than NOISE_NORM becomes 0, with gradient 0.
     """
     weights_bthm = weights.float().expand(maps_bthmv.shape[:-1]).contiguous()
     summed: Tensor = _sum_maps(maps_bthmv, weights_bthm, None if gain is None else gain.detach().float(), has_norm)

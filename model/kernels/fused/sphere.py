@@ -21,8 +21,18 @@ def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
 
     Vectors under NOISE_NORM become 0.
     """
-    moved: Tensor = _lerp_norm(h, y, alpha.float().expand(h.shape[-1]).contiguous())
+    moved: Tensor = _lerp_norm(h, y, _spread(alpha, h), False)[0]
     return moved
+
+
+def lerp_norm_twice(h: Tensor, y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """`lerp_norm`, and the same in y's type, as products in 16 bits read it: no pass to cast, nor to add gradients."""
+    moved, copy = _lerp_norm(h, y, _spread(alpha, h), y.dtype != torch.float32)
+    return moved, moved if y.dtype == torch.float32 else copy
+
+
+def _spread(alpha: Tensor, h: Tensor) -> Tensor:
+    return alpha.float().expand(h.shape[-1]).contiguous()
 
 
 @triton.jit
@@ -36,7 +46,8 @@ def _load_unit(x, row, columns, D: tl.constexpr, NOISE: tl.constexpr):
 
 @triton.jit
 def _lerp_norm_forward(
-    h, y, alpha, out, n_rows, NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr
+    h, y, alpha, out, copy, n_rows,
+    HAS_COPY: tl.constexpr, NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, P)
     a = tl.load(alpha + columns, columns < D, 0.0)
@@ -47,13 +58,16 @@ def _lerp_norm_forward(
             h_row = tl.load(h + row * D + columns, columns < D, 0.0).to(tl.float32)
             moved = h_row + a * (target - h_row)
             norm = tl.sqrt(tl.sum(moved * moved, 0))
-            tl.store(out + row * D + columns, moved / tl.where(norm < NOISE, float("inf"), norm), columns < D)
+            moved = moved / tl.where(norm < NOISE, float("inf"), norm)
+            tl.store(out + row * D + columns, moved, columns < D)
+            if HAS_COPY:
+                tl.store(copy + row * D + columns, moved.to(copy.dtype.element_ty), columns < D)
 
 
 @triton.jit
 def _lerp_norm_grad(
-    g, h, y, alpha, by_h, by_y, by_alpha, n_rows,
-    NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr,
+    g, g_copy, h, y, alpha, by_h, by_y, by_alpha, n_rows,
+    HAS_COPY: tl.constexpr, NOISE: tl.constexpr, D: tl.constexpr, P: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     columns = tl.arange(0, P)
     a = tl.load(alpha + columns, columns < D, 0.0)
@@ -64,6 +78,8 @@ def _lerp_norm_grad(
             target, inverse_y = _load_unit(y, row, columns, D, NOISE)
             h_row = tl.load(h + row * D + columns, columns < D, 0.0).to(tl.float32)
             g_row = tl.load(g + row * D + columns, columns < D, 0.0).to(tl.float32)
+            if HAS_COPY:
+                g_row += tl.load(g_copy + row * D + columns, columns < D, 0.0).to(tl.float32)
             moved = h_row + a * (target - h_row)
             norm = tl.sqrt(tl.sum(moved * moved, 0))
             inverse = 1.0 / tl.where(norm < NOISE, float("inf"), norm)
@@ -83,34 +99,41 @@ def _sizes(d: int) -> dict[str, Any]:
 
 
 @triton_op("ablate::lerp_norm", mutates_args={})
-def _lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
+def _lerp_norm(h: Tensor, y: Tensor, alpha: Tensor, has_copy: bool) -> tuple[Tensor, Tensor]:
     h, y = h.contiguous(), y.contiguous()
     d = h.shape[-1]
     n_rows = h.numel() // d
     out = torch.empty(h.shape, dtype=torch.float32, device=h.device)
-    launch(_lerp_norm_forward, (triton.cdiv(n_rows, ROWS),), h, y, alpha, out, n_rows, **_sizes(d))
-    return out
+    copy = torch.empty(h.shape if has_copy else (0,), dtype=y.dtype, device=h.device)
+    grid = (triton.cdiv(n_rows, ROWS),)
+    launch(_lerp_norm_forward, grid, h, y, alpha, out, copy, n_rows, HAS_COPY=has_copy, **_sizes(d))
+    return out, copy
 
 
 @triton_op("ablate::lerp_norm_backward", mutates_args={})
-def _lerp_norm_backward(g: Tensor, h: Tensor, y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _lerp_norm_backward(
+    g: Tensor, g_copy: Tensor | None, h: Tensor, y: Tensor, alpha: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     g, h, y = g.contiguous(), h.contiguous(), y.contiguous()
+    g_copy = None if g_copy is None else g_copy.contiguous()
     d = h.shape[-1]
     n_rows = h.numel() // d
     n_programs = triton.cdiv(n_rows, ROWS)
     by_h, by_y = torch.empty_like(h), torch.empty_like(y)
     by_alpha = torch.empty((n_programs, d), dtype=torch.float32, device=h.device)
-    launch(_lerp_norm_grad, (n_programs,), g, h, y, alpha, by_h, by_y, by_alpha, n_rows, **_sizes(d))
+    tensors = g, g_copy, h, y, alpha, by_h, by_y, by_alpha
+    launch(_lerp_norm_grad, (n_programs,), *tensors, n_rows, HAS_COPY=g_copy is not None, **_sizes(d))
     return by_h, by_y, by_alpha.sum(0)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.has_copy = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _differentiate(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    by_h, by_y, by_alpha = _lerp_norm_backward(g, *ctx.saved_tensors)
-    return by_h, by_y, by_alpha
+def _differentiate(ctx: Any, g: Tensor, g_copy: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    by_h, by_y, by_alpha = _lerp_norm_backward(g, g_copy if ctx.has_copy else None, *ctx.saved_tensors)
+    return by_h, by_y, by_alpha, None
 
 
 _lerp_norm.register_autograd(_differentiate, setup_context=_keep)
