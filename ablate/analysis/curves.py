@@ -107,6 +107,11 @@ class RunCurve:
         gpus = self.manifest.get("gpus")
         return float(gpus) if isinstance(gpus, int | float) and gpus > 0 else 1.0
 
+    @property
+    def n_sharing(self) -> int:
+        """How many runs at a time shared its device; a whole GPU is its own, whatever runs on the cards beside."""
+        return 1 if self.n_gpus >= 1 else self.manifest.get("shared_by") or 1
+
     def cost(self, axis: str) -> Floats:
         """What was spent up to each line, on one of `AXES`: steps, tokens, FLOPs, s, or GPU s."""
         column = self.columns[_COLUMN_OF_AXIS[axis]]

@@ -307,13 +307,13 @@ def took_turns(run: RunCurve) -> bool:
     """Whether other runs had a part of the run's GPU: processes take turns at it, a step each, so that a fast arm waits
     for a slow one (reports/performance, "Small models").
     """
-    return 0 < run.n_gpus < 1 and run.manifest.get("shared_by", 1) != 1
+    return 0 < run.n_gpus < 1 and run.n_sharing != 1
 
 
 def sharing_of(run: RunCurve, axis: str = "seconds") -> tuple[Any, ...]:
     """What has to agree for the clock times of two runs to be comparable."""
     device = device_of(run.manifest)
-    shared = (device.get("kind"), device.get("name"), run.manifest.get("shared_by"), run.manifest.get("threads"))
+    shared = (device.get("kind"), device.get("name"), run.n_sharing, run.manifest.get("threads"))
     return (*shared, run.n_gpus, run.manifest.get("processes", 1)) if axis == "seconds" else shared
 
 

@@ -124,8 +124,8 @@ def describe_device(run: RunCurve) -> str:
         parts.append(f"{run.n_gpus:g} GPU")
     elif threads := run.manifest.get("threads"):
         parts.append(f"{threads} threads" if threads != 1 else "1 thread")
-    if (n_sharing := run.manifest.get("shared_by")) and n_sharing != 1:
-        parts.append(f"shared by {n_sharing} runs")
+    if run.n_sharing != 1:
+        parts.append(f"shared by {run.n_sharing} runs")
     return ", ".join(parts)
 
 

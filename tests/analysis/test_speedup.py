@@ -6,6 +6,7 @@ from by_hand import CPU, STEPS, make_results, make_run
 from scipy import stats
 
 from ablate.analysis import parse_target, speed_ups
+from ablate.analysis.summary import describe_device
 from ablate.errors import AblateError
 from ablate.report.answer import judge
 
@@ -76,6 +77,13 @@ def test_seconds_of_runs_that_took_turns_at_a_gpu_are_not_compared():
             assert (pick(rows, axis).ratio is not None) == is_comparable
             assert ("the runs shared a GPU" in pick(rows, axis).note) != is_comparable
         assert pick(rows, "tokens").ratio == pytest.approx(2.0)
+
+
+def test_a_run_with_a_whole_gpu_shares_it_with_none():
+    alone, beside_two = ({"device": {"kind": "cuda", "name": "h"}, "gpus": 1, "shared_by": n} for n in (1, 3))
+    runs = [make_run("base", 0, BASE, manifest=alone), make_run("arm", 0, shifted(1.0), manifest=beside_two)]
+    assert pick(speed_ups(make_results(*runs)), "seconds").ratio == pytest.approx(2.0)
+    assert describe_device(runs[1]) == "h, 1 GPU"
 
 
 @pytest.mark.parametrize(
