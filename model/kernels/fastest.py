@@ -7,7 +7,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from .bias import DecayBias
 from .call import BackendError, Call
 from .flash import find_flash
 
-REPEATS = 7  # of forward and backward; the median counts, after a first time that compiles and loads
+REPEATS = 7  # of forward and backward; the median counts
 MAX_MATH_BYTES = 1 << 30  # of one T x T map a head and sequence, from which on the reference is no candidate
 
 
@@ -62,13 +62,32 @@ def _time(name: str, call: Call) -> float:
     bias = bias.detach() if isinstance(bias, Tensor) else bias
     sink = None if call.sink is None else call.sink.detach()
     call = replace(call, q=inputs[0], k=inputs[1], v=inputs[2], bias=bias, sink=sink)
-    times = []
-    for _ in range(REPEATS + 1):
-        started = _now(call)
+
+    def once() -> None:
         out = BACKENDS[name](call)
         torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+    once()  # compiles and loads
+    run = _capture(once, call.q.device) if call.q.is_cuda else once
+    times = []
+    for _ in range(REPEATS):
+        started = _now(call)
+        run()
         times.append(1000 * (_now(call) - started))
-    return statistics.median(times[1:])
+    return statistics.median(times)
+
+
+def _capture(once: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """`once` as a CUDA graph, so that the kernels are timed and not what Python takes to launch them."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device):
+        stream = torch.cuda.stream(torch.cuda.current_stream())  # again after a capture that fails
+        try:
+            with stream, torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                once()
+        except RuntimeError:  # it waits for the device in between, or memory is short, which it will say again
+            return once
+    return graph.replay
 
 
 def _now(call: Call) -> float:

