@@ -58,10 +58,13 @@ def judge(row: SpeedUp) -> Verdict:
     return "slower" if row.high is not None and row.high <= 1 else "undecided"
 
 
-def _rank(row: SpeedUp) -> tuple[int, bool, float]:
-    """Larger is better. An upper limit, as of a run that diverged early, is worth less than any speed-up seen."""
+def _rank(row: SpeedUp) -> tuple[int, bool, float, float]:
+    """Larger is better. An upper limit, as of a run that diverged early, is worth less than any speed-up seen; of equal
+    limits the surer is the better one.
+    """
     value = row.ratio or row.low or row.high or 0.0
-    return {"faster": 2, "undecided": 1, "slower": 0}[judge(row)] if value else -1, row.bound != "at_most", value
+    verdict = {"faster": 2, "undecided": 1, "slower": 0}[judge(row)] if value else -1
+    return verdict, row.bound != "at_most", value, -1.0 if row.p_value is None else -row.p_value
 
 
 def _describe_alone(arms: Sequence[ArmSummary]) -> str:

@@ -215,6 +215,10 @@ def test_full_schedules_are_quoted_where_they_exist():
     assert second == "Between full schedules, the number to quote, new is 1.30x as fast [1.20, 1.40]."
     _, second = say(ROW, full=[ROW, replace(ROW, arm="third", ratio=1.3, low=1.2, high=1.4)])
     assert second.endswith("the number to quote, new is 1.45x as fast [1.30, 1.61], the best of 2 arms.")
+    limit = replace(ROW, ratio=None, low=1.0, high=None, bound="at_least", p_value=0.01)
+    others = [replace(limit, arm="third", p_value=p) for p in (0.04, None)]
+    _, second = say(ROW, full=[others[0], limit, others[1]])
+    assert second.endswith("new is at least 1.00x as fast, the best of 3 arms.")
 
 
 def arm(name, **axes):
