@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -55,6 +56,9 @@ class ReportOptions:
         return "final" if "final" in self.targets else self.targets[-1]
 
 
+_LENT = re.compile(r" --minutes[ =]\S+")
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """The numbers of a study, the sentences that answer its question, and where the pages are once written.
@@ -81,6 +85,11 @@ class Report:
     versions: Mapping[str, str]
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # pictures and tables
+
+    @property
+    def command(self) -> str:
+        """The command that trains the study, without the minutes that some machine was lent for."""
+        return _LENT.sub("", self.record.command)
 
     @cached_property
     def labels(self) -> Mapping[str, str]:

@@ -148,12 +148,12 @@ _SUM_WORDS: Mapping[Direction, str] = {
 }
 _MANY_SUMS: Mapping[Direction, tuple[str, str]] = {
     "up": (
-        "ends clearly above its sum (together it gains less)",
-        "end clearly above their sums (together they gain less)",
+        "ends clearly above its sum (together it gains less, or loses more)",
+        "end clearly above their sums (together they gain less, or lose more)",
     ),
     "down": (
-        "ends clearly below its sum (together it gains more)",
-        "end clearly below their sums (together they gain more)",
+        "ends clearly below its sum (together it gains more, or loses less)",
+        "end clearly below their sums (together they gain more, or lose less)",
     ),
     "undecided": ("is undecided", "are undecided"),
 }

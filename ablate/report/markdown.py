@@ -21,8 +21,8 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
     parts += [f"![{escape(caption)}]({path})" for caption, path in pictures.items()]
     parts += [write_table(table) for table in tabulate(report)]
     parts.append("## How to reproduce it")
-    if record.command:
-        parts.append(_write_code(record.command))
+    if report.command:
+        parts.append(_write_code(report.command))
     facts = [
         *([f"ablate {record.version}"] if record.version else []),
         *(f"{name} {version}" for name, version in report.versions.items() if name != "ablate"),

@@ -110,7 +110,7 @@ def tabulate_full_schedules(report: Report) -> Table:
 
 def tabulate_trends(report: Report) -> Table:
     """Growth of the speed-ups along an axis of numbers, on all axes of cost side by side."""
-    rows = {(trend.along, name_family(trend)): trend for trend in report.trends}
+    rows = {(trend.along, name_family(trend)): trend for trend in report.trends if trend.axis == report.axis}
     cells = {(trend.along, name_family(trend), trend.axis): write_growth(trend) for trend in report.trends}
     lines = tuple(
         (
@@ -118,16 +118,19 @@ def tabulate_trends(report: Report) -> Table:
             along,
             ", ".join(f"{level:g}" for level in trend.levels),
             *(cells[along, family, axis] for axis in report.axes),
+            write_p(trend.p_value),
             write_change(trend),
         )
         for (along, family), trend in rows.items()
     )
     notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
     how = (
-        "The speed-up at the last level over that at the first, by a straight line in the logarithms, paired by seed; "
-        "and by how much the difference of final losses, arm minus baseline, changes over the same levels (nats)."
+        "The speed-up at the last level over that at the first, by a straight line in the logarithms, paired by seed, "
+        f"with the p-value of no growth in {AXIS_NAMES[report.axis]}, not adjusted; and by how much the difference of "
+        "final losses, arm minus baseline, changes over the same levels (nats). A growth of at least so much is the "
+        "mean of the seeds' own limits and has their noise."
     )
-    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.axes), "Loss difference")
+    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.axes), "p", "Loss difference")
     return Table("trends", _GROWTH, header, lines, "\n".join((how, *notes)))
 
 

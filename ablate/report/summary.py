@@ -39,7 +39,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "failures": [asdict(mishap) for mishap in report.mishaps],
         "data": dict(record.data),
         "versions": dict(report.versions),
-        "command": record.command,
+        "command": report.command,
     }
     return {key: _clean(value) for key, value in summary.items()}
 

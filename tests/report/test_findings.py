@@ -86,9 +86,9 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
     ]
     (sums,) = describe_sums(pairs, ())  # without a main effect that the design can tell, nothing "changes by"
     assert sums == (
-        "Do the gains add up? Of 3 pairs of levels, 1 ends clearly above its sum (together it gains less), 1 ends "
-        "clearly below its sum (together it gains more) and 1 is undecided; from the sum of what each level changes "
-        "alone, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b with ngpt +0.0100 [+0.0000, +0.0200] and a with "
-        "ngpt +0.9000 [+0.8900, +0.9100]."
+        "Do the gains add up? Of 3 pairs of levels, 1 ends clearly above its sum (together it gains less, or loses "
+        "more), 1 ends clearly below its sum (together it gains more, or loses less) and 1 is undecided; from the sum "
+        "of what each level changes alone, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b with ngpt +0.0100 "
+        "[+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100]."
     )
     assert "3 pairs of levels, 3 are undecided" in describe_sums([replace(p, p_holm=0.3) for p in pairs], ())[0]

@@ -13,7 +13,9 @@ from ablate.errors import AblateError, RecordError
 from ablate.report import ReportOptions, load, write_report
 from ablate.report.bench import bench_report
 from ablate.report.latex import escape_latex
+from ablate.report.markdown import escape
 from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.report.words import write_p
 from ablate.tracking.store import Store
 
 BASE = "attention=standard,norm=pre"
@@ -232,11 +234,21 @@ def test_a_picture_shows_how_the_speed_up_grows(tmp_path):
     write_study(store, arms, noise=0.001)
     made, summary = report(store, tmp_path / "out")
     assert summary["trends"][0]["bound"] == "at_most"
-    assert "figures/growth.svg" in made.paths["markdown"].read_text()
+    page = made.paths["markdown"].read_text()
+    assert (
+        "figures/growth.svg" in page and f"| {escape(write_p(made.growths[0].p_value))} |" in page.split("## Growth")[1]
+    )
     assert 'id="figure-growth"' in made.paths["html"].read_text()
     other = report(store, tmp_path / "other", targets=("50",))[0]
     assert 'id="figure-growth"' not in other.paths["html"].read_text()
     assert "Does it grow" in made.answer[1] and "Does it grow" not in " ".join(other.answer)
+
+
+def test_the_command_is_printed_without_the_minutes_that_a_machine_was_lent_for(store, tmp_path):
+    made = report(store, tmp_path / "out")[0]
+    for lent in ("--minutes 8.5 ", "--minutes=8 "):
+        record = replace(made.record, command=f"ablate run grid.yaml {lent}--set train.steps=3")
+        assert replace(made, record=record).command == "ablate run grid.yaml --set train.steps=3"
 
 
 def test_the_python_door(store):
