@@ -39,7 +39,10 @@ class Block(Declared):
         if self.attention is not None and self.attention_residual is not None:
             y_btd: Tensor = self.attention(self.attention_residual.read(h_btd), context, cache)
             y_btd = F.dropout(y_btd, self.dropout, self.training)
-            h_btd, seen_btd = self.attention_residual.hand_on(h_btd, y_btd)
+            if self.mlp is None:
+                h_btd = self.attention_residual.write(h_btd, y_btd)
+            else:
+                h_btd, seen_btd = self.attention_residual.hand_on(h_btd, y_btd)
         if self.mlp is not None and self.mlp_residual is not None:
             y_btd = self.mlp(self.mlp_residual.read(seen_btd))
             h_btd = self.mlp_residual.write(h_btd, F.dropout(y_btd, self.dropout, self.training))

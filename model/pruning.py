@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,11 +66,14 @@ def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
         cosine.add(h_btd, after_btd)
         return after_btd
 
-    residual.__dict__["write"] = watched  # shadows the method of this one module
+    # these shadow the methods of this one module; what is handed on is written, too
+    shadows = {"write": watched, "hand_on": partial(Residual.hand_on, residual)}
+    residual.__dict__.update(shadows)
     try:
         yield
     finally:
-        del residual.__dict__["write"]
+        for name in shadows:
+            del residual.__dict__[name]
 
 
 def drop(

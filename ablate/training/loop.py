@@ -222,7 +222,7 @@ class Training:
     def update(self) -> None:
         """Clip the gradients, take a step along them, forget them, and normalise nGPT's weights.
 
-        A graph does so in one pass over most weights, each by a launch of its own, which would cost kernel by kernel.
+        A graph does so in one or two passes over most weights, by launches of their own, too many kernel by kernel.
         """
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         stepped: AbstractSet[Tensor] = frozenset()

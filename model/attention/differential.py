@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..numerics import upcast
 from ..variant import Neutral
 from .base import AttentionLayer, Context
-from .head_norm import HeadNorm, build_head_norm, can_fuse_maps, choose_head_norm, count_head_norm, fuse_maps
+from .head_norm import HeadNorm, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
 from .heads import HeadAttention, HeadLayer
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class DifferentialLayer(HeadLayer):
     ) -> Tensor:
         out_bthmv = self.call_maps(self.pair(q_bthk), self.pair(k_bshk), v_bshv, 2, context)
         lambda_now = self.lambda_now()
-        if can_fuse_maps(out_bthmv, self.head_norm):
+        if self.fuses_maps(out_bthmv, self.head_norm):
             weights_m = torch.stack((torch.ones_like(lambda_now), -lambda_now))
             return fuse_maps(out_bthmv, weights_m, self.head_norm, self.output_scale)
         signal_bthv, noise_bthv = upcast(out_bthmv).unbind(3)

@@ -13,7 +13,7 @@ from ..linear.base import Gate
 from ..numerics import upcast
 from ..variant import Neutral
 from .base import AttentionLayer, Context
-from .head_norm import can_fuse_maps, fuse_maps
+from .head_norm import build_head_norm, fuse_maps
 from .heads import HeadAttention, HeadLayer
 
 if TYPE_CHECKING:
@@ -25,15 +25,16 @@ class DifferentialV2Layer(HeadLayer):
         super().__init__(config, knobs, layer)
         self.kind = knobs.lambda_gate
         self.gate = None if knobs.lambda_gate == "one" else Gate(config, config.n_heads)
+        self.head_norm = build_head_norm("none", self.v_width)
 
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
         out_bthv = self.call(q_bthk, k_bshk, v_bshv, context)
         lambda_bth = self.lambda_now(x_btd)
-        if can_fuse_maps(out_bthv, None):
+        if self.fuses_maps(out_bthv, self.head_norm):
             weights = torch.stack((torch.ones_like(lambda_bth), -lambda_bth), -1)
-            return fuse_maps(torch.unflatten(out_bthv, 2, (-1, 2)), weights, None)
+            return fuse_maps(torch.unflatten(out_bthv, 2, (-1, 2)), weights, self.head_norm)
         out_bthv = upcast(out_bthv)
         return out_bthv[:, :, 0::2] - lambda_bth[..., None] * out_bthv[:, :, 1::2]
 

@@ -40,13 +40,16 @@ def build_head_norm(kind: HeadNorm, width: int) -> nn.Module:
             return nn.Identity()
 
 
-def can_fuse_maps(out_bthmv: Tensor, norm: nn.Module | None) -> bool:
-    """Whether there is a kernel for `fuse_maps` here."""
-    return is_fusible(out_bthmv) and (norm is None or isinstance(norm, L2HeadNorm | nn.Identity))
+def can_fuse_maps(out_bthmv: Tensor, norm: nn.Module) -> bool:
+    """Whether there is a kernel for `fuse_maps`."""
+    return is_fusible(out_bthmv) and isinstance(norm, L2HeadNorm | nn.Identity)
 
 
-def fuse_maps(out_bthmv: Tensor, weights: Tensor, norm: nn.Module | None, gain: Tensor | None = None) -> Tensor:
-    """gain * norm(sum_m w_m out_m) in one pass (b, t, h, v); weights broadcast to (b, t, h, m)."""
+def fuse_maps(out_bthmv: Tensor, weights: Tensor, norm: nn.Module, gain: Tensor | None = None) -> Tensor:
+    """gain * norm(sum_m w_m out_m) in one pass (b, t, h, v), in the maps' type; weights broadcast to (b, t, h, m).
+
+    The gain gets no gradient.
+    """
     from ..kernels.fused.map_sum import sum_maps
 
     return sum_maps(out_bthmv, weights, gain, isinstance(norm, L2HeadNorm))

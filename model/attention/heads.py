@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cache import LayerCache
 from ..declared import Spec
@@ -17,6 +17,7 @@ from ..kernels.bias import Bias
 from ..linear.base import build_reader, build_writer, count_linear
 from ..numerics import split_last
 from .base import Attention, AttentionLayer, Context
+from .head_norm import can_fuse_maps
 from .query_key_norm import QueryKeyNorm, build_qk_norm, count_qk_norm
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class HeadLayer(AttentionLayer):
         self.n_heads, self.n_kv_heads = config.n_heads, knobs.kv_heads(config)
         self.qk_width, self.v_width = knobs.qk_width(config), config.head_dim
         self.window, self.softcap = knobs.window, knobs.logit_softcap
+        self.output_rounds = not config.linear.has_input_norm
         n_query, n_key = knobs.query_heads(config), knobs.key_heads(config)
         self.query = build_reader(config, n_query * self.qk_width)
         self.key = build_reader(config, n_key * self.qk_width)
@@ -203,6 +205,12 @@ class HeadLayer(AttentionLayer):
             backend=context.backend,
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
+
+    def fuses_maps(self, out_bthmv: Tensor, norm: nn.Module) -> bool:
+        """Whether a kernel sums and norms maps here. It rounds to their type, as the output layer does unless it first
+        normalises or quantises.
+        """
+        return self.output_rounds and can_fuse_maps(out_bthmv, norm)
 
     def call_maps(self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, n_maps: int, context: Context) -> Tensor:
         """Several maps a value head in one call: outputs (b, t, n_heads, m, v).

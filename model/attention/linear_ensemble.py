@@ -16,7 +16,7 @@ from ..numerics import split_last, upcast
 from ..variant import Neutral
 from .base import AttentionLayer, Context
 from .differential import lambda_init_at
-from .head_norm import HeadNorm, build_head_norm, can_fuse_maps, choose_head_norm, count_head_norm, fuse_maps
+from .head_norm import HeadNorm, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
 from .heads import HeadAttention, HeadLayer
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class LinearEnsembleLayer(HeadLayer):
     ) -> Tensor:
         out_bthmv = self.call_maps(q_bthk, k_bshk, v_bshv, self.num_maps, context)
         weights = self.map_weights(x_btd)
-        if can_fuse_maps(out_bthmv, self.head_norm):
+        if self.fuses_maps(out_bthmv, self.head_norm):
             return fuse_maps(out_bthmv, weights, self.head_norm)
         normed: Tensor = self.head_norm((upcast(out_bthmv) * weights[..., None]).sum(3))
         return normed

@@ -20,6 +20,7 @@ from .call import BackendError, Call
 from .flash import find_flash
 
 REPEATS = 7  # of forward and backward; the median counts
+METHOD = "kernels"  # what was timed: an entry of another method is none
 MAX_MATH_BYTES = 1 << 30  # of one T x T map a head and sequence, from which on the reference is no candidate
 
 
@@ -99,7 +100,7 @@ def _now(call: Call) -> float:
 def _machine(call: Call) -> list[str]:
     device = torch.cuda.get_device_name(call.q.device) if call.q.is_cuda else call.q.device.type
     flash = find_flash()
-    return [device, torch.__version__, "" if flash is None else flash[0]]
+    return [device, torch.__version__, "" if flash is None else flash[0], METHOD]
 
 
 def _describe(call: Call) -> str:

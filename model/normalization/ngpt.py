@@ -60,8 +60,9 @@ UPDATES = {"lerp_norm": lerp_norm, "slerp": slerp, "riemann": riemann}
 class SphereResidual(Residual):
     """h <- update(h, Norm(y), alpha)."""
 
-    def __init__(self, alpha: LearnedScale, update: str, is_positive: bool, site: Site) -> None:
+    def __init__(self, alpha: LearnedScale, update: str, is_positive: bool, site: Site, hands_on_copy: bool) -> None:
         super().__init__()
+        self.hands_on_copy = hands_on_copy
         self.alpha = alpha
         self.update = UPDATES[update]
         self.is_positive = is_positive
@@ -79,7 +80,7 @@ class SphereResidual(Residual):
         return moved_btd
 
     def hand_on(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
-        if self.is_fused(h_btd, y_btd):
+        if self.hands_on_copy and self.is_fused(h_btd, y_btd):
             from ..kernels.fused import sphere
 
             return sphere.lerp_norm_twice(h_btd, y_btd, self.step_sizes())
@@ -255,7 +256,8 @@ class NGPT(Normalization):
     def build_residual(self, config: ModelConfig, site: Site) -> Residual:
         knobs = self.alpha_attn if site == "attention" else self.alpha_mlp
         alpha = LearnedScale(knobs, config.d_model, config)
-        return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site)
+        reads_products = not config.linear.has_input_norm  # a layer that first normalises reads the stream itself
+        return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site, reads_products)
 
     def build_query_key(self, config: ModelConfig, n_heads: int, width: int, scale: float) -> QueryKey:
         return SphereQueryKey(LearnedScale(self.s_qk, n_heads * width, config), n_heads, width, self.qk_norm)

@@ -21,6 +21,7 @@ from ablate_model.mlp import swiglu as mlp_swiglu
 from ablate_model.normalization import ngpt
 from ablate_model.numerics import NOISE_NORM, unit
 from ablate_model.position.rope import RopeEncoding, rotate_pairs
+from ablate_model.pruning import measure_importance
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDING = 1e-6  # of a gradient that is a small difference of large sums: one number's, or one that is zero
@@ -105,11 +106,11 @@ def test_summed_maps(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("dim", "shape"),
-    [(1, (5, 70)), *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 128), (129, 65), (280, 66)]]],
+    [(1, (5, 70)), *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 128), (129, 65), (1057, 3)]]],
     ids=str,
 )
 def test_projected_vectors(dtype: torch.dtype, dim: int, shape: tuple[int, int]) -> None:
-    """Tiles of columns that end with the matrix and before it; from 273 rows on a program has several."""
+    """Tiles of columns that end with the matrix and before it; from 1,057 rows on a program has several."""
     matrix = draw(*shape, seed=1, dtype=dtype).detach()
     (matrix if dim else matrix.T)[1:2] = 1e-3 * NOISE_NORM
     exact = matrix.double()
@@ -164,3 +165,32 @@ def test_a_model_of_fused_operations_equals_the_naive_one(changes: dict, monkeyp
         seen[is_fused] = [loss, *(g for g in gradients if g is not None), *model.parameters()]
     for fused, naive in zip(seen[True], seen[False], strict=True):
         assert (fused - naive).norm() <= TOLERANCE[torch.float32] * naive.norm() + ROUNDING
+
+
+@pytest.mark.parametrize(("linear", "dtype"), [("dense", torch.bfloat16), ("bitnet_b158", torch.float32)])
+def test_the_mlp_reads_the_stream_in_the_type_of_its_products(
+    linear: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer that quantises its input reads float32, under autocast too; so does its attention's output layer."""
+    for module in (ngpt, head_norm):
+        monkeypatch.setattr(module, "is_fusible", lambda _: True)
+    shapes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "vocab_size": 32, "context_length": 8}
+    model = GPT(ModelConfig(**shapes, normalization="ngpt", attention="differential_v2", linear=linear)).to(DEVICE)
+    (block,) = model.stack.blocks
+    seen: list[torch.dtype] = []
+    for layer in (block.attention.output, block.mlp):
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.autocast(DEVICE, torch.bfloat16):
+        model(torch.zeros(1, 8, dtype=torch.long, device=DEVICE))
+    assert seen == [dtype, dtype]
+
+
+def test_importance_is_measured_where_kernels_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for is_fused in (True, False):
+        monkeypatch.setattr(ngpt, "is_fusible", lambda _, answer=is_fused: answer)
+        shapes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 32, "context_length": 8}
+        model = GPT(ModelConfig(**shapes, normalization="ngpt")).to(DEVICE)
+        found.append(measure_importance(model, [torch.arange(8, device=DEVICE)[None]]))
+        assert not {"write", "hand_on"} & model.stack.blocks[0].attention_residual.__dict__.keys()
+    assert found[0] == pytest.approx(found[1], abs=TOLERANCE[torch.float32])

@@ -1,4 +1,6 @@
-"""Clipping, AdamW (1711.05101) and nGPT's weight normalisation (2410.01131, section 2.6) in one pass over a weight."""
+"""Clipping, AdamW (1711.05101) and nGPT's weight normalisation (2410.01131, section 2.6) in one pass over a weight, or
+two where columns are normalised.
+"""
 
 from __future__ import annotations
 
