@@ -134,7 +134,7 @@ class GPT(nn.Module):
         return {name: spec.role for name, _, spec in walk_declared(self)}
 
     def choose_backend(self, n_sequences: int, dtype: torch.dtype = torch.float32, cache: Path | None = None) -> None:
-        """Take the attention backend that is fastest for `n_sequences` at once under autocast to `dtype`.
+        """Take the attention backend whose kernels are fastest for `n_sequences` at once under autocast to `dtype`.
 
         Measured once a shape and machine, and remembered in `cache`, by default a file of this user.
         """
