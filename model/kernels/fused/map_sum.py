@@ -14,7 +14,7 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-ENTRIES = 2048  # of a program's tile of heads and features, as fast as any on an H200
+ENTRIES = 2048  # of a program's tile of heads and features
 
 
 def sum_maps(maps_bthmv: Tensor, weights: Tensor, gain: Tensor | None, has_norm: bool) -> Tensor:
