@@ -92,6 +92,12 @@ class Report:
         return _LENT.sub("", self.record.command)
 
     @cached_property
+    def table_axes(self) -> tuple[str, ...]:
+        """The axes of cost side by side in tables: GPU-seconds only where they can say another thing than seconds."""
+        is_same = len({run.n_gpus for run in self.results.runs}) == 1
+        return tuple(axis for axis in self.axes if axis != "gpu_seconds" or axis == self.axis or not is_same)
+
+    @cached_property
     def labels(self) -> Mapping[str, str]:
         """What each arm is called on the pages."""
         return label_arms(self.record.arms)

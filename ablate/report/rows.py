@@ -48,7 +48,7 @@ def tabulate_speed_ups(report: Report) -> Table:
             (
                 report.labels[arm],
                 *([report.labels[main.baseline]] if len(baselines) > 1 else []),
-                *(write_speed_up(cells[axis]) for axis in report.axes),
+                *(write_speed_up(cells[axis]) for axis in report.table_axes),
                 write_ratio(step_ratio[arm]),
                 f"{main.n_reached}/{main.n_pairs}",
                 write_p(main.p_holm),
@@ -58,7 +58,7 @@ def tabulate_speed_ups(report: Report) -> Table:
     header = (
         "Arm",
         *(["Baseline"] if len(baselines) > 1 else []),
-        *(AXIS_NAMES[axis] for axis in report.axes),
+        *(AXIS_NAMES[axis] for axis in report.table_axes),
         "Time a step",
         "Reached",
         "p (Holm)",
@@ -97,12 +97,12 @@ _SHARE_NAMES = {"50": "50 %", "75": "75 %", "90": "90 %", "final": "final"}
 
 
 def tabulate_full_schedules(report: Report) -> Table:
-    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.axes), "Reached", "p (Holm)")
+    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.table_axes), "Reached", "p (Holm)")
     cells = {(row.arm, row.axis): row for row in report.full_schedule}
     rows = []
     for arm in dict.fromkeys(row.arm for row in report.full_schedule):
         main = cells[arm, report.axis]
-        ratios = (write_speed_up(cells[arm, axis]) for axis in report.axes)
+        ratios = (write_speed_up(cells[arm, axis]) for axis in report.table_axes)
         rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", write_p(main.p_holm)))
     note = "The budget at which the baseline would end at the arm's final loss, over its budget: the number to quote."
     return Table("full_schedule", "Speed-up between full schedules, with 95 % intervals", header, tuple(rows), note)
@@ -117,7 +117,7 @@ def tabulate_trends(report: Report) -> Table:
             family,
             along,
             ", ".join(f"{level:g}" for level in trend.levels),
-            *(cells[along, family, axis] for axis in report.axes),
+            *(cells[along, family, axis] for axis in report.table_axes),
             write_p(trend.p_value),
             write_change(trend),
         )
@@ -130,7 +130,7 @@ def tabulate_trends(report: Report) -> Table:
         "final losses, arm minus baseline, changes over the same levels (nats). A growth of at least so much is the "
         "mean of the seeds' own limits and has their noise."
     )
-    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.axes), "p", "Loss difference")
+    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.table_axes), "p", "Loss difference")
     return Table("trends", _GROWTH, header, lines, "\n".join((how, *notes)))
 
 

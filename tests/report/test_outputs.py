@@ -9,6 +9,7 @@ import pytest
 
 from ablate.analysis import read_results, speed_ups
 from ablate.analysis.archive import NAME, read_archive
+from ablate.analysis.curves import AXES
 from ablate.errors import AblateError, RecordError
 from ablate.report import ReportOptions, load, write_report
 from ablate.report.bench import bench_report
@@ -249,6 +250,17 @@ def test_the_command_is_printed_without_the_minutes_that_a_machine_was_lent_for(
     for lent in ("--minutes 8.5 ", "--minutes=8 "):
         record = replace(made.record, command=f"ablate run grid.yaml {lent}--set train.steps=3")
         assert replace(made, record=record).command == "ablate run grid.yaml --set train.steps=3"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "axis", "is_shown"), [((1, 1), "tokens", False), ((1, 2), "tokens", True), ((1, 1), "gpu_seconds", True)]
+)
+def test_gpu_seconds_stand_in_tables_where_they_are_not_the_seconds(store, tmp_path, gpus, axis, is_shown):
+    made = report(store, tmp_path / "out")[0]
+    cards = [{"device": {"kind": "cuda"}, "gpus": gpus[number % 2]} for number in range(len(made.results.runs))]
+    runs = tuple(replace(run, manifest=card) for run, card in zip(made.results.runs, cards, strict=True))
+    there = replace(made, axes=AXES, axis=axis, results=replace(made.results, runs=runs))
+    assert ("gpu_seconds" in there.table_axes) == is_shown and set(AXES[:-1]) <= set(there.table_axes)
 
 
 def test_the_python_door(store):
