@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from ablate_model.kernels.capture import capture
 
 EAGER_STEPS = 2  # before the capture: they make the optimizer's state and load every kernel
 
@@ -21,17 +24,12 @@ class StepGraph:
 
     def __init__(self, compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
         self.inputs_bt, self.targets_bt = torch.empty_like(inputs_bt), torch.empty_like(targets_bt)
-        self.graph = torch.cuda.CUDAGraph()
-        # thread_local: what other threads of a worker ask of the device, about its memory for one, is none of this.
-        # The stream outside: a capture that fails may leave its own as the current one.
-        stream = torch.cuda.stream(torch.cuda.current_stream())
-        with stream, torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            compute(self.inputs_bt, self.targets_bt)
+        self.replay = capture(partial(compute, self.inputs_bt, self.targets_bt))
 
     def __call__(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
         self.inputs_bt.copy_(inputs_bt, non_blocking=True)
         self.targets_bt.copy_(targets_bt, non_blocking=True)
-        self.graph.replay()
+        self.replay()
 
 
 def compute_aside(compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from ablate_model.kernels.capture import capture
+
 REPEATS = 3
 WARM_UP_CALLS = 3  # before a capture
 
@@ -25,7 +27,7 @@ def time_call(call: Callable[[], object], device: torch.device, count: int, *, a
     `as_graph` times a CUDA graph of the call, so that of small kernels their own time counts and not their launches'.
     """
     if as_graph:
-        call = _capture(call)
+        call = _capture_warm(call)
     means = []
     for _ in range(1 + REPEATS):
         started = now(device)
@@ -35,14 +37,11 @@ def time_call(call: Callable[[], object], device: torch.device, count: int, *, a
     return statistics.median(means[1:])
 
 
-def _capture(call: Callable[[], object]) -> Callable[[], object]:
+def _capture_warm(call: Callable[[], object]) -> Callable[[], None]:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP_CALLS):
             call()
     torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+    return capture(call)

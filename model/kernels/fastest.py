@@ -17,6 +17,7 @@ from torch import Tensor
 from .attention import BACKENDS
 from .bias import DecayBias
 from .call import BackendError, Call
+from .capture import capture
 from .flash import find_flash
 
 REPEATS = 7  # of forward and backward; the median counts
@@ -69,7 +70,7 @@ def _time(name: str, call: Call) -> float:
         torch.autograd.grad(out, inputs, torch.ones_like(out))
 
     once()  # compiles and loads
-    run = _capture(once, call.q.device) if call.q.is_cuda else once
+    run = _capture_or_keep(once, call.q.device) if call.q.is_cuda else once
     times = []
     for _ in range(REPEATS):
         started = _now(call)
@@ -78,17 +79,13 @@ def _time(name: str, call: Call) -> float:
     return statistics.median(times)
 
 
-def _capture(once: Callable[[], None], device: torch.device) -> Callable[[], None]:
+def _capture_or_keep(once: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """`once` as a CUDA graph, so that the kernels are timed and not what Python takes to launch them."""
-    graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
-        stream = torch.cuda.stream(torch.cuda.current_stream())  # again after a capture that fails
         try:
-            with stream, torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                once()
+            return capture(once)
         except RuntimeError:  # it waits for the device in between, or memory is short, which it will say again
             return once
-    return graph.replay
 
 
 def _now(call: Call) -> float:

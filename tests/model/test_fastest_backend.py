@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,10 +45,10 @@ def test_what_no_graph_can_hold_is_timed_as_it_is(monkeypatch: pytest.MonkeyPatc
         graph=lambda *_, **__: nullcontext(),
     ))  # fmt: skip
     ran: list[int] = []
-    once = lambda: ran.append(1)  # noqa: E731
-    assert fastest._capture(once, torch.device("cuda")) is replayed.replay and ran == [1]
+    once = partial(ran.append, 1)
+    assert fastest._capture_or_keep(once, torch.device("cuda")) is replayed.replay and ran == [1]
     monkeypatch.setattr(torch.cuda, "graph", refuse)
-    assert fastest._capture(once, torch.device("cuda")) is once
+    assert fastest._capture_or_keep(once, torch.device("cuda")) is once
 
 
 def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
