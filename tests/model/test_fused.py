@@ -106,7 +106,7 @@ def test_summed_maps(
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
     ("dim", "shape"),
-    [(1, (5, 70)), *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 128), (129, 65), (1057, 3)]]],
+    [(1, (5, 70)), *[(0, shape) for shape in [(5, 7), (1, 130), (130, 1), (64, 128), (129, 65), (280, 66), (1057, 3)]]],
     ids=str,
 )
 def test_projected_vectors(dtype: torch.dtype, dim: int, shape: tuple[int, int]) -> None:

@@ -160,12 +160,19 @@ def distance(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("kind", kinds(), ids=str)
 def test_compiled_blocks_train_as_eager_ones_in_bfloat16(kind: Mapping[str, str]) -> None:
     model = build(kind, "auto")
-    compiled, in_float32 = copy.deepcopy(model), copy.deepcopy(model)
+    compiled, in_float32, compiled_in_float32 = (copy.deepcopy(model) for _ in range(3))
     compiled.compile_blocks()
     eager_curve, compiled_curve = train(model), train(compiled)
     assert eager_curve[-1] < LEARNT * eager_curve[0]
-    if distance(compiled_curve, eager_curve) >= DRIFT:
-        # A steep curve makes roundings large: with weights of three levels eager bfloat16 is itself 0.47 nats from
-        # float32 (on a CPU), with peri's norms 0.26 (on an H200). Beyond its error times the house's ratio is a fault.
+    is_peri = kind.get("normalization") == "peri"
+    if kind.get("linear") == "bitnet_b158" or is_peri:
+        # Weights of three levels make of a rounding a step from one level to the next: eager bfloat16 itself is 0.47
+        # nats from float32 on a CPU; with peri's norms, on an H200, 0.26. Beyond its error times the house's ratio is a
+        # fault.
         exact_curve = train(in_float32, torch.float32)
         assert distance(compiled_curve, exact_curve) <= OUT_RATIO * distance(eager_curve, exact_curve)
+        if is_peri:  # 0.0016 in float32, on an H200: it is the rounding, and not the compilation
+            compiled_in_float32.compile_blocks()
+            assert distance(train(compiled_in_float32, torch.float32), exact_curve) < DRIFT
+    else:
+        assert distance(compiled_curve, eager_curve) < DRIFT
