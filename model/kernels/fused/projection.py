@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLUMNS, WARPS = 64, 64, 8  # of a tile: the fastest of eight on an H200
+ROWS, COLUMNS, WARPS = 64, 64, 8  # of a tile
 MAX_ROW = 16384  # entries of a row that one program holds
 
 

@@ -27,8 +27,9 @@ def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
 
 def lerp_norm_twice(h: Tensor, y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """`lerp_norm`, and the same in y's type, as products in 16 bits read it: no pass to cast, nor to add gradients."""
-    moved, copy = _lerp_norm(h, y, _spread(alpha, h), y.dtype != torch.float32)
-    return moved, moved if y.dtype == torch.float32 else copy
+    has_copy = y.dtype != torch.float32
+    moved, copy = _lerp_norm(h, y, _spread(alpha, h), has_copy)
+    return moved, copy if has_copy else moved
 
 
 def _spread(alpha: Tensor, h: Tensor) -> Tensor:
