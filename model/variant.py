@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 class Neutral:
     """The point at which a variant computes exactly what the baseline of its axis computes.
 
-    `knobs` are the variant's, `baseline` the baseline's; parameters with a name part in `zeros` (`ones`) are
-    set to 0 (1). Where the variant has several query (key) heads for one of the baseline's, the baseline has every
-    `query_every`-th (`key_every`-th) of them.
+    `knobs` are the variant's; parameters with a name part in `zeros` (`ones`) are set to 0 (1). Where the variant has
+    several query (key) heads for one of the baseline's, the baseline has every `query_every`-th (`key_every`-th).
     """
 
     knobs: Mapping[str, Any] = field(default_factory=dict)
-    baseline: Mapping[str, Any] = field(default_factory=dict)
     zeros: tuple[str, ...] = ()
     ones: tuple[str, ...] = ()
     query_every: int = 1

@@ -135,10 +135,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and value > 1 / LARGEST
-
-
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT
 
@@ -149,7 +145,6 @@ _MANIFEST: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("precision", "attention_backend", "data_hash", "commit"), _is_text),
     **dict.fromkeys(("threads", "processes", "shared_by", "tuning_trials", "peak_memory_bytes"), _is_whole),
     "gpus": is_number,
-    "peak_flops_per_s": _is_positive,
 }
 
 
@@ -165,7 +160,8 @@ def _check_run(run: RunRecord, place: Path) -> None:
 
 def _check_arm(arm: ArmRecord, place: Path) -> ArmRecord:
     for name, least in (("n_params", 0), ("flops_per_token", 0), ("n_steps", 1), ("n_tokens", 0)):
-        if not least <= getattr(arm, name) <= MAX_COUNT:
+        size = getattr(arm, name)
+        if size is not None and not least <= size <= MAX_COUNT:
             raise RecordError(f"{place}: {name} of the arm {arm.arm!r} is not a number from {least} to {MAX_COUNT}")
     return replace(arm, axes=_name_levels(arm.axes), within=_name_levels(arm.within))
 

@@ -33,7 +33,7 @@ EARLY = 0.9
 
 @dataclass(frozen=True)
 class Fairness:
-    """An arm beside its baseline. Ratios are arm over baseline.
+    """An arm beside its baseline. Ratios are arm over baseline, None where a size is not known.
 
     `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it, `tuning` over which
     values, with the best. `crossing_share` is where in its schedule (0 to 1) the arm crossed the baseline's final loss,
@@ -50,8 +50,7 @@ class Fairness:
     attention_backend: str
     tuning_trials: int | None
     tuning: str
-    horizon_tokens: int
-    tokens_per_s: float | None
+    horizon_tokens: int | None
     crossing_share: float | None
     learning_rate_share: float | None
     recipe: str
@@ -79,7 +78,7 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
         _size_flag("parameters", arm.n_params, base.n_params),
         _size_flag("FLOPs a token", arm.flops_per_token, base.flops_per_token),
     ]
-    if arm.n_tokens != base.n_tokens:
+    if arm.n_tokens and base.n_tokens and arm.n_tokens != base.n_tokens:
         flags.append(f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}")
     data, base_data = (_collect(_data_hash, group) for group in (runs, base_runs))
     pairs = (
@@ -105,15 +104,14 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
     return Fairness(
         arm=name,
         baseline=base.arm,
-        params_ratio=arm.n_params / base.n_params if base.n_params else None,
-        flops_ratio=arm.flops_per_token / base.flops_per_token if base.flops_per_token else None,
+        params_ratio=_divide(arm.n_params, base.n_params),
+        flops_ratio=_divide(arm.flops_per_token, base.flops_per_token),
         precision=precision,
         schedule=_collect(_schedule, runs),
         attention_backend=backend,
         tuning_trials=_count_trials(runs),
         tuning="; ".join(_describe_tuning(tuning)),
         horizon_tokens=arm.n_tokens,
-        tokens_per_s=_tokens_per_s(runs),
         crossing_share=crossing,
         learning_rate_share=rate,
         recipe=_collect(lambda run: _write_settings(run, recipe), runs),
@@ -121,8 +119,12 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
     )
 
 
-def _size_flag(what: str, mine: int, base: int) -> str:
-    if not base or abs(mine - base) <= SIZE_LIMIT * base:
+def _divide(mine: int | None, base: int | None) -> float | None:
+    return mine / base if mine and base else None
+
+
+def _size_flag(what: str, mine: int | None, base: int | None) -> str:
+    if not mine or not base or abs(mine - base) <= SIZE_LIMIT * base:
         return ""
     return f"{100 * abs(mine / base - 1):.1f} % {'more' if mine > base else 'fewer'} {what} than its baseline"
 
@@ -233,12 +235,3 @@ def _edges(tuning: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _count_trials(runs: Iterable[RunCurve]) -> int | None:
     counts = [n for run in runs if isinstance(n := run.manifest.get("tuning_trials"), int)]
     return max(counts, default=None)
-
-
-def _tokens_per_s(runs: Iterable[RunCurve]) -> float | None:
-    rates = [
-        run.columns["tokens"][-1] / run.columns["wall_s"][-1]
-        for run in runs
-        if run.is_whole and run.columns["wall_s"][-1] > 0
-    ]
-    return float(np.mean(rates)) if rates else None

@@ -29,21 +29,20 @@ class Spread:
 class ArmSummary:
     """An arm: sizes from its record, counts of its runs by how they ended, and means over its whole runs.
 
-    `final_loss` in nats a token; `step_s` the seconds of a step of training (evaluation, checkpoints and compilation
+    `final_loss` in nats per token; `step_s` the seconds of a training step (evaluation, checkpoints and compilation
     left out), `step_ratio` that over the baseline's, of the seeds that both have, None where clock times cannot be
-    compared; `tflops_per_s` the
-    achieved training TFLOP/s; `mfu` their share of the device's peak, where the manifest states `peak_flops_per_s`;
-    `peak_memory_bytes` the largest of the runs.
+    compared; `tokens_per_s` the tokens of a step over the mean of `step_s`; `tflops_per_s` the achieved training
+    TFLOP/s at that rate; `peak_memory_bytes` the largest of the runs. A size that is not known is None.
     """
 
     arm: str
     axes: Mapping[str, Value]
     within: Mapping[str, Value]
     baseline: str
-    n_params: int
-    flops_per_token: int
+    n_params: int | None
+    flops_per_token: int | None
     n_steps: int
-    n_tokens: int
+    n_tokens: int | None
     n_runs: int
     n_finished: int
     n_diverged: int
@@ -56,7 +55,6 @@ class ArmSummary:
     step_ratio: float | None
     tokens_per_s: float | None
     tflops_per_s: float | None
-    mfu: float | None
     peak_memory_bytes: int | None
     device: str
 
@@ -140,9 +138,8 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
     whole = [run for run in runs if run.is_whole]
     states = Counter(run.state for run in runs)
     step_s = _average_step(runs)
-    tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if step_s.mean and arm.n_steps else None
-    flops_per_s = tokens_per_s * arm.flops_per_token if tokens_per_s else None
-    peaks = {peak for run in whole if isinstance(peak := run.manifest.get("peak_flops_per_s"), int | float)}
+    tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if arm.n_tokens and step_s.mean else None
+    flops_per_s = tokens_per_s * arm.flops_per_token if tokens_per_s and arm.flops_per_token else None
     memory = [size for run in runs if isinstance(size := run.manifest.get("peak_memory_bytes"), int)]
     return ArmSummary(
         arm=name,
@@ -165,7 +162,6 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
         step_ratio=_compare_steps(results, name, measured_step_s),
         tokens_per_s=tokens_per_s,
         tflops_per_s=flops_per_s / 1e12 if flops_per_s else None,
-        mfu=flops_per_s / peaks.pop() if flops_per_s and len(peaks) == 1 else None,
         peak_memory_bytes=max(memory, default=None),
         device="; ".join(sorted({describe_device(run) for run in runs if run.has_ended})),
     )

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ablate.analysis.fairness import Fairness
+from ablate.analysis.fairness import UNKNOWN, Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary
-from ablate.report.words import AXIS_NAMES, join, write_p, write_ratio, write_speed_up, write_target
+from ablate.report.words import AXIS_NAMES, HOW_JUDGED, join, write_p, write_ratio, write_speed_up, write_target
 from ablate.words import count
 
 SIGNIFICANT = 0.05
@@ -40,10 +40,11 @@ def answer(
     caveats = _list_caveats(main, arms, fairness)
     if not main:
         advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that they share"
-        return _describe_alone(arms), _sentence(caveats or [f"no effect can be shown: {advice}"])
+        return _describe_alone(arms), _sentence(caveats) if caveats else f"No effect can be shown: {advice}."
     caveats = [*_describe_full_schedules(full_schedule, axis, labels), *caveats]
     finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
-    return finding, _sentence([*_describe_price(by_arm[main[0].arm], axis, arms), *caveats])
+    parts = [*_describe_price(by_arm[main[0].arm], axis, arms), *caveats]
+    return finding, _sentence(parts or [_describe_unflagged(fairness)])
 
 
 def judge(row: SpeedUp) -> Verdict:
@@ -121,7 +122,7 @@ def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
     listed = [f"{row.arm} {write_speed_up(row)}" for row in rows[:LISTED]]
     rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
     has_interval = any(row.ratio is not None and row.low is not None for row in rows)
-    how = " (95 % intervals, Holm-adjusted)" if has_interval else ""
+    how = f" ({HOW_JUDGED})" if has_interval else ""
     goal = write_target(rows[0].target)
     return f"In {AXIS_NAMES[axis]} to {goal}, {_count_verdicts(verdicts)}{how}: {join([*listed, *rest])}."
 
@@ -198,8 +199,22 @@ def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness:
     return [caveat for caveat in caveats if caveat]
 
 
+def _describe_unflagged(fairness: Sequence[Fairness]) -> str:
+    """No more than was compared: what is not known cannot be flagged."""
+    known = {
+        "parameters": [line.params_ratio for line in fairness],
+        "FLOPs": [line.flops_ratio for line in fairness],
+        "tokens": [line.horizon_tokens for line in fairness],
+        "precision": [None if line.precision == UNKNOWN else line.precision for line in fairness],
+    }
+    unknown = [name for name, values in known.items() if None in values]
+    if not unknown:
+        return "nothing was flagged: all runs finished, and sizes and conditions are alike"
+    return f"nothing was flagged: all runs finished; not known for every arm, so not compared: {join(unknown)}"
+
+
 def _sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts) or "nothing was flagged: all runs finished, with equal sizes and conditions"
+    text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 

@@ -112,6 +112,15 @@ class Report:
         """The trends on the headline's axis of cost, where the target that they are of is reported."""
         return tuple(t for t in self.trends if t.axis == self.axis) if "final" in self.options.targets else ()
 
+    @cached_property
+    def growth_figures(self) -> Mapping[str, tuple[Trend, ...]]:
+        """One figure for each axis along which there are growths, by name: `growth`, then `growth-2` and so on."""
+        alongs = dict.fromkeys(trend.along for trend in self.growths)
+        return {
+            f"growth-{place}" if place > 1 else "growth": tuple(t for t in self.growths if t.along == along)
+            for place, along in enumerate(alongs, 1)
+        }
+
     def headline_of(self, arm: str) -> Mapping[str, SpeedUp]:
         return self._headlines.get(arm, {})
 

@@ -12,13 +12,13 @@ _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def write_markdown(report: Report, pictures: dict[str, str]) -> str:
-    """The page in Markdown; `pictures` maps a caption to a path relative to the page."""
+    """The page in Markdown; `pictures` maps a path relative to the page to a caption."""
     record = report.record
     parts = [f"# {escape(record.study)}"]
     if record.question:
         parts.append(f"**{escape(record.question)}**")
     parts.append(escape(" ".join(report.answer)))
-    parts += [f"![{escape(caption)}]({path})" for caption, path in pictures.items()]
+    parts += [f"![{escape(caption)}]({path})" for path, caption in pictures.items()]
     parts += [write_table(table) for table in tabulate(report)]
     parts.append("## How to reproduce it")
     if report.command:

@@ -12,8 +12,9 @@ from ablate.report.drawing import Line, draw_column, draw_diagnostics, find_rang
 from ablate.report.findings import name_family
 from ablate.report.offline import read_template, render
 from ablate.report.palette import assign_looks
-from ablate.report.rows import Table, caption_differences, name_levels, tabulate
-from ablate.report.words import AXIS_NAMES, write_target
+from ablate.report.pictures import caption_figures
+from ablate.report.rows import Table, name_levels, tabulate
+from ablate.report.words import AXIS_NAMES, label_targets, shorten_target
 
 DIGITS = 5
 """Significant digits of a drawn number: more than a screen has pixels."""
@@ -34,7 +35,7 @@ def write_page(report: Report) -> str:
         looks={report.labels[arm]: look for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
         diagnostics=list(data["diagnostics"]),
-        caption_differences=caption_differences(report),
+        captions=caption_figures(report),
         has_effects=bool(data["contrasts"]["effects"]),
     )
 
@@ -46,7 +47,7 @@ def collect_data(report: Report) -> dict[str, Any]:
         "axis": report.axis,
         "target": report.options.headline,
         "axes": {axis: AXIS_NAMES[axis] for axis in report.axes},
-        "targets": [{"target": target, "text": write_target(target)} for target in report.options.targets],
+        "targets": [{"target": target, "text": shorten_target(target)} for target in report.options.targets],
         "arms": [
             {
                 "arm": arm.arm,
@@ -73,10 +74,16 @@ def collect_data(report: Report) -> dict[str, Any]:
             }
             for r in report.rows
         ],
-        "growths": [
-            {"label": name_family(trend), "along": trend.along, "levels": trend.levels, "arms": trend.arms}
-            for trend in report.growths
-        ],
+        "target_axis": label_targets(report.options.targets),
+        "growths": {
+            name: {
+                "along": trends[0].along,
+                "families": [
+                    {"label": name_family(trend), "levels": trend.levels, "arms": trend.arms} for trend in trends
+                ],
+            }
+            for name, trends in report.growth_figures.items()
+        },
         "contrasts": {
             "differences": [_pack_contrast(e, report.labels[e.arm], e.arm) for e in report.differences],
             "effects": [_pack_contrast(e, name_levels(e), None) for e in report.effects if e.outcome == LOSS],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from ablate.analysis.effects import LOSS
 from ablate.analysis.speedup import SpeedUp
+from ablate.analysis.trend import Trend
 from ablate.report.content import Report
 from ablate.report.drawing import draw_column, draw_diagnostics, find_range
 from ablate.report.findings import name_family
 from ablate.report.palette import Look, assign_looks
-from ablate.report.rows import name_levels
-from ablate.report.words import AXIS_NAMES, clean_name, explain_targets, shorten, write_target
+from ablate.report.rows import caption_differences, name_levels
+from ablate.report.words import AXIS_NAMES, clean_name, label_targets, shorten, shorten_target, write_target
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,14 +24,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CAPTIONS = {
-    "curves": "Validation loss against cost, with the band of the extremes over seeds",
-    "speedup": "Speed-up of each arm over its baseline, with 95 % intervals",
-    "growth": "Speed-up to the baseline's final loss along the axis within which arms are compared",
-    "ladder": "Speed-up against target",
-    "differences": "Final validation loss: arm minus baseline, with 95 % intervals",
-    "effects": "Effects of the axes on the final validation loss, with 95 % intervals",
-}
 _STYLE = {
     "svg.hashsalt": "ablate",
     "svg.fonttype": "path",
@@ -49,16 +43,34 @@ _NEUTRAL = "#6b7280"
 _WIDTH = 6.4  # inches, the width of a text column
 
 
+def caption_figures(report: Report) -> dict[str, str]:
+    """What each figure shows, by its name. A diagnostic's figure has none."""
+    goal = write_target(report.options.headline)
+    return {
+        "curves": "Validation loss against cost, with the band from the lowest to the highest seed",
+        "speedup": f"Speed-up of each arm to {goal}, with 95 % intervals; {_BOUNDS}",
+        "ladder": f"Speed-up against target, with 95 % intervals; {_BOUNDS}",
+        "differences": f"{caption_differences(report)}, with 95 % intervals; below zero the arm ends at a lower loss",
+        "effects": "Effects of the axes on the final validation loss, averaged over the others, with 95 % intervals",
+    } | {
+        name: f"Speed-up to the baseline's final loss along {trends[0].along}, with 95 % intervals; {_BOUNDS}"
+        for name, trends in report.growth_figures.items()
+    }
+
+
+_BOUNDS = "an open triangle is a bound"
+
+
 def draw_pictures(report: Report) -> dict[str, Figure]:
-    """The figures by name: `curves`, `speedup` where arms are compared, `growth` where they are so along an axis of
-    numbers, and with `options.figures` all the others."""
+    """The figures by name: `curves`, `speedup` where arms are compared, `growth` for each axis of numbers along which
+    they are, and with `options.figures` all the others."""
     looks = assign_looks(report.arms)
     with styled():
         figures = {"curves": draw_curves(report, looks)}
         if report.headline_rows:
             figures["speedup"] = draw_speed_ups(report, looks)
-        if report.growths:
-            figures["growth"] = draw_growth(report, looks)
+        for name, trends in report.growth_figures.items():
+            figures[name] = draw_growth(report, looks, trends)
         if report.options.figures:
             figures |= _draw_others(report, looks)
     return figures
@@ -103,7 +115,7 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
 
 
 def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
-    """One point an arm on the headline's axis, with its interval; a triangle where there is only a bound."""
+    """One point an arm on the headline's axis, with its interval; an open triangle where there is only a bound."""
     axis = report.axis
     every = [row for row in report.headline_rows if row.axis == axis]
     rows = _keep_largest(every, lambda row: _value(row) or 0.0)
@@ -111,7 +123,7 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
     for y, row in enumerate(rows):
         color = looks[row.arm].color
         if (value := _value(row)) is not None:
-            ax.plot([value], [y], _marker(row, "<", ">"), color=color)
+            ax.plot([value], [y], color=color, **_marker(row, "<", ">"))
         if row.ratio is not None and row.low is not None and row.high is not None:
             ax.plot([row.low, row.high], [y, y], color=color, linewidth=1.6)
     ax.axvline(1.0, color=_NEUTRAL, linewidth=1, linestyle="--")
@@ -155,17 +167,14 @@ def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
         rows = {row.target: row for row in report.rows if (row.arm, row.axis) == (arm, axis)}
         points = [(x + aside, rows[target]) for x, target in enumerate(targets)]
         _join_ratios(ax, points, shorten(report.labels[arm]), looks[arm])
-    ax.set_xticks(range(len(targets)), [f"{t:g}" if isinstance(t, float) else t for t in targets])
-    share = "the baseline's loss at this share (%) of its budget"
-    ax.set_xlabel(f"target: {explain_targets(targets, share)}")
+    ax.set_xticks(range(len(targets)), [shorten_target(target) for target in targets])
+    ax.set_xlabel(label_targets(targets))
     _finish_ratios(ax, axis, len(report.results.compared_arms))
     return figure
 
 
-def draw_growth(report: Report, looks: Mapping[str, Look]) -> Figure:
+def draw_growth(report: Report, looks: Mapping[str, Look], trends: Sequence[Trend]) -> Figure:
     """A line a family of arms over the levels of an axis of numbers, on the headline's axis of cost, with intervals."""
-    along = report.growths[0].along
-    trends = [trend for trend in report.growths if trend.along == along]
     figure, ax = _new_figure(3.2)
     rows = {row.arm: row for row in report.rows if (row.axis, row.target) == (report.axis, "final")}
     for place, trend in enumerate(trends):
@@ -176,17 +185,18 @@ def draw_growth(report: Report, looks: Mapping[str, Look]) -> Figure:
     ax.set_xscale("log")
     ax.set_xticks(levels, [f"{level:g}" for level in levels])
     ax.minorticks_off()
-    ax.set_xlabel(shorten(along))
+    ax.set_xlabel(shorten(trends[0].along))
     _finish_ratios(ax, report.axis, len(trends))
     return figure
 
 
 def _join_ratios(ax: Axes, points: Sequence[tuple[float, SpeedUp]], label: str, look: Look) -> None:
-    """A line through the rows that have a value, with a marker and the interval of each."""
-    known = [(x, row, value) for x, row in points if (value := _value(row)) is not None]
-    ax.plot([x for x, _, _ in known], [value for _, _, value in known], label=label, **_style(look))
-    for x, row, value in known:
-        ax.plot([x], [value], _marker(row, "v", "^"), color=look.color)
+    """A line through neighbouring ratios, with the interval of each. A bound is a marker that no line touches."""
+    ratios = [math.nan if row.ratio is None else row.ratio for _, row in points]
+    ax.plot([x for x, _ in points], ratios, label=label, **_style(look))
+    for x, row in points:
+        if (value := _value(row)) is not None:
+            ax.plot([x], [value], color=look.color, **_marker(row, "v", "^"))
         if row.ratio is not None and row.low is not None and row.high is not None:
             ax.plot([x, x], [row.low, row.high], color=look.color)
 
@@ -234,8 +244,11 @@ def _value(row: SpeedUp) -> float | None:
     return row.ratio if row.ratio is not None else row.high if row.high is not None else row.low
 
 
-def _marker(row: SpeedUp, at_most: str, at_least: str) -> str:
-    return "o" if row.ratio is not None else at_most if row.bound == "at_most" else at_least
+def _marker(row: SpeedUp, at_most: str, at_least: str) -> dict[str, Any]:
+    """A ratio is a full circle, a bound an open triangle that points to where the value can be."""
+    if row.ratio is not None:
+        return {"marker": "o"}
+    return {"marker": at_most if row.bound == "at_most" else at_least, "markerfacecolor": "none", "linestyle": "none"}
 
 
 def _style(look: Look) -> dict[str, Any]:

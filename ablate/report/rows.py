@@ -14,6 +14,7 @@ from ablate.report.words import (
     NOTHING,
     explain_targets,
     join,
+    shorten_target,
     write_bytes,
     write_count,
     write_p,
@@ -23,6 +24,11 @@ from ablate.report.words import (
     write_target,
     write_time,
 )
+
+STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
+"""Columns beside the speed-ups: over the baseline's time per step, and the p-value on the headline's axis of cost."""
+
+_ADJUSTED = "The p-values are adjusted by Holm's method; the intervals are not."
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,11 @@ def tabulate_speed_ups(report: Report) -> Table:
         "Arm",
         *(["Baseline"] if len(baselines) > 1 else []),
         *(AXIS_NAMES[axis] for axis in report.table_axes),
-        "Time a step",
+        STEP_TIME,
         "Reached",
-        "p (Holm)",
+        P_VALUE.format(AXIS_NAMES[report.axis]),
     )
-    caption = f"Speed-up{over} to {write_target(report.options.headline)}, with 95 % intervals"
+    caption = f"Speed-up{over} to {write_target(report.options.headline)}, with 95 % intervals (not adjusted)"
     return Table("speedup", caption, header, tuple(rows), _collect_notes(report))
 
 
@@ -81,7 +87,7 @@ def tabulate_ladder(report: Report) -> Table:
     axis = report.axis
     header = (
         "Arm",
-        *(f"{target:g}" if isinstance(target, float) else _SHARE_NAMES[target] for target in report.options.targets),
+        *map(shorten_target, report.options.targets),
     )
     cells = {(row.arm, row.target): write_speed_up(row) for row in report.rows if row.axis == axis}
     rows = tuple(
@@ -93,19 +99,22 @@ def tabulate_ladder(report: Report) -> Table:
     return Table("ladder", f"Speed-up in {AXIS_NAMES[axis]} by target", header, rows, note)
 
 
-_SHARE_NAMES = {"50": "50 %", "75": "75 %", "90": "90 %", "final": "final"}
-
-
 def tabulate_full_schedules(report: Report) -> Table:
-    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.table_axes), "Reached", "p (Holm)")
+    header = (
+        "Arm",
+        *(AXIS_NAMES[axis] for axis in report.table_axes),
+        "Reached",
+        P_VALUE.format(AXIS_NAMES[report.axis]),
+    )
     cells = {(row.arm, row.axis): row for row in report.full_schedule}
     rows = []
     for arm in dict.fromkeys(row.arm for row in report.full_schedule):
         main = cells[arm, report.axis]
         ratios = (write_speed_up(cells[arm, axis]) for axis in report.table_axes)
         rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", write_p(main.p_holm)))
-    note = "The budget at which the baseline would end at the arm's final loss, over its budget: the number to quote."
-    return Table("full_schedule", "Speed-up between full schedules, with 95 % intervals", header, tuple(rows), note)
+    note = "The budget at which the baseline would end at the arm's final loss, over the arm's: the number to quote."
+    caption = "Speed-up between full schedules, with 95 % intervals (not adjusted)"
+    return Table("full_schedule", caption, header, tuple(rows), note)
 
 
 def tabulate_trends(report: Report) -> Table:
@@ -143,7 +152,7 @@ def tabulate_differences(report: Report) -> Table:
         (report.labels[effect.arm], report.labels[effect.baseline], *_write_effect(effect), str(effect.n))
         for effect in report.differences
     )
-    note = "Below zero the arm ends at a lower loss. Paired by seed."
+    note = f"Below zero the arm ends at a lower loss. Paired by seed. {_ADJUSTED}"
     return Table("differences", caption_differences(report), header, rows, note)
 
 
@@ -158,7 +167,10 @@ def tabulate_effects(report: Report) -> Table:
     header = ("Levels", "Outcome", "Effect", "95 % interval", "p (Holm)")
     rows = tuple((name_levels(effect), _name_outcome(effect), *_write_effect(effect)) for effect in report.effects)
     caption = "Effects of the axes: main effects and two-way interactions, averaged over the other axes"
-    note = "Against the baseline's levels, by least squares with the seed as a block; of costs, the natural logarithm."
+    note = (
+        "Against the baseline's levels, by least squares with the seed as a block; of costs, the natural logarithm. "
+        f"{_ADJUSTED}"
+    )
     return Table("effects", caption, header, rows, note)
 
 
@@ -209,14 +221,13 @@ def tabulate_arms(report: Report) -> Table:
 
 
 def tabulate_cost(report: Report) -> Table:
-    header = ("Arm", "Time a step", "Tokens a second", "TFLOP/s", "MFU", "Peak memory", "Device")
+    header = ("Arm", "Time a step", "Tokens a second", "TFLOP/s", "Peak memory", "Device")
     rows = tuple(
         (
             report.labels[arm.arm],
             write_time(arm.step_s.mean),
             write_count(arm.tokens_per_s),
             NOTHING if arm.tflops_per_s is None else f"{arm.tflops_per_s:.3g}",
-            NOTHING if arm.mfu is None else f"{100 * arm.mfu:.1f} %",
             write_bytes(arm.peak_memory_bytes),
             arm.device or NOTHING,
         )

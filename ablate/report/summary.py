@@ -11,7 +11,7 @@ from typing import Any
 from ablate.analysis.speedup import SpeedUp
 from ablate.report.content import Report
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def summarize(report: Report) -> dict[str, Any]:

@@ -35,8 +35,8 @@ class SyntheticArm:
     within: Mapping[str, Value] = field(default_factory=dict)
     speedup: float = 1.0
     step_s: float = 0.1
-    n_params: int = 1_000_000
-    flops_per_token: int = 6_000_000
+    n_params: int | None = 1_000_000
+    flops_per_token: int | None = 6_000_000
     n_steps: int | None = None
 
 
@@ -132,7 +132,7 @@ def _write_run(
     folder = store.run(run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.curve.write_text("".join(lines))
-    folder.write_status(Status("finished", record.n_steps, record.n_steps, attempts=1))
+    folder.write_status(Status("finished", record.n_steps, record.n_steps))
     train = {"precision": "float32", "schedule": "cosine", "learning_rate": _LEARNING_RATE}
     write_json(folder.config, {"model": dict(arm.axes), "train": train, "seed": seed})
     device = {"kind": "cpu", "name": "synthetic", "host": "nowhere"}

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ablate.report.content import Report
-from ablate.report.rows import Table, tabulate_arms, tabulate_speed_ups
+from ablate.report.rows import P_VALUE, STEP_TIME, Table, tabulate_arms, tabulate_speed_ups
 from ablate.report.words import AXIS_NAMES, join
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ _LEFT_OUT_FIRST = (
     "FLOPs a token",
     "Parameters",
     "tokens",
-    "Time a step",
+    STEP_TIME,
     "Reached",
     "Runs",
-    "p (Holm)",
+    P_VALUE,
     "seconds",
 )
 
@@ -95,7 +95,7 @@ def _leave_out(table: Table, headline: str) -> Iterator[Table]:
     """The table, then without one column, without two, and so on."""
     yield table
     left_out: list[str] = []
-    for name in _LEFT_OUT_FIRST:
+    for name in (column.format(headline) for column in _LEFT_OUT_FIRST):
         if name in table.header and name != headline:
             left_out.append(name)
             kept = [index for index, name in enumerate(table.header) if name not in left_out]

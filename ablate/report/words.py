@@ -19,6 +19,9 @@ AXIS_NAMES = {
 }
 NOTHING = "\N{EN DASH}"
 
+HOW_JUDGED = "95 % intervals, not adjusted; judged by Holm-adjusted p-values"
+"""What Holm's method changes, and what it does not. Every text that shows both says it in these words."""
+
 _TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
@@ -87,6 +90,17 @@ def explain_targets(targets: Sequence[Target], share: str) -> str:
     loss = "a validation loss (nats a token)"
     are_losses = {isinstance(target, float) for target in targets}
     return f"{share}, or {loss}" if len(are_losses) > 1 else loss if True in are_losses else share
+
+
+def label_targets(targets: Sequence[Target]) -> str:
+    """The title of a ladder's axis, whose ticks are `shorten_target`."""
+    share = "the baseline's loss at this share of its budget"
+    return f"target: {explain_targets(targets, share)}"
+
+
+def shorten_target(target: Target) -> str:
+    """A target where there is little room: `50 %`, `final` or a loss."""
+    return f"{target:g}" if isinstance(target, float) else target if target == "final" else f"{target} %"
 
 
 def write_spread(spread: Spread, digits: int = 4) -> str:

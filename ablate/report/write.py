@@ -17,7 +17,7 @@ from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.latex import write_latex
 from ablate.report.markdown import write_markdown
 from ablate.report.page import write_page
-from ablate.report.pictures import CAPTIONS, draw_pictures, save_picture
+from ablate.report.pictures import caption_figures, draw_pictures, save_picture
 from ablate.report.rows import tabulate
 from ablate.report.summary import summarize, write_speedup_csv
 from ablate.tracking.store import Store
@@ -79,12 +79,12 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
     others = []
     for folder in ("figures", "tables"):
         (out / folder).mkdir(parents=True, exist_ok=True)
-    pictures = {}
+    pictures, captions = {}, caption_figures(report)
     for name, figure in draw_pictures(report).items():
         for ending in ("svg", "pdf") if report.options.figures else ("svg",):
             others.append(out / "figures" / f"{name}.{ending}")
             write_atomic(others[-1], partial(save_picture, figure, ending))
-        pictures[CAPTIONS.get(name, name)] = f"figures/{name}.svg"
+        pictures[f"figures/{name}.svg"] = captions.get(name, name)
     for table in tabulate(report):
         others.append(out / "tables" / f"{table.name}.tex")
         write_atomic(others[-1], write_latex(table).encode())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
@@ -56,24 +56,32 @@ class Record:
         return record
 
 
+def _read_size(size: int | None) -> int | None:
+    return size or None
+
+
+Size = Annotated[int | None, AfterValidator(_read_size)]
+
+
 @dataclass(frozen=True, config=_CONFIG)
 class ArmRecord(Record):
     """One cell of the matrix.
 
     `arm` is its name, `axes` its level on each axis that exists for it, `within` its levels on the axes of
     `compare_within`, `baseline` the name of the arm it is compared with (its own for a baseline).
-    `flops_per_token` counts a training step: forward and backward. `identity` is the hash of what decides its results,
-    seeds aside; empty where the record does not say.
+    `flops_per_token` counts a training step: forward and backward. Sizes that are not known, as of runs of other
+    programs, are None; older records say 0. `identity` is the hash of what decides its results, seeds aside; empty
+    where the record does not say.
     """
 
     arm: str
     axes: Mapping[str, Value]
     within: Mapping[str, Value]
     baseline: str
-    n_params: int
-    flops_per_token: int
+    n_params: Size
+    flops_per_token: Size
     n_steps: int
-    n_tokens: int
+    n_tokens: Size
     notices: tuple[str, ...] = ()
     identity: str = ""
 
@@ -131,7 +139,6 @@ class Status(Record):
     worker: str = ""
     heartbeat: float = 0.0
     error: str = ""
-    attempts: int = 0
     notes: tuple[str, ...] = ()
     took_s: float = 0.0
     memory_bytes: int = 0

@@ -189,14 +189,6 @@ class Store:
         except (RecordError, KeyError, TypeError):
             return ""
 
-    def read_manifest(self, run_id: str) -> Mapping[str, Any]:
-        """What is known of how the run was trained; empty where nothing is."""
-        try:
-            manifest = read_json(self.run(run_id).manifest)
-        except RecordError:
-            return {}
-        return manifest if isinstance(manifest, dict) else {}
-
 
 def find_run(runs: Path, prefix: str) -> tuple[Store, str]:
     """The study and the id of the one run whose id begins so. Raises `RecordError` where none does, or several do."""

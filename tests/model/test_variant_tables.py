@@ -109,7 +109,7 @@ def test_neutral_point_equals_the_baseline(table: Table[Any], name: str) -> None
         return
     point = variant.neutral_point
     config = tiny(**{table.axis: {"name": name, **point.knobs}})
-    baseline = {"name": next(iter(table)), **point.baseline}
+    baseline = {"name": next(iter(table))}
     if table.axis == "attention":
         baseline["qk_head_dim"] = config.attention.qk_width(config)
     model, plain = scrambled(config), scrambled(tiny(**{table.axis: baseline}))

@@ -46,14 +46,13 @@ def summary(**changes):
         1.0,
         1.0,
         None,
-        None,
         "",
     )
     return replace(arm, **changes)
 
 
 def fair(*flags):
-    return Fairness("arm", "base", 1.0, 1.0, "", "", "", None, "", 1, 1.0, None, None, "", flags)
+    return Fairness("arm", "base", 1.0, 1.0, "", "", "", None, "", 1, None, None, "", flags)
 
 
 def say(*rows, arms=(), fairness=(), full=(), axis="tokens"):
@@ -113,7 +112,8 @@ def test_the_wide_bound_of_an_arm_that_diverged_early_headed_the_list():
     arms = [summary(), summary(arm="third")]
     rows = [replace(bounded(ROW, 4.0), arm="third"), replace(ROW, low=0.9, p_holm=0.2)]
     assert say(*rows, arms=arms)[0].endswith(
-        "both arms are undecided (95 % intervals, Holm-adjusted): new 1.45x [0.90, 1.61] and third at most 4.00x."
+        "both arms are undecided (95 % intervals, not adjusted; judged by Holm-adjusted p-values): "
+        "new 1.45x [0.90, 1.61] and third at most 4.00x."
     )
 
 
@@ -173,12 +173,22 @@ def test_without_trouble_it_says_that():
     assert say(ROW)[1].startswith("Nothing was flagged")
 
 
+def test_unknown_sizes_were_said_to_be_equal():
+    known = say(ROW)[1]
+    unknown = replace(fair(), params_ratio=None, precision="unknown")
+    assert known.endswith("sizes and conditions are alike.")
+    assert say(ROW, fairness=[fair(), unknown])[1] == (
+        "Nothing was flagged: all runs finished; not known for every arm, so not compared: parameters and precision."
+    )
+
+
 def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
     slow = replace(ROW, arm="third", ratio=0.7, low=0.6, high=0.8)
     first, _ = say(slow, ROW)
     assert first == (
         "In tokens to the baseline's final loss, 1 of 2 arms is clearly faster than the baseline and 1 is "
-        "clearly slower (95 % intervals, Holm-adjusted): new 1.45x [1.30, 1.61] and third 0.70x [0.60, 0.80]."
+        "clearly slower (95 % intervals, not adjusted; judged by Holm-adjusted p-values): "
+        "new 1.45x [1.30, 1.61] and third 0.70x [0.60, 0.80]."
     )
 
 

@@ -106,6 +106,19 @@ def test_odd_studies_were_drawn_with_heaps_of_ticks_and_flat_lines(browser, tmp_
         assert browser.run(f"return document.querySelector('#figure-{figure}').hidden") is is_hidden
 
 
+def test_bounds_are_open_markers_that_no_line_touches(browser, page):
+    browser.open(page)
+    plot = "document.querySelector('#figure-ladder .plot')"
+    lines, bounds = browser.run(
+        f"return [0, 1].map((odd) => {plot}.data.filter((_, i) => i % 2 === odd).map((t) => t.y))"
+    )
+    assert [sum(y is None for y in line) for line in lines] == [len(bound) for bound in bounds]
+    assert any(bounds)
+    modes = browser.run(f"return {plot}.data.map((t) => [t.mode, t.connectgaps, t.marker.symbol])")
+    assert all(mode == "markers" and all(s.endswith("-open") for s in symbols) for mode, _, symbols in modes[1::2])
+    assert all(gaps is False for _, gaps, _ in modes[::2])
+
+
 def test_diagnostics_are_chosen_by_name(browser, page):
     browser.open(page)
     title = "return document.querySelector('#figure-diagnostics .plot').layout.yaxis.title.text"

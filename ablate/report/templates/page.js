@@ -74,15 +74,16 @@
     array: rows.map((row) => (row.ratio !== null && row.high !== null ? row.high - row.ratio : 0)),
     arrayminus: rows.map((row) => (row.ratio !== null && row.low !== null ? row.ratio - row.low : 0)),
   });
-  const drawn = (row) => row.axis === state.axis && isShown(row) && value(row) !== null;
+  const chosen = (row) => row.axis === state.axis && isShown(row);
+  const drawn = (row) => chosen(row) && value(row) !== null;
 
   function drawSpeedUps() {
     const rows = data.speedup.filter((row) => row.target === data.target && drawn(row)).reverse();
     const colors = rows.map((row) => looks.get(row.arm).color);
-    const pointers = { at_most: "triangle-left", at_least: "triangle-right" };
+    const pointers = { at_most: "triangle-left-open", at_least: "triangle-right-open" };
     const traces = rows.map((row, index) => ({
       x: [value(row)], y: [index], mode: "markers", error_x: { ...errors([row]), color: colors[index] },
-      marker: { color: colors[index], size: 11, symbol: row.ratio === null ? pointers[row.bound] : "circle" },
+      marker: { color: colors[index], size: 11, symbol: row.ratio === null ? pointers[row.bound] : "circle", line: { width: row.ratio === null ? 1.6 : 0 } },
       hovertemplate: plain(describe(row)) + "<extra>" + nameOf(row) + "</extra>",
     }));
     const ticks = { tickvals: rows.map((_, index) => index), ticktext: rows.map((row) => brief(looks.get(row.arm).label)), range: [-0.6, rows.length - 0.4] };
@@ -92,27 +93,33 @@
     })];
   }
 
-  const joinRatios = (rows, x, look, name) => ({
-    x: rows.map(x), y: rows.map(value), mode: "lines+markers", name,
-    line: { color: look.color, dash: look.dash }, error_y: { ...errors(rows), color: look.color },
-    marker: { size: 9, color: look.color, symbol: rows.map((row) => (row.ratio !== null ? "circle" : row.bound === "at_most" ? "triangle-down" : "triangle-up")) },
-    text: rows.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + name + "</extra>",
-  });
+  // A line through neighbouring ratios. A bound is a marker of its own, which no line touches: it breaks the line.
+  function joinRatios(rows, x, look, name) {
+    const hover = (known) => ({ text: known.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + name + "</extra>" });
+    const bounds = rows.filter((row) => row.ratio === null && value(row) !== null);
+    return [{
+      x: rows.map(x), y: rows.map((row) => row.ratio), mode: "lines+markers", connectgaps: false, name, ...hover(rows),
+      line: { color: look.color, dash: look.dash }, error_y: { ...errors(rows), color: look.color }, marker: { size: 9, color: look.color },
+    }, {
+      x: bounds.map(x), y: bounds.map(value), mode: "markers", name, showlegend: false, ...hover(bounds),
+      marker: { size: 10, color: look.color, symbol: bounds.map((row) => (row.bound === "at_most" ? "triangle-down-open" : "triangle-up-open")), line: { width: 1.6 } },
+    }];
+  }
 
-  function drawGrowth() {
-    const along = data.growths[0].along, growths = data.growths.filter((growth) => growth.along === along);
-    const traces = growths.map((growth, place) => {
-      const levels = new Map(growth.arms.map((arm, i) => [arm, growth.levels[i] * (1 + 0.04 * (place - (growths.length - 1) / 2))])); // so that intervals do not overlap
-      const rows = data.speedup.filter((row) => row.target === "final" && levels.has(row.arm) && drawn(row)).sort((a, b) => levels.get(a.arm) - levels.get(b.arm));
-      return joinRatios(rows, (row) => levels.get(row.arm), looks.get(growth.arms[growth.arms.length - 1]), plain(growth.label));
+  const drawGrowth = ({ along, families }) => () => {
+    const traces = families.flatMap((family, place) => {
+      const levels = new Map(family.arms.map((arm, i) => [arm, family.levels[i] * (1 + 0.04 * (place - (families.length - 1) / 2))])); // so that intervals do not overlap
+      const rows = data.speedup.filter((row) => row.target === "final" && levels.has(row.arm) && chosen(row)).sort((a, b) => levels.get(a.arm) - levels.get(b.arm));
+      return joinRatios(rows, (row) => levels.get(row.arm), looks.get(family.arms[family.arms.length - 1]), plain(family.label));
     });
-    const levels = [...new Set(growths.flatMap((growth) => growth.levels))];
+    const levels = [...new Set(families.flatMap((family) => family.levels))];
+    const members = new Set(families.flatMap((family) => family.arms));
     return [traces, layout({
       xaxis: { title: { text: plain(along) }, type: "log", tickvals: levels, ticktext: levels.map(String) },
-      yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter((row) => row.target === "final" && drawn(row))), shapes: [unity("h")],
-      showlegend: growths.length > 1,
+      yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter((row) => row.target === "final" && members.has(row.arm) && drawn(row))), shapes: [unity("h")],
+      showlegend: families.length > 1,
     })];
-  }
+  };
 
   function drawLadder() {
     const index = new Map(data.targets.map((entry, place) => [entry.target, place]));
@@ -120,12 +127,11 @@
     const compared = data.arms.filter((arm) => data.speedup.some((row) => row.arm === arm.arm && drawn(row)));
     const aside = (place) => (compared.length > 1 ? 0.4 * (place / (compared.length - 1) - 0.5) : 0); // so that intervals do not overlap
     for (const [place, arm] of compared.entries()) {
-      const rows = data.speedup.filter((row) => row.arm === arm.arm && drawn(row));
-      traces.push(joinRatios(rows, (row) => index.get(row.target) + aside(place), arm, nameOf(arm)));
+      const rows = data.speedup.filter((row) => row.arm === arm.arm && chosen(row)).sort((a, b) => index.get(a.target) - index.get(b.target));
+      traces.push(...joinRatios(rows, (row) => index.get(row.target) + aside(place), arm, nameOf(arm)));
     }
-    const texts = data.targets.map((entry) => (typeof entry.target === "number" ? String(entry.target) : entry.target === "final" ? "final" : entry.target + " %"));
     return [traces, layout({
-      xaxis: { title: { text: "target: share of the baseline's budget" }, tickvals: [...index.values()], ticktext: texts },
+      xaxis: { title: { text: data.target_axis }, tickvals: [...index.values()], ticktext: data.targets.map((entry) => entry.text) },
       yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter(drawn)), shapes: [unity("h")],
     })];
   }
@@ -187,7 +193,9 @@
   const figures = {
     curves: { draw: drawCurves, table: curveTable },
     speedup: { draw: drawSpeedUps, table: () => speedUpTable((row) => row.target === data.target) },
-    growth: { draw: drawGrowth, table: () => speedUpTable((row) => row.target === "final") },
+    ...Object.fromEntries(Object.entries(data.growths).map(([name, growth]) => [
+      name, { draw: drawGrowth(growth), table: () => speedUpTable((row) => row.target === "final" && growth.families.some((family) => family.arms.includes(row.arm))) },
+    ])),
     ladder: { draw: drawLadder, table: () => speedUpTable(() => true) },
     differences: { draw: drawContrasts("differences"), table: contrastTable("differences") },
     effects: { draw: drawContrasts("effects"), table: contrastTable("effects") },
@@ -199,7 +207,7 @@
   function redraw() {
     for (const figure of shown) {
       const [traces, shape] = figures[figure.dataset.figure].draw();
-      figure.hidden = !traces.some((trace) => trace.x.length);
+      figure.hidden = !traces.some((trace) => trace.y.some((y) => y !== null));
       if (!figure.hidden) Plotly.react(plotOf(figure), traces, shape, { displayModeBar: false, responsive: true });
     }
   }

@@ -1,0 +1,157 @@
+"""What a page, a picture or a summary says of its numbers is what they are."""
+
+import itertools
+import json
+from importlib import resources
+
+import jsonschema
+import numpy as np
+import pytest
+
+from ablate.analysis import read_results
+from ablate.analysis.archive import read_archive
+from ablate.report import ReportOptions, write_report
+from ablate.report.content import make_report
+from ablate.report.markdown import escape
+from ablate.report.page import collect_data
+from ablate.report.palette import assign_looks
+from ablate.report.pictures import draw_ladder
+from ablate.report.rows import tabulate
+from ablate.report.synthetic import SyntheticArm, write_study
+from ablate.report.words import NOTHING
+from ablate.tracking.store import Store
+
+BASE = "attention=standard,norm=pre"
+SCHEMA = json.loads(resources.files("ablate.report").joinpath("summary.schema.json").read_text())
+
+
+def arm(attention, norm, **changes):
+    return SyntheticArm(f"attention={attention},norm={norm}", {"attention": attention, "norm": norm}, BASE, **changes)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("runs") / "labels")
+    arms = [
+        arm(a, n, speedup=s)
+        for a, n, s in (
+            ("standard", "pre", 1.0),
+            ("standard", "ngpt", 2.0),
+            ("diff", "pre", 1.5),
+            ("diff", "ngpt", 3.0),
+        )
+    ]
+    write_study(store, arms, noise=0.01)
+    return store
+
+
+def report(store, out):
+    made = write_report(store, out)
+    return made, json.loads(made.paths["summary"].read_text())
+
+
+def study_within(store, levels, **speedups):
+    """Arms `kind-...` with their baselines `plain-...` at every combination of levels of the axes within."""
+    arms = []
+    for cell in itertools.product(*levels.values()):
+        within = dict(zip(levels, cell, strict=True))
+        place = "-".join(map(str, cell))
+        for kind, speedup in {"plain": 1.0, **speedups}.items():
+            arms.append(SyntheticArm(f"{kind}-{place}", {"kind": kind, **within}, f"plain-{place}", within, speedup))
+    write_study(store, arms, noise=0.001)
+
+
+def test_only_the_first_axis_of_numbers_got_its_growth_figure(tmp_path):
+    store, axes = Store(tmp_path / "s"), {"context_length": (256, 1024), "d_model": (64, 128)}
+    study_within(store, axes, new=1.5)
+    made, _ = report(store, tmp_path / "out")
+    page, html = made.paths["markdown"].read_text(), made.paths["html"].read_text()
+    for name, along in (("growth", "context_length"), ("growth-2", "d_model")):
+        caption = f"Speed-up to the baseline's final loss along {along}, with 95 % intervals"
+        assert f"![{escape(caption)}" in page and f"(figures/{name}.svg)" in page
+        assert f'id="figure-{name}"' in html
+        assert (tmp_path / "out" / "figures" / f"{name}.svg").stat().st_size
+        assert {trend.along for trend in made.growth_figures[name]} == {along}
+    assert f"Does it grow with {along}?" in " ".join(made.answer)
+
+
+def test_a_line_joined_the_bounds_of_losers_so_that_they_seemed_to_climb(tmp_path):
+    slow = Store(tmp_path / "slow")
+    write_study(slow, [arm("standard", "pre"), arm("diff_v1", "pre", speedup=0.8)], noise=0.01)
+    made, _ = report(slow, tmp_path / "out")
+    bounds = [row.bound for row in made.rows if row.axis == made.axis]
+    assert bounds == [None, None, "at_most", "at_most"]
+    (axes,) = draw_ladder(made, assign_looks(made.arms)).axes
+    joined = next(line for line in axes.lines if len(line.get_xdata()) == len(bounds))
+    assert np.isnan(joined.get_ydata()).tolist() == [bound is not None for bound in bounds]
+    triangles = [line for line in axes.lines if line.get_marker() == "v"]
+    assert [line.get_markerfacecolor() for line in triangles] == ["none", "none"]
+    assert all(line.get_linestyle() == "None" for line in triangles)
+
+
+def test_the_axis_of_a_ladder_of_losses_said_share_of_the_budget(store):
+    for targets, text in (
+        (("50", "final"), "target: the baseline's loss at this share of its budget"),
+        ((4.0, 3.5), "target: a validation loss (nats a token)"),
+        (
+            ("final", 3.5),
+            "target: the baseline's loss at this share of its budget, or a validation loss (nats a token)",
+        ),
+    ):
+        made = make_report(read_results(store), ReportOptions(targets=targets))
+        assert collect_data(made)["target_axis"] == text
+        assert draw_ladder(made, assign_looks(made.arms)).axes[0].get_xlabel() == text
+
+
+def test_intervals_were_said_to_be_adjusted_where_only_p_values_are(store, tmp_path):
+    made, summary = report(store, tmp_path / "out")
+    assert "(95 % intervals, not adjusted; judged by Holm-adjusted p-values)" in summary["answer"][0]
+    tables = {table.name: table for table in tabulate(made)}
+    assert "Holm p (tokens)" in tables["speedup"].header  # of the columns of costs, it is the p-value of one
+    assert tables["speedup"].caption.endswith("with 95 % intervals (not adjusted)")
+    for name in ("differences", "effects"):
+        assert tables[name].note.endswith("The p-values are adjusted by Holm's method; the intervals are not.")
+    for path in made.paths.values():
+        assert path.suffix == ".parquet" or "intervals, Holm-adjusted" not in path.read_text()
+
+
+def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):
+    store = Store(tmp_path / "foreign")
+    write_study(store, [SyntheticArm("a", {"x": 1}, "a"), SyntheticArm("b", {"x": 2}, "a", speedup=2.0)])
+    document = json.loads(store.record.read_text())
+    document["arms"][0] |= {"n_params": None, "flops_per_token": None, "n_tokens": None}
+    document["arms"][1] |= {"n_params": 0, "flops_per_token": 0, "n_tokens": 0}  # what older records say
+    store.record.write_text(json.dumps(document))
+    made, summary = report(store, tmp_path / "out")
+    jsonschema.Draft202012Validator(SCHEMA).validate(summary)
+    for line in summary["arms"]:
+        unknown = ("n_params", "flops_per_token", "n_tokens", "tokens_per_s", "tflops_per_s")
+        assert [line[key] for key in unknown] == [None] * 5
+    assert [(line["params_ratio"], line["horizon_tokens"], line["flags"]) for line in summary["fairness"]] == [
+        (None, None, []),
+        (None, None, []),
+    ]
+    tables = {table.name: table for table in tabulate(made)}
+    assert [row[3:] for row in tables["arms"].rows] == [(NOTHING,) * 3] * 2
+    assert [row[2:4] for row in tables["cost"].rows] == [(NOTHING,) * 2] * 2
+    assert "-- & -- & --" in (tmp_path / "out" / "tables" / "arms.tex").read_text()
+    assert "parameters, FLOPs and tokens" in made.answer[-1] or "Nothing was flagged" not in made.answer[-1]
+    again = read_archive(made.paths["curves"])
+    assert [arm.n_params for arm in again.record.arms] == [None, None]
+
+
+def test_one_summary_had_two_definitions_of_tokens_per_s(store, tmp_path):
+    _, summary = report(store, tmp_path / "out")
+    assert summary["schema_version"] == 2
+    assert not any("tokens_per_s" in line for line in summary["fairness"])
+    for line in summary["arms"]:
+        assert line["tokens_per_s"] == pytest.approx(line["n_tokens"] / line["n_steps"] / line["step_s"]["mean"])
+        assert line["tflops_per_s"] == pytest.approx(line["tokens_per_s"] * line["flops_per_token"] / 1e12)
+
+
+def test_a_summary_of_the_first_version_still_keeps_to_the_schema(store, tmp_path):
+    _, summary = report(store, tmp_path / "out")
+    old = summary | {"schema_version": 1}
+    old["arms"] = [line | {"mfu": None} for line in summary["arms"]]
+    old["fairness"] = [line | {"tokens_per_s": 40960.0} for line in summary["fairness"]]
+    jsonschema.Draft202012Validator(SCHEMA).validate(old)
