@@ -28,7 +28,6 @@ app = typer.Typer(
     help="Declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -50,6 +49,23 @@ DiskBudget = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Room for the whole study, e.g. 20GB; the worst weights go first.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        import ablate
+
+        print(f"ablate {ablate.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The options of the command itself."""
 
 
 def main() -> None:
@@ -279,10 +295,8 @@ def merge(
 
 
 app.command()(cli_search.search)
-app.command("bench-search")(cli_search.bench_search)
 app.command()(cli_results.report)
 app.command()(cli_results.generate)
-app.command()(cli_results.bench_report)
 
 
 @app.command()
@@ -308,6 +322,18 @@ def variants(as_json: AsJson = False) -> None:
 
 
 @app.command()
+def doctor(runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
+    """Show what this machine has: versions, the build of torch, GPUs, cores, disk, shared memory and TMPDIR."""
+    from ablate.doctor import describe, examine
+
+    findings = list(examine(runs))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print("\n".join(describe(findings)))
+
+
+@app.command()
 def submit(
     grid: Grid,
     address: Annotated[str, typer.Option(metavar="URL", help="The cluster's job server, e.g. http://HEAD:8265.")],
@@ -322,24 +348,6 @@ def submit(
     print(f"{planned.study.study}: {len(planned.runs)} runs, as the job {job}")
     print(f"follow: ablate status {planned.study.study} --runs {runs} --watch")
     print(f"what it prints: ray job logs --address {address} {job}")
-
-
-@app.command("bench-scheduler")
-def bench_scheduler(
-    n_runs: Annotated[int, typer.Option("--count", min=2, help="Empty runs for each.")] = 100, as_json: AsJson = False
-) -> None:
-    """Measure what a run costs beside its training, against Ray Tune in the same session."""
-    import tempfile
-
-    from ablate.execution.bench import compare_schedulers
-
-    cost = compare_schedulers(n_runs, Path(tempfile.gettempdir()) / "ablate-bench-ray.log")
-    if as_json:
-        print(json.dumps(asdict(cost) | {"ratio": cost.ratio}))
-        return
-    print(f"{cost.n_runs} empty runs, {cost.lanes} at a time; milliseconds a run, process start aside")
-    print(f"ablate    {cost.ablate_ms:10.2f}")
-    print(f"Ray Tune  {cost.tune_ms:10.2f}   {cost.ratio:.0f} times as much")
 
 
 @app.command()

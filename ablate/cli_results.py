@@ -1,8 +1,7 @@
-"""The verbs that look at results: `report`, `generate`, `bench-report`. They are registered in `cli`."""
+"""The verbs that look at results: `report` and `generate`. They are registered in `cli`."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -154,21 +153,6 @@ def generate(
     except ValueError as error:
         raise AblateError(f"--{str(error).replace('_', '-', 1)}") from None
     print(continue_prompt(find_run(run, runs), prompt, tokens, sampling, stop=stop, seed=seed))
-
-
-def bench_report(
-    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the made-up study and its pages go.")],
-    n_runs: Annotated[int, typer.Option("--n-runs", min=2)] = 100,
-    n_points: Annotated[int, typer.Option("--n-points", min=4)] = 1000,
-    mlflow: Annotated[
-        bool, typer.Option("--mlflow/--no-mlflow", help="Compare reading with MLflow's on SQLite.")
-    ] = True,
-) -> None:
-    """Time the report of a made-up study of so many runs with so many points each."""
-    from ablate.report.bench import bench_report as bench
-
-    uri = f"sqlite:///{(folder / 'bench.db').resolve()}" if mlflow else None
-    print(json.dumps(bench(folder, n_runs, n_points, uri).to_dict(), indent=2))
 
 
 def find_store(study: str, runs: Path) -> Store:

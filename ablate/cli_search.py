@@ -1,4 +1,4 @@
-"""The verbs that look for settings: `search` and `bench-search`. They are registered in `cli`."""
+"""The verb that looks for settings, `search`, and what a grid's `tune:` adds to others. It is registered in `cli`."""
 
 from __future__ import annotations
 
@@ -137,28 +137,3 @@ def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
     check_names(problem)
     for line in describe_tuning(problem, placement.lanes, pace):
         print(line)
-
-
-def bench_search(
-    trials: Annotated[int, typer.Option("--trials", min=2, help="Trials of a search.")] = 24,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of a trial.")] = 200,
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Searches of each sampler.")] = 3,
-    count: Annotated[int, typer.Option("--count", min=2, help="Trials that train nothing, for the overhead.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Compare TPE, random search and the defaults at equal trials, and measure the time that a trial costs besides."""
-    from rich.console import Console
-
-    from ablate.search.bench import compare_samplers, measure_overhead
-
-    cost = measure_overhead(count)
-    results = compare_samplers(trials, steps, repetitions, Console(stderr=True))
-    if as_json:
-        losses = {result.sampler: result.confirmed for result in results}
-        print(json.dumps({"trials": trials, "steps": steps, "confirmed": losses} | cost.to_dict()))
-        return
-    print(f"{trials} trials of {steps} steps, {repetitions} searches each: validation loss of the best, trained anew")
-    for result in results:
-        each = " ".join(f"{loss:.4f}" for loss in result.confirmed)
-        print(f"{result.sampler:14} {result.mean:.4f}   {each}")
-    print(f"a trial that trains nothing: {cost.ablate_ms:.1f} ms, of which Optuna alone {cost.optuna_ms:.1f} ms")

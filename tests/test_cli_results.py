@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ablate.cli import main
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 from foreign_runs import Experiments
 
 Ablate = Callable[..., tuple[int, str, str]]

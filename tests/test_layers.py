@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ ARROWS = {
     "search": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "ablate_model"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
     "cli_results": {"study", "tracking", "analysis", "report", "evaluation", "ablate_model"},
+    "doctor": set(),
     "screens": {"plan", "execution", "tracking", "training"},
     "cli_search": {"study", "data", "plan", "search", "execution", "tracking", "cli_results"},
     "cli": {
@@ -38,6 +40,7 @@ ARROWS = {
         "report",
         "search",
         "evaluation",
+        "doctor",
         "screens",
         "cli_results",
         "cli_search",
@@ -78,6 +81,22 @@ def test_every_file_of_the_package_is_in_the_picture() -> None:
         path.stem for path in (ROOT / "ablate").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert names - LEAVES - {"__init__"} == set(ARROWS)
+
+
+def test_the_table_of_rooms_is_the_tree() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = dict(re.findall(r"^\| (`.*?`) \| .*? \|(.*)\|$", page, re.MULTILINE))
+    told = {
+        name.removeprefix("ablate/"): cell.strip() for key, cell in rows.items() for name in key[1:-1].split("`, `")
+    }
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout
+    paths = [Path(line).parts for line in listed.splitlines()]
+    folders = {parts[0] for parts in paths if len(parts) > 1 and not parts[0].startswith(".")} - {"ablate"}
+    assert told.keys() == folders | {parts[1] for parts in paths if parts[0] == "ablate"} - {"py.typed"}
+    for room, arrows in ARROWS.items():
+        cell = told.get(room) or told[f"{room}.py"]
+        names = {"ablate_model" if name == "model" else name for name in cell.split(", ")}
+        assert names == (arrows or {"nothing"}) or (cell == "all, lazily" and room == "cli")
 
 
 def test_the_model_package_never_imports_ablate() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
+
+import yaml
+
+import ablate
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -20,6 +25,33 @@ def test_the_packages_named_are_the_packages_there() -> None:
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages_in("ablate", "ablate") | packages_in(
         "model", "ablate_model"
     )
+
+
+def test_the_distribution_is_not_the_other_project_of_this_name() -> None:
+    assert PROJECT["project"]["name"] == "ablate-studies"
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        text = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        assert not re.search(rb"pip3? install [^\n`]*(?<![\w./-])ablate(?![\w-])", text), name
+
+
+def test_every_version_is_the_same() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["project"]["version"] == ablate.__version__ == str(citation["version"])
+
+
+def test_the_hooks_and_the_workflow_call_what_make_calls() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    called = set(re.findall(r"\bmake ([\w-]+)", workflow))
+    assert {"check"} <= called <= targets
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    entries = [hook["entry"] for hook in hooks[0]["hooks"]]
+    assert {entry.split()[1] for entry in entries if entry.startswith("make ")} <= targets
+    assert set(re.findall(r"\$\(BIN\)/(ruff|mypy)", (ROOT / "Makefile").read_text())) == {
+        tool for entry in entries for tool in ("ruff", "mypy") if tool in entry
+    }
 
 
 def test_every_file_that_is_no_module_is_packaged() -> None:

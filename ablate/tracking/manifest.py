@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ablate", "torch", "numpy", "ray", "flash-attn-4", "flash-attn", "triton")
+import ablate
+
+PACKAGES = ("torch", "numpy", "ray", "flash-attn-4", "flash-attn", "triton")
 
 
 def describe_software() -> dict[str, Any]:
@@ -17,7 +19,7 @@ def describe_software() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"ablate": ablate.__version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

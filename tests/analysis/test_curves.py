@@ -6,8 +6,8 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.lines import CORE_COLUMNS, read_lines
 from ablate.errors import RecordError
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 
 @pytest.fixture

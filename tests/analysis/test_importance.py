@@ -8,8 +8,8 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.importance import MIN_SETTINGS, find_importance, rate_axes
 from ablate.report import write_report
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 
 def draw(n, rng):

@@ -10,10 +10,10 @@ from ablate.analysis import speed_ups
 from ablate.analysis.mlflow_run import Names
 from ablate.analysis.mlflow_study import read_mlflow_study
 from ablate.report import attach_report, write_report
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.mlflow_reader import MlflowReader
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 from foreign_runs import Experiments
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.

@@ -8,9 +8,9 @@ import pytest
 from browser import DESKTOP, MISSING, PHONE, Browser
 
 from ablate.report import write_report
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 

@@ -11,10 +11,10 @@ from ablate.report import ReportOptions, format_table, write_report
 from ablate.report.content import make_report
 from ablate.report.page import write_page
 from ablate.report.summary import summarize
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.report.write import read_study
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE, FAST = SyntheticArm("baseline", {"kind": "plain"}), SyntheticArm("fast", {"kind": "new"}, speedup=2)
 SEEDS = (0, 1, 2)

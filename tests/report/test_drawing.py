@@ -16,9 +16,9 @@ from ablate.report.drawing import (
     thin,
 )
 from ablate.report.palette import COLORS, assign_looks
-from ablate.report.synthetic import SyntheticArm, true_loss, write_study
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, true_loss, write_study
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from ablate.report import format_table, write_report
 from ablate.report.markdown import escape
 from ablate.report.offline import embed_json
 from ablate.report.summary import write_csv
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 NAMES = (
     "<b>bold</b>",

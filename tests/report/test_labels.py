@@ -17,9 +17,9 @@ from ablate.report.page import collect_data
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import draw_ladder
 from ablate.report.rows import tabulate
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.report.words import NOTHING
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE = "attention=standard,norm=pre"
 SCHEMA = json.loads(resources.files("ablate.report").joinpath("summary.schema.json").read_text())

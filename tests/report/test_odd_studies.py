@@ -8,9 +8,9 @@ import pytest
 
 from ablate.errors import RecordError, ResourceError
 from ablate.report import format_table, write_report
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE, FAST = SyntheticArm("baseline", {"kind": "plain"}), SyntheticArm("fast", {"kind": "new"}, speedup=2)
 

@@ -12,12 +12,11 @@ from ablate.analysis.archive import NAME, read_archive
 from ablate.analysis.curves import AXES
 from ablate.errors import AblateError, RecordError
 from ablate.report import ReportOptions, load, write_report
-from ablate.report.bench import bench_report
 from ablate.report.latex import escape_latex
 from ablate.report.markdown import escape
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.report.words import write_p
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE = "attention=standard,norm=pre"
 
@@ -292,16 +291,6 @@ def test_the_door_escapes_what_people_wrote(store):
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_the_bench_measures_a_study_of_the_size_asked_for(experiments, tmp_path):
-    result = bench_report(tmp_path, n_runs=8, n_points=50, mlflow_uri=experiments.uri)
-    assert (result.n_runs, result.n_points) == (8, 50)
-    assert min(result.read_s, result.numbers_s, result.report_s) > 0
-    assert result.page_bytes > 10**6 and result.peak_memory_bytes > 10**7
-    assert result.mlflow.n_points == 8 * 50
-    assert min(result.mlflow.files_s, result.mlflow.statement_s, result.mlflow.client_s) > 0
-
-
 def test_what_is_the_same_for_all_arms_stands_once_below_the_fairness_table(store, tmp_path):
     made, _ = report(store, tmp_path / "same")
     panel = made.paths["markdown"].read_text().split("## Fairness")[1].split("##")[0]

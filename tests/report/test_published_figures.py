@@ -12,9 +12,9 @@ from published import find_missing
 from ablate.report import ReportOptions, write_report
 from ablate.report.content import make_report
 from ablate.report.summary import summarize
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.report.write import read_study
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,9 +8,9 @@ import pytest
 from ablate.report import ReportOptions, format_table
 from ablate.report.content import make_report
 from ablate.report.rows import tabulate_arms, tabulate_speed_ups
-from ablate.report.synthetic import SyntheticArm, write_study
 from ablate.report.write import read_studies
 from ablate.tracking.store import Store
+from benchmarks.synthetic import SyntheticArm, write_study
 
 
 def arms_within(*lengths):

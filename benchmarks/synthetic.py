@@ -1,4 +1,4 @@
-"""Studies with a known truth, written as a real study would be: what `ablate bench-report` and the tests read.
+"""Studies with a known truth, written as a real study would be: what the report benchmark and the tests read.
 
 The loss is linear in the logarithm of the steps, L(x) = 6 - 0.5 ln(1 + speedup x / 10), and evaluations lie densely, so
 that an arm with `speedup` 2 reaches any of its baseline's losses in half of the steps but for the interpolation.
@@ -84,7 +84,7 @@ def write_study(
         arms=records,
         runs=runs,
         version="synthetic",
-        command="ablate bench-report",
+        command="python -m benchmarks.report",
     )
     store.write_study(study)
     for arm, record in zip(arms, records, strict=True):

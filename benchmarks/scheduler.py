@@ -1,11 +1,13 @@
-"""What a run costs beside its training: the scheduler against Ray Tune, on runs that train nothing."""
+"""What a run costs besides its training: the scheduler beside Ray Tune, on runs that train nothing."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +122,23 @@ def _report_nothing(_config: Any) -> dict[str, float]:
 
 def _ms_a_run(ended: list[float]) -> float:
     return 1000 * (ended[-1] - ended[0]) / (len(ended) - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduler", description=__doc__)
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="empty runs for each scheduler, at least 2")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    if options.count < 2:
+        parser.error("--count: at least 2 runs are needed")
+    cost = compare_schedulers(options.count, Path(tempfile.gettempdir()) / "ablate-bench-ray.log")
+    if options.json:
+        print(json.dumps(asdict(cost) | {"ratio": cost.ratio}))
+        return
+    print(f"{cost.n_runs} empty runs, {cost.lanes} at a time; milliseconds per run, without process start")
+    print(f"ablate    {cost.ablate_ms:10.2f}")
+    print(f"Ray Tune  {cost.tune_ms:10.2f}   {cost.ratio:.1f} times as much")
+
+
+if __name__ == "__main__":
+    main()

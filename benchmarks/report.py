@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
 import sys
 import time
@@ -15,13 +17,13 @@ import numpy as np
 from ablate.analysis.curves import read_results
 from ablate.analysis.lines import read_lines
 from ablate.report.content import ReportOptions, make_report
-from ablate.report.synthetic import BASELINE, SyntheticArm, write_study
 from ablate.report.write import write_report
 from ablate.tracking.curve import read_curve
 from ablate.tracking.mlflow_reader import MlflowReader
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import StudyRecord
 from ablate.tracking.store import Store
+from benchmarks.synthetic import BASELINE, SyntheticArm, write_study
 
 _SEEDS = 4
 _EVALUATIONS = 100
@@ -125,3 +127,20 @@ def _compare_with_mlflow(store: Store, study: StudyRecord, n_points: int, uri: s
 def _peak_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where the synthetic study and its pages go")
+    parser.add_argument("--n-runs", type=int, default=100, metavar="N", help="runs, at least 2")
+    parser.add_argument("--n-points", type=int, default=1_000, metavar="N", help="points of each curve, at least 4")
+    parser.add_argument("--no-mlflow", action="store_true", help="do not compare reading with MLflow on SQLite")
+    options = parser.parse_args()
+    if options.n_runs < 2 or options.n_points < 4:
+        parser.error("--n-runs is at least 2, --n-points at least 4")
+    uri = None if options.no_mlflow else f"sqlite:///{(options.folder / 'bench.db').resolve()}"
+    print(json.dumps(bench_report(options.folder, options.n_runs, options.n_points, uri).to_dict(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

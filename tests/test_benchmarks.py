@@ -1,0 +1,61 @@
+"""The benchmarks of the tool, at sizes that only show that they measure what they say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ablate.cli import app
+from benchmarks.report import bench_report
+from benchmarks.search import compare_samplers, measure_overhead
+from foreign_runs import Experiments
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_samplers_are_compared_at_equal_trials_by_losses_trained_anew() -> None:
+    results = {result.sampler: result for result in compare_samplers(3, 2, 2, Console(quiet=True))}
+    assert list(results) == ["TPESampler", "RandomSampler", "defaults"]
+    assert len(results["TPESampler"].confirmed) == 2
+    assert len(set(results["TPESampler"].confirmed)) == 2  # the repetitions draw other settings
+    assert all(1 < loss < 10 for result in results.values() for loss in result.confirmed)
+
+
+def test_the_overhead_is_told_beside_optuna_alone() -> None:
+    cost = measure_overhead(5)
+    assert 0 < cost.optuna_ms < 1000
+    assert 0 < cost.ablate_ms < 1000
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_bench_measures_a_study_of_the_size_asked_for(experiments: Experiments, tmp_path: Path) -> None:
+    result = bench_report(tmp_path, n_runs=8, n_points=50, mlflow_uri=experiments.uri)
+    assert (result.n_runs, result.n_points) == (8, 50)
+    assert min(result.read_s, result.numbers_s, result.report_s) > 0
+    assert result.page_bytes > 10**6 and result.peak_memory_bytes > 10**7
+    assert result.mlflow is not None
+    assert result.mlflow.n_points == 8 * 50
+    assert min(result.mlflow.files_s, result.mlflow.statement_s, result.mlflow.client_s) > 0
+
+
+def test_every_benchmark_that_the_page_names_can_be_run_from_a_checkout() -> None:
+    named = set(re.findall(r"-m (benchmarks\.\w+)", (ROOT / "benchmarks" / "README.md").read_text()))
+    scripts = {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py") if "main()" in path.read_text()}
+    assert named == scripts
+    for name in sorted(named):
+        shown = subprocess.run(
+            [sys.executable, "-m", name, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert shown.stdout.startswith(f"usage: python -m {name}")
+
+
+def test_the_command_has_no_verbs_that_measure_the_tool_itself() -> None:
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert "bench" in verbs
+    assert not [verb for verb in verbs if verb.startswith("bench") and verb != "bench"]
+    assert not list((ROOT / "ablate").rglob("synthetic.py"))
