@@ -20,6 +20,7 @@ import typer
 from ablate import cli_results, cli_search
 from ablate.cli_results import DEFAULT_RUNS, Runs, find_store
 from ablate.errors import AblateError, DataError, RecordError
+from ablate.execution.packages import check_packages
 
 if TYPE_CHECKING:
     from ablate.plan import Plan
@@ -74,6 +75,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our characters, as under LANG=C, shows others
     try:
+        check_packages()
         app()
     except AblateError as error:
         _fail(str(error), error.exit_code)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ablate.plan import Plan
     from ablate.plan.estimate import Pace
     from ablate.tracking.cleaning import Removal
+    from ablate.tracking.records import RunRecord
     from ablate.tracking.store import Store
     from ablate.training.bench import BenchReport
 
@@ -38,6 +39,7 @@ STATE_STYLES: Mapping[str, str] = {
     "failed": "red",
     "stopped early": "yellow",
     "stale": "magenta",
+    "interrupted": "magenta",
     "queued": "dim",
 }
 
@@ -111,19 +113,25 @@ def print_outcome(
     """How the study stands, and what to do next."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     console.print(f"{store.path.name}: {counts}", highlight=False)
-    if outcome.halted:
-        console.print(f"gave up: {outcome.halted}", style="red", markup=False, highlight=False, soft_wrap=True)
-    if outcome.halted or outcome.interrupted or is_time_up:
-        how = "once that is mended," if outcome.halted else "stopped;" if outcome.interrupted else "time is up;"
-        console.print(f"{how} go on with: {command}", markup=False, highlight=False, soft_wrap=True)
-        return
-    failed = store.failed_runs()
+    failed = _failed_runs(outcome, store) if outcome.states.get("failed") else {}
     for run, error in failed.items():
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
         console.print(f"  the traceback: ablate logs {run.run_id}{store.whereabouts}", markup=False, highlight=False)
+    if outcome.halted:
+        console.print(f"gave up: {outcome.halted}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if outcome.halted or outcome.interrupted or is_time_up:
+        how = "once that is fixed," if outcome.halted else "stopped;" if outcome.interrupted else "time is up;"
+        console.print(f"{how} go on with: {command}", markup=False, highlight=False, soft_wrap=True)
+        return
     if failed:
         console.print("the same command tries them again; --retry-failed tries them alone", highlight=False)
     console.print(f"next: ablate report {grid}{store.whereabouts}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _failed_runs(outcome: Outcome, store: Store) -> Mapping[RunRecord, str]:
+    """The error of each run that failed, also if its folder could not take the error."""
+    told = {run: outcome.errors[run.run_id] for run in store.read_study().runs if run.run_id in outcome.errors}
+    return {**store.failed_runs(), **told}
 
 
 def describe_runs(store: Store) -> list[dict[str, Any]]:

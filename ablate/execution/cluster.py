@@ -7,18 +7,20 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
-from ablate.execution.interruption import deferred
+from ablate.execution.interruption import sigterm_held
+from ablate.execution.local import do_nothing, init_local, replaced, scratch_folder
+from ablate.execution.packages import fingerprint
 from ablate.execution.placement import Nodes
-from ablate.execution.restart import ClusterLostError
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,76 +38,53 @@ STDERR = 2  # the file descriptor
 
 @contextmanager
 def start_cluster(address: str | None, available: Mapping[str, float], log: Path) -> Iterator[Nodes]:
-    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Gives what its
-    nodes have.
+    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Yields the resources of
+    its nodes.
 
-    What Ray has to say goes to the file `log`. Raises `ResourceError` where no cluster answers at the address, and
-    `ClusterLostError` passes through after the remains of a lost node have been removed.
+    Ray's own messages go to the file `log`. Workers run in the environment and folder of the driver, or of the node
+    that was joined, also under `uv run`. Raises `ResourceError` if no cluster answers at the address or Ray does not
+    start. `ClusterLostError` passes through after the remains of a lost node were removed.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    constants, worker, tools = ray._private.ray_constants, ray._private.worker, ray._private.utils
     # Ray listens on every interface unless it believes that this machine can be in no cluster, as it does on macOS.
-    ray._private.ray_constants.ENABLE_RAY_CLUSTER = address is not None
+    constants.ENABLE_RAY_CLUSTER = address is not None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    with _stderr_to(log), _replaced(ray._private.worker, "print_to_stdstream", _tell_log):
-        try:
-            with deferred():
-                if address:
-                    ray.init(address=address, **quiet)
-                else:
-                    init_local(available, **quiet)
-        except KeyboardInterrupt:
-            ray.shutdown()
-            raise
-        except Exception as error:  # noqa: BLE001 - of a node that does not start, Ray raises a plain Exception
-            where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
-            raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
-        try:
-            yield node_resources()
-        except ClusterLostError:
-            _local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would wait for it
-            raise
-        except BaseException:
-            ray.shutdown()
-            raise
-        else:
-            ray.shutdown()
-
-
-def init_local(available: Mapping[str, float], **options: Any) -> None:
-    """Start a Ray node on this machine with what a driver needs of it: no autoscaler of a cluster that cannot grow, no
-    copyist of logs, and, as where `ray` is installed without its `default` extra, no dashboard and no metrics."""
-    node, tools = ray._private.node.Node, ray._private.utils
     with (
-        _replaced(node, "start_monitor", _do_nothing),
-        _replaced(node, "start_log_monitor", _do_nothing),
-        _replaced(node, "start_api_server", _do_nothing),
-        _replaced(tools, "get_dashboard_dependency_error", lambda: ImportError("not needed")),
+        _stderr_to(log),
+        replaced(constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", False),  # it would pack the folder, and `uv run` workers
+        replaced(worker, "print_to_stdstream", _tell_log),
+        replaced(tools, "set_sigterm_handler", do_nothing),  # the driver has one that saves checkpoints
+        nullcontext() if address else scratch_folder() as scratch,
     ):
-        ray.init(
-            address="local",
-            num_cpus=int(available["CPU"]),
-            num_gpus=int(available.get("GPU", 0)),
-            include_dashboard=False,
-            **options,
-        )
+        is_broken = True
+        try:
+            try:
+                with sigterm_held():
+                    if address:
+                        ray.init(address=address, **quiet)
+                    else:
+                        init_local(available, _temp_dir=scratch, **quiet)
+            except Exception as error:  # noqa: BLE001 - Ray raises a plain Exception if a node does not start
+                where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
+                raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
+            yield node_resources()
+            is_broken = is_lost()
+        finally:
+            if is_lost():
+                _local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would hang
+            else:
+                ray.shutdown()
+            if scratch and is_broken:
+                _save_logs(Path(scratch), log)
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, stand_in: Callable[..., Any]) -> Iterator[None]:
-    """Ray has no public switch for these. A version that has another name for one starts it as it always did."""
-    original = getattr(owner, name, None)
-    if original is None:
-        yield
-        return
-    setattr(owner, name, stand_in)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
-
-
-def _do_nothing(*_: Any, **__: Any) -> None: ...
+def _save_logs(scratch: Path, log: Path) -> None:
+    """Append what the processes of a local node logged before their folder is removed."""
+    with log.open("ab") as file:
+        for path in sorted(scratch.glob("session_*/logs/*.*")):
+            file.write(f"\n{path.name}\n".encode() + path.read_bytes())
 
 
 def _tell_log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
@@ -114,10 +93,15 @@ def _tell_log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
 
 
 def check_address(address: str) -> None:
-    """See that somebody listens at HOST:PORT: Ray itself would try for a minute. Other addresses are Ray's to judge.
+    """See that a process listens at HOST:PORT, because Ray would try for a minute. Ray judges other addresses; for
+    `auto` it takes RAY_ADDRESS if that is set.
 
-    Raises `ResourceError` where nobody does.
+    Raises `ResourceError` if none does.
     """
+    place = f"--address {address}"
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):
+        address = os.environ["RAY_ADDRESS"]
+        place = f"--address auto (RAY_ADDRESS={address})"
     host, _, port = address.rpartition(":")
     if "://" in address or not port.isdecimal():
         return
@@ -125,7 +109,7 @@ def check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
         text = getattr(error, "strerror", None) or error
-        raise ResourceError(f"--address {address}: no Ray cluster answers there: {text}") from None
+        raise ResourceError(f"{place}: no Ray cluster answers there: {text}") from None
 
 
 def node_resources() -> Nodes:
@@ -155,29 +139,39 @@ def _local_node() -> Any:
     return ray._private.worker._global_node
 
 
-def check_shared(folder: Path) -> None:
-    """See that every other node of the cluster reads in `folder` what this machine writes there.
+def check_nodes(folder: Path) -> None:
+    """See that every node of a cluster that was joined reads in `folder` what this machine writes there, and runs the
+    same version of ablate.
 
     Raises `ResourceError` naming the nodes that do not.
     """
-    here = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != here]
-    if not nodes:
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if _local_node().is_head() or not nodes:  # a node that the driver started has the driver's folder and code
         return
     nonce = folder / f".nonce-{secrets.token_hex(8)}"
     nonce.write_text(nonce.name)
     try:
-        read = ray.remote(_reads)
+        look = ray.remote(_look)
         answers = {
-            node["NodeManagerAddress"]: read.options(
+            node["NodeManagerAddress"]: look.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote(nonce.resolve(), nonce.name)
             for node in nodes
         }
-        done, _ = ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE_S)
-        blind = [name for name, answer in answers.items() if answer not in done or not ray.get(answer)]
+        done, _ = (
+            ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE_S) if answers else ([], [])
+        )
+        seen = {name: _hear(answer) if answer in done else (False, "") for name, answer in answers.items()}
     finally:
         nonce.unlink(missing_ok=True)
+    ours = fingerprint()
+    others = [name for name, (_, theirs) in seen.items() if theirs not in ("", ours)]
+    if others:
+        raise ResourceError(
+            f"another version of ablate is on {', '.join(others)}: install the same one on every node of the cluster, "
+            f"in the environment that Ray was started from (this one has the code {ours})"
+        )
+    blind = [name for name, (reads, _) in seen.items() if not reads]
     if blind:
         raise ResourceError(
             f"{folder.resolve()} is not the same folder on every node of the cluster: {', '.join(blind)} cannot read "
@@ -185,11 +179,20 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _reads(path: Path, content: str) -> bool:
+def _look(path: Path, content: str) -> tuple[bool, str]:
     try:
-        return path.read_text() == content
+        return path.read_text() == content, fingerprint()
     except OSError:
-        return False
+        return False, fingerprint()
+
+
+def _hear(answer: Any) -> tuple[bool, str]:
+    """The answer of a node; other versions of ablate have no `_look`, or there is none at all."""
+    try:
+        reads, theirs = ray.get(answer)
+    except RayError:
+        return False, "none"
+    return reads, theirs
 
 
 @contextmanager

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +15,8 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
-from ablate.errors import ResourceError
-from ablate.execution.cluster import check_shared, is_headless, is_lost, node_resources
+from ablate.errors import AblateError, ResourceError
+from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.interruption import Interruption
 from ablate.execution.jobs import count_states, make_job, record_arm
@@ -27,15 +29,19 @@ from ablate.execution.stopping import Stopping
 from ablate.execution.watch import STUCK_S, Watchdog
 from ablate.execution.worker import UNWRITABLE, RunWorker
 from ablate.plan import Plan, Run
-from ablate.tracking.curve import CurveReader
+from ablate.tracking.curve import CurveReader, is_held
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
-from ablate.tracking.records import RunRecord, State
+from ablate.tracking.records import ENDED, RunRecord, State
 from ablate.tracking.store import Store
 from ablate.words import name_error
 
+# What broken records of one run may raise.
+RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)
+
 POLL_S = 0.25
 STAFF_S = 2.0  # how often it looks for room on the cluster, and for its head
+SIGNAL_S = 2.0  # how long a signal to every process of a job may take to reach this one
 MAX_ATTEMPTS = 3  # of a run whose worker dies under it without having come further
 
 
@@ -71,9 +77,10 @@ class Driver:
         self.software = describe_software()
         self.interruption = interruption or Interruption(store)
         self.halted = ""
+        self._is_stopping = False  # whatever the reason: runs save checkpoints, and no other one starts
         self._deaths: dict[str, tuple[int, int, int]] = {}  # at which progress, how many, how many once it had begun
         self._busy: set[str] = set()
-        self._lost: set[str] = set()
+        self._lost: dict[str, str] = {}  # the errors of failed runs, whatever a full disk or a broken folder says
         self._cuts: dict[str, str] = {}  # why, by run
         self._readers: dict[str, CurveReader] = {}
         self._run_ids = {run.run_id for run in plan.runs}
@@ -82,38 +89,60 @@ class Driver:
         self._is_headless = False
 
     def train(self, runs: Sequence[Run]) -> Outcome:
-        """Train these runs, several at once, and return when they have ended, or Ctrl-C or `ablate stop` came.
+        """Train these runs, several at once. Returns when they have ended, or when a signal, `ablate stop` or the time
+        limit stopped them.
 
-        Raises `ClusterLostError` where the local Ray node died: begin anew, nothing is lost.
+        Raises `ClusterLostError` if the local Ray node died: start again, nothing is lost.
         """
         waiting = deque(runs)
         self._lanes = []
         self._open_lanes(self.placement.lanes)
-        with self.interruption.caught(self._stop_all):
-            while self._has_work(waiting):
-                if is_lost():
-                    raise ClusterLostError("the local Ray node died")
-                self._look_for_head()
-                if not self.interruption.is_set and self.interruption.is_requested():
-                    self._stop_all()
-                self._hand_out(waiting)
-                self._staff_lanes(waiting)
-                self._wait(waiting)
-        for lane in self._lanes:
+        while self._has_work(waiting):
+            if is_lost():
+                # Batch systems signal every process of a job at once, and the node may be faster than this process.
+                if self.interruption.arrives_within(SIGNAL_S):
+                    self._abandon_lanes()
+                    break
+                raise ClusterLostError("the local Ray node died")
+            self._look_for_head()
+            self._look_for_end()
+            self._hand_out(waiting)
+            self._staff_lanes(waiting)
+            self._wait(waiting)
+        for lane in self._lanes if not is_lost() else ():
             lane.dismiss()
         return Outcome(
             count_states(self.store, self._run_ids, self._lost),
             self.interruption.is_set and not self.halted,
             self.halted,
+            self._lost,
         )
+
+    def _abandon_lanes(self) -> None:
+        """End the workers of a node that is gone, and wait until they have let go of their runs."""
+        curves = [self.store.run(lane.run.run_id).curve for lane in self._lanes if lane.run is not None]
+        for lane in self._lanes:
+            lane.kill()
+        deadline = time.monotonic() + SIGNAL_S
+        while any(map(is_held, curves)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def _look_for_end(self) -> None:
+        if self._is_stopping:
+            return
+        if self.limit is not None and self.limit.is_past():
+            self.limit.is_over = True
+            self._stop_all()
+        elif self.interruption.look():
+            self._stop_all()
 
     def _has_work(self, waiting: deque[Run]) -> bool:
         self._draw(waiting)
-        return bool(waiting and not self.interruption.is_set) or bool(self._busy_lanes())
+        return bool(waiting and not self._is_stopping) or bool(self._busy_lanes())
 
     def _draw(self, waiting: deque[Run]) -> None:
         """Ask the source for runs where a worker has nothing to do; drop what the time does not allow."""
-        is_idle = len(self._busy_lanes()) < len(self._lanes) and not self.interruption.is_set
+        is_idle = len(self._busy_lanes()) < len(self._lanes) and not self._is_stopping
         if is_idle and self.limit is not None:
             allowed = [run for run in waiting if self.limit.allows(run)]
             waiting.clear()
@@ -138,16 +167,20 @@ class Driver:
         if not done:
             done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
         for lane in {busy[task]: None for task in done}:
-            self._collect(lane, done, waiting)
+            assert lane.run is not None
+            with self._isolated(lane.run, lane):
+                self._collect(lane, done, waiting)
         for lane in self._busy_lanes():
-            self._follow(lane)
+            assert lane.run is not None
+            with self._isolated(lane.run, lane):
+                self._follow(lane)
 
     def _look_for_head(self) -> None:
         if time.monotonic() - self._headed_at < STAFF_S:
             return
         self._headed_at = time.monotonic()
         was_headless, self._is_headless = self._is_headless, is_headless()
-        if self._is_headless and not was_headless:
+        if self._is_headless and not was_headless and not is_lost():
             text = "the head of the Ray cluster does not answer; unless it comes back, Ray ends this in a minute or two"
             self.observe(Event("notice", text=f"{text}, and the same command goes on: nothing is lost"))
 
@@ -171,12 +204,12 @@ class Driver:
         if empty and len(empty) == len(self._lanes) and not room:
             self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
         n_left = len(waiting) + (self.source.n_left if self.source is not None else 0)
-        if self._grows and n_left and room > len(self._lanes) and not self.interruption.is_set:
+        if self._grows and n_left and room > len(self._lanes) and not self._is_stopping:
             self._grow(min(room - len(self._lanes), n_left))
 
     def _grow(self, count: int) -> None:
         try:
-            check_shared(self.store.path)
+            check_nodes(self.store.path)
         except ResourceError as error:
             self._grows = False
             self.observe(Event("notice", text=f"a node that joined is left alone: {error}"))
@@ -187,23 +220,38 @@ class Driver:
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for lane in self._lanes:
-            if lane.run is None and lane.workers and not self.interruption.is_set:
+            if lane.run is None and lane.workers and not self._is_stopping:
                 self._draw(waiting)
                 if not waiting:
                     return
                 run = waiting.popleft()
-                cut_counts = self.stopping is not None or self.source is not None
-                job = make_job(self.plan, run, self.placement, self.software, cut_counts=cut_counts)
-                folder = self.store.run(run.run_id)
-                self.watchdog.begin(folder.status)
-                lane.begin(run, job)
-                if run.run_id in self._readers:  # what it wrote between the last look and the end of an attempt
-                    self._read_on(run)
-                else:  # what an earlier driver saw of it: the rule of early stopping knows
-                    reader = self._readers[run.run_id] = CurveReader(folder.curve)
-                    self.mirror.add(run.run_id, reader.read())
-                if run.run_id not in self._busy:
-                    self.observe(Event("started", run))
+                with self._isolated(run):
+                    self._begin(lane, run)
+
+    def _begin(self, lane: Lane, run: Run) -> None:
+        folder = self.store.run(run.run_id)
+        if run.run_id in self._readers:  # what it wrote between the last look and the end of an attempt
+            self._read_on(run)
+        else:  # what an earlier driver saw of it: the rule of early stopping knows
+            reader = self._readers[run.run_id] = CurveReader(folder.curve)
+            self.mirror.add(run.run_id, reader.read())
+        cut_counts = self.stopping is not None or self.source is not None
+        job = make_job(self.plan, run, self.placement, self.software, cut_counts=cut_counts)
+        self.watchdog.begin(folder.status)
+        lane.begin(run, job)
+        if run.run_id not in self._busy:
+            self.observe(Event("started", run))
+
+    @contextmanager
+    def _isolated(self, run: Run, lane: Lane | None = None) -> Iterator[None]:
+        """An error in the records of one run fails this run and takes it from its lane. The others go on."""
+        try:
+            yield
+        except RECORD_ERRORS as error:
+            if lane is not None and lane.run is not None:
+                lane.run = None
+                lane.dismiss(by_force=True)
+            self._give_up(run, f"{type(error).__name__}: {error}")
 
     def _follow(self, lane: Lane) -> None:
         """Pass on what the run has written since the last look; cut it, or replace its worker, where that is due."""
@@ -263,7 +311,9 @@ class Driver:
         has_begun = is_death and lane.employs(self.store.run(run.run_id).read_status().worker)
         if is_death or is_group:
             lane.dismiss(by_force=is_group)
-        if is_death:
+        if is_death and self._is_stopping:
+            self._finish(run, "queued")
+        elif is_death:
             self._retry(run, waiting, error, has_begun=has_begun)
         elif is_starved(error) and (less := self._reduce(run, "out of memory")):
             waiting.appendleft(run)
@@ -271,9 +321,13 @@ class Driver:
         else:
             cause = cause_of(error)
             self._give_up(run, str(cause) if isinstance(cause, OSError) else str(error))
-            if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
+            if isinstance(cause, OSError) and cause.errno in UNWRITABLE and not self._is_alone_in(cause):
                 self.halted = f"{self.store.path}: {cause.strerror}; what was saved before is whole"
                 self._stop_all()
+
+    def _is_alone_in(self, error: OSError) -> bool:
+        """Whether only this run's folder is closed to us, and not the study's."""
+        return error.errno in (errno.EACCES, errno.EPERM) and os.access(self.store.path, os.W_OK)
 
     def _wait_for_other(self, run: Run, waiting: deque[Run]) -> None:
         """Another `ablate run` trains it: look again once the others have been handed out."""
@@ -324,32 +378,44 @@ class Driver:
         return f", {smaller} sequences at once"
 
     def _give_up(self, run: Run, error: str) -> None:
-        self._lost.add(run.run_id)
         folder = self.store.run(run.run_id)
-        with suppress(OSError):
-            folder.write_status(replace(folder.read_status(), state="failed", error=error))
-        self._finish(run, "failed", error)
+        with suppress(*RECORD_ERRORS):
+            status = folder.read_status()
+            if status.state not in ENDED:
+                folder.write_status(replace(status, state="failed", error=error))
+        with suppress(*RECORD_ERRORS):
+            self._show_last(run)
+        self._end(run, "failed", error)
 
-    def _finish(self, run: Run, state: State, error: str = "") -> None:
-        records = self._read_on(run)
-        if records:
-            self.observe(Event("progress", run, record=records[-1] | _last_validation(records)))
-        self.mirror.end(run.run_id, state)
-        if self.source is not None and state in ("finished", "diverged", "failed"):
-            self.source.tell(run, state)
+    def _finish(self, run: Run, state: State) -> None:
+        self._show_last(run)
         status = self.store.run(run.run_id).read_status()
         if self.limit is not None and state == "finished" and not status.is_cut:
             self.limit.learn(run, status.took_s)
-        text = name_error(error or status.error) if state == "failed" else ""
-        if status.is_cut and status.notes:
-            text = status.notes[-1]
+        note = status.notes[-1] if status.is_cut and status.notes else ""
+        self._end(run, state, status.error if state == "failed" else note)
+
+    def _show_last(self, run: Run) -> None:
+        records = self._read_on(run)
+        if records:
+            self.observe(Event("progress", run, record=records[-1] | _last_validation(records)))
+
+    def _end(self, run: Run, state: State, text: str) -> None:
+        if state == "failed":
+            text = self._lost[run.run_id] = name_error(text)
+        self.mirror.end(run.run_id, state)
+        if self.source is not None and state in ("finished", "diverged", "failed"):
+            self.source.tell(run, state)
         self.observe(Event("ended", run, state=state, text=text))
 
     def _stop_all(self) -> None:
         """Let every run in progress save a checkpoint, and hand out no more."""
-        self.interruption.is_set = True
+        self._is_stopping = True
         for lane in self._busy_lanes():
-            lane.stop()
+            if lane.is_ready():
+                lane.stop()
+            else:
+                lane.dismiss()
 
 
 def _last_validation(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -28,11 +28,13 @@ Observer = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The number of runs by state, whether the driver was interrupted, and what made it give up, if anything did."""
+    """The number of runs by state, whether the driver was interrupted, what made it give up, if anything did, and the
+    error, in one line, of each run that failed now, by its id."""
 
     states: Mapping[str, int]
     interrupted: bool
     halted: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:

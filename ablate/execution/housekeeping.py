@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ablate.errors import RecordError
 from ablate.execution.events import Event, Observer
 from ablate.tracking.cleaning import Keep, clean
 from ablate.tracking.store import Store
@@ -27,8 +28,12 @@ class Housekeeper:
     def tidy(self) -> None:
         if self.keep == "all" and self.budget_bytes is None:
             return
-        removals = clean(self.store, self.keep, self.budget_bytes)
         self._looked_at = time.monotonic()
+        try:
+            removals = clean(self.store, self.keep, self.budget_bytes)
+        except (OSError, RecordError) as error:  # training is worth more than room
+            self._observe(Event("notice", text=f"no weights were removed: {error}"))
+            return
         if removals:
             freed = format_count(sum(removal.n_bytes for removal in removals))
             self._observe(Event("notice", text=f"{freed}B of weights and leftovers removed ({removals[-1].reason})"))

@@ -5,39 +5,54 @@ from __future__ import annotations
 import fcntl
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from ablate.tracking.store import Store
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_S = 0.05
 
 
 class Interruption:
-    """`is_set` once somebody asked for the end, after this was made: what was asked before was for a driver of then."""
+    """Tells a driver that it should save checkpoints and stop.
+
+    `is_set` becomes true with the first signal, and with an `ablate stop` that comes after this was made.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store, self._seen = store, store.read_stop_request()
         self.is_set = False
 
-    def is_requested(self) -> bool:
-        """Whether `ablate stop` came. A request that cannot be read, as of a file system that hiccups, is none."""
+    def look(self) -> bool:
+        """Check for `ablate stop` too. A request that cannot be read, for example while a file system hangs, is
+        ignored."""
         request = self._store.read_stop_request()
-        return bool(request) and request != self._seen
+        self.is_set = self.is_set or (bool(request) and request != self._seen)
+        return self.is_set
+
+    def arrives_within(self, seconds: float) -> bool:
+        """Wait for a signal that may be on its way."""
+        deadline = time.monotonic() + seconds
+        while not self.is_set and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return self.is_set
 
     @contextmanager
-    def caught(self, stop: Callable[[], None]) -> Iterator[None]:
-        """The first signal calls `stop`, which saves checkpoints; the second one does not wait for them.
+    def heard(self) -> Iterator[None]:
+        """Handle signals: the first one sets `is_set`, the second one raises `KeyboardInterrupt`.
 
-        A hangup that this process was started to ignore stays ignored: `nohup` asks for that. SIGINT is heard in any
-        case: a script's background is started to ignore it, and who sends it there means it.
+        The first one raises nothing, because an exception inside Ray's C++ calls may be lost or crash the process. A
+        hangup stays ignored if this process was started to ignore it, as by `nohup`. SIGINT is always handled: a
+        script's background jobs are started to ignore it.
         """
 
         def hear(_signal: int, _frame: FrameType | None) -> None:
             if self.is_set:
                 raise KeyboardInterrupt
-            stop()
+            self.is_set = True
 
         is_main = threading.current_thread() is threading.main_thread()
         is_under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -51,36 +66,25 @@ class Interruption:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Ctrl-C waits for the end of the block; the second one does not.
-
-    While Ray starts, whose threads are C++, an exception out of nowhere may be lost, or crash the process as it ends.
-    """
+def sigterm_held() -> Iterator[None]:
+    """Let SIGTERM wait while Ray starts: its C++ core installs a handler that would end this process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_heard = False
-
-    def hear(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal is_heard
-        if is_heard:
-            raise KeyboardInterrupt
-        is_heard = True
-
-    before = signal.signal(signal.SIGINT, hear)
+    handler = signal.getsignal(signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    if is_heard:
-        raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @contextmanager
 def at_work(store: Store) -> Iterator[Interruption]:
-    """Hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
+    """Handle signals, and hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
     interruption = Interruption(store)
     store.path.mkdir(parents=True, exist_ok=True)
-    with store.driver_lock.open("w") as lock:
+    with interruption.heard(), store.driver_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield interruption

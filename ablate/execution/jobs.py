@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -12,8 +12,9 @@ from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import Pace, run_seconds
 from ablate.plan.identity import arm_id
+from ablate.tracking.curve import is_held
 from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
-from ablate.tracking.store import Store
+from ablate.tracking.store import RunFolder, Store
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,16 @@ def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, faile
 
 
 def count_states(store: Store, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[str, int]:
-    """How many runs are in each state, as `ablate status` calls it. The `lost` count as failed, whatever a disk that is
-    full says of them."""
-    statuses = ((run_id, store.run(run_id).read_status()) for run_id in run_ids)
-    return Counter(
-        "failed" if run_id in lost else "stopped early" if status.is_cut else status.state
-        for run_id, status in statuses
-    )
+    """How many runs are in each state, as `ablate status` calls it. The `lost` count as failed, whatever their status
+    says: it may be from before a disk was full."""
+    return Counter("failed" if run_id in lost else _name_state(store.run(run_id)) for run_id in run_ids)
+
+
+def _name_state(folder: RunFolder) -> str:
+    status = folder.read_status()
+    if status.state == "running" and not is_held(folder.curve):  # its worker was killed
+        status = replace(status, state="queued")
+    return "stopped early" if status.is_cut else folder.shown_state(status)
 
 
 def estimate_seconds(plan: Plan, store: Store, pace: Pace) -> Mapping[str, float]:

@@ -23,6 +23,7 @@ from ablate.execution.placement import Placement
 from ablate.execution.worker import Result, RunWorker, Seat
 from ablate.plan import Run
 
+HOST = socket.gethostname()
 GRACE_S = 3.0  # how long the others of a group have to say what they died of
 
 
@@ -114,14 +115,18 @@ class Lane:
             except RayError as error:
                 self._errors.append(error)
 
+    def kill(self) -> None:
+        """End the workers on this machine without asking Ray, which may be gone."""
+        pids = [int(pid) for host, _, pid in (name.rpartition(":") for name in self._names) if host == HOST]
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def dismiss(self, *, by_force: bool = False) -> None:
         """Give the workers up. Ray asks them to end, which a stopped process does not hear: `by_force`, those on this
         machine get a signal first."""
-        for name in self._names if by_force else ():
-            host, _, pid = name.rpartition(":")
-            if host == socket.gethostname():
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+        if by_force:
+            self.kill()
         for worker in self.workers:
             ray.kill(worker)
         if self._group is not None:

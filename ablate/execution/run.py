@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -92,13 +94,15 @@ def run_study(
         return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=False)
 
     # Ray takes a second to load, and is of no use where nothing is left to train.
-    from ablate.execution.cluster import check_address, check_shared, start_cluster
+    from ablate.execution.cluster import check_address, check_nodes, start_cluster
     from ablate.execution.driver import Driver
 
     available: Mapping[str, float] = local_resources()
     where = plan.study.locate(("resources",))
     if options.address is None:
         place(plan.study.resources, [available], options.workers, len(pending) + n_more, where)
+        if os.environ.get("RAY_ADDRESS"):
+            console.print("RAY_ADDRESS is not used: this trains on this machine; --address auto joins that cluster")
     else:
         check_address(options.address)
     done = len(plan.runs) - len(pending)
@@ -112,15 +116,20 @@ def run_study(
         except DataError as error:
             raise plan.study.refuse(("model", "vocab_size"), str(error)) from None
     if stopping is not None:
-        seed_from_curves(stopping, plan, {run.run_id: read_curve(store.run(run.run_id).curve) for run in plan.runs})
+        seed_from_curves(stopping, plan, dict(_read_curves(plan, store)))
     if options.limit is not None:
         for run in plan.runs:
-            options.limit.learn(run, store.run(run.run_id).read_status().took_s if run not in pending else 0.0)
+            folder = store.run(run.run_id)
+            options.limit.learn(run, folder.read_status().took_s if run not in pending else 0.0)
+            if folder.checkpoint.exists():
+                options.limit.mark_begun(run)
     runs = order(pending, estimate_seconds(plan, store, ORDER_PACE))
     with at_work(store) as interruption, start_cluster(options.address, available, store.ray_log) as nodes:
+        if interruption.is_set:  # while Ray started
+            return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=True)
         placement = place(plan.study.resources, nodes, options.workers, len(pending) + n_more, where)
         store.write_study(record)
-        check_shared(store.path)
+        check_nodes(store.path)
         console.print(f"{placement}; starting", highlight=False)
         mirror = MlflowMirror(options.tracking_uri, store, record)
         housekeeper = Housekeeper(store, options.keep, options.disk_budget_bytes, view.observe)
@@ -144,6 +153,13 @@ def run_study(
     _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
+
+
+def _read_curves(plan: Plan, store: Store) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    """The curves that can be read; the driver tells of the others."""
+    for run in plan.runs:
+        with suppress(OSError):
+            yield run.run_id, read_curve(store.run(run.run_id).curve)
 
 
 def _check_name(plan: Plan, store: Store) -> None:

@@ -9,7 +9,6 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -114,8 +113,10 @@ class RunWorker:
                 if self.group.size > 1:
                     raise
                 # One variant's error must not take the others down.
-                with suppress(OSError):
+                try:
                     recorder.write_status("failed", error=traceback.format_exc())
+                except OSError:
+                    raise error from None  # the driver has to tell the reason
                 if isinstance(error, OSError) and error.errno in UNWRITABLE:
                     raise
                 return "failed"

@@ -107,8 +107,11 @@ class RunFolder:
             return False
 
     def shown_state(self, status: Status) -> str:
-        """The state for a reader: `stale` where it says running, and no worker is at it."""
-        return "stale" if status.is_stale() and not is_held(self.curve) else status.state
+        """The state for a reader: `stale` if it says running and no worker is at it, `interrupted` if it waits to
+        resume from its checkpoint."""
+        if status.is_stale() and not is_held(self.curve):
+            return "stale"
+        return "interrupted" if status.state == "queued" and self.checkpoint.exists() else status.state
 
     def last_validation(self) -> float | None:
         """The validation loss of the last evaluation."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ablate.execution import cluster
-from ablate.execution.interruption import SIGNALS, Interruption, at_work, deferred
+from ablate.execution.interruption import SIGNALS, Interruption, at_work
 from ablate.tracking.store import Store
 
 
@@ -29,11 +30,7 @@ def handlers() -> Iterator[None]:
 
 def test_the_first_signal_stops_and_the_second_one_does_not_wait(store: Store) -> None:
     interruption = Interruption(store)
-
-    def stop() -> None:
-        interruption.is_set = True
-
-    with pytest.raises(KeyboardInterrupt), interruption.caught(stop):
+    with pytest.raises(KeyboardInterrupt), interruption.heard():
         os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.is_set
         os.kill(os.getpid(), signal.SIGINT)
@@ -41,19 +38,17 @@ def test_the_first_signal_stops_and_the_second_one_does_not_wait(store: Store) -
 
 def test_a_hangup_that_nohup_ignores_stops_nothing(store: Store) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Interruption(store).caught(lambda: pytest.fail("stopped")):
+    interruption = Interruption(store)
+    with interruption.heard():
         os.kill(os.getpid(), signal.SIGHUP)
+    assert not interruption.is_set
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_ctrl_c_is_heard_by_what_a_script_started_in_the_background(store: Store) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruption = Interruption(store)
-
-    def stop() -> None:
-        interruption.is_set = True
-
-    with interruption.caught(stop):
+    with interruption.heard():
         os.kill(os.getpid(), signal.SIGINT)
     assert interruption.is_set
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -62,10 +57,10 @@ def test_ctrl_c_is_heard_by_what_a_script_started_in_the_background(store: Store
 def test_a_stop_is_heard_from_the_moment_that_a_driver_is_at_work(store: Store) -> None:
     with at_work(store) as interruption:
         assert store.has_driver()
-        assert not interruption.is_requested()
+        assert not interruption.look()
         store.request_stop()
-        assert interruption.is_requested()
-        assert not Interruption(store).is_requested()  # of a driver that came later
+        assert interruption.look()
+        assert not Interruption(store).look()  # of a driver that came later
     assert not store.has_driver()
 
 
@@ -78,29 +73,55 @@ def test_a_request_that_can_no_longer_be_read_is_none(store: Store, content: byt
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    assert not interruption.is_requested()
+    assert not interruption.look()
 
 
-def test_ctrl_c_while_ray_starts_was_lost_or_crashed_the_driver_at_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_a_signal_while_ray_starts_or_ends_was_lost_or_crashed_the_driver(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:
     happened: list[str] = []
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def start_ray(*_: object, **__: object) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's core installs a handler that ends the process
+        if moment == "start":
+            os.kill(os.getpid(), number)
         happened.append("started")
 
+    def end_ray() -> None:
+        if moment == "end":
+            os.kill(os.getpid(), number)
+        happened.append("ended")
+
     monkeypatch.setattr(cluster, "init_local", start_ray)
-    monkeypatch.setattr(cluster.ray, "shutdown", lambda: happened.append("shut down"))
-    with pytest.raises(KeyboardInterrupt), cluster.start_cluster(None, {"CPU": 1}, tmp_path / "ray.log"):
-        happened.append("at work")
-    assert happened == ["started", "shut down"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    monkeypatch.setattr(cluster, "node_resources", list)
+    monkeypatch.setattr(cluster.ray, "shutdown", end_ray)
+    with at_work(store) as interruption:
+        with cluster.start_cluster(None, {"CPU": 1}, store.ray_log):
+            assert interruption.is_set == (moment == "start")
+        assert interruption.is_set
+    assert happened == ["started", "ended"]
 
 
-def test_the_second_ctrl_c_does_not_wait_for_the_start_of_ray() -> None:
-    with pytest.raises(KeyboardInterrupt), deferred():
+def test_the_second_ctrl_c_does_not_wait_for_the_start_of_ray(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_ray(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("waited")
+
+    monkeypatch.setattr(cluster, "init_local", start_ray)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        at_work(store),
+        cluster.start_cluster(None, {"CPU": 1}, store.ray_log),
+    ):
+        pytest.fail("at work")
+
+
+def test_a_signal_to_every_process_of_a_job_was_taken_for_the_death_of_the_node(store: Store) -> None:
+    interruption = Interruption(store)
+    with interruption.heard():
+        assert not interruption.arrives_within(0)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()  # the node was faster to die
+        assert interruption.arrives_within(10)

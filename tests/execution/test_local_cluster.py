@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import ray
@@ -13,7 +14,7 @@ from processes import PATIENCE_S
 from ray.exceptions import WorkerCrashedError
 
 from ablate.errors import ResourceError
-from ablate.execution import cluster
+from ablate.execution import cluster, local
 from ablate.execution.cluster import start_cluster
 
 
@@ -30,6 +31,68 @@ def test_what_ray_says_of_a_dead_worker_is_in_its_log_alone(tmp_path: Path, capf
             assert time.monotonic() < deadline, "Ray said nothing"
             time.sleep(0.1)
     assert told == ""
+
+
+@pytest.fixture
+def usual(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The folder that is taken if TMPDIR is of no use."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    return "/tmp"
+
+
+@pytest.mark.parametrize("name", ["x" * 60, "none/such", "t m", "tü"])
+def test_a_tmpdir_that_is_long_missing_or_not_ascii_kept_ray_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: str, name: str
+) -> None:
+    folder = tmp_path / name
+    if "none" not in name:
+        folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with local.scratch_folder() as scratch:
+        place = Path(scratch).parent
+        assert place.parent == Path(usual)
+        assert place.stat().st_mode & 0o777 == 0o700
+        Path(scratch).mkdir()
+    assert not place.exists()
+
+
+def test_a_tmpdir_is_used_up_to_the_longest_socket_path(monkeypatch: pytest.MonkeyPatch, usual: str) -> None:
+    room = local.SOCKET_BYTES - len(local.SOCKET_TAIL)
+    with TemporaryDirectory(prefix="a" * (room - len(usual) - 9), dir=usual) as folder:
+        assert len(folder) == room
+        monkeypatch.setenv("TMPDIR", folder)
+        with local.scratch_folder() as scratch:
+            assert scratch.startswith(folder)
+            tail = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+            assert len(scratch + tail) == local.SOCKET_BYTES
+
+
+def test_without_any_folder_for_sockets_the_message_names_tmpdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    monkeypatch.setattr(local, "TemporaryDirectory", refuse)
+    with (
+        pytest.raises(ResourceError, match=r"TMPDIR=.*none\): set TMPDIR to a writable folder on a local disk"),
+        local.scratch_folder(),
+    ):
+        pytest.fail("it found one")
+
+
+def test_the_folder_of_a_driver_that_was_killed_is_removed_and_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ABANDONED_S", -1.0)
+    folders = [tmp_path / f"{local.PREFIX}{name}" for name in ("killed", "alive")]
+    for folder in folders:
+        folder.mkdir()
+    with local._held(folders[1]):
+        local._remove_abandoned(tmp_path)
+    assert [folder.exists() for folder in folders] == [False, True]
 
 
 def test_a_node_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
