@@ -27,8 +27,10 @@ class Pruning(Stopping):
             return ""
         if run.run_id != first.run_id:
             return "its first seed was pruned" if self.trials.store.run(first.run_id).read_status().is_cut else ""
+        if name not in self._reported:
+            self._reported[name] = self._last_step(running)
         for step, value in points_of(records, self.objective.metric):
-            if step > self._reported.get(name, self._last_step(running)):
+            if step > self._reported[name]:
                 self._reported[name] = step
                 running.report(value, step)
                 if step < run.arm.train.steps and running.should_prune():
@@ -37,5 +39,5 @@ class Pruning(Stopping):
 
     @staticmethod
     def _last_step(running: Any) -> int:
-        """What an earlier process reported."""
-        return max(running.study.get_trials(deepcopy=False)[running.number].intermediate_values, default=0)
+        """The last step that an earlier process reported. Reads this trial only: a search may have thousands."""
+        return max(running.storage.get_trial(running._trial_id).intermediate_values, default=0)

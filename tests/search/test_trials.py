@@ -224,6 +224,24 @@ def test_a_pruned_trial_ends_with_its_first_seed(pose_search: Pose, store: Store
     assert trial.intermediate_values == {4: 3.0}
 
 
+def test_pruning_read_every_trial_at_every_evaluation(
+    pose_search: Pose, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trials = Trials(pose_search(trials=1, seeds=1, pruner={"name": "ThresholdPruner", "upper": 1e9}), store)
+    (run,) = trials.plan.runs
+    (search,) = trials.searches
+    read: list[str] = []
+    get_trials = optuna.Study.get_trials
+    monkeypatch.setattr(optuna.Study, "get_trials", lambda *a, **k: read.append("all") or get_trials(*a, **k))
+    rule = Pruning(trials)
+    for step in (4, 8, 12):
+        assert rule.judge(run, [{"step": step, "val_loss": 3.0}]) == ""
+    assert read == []
+    again = Pruning(trials)  # as another process goes on: what was reported is not reported again
+    assert again.judge(run, [{"step": 12, "val_loss": 1.0}, {"step": 16, "val_loss": 2.0}]) == ""
+    assert search.trials[0].intermediate_values == {4: 3.0, 8: 3.0, 12: 3.0, 16: 2.0}
+
+
 def test_only_the_best_trial_keeps_its_weights(pose_search: Pose, store: Store) -> None:
     trials = Trials(pose_search(trials=5), store)
 
