@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablate.words import format_count
+from ablate.words import format_count, format_number
 
 COLUMNS = (
     "arm",
@@ -65,7 +65,7 @@ def _row(speed: Mapping[str, Any]) -> tuple[str, ...]:
         format_count(speed["tokens_per_s"]),
         f"{speed['step_ms']:.2f}",
         f"{max(windows):.2f}, {min(windows):.2f}",
-        f"{speed['model_tflops']:.3g}",
+        format_number(speed["model_tflops"]),
         f"{speed['ceiling_share']:.0%}",
         f"{format_count(speed['peak_memory_bytes'])}B",
         "" if cold is None else f"{cold:.1f}",

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
 from ablate.tracking.curve import read_curve
-from ablate.words import count, format_count, format_seconds
+from ablate.words import count, format_count, format_number, format_seconds
 
 if TYPE_CHECKING:
     from ablate.execution.events import Outcome
@@ -93,7 +93,7 @@ def print_plan(plan: Plan, store: Store, placement: Placement, pace: Pace) -> No
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, study.seeds))}, "
         f"{format_count(plan.total_flops)}FLOP in all{done}; {placement}",
-        f"about {format_seconds(seconds)}{f' and {gpu_hours:.2g} GPU-hours' if gpu_hours else ''} "
+        f"about {format_seconds(seconds)}{f' and {format_number(gpu_hours, 2)} GPU-hours' if gpu_hours else ''} "
         f"(an estimate, at {pace} here, and by finished runs), "
         f"up to {format_count(memory)}B of memory a run",
         f"data: {study.data.source}, {study.data.tokenizer}, {format_count(plan.corpus.n_train_tokens)} tokens to "
@@ -239,7 +239,9 @@ def print_removals(removals: Sequence[Removal], *, is_dry: bool) -> None:
 def print_speeds(report: BenchReport) -> None:
     """What `ablate bench` measured: a line an arm, and where a step's time goes."""
     console = _console()
-    ceilings = ", ".join(f"{value:.4g} TFLOP/s in {name}" for name, value in report.ceiling_tflops.items())
+    ceilings = ", ".join(
+        f"{format_number(value, 4)} TFLOP/s in {name}" for name, value in report.ceiling_tflops.items()
+    )
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     console.print(f"{report.device}, {versions}; a large matrix product: {ceilings}", highlight=False)
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -257,7 +259,7 @@ def print_speeds(report: BenchReport) -> None:
             format_count(speed.n_params),
             format_count(speed.tokens_per_s),
             f"{speed.step_ms:.2f}",
-            f"{speed.model_tflops:.4g}",
+            format_number(speed.model_tflops, 4),
             f"{speed.ceiling_share:.0%}",
             f"{format_count(speed.peak_memory_bytes)}B",
             cold,

@@ -8,6 +8,7 @@ from itertools import dropwhile
 # The second is an exception group's, whose lines have a margin; those of the exceptions in it stand further right.
 _TRACEBACK = re.compile(r"^(?:|  \+ Exception Group )Traceback \(most recent call last\):$", re.MULTILINE)
 _MARGIN = "  | "
+_PREFIXES = "kMGTPEZYRQ"
 
 
 def format_seconds(seconds: float) -> str:
@@ -20,12 +21,24 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def round_digits(number: float, digits: int = 3) -> float:
+    """The number to so many significant digits. A unit is chosen by this: 999,999 is 1M, not 1000k."""
+    return float(f"{number:.{digits}g}")
+
+
+def format_number(number: float, digits: int = 3) -> str:
+    """`0.0123`, `950`, `12300`: significant digits, and no exponent however large the number is."""
+    rounded = round_digits(number, digits)
+    return f"{rounded:.0f}" if abs(rounded) >= 10**digits else f"{rounded:.{digits}g}"
+
+
 def format_count(number: float) -> str:
     """`950`, `12.3k`, `4.56M`, `1.2G`: three digits and the SI prefix."""
-    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.3g}"
+    rounded = round_digits(number)
+    for power in range(len(_PREFIXES), 0, -1):
+        if abs(rounded) >= 10.0 ** (3 * power):
+            return f"{format_number(rounded / 10.0 ** (3 * power))}{_PREFIXES[power - 1]}"
+    return format_number(rounded)
 
 
 def count(n: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
@@ -15,7 +16,7 @@ from . import position as position_axis
 from . import topology as topology_axis
 from .attention.base import Attention
 from .cost import count_forward_flops, count_params
-from .dropped import Part, check_dropped
+from .dropped import NO_MLP, Part, check_dropped
 from .errors import ConfigError, describe_unknown
 from .linear.base import Linear
 from .mlp.base import Mlp
@@ -176,7 +177,61 @@ class ModelConfig(Knobs):
 
     def notices(self) -> tuple[str, ...]:
         """What the reader of a result should know about this model."""
-        return tuple(notice for axis in TABLES for notice in getattr(self, axis).notices(self))
+        idle = {path: why for path, why in self.idle_settings().items() if why}
+        return (
+            *(notice for axis in TABLES for notice in getattr(self, axis).notices(self)),
+            *(f"{path} {attrgetter(path)(self)} decides nothing: {why}" for path, why in idle.items()),
+        )
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        later_layers = [layer for path in self.topology.paths(self.n_layers) for layer in path[1:]]
+        if not any(self.keeps("attention", layer) for layer in later_layers):
+            found["value_residual"] = "no attention comes after the first of a path"
+        if not self.count_kept("block"):
+            found["embedding_shortcut"] = "no layer keeps a block"
+        if not self.count_kept("mlp"):
+            found["d_ff"] = NO_MLP
+        return found
+
+    def idle_settings(self) -> dict[str, str]:
+        """Settings that differ from their defaults but decide nothing in this model: dotted path to the reason, which
+        is empty where another setting follows from it."""
+        usual = self.canonical()
+        if usual is self:
+            return {}
+        idle = self.idle(self).items()
+        return {path: why for path, why in idle if attrgetter(path)(self) != attrgetter(path)(usual)}
+
+    def canonical(self) -> Self:
+        """This model with the settings that decide nothing at their defaults: one config for all that train alike."""
+        strays = [path for path in self.idle(self) if attrgetter(path)(self) != self._default(path)]
+        if not strays:
+            return self
+        data = self.to_dict()
+        for path in strays:
+            *owners, name = path.split(".")
+            tree = data
+            for owner in owners:
+                tree = tree[owner]
+            del tree[name]
+        return self.parse(data)
+
+    def _default(self, path: str) -> object:
+        """The default of a setting, before any size is known."""
+        axis, *knobs = path.split(".")
+        owner = type(getattr(self, axis)) if knobs else type(self)
+        name, *group = knobs or [axis]
+        default = owner.model_fields[name].default
+        return attrgetter(".".join(group))(default) if group else default
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same model: settings that decide nothing in it do not count."""
+        return isinstance(other, ModelConfig) and super(ModelConfig, self.canonical()).__eq__(other.canonical())
+
+    def __hash__(self) -> int:
+        usual = self.canonical()
+        return hash(tuple(getattr(usual, name) for name in type(self).model_fields))
 
     def recipe(self) -> dict[str, float]:
         """Training defaults that the normalization brings."""

@@ -8,6 +8,7 @@ from typing import Literal
 from .errors import ConfigError
 
 Part = Literal["attention", "mlp", "block"]
+NO_ATTENTION, NO_MLP = "no layer keeps its attention", "no layer keeps its MLP"  # why knobs of either are idle
 
 
 def check_dropped(dropped: Iterable[str], n_layers: int) -> tuple[str, ...]:

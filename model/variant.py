@@ -39,6 +39,16 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        """The knobs that decide nothing in this model: dotted name to the reason.
+
+        A variant with such a knob adds it to what this returns. The reason is empty where another knob already says
+        what this one would, so that there is nothing to tell. The others must be legal with all of these at their
+        defaults.
+        """
+        groups = {name: group for name, group in self if isinstance(group, Knobs)}
+        return {f"{name}.{knob}": why for name, group in groups.items() for knob, why in group.idle(config).items()}
+
 
 class Variant(Knobs, ABC):
     """One value of an axis. Fields are its knobs; the class variables say what it is and where it comes from.

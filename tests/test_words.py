@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 
 import pytest
 
-from ablate.words import name_error
+from ablate.report.words import write_ratio, write_time
+from ablate.words import format_count, format_number, name_error
 
 
 class CompilerError(Exception):
@@ -109,3 +111,29 @@ def test_a_traceback_that_was_cut_is_named_by_the_last_that_is_left() -> None:
     whole = "".join(traceback.format_exception(caught.value))
     assert name_error(whole[: whole.index("raise CompilerError") + 5]) == "raise"
     assert name_error("Traceback (most recent call last):\n") == ""
+
+
+@pytest.mark.parametrize("exponent", range(-4, 32))
+def test_numbers_at_the_edge_of_a_unit_have_no_exponent(exponent: int) -> None:
+    for digits in (1.0, 1.234, 9.994, 9.995, 9.99999):
+        number = digits * 10.0**exponent
+        text = format_count(number)
+        assert re.fullmatch(r"-?[0-9.]+[kMGTPEZYRQ]?", text), text
+        scale = 1000.0 ** ("kMGTPEZYRQ".index(text[-1]) + 1) if text[-1].isalpha() else 1.0
+        assert float(text.rstrip("kMGTPEZYRQ")) * scale == pytest.approx(number, rel=0.006)
+        assert 1 <= float(text.rstrip("kMGTPEZYRQ")) < 1000 or number < 1
+        assert format_count(-number) == f"-{text}"
+        assert "e" not in format_number(number) or number < 1e-4
+
+
+def test_a_number_just_below_a_unit_is_one_of_it() -> None:
+    assert format_count(999_999) == "1M"
+    assert format_count(999.7) == "1k"
+    assert format_count(999_499) == "999k"
+    assert format_count(0) == "0"
+    assert format_number(1234.5) == "1230"
+    assert format_number(123, 2) == "120"
+    assert [write_time(seconds) for seconds in (0.99971, 59.97, 3599.9, 86_399.0)] == ["1 s", "1 min", "1 h", "1 d"]
+    assert write_time(1e9) == "11600 d"
+    assert write_time(0.0123) == "12.3 ms"
+    assert [write_ratio(ratio) for ratio in (9.996, 99.96, 1.0)] == ["10.0x", "100x", "1.00x"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 from ablate.study.schema import TrainConfig
@@ -24,14 +24,36 @@ def canonical_json(data: Any) -> str:
 
 
 def arm_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
-    """The canonical JSON of an arm on a corpus, seeds aside. Each variant's `version` is in it."""
-    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | train.idle_settings())))
-    return f'{{"data":{canonical_json(data_hash)},"model":{_model_json(model)},"train":{settings}}}'
+    """The canonical JSON of an arm on a corpus, seeds aside. Each variant's `version` is in it.
+
+    Settings of the model that decide nothing are in it, as in the ids of runs that exist: see `canonical_identity`.
+    """
+    return _join(_write_model(model), train, data_hash)
 
 
-@lru_cache(maxsize=1024)
-def _model_json(model: ModelConfig) -> str:
+def _write_model(model: ModelConfig) -> str:
     return canonical_json(model.to_dict())
+
+
+def _join(model: str, train: TrainConfig, data_hash: str) -> str:
+    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | train.idle_settings())))
+    return f'{{"data":{canonical_json(data_hash)},"model":{model},"train":{settings}}}'
+
+
+def canonical_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
+    """The identity that all arms share which train alike, whatever their settings say that decide nothing."""
+    return arm_identity(model.canonical(), train.canonical(), data_hash)
+
+
+def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) -> list[tuple[str, str]]:
+    """(identity, canonical identity) of each arm. Arms that share one config object share the work."""
+    models = {id(model): model for model, _ in arms}
+    texts = {key: (_write_model(model), _write_model(model.canonical())) for key, model in models.items()}
+    result = []
+    for model, train in arms:
+        own, usual = texts[id(model)]
+        result.append((_join(own, train, data_hash), _join(usual, train.canonical(), data_hash)))
+    return result
 
 
 def arm_id(identity: str) -> str:

@@ -21,17 +21,24 @@ class MatchError(ValueError):
     """No width of the MLP brings the arm within the tolerance."""
 
 
-@lru_cache(maxsize=4096)
 def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelConfig:
     """The arm with the `d_ff` that brings it nearest to the baseline's size.
 
     Size is linear in `d_ff`, so two evaluations give the answer. Raises `MatchError` where the nearest is more than 2 %
     away.
     """
+    width = _find_width(arm, baseline, match)
+    return arm if width is None else _with_d_ff(arm, width)
+
+
+@lru_cache(maxsize=4096)
+def _find_width(arm: ModelConfig, baseline: ModelConfig, match: Match) -> int | None:
+    """The width, or None where the sizes are equal already. Only the width is cached, because equal arms may still
+    differ in settings that decide nothing."""
     size = SIZES[match]
     target = size(baseline)
     if size(arm) == target:
-        return arm
+        return None
     start = max(STEP, arm.d_ff // STEP * STEP)
     first, second = (size(_with_d_ff(arm, width)) for width in (start, start + STEP))
     if second == first:
@@ -44,7 +51,7 @@ def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelCo
             f"cannot be matched in {match}: with d_ff {matched.d_ff} it has {size(matched):,} "
             f"against {target:,} of its baseline ({difference:+.1%}, at most {TOLERANCE:.0%} is allowed)"
         )
-    return matched
+    return matched.d_ff
 
 
 def _with_d_ff(config: ModelConfig, d_ff: int) -> ModelConfig:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
-from ablate.plan.expand import Assignment, Expansion, arm_name, display, expand
-from ablate.plan.identity import arm_identity, run_id
+from ablate.plan.expand import Assignment, Expansion, arm_name, expand
+from ablate.plan.identity import identify, run_id
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.names import Names
+from ablate.plan.remarks import explain_merged, find_beyond, find_overridden_values, find_uneven_split
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.overlay import Overlay
 from ablate.study.schema import Study, TrainConfig
-from ablate.study.source import Path
 from ablate_model import ModelConfig, variants
-
-UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
 
 
 @dataclass(frozen=True)
@@ -94,22 +92,25 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
-    arms, stands_for = _name_arms(study, expansion, resolved, corpus)
+    arms, merged = _name_arms(study, expansion, resolved, corpus)
+    stands_for = {arm_name(expansion.arms[other]): arm_name(expansion.arms[kept]) for other, kept in merged.items()}
     runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
-    idle = _find_idle_values(study, names, expansion)
-    merged = [
-        f"the arm {other} is the same configuration as {name}, which stands for both"
-        for other, name in stands_for.items()
-    ]
-    notices = (*expansion.notices, *idle, *resolver.notices, *merged, *common)
+    overridden = find_overridden_values(study, names, expansion)
+    notices = (
+        *expansion.notices,
+        *overridden,
+        *resolver.notices,
+        *explain_merged(expansion, resolved, merged),
+        *common,
+    )
     if corpus.largest_token is not None and max(corpus.n_train_tokens, corpus.n_validation_tokens) > CHECKED_TOKENS:
         notices += (
             f"tokens beyond the vocabulary were looked for in the first {CHECKED_TOKENS:,} of each split; "
             "`ablate run` looks at all before it trains",
         )
-    notices += tuple(_find_uneven_split(study, corpus))
+    notices += tuple(find_uneven_split(study, corpus))
     baseline = _common_levels(arms)
     return Plan(study, corpus, axes, baseline, arms, runs, notices, stands_for=stands_for)
 
@@ -117,52 +118,6 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
 def read_names() -> Names:
     """The names that a declaration may use, as the model package has them."""
     return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
-
-
-def _find_uneven_split(study: Study, corpus: CorpusInfo) -> Iterator[str]:
-    """Few files, or very unequal ones, leave a split by whole files far from the share that was asked for."""
-    data = study.data
-    share = corpus.n_validation_tokens / (corpus.n_train_tokens + corpus.n_validation_tokens)
-    is_near = data.validation_fraction / UNEVEN <= share <= data.validation_fraction * UNEVEN
-    if data.source == "text" and not data.validation_path and not is_near:
-        yield (
-            f"whole files are kept for validation, chosen by a hash of their content: {share:.1%} of the tokens, where "
-            f"data.validation_fraction is {data.validation_fraction:.1%}; data.validation_path would choose them"
-        )
-
-
-def _find_idle_values(study: Study, names: Names, expansion: Expansion) -> Iterator[str]:
-    """About values of `model:` in whose place every arm takes a level of an axis. One that is a baseline's level
-    surprises nobody, nor does the default of an axis that `--set` gave."""
-    for axis in expansion.axes:
-        place, value = _find_base_value(study, names.path(axis))
-        if (
-            value is not None
-            and all(axis in arm for arm in expansion.arms)
-            and not study.locate(("matrix", axis)).startswith("--set")
-        ):
-            levels = {
-                display(level.label): level.name for level in (expansion.arms[i][axis] for i in expansion.baselines)
-            }
-            if value not in levels.values():
-                yield (
-                    f"{study.locate(place)}: {display(value)} is overridden: every arm takes a level of the axis "
-                    f"{axis!r}, the baseline {' or '.join(levels)}"
-                )
-
-
-def _find_base_value(study: Study, path: str) -> tuple[Path, Any]:
-    """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
-    knobs, which says whose they are."""
-    place: Path = ()
-    value: Any = {"model": study.model}
-    for part in path.split("."):
-        if isinstance(value, str) and part == "name":
-            break
-        if not isinstance(value, Mapping) or (part == "name" and len(value) > 1):
-            return place, None
-        place, value = (*place, part), value.get(part)
-    return place, value
 
 
 def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:
@@ -190,40 +145,44 @@ def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> 
 
 def _name_arms(
     study: Study, expansion: Expansion, resolved: Sequence[Resolved], corpus: CorpusInfo
-) -> tuple[tuple[Arm, ...], dict[str, str]]:
-    """The arms with their names. Of several that come to the same configuration the first stands for all: the name of
-    each of the others to its name."""
+) -> tuple[tuple[Arm, ...], dict[int, int]]:
+    """The arms with their names, and the index of each arm that is left out with that of the one that equals it.
+
+    Of several that train alike the first stands for all, with the identity that its own settings give it.
+    """
     labels = [arm_name(assignment) for assignment in expansion.arms]
-    identities = [arm_identity(config.model, config.train, corpus.hash) for config in resolved]
+    identities = identify([(config.model, config.train) for config in resolved], corpus.hash)
     first: dict[str, int] = {}
-    for index, identity in enumerate(identities):
-        first.setdefault(identity, index)
-    arms: list[Arm] = []
-    stands_for: dict[str, str] = {}
-    for label, count in Counter(
-        label for index, label in enumerate(labels) if first[identities[index]] == index
-    ).items():
-        if count > 1:
+    # What decides nothing now may decide something at another point of the space that `tune` searches.
+    may_wake = _may_wake(study)
+    keys = [own if may_wake else usual for own, usual in identities]
+    kept = [first.setdefault(key, index) for index, key in enumerate(keys)]
+    for label, times in Counter(label for index, label in enumerate(labels) if kept[index] == index).items():
+        if times > 1:
             raise study.refuse(
-                ("matrix",), f"{count} different arms would be named {label}: give their levels other labels"
+                ("matrix",), f"{times} different arms would be named {label}: give their levels other labels"
             )
-    for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True)):
-        if first[identities[index]] != index:
-            stands_for[labels[index]] = labels[first[identities[index]]]
-            continue
-        arms.append(
-            Arm(
-                name=labels[index],
-                axes=_levels(assignment),
-                within={axis: level for axis, level in _levels(assignment).items() if axis in study.compare_within},
-                baseline=labels[first[identities[expansion.baselines[index]]]],
-                model=config.model,
-                train=config.train,
-                notices=config.notices,
-                identity=identities[index],
-            )
+    arms = tuple(
+        Arm(
+            name=labels[index],
+            axes=_levels(assignment),
+            within={axis: level for axis, level in _levels(assignment).items() if axis in study.compare_within},
+            baseline=labels[kept[expansion.baselines[index]]],
+            model=config.model,
+            train=config.train,
+            notices=(*config.notices, *find_beyond(config.train, config.model.context_length, corpus)),
+            identity=identities[index][0],
         )
-    return tuple(arms), stands_for
+        for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True))
+        if kept[index] == index
+    )
+    return arms, {index: other for index, other in enumerate(kept) if other != index}
+
+
+def _may_wake(study: Study) -> bool:
+    """Whether `tune` varies the model, so that trials of two arms may differ that are equal at its defaults."""
+    paths = [] if study.tune is None else [read_names().path(name) for name in study.tune.space]
+    return any(path.startswith("model.") for path in paths)
 
 
 def _levels(assignment: Assignment) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from ablate.report.words import (
     write_target,
     write_time,
 )
+from ablate.words import format_number
 
 STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
 """Columns beside the speed-ups: over the baseline's time per step, and the p-value on the headline's axis of cost."""
@@ -227,7 +228,7 @@ def tabulate_cost(report: Report) -> Table:
             report.labels[arm.arm],
             write_time(arm.step_s.mean),
             write_count(arm.tokens_per_s),
-            NOTHING if arm.tflops_per_s is None else f"{arm.tflops_per_s:.3g}",
+            NOTHING if arm.tflops_per_s is None else format_number(arm.tflops_per_s),
             write_bytes(arm.peak_memory_bytes),
             arm.device or NOTHING,
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ablate.analysis.speedup import Bound, SpeedUp, Target
 from ablate.analysis.summary import Spread
 from ablate.tracking.records import ArmRecord, Value
-from ablate.words import format_count
+from ablate.words import format_count, format_number, round_digits
 
 AXIS_NAMES = {
     "steps": "steps",
@@ -22,7 +22,7 @@ NOTHING = "\N{EN DASH}"
 HOW_JUDGED = "95 % intervals, not adjusted; judged by Holm-adjusted p-values"
 """What Holm's method changes, and what it does not. Every text that shows both says it in these words."""
 
-_TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"))
+_TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
@@ -55,7 +55,8 @@ def write_ratio(value: float | None) -> str:
     """A ratio to three digits: 1.45x."""
     if value is None:
         return NOTHING
-    return f"{value:.0f}x" if value >= 100 else f"{value:.1f}x" if value >= 10 else f"{value:.2f}x"
+    rounded = round_digits(value)
+    return f"{value:.0f}x" if rounded >= 100 else f"{value:.1f}x" if rounded >= 10 else f"{value:.2f}x"
 
 
 def write_speed_up(row: SpeedUp) -> str:
@@ -124,10 +125,9 @@ def write_time(seconds: float | None) -> str:
     """A time to three digits in its own unit."""
     if seconds is None:
         return NOTHING
-    for size, unit in _TIMES:
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    rounded = round_digits(seconds)
+    size, unit = next(((size, unit) for size, unit in _TIMES if rounded >= size), (0.001, "ms"))
+    return f"{format_number(rounded / size)} {unit}"
 
 
 def write_p(value: float | None) -> str:

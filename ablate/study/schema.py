@@ -109,9 +109,10 @@ KNOBS: Mapping[tuple[str, str], frozenset[str]] = {
 
 
 @cache
-def _idle_settings(optimizer: str, schedule: str) -> frozenset[str]:
+def _explain_idle(optimizer: str, schedule: str) -> Mapping[str, str]:
     chosen = {"optimizer": optimizer, "schedule": schedule}
-    return frozenset().union(*(knobs for (key, name), knobs in KNOBS.items() if chosen[key] != name))
+    unread = [(key, name, knobs) for (key, name), knobs in KNOBS.items() if chosen[key] != name]
+    return {knob: f"only {key} {name} reads it" for key, name, knobs in unread for knob in sorted(knobs)}
 
 
 class TrainConfig(Strict):
@@ -193,7 +194,17 @@ class TrainConfig(Strict):
 
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
-        return _idle_settings(self.optimizer, self.schedule)
+        return frozenset(_explain_idle(self.optimizer, self.schedule))
+
+    def explain_idle(self) -> dict[str, str]:
+        """Every setting that decides nothing here, with the reason: also one that is part of a run's identity."""
+        flat = {"min_learning_rate": "a constant schedule does not fall"} if self.schedule == "constant" else {}
+        return {**_explain_idle(self.optimizer, self.schedule), **flat}
+
+    def canonical(self) -> Self:
+        """These settings with those that decide nothing at their defaults: one for all that train alike."""
+        defaults = {name: type(self).model_fields[name].default for name in self.explain_idle()}
+        return self.model_copy(update=defaults)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

@@ -146,11 +146,18 @@ class DifferentialAttention(HeadAttention):
         if n_noise < n_heads and self.kv_heads(config) < n_heads:
             raise ConfigError("attention.n_noise_heads", "shared noise heads need all key and value heads", [n_heads])
 
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        if config.normalization.has_unit_stream and not config.bias:
+            found["has_output_scale"] = "its factor cancels where the sub-layer's output is normalised"
+        return found
+
     def notices(self, config: ModelConfig) -> tuple[str, ...]:
+        is_stuck = ("lambda_std 0 leaves lambda at lambda_init: lambda vectors at 0 have no gradient",)
         cancels = self.has_output_scale and config.normalization.has_scale_free_writes and not config.bias
         where = "nGPT" if config.normalization.name == "ngpt" else config.normalization.name
         own = (f"(1 - lambda_init) cancels inside {where}: the sub-layer's output is normalised",) if cancels else ()
-        return (*super().notices(config), *own)
+        return (*super().notices(config), *own, *(is_stuck if self.lambda_std == 0 else ()))
 
     def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
         return DifferentialLayer(config, self, layer)

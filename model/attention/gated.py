@@ -46,6 +46,10 @@ class GatedAttention(StandardHeads):
         default="elementwise", description="one gate a head or one a feature"
     )
 
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        return {**found, "gate": "a head has one feature"} if config.head_dim == 1 else found
+
     def gate_features(self, config: ModelConfig) -> int:
         return config.n_heads if self.gate == "headwise" else config.d_model
 

@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from ..cache import LayerCache
 from ..declared import Spec
+from ..dropped import NO_ATTENTION
 from ..errors import ConfigError
 from ..kernels.attention import attention
 from ..kernels.bias import Bias
 from ..linear.base import build_reader, build_writer, count_linear
 from ..numerics import split_last
+from ..position.base import keep
+from ..position.rope import rotate_pairs
 from .base import Attention, AttentionLayer, Context
 from .head_norm import can_fuse_maps
 from .query_key_norm import QueryKeyNorm, build_qk_norm, count_qk_norm
@@ -84,6 +87,20 @@ class HeadAttention(Attention, ABC):
                 f"queries and keys are normalised by {name}, which has its own knob for it",
                 ["none"],
             )
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        if not config.count_kept("attention"):  # the width stays: positions look at it
+            return dict.fromkeys(type(self).model_fields.keys() - {"qk_head_dim"}, NO_ATTENTION)
+        if self.qk_norm == "none":
+            found["qk_norm_place"] = "there is no qk_norm"
+        elif config.position.rotate is keep:
+            found["qk_norm_place"] = f"position {config.position.name} leaves queries and keys as they are"
+        elif self.qk_norm == "l2" and config.position.rotate is rotate_pairs:
+            found["qk_norm_place"] = "a rotation keeps the l2 norm"
+        if self.window is not None and self.window >= config.context_length:
+            found["window"] = f"a context has {config.context_length} tokens, all of which it shows"
+        return found
 
     def projected_features(self, config: ModelConfig) -> tuple[int, int, int]:
         """The features of queries, keys and values."""

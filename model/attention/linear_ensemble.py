@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -31,10 +32,20 @@ class LinearEnsembleLayer(HeadLayer):
         self.num_maps, self.kind = knobs.num_maps, knobs.map_weight
         n_rows = 1 if knobs.scope == "layer" else config.n_heads
         starts = knobs.raw_starts(layer) * n_rows
-        self.map_raw = self.declare("map_raw", (n_rows * self.num_maps,), Spec("vector", mean=starts))
-        self.map_gain = self.declare("map_gain", (1,), Spec("vector", mean=1.0)) if self.kind == "tanh" else None
-        self.gate = Gate(config, config.n_heads * self.num_maps) if knobs.scope == "token" else None
+        # What no gradient reaches is a buffer of the name that it would have as a parameter.
+        if knobs.learns_weights(config):
+            self.map_raw = self.declare("map_raw", (n_rows * self.num_maps,), Spec("vector", mean=starts))
+        else:
+            self.register_buffer("map_raw", torch.tensor(starts))
+        if knobs.learns_gain(config):
+            self.map_gain = self.declare("map_gain", (1,), Spec("vector", mean=1.0))
+        else:
+            self.register_buffer("map_gain", torch.ones(1) if self.kind == "tanh" else None)
+        self.gate = Gate(config, config.n_heads * self.num_maps) if knobs.has_gate(config) else None
         self.head_norm = build_head_norm(knobs.head_norm, self.v_width)
+
+    map_raw: Tensor
+    map_gain: Tensor | None
 
     def map_weights(self, x_btd: Tensor) -> Tensor:
         """Weights that broadcast to (b, t, h, m)."""
@@ -122,12 +133,42 @@ class LinearEnsembleAttention(HeadAttention):
     def default_qk_width(self, config: ModelConfig) -> int:
         return config.head_dim if self.width == "full" else config.d_model // (self.num_maps * config.n_heads) // 2 * 2
 
+    def factor_cancels(self, config: ModelConfig) -> bool:
+        """Whether a factor that all weights of a layer share changes nothing at all: what follows has no eps."""
+        is_normed_later = self.head_norm == "none" and config.normalization.has_unit_stream and not config.bias
+        return self.head_norm == "l2" or is_normed_later
+
+    def learns_weights(self, config: ModelConfig) -> bool:
+        """Whether the weights of maps can change anything: that of a single one may be 1, or cancel in a norm."""
+        is_shared = self.head_norm == "l2" or self.scope == "layer"
+        return self.num_maps > 1 or not (self.map_weight == "softmax" or (is_shared and self.factor_cancels(config)))
+
+    def learns_gain(self, config: ModelConfig) -> bool:
+        return self.map_weight == "tanh" and not self.factor_cancels(config)
+
+    def has_gate(self, config: ModelConfig) -> bool:
+        return self.scope == "token" and self.learns_weights(config)
+
     def num_gate_params(self, config: ModelConfig) -> int:
-        return config.d_model * self.query_heads(config) if self.scope == "token" else 0
+        return config.d_model * self.query_heads(config) if self.has_gate(config) else 0
 
     def num_extra_params(self, config: ModelConfig) -> int:
-        raw = self.num_maps * (1 if self.scope == "layer" else config.n_heads) + (self.map_weight == "tanh")
-        return raw + self.num_gate_params(config) + count_head_norm(self.head_norm, config.head_dim)
+        raw = self.num_maps * (1 if self.scope == "layer" else config.n_heads) if self.learns_weights(config) else 0
+        gates = self.learns_gain(config) + self.num_gate_params(config)
+        return raw + gates + count_head_norm(self.head_norm, config.head_dim)
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        by_hand = self.qk_width(config) != self.default_qk_width(config)
+        # qk_head_dim is a number by now, which alone counts; where `width` made it, there is nothing to tell.
+        found = {"width": "qk_head_dim says how wide a map is" if by_hand else "", **super().idle(config)}
+        if not self.learns_weights(config):
+            why = "a single map has no other to be weighed against"
+            found |= dict.fromkeys(
+                ("scope",) if self.map_weight == "softmax" else ("scope", "map_weight", "map_init"), why
+            )
+        elif config.n_heads == 1 and self.scope != "token":
+            found["scope"] = "a layer has one head"
+        return found
 
     def extra_flops(self, config: ModelConfig, visible: float) -> float:
         return 2 * self.num_gate_params(config)

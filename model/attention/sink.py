@@ -53,6 +53,10 @@ class SinkAttention(StandardHeads):
     sink: Literal["learned", "off_by_one"] = Field(default="learned", description="s learned a head, or fixed at 0")
     init: float = Field(default=0.0, description="s at the start, when learned")
 
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        return {**found, "init": "the sink is fixed at 0"} if self.sink == "off_by_one" else found
+
     def num_extra_params(self, config: ModelConfig) -> int:
         return config.n_heads if self.sink == "learned" else 0
 

@@ -31,7 +31,9 @@ def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str
     for call, name in _collect(model, 1, dtype):
         reason = choose(call)[1] if model.backend == "auto" else "asked for by name"
         if model.measured_ms:
-            reason = "measured: " + ", ".join(f"{other} {ms:.3g} ms" for other, ms in model.measured_ms.items())
+            reason = "measured: " + ", ".join(
+                f"{other} {float(f'{ms:.3g}'):g} ms" for other, ms in model.measured_ms.items()
+            )
         seen.update({"backend": name, "reason": reason, "kernel": name_kernel(call) if name == "sdpa" else name})
     if device.type == "cuda" and seen["kernel"] == SDPBackend.MATH.name.lower():
         logger.warning("SDPA falls back to its math kernel for %s", model.config.attention.name)

@@ -36,6 +36,11 @@ class MlpLayer(nn.Module, ABC):
 class Mlp(Variant, ABC):
     """A two-matrix MLP around an activation."""
 
+    @property
+    def is_homogeneous(self) -> bool:
+        """Whether a positive factor of the hidden features is a factor of the output."""
+        return False
+
     @abstractmethod
     def default_d_ff(self, d_model: int) -> int:
         """The inner width used when the model config leaves it open."""

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..dropped import NO_MLP
 from .base import MlpLayer, PlainMlp
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Gelu(PlainMlp):
     neutral: ClassVar[str] = "None: without a gate it is another function than SwiGLU."
 
     approximate: Literal["tanh", "none"] = Field(default="tanh", description="tanh as GPT-2, or the exact function")
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        return {} if config.count_kept("mlp") else {"approximate": NO_MLP}
 
     def build(self, config: ModelConfig, layer: int) -> MlpLayer:
         return GeluLayer(config, self.approximate)

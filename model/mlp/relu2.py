@@ -27,5 +27,9 @@ class Relu2(PlainMlp):
     deviations: ClassVar[str] = "none"
     neutral: ClassVar[str] = "None: without a gate it is another function than SwiGLU."
 
+    @property
+    def is_homogeneous(self) -> bool:
+        return True
+
     def build(self, config: ModelConfig, layer: int) -> MlpLayer:
         return Relu2Layer(config)

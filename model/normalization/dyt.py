@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..declared import Declared, Spec
+from ..dropped import NO_ATTENTION, NO_MLP
 from ..numerics import upcast
 from .base import Final, Normalization, Residual, Site
 from .norms import FinalNorm
@@ -61,6 +62,17 @@ class DyT(Normalization):
     has_embedding_scale: bool = Field(
         default=True, description="one learned factor on the embedding, sqrt(d) at the start"
     )
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        if config.linear.has_input_norm:
+            why = f"{config.linear.name} normalises its own input, so there is no tanh before a sub-layer"
+            return found | dict.fromkeys(("attention_start", "mlp_start"), why)
+        if not config.count_kept("attention"):
+            found["attention_start"] = NO_ATTENTION
+        if not config.count_kept("mlp"):
+            found["mlp_start"] = NO_MLP
+        return found
 
     def build_input(self, config: ModelConfig) -> nn.Module:
         return EmbeddingScale(config.d_model) if self.has_embedding_scale else nn.Identity()

@@ -34,6 +34,9 @@ class Scale(Knobs):
         """The same with numbers in place of symbols."""
         return Scale(mode=self.mode, init=_evaluate(self.init, config), scale=_evaluate(self.scale, config))
 
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        return {"scale": "a fixed scale has no raw value"} if self.mode == "fixed" else {}
+
     def num_params(self, n_features: int) -> int:
         return {"vector": n_features, "scalar": 1, "fixed": 0}[self.mode]
 

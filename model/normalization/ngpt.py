@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from ..dropped import NO_ATTENTION, NO_MLP
 from ..errors import ConfigError
 from ..kernels.fused import is_fusible
 from ..numerics import unit
@@ -239,8 +240,31 @@ class NGPT(Normalization):
 
     def check(self, config: ModelConfig) -> None:
         for name in SCALES:
-            if getattr(self, name).scale == 0:
+            knobs = getattr(self, name)
+            if knobs.scale == 0:
                 raise ConfigError(f"normalization.{name}.scale", "must not be 0: the value is raw * init / scale")
+            if knobs.init == 0 and knobs.mode != "fixed":
+                raise ConfigError(
+                    f"normalization.{name}.init", "a learned scale must not start at 0: raw * init / scale stays 0"
+                )
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        found = super().idle(config)
+        steps = [self.alpha_attn] * (config.count_kept("attention") > 0) + [self.alpha_mlp] * (
+            config.count_kept("mlp") > 0
+        )
+        if all(alpha.mode == "fixed" and alpha.init >= 0 for alpha in steps):
+            found["alpha_sign"] = "all step sizes are fixed at positive numbers"
+        if not config.count_kept("attention"):
+            found |= dict.fromkeys(("alpha_attn", "s_qk", "qk_norm"), NO_ATTENTION)
+        if not config.count_kept("mlp"):
+            found |= dict.fromkeys(("alpha_mlp", "s_uv"), NO_MLP)
+        return found
+
+    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+        cancels = config.mlp.is_homogeneous and not config.bias
+        own = (f"the overall factor of s_uv cancels: {config.mlp.name} passes it on to an output that is normalised",)
+        return own if cancels else ()
 
     @property
     def settle(self) -> Callable[[Tensor], Tensor]:

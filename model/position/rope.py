@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..dropped import NO_ATTENTION
 from ..errors import ConfigError
 from ..numerics import split_last, upcast
 from ..variant import Neutral
@@ -66,6 +67,12 @@ class Rope(Position):
             is_by_hand = width != config.attention.default_qk_width(config)
             place = "attention.qk_head_dim" if is_by_hand else "n_heads"
             raise ConfigError(place, f"rope rotates pairs, but the width of a query head is {width}: make it even")
+
+    def idle(self, config: ModelConfig) -> dict[str, str]:
+        if not config.count_kept("attention"):
+            return {"base": NO_ATTENTION}
+        is_one_pair = config.attention.qk_width(config) == 2
+        return {"base": "a query head of width 2 has one angle, which no base changes"} if is_one_pair else {}
 
     def num_params(self, config: ModelConfig) -> int:
         return 0

@@ -190,7 +190,7 @@ def linear_ensemble(site: Site, x: Tensor) -> Tensor:
         if site.knobs.scope == "token":
             r = r + x @ site.get("attention.gate.weight")[h * n_maps : (h + 1) * n_maps].T
         w = {"tanh": torch.tanh(r), "softmax": torch.softmax(r, -1), "free": r}[site.knobs.map_weight]
-        w = w * site.get("attention.map_gain") if site.knobs.map_weight == "tanh" else w
+        w = w * site.get("attention.map_gain") if site.knobs.learns_gain(site.config) else w
         maps = [attention_map(site, q[h * n_maps + m], k[(h // n_rep) * n_maps + m]) for m in range(n_maps)]
         combined = sum((w[:, m : m + 1] * maps[m] for m in range(1, n_maps)), w[:, :1] * maps[0])
         outs.append(head_norm(site, combined @ v[h // n_rep]))

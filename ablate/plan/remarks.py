@@ -1,0 +1,135 @@
+"""What a reader of a plan should know before it starts: settings without an effect, and arms that are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ablate.data import CorpusInfo
+from ablate.plan.expand import Expansion, arm_name, display
+from ablate.plan.identity import IMMATERIAL
+from ablate.plan.names import Names
+from ablate.plan.resolve import Resolved
+from ablate.study.schema import Study, TrainConfig
+from ablate.study.source import Path
+from ablate.words import count
+
+UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
+
+
+def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: Mapping[int, int]) -> Iterator[str]:
+    """Which arms are the same, and why. `merged` maps the index of each arm left out to that of the one it equals.
+
+    Arms that are the same for the same reasons share a line.
+    """
+    alike: dict[object, list[tuple[str, str, tuple[str, ...]]]] = {}
+    for other, kept in merged.items():
+        arms = expansion.arms[other], expansion.arms[kept]
+        texts = [{axis: level.text for axis, level in arm.items()} for arm in arms]
+        levels = tuple((texts[0].get(axis), texts[1].get(axis)) for axis in expansion.axes)
+        changed = tuple(pair for pair in levels if pair[0] != pair[1])
+        why = tuple(_explain_difference(resolved[other], resolved[kept]))
+        alike.setdefault(why or changed, []).append((arm_name(arms[0]), arm_name(arms[1]), why))
+    for (other, name, why), *more in alike.values():
+        also = f"; the same holds for {count(len(more), 'more arm')}" if more else ""
+        reasons = "".join(f"; {reason}" for reason in why)
+        yield f"the arm {other} is the same configuration as {name}, which stands for both{reasons}{also}"
+
+
+def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
+    """Why settings in which two arms differ decide nothing."""
+    model = one.model.idle(one.model) | other.model.idle(other.model)
+    train = dict.fromkeys(IMMATERIAL, "it changes when and where a run trains, and not the result")
+    train |= one.train.explain_idle() | other.train.explain_idle()
+    idle = {f"model.{path}": why for path, why in model.items()} | {f"train.{key}": why for key, why in train.items()}
+    values, others = _flatten(one), _flatten(other)
+    for path, why in idle.items():
+        parts = [key for key in values.keys() & others.keys() if key == path or key.startswith(f"{path}.")]
+        if why and any(values[key] != others[key] for key in parts):
+            yield f"{path} decides nothing: {why}"
+
+
+def _flatten(arm: Resolved) -> dict[str, Any]:
+    """Every setting by its dotted path."""
+    found: dict[str, Any] = {}
+
+    def visit(prefix: str, tree: Mapping[str, Any]) -> None:
+        for key, value in tree.items():
+            if isinstance(value, Mapping):
+                visit(f"{prefix}{key}.", value)
+            else:
+                found[f"{prefix}{key}"] = value
+
+    visit("", {"model": arm.model.to_dict(), "train": arm.train.model_dump()})
+    return found
+
+
+def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:
+    """About settings of an arm's training that the length of its runs or of the corpus makes meaningless."""
+    steps, defaults = train.steps, {name: field.default for name, field in TrainConfig.model_fields.items()}
+    if train.eval_every >= steps:
+        yield f"train.eval_every {train.eval_every}: a run of {count(steps, 'step')} has one evaluation, at its end"
+    if train.log_every > steps and train.log_every != defaults["log_every"]:
+        yield f"train.log_every {train.log_every} is more than the {count(steps, 'step')}: only evaluations are logged"
+    if train.checkpoint_every > steps and train.checkpoint_every != defaults["checkpoint_every"]:
+        yield (
+            f"train.checkpoint_every {train.checkpoint_every} is more than the {count(steps, 'step')}: "
+            "a run that is killed starts again"
+        )
+    n_falling = train.decay_fraction * (steps - (train.warmup_steps or 0))
+    if train.schedule == "wsd" and n_falling <= 1:
+        yield f"train.decay_fraction {train.decay_fraction:g} is less than one step of {steps}: the rate never falls"
+    n_targets = (corpus.n_validation_tokens - 1) // context_length * context_length
+    if train.eval_tokens > n_targets:
+        yield (
+            f"train.eval_tokens {train.eval_tokens} is more than the validation split has: "
+            f"an evaluation takes all of its {n_targets} tokens"
+        )
+    elif train.eval_tokens < context_length:
+        yield f"train.eval_tokens {train.eval_tokens} is less than a context: an evaluation takes {context_length}"
+
+
+def find_uneven_split(study: Study, corpus: CorpusInfo) -> Iterator[str]:
+    """Few files, or very unequal ones, leave a split by whole files far from the share that was asked for."""
+    data = study.data
+    share = corpus.n_validation_tokens / (corpus.n_train_tokens + corpus.n_validation_tokens)
+    is_near = data.validation_fraction / UNEVEN <= share <= data.validation_fraction * UNEVEN
+    if data.source == "text" and not data.validation_path and not is_near:
+        yield (
+            f"whole files are kept for validation, chosen by a hash of their content: {share:.1%} of the tokens, where "
+            f"data.validation_fraction is {data.validation_fraction:.1%}; data.validation_path would choose them"
+        )
+
+
+def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> Iterator[str]:
+    """About values of `model:` in whose place every arm takes a level of an axis. One that is a baseline's level
+    surprises nobody, nor does the default of an axis that `--set` gave."""
+    for axis in expansion.axes:
+        place, value = _find_base_value(study, names.path(axis))
+        if (
+            value is not None
+            and all(axis in arm for arm in expansion.arms)
+            and not study.locate(("matrix", axis)).startswith("--set")
+        ):
+            levels = {
+                display(level.label): level.name for level in (expansion.arms[i][axis] for i in expansion.baselines)
+            }
+            if value not in levels.values():
+                yield (
+                    f"{study.locate(place)}: {display(value)} is overridden: every arm takes a level of the axis "
+                    f"{axis!r}, the baseline {' or '.join(levels)}"
+                )
+
+
+def _find_base_value(study: Study, path: str) -> tuple[Path, Any]:
+    """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
+    knobs, which says whose they are."""
+    place: Path = ()
+    value: Any = {"model": study.model}
+    for part in path.split("."):
+        if isinstance(value, str) and part == "name":
+            break
+        if not isinstance(value, Mapping) or (part == "name" and len(value) > 1):
+            return place, None
+        place, value = (*place, part), value.get(part)
+    return place, value
