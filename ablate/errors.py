@@ -5,6 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ablate.words import quote
+
+MOST_SHOWN = 100  # legal values in a message
+LONGEST_WORD = 200  # characters of a word that may be a misspelt one
+
 
 class AblateError(Exception):
     """A problem with one clear message. `exit_code` is what the CLI ends with."""
@@ -35,8 +40,10 @@ class RecordError(AblateError):
 
 
 def suggest(wrong: object, legal: Iterable[object]) -> str:
-    """The end of a message about a wrong word: the nearest spelling, and all the legal values."""
+    """The end of a message about a wrong word: the nearest spelling, and the legal values."""
     values = [str(value) for value in legal]
-    near = difflib.get_close_matches(str(wrong), values, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{hint} (legal: {', '.join(values)})" if values else hint
+    word = str(wrong)
+    near = difflib.get_close_matches(word, values, n=1, cutoff=0.6) if len(word) <= LONGEST_WORD else []
+    hint = f"; did you mean {quote(near[0])}?" if near else ""
+    more = f", and {len(values) - MOST_SHOWN:,} more" if len(values) > MOST_SHOWN else ""
+    return f"{hint} (legal: {', '.join(values[:MOST_SHOWN])}{more})" if values else hint

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
+from ablate.errors import ResourceError
 from ablate.tracking.curve import read_curve
 from ablate.words import count, format_count, format_number, format_seconds
 
@@ -47,6 +48,7 @@ STATE_STYLES: Mapping[str, str] = {
 def print_plan(plan: Plan, store: Store, placement: Placement, pace: Pace) -> None:
     """The arms with their sizes, and what the runs that the `store` lacks will cost."""
     from ablate.execution.jobs import estimate_seconds, find_unfinished
+    from ablate.execution.memory import check_memory
     from ablate.plan.estimate import run_bytes, study_seconds
 
     console = _console()
@@ -100,6 +102,10 @@ def print_plan(plan: Plan, store: Store, placement: Placement, pace: Pace) -> No
         f"train on and {format_count(plan.corpus.n_validation_tokens)} to validate, hash {plan.corpus.hash[:12]}",
     ):
         console.print(line, highlight=False)
+    try:
+        check_memory(study, left, placement)
+    except ResourceError as error:
+        console.print(f"note: `ablate run` would refuse here: {escape(str(error))}", style="red", highlight=False)
 
 
 def _difference(value: int, base: int) -> str:

@@ -41,6 +41,14 @@ def format_count(number: float) -> str:
     return format_number(rounded)
 
 
+def quote(value: object, limit: int = 120) -> str:
+    """A value as messages show it: as Python writes it, without the middle where that is long."""
+    text = repr(value)
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text):,} characters)"
+
+
 def count(n: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -17,7 +17,7 @@ from . import topology as topology_axis
 from .attention.base import Attention
 from .cost import count_forward_flops, count_params
 from .dropped import NO_MLP, Part, check_dropped
-from .errors import ConfigError, describe_unknown
+from .errors import ConfigError, describe_unknown, quote
 from .linear.base import Linear
 from .mlp.base import Mlp
 from .normalization.base import Normalization
@@ -57,7 +57,7 @@ class ModelConfig(Knobs):
     """
 
     d_model: Size = Field(description="width of the residual stream")
-    n_layers: Size = Field(description="blocks")
+    n_layers: int = Field(ge=1, le=10_000, description="blocks")
     n_heads: Size = Field(description="value heads, each of width d_model / n_heads")
     vocab_size: Size = Field(description="tokens in the vocabulary")
     context_length: Size = Field(description="tokens in a training sequence")
@@ -79,7 +79,7 @@ class ModelConfig(Knobs):
     )
     d_ff: Size = Field(default_factory=_default_d_ff, description="inner width of the MLP; null is the mlp's default")
     tie_embeddings: bool = Field(default=False, description="the head's matrix is the embedding's")
-    logit_softcap: float | None = Field(default=None, gt=0.0, description="final logits <- c tanh(logits / c)")
+    logit_softcap: float | None = Field(default=None, ge=1e-3, le=1e6, description="final logits <- c tanh(logits / c)")
     value_residual: Literal["none", "half", "learned"] = Field(
         default="none", description="mix the first layer's values into every layer's: by half, or by a learned share"
     )
@@ -133,7 +133,7 @@ class ModelConfig(Knobs):
         """A config from plain data, such as the `model` mapping of a grid or `to_dict()`. Raises ConfigError."""
         unnamed = [key for key in mapping if not isinstance(key, str)]
         if unnamed:
-            raise ConfigError("", f"keys must be words, got {unnamed[0]!r}", cls.model_fields)
+            raise ConfigError("", f"keys must be words, got {quote(unnamed[0])}", cls.model_fields)
         return cls(**mapping)
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from .errors import ConfigError
+from .errors import ConfigError, quote
 
 Part = Literal["attention", "mlp", "block"]
 NO_ATTENTION, NO_MLP = "no layer keeps its attention", "no layer keeps its MLP"  # why knobs of either are idle
@@ -14,7 +14,7 @@ NO_ATTENTION, NO_MLP = "no layer keeps its attention", "no layer keeps its MLP" 
 def check_dropped(dropped: Iterable[str], n_layers: int) -> tuple[str, ...]:
     """The names once each, in the order of the layers. Raises ConfigError for one that is no sub-layer."""
     legal = [f"{part}/{layer}" for layer in range(n_layers) for part in ("attention", "mlp")]
-    for name in dropped:
-        if name not in legal:
-            raise ConfigError("dropped", f"there is no sub-layer {name!r}", legal)
-    return tuple(name for name in legal if name in set(dropped))
+    chosen = set(dropped)
+    for name in sorted(chosen - set(legal)):
+        raise ConfigError("dropped", f"there is no sub-layer {quote(name)}", legal)
+    return tuple(name for name in legal if name in chosen)

@@ -5,6 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_SHOWN = 100  # legal values in a message
+LONGEST_WORD = 200  # characters of a word that may be a misspelt one
+
+
+def quote(value: object, limit: int = 120) -> str:
+    """A value as messages show it: as Python writes it, without the middle where that is long."""
+    text = repr(value)
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text):,} characters)"
+
 
 class ConfigError(ValueError):
     """A model configuration that cannot be built.
@@ -21,7 +32,8 @@ class ConfigError(ValueError):
 
     def __str__(self) -> str:
         place = f"{self.path}: " if self.path else ""
-        choices = f" (legal: {', '.join(map(str, self.legal))})" if self.legal else ""
+        more = f", and {len(self.legal) - MOST_SHOWN:,} more" if len(self.legal) > MOST_SHOWN else ""
+        choices = f" (legal: {', '.join(map(str, self.legal[:MOST_SHOWN]))}{more})" if self.legal else ""
         return f"{place}{self.message}{choices}"
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, tuple[object, ...]]]:
@@ -34,5 +46,6 @@ class ConfigError(ValueError):
 
 def describe_unknown(word: object, legal: Iterable[object], kind: str) -> str:
     """'unknown <kind> "wrod"; did you mean "word"?', with the nearest legal spelling where one is near."""
-    near = difflib.get_close_matches(str(word), [str(item) for item in legal], n=1)
-    return f"unknown {kind} {str(word)!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    text = str(word)
+    near = difflib.get_close_matches(text, [str(item) for item in legal], n=1) if len(text) <= LONGEST_WORD else []
+    return f"unknown {kind} {quote(text)}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from .errors import ConfigError, describe_unknown
+from .errors import ConfigError, describe_unknown, quote
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -132,7 +132,7 @@ class Table(Generic[V]):
             except ConfigError as error:
                 raise ConfigError("", error.message, error.legal) from None
         if not isinstance(value, Mapping):
-            raise ConfigError("", f"expected a name or a mapping with a name, got {value!r}", self.lines)
+            raise ConfigError("", f"expected a name or a mapping with a name, got {quote(value)}", self.lines)
         knobs = dict(value)
         cls = self.resolve(knobs.pop("name", next(iter(self.lines))))
         version = knobs.pop("version", cls.version)
@@ -156,7 +156,7 @@ def translate(error: ValidationError, cls: type[BaseModel]) -> ConfigError:
     elif first["type"] == "missing":
         message = "is required"
     else:
-        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {quote(first['input'])}"
     return ConfigError(".".join(path), message, legal)
 
 
@@ -188,6 +188,8 @@ def literal_values(annotation: object) -> Iterator[object]:
 
 def _spell(annotation: object) -> str:
     """An annotation as a reader would write it: int | None, {none, rms, l2}."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _spell(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) is typing.Literal:
         return "{" + ", ".join(map(str, typing.get_args(annotation))) + "}"
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:

@@ -18,6 +18,7 @@ from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.interruption import at_work
 from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.limit import TimeLimit
+from ablate.execution.memory import check_memory
 from ablate.execution.placement import local_resources, place
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
@@ -78,8 +79,9 @@ def run_study(
 
     `stopping` is a rule in place of the one that the options name. `base` is the folder of the grid, where relative
     data paths are looked up too. Raises `GridError` where the folder is a search's, `ResourceError` where the cluster
-    lacks what a run asks for or sees another folder, `DataError` where the corpus cannot be read, and
-    `ClusterLostError` where the local Ray node died: the same call goes on.
+    lacks what a run asks for or sees another folder, or where this machine lacks the memory for a run's weights,
+    `DataError` where the corpus cannot be read, and `ClusterLostError` where the local Ray node died: the same call
+    goes on.
     """
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
@@ -100,7 +102,8 @@ def run_study(
     available: Mapping[str, float] = local_resources()
     where = plan.study.locate(("resources",))
     if options.address is None:
-        place(plan.study.resources, [available], options.workers, len(pending) + n_more, where)
+        placement = place(plan.study.resources, [available], options.workers, len(pending) + n_more, where)
+        check_memory(plan.study, pending, placement)
         if os.environ.get("RAY_ADDRESS"):
             console.print("RAY_ADDRESS is not used: this trains on this machine; --address auto joins that cluster")
     else:

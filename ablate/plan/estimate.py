@@ -65,6 +65,14 @@ def run_bytes(model: ModelConfig, train: TrainConfig) -> int:
     return STATE_BYTES_PER_PARAMETER * model.num_params() + tokens * _bytes_per_token(model, train)
 
 
+def least_bytes(model: ModelConfig, train: TrainConfig) -> int:
+    """Bytes of memory that no run can do without: weights, gradients and the optimizer's state, however small the
+    micro-batch."""
+    width = 2 if model.weight_dtype == "bfloat16" else 8 if train.precision == "float64" else 4
+    copies = 3 if train.optimizer == "muon" else 4  # Muon keeps one moment
+    return copies * width * model.num_params()
+
+
 def _bytes_per_token(model: ModelConfig, train: TrainConfig) -> int:
     """What the backward pass needs: about 16 d_model + 4 d_ff numbers a layer, and the logits three times."""
     width = 2 if train.precision == "bfloat16" else 8 if train.precision == "float64" else 4

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ablate.errors import suggest
+from ablate.errors import GridError, suggest
 from ablate.plan.names import Names
 from ablate.study.predicates import Environment, Predicate, PredicateError
 from ablate.study.schema import Study
 from ablate.study.source import Path
+from ablate.words import quote
 
 Assignment = Mapping[str, "Level"]
 
 MAX_ARMS = 100_000
+MAX_AXES = 100
 RECIPE = frozenset({"train.weight_decay", "train.warmup_steps"})
 
 
@@ -97,11 +99,14 @@ class Expander:
         self.base_environment = names.base_environment(study)
 
     def expand(self) -> Expansion:
+        unconditional = [len(levels) for axis, levels in self.axes.items() if axis not in self.conditions]
+        if self.study.design == "full" and math.prod(unconditional) > MAX_ARMS:
+            raise self._refuse_arms(math.prod(unconditional))
         arms_by_key: dict[tuple[tuple[str, int], ...], Assignment] = {}
         for arm in self._designed():
             arms_by_key.setdefault(self._key(arm), arm)
             if len(arms_by_key) > MAX_ARMS:
-                raise self.study.refuse(("matrix",), f"there are more than {MAX_ARMS:,} arms, exclusions aside")
+                raise self._refuse_arms(MAX_ARMS + 1)
         found = list(arms_by_key.values())
         excluded = [0] * len(self.exclusions)
         arms = []
@@ -117,16 +122,20 @@ class Expander:
         if not arms:
             raise self.study.refuse(("exclude",), f"no arm is left: all {len(found)} are excluded")
         notices = [
-            f"the exclusion {rule.text!r} excludes nothing"
+            f"the exclusion {quote(rule.text)} excludes nothing"
             for rule, count in zip(self.exclusions, excluded, strict=True)
             if not count
         ]
         notices += [
-            f"the axis {axis!r} exists in no arm: its condition {rule.text!r} never holds"
+            f"the axis {quote(axis)} exists in no arm: its condition {quote(rule.text)} never holds"
             for axis, rule in self.conditions.items()
             if not any(axis in arm for arm in found)
         ]
         return Expansion(self.axes, tuple(arms), self._find_baselines(arms, found), tuple(notices))
+
+    def _refuse_arms(self, at_least: int) -> GridError:
+        message = f"there are at least {at_least:,} arms, exclusions aside (legal: at most {MAX_ARMS:,})"
+        return self.study.refuse(("matrix",), message)
 
     # Reading what was declared
 
@@ -134,9 +143,12 @@ class Expander:
         if axis in self.axes:
             return True
         where = place if place == ("compare_within",) else (*place, axis)
-        raise self.study.refuse(where, f"{axis!r} is no axis of the matrix{suggest(axis, self.axes)}")
+        raise self.study.refuse(where, f"{quote(axis)} is no axis of the matrix{suggest(axis, self.axes)}")
 
     def _check_axes(self) -> None:
+        if len(self.study.matrix) > MAX_AXES:
+            message = f"{len(self.study.matrix):,} axes (legal: at most {MAX_AXES})"
+            raise self.study.refuse(("matrix",), message)
         paths: dict[str, str] = {}
         for axis in self.study.matrix:
             try:
@@ -145,14 +157,16 @@ class Expander:
                 raise self.study.refuse(("matrix", axis), str(error)) from None
             twin = paths.setdefault(self.names.path(axis), axis)
             if twin != axis:
-                raise self.study.refuse(("matrix", axis), f"{axis!r} and {twin!r} are the same axis")
+                raise self.study.refuse(("matrix", axis), f"{quote(axis)} and {quote(twin)} are the same axis")
 
     def _read_levels(self, axis: str) -> tuple[Level, ...]:
         levels = [self._read_level(axis, index, value) for index, value in enumerate(self.study.matrix[axis])]
         labels = [display(level.label) for level in levels]
+        seen: set[str] = set()
         for index, label in enumerate(labels):
-            if label in labels[:index]:
-                raise self.study.refuse(("matrix", axis, index), f"the level {label!r} stands twice")
+            if label in seen:
+                raise self.study.refuse(("matrix", axis, index), f"the level {quote(label)} stands twice")
+            seen.add(label)
         return tuple(levels)
 
     def _read_level(self, axis: str, index: int, value: Any) -> Level:
@@ -171,11 +185,13 @@ class Expander:
         except ValueError as error:
             raise self.study.refuse(place, str(error)) from None
         if label is not None and not _is_label(label):
-            raise self.study.refuse((*place, "label"), f"a label is a line of text or a number, got {label!r}")
+            raise self.study.refuse((*place, "label"), f"a label is a line of text or a number, got {quote(label)}")
         for path in overrides:
             other = self.names.axis_of(path, self.study.matrix)
             if other is not None:
-                raise self.study.refuse(place, f"{path!r} is set by the axis {other!r}: a level cannot set it too")
+                raise self.study.refuse(
+                    place, f"{quote(path)} is set by the axis {quote(other)}: a level cannot set it too"
+                )
         if label is None and extra:
             label = f"{display(name)}({', '.join(f'{key}={display(setting)}' for key, setting in extra.items())})"
         return Level(axis, index, name, name if label is None else label, overrides)
@@ -200,10 +216,12 @@ class Expander:
             matches = [level for level in self.axes[axis] if level.label == value]
             matches = matches or [level for level in self.axes[axis] if level.name == value]
         if len(matches) > 1:
-            raise self.study.refuse(place, f"{value!r} is more than one level: give the levels a `label` and name that")
+            raise self.study.refuse(
+                place, f"{quote(value)} is more than one level: give the levels a `label` and name that"
+            )
         if not matches:
             labels = [display(level.label) for level in self.axes[axis]]
-            raise self.study.refuse(place, f"{value!r} is no level of {axis!r}{suggest(value, labels)}")
+            raise self.study.refuse(place, f"{quote(value)} is no level of {quote(axis)}{suggest(value, labels)}")
         return matches[0]
 
     def _order_axes(self) -> list[str]:
@@ -273,7 +291,7 @@ class Expander:
         if len(others) != 1:
             raise self.study.refuse(
                 ("matrix", axis),
-                f"design leave_one_out puts each axis of the baseline back in turn, so {axis!r} needs exactly two "
+                f"design leave_one_out puts each axis of the baseline back in turn, so {quote(axis)} needs exactly two "
                 f"levels, the baseline's and the one to leave out; it has {len(self.axes[axis])}",
             )
         return others[0]
@@ -326,12 +344,12 @@ class Expander:
             if level is None and axis in self.within:
                 raise self.study.refuse(
                     ("compare_within",),
-                    f"the axis {axis!r} exists for the baseline but not for the arm {arm_name(arm)}",
+                    f"the axis {quote(axis)} exists for the baseline but not for the arm {arm_name(arm)}",
                 )
             if level is None:
                 raise self.study.refuse(
                     ("baseline",),
-                    f"the axis {axis!r} exists for the baseline but not for the arm {arm_name(arm)}: "
+                    f"the axis {quote(axis)} exists for the baseline but not for the arm {arm_name(arm)}: "
                     "name its level in `baseline`",
                 )
             wanted[axis] = level

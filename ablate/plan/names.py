@@ -9,6 +9,7 @@ from typing import Any
 from ablate.errors import suggest
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
+from ablate.words import quote
 
 SHORT_NAMES: Mapping[str, str] = {
     "attention": "model.attention.name",
@@ -67,7 +68,7 @@ class Names:
             every = dict.fromkeys(
                 known for variant in self.variants[component] for known in self.knobs(component, variant)
             )
-            raise ValueError(f"no {component} has a knob {knob!r}{suggest(knob, ('name', *every))}")
+            raise ValueError(f"no {component} has a knob {quote(knob)}{suggest(knob, ('name', *every))}")
 
     def check_axis(self, name: str) -> None:
         """Raises `ValueError` where the name is neither a short name nor a dotted path into model or train."""
@@ -77,23 +78,23 @@ class Names:
             raise ValueError("arms are compared on the same data: an axis varies model.* or train.*")
         if root not in ROOTS or not rest:
             nested = [candidate for candidate in self._paths if candidate.endswith(f".{name}")]
-            hint = f"; did you mean {nested[0]!r}?" if nested else suggest(name, SHORT_NAMES)
+            hint = f"; did you mean {quote(nested[0])}?" if nested else suggest(name, SHORT_NAMES)
             raise ValueError(
-                f"unknown axis {name!r}{hint}; an axis is a short name or a dotted path into model or train"
+                f"unknown axis {quote(name)}{hint}; an axis is a short name or a dotted path into model or train"
             )
         self._check_path(root, rest, name)
 
     def _check_path(self, root: str, rest: Sequence[str], name: str) -> None:
         legal = self.model_fields if root == "model" else tuple(TrainConfig.model_fields)
         if rest[0] not in legal:
-            raise ValueError(f"{name!r}: unknown key {rest[0]!r}{suggest(rest[0], legal)}")
+            raise ValueError(f"{quote(name)}: unknown key {quote(rest[0])}{suggest(rest[0], legal)}")
         if root == "model" and rest[0] in self.variants and len(rest) > 1 and rest[1:] != ["name"]:
             self.check_knob(rest[0], ".".join(rest[1:]))
 
     def check_name(self, name: str, axes: Mapping[str, Any]) -> None:
         """Raises `ValueError` where an expression reads a name that no arm has."""
         if name not in axes and name not in SHORT_NAMES and name.split(".")[0] not in ROOTS:
-            raise ValueError(f"unknown name {name!r}{suggest(name, dict.fromkeys((*axes, *SHORT_NAMES)))}")
+            raise ValueError(f"unknown name {quote(name)}{suggest(name, dict.fromkeys((*axes, *SHORT_NAMES)))}")
         if name not in axes:
             self.check_axis(name)
 
@@ -103,7 +104,7 @@ class Names:
         if component in self.variants and last == ["name"]:
             legal = dict.fromkeys((*map(str, levels), *self.variants[component]))
             if value not in legal:
-                raise ValueError(f"there is no {component} {value!r}{suggest(value, legal)}")
+                raise ValueError(f"there is no {component} {quote(value)}{suggest(value, legal)}")
 
     def override_path(self, axis: str, variant: Any, key: str) -> str:
         """Where a level such as `{name: differential, n_heads: 8}` puts its key: the variant's own knob comes first.
@@ -120,7 +121,7 @@ class Names:
         for root, legal in (("model", self.model_fields), ("train", tuple(TrainConfig.model_fields))):
             if key in legal:
                 return f"{root}.{key}"
-        raise ValueError(f"unknown key {key!r}{suggest(key, (*knobs, *self.model_fields))}")
+        raise ValueError(f"unknown key {quote(key)}{suggest(key, (*knobs, *self.model_fields))}")
 
     def spread(self, key: str, value: Any, place: Path) -> Iterator[tuple[str, Any, Path]]:
         """(dotted path, value, place) of a setting: a component given as a mapping is a name and its knobs."""

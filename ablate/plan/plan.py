@@ -19,6 +19,8 @@ from ablate.study.overlay import Overlay
 from ablate.study.schema import Study, TrainConfig
 from ablate_model import ModelConfig, variants
 
+MAX_RUNS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -94,6 +96,9 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         resolved = _match(study, expansion, resolved)
     arms, merged = _name_arms(study, expansion, resolved, corpus)
     stands_for = {arm_name(expansion.arms[other]): arm_name(expansion.arms[kept]) for other, kept in merged.items()}
+    if len(arms) * len(study.seeds) > MAX_RUNS:
+        n_runs = f"{len(arms):,} arms with {len(study.seeds):,} seeds are {len(arms) * len(study.seeds):,} runs"
+        raise study.refuse(("seeds",), f"{n_runs} (legal: at most {MAX_RUNS:,})")
     runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]

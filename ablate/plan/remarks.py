@@ -12,7 +12,7 @@ from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
-from ablate.words import count
+from ablate.words import count, quote
 
 UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
 
@@ -117,7 +117,7 @@ def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> 
             if value not in levels.values():
                 yield (
                     f"{study.locate(place)}: {display(value)} is overridden: every arm takes a level of the axis "
-                    f"{axis!r}, the baseline {' or '.join(levels)}"
+                    f"{quote(axis)}, the baseline {' or '.join(levels)}"
                 )
 
 

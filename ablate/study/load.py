@@ -13,8 +13,9 @@ from pydantic_core import ErrorDetails
 from ablate.errors import GridError, suggest
 from ablate.study.schema import STUDY_NAME, Study
 from ablate.study.source import Path, Source, parse_yaml
+from ablate.words import quote
 
-MAX_BYTES = 10_000_000
+MAX_BYTES = 1_000_000
 
 # These hold names that may contain dots themselves: matrix.train.learning_rate is one axis.
 FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline"})
@@ -55,7 +56,7 @@ def study_name(path: str | FilePath) -> str:
     key = "search" if "search" in data else "study"
     name = data.get(key)
     if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
-        raise GridError(f"{source.locate((key,))}: {_NAME_RULE}, got {name!r}")
+        raise GridError(f"{source.locate((key,))}: {_NAME_RULE}, got {quote(name)}")
     return name
 
 
@@ -75,7 +76,7 @@ def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
         with path.open("rb") as file:  # no more than that, also of a pipe or a device
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise GridError(f"{path}: a grid of more than {MAX_BYTES // 1_000_000} MB is none")
+            raise GridError(f"{path}: a grid of more than {MAX_BYTES // 1_000_000} MB is too large")
         text = content.decode()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
@@ -94,7 +95,7 @@ def _apply_setting(data: dict[str, Any], source: Source, setting: str) -> Source
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".", 1 if key.split(".", 1)[0] in FLAT_SECTIONS else -1)
     if not separator or not all(parts):
-        raise GridError(f"--set {setting}: write it as key=value, for example train.steps=100")
+        raise GridError(f"--set {quote(setting)[1:-1]}: write it as key=value, for example train.steps=100")
     value, _ = parse_yaml(text, f"--set {key}")
     place = data
     for part in parts[:-1]:
@@ -104,7 +105,7 @@ def _apply_setting(data: dict[str, Any], source: Source, setting: str) -> Source
         elif child is None:
             child = {}
         elif not isinstance(child, dict):
-            raise GridError(f"--set {key}: {part!r} is {child!r}, which has no parts")
+            raise GridError(f"--set {key}: {quote(part)} is {quote(child)}, which has no parts")
         place[part] = child
         place = child
     place[parts[-1]] = value
@@ -115,31 +116,31 @@ def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel
     """What pydantic has against a declaration, in words, with the place."""
     path: Path = tuple(problem["loc"])
     if problem["type"] == "missing":
-        return f"{source.locate(path[:-1])}: the key {path[-1]!r} is missing"
+        return f"{source.locate(path[:-1])}: the key {quote(path[-1])} is missing"
     return f"{source.locate(path)}: {explain(problem, path, kind)}"
 
 
 def explain(problem: ErrorDetails, path: Path, kind: type[BaseModel] = Study) -> str:
     """What is wrong with the value at `path` of a declaration, in words, with the legal values where they are known."""
-    got = problem["input"]
+    got = quote(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
             return f"unknown key{suggest(path[-1], _legal_keys(path[:-1], kind))}"
         case "string_pattern_mismatch" if path in (("study",), ("search",)):
-            return f"{_NAME_RULE}, got {got!r}"
+            return f"{_NAME_RULE}, got {got}"
         case "literal_error":
-            return f"unknown value {got!r}{suggest(got, _legal_values(path, kind))}"
+            return f"unknown value {got}{suggest(problem['input'], _legal_values(path, kind))}"
         case "value_error":
             return problem["msg"].removeprefix("Value error, ")
         case "model_type" | "dict_type":
             keys = ", ".join(_legal_keys(path, kind))
-            return f"must be a mapping{keys and f' of {keys}'}, got {got!r}"
+            return f"must be a mapping{keys and f' of {keys}'}, got {got}"
         case "tuple_type":
-            return f"must be a list, got {got!r}"
+            return f"must be a list, got {got}"
         case "too_short":
             return "is empty"
         case _:
-            return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got!r}"
+            return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got}{_legal_range(path, kind)}"
 
 
 def _model_at(path: Path, kind: type[BaseModel]) -> type[BaseModel] | None:
@@ -172,6 +173,19 @@ def _classes(annotation: Any) -> Iterator[type]:
 def _legal_keys(path: Path, kind: type[BaseModel]) -> list[str]:
     model = _model_at(path, kind)
     return list(model.model_fields) if model else []
+
+
+def _legal_range(path: Path, kind: type[BaseModel]) -> str:
+    """The range of a number in words, at the end of a message; empty where there is none."""
+    model = _model_at(path[:-1], kind)
+    known = model.model_json_schema()["properties"].get(str(path[-1]), {}) if model and path else {}
+    limits = next((option for option in known.get("anyOf", [known]) if "maximum" in option), {})
+    bounds = [
+        f"{word} {limits[key]:{',d' if isinstance(limits[key], int) else 'g'}}"
+        for key, word in (("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"))
+        if key in limits
+    ]
+    return f" (legal: {', '.join(bounds)})" if bounds else ""
 
 
 def _legal_values(path: Path, kind: type[BaseModel]) -> list[str]:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from ablate.words import quote
+
 Value = Any
 Environment = Mapping[str, Value]
 
@@ -54,12 +56,12 @@ class Predicate:
         try:
             self._evaluate = self._compile(ast.parse(text.strip(), mode="eval").body)
         except (RecursionError, MemoryError):
-            raise PredicateError(f"{text[:40]!r}... is nested too deeply") from None
+            raise PredicateError(f"{quote(text[:40])}... is nested too deeply") from None
         except SyntaxError as error:
-            raise PredicateError(f"{text!r} does not parse: {error.msg}") from None
+            raise PredicateError(f"{quote(text)} does not parse: {error.msg}") from None
         except ValueError as error:
             raise (
-                error if isinstance(error, PredicateError) else PredicateError(f"{text!r} does not parse: {error}")
+                error if isinstance(error, PredicateError) else PredicateError(f"{quote(text)} does not parse: {error}")
             ) from None
 
     def __call__(self, environment: Environment) -> bool:
@@ -92,8 +94,8 @@ class Predicate:
             case ast.Compare():
                 return self._compile_comparison(node)
         raise PredicateError(
-            f"{self.text!r}: {ast.unparse(node)!r} is not allowed; an expression is made of names, texts, numbers, "
-            "== != < <= > >= in, and, or, not"
+            f"{quote(self.text)}: {quote(ast.unparse(node))} is not allowed; an expression is made of names, "
+            "texts, numbers, == != < <= > >= in, and, or, not"
         )
 
     def _compile_comparison(self, node: ast.Compare) -> _Node:
@@ -104,7 +106,7 @@ class Predicate:
         self.literals |= {(name, text) for name in read for text in texts if isinstance(text, str)}
         for op in node.ops:
             if type(op) not in _COMPARISONS:
-                raise PredicateError(f"{self.text!r}: use == and != instead of `is`")
+                raise PredicateError(f"{quote(self.text)}: use == and != instead of `is`")
 
         def compare(environment: Environment) -> bool:
             values = [term(environment) for term in terms]
@@ -118,11 +120,11 @@ class Predicate:
         try:
             return bool(_COMPARISONS[type(op)](left, right))
         except TypeError:
-            raise PredicateError(f"{self.text!r}: {left!r} and {right!r} cannot be compared") from None
+            raise PredicateError(f"{quote(self.text)}: {quote(left)} and {quote(right)} cannot be compared") from None
 
     def _dotted(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):
             return node.id
         if isinstance(node, ast.Attribute):
             return f"{self._dotted(node.value)}.{node.attr}"
-        raise PredicateError(f"{self.text!r}: {ast.unparse(node)!r} is not a name")
+        raise PredicateError(f"{quote(self.text)}: {quote(ast.unparse(node))} is not a name")

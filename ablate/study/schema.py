@@ -23,8 +23,14 @@ from pydantic import (
 from ablate.errors import DataError, GridError
 from ablate.study.source import Path, Source
 from ablate.study.tuning import Frozen, Strict, Tune
+from ablate.words import quote
 
 MAX_SEEDS = 10_000
+# Beyond these a typing error is likelier than a study.
+MAX_STEPS = 1_000_000_000
+MAX_SEQUENCES = 10_000_000
+MAX_TOKENS = 1_000_000_000_000
+MAX_WORKERS = 100_000  # cores, GPUs or processes of one run
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 # What the file may hold where the model holds a tuple: one value, or a list of them.
@@ -118,41 +124,45 @@ def _explain_idle(optimizer: str, schedule: str) -> Mapping[str, str]:
 class TrainConfig(Strict):
     """One run's training. `None` stands for the default that the arm's normalization brings (its paper's recipe)."""
 
-    steps: int = Field(gt=0, description="optimizer steps")
-    batch_size: int = Field(16, gt=0, description="sequences a step")
-    micro_batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] | None = Field(
+    steps: int = Field(gt=0, le=MAX_STEPS, description="optimizer steps")
+    batch_size: int = Field(16, gt=0, le=MAX_SEQUENCES, description="sequences a step")
+    micro_batch_size: Annotated[int, Field(gt=0, le=MAX_SEQUENCES)] | Literal["auto"] | None = Field(
         None,
         description="sequences at once on the device; changes memory, not the mathematics; auto: as many as fit",
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for hidden matrices, with adamw for embeddings, head, gates and vectors"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    min_learning_rate: float = Field(0.0, ge=0, description="learning rate at the end of the schedule")
+    learning_rate: float = Field(1e-3, gt=0, le=1e3, description="peak learning rate")
+    min_learning_rate: float = Field(0.0, ge=0, le=1e3, description="learning rate at the end of the schedule")
     schedule: Literal["cosine", "linear", "constant", "wsd", "logarithmic"] = Field(
         "cosine", description="what follows the warm-up; wsd: constant, then linear over the last decay_fraction"
     )
     decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: share of the steps after warm-up that decay")
-    logarithmic_rho: float = Field(0.1, gt=0, description="logarithmic: progress by which the early fast decay slows")
-    warmup_steps: int | None = Field(
-        None, ge=0, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000"
+    logarithmic_rho: float = Field(
+        0.1, ge=1e-9, le=1e9, description="logarithmic: progress by which the early fast decay slows"
     )
-    weight_decay: float | None = Field(None, ge=0, description="default: ngpt 0, else 0.1")
+    warmup_steps: int | None = Field(
+        None, ge=0, le=MAX_STEPS, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000"
+    )
+    weight_decay: float | None = Field(None, ge=0, le=1e4, description="default: ngpt 0, else 0.1")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
-    adam_eps: float = Field(1e-8, gt=0)
-    muon_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon's matrices")
+    adam_eps: float = Field(1e-8, ge=1e-30, le=1.0)
+    muon_learning_rate: float = Field(0.02, gt=0, le=1e3, description="peak learning rate of Muon's matrices")
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of Muon")
     muon_scale: Literal["spectral", "adamw_rms"] = Field(
         "spectral",
         description="a step's factor by shape; spectral: max(1, rows / columns)^0.5; "
         "adamw_rms: 0.2 max(rows, columns)^0.5, as large as AdamW's steps, so give it AdamW's learning rate",
     )
-    grad_clip: float = Field(1.0, ge=0, description="global gradient norm; 0 switches clipping off")
-    log_every: int = Field(10, gt=0, description="steps between two lines of the curve")
-    eval_every: int = Field(25, gt=0, description="steps between two evaluations")
-    eval_tokens: int = Field(32768, gt=0, description="validation tokens of one evaluation, the same for every arm")
-    checkpoint_every: int = Field(100, gt=0, description="steps between two checkpoints")
+    grad_clip: float = Field(1.0, ge=0, le=1e9, description="global gradient norm; 0 switches clipping off")
+    log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps between two lines of the curve")
+    eval_every: int = Field(25, gt=0, le=MAX_STEPS, description="steps between two evaluations")
+    eval_tokens: int = Field(
+        32768, gt=0, le=MAX_TOKENS, description="validation tokens of one evaluation, the same for every arm"
+    )
+    checkpoint_every: int = Field(100, gt=0, le=MAX_STEPS, description="steps between two checkpoints")
     precision: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="bfloat16: autocast over float32 master weights"
     )
@@ -177,7 +187,7 @@ class TrainConfig(Strict):
         """One message, where the union's two parts would give one each."""
         is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
         if value is not None and value != "auto" and not is_count:
-            raise ValueError(f"must be a positive whole number or auto, got {value!r}")
+            raise ValueError(f"must be a positive whole number or auto, got {quote(value)}")
         return value
 
     @property
@@ -231,12 +241,20 @@ class Rule(Frozen):
 class Resources(Strict):
     """What one run takes. Without it: one GPU where there is one, else one CPU."""
 
-    cpus: int | None = Field(None, gt=0, description="CPU cores of each process, which are also its threads")
+    cpus: int | None = Field(
+        None, gt=0, le=MAX_WORKERS, description="CPU cores of each process, which are also its threads"
+    )
     gpus: float | None = Field(
-        None, ge=0, description="GPUs of the run: a share of one, or several, which train it by data parallelism"
+        None,
+        ge=0,
+        le=MAX_WORKERS,
+        description="GPUs of the run: a share of one, or several, which train it by data parallelism",
     )
     processes: int | None = Field(
-        None, gt=0, description="processes that share each batch, by data parallelism; default: one for each GPU"
+        None,
+        gt=0,
+        le=MAX_WORKERS,
+        description="processes that share each batch, by data parallelism; default: one for each GPU",
     )
 
     @property
@@ -286,7 +304,7 @@ class Study(Frozen):
     @classmethod
     def _is_free(cls, value: str) -> str:
         if value.startswith("mlflow."):
-            raise ValueError(f"{value!r} is kept for MLflow's database, which stands beside the studies")
+            raise ValueError(f"{quote(value)} is kept for MLflow's database, which stands beside the studies")
         return value
 
     @field_validator("matrix")
@@ -296,7 +314,7 @@ class Study(Frozen):
             raise ValueError("the matrix is empty: name at least one axis with its levels")
         for axis, levels in value.items():
             if not levels:
-                raise ValueError(f"axis {axis!r} has no levels")
+                raise ValueError(f"axis {quote(axis)} has no levels")
         return value
 
     @field_validator("compare_within", "exclude", mode="before")

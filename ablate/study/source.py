@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,14 +12,32 @@ from typing import Any
 import yaml
 
 from ablate.errors import GridError
+from ablate.words import quote
 
 Path = tuple[str | int, ...]
 
-MAX_NODES = 200_000  # aliases can make a small file expand without end
+MAX_NODES = 20_000  # to read, and with aliases repeated, which can make a small file expand without end
+MAX_TEXT = 10_000  # characters of one value
+MAX_KEY = 200  # characters of one key
+TOO_MANY = f"more than {MAX_NODES:,} values"
 
 
 class _Loader(yaml.SafeLoader):
     """Safe, and with YAML 1.2's scalars: 1e-3 is a number, `off` and `no` are words, 1:30 is a string."""
+
+    n_nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.n_nodes += 1
+        if self.n_nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=TOO_MANY, problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys of merge keys multiply like aliases, and before their values are counted."""
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=TOO_MANY, problem_mark=node.start_mark)
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - declared so by the base class
 
@@ -116,11 +135,11 @@ class _Reader:
     def read(self, node: yaml.Node, path: Path) -> Any:
         self.count += 1
         if self.count > MAX_NODES:
-            raise GridError(f"{self.file}: more than {MAX_NODES} values; do its aliases repeat one another?")
+            raise GridError(f"{self.file}: {TOO_MANY}; do its aliases repeat one another?")
         self.lines[path] = node.start_mark.line + 1
         if node.tag not in _TAGS:
             raise GridError(
-                f"{self.file}:{self.lines[path]}: this is not valid YAML here: the tag {node.tag!r} is not known"
+                f"{self.file}:{self.lines[path]}: this is not valid YAML here: the tag {quote(node.tag)} is not known"
             )
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
@@ -130,21 +149,25 @@ class _Reader:
 
     def _read_scalar(self, node: yaml.Node) -> Any:
         line = node.start_mark.line + 1
+        if len(node.value) > MAX_TEXT:
+            raise GridError(
+                f"{self.file}:{line}: a value of {len(node.value):,} characters (legal: at most {MAX_TEXT:,})"
+            )
         try:
             value = self.loader.construct_object(node)
         except (ValueError, KeyError):
             raise GridError(
-                f"{self.file}:{line}: this is not valid YAML: {node.value[:40]!r} is no {node.tag[18:]}"
+                f"{self.file}:{line}: this is not valid YAML: {quote(node.value[:40])} is no {node.tag[18:]}"
             ) from None
         if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in value):
             raise GridError(f"{self.file}:{line}: {ascii(value)[:60]} holds a character that is not text")
         return value
 
     def _read_mapping(self, node: yaml.MappingNode, path: Path) -> dict[Hashable, Any]:
-        written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        written = Counter(str(key.value) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
         for key, _ in reversed(node.value):
-            if written.count(key.value) > 1:
-                raise GridError(f"{self.file}:{key.start_mark.line + 1}: the key {key.value!r} stands twice")
+            if written[str(key.value)] > 1:
+                raise GridError(f"{self.file}:{key.start_mark.line + 1}: the key {quote(key.value)} stands twice")
         self.loader.flatten_mapping(node)
         result: dict[Hashable, Any] = {}
         for key, child in node.value:
@@ -152,6 +175,9 @@ class _Reader:
             if not isinstance(name, str | int | float | bool):
                 raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key is a word, not a {key.tag[18:]}")
             name = name if isinstance(name, str) else key.value
+            if len(name) > MAX_KEY:
+                where = f"{self.file}:{key.start_mark.line + 1}"
+                raise GridError(f"{where}: a key of {len(name):,} characters (legal: at most {MAX_KEY})")
             result[name] = self.read(child, (*path, name))
             self.lines[(*path, name)] = key.start_mark.line + 1
         return result

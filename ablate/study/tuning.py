@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from ablate.words import quote
+
 EDGE = 0.05  # share of a range that counts as its edge
 MAX_SEEDS = 1000  # of a trial, or of a confirmation
 GRID = "GridSampler"  # the one that draws nothing
@@ -185,7 +187,7 @@ class Tuning(Frozen):
             raise ValueError("steps and tokens say the same thing: give one of them")
         tokens = value.get("tokens", 1)
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-            raise ValueError(f"tokens is a whole number of at least 1, got {tokens!r}")
+            raise ValueError(f"tokens is a whole number of at least 1, got {quote(tokens)}")
         return value
 
 
@@ -200,7 +202,7 @@ class FreshSeeds(Frozen):
         """One message, where the union's two parts would give one each."""
         seeds = list(value) if isinstance(value, list | tuple) else [value]
         if not seeds or any(type(s) is not int or not 0 <= s < 2**63 for s in seeds) or len({*seeds}) < len(seeds):
-            raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {value!r}")
+            raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {quote(value)}")
         if isinstance(value, int) and value > MAX_SEEDS:
             raise ValueError(f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is [{value}]")
         return value

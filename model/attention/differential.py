@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -105,12 +105,15 @@ class DifferentialAttention(HeadAttention):
     n_noise_heads: int | None = Field(
         default=None,
         ge=1,
+        le=1_000_000,
         description="noise maps; fewer than n_heads are shared by n_heads / n_noise_heads signal maps",
     )
-    lambda_init: float | Literal["depth"] = Field(
+    lambda_init: Annotated[float, Field(ge=-100, le=100)] | Literal["depth"] = Field(
         default="depth", description="0.8 - 0.6 exp(-0.3 layer), or a constant"
     )
-    lambda_std: float = Field(default=0.1, ge=0.0, description="standard deviation of the lambda vectors at the start")
+    lambda_std: float = Field(
+        default=0.1, ge=0.0, le=100.0, description="standard deviation of the lambda vectors at the start"
+    )
     head_norm: HeadNorm = Field(default="auto", description="norm of each head's output; auto is rms, inside nGPT l2")
     has_output_scale: bool = Field(default=True, description="multiply normed heads by 1 - lambda_init")
 

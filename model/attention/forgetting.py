@@ -52,7 +52,9 @@ class ForgettingAttention(StandardHeads):
     neutral: ClassVar[str] = "bias_init so large that every gate is 1."
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"bias_init": 100.0})
 
-    bias_init: float = Field(default=0.0, description="b at the start: sigmoid(b) is the share kept a token")
+    bias_init: float = Field(
+        default=0.0, ge=-1e6, le=1e6, description="b at the start: sigmoid(b) is the share kept a token"
+    )
 
     def num_extra_params(self, config: ModelConfig) -> int:
         return (config.d_model + 1) * config.n_heads

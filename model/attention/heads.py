@@ -30,16 +30,22 @@ if TYPE_CHECKING:
 class HeadAttention(Attention, ABC):
     """The knobs and prices of softmax heads. `n_heads` of the model counts value heads, of width d_model / n_heads."""
 
-    n_kv_heads: int | None = Field(default=None, ge=1, description="value heads; fewer than n_heads is GQA, 1 is MQA")
-    qk_head_dim: int | None = Field(default=None, ge=1, description="width of one map's queries and keys, by hand")
+    n_kv_heads: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="value heads; fewer than n_heads is GQA, 1 is MQA"
+    )
+    qk_head_dim: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="width of one map's queries and keys, by hand"
+    )
     qk_norm: QueryKeyNorm = Field(
         default="none", description="normalise each query and key head: rms has a gain, l2 a temperature a head"
     )
     qk_norm_place: Literal["before_position", "after_position"] = Field(
         default="before_position", description="where qk_norm stands relative to the positional encoding"
     )
-    logit_softcap: float | None = Field(default=None, gt=0.0, description="logits <- c tanh(logits / c)")
-    window: int | None = Field(default=None, ge=1, description="a query sees this many newest keys, itself included")
+    logit_softcap: float | None = Field(default=None, ge=1e-3, le=1e6, description="logits <- c tanh(logits / c)")
+    window: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="a query sees this many newest keys, itself included"
+    )
 
     # how many heads there are
     def kv_heads(self, config: ModelConfig) -> int:
@@ -90,8 +96,12 @@ class HeadAttention(Attention, ABC):
 
     def idle(self, config: ModelConfig) -> dict[str, str]:
         found = super().idle(config)
-        if not config.count_kept("attention"):  # the width stays: positions look at it
-            return dict.fromkeys(type(self).model_fields.keys() - {"qk_head_dim"}, NO_ATTENTION)
+        if not config.count_kept("attention"):
+            width = type(self)().default_qk_width(config)
+            is_legal = width > 0 and width % 2 == 0  # for every position, which looks at the width nevertheless
+            return dict.fromkeys(
+                type(self).model_fields.keys() - ({"qk_head_dim"} if not is_legal else set()), NO_ATTENTION
+            )
         if self.qk_norm == "none":
             found["qk_norm_place"] = "there is no qk_norm"
         elif config.position.rotate is keep:

@@ -97,7 +97,7 @@ class LinearEnsembleAttention(HeadAttention):
         knobs={"num_maps": 1, "map_weight": "free", "map_init": "uniform", "head_norm": "none"}, ones=("map_raw",)
     )
 
-    num_maps: int = Field(default=3, ge=1, description="softmax maps a head")
+    num_maps: int = Field(default=3, ge=1, le=10_000, description="softmax maps a head")
     width: Literal["split", "full"] = Field(
         default="split", description="maps share the width of a head, or each has all of it, at the price of parameters"
     )

@@ -51,7 +51,7 @@ class SinkAttention(StandardHeads):
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"init": -1e4})
 
     sink: Literal["learned", "off_by_one"] = Field(default="learned", description="s learned a head, or fixed at 0")
-    init: float = Field(default=0.0, description="s at the start, when learned")
+    init: float = Field(default=0.0, ge=-1e6, le=1e6, description="s at the start, when learned")
 
     def idle(self, config: ModelConfig) -> dict[str, str]:
         found = super().idle(config)

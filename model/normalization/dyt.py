@@ -56,9 +56,9 @@ class DyT(Normalization):
     )
     neutral: ClassVar[str] = "None: an elementwise function divides by no statistic of the vector."
 
-    attention_start: float = Field(default=0.5, gt=0.0, description="a before attention at the start")
-    mlp_start: float = Field(default=0.5, gt=0.0, description="a before the MLP at the start")
-    final_start: float = Field(default=0.5, gt=0.0, description="a before the head at the start")
+    attention_start: float = Field(default=0.5, gt=0.0, le=1e3, description="a before attention at the start")
+    mlp_start: float = Field(default=0.5, gt=0.0, le=1e3, description="a before the MLP at the start")
+    final_start: float = Field(default=0.5, gt=0.0, le=1e3, description="a before the head at the start")
     has_embedding_scale: bool = Field(
         default=True, description="one learned factor on the embedding, sqrt(d) at the start"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from ..variant import Knobs
 if TYPE_CHECKING:
     from ..config import ModelConfig
 
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Symbol = Literal["1/n_layers", "1/sqrt(d_model)", "1/d_model", "sqrt(d_model)"]
 
 
@@ -27,8 +28,8 @@ class Scale(Knobs):
     mode: Literal["vector", "scalar", "fixed"] = Field(
         default="vector", description="one a feature, one in all, or none"
     )
-    init: float | Symbol = Field(default=1.0, description="the value at the start; its only value when fixed")
-    scale: float | Symbol = Field(default="1/sqrt(d_model)", description="the raw value at the start; not 0")
+    init: Number | Symbol = Field(default=1.0, description="the value at the start; its only value when fixed")
+    scale: Number | Symbol = Field(default="1/sqrt(d_model)", description="the raw value at the start; not 0")
 
     def resolve(self, config: ModelConfig) -> Scale:
         """The same with numbers in place of symbols."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..config import ModelConfig
 
 SCALES = ("alpha_attn", "alpha_mlp", "s_qk", "s_uv", "s_z")
+MIN_SCALE = 1e-9
 SLERP_MIN_SINE = 1e-3  # below this angle sin(a x)/sin(x) = a to float32 precision, and its quotient is not
 
 
@@ -241,8 +242,12 @@ class NGPT(Normalization):
     def check(self, config: ModelConfig) -> None:
         for name in SCALES:
             knobs = getattr(self, name)
-            if knobs.scale == 0:
-                raise ConfigError(f"normalization.{name}.scale", "must not be 0: the value is raw * init / scale")
+            if abs(knobs.scale) < MIN_SCALE:
+                raise ConfigError(
+                    f"normalization.{name}.scale",
+                    "must not be 0: the value is raw * init / scale",
+                    [f"at least {MIN_SCALE:g} in magnitude"],
+                )
             if knobs.init == 0 and knobs.mode != "fixed":
                 raise ConfigError(
                     f"normalization.{name}.init", "a learned scale must not start at 0: raw * init / scale stays 0"

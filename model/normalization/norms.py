@@ -61,7 +61,7 @@ class BuiltOfNorms(Normalization, ABC):
     """A normalization with one kind of norm in all places, one of them before the head."""
 
     norm: NormKind = Field(default="rmsnorm", description="the norm; layernorm has a bias where the model has biases")
-    eps: float = Field(default=1e-6, gt=0.0, description="added to the mean square (variance) under the root")
+    eps: float = Field(default=1e-6, ge=1e-30, le=1.0, description="added to the mean square (variance) under the root")
 
     def build_norm(self, config: ModelConfig) -> nn.Module:
         if self.norm == "rmsnorm":

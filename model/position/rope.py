@@ -59,7 +59,7 @@ class Rope(Position):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    base: float = Field(default=10000.0, gt=1.0, description="wavelengths grow from 2 pi to 2 pi base")
+    base: float = Field(default=10000.0, gt=1.0, le=1e15, description="wavelengths grow from 2 pi to 2 pi base")
 
     def check(self, config: ModelConfig) -> None:
         width = config.attention.qk_width(config)
