@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -70,7 +70,7 @@ SAME = 1e-9  # what float64 rounds in three steps of a small model is far less, 
 
 @cache
 def train(text: str) -> tuple[int, torch.Tensor]:
-    """The number of parameters, and losses, logits and weights' sum along three steps of AdamW in float64."""
+    """The number of parameters, and the losses of three steps of AdamW and the logits after them, in float64."""
     config = ModelConfig.parse(json.loads(text))
     model = GPT(config, seed=1).double()
     generator = torch.Generator().manual_seed(5)
@@ -88,7 +88,8 @@ def train(text: str) -> tuple[int, torch.Tensor]:
         loss.backward()
         optimizer.step()
         model.post_step()
-        seen += [loss.detach().view(1), model.eval()(ids[:, :-1]).detach().flatten()]
+        seen.append(loss.detach().view(1))
+    seen.append(model.eval()(ids[:, :-1]).detach().flatten())
     return config.num_params(), torch.cat(seen)
 
 
@@ -145,15 +146,28 @@ def check(one: ModelConfig, other: ModelConfig, label: str) -> None:
     assert not usual.idle_settings(), label
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("axis", "name", "knob"), list(cases()))
+CASES = pytest.mark.parametrize(("axis", "name", "knob"), list(cases()))
+
+
+@CASES
 def test_a_knob_changes_the_training_or_is_known_to_decide_nothing(axis: str, name: str, knob: str) -> None:
+    compare(axis, name, knob, ("prenorm", "ngpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@CASES
+def test_the_same_inside_every_kind_of_model(axis: str, name: str, knob: str) -> None:
+    is_inherited = axis == "attention" and name != "standard" and knob in variants()[axis]["standard"]["knobs"]
+    compare(axis, name, knob, [] if is_inherited else MODELS)
+
+
+def compare(axis: str, name: str, knob: str, models: Iterable[str]) -> None:
+    """Every value of a knob with its default, in each of the models, beside each of its companions."""
     values = levels(knob, variants()[axis][name]["knobs"][knob])
     n_compared = 0
-    is_inherited = axis == "attention" and name != "standard" and knob in variants()[axis]["standard"]["knobs"]
-    for model, base in list(MODELS.items())[: 2 if is_inherited else None]:
-        if axis in base and base[axis] != name:
-            continue
+    for model in models:
+        base = {key: value for key, value in MODELS[model].items() if key != axis}
         for companion in COMPANIONS.get(knob, COMPANIONS.get(knob.rpartition(".")[2], [{}])):
             one = build(base, **{axis: {"name": name, **companion}})
             for value in values:
@@ -161,7 +175,7 @@ def test_a_knob_changes_the_training_or_is_known_to_decide_nothing(axis: str, na
                 if one is not None and other is not None:
                     check(one, other, f"{model}: {companion} with {knob}={value}")
                     n_compared += 1
-    assert n_compared
+    assert n_compared or not models
 
 
 @pytest.mark.parametrize(("key", "value"), OWN)

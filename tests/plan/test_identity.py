@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from ablate.data import CorpusInfo
 from ablate.plan import build_plan
+from ablate.plan.identity import arm_identity, run_id
+from ablate.search.problem import load_search, pose
+from ablate.search.tuning import pose_tuning
 from ablate.study import load_study
 
 WriteGrid = Callable[..., Path]
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+PUBLISHED = json.loads(Path(__file__).with_name("run_ids.json").read_text())
+WIKI = CorpusInfo(hash="c0ffee", n_train_tokens=10_000_000, n_validation_tokens=1_000_000, vocab_size=256)
+
+
+def digest(ids: Sequence[str]) -> list[object]:
+    return [len(ids), hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]]
+
+
+def test_every_published_grid_is_on_record() -> None:
+    names = {path.stem for path in EXPERIMENTS.glob("*.yaml")}
+    assert names == PUBLISHED["runs"].keys() | {name for name in PUBLISHED["first trials"] if name.startswith("search")}
+
+
+@pytest.mark.parametrize("name", PUBLISHED["runs"])
+def test_run_ids_of_published_grids_stay(name: str) -> None:
+    """Recorded before settings without an effect were merged: who has runs of these grids goes on with them."""
+    assert digest(run_ids(EXPERIMENTS / f"{name}.yaml", WIKI)) == PUBLISHED["runs"][name]
+
+
+@pytest.mark.parametrize("name", PUBLISHED["first trials"])
+def test_ids_of_the_first_trials_of_published_searches_stay(name: str) -> None:
+    path = EXPERIMENTS / f"{name}.yaml"
+    is_search = name.startswith("search")
+    problem = pose(load_search(path), WIKI) if is_search else pose_tuning(load_study(path), WIKI)
+    defaults = [arm_identity(arm.default.model, arm.default.train, WIKI.hash) for arm in problem.arms]
+    assert digest([run_id(arm, seed) for arm in defaults for seed in problem.seeds]) == PUBLISHED["first trials"][name]
 
 
 def run_ids(path: Path, corpus: CorpusInfo, *settings: str) -> list[str]:
