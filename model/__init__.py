@@ -12,10 +12,11 @@ from .presets import PRESETS
 if TYPE_CHECKING:
     from .cache import Cache
     from .gpt import GPT
+    from .gpt2 import load_gpt2
     from .kernels.call import BackendError
     from .pruning import drop, measure_importance
     from .sampling import Sampling, generate
-    from .storage import load, load_gpt2, save
+    from .storage import load, save
 
 _LAZY = {
     "GPT": "gpt",
@@ -26,7 +27,7 @@ _LAZY = {
     "drop": "pruning",
     "measure_importance": "pruning",
     "load": "storage",
-    "load_gpt2": "storage",
+    "load_gpt2": "gpt2",
     "save": "storage",
 }
 __all__ = [

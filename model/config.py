@@ -131,6 +131,8 @@ class ModelConfig(Knobs):
     @classmethod
     def parse(cls, mapping: Mapping[str, Any]) -> Self:
         """A config from plain data, such as the `model` mapping of a grid or `to_dict()`. Raises ConfigError."""
+        if not isinstance(mapping, Mapping):
+            raise ConfigError("", f"expected a mapping of a model's settings, got {mapping!r:.100}", cls.model_fields)
         unnamed = [key for key in mapping if not isinstance(key, str)]
         if unnamed:
             raise ConfigError("", f"keys must be words, got {quote(unnamed[0])}", cls.model_fields)

@@ -107,10 +107,10 @@ class GPT(nn.Module):
     def post_step(self, unit: AbstractSet[Tensor] = frozenset()) -> None:
         """To be called after every optimizer step: projects weights back to the unit sphere where nGPT asks for it.
 
-        Those in `unit` are there already.
+        Those in `unit` are there already; those on the meta device have no values.
         """
         for weight, axis in self.unit_axes().items():
-            if weight not in unit:
+            if weight not in unit and not weight.is_meta:
                 project(weight, axis)
 
     def compile_blocks(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
@@ -17,6 +17,7 @@ from .dropped import Part
 from .errors import ConfigError
 from .gpt import GPT
 from .normalization.base import Residual
+from .wrapped import plain_weights, unwrap
 
 
 @dataclass
@@ -32,11 +33,13 @@ class _Cosine:
 
 
 @torch.no_grad()
-def measure_importance(model: GPT, batches: Iterable[Tensor]) -> dict[str, float]:
+def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
     """1 - mean cos(x, y) of every attention/LAYER, mlp/LAYER and block/LAYER, over the ids (b, t) in `batches`.
 
     x is the residual stream before the part, and y after it, so norms (and, in nGPT, the update) belong to the part.
+    The model may be wrapped as `save` allows. Raises ConfigError where it holds no GPT.
     """
+    model = unwrap(model)
     cosines: dict[str, _Cosine] = defaultdict(_Cosine)
     was_training = model.training
     model.eval()
@@ -77,21 +80,23 @@ def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
 
 
 def drop(
-    model: GPT, parts: Sequence[Part], n_dropped: int, batches: Sequence[Tensor], *, iterative: bool = False
+    model: nn.Module, parts: Sequence[Part], n_dropped: int, batches: Sequence[Tensor], *, iterative: bool = False
 ) -> GPT:
     """The model without the `n_dropped` sub-layers (or blocks) among `parts` of least importance; weights are shared.
 
     ("attention",), ("mlp",) or both, ranked together; or ("block",). One-shot measures once; iterative measures again
-    after each. Raises ConfigError where fewer are left.
+    after each. The model may be wrapped as `save` allows. Raises ConfigError where fewer parts are left, and where it
+    holds no whole GPT.
     """
+    smaller = unwrap(model)
     for count in [1] * n_dropped if iterative else [n_dropped]:
-        importance = {n: i for n, i in measure_importance(model, batches).items() if n.split("/")[0] in parts}
+        importance = {n: i for n, i in measure_importance(smaller, batches).items() if n.split("/")[0] in parts}
         if len(importance) < count:
             raise ConfigError("dropped", f"there are only {len(importance)} of {' and '.join(parts)} to drop")
         least = sorted(importance, key=importance.__getitem__)[:count]
         names = [name for part in least for name in _expand(part)]
-        model = _without(model, names)
-    return model
+        smaller = _without(smaller, names)
+    return smaller
 
 
 def _expand(name: str) -> list[str]:
@@ -103,5 +108,5 @@ def _without(model: GPT, names: Sequence[str]) -> GPT:
     data = model.config.to_dict()
     smaller = GPT(ModelConfig.parse({**data, "dropped": [*model.config.dropped, *names]}), backend=model.backend)
     kept = smaller.state_dict().keys()
-    smaller.load_state_dict({name: value for name, value in model.state_dict().items() if name in kept}, assign=True)
+    smaller.load_state_dict({name: value for name, value in plain_weights(model).items() if name in kept}, assign=True)
     return smaller.train(model.training)

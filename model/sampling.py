@@ -6,10 +6,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .cache import Cache
 from .gpt import GPT
+from .wrapped import unwrap
 
 COLDEST = 1e-30  # a temperature below it takes the likeliest token too: logits over it are not finite in float32
 
@@ -63,7 +64,7 @@ class Sampling:
 
 @torch.no_grad()
 def generate(
-    model: GPT,
+    model: nn.Module,
     prompt_bt: Tensor,
     max_new_tokens: int,
     *,
@@ -74,8 +75,11 @@ def generate(
     """The prompt (b, t) continued by at most `max_new_tokens` tokens: (b, t + n), in eval mode.
 
     A sequence ends with the first token of `stop`, which is repeated up to the end of the longest one. Where the
-    context is full, the newest half of it is read again. Raises ValueError for an empty prompt.
+    context is full, the newest half of it is read again. The model may be wrapped as `save` allows; the
+    GPT inside computes. Raises ValueError for an empty prompt and for logits that are not numbers, and ConfigError
+    where the model holds no GPT.
     """
+    model = unwrap(model)
     if prompt_bt.shape[1] == 0:
         raise ValueError("the prompt is empty: a model needs at least one token to continue")
     was_training = model.training

@@ -1,144 +1,171 @@
-"""Models on disk: weights as safetensors, the configuration beside them; and GPT-2 checkpoints of other origin.
-
-Nothing in a file is ever executed: safetensors holds numbers only, and pickles are read by torch's weights-only loader.
-"""
+"""Models on disk: weights as safetensors beside the configuration. Nothing in a file is ever executed."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import ModelConfig
 from .errors import ConfigError
 from .gpt import GPT
-from .presets import PRESETS
+from .wrapped import check_shapes, plain_weights, unwrap
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-# What a GPT-2's config.json may leave out, and what else it may not say.
-GPT2_ONLY = {
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "tie_word_embeddings": True,
-    "add_cross_attention": False,
-}
+MAX_JSON_BYTES = 10_000_000
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def save(model: GPT, folder: Path) -> None:
-    """Write the weights and the resolved configuration into `folder`, which is made if it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Write the weights and the resolved configuration into `folder`, which is made if it is missing.
+
+    The model may be compiled, distributed or averaged (`torch.compile`, `DistributedDataParallel`, `AveragedModel`).
+    Both files are written, or nothing changes: an error leaves what the folder held before.
+    Raises ConfigError for a module that holds no whole GPT, and OSError where the folder cannot be written.
+    """
+    gpt = unwrap(model)
+    weights = _separate(plain_weights(gpt))
+    config = json.dumps(gpt.config.to_dict(), indent=2) + "\n"
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+            _write(Path(temporary), weights, config)
+            _put_in_place(Path(temporary), folder)
+    except BaseException:
+        for place in made:
+            with suppress(OSError):
+                place.rmdir()
+        raise
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> GPT:
+def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
     """The model that `save` wrote, or that a training run left with its configuration under the key "model".
 
-    Raises ConfigError for a folder without the two files, or with a torn one, or with what does not fit this code.
+    Weights keep the floating-point type they were saved in. Raises ConfigError for a folder without the two files,
+    for a damaged file, and for weights or a configuration that do not fit this code or each other.
     """
-    described = _read_json(folder / CONFIG)
-    model = GPT(ModelConfig.parse(described.get("model", described)))
-    _fill(model, _read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
+    folder = Path(folder)
+    config = _parse_config(folder / CONFIG)
+    weights = read_safetensors(folder / WEIGHTS)
+    check_floats(weights, folder / WEIGHTS)
+    check_shapes(config, {name: value.shape for name, value in weights.items()}, folder / WEIGHTS)
+    model = GPT(config)
+    dtypes = {value.dtype for value in weights.values()}
+    if len(dtypes) == 1 and dtypes != {torch.float32}:
+        model.to(*dtypes)  # as the saved model was, with what it computes from its configuration
+    # cloned, because the tensors may be views of the file, which may change while the model lives
+    model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     return model.to(device)
 
 
-def load_gpt2(folder: Path) -> GPT:
-    """A GPT-2 from a Hugging Face-style folder: config.json beside model.safetensors or pytorch_model.bin.
-
-    Raises ConfigError for a folder without these files, or of another architecture.
-    """
-    described = _read_json(folder / CONFIG)
-    if described.get("model_type") != "gpt2":
-        raise ConfigError("model_type", f"{folder / CONFIG} describes {described.get('model_type')!r}", ["gpt2"])
-    model = GPT(_translate_config(described))
-    _fill(model, _translate_weights(_read_weights(folder), model.config), folder)
-    return model
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises ConfigError for anything else."""
+    if not _is_file(path):
         raise ConfigError("", f"there is no {path}")
     try:
-        content = json.loads(path.read_bytes())
+        n_bytes = path.stat().st_size
+        content = json.loads(path.read_bytes()) if n_bytes <= MAX_JSON_BYTES else None
+    except RecursionError:
+        raise ConfigError("", f"{path} is nested too deeply") from None
+    except OSError as error:
+        raise ConfigError("", f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         raise ConfigError("", f"{path} is no JSON: {error}") from None
+    if n_bytes > MAX_JSON_BYTES:
+        raise ConfigError("", f"{path} has {n_bytes:,} bytes; a configuration has at most {MAX_JSON_BYTES:,}")
     if not isinstance(content, dict):
-        raise ConfigError("", f"{path} holds no mapping")
+        raise ConfigError("", f"{path} holds no mapping, but a {type(content).__name__}")
     return content
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors by name. Raises ConfigError for a missing or damaged file."""
+    if not _is_file(path):
         raise ConfigError("", f"there is no {path}")
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise ConfigError("", f"{path} holds no weights: {error}") from None
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).is_file():
-        return _read_safetensors(folder / WEIGHTS)
-    if (folder / "pytorch_model.bin").is_file():
-        weights: dict[str, Tensor] = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        return weights
-    raise ConfigError("", f"{folder} holds neither {WEIGHTS} nor pytorch_model.bin")
+def check_floats(weights: Mapping[str, Tensor], place: object) -> None:
+    """Raise ConfigError, naming the first, for tensors of other types than the floating-point types of weights."""
+    for name, value in weights.items():
+        if value.dtype not in FLOATS:
+            legal = [str(dtype).removeprefix("torch.") for dtype in FLOATS]
+            raise ConfigError(name, f"{place} holds it as {value.dtype}", legal)
 
 
-def _fill(model: GPT, weights: dict[str, Tensor], place: Path) -> None:
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    found = {name: value.shape for name, value in weights.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-    if wrong:
-        name = wrong[0]
-        shapes = [list(shapes[name]) if name in shapes else "nothing" for shapes in (found, wanted)]
-        raise ConfigError(name, f"{place} holds {shapes[0]} where the model has {shapes[1]}")
-    model.load_state_dict(weights)
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or that no file can have
+        return False
 
 
-def _translate_config(described: dict[str, Any]) -> ModelConfig:
-    activations = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
-    activation = described.get("activation_function", "gelu_new")
-    if activation not in activations:
-        raise ConfigError("activation_function", f"{activation!r} is not supported", activations)
-    sizes = {"d_model": "n_embd", "n_layers": "n_layer", "n_heads": "n_head", "vocab_size": "vocab_size"}
-    missing = [theirs for theirs in sizes.values() if theirs not in described]
-    if missing:
-        raise ConfigError(missing[0], "is missing from config.json")
-    for key, only in GPT2_ONLY.items():
-        if described.get(key, only) != only:
-            raise ConfigError(key, f"{described[key]!r} is not supported", [only])
-    mapping = {
-        **PRESETS["gpt2_124m"],
-        **{ours: described[theirs] for ours, theirs in sizes.items()},
-        "context_length": described.get("n_positions", 1024),
-        "d_ff": described.get("n_inner"),
-        "mlp": {"name": "gelu", "approximate": activations[activation]},
-    }
-    mapping["normalization"] = {**mapping["normalization"], "eps": described.get("layer_norm_epsilon", 1e-5)}
-    return ModelConfig.parse(mapping)
+def _parse_config(path: Path) -> ModelConfig:
+    described = read_json(path)
+    try:
+        return ModelConfig.parse(described.get("model", described))
+    except ConfigError as error:
+        raise ConfigError(error.path, f"{error.message} (in {path})", error.legal) from None
 
 
-def _translate_weights(theirs: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Their names and layouts as ours: linear weights are stored (in, out) and q, k and v side by side."""
-    theirs = {name.removeprefix("transformer."): value for name, value in theirs.items()}
-    ours = {"embedding.weight": theirs["wte.weight"], "position.table.weight": theirs["wpe.weight"]}
-    for kind, name in (("weight", "gain"), ("bias", "bias")):
-        ours[f"final.norm.{name}"] = theirs[f"ln_f.{kind}"]
-        for layer in range(config.n_layers):
-            block, source = f"stack.blocks.{layer}", f"h.{layer}"
-            ours[f"{block}.attention_residual.norm.{name}"] = theirs[f"{source}.ln_1.{kind}"]
-            ours[f"{block}.mlp_residual.norm.{name}"] = theirs[f"{source}.ln_2.{kind}"]
-            fused = theirs[f"{source}.attn.c_attn.{kind}"].chunk(3, dim=-1)
-            for part, value in zip(("query", "key", "value"), fused, strict=True):
-                ours[f"{block}.attention.{part}.{kind}"] = value.T if kind == "weight" else value
-            renamed = {"attn.c_proj": "attention.output", "mlp.c_fc": "mlp.hidden", "mlp.c_proj": "mlp.output"}
-            for their, our in renamed.items():
-                value = theirs[f"{source}.{their}.{kind}"]
-                ours[f"{block}.{our}.{kind}"] = value.T if kind == "weight" else value
-    return ours
+def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as safetensors takes them: contiguous, none a part of another's memory."""
+    found, taken = {}, set()
+    for name, value in weights.items():
+        value = value.detach().contiguous()
+        place = value.untyped_storage().data_ptr()
+        found[name] = value.clone() if place in taken else value
+        taken.add(place)
+    return found
+
+
+def _write(folder: Path, weights: dict[str, Tensor], config: str) -> None:
+    try:
+        save_file(weights, folder / WEIGHTS)
+    except SafetensorError as error:  # a full disk, for one
+        raise OSError(f"{folder.parent / WEIGHTS} cannot be written: {error}") from None
+    (folder / CONFIG).write_text(config)
+    for name in (WEIGHTS, CONFIG):
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Move both files from `new` into `folder`; where that fails, put the old ones back.
+
+    The old configuration goes first and the new one comes last, so that a crash in between leaves a folder that `load`
+    refuses, not the weights of one model with the configuration of another.
+    """
+    for name in (WEIGHTS, CONFIG):
+        if (folder / name).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a directory", str(folder / name))
+    old = new / "old"
+    old.mkdir()
+    try:
+        for name in (CONFIG, WEIGHTS):
+            if (folder / name).exists():
+                (folder / name).replace(old / name)
+        for name in (WEIGHTS, CONFIG):
+            (new / name).replace(folder / name)
+    except BaseException:
+        for name in (WEIGHTS, CONFIG):
+            if (old / name).exists():
+                (old / name).replace(folder / name)
+            elif not (new / name).exists():
+                (folder / name).unlink()
+        raise

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import scrambled, tiny, tokens
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
-from ablate_model import ConfigError, load, load_gpt2, save
-
-FLOAT32 = 1e-5
+from ablate_model import GPT, ConfigError, drop, generate, load, measure_importance, save
 
 
 @pytest.mark.parametrize("settings", [{"attention": "differential", "normalization": "ngpt"}, {"tie_embeddings": True}])
@@ -54,92 +55,199 @@ def test_torn_files_are_named(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-CONFIG = {"model_type": "gpt2", "n_embd": 12, "n_layer": 2, "n_head": 3, "vocab_size": 17, "n_positions": 9}
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """One process that is a group of its own, without a network."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
 
-def random_gpt2() -> dict[str, Tensor]:
-    """Weights of a small GPT-2, under the names and in the layouts of Hugging Face's."""
-    generator = torch.Generator().manual_seed(0)
-    d, shapes = 12, {"wte.weight": (17, 12), "wpe.weight": (9, 12), "ln_f.weight": (12,), "ln_f.bias": (12,)}
-    for layer in range(2):
-        sizes = {"ln_1": (d,), "ln_2": (d,), "attn.c_attn": (d, 3 * d), "attn.c_proj": (d, d)}
-        for name, size in {**sizes, "mlp.c_fc": (d, 4 * d), "mlp.c_proj": (4 * d, d)}.items():
-            shapes |= {f"h.{layer}.{name}.weight": size, f"h.{layer}.{name}.bias": size[-1:]}
-    return {name: torch.randn(shape, generator=generator) * 0.3 for name, shape in shapes.items()}
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
 
 
-def gpt2_logits(w: dict[str, Tensor], ids_t: Tensor) -> Tensor:
-    """GPT-2 written out once more, in float64, from its published code's conventions: x W + b, three heads of four."""
-    w = {name: value.double() for name, value in w.items()}
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        return torch.nn.functional.layer_norm(x, (12,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
-
-    def dense(x: Tensor, name: str) -> Tensor:
-        return x @ w[f"{name}.weight"] + w[f"{name}.bias"]
-
-    length = len(ids_t)
-    h = w["wte.weight"][ids_t] + w["wpe.weight"][:length]
-    for layer in range(2):
-        q, k, v = dense(norm(h, f"h.{layer}.ln_1"), f"h.{layer}.attn.c_attn").split(12, dim=1)
-        heads = []
-        for i in range(3):
-            part = slice(4 * i, 4 * i + 4)
-            z = (q[:, part] @ k[:, part].T / 2).masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
-            heads.append(z.softmax(-1) @ v[:, part])
-        h = h + dense(torch.cat(heads, dim=1), f"h.{layer}.attn.c_proj")
-        hidden = torch.nn.functional.gelu(dense(norm(h, f"h.{layer}.ln_2"), f"h.{layer}.mlp.c_fc"), approximate="tanh")
-        h = h + dense(hidden, f"h.{layer}.mlp.c_proj")
-    return norm(h, "ln_f") @ w["wte.weight"].T
+def with_compiled_blocks(model: GPT) -> nn.Module:
+    for layer, block in enumerate(model.stack.blocks):
+        model.stack.blocks[layer] = compiled(block)
+    return model
 
 
-@pytest.mark.parametrize("prefix", ["", "transformer."])
-@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_gpt2_weights_load(prefix: str, file: str, tmp_path: Path) -> None:
-    weights = random_gpt2()
-    stored = {prefix + name: value for name, value in weights.items()}
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    if file.endswith("bin"):
-        stored["lm_head.weight"] = stored[f"{prefix}wte.weight"]  # tied: written twice in pickled checkpoints
-        torch.save(stored, tmp_path / file)
-    else:
-        save_file(stored, tmp_path / file)
-    ids = torch.tensor([3, 1, 4, 1, 5, 9, 2])
-    out = load_gpt2(tmp_path)(ids[None])[0]
-    torch.testing.assert_close(out.double(), gpt2_logits(weights, ids), atol=FLOAT32, rtol=FLOAT32)
+def with_one_tensor_twice(model: GPT) -> nn.Module:
+    model.head.weight = model.embedding.weight
+    return model
 
 
-class Intruder:
-    """A pickle that would write a file when loaded."""
+WRAPPERS: dict[str, Callable[[Any], nn.Module]] = {
+    "compiled": compiled,
+    "compiled in place": lambda model: (model.compile(backend="eager"), model)[1],
+    "compiled blocks": with_compiled_blocks,
+    "DDP": DistributedDataParallel,
+    "DDP of compiled": lambda model: DistributedDataParallel(compiled(model)),
+    "compiled DDP": lambda model: compiled(DistributedDataParallel(model)),
+    "averaged": AveragedModel,
+    "averaged DDP of compiled blocks": lambda model: AveragedModel(
+        DistributedDataParallel(with_compiled_blocks(model))
+    ),
+    "one tensor twice": with_one_tensor_twice,
+    "bfloat16": lambda model: model.bfloat16(),
+    "float64": lambda model: model.double(),
+}
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@torch.no_grad()
+def test_a_wrapped_model_was_saved_as_what_load_refuses(wrapper: str, tmp_path: Path) -> None:
+    plain = GPT(tiny(attention="differential", normalization="ngpt", embedding_shortcut=True), seed=3)
+    model = WRAPPERS[wrapper](copy.deepcopy(plain)).eval()
+    save(model, str(tmp_path / "folder"))
+    again = load(str(tmp_path / "folder")).eval()
+    assert again.state_dict().keys() == plain.state_dict().keys()
+    with torch.compiler.set_stance("force_eager"):  # or each wrapper compiles for half a minute
+        assert torch.equal(again(tokens()), model(tokens()))
+        assert torch.equal(generate(model, tokens(3), 4), generate(again, tokens(3), 4))
+        assert measure_importance(model, [tokens()]) == measure_importance(again, [tokens()])
+        assert torch.equal(drop(model, ["mlp"], 1, [tokens()])(tokens()), drop(again, ["mlp"], 1, [tokens()])(tokens()))
 
 
-def test_code_in_weight_files_is_not_executed(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    torch.save({**random_gpt2(), "extra": Intruder(tmp_path / "executed")}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(pickle.UnpicklingError):
-        load_gpt2(tmp_path)
-    assert not (tmp_path / "executed").exists()
+class Temperature(nn.Module):
+    """A wrapper of one's own, which computes something else."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, ids_bt: Tensor) -> Tensor:
+        logits: Tensor = self.module(ids_bt) / 2
+        return logits
 
 
-def test_other_folders_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "model_type": "llama"}))
-    with pytest.raises(ConfigError, match=r"model_type: .* describes 'llama' \(legal: gpt2\)"):
-        load_gpt2(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    with pytest.raises(ConfigError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
-        load_gpt2(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "activation_function": "swish"}))
-    with pytest.raises(ConfigError, match=r"activation_function: 'swish' is not supported"):
-        load_gpt2(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "scale_attn_by_inverse_layer_idx": True}))
-    with pytest.raises(ConfigError, match=r"scale_attn_by_inverse_layer_idx: True is not supported"):
-        load_gpt2(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(ConfigError, match="n_embd: is missing"):
-        load_gpt2(tmp_path)
+def on_meta(_: GPT) -> nn.Module:
+    with torch.device("meta"):
+        return GPT(tiny())
+
+
+def with_weight_norm(model: GPT) -> nn.Module:
+    torch.nn.utils.parametrizations.weight_norm(model.head)
+    return model
+
+
+def sharded(model: GPT) -> nn.Module:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: nn.Linear(2, 2), "expected a GPT, got Linear"),
+        (lambda model: nn.Sequential(model), "expected a GPT, got Sequential"),
+        (Temperature, "expected a GPT, got Temperature"),
+        (lambda model: AveragedModel(Temperature(model)), "expected a GPT, got AveragedModel around Temperature"),
+        (lambda model: model.state_dict(), "expected a GPT, got OrderedDict"),
+        (on_meta, "its weights are on the meta device"),
+        (with_weight_norm, r"head\.parametrizations\.weight\.original0: the model to save holds"),
+        (sharded, "is a DTensor and not a whole dense tensor"),
+    ],
+)
+def test_a_model_that_cannot_be_saved_left_a_weights_file(
+    change: Callable[[GPT], nn.Module], message: str, tmp_path: Path
+) -> None:
+    good = scrambled(tiny(), torch.float32)
+    save(good, tmp_path / "good")
+    model = change(copy.deepcopy(good))
+    for folder in (tmp_path / "good", tmp_path / "new" / "folder"):
+        with pytest.raises(ConfigError, match=message):
+            save(model, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["good"]
+    assert torch.equal(load(tmp_path / "good")(tokens()), good(tokens()))
+
+
+FILES = ["model.safetensors", "config.json"]
+
+
+@pytest.mark.parametrize("folder", ["good", "new"])
+@pytest.mark.parametrize("failing", ["write_text", "replace"])
+def test_a_save_that_fails_half_way_changed_the_folder(
+    failing: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the writes and renames it is that fails."""
+    old, new = scrambled(tiny(), torch.float32), scrambled(tiny(logit_softcap=0.5), torch.float32)
+    save(old, tmp_path / "good")
+    work: Callable[..., Any] = getattr(Path, failing)
+    for n_good in range(9):
+        left = iter([True] * n_good + [False])
+
+        def fail_once(path: Path, *rest: Any, left: Iterator[bool] = left) -> Any:
+            if not next(left, True):
+                raise OSError(28, "No space left on device", str(path))
+            return work(path, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, failing, fail_once)
+            try:
+                save(new, tmp_path / folder)
+            except OSError:
+                has_failed = True
+            else:
+                has_failed = False
+        if not has_failed:
+            break
+        assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["good", *FILES])
+        assert torch.equal(load(tmp_path / "good")(tokens()), old(tokens()))
+    assert n_good > 0
+    assert torch.equal(load(tmp_path / folder)(tokens()), new(tokens()))
+
+
+def test_a_folder_in_place_of_a_file_was_swallowed(tmp_path: Path) -> None:
+    (tmp_path / "config.json" / "deep").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError, match=r"config\.json"):
+        save(GPT(tiny()), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (b"[" * 200_000, r"config\.json is nested too deeply"),
+        (b"\xff\xfe", r"config\.json is no JSON"),
+        (b"null", "holds no mapping, but a NoneType"),
+        (b'{"model": [1]}', "expected a mapping of a model's settings"),
+        (b'{"model": {"d_model": 24}}', r"is required \(in .*config\.json\)"),
+        (b" " * 10_000_001, r"has 10,000,001 bytes; a configuration has at most"),
+    ],
+)
+def test_a_bad_configuration_ended_in_a_traceback(config: bytes, message: str, tmp_path: Path) -> None:
+    save(GPT(tiny()), tmp_path)
+    (tmp_path / "config.json").write_bytes(config)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x\0y", "x" * 300, "x\ny"])
+def test_a_name_that_no_folder_has_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="there is no "):
+        load(name)
+
+
+def test_a_configuration_of_terabytes_was_allocated(tmp_path: Path) -> None:
+    save(GPT(tiny()), tmp_path)
+    for sizes in ({"d_model": 960_000}, {"n_layers": 50_000}, {"vocab_size": 1_000_000}):
+        config = tiny(**sizes)
+        (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+        with pytest.raises(
+            ConfigError, match=rf"describes {config.num_params():,} parameters \(.* [A-Z]B in float32\)"
+        ):
+            load(tmp_path)
+
+
+def test_weights_of_another_type_are_named(tmp_path: Path) -> None:
+    save(GPT(tiny()), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "head.weight": weights["head.weight"].to(torch.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"head\.weight: .* holds it as torch\.int8 \(legal: float16, "):
+        load(tmp_path)
