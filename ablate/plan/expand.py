@@ -17,6 +17,7 @@ from ablate.errors import GridError, suggest
 from ablate.plan.names import Names
 from ablate.study.predicates import Environment, Predicate, PredicateError
 from ablate.study.schema import Study
+from ablate.study.settings import is_same
 from ablate.study.source import Path
 from ablate.words import quote
 
@@ -210,11 +211,13 @@ class Expander:
         if isinstance(value, dict):
             wanted = self._read_level(axis, 0, value)
             matches = [
-                level for level in self.axes[axis] if (level.name, level.overrides) == (wanted.name, wanted.overrides)
+                level
+                for level in self.axes[axis]
+                if is_same((level.name, level.overrides), (wanted.name, wanted.overrides))
             ]
         else:
-            matches = [level for level in self.axes[axis] if level.label == value]
-            matches = matches or [level for level in self.axes[axis] if level.name == value]
+            matches = [level for level in self.axes[axis] if is_same(level.label, value)]
+            matches = matches or [level for level in self.axes[axis] if is_same(level.name, value)]
         if len(matches) > 1:
             raise self.study.refuse(
                 place, f"{quote(value)} is more than one level: give the levels a `label` and name that"
@@ -364,14 +367,19 @@ def compile_predicate(
     Raises `GridError` otherwise, naming the place.
     """
     try:
-        predicate = Predicate(text)
-        for name in predicate.names:
-            names.check_name(name, axes)
-            if names.axis_of(name, axes) is None and name in RECIPE and getattr(study.train, name[6:]) is None:
-                raise ValueError(f"{name} differs from arm to arm as its normalization brings it: set it under `train`")
-        for name, value in predicate.literals:
-            axis = names.axis_of(name, axes)
-            names.check_literal(name, value, [level.name for level in axes[axis]] if axis is not None else [])
+        return read_predicate(study, names, axes, text)
     except ValueError as error:
         raise study.refuse(place, str(error)) from None
+
+
+def read_predicate(study: Study, names: Names, axes: Mapping[str, Sequence[Level]], text: str) -> Predicate:
+    """The same for an expression that stands in another file. Raises `ValueError` without a place."""
+    predicate = Predicate(text)
+    for name in predicate.names:
+        names.check_name(name, axes)
+        if names.axis_of(name, axes) is None and name in RECIPE and getattr(study.train, name[6:]) is None:
+            raise ValueError(f"{name} differs from arm to arm as its normalization brings it: set it under `train`")
+    for name, value in predicate.literals:
+        axis = names.axis_of(name, axes)
+        names.check_literal(name, value, [level.name for level in axes[axis]] if axis is not None else [])
     return predicate

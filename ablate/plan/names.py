@@ -88,8 +88,18 @@ class Names:
         legal = self.model_fields if root == "model" else tuple(TrainConfig.model_fields)
         if rest[0] not in legal:
             raise ValueError(f"{quote(name)}: unknown key {quote(rest[0])}{suggest(rest[0], legal)}")
-        if root == "model" and rest[0] in self.variants and len(rest) > 1 and rest[1:] != ["name"]:
+        has_knobs = root == "model" and rest[0] in self.variants
+        if has_knobs and rest[1:] not in ([], ["name"]):
             self.check_knob(rest[0], ".".join(rest[1:]))
+        elif not has_knobs and len(rest) > 1:
+            raise ValueError(f"{quote(name)}: {root}.{rest[0]} is one value, which has no parts")
+
+    def check_setting(self, name: str) -> None:
+        """Raises `ValueError` where a rule or an overlay names no setting."""
+        try:
+            self.check_axis(name)
+        except ValueError as error:
+            raise ValueError(str(error).replace("an axis", "a setting").replace("axis", "setting")) from None
 
     def check_name(self, name: str, axes: Mapping[str, Any]) -> None:
         """Raises `ValueError` where an expression reads a name that no arm has."""
@@ -124,11 +134,12 @@ class Names:
         raise ValueError(f"unknown key {quote(key)}{suggest(key, (*knobs, *self.model_fields))}")
 
     def spread(self, key: str, value: Any, place: Path) -> Iterator[tuple[str, Any, Path]]:
-        """(dotted path, value, place) of a setting: a component given as a mapping is a name and its knobs."""
+        """(dotted path, value, place) of a setting: a component or a group given as a mapping is each of its knobs."""
         path = self.path(key)
-        if isinstance(value, Mapping) and path in self._components.values():
+        if isinstance(value, Mapping) and value and path.startswith("model."):
+            group = path.removesuffix(".name") if path in self._components.values() else path
             for knob, setting in value.items():
-                yield f"{path.removesuffix('.name')}.{knob}", setting, place
+                yield from self.spread(f"{group}.{knob}", setting, place)
         else:
             yield path, value, place
 

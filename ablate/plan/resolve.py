@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,13 @@ from pydantic import ValidationError
 
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
-from ablate.plan.expand import Assignment, Level, arm_name, compile_predicate
+from ablate.plan.expand import Assignment, Level, arm_name, compile_predicate, read_predicate
 from ablate.plan.names import Names
 from ablate.study.load import explain
 from ablate.study.overlay import Overlay
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.schema import Study, TrainConfig
+from ablate.study.settings import NAME, Settings, is_same
 from ablate.study.source import Path
 from ablate_model import ConfigError, ModelConfig
 
@@ -52,11 +54,13 @@ class Resolver:
             compile_predicate(study, names, axes, rule.when, ("rules", index, "when"))
             for index, rule in enumerate(study.rules)
         ]
-        self.base_model = {
-            key: {"name": value} if key in names.variants and isinstance(value, str) else value
-            for key, value in study.model.items()
+        self.base = {
+            "model": {
+                key: {NAME: value} if key in names.variants and isinstance(value, str) else value
+                for key, value in study.model.items()
+            },
+            "train": study.train.model_dump(),
         }
-        self.base_train = study.train.model_dump()
         self._models: dict[str, ModelConfig] = {}
         self.used = [False] * len(self.rules)
         self.base_environment = names.base_environment(study)
@@ -77,76 +81,75 @@ class Resolver:
         ]
 
     def resolve(self, arm: Assignment) -> Resolved:
-        places: dict[str, Path] = {}
-        notices: list[str] = []
-        model, train = _copy(self.base_model), dict(self.base_train)
-        settings = list(self._settings(arm))
-        # A component's name comes before its knobs, which belong to the variant of that name.
-        for path, value, place in sorted(settings, key=lambda setting: not setting[0].endswith(".name")):
-            self._check_free(path, places.get(path), place)
-            places[path] = place
-            notices += self._set(model, train, path, value, place)
-        for overlay, predicate in self.overlays:
-            notices += self._lay_over(arm, overlay, predicate, model, train, places)
-        model.setdefault("vocab_size", self.corpus.vocab_size)
-        config = self._parse_model(model, places)
-        training = self._parse_train(train, config, places)
+        settings, notices = Settings(self.base), []
+        for path, value, place in _names_first(self._settings(arm)):
+            self._check_free(path, settings, place)
+            notices += self._set(settings, path, value, place)
+        for index in range(len(self.overlays)):
+            notices += self._lay_over(arm, index, settings)
+        settings.tree["model"].setdefault("vocab_size", self.corpus.vocab_size)
+        config = self._parse_model(settings)
+        training = self._parse_train(settings, config)
         self._check_processes(training, arm)
-        return Resolved(config, training, (*notices, *config.notices()), frozenset(places))
+        return Resolved(config, training, (*notices, *config.notices()), frozenset(settings.places))
 
-    def _set(self, model: dict[str, Any], train: dict[str, Any], path: str, value: Any, place: Path) -> Sequence[str]:
-        root, *parts = path.split(".")
-        if root == "train":
-            train[".".join(parts)] = value
-        elif len(parts) == 2 and parts[1] == "name":
-            return self._switch(model, parts[0], value)
-        else:
-            self._assign(model, parts, value, place)
-        return ()
+    def _set(self, settings: Settings, path: str, value: Any, place: Path) -> Sequence[str]:
+        """Set it, and say which knobs another variant does not take over."""
+        *_, component, last = path.split(".")
+        notices = self._switch(settings, component, value) if last == NAME and component in self.names.variants else ()
+        try:
+            settings.set(path, value, place)
+        except ValueError as error:
+            raise self._refuse_at(place, f"{path}: {error}") from None
+        return notices
 
     def _compile_overlay(self, overlay: Overlay) -> Predicate:
+        for key in overlay.settings:
+            try:
+                self.names.check_setting(key)
+            except ValueError as error:
+                raise GridError(f"{overlay.locate(key)}: {error}") from None
         try:
-            for path in overlay.settings:
-                self.names.check_axis(path)
-            return compile_predicate(self.study, self.names, self.axes, overlay.when or "True", ())
-        except (ValueError, GridError) as error:
-            raise GridError(f"{overlay.origin}: {error}") from None
+            return read_predicate(self.study, self.names, self.axes, overlay.when or "True")
+        except ValueError as error:
+            raise GridError(f"{overlay.locate_condition()}: {error}") from None
 
-    def _lay_over(
-        self,
-        arm: Assignment,
-        overlay: Overlay,
-        predicate: Predicate,
-        model: dict[str, Any],
-        train: dict[str, Any],
-        places: dict[str, Path],
-    ) -> Iterator[str]:
+    def _lay_over(self, arm: Assignment, index: int, settings: Settings) -> Iterator[str]:
         """Set what the arm has and leaves open; what is left out is said."""
+        overlay, predicate = self.overlays[index]
         if overlay.arm and overlay.arm != arm_name(arm):
             return
-        if not predicate(self.names.environment(self.base_environment, self.axes, arm)):
+        if not self._applies(overlay, predicate, arm):
             left_out = ", ".join(overlay.settings)
             yield f"{overlay.origin} is for {overlay.when}: left out here: {left_out}"
             return
-        for key, value in sorted(overlay.settings.items(), key=lambda item: not item[0].endswith(".name")):
-            path = self.names.path(key)
-            _, component, *knob = path.split(".")
-            table = self.names.variants.get(component, {})
-            variant = model.get(component, {}).get("name", next(iter(table), ""))
-            if places.get(path, ("",))[0] == "matrix":
+        spread = [
+            setting
+            for key, value in overlay.settings.items()
+            for setting in self.names.spread(key, value, ("overlay", index, key))
+        ]
+        for path, value, place in _names_first(spread):
+            root, component, *knob = path.split(".")
+            table = self.names.variants.get(component, {}) if root == "model" else {}
+            variant = settings.get(f"model.{component}.name") or next(iter(table), "")
+            if any(near[0] == "matrix" for near in settings.places_near(path)):
                 yield f"{overlay.origin}: {path} is left out: a level of the arm sets it"
-            elif table and knob and knob != ["name"] and not self.names.has_knob(component, variant, ".".join(knob)):
+            elif table and knob not in ([], [NAME]) and not self.names.has_knob(component, variant, ".".join(knob)):
                 yield f"{overlay.origin}: {path} is left out: {variant} has no such knob"
             else:
-                places[path] = ("overlay",)
-                yield from self._set(model, train, path, value, ("overlay",))
+                yield from self._set(settings, path, value, place)
+
+    def _applies(self, overlay: Overlay, predicate: Predicate, arm: Assignment) -> bool:
+        try:
+            return predicate(self.names.environment(self.base_environment, self.axes, arm))
+        except PredicateError as error:
+            raise GridError(f"{overlay.locate_condition()}: {error}") from None
 
     def _settings(self, arm: Assignment) -> Iterator[tuple[str, Any, Path]]:
         for axis, level in arm.items():
             place: Path = ("matrix", axis, level.index)
-            yield self.names.path(axis), level.name, place
-            for path, value in level.overrides.items():
-                yield path, value, place
+            for path, value in {axis: level.name, **level.overrides}.items():
+                yield from self.names.spread(path, value, place)
         environment = self.names.environment(self.base_environment, self.axes, arm)
         for index, rule in enumerate(self.rules):
             if self._holds(rule, environment, index):
@@ -154,9 +157,10 @@ class Resolver:
                 for key, value in self.study.rules[index].set.items():
                     yield from self.names.spread(key, value, ("rules", index, "set", key))
 
-    def _check_free(self, path: str, taken: Path | None, place: Path) -> None:
+    def _check_free(self, path: str, settings: Settings, place: Path) -> None:
         """A later rule wins over an earlier one, but a level says what the arm is: nothing else may change that."""
-        if taken is not None and taken[0] == "matrix":
+        taken = next((near for near in settings.places_near(path) if near[0] == "matrix"), None)
+        if taken is not None:
             level = self.axes[str(taken[1])][int(taken[2])]
             raise self.study.refuse(place, f"the level {level.text} sets {path} too")
 
@@ -169,11 +173,9 @@ class Resolver:
     def _check_rule_key(self, index: int, key: str) -> None:
         place = ("rules", index, "set", key)
         try:
-            self.names.check_axis(key)
+            self.names.check_setting(key)
         except ValueError as error:
-            raise self.study.refuse(
-                place, str(error).replace("an axis", "a setting").replace("axis", "setting")
-            ) from None
+            raise self.study.refuse(place, str(error)) from None
         if self.names.axis_of(key, self.axes) is not None:
             raise self.study.refuse(
                 place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead"
@@ -191,58 +193,47 @@ class Resolver:
                 except ValueError as error:
                     raise self.study.refuse(("model", component, knob), str(error)) from None
 
-    def _switch(self, model: dict[str, Any], component: str, variant: Any) -> list[str]:
-        """Take another variant, and with it those of the base's knobs that it has."""
-        base = model.get(component, {})
-        if base.get("name", variant) == variant and isinstance(variant, str):
-            model[component] = {**base, "name": variant}
-            if "name" in base:
-                return []
+    def _switch(self, settings: Settings, component: str, variant: Any) -> list[str]:
+        """Keep of the base's knobs those that another variant has."""
+        base = settings.get(f"model.{component}") or {}
+        if is_same(base.get(NAME, variant), variant) and (NAME in base or not base):
+            return []
         kept = {key: value for key, value in base.items() if self.names.has_knob(component, variant, key)}
-        model[component] = {"name": variant, **kept}
-        left_out = [key for key in base if key != "name" and key not in kept]
+        settings.tree["model"][component] = kept
+        left_out = [key for key in base if key != NAME and key not in kept]
         return [f"{variant} has no knob {key!r}: model.{component}.{key} is left out" for key in left_out]
 
-    def _assign(self, model: dict[str, Any], parts: list[str], value: Any, place: Path) -> None:
-        tree = model
-        for part in parts[:-1]:
-            child = tree.setdefault(part, {})
-            if not isinstance(child, dict):
-                raise self.study.refuse(place, f"model.{'.'.join(parts)}: {part!r} is {child!r}, which has no parts")
-            tree = child
-        tree[parts[-1]] = value
-
-    def _parse_model(self, model: Mapping[str, Any], places: Mapping[str, Path]) -> ModelConfig:
+    def _parse_model(self, settings: Settings) -> ModelConfig:
         """Arms that differ in training alone share one config, which a plan of many arms needs to be quick."""
-        key = repr(model)
+        key = repr(settings.tree["model"])
         if key not in self._models:
-            self._models[key] = self._check_model(model, places)
+            self._models[key] = self._check_model(settings)
         return self._models[key]
 
-    def _check_model(self, model: Mapping[str, Any], places: Mapping[str, Path]) -> ModelConfig:
+    def _check_model(self, settings: Settings) -> ModelConfig:
         try:
-            config = ModelConfig.parse(model)
+            config = ModelConfig.parse(settings.tree["model"])
         except ConfigError as error:
             path = f"model.{error.path}" if error.path else "model"
-            raise self._refuse(path, places, f"{error.message}{self._hint(error)}") from None
+            raise self._refuse(path, settings, f"{error.message}{self._hint(error)}") from None
         if config.vocab_size < self.corpus.vocab_size and self.study.data.source != "bin":
             raise self._refuse(
                 "model.vocab_size",
-                places,
+                settings,
                 f"{config.vocab_size} is less than the {self.corpus.vocab_size} tokens of the tokenizer "
                 f"{self.study.data.tokenizer!r}",
             )
         if (largest := self.corpus.largest_token) is not None and config.vocab_size <= largest:
             raise self._refuse(
                 "model.vocab_size",
-                places,
+                settings,
                 f"the corpus holds the token {largest}, beyond a vocabulary of {config.vocab_size} "
                 f"(legal: at least {largest + 1})",
             )
         try:
             check_length(self.corpus, config.context_length)
         except DataError as error:
-            raise self._refuse("model.context_length", places, str(error)) from None
+            raise self._refuse("model.context_length", settings, str(error)) from None
         return config
 
     def _check_processes(self, train: TrainConfig, arm: Assignment) -> None:
@@ -275,8 +266,8 @@ class Resolver:
             return f"; it exists for {', '.join(owners)}: write `conditions: {{{axis}: {condition}}}`"
         return f" (legal: {', '.join(map(str, error.legal))})" if error.legal else ""
 
-    def _parse_train(self, train: dict[str, Any], model: ModelConfig, places: Mapping[str, Path]) -> TrainConfig:
-        recipe = model.recipe()
+    def _parse_train(self, settings: Settings, model: ModelConfig) -> TrainConfig:
+        train, recipe = settings.tree["train"], model.recipe()
         steps = train["steps"]
         if train["weight_decay"] is None:
             train["weight_decay"] = recipe["weight_decay"]
@@ -287,19 +278,32 @@ class Resolver:
         except ValidationError as error:
             problem = error.errors()[0]
             path = ("train", *problem["loc"])
-            raise self._refuse(".".join(map(str, path)), places, explain(problem, path)) from None
+            raise self._refuse(".".join(map(str, path)), settings, explain(problem, path)) from None
 
-    def _refuse(self, path: str, places: Mapping[str, Path], message: str) -> GridError:
-        """Point at what set the value, or, where a whole section is wrong, at what was set in it."""
-        inside = [place for other, place in places.items() if other.startswith(f"{path}.")]
-        above = [place for other, place in places.items() if path == other or path.startswith(f"{other}.")]
-        for place in (*above, *inside[:1]):
-            if place == ("overlay",):
-                return GridError(f"{self.overlays[0][0].origin}: {path}: {message}")
-            prefix = f"{path}: " if place[0] != "rules" or place[-1] != path else ""
-            return self.study.refuse(place, f"{prefix}{message}")
+    def _refuse(self, path: str, settings: Settings, message: str) -> GridError:
+        """Point at what set the value; else at the last setting that the message names; else at the grid's own value.
+
+        Where a whole section is wrong, at what was set in it.
+        """
+        own = next(settings.places_near(path), None) if path.count(".") else None
+        root = path.split(".")[0]
+        named = [
+            place
+            for other, place in settings.places.items()
+            if other.startswith(f"{root}.") and re.search(rf"\b{re.escape(other.rpartition('.')[2])}\b", message)
+        ]
+        for place in (*([own] if own else ()), *reversed(named)):
+            prefix = f"{path}: " if place[-1] != path else ""
+            return self._refuse_at(place, f"{prefix}{message}")
         return self.study.refuse(tuple(path.split(".")), message)
 
+    def _refuse_at(self, place: Path, message: str) -> GridError:
+        if place[0] == "overlay":
+            overlay, _ = self.overlays[int(place[1])]
+            return GridError(f"{overlay.locate(str(place[2]))}: {message}")
+        return self.study.refuse(place, message)
 
-def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in tree.items()}
+
+def _names_first(settings: Iterable[tuple[str, Any, Path]]) -> list[tuple[str, Any, Path]]:
+    """A component's name comes before its knobs, which belong to the variant of that name."""
+    return sorted(settings, key=lambda setting: not setting[0].endswith(f".{NAME}"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.plan.expand import Assignment, Expander, Level, arm_name
 from ablate.plan.match import SIZES, MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
+from ablate.study.settings import Settings
 from ablate.study.tuning import GRID, Parameter
 from ablate_model import ModelConfig
 
@@ -206,7 +207,8 @@ class ArmSpace:
         return "" if self.names.has_knob(name, variant, ".".join(knob)) else variant
 
     def _read(self, resolved: Resolved, path: str) -> Any:
-        return read_setting(resolved.model, resolved.train.model_dump(), self.names.path(path))
+        tree = {"model": resolved.model.to_dict(), "train": resolved.train.model_dump()}
+        return Settings(tree).get(self.names.path(path))
 
     def _type(self, path: str, parameter: Parameter, place: Params) -> Parameter:
         """A range of whole numbers where the setting's own default is one."""
@@ -219,11 +221,3 @@ class ArmSpace:
         except ValueError:
             message = f"this setting is a whole number ({default} by default), and so are its low, high and step"
             raise self.study.refuse(("matrix", path), message) from None
-
-
-def read_setting(model: ModelConfig, train: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a resolved configuration; None where there is none."""
-    tree: Any = {"model": model.to_dict(), "train": train}
-    for part in path.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree

@@ -17,7 +17,7 @@ from ablate.search.trials import ARM, Trials, asked, best_of
 from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
 from ablate.study.predicates import Predicate
-from ablate.study.source import Path
+from ablate.study.source import Path, Source
 from ablate.study.tuning import Tune
 
 TUNED = ("train.learning_rate", "train.muon_learning_rate")
@@ -74,7 +74,7 @@ def plan_tuned(problem: Problem, study: Study, trials: Trials) -> Plan:
     best = {search.space.label: _best_params(trials, search.space.label) for search in trials.searches}
     # An arm that another one stands for takes its settings: without them it would be an arm of its own, and untuned.
     best |= {other: best[name] for other, name in build_plan(study, problem.corpus).stands_for.items()}
-    laid = [Overlay("tune", dict(params), arm=label) for label, params in best.items() if params]
+    laid = [Overlay(dict(params), Source("tune"), arm=label) for label, params in best.items() if params]
     plan = build_plan(study, problem.corpus, laid)
     arms = {search.space.label: describe_arm(trials, search.space.label) for search in trials.searches}
     return replace(plan, tuning={"study": problem.name, "arms": arms})

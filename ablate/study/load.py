@@ -12,13 +12,14 @@ from pydantic_core import ErrorDetails
 
 from ablate.errors import GridError, suggest
 from ablate.study.schema import STUDY_NAME, Study
+from ablate.study.settings import Settings
 from ablate.study.source import Path, Source, parse_yaml
 from ablate.words import quote
 
 MAX_BYTES = 1_000_000
 
 # These hold names that may contain dots themselves: matrix.train.learning_rate is one axis.
-FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline"})
+FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline", "space", "arm", "set"})
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -41,10 +42,11 @@ def load_declared(kind: type[T], path: str | FilePath, settings: Sequence[str] =
         if mine in kind.model_fields and theirs in data and mine not in data:
             verb = "ablate search" if theirs == "search" else "ablate run"
             raise GridError(f"{path}: this declares a {theirs}: use `{verb}` for it")
+    declared = Settings(data)
     for setting in settings:
-        source = _apply_setting(data, source, setting)
+        source = _apply_setting(declared, source, setting)
     try:
-        return kind.model_validate(data), source
+        return kind.model_validate(declared.tree), source
     except ValidationError as error:
         problems = [describe_problem(problem, source, kind) for problem in error.errors()[:5]]
         raise GridError("\n".join(dict.fromkeys(problems))) from None
@@ -91,25 +93,33 @@ def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
     return data, source
 
 
-def _apply_setting(data: dict[str, Any], source: Source, setting: str) -> Source:
+def _apply_setting(settings: Settings, source: Source, setting: str) -> Source:
     key, separator, text = setting.partition("=")
-    parts = key.strip().split(".", 1 if key.split(".", 1)[0] in FLAT_SECTIONS else -1)
+    parts = key.strip().split(".")
     if not separator or not all(parts):
         raise GridError(f"--set {quote(setting)[1:-1]}: write it as key=value, for example train.steps=100")
     value, _ = parse_yaml(text, f"--set {key}")
-    place = data
-    for part in parts[:-1]:
-        child = place.get(part)
-        if isinstance(child, str) and place is data.get("model"):
-            child = {"name": child}  # model.attention: NAME becomes a mapping when one of its knobs is set
-        elif child is None:
-            child = {}
-        elif not isinstance(child, dict):
-            raise GridError(f"--set {key}: {quote(part)} is {quote(child)}, which has no parts")
-        place[part] = child
-        place = child
-    place[parts[-1]] = value
-    return source.with_setting(tuple(parts))
+    path = _read_path(settings, parts)
+    try:
+        settings.set(path, value)
+    except ValueError as error:
+        raise GridError(f"--set {key}: {error}") from None
+    return source.with_setting(path)
+
+
+def _read_path(settings: Settings, parts: Sequence[str]) -> Path:
+    """The keys that a dotted path stands for: an entry of a list is a number, and some keys hold dots themselves."""
+    path: Path = ()
+    while rest := parts[sum(str(key).count(".") + 1 for key in path) :]:
+        above = settings.get(path)
+        if isinstance(above, list) and rest[0].isdecimal():
+            path = (*path, int(rest[0]))
+            continue
+        starts = [".".join(rest[:n]) for n in range(len(rest), 0, -1)]
+        known = next((start for start in starts if isinstance(above, dict) and start in above), None)
+        sections = [key for key in path if isinstance(key, str)]
+        path = (*path, known or starts[0 if FLAT_SECTIONS & {*sections[-1:]} else -1])
+    return path
 
 
 def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:

@@ -10,18 +10,34 @@ from pydantic import Field, ValidationError
 
 from ablate.errors import GridError
 from ablate.study.load import describe_problem, read_declaration
+from ablate.study.source import Path as Keys
+from ablate.study.source import Source
 from ablate.study.tuning import Frozen
 
 
 @dataclass(frozen=True)
 class Overlay:
     """Settings for the arms for which `when` holds, or for the arm of a name. They win over the grid's base and rules,
-    but never over an arm's own levels. `origin` is the file that they come from."""
+    but never over an arm's own levels. They stand at `place` in the file of `source`."""
 
-    origin: str
     settings: dict[str, Any]
+    source: Source
+    place: Keys = ()
     when: str = ""
     arm: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The name of the file that the settings come from."""
+        return Path(self.source.file).name
+
+    def locate(self, key: str) -> str:
+        """The file, the line and the dotted name of a setting."""
+        return self.source.locate((*self.place, key))
+
+    def locate_condition(self) -> str:
+        """The same of `when`."""
+        return self.source.locate((*self.place[:-1], "when"))
 
 
 class _Entry(Frozen):
@@ -37,10 +53,12 @@ class _File(Frozen):
 def load_overlay(path: Path) -> tuple[Overlay, ...]:
     """What a search wrote as best.yaml, or a mapping of dotted paths to values. Raises `GridError`."""
     data, source = read_declaration(path)
-    if "overlay" not in data:
-        data = {"overlay": [{"set": data}]}
+    if not {"overlay", "search"} & data.keys():
+        return (Overlay(data, source),)
     try:
         file = _File.model_validate(data)
     except ValidationError as error:
         raise GridError(describe_problem(error.errors()[0], source, _File)) from None
-    return tuple(Overlay(path.name, entry.set, entry.when) for entry in file.overlay)
+    return tuple(
+        Overlay(entry.set, source, ("overlay", index, "set"), entry.when) for index, entry in enumerate(file.overlay)
+    )

@@ -86,6 +86,8 @@ class Source:
         """`file:line: dotted.path` of the value at `path`, or of the nearest value above it."""
         name = ".".join(str(part) for part in path)
         suffix = f": {name}" if name else ""
+        if path and path not in self.lines and any(setting[: len(path)] == path for setting in self.settings):
+            return f"--set{suffix}"
         for length in range(len(path), -1, -1):
             prefix = path[:length]
             if prefix in self.settings:

@@ -1,0 +1,104 @@
+"""Settings at dotted paths of a nested mapping, each with its place, and when two values are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ablate.study.source import Path
+
+NAME = "name"  # the key of a component's variant: `attention: gated` is short for `attention: {name: gated}`
+
+
+class Settings:
+    """A nested mapping, read and changed by dotted path. It keeps the place of every value that was set.
+
+    A path is text, or a tuple where a key may hold a dot or is the number of a list's entry.
+    """
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self.tree: dict[str, Any] = _copy(tree)
+        self.places: dict[str, Path] = {}
+
+    def get(self, path: str | Path) -> Any:
+        """The value at `path`; None where there is none."""
+        tree: Any = self.tree
+        for key in _split(path):
+            if isinstance(tree, str) and key == NAME:
+                break
+            if not (isinstance(tree, Mapping) and key in tree) and not _is_entry(tree, key):
+                return None
+            tree = tree[key]
+        return tree
+
+    def set(self, path: str | Path, value: Any, place: Path = ()) -> None:
+        """Put `value` at `path`, and remember its place. Raises `ValueError` where a value above has no parts."""
+        *above, last = _split(path)
+        tree: Any = self.tree
+        for key in above:
+            _check_entry(tree, key)
+            child = tree.get(key) if isinstance(tree, dict) else tree[key]
+            if child is None:
+                child = {}
+            elif isinstance(child, str) and tree is self.tree.get("model"):
+                child = {NAME: child}
+            elif not isinstance(child, dict | list):
+                raise ValueError(f"{key!r} is {child!r}, which has no parts")
+            tree[key] = child
+            tree = child
+        _check_entry(tree, last)
+        tree[last] = value
+        self.places[".".join(map(str, (*above, last)))] = place
+
+    def places_near(self, path: str) -> Iterator[Path]:
+        """The places of what was set at `path`, above it or inside it."""
+        if path in self.places:
+            yield self.places[path]
+        for other, place in self.places.items():
+            if other.startswith(f"{path}.") or path.startswith(f"{other}."):
+                yield place
+
+
+def value_key(value: Any) -> Hashable:
+    """Two values are the same where their keys are equal: 1 is 1.0, but neither is true or "1"."""
+    match value:
+        case bool():
+            return "bool", value
+        case int() | float():
+            return "number", value
+        case Mapping():
+            return "mapping", frozenset((key, value_key(part)) for key, part in value.items())
+        case list() | tuple():
+            return "list", tuple(map(value_key, value))
+        case _:
+            return value
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values are the same, of the same kind: 1 is 1.0, but neither is true or "1"."""
+    return value_key(one) == value_key(other)
+
+
+def find_same(value: Any, values: Iterable[Any]) -> int | None:
+    """The index of the first of `values` that is the same as `value`; None where none is."""
+    key = value_key(value)
+    return next((index for index, other in enumerate(values) if value_key(other) == key), None)
+
+
+def _split(path: str | Path) -> Path:
+    return tuple(path.split(".")) if isinstance(path, str) else path
+
+
+def _is_entry(tree: Any, key: str | int) -> bool:
+    return isinstance(tree, list) and isinstance(key, int) and 0 <= key < len(tree)
+
+
+def _check_entry(tree: Any, key: str | int) -> None:
+    if isinstance(tree, list) and not _is_entry(tree, key):
+        raise ValueError(f"{key!r} is not the number of an entry, from 0 to {len(tree) - 1}")
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _copy(value) for key, value in tree.items()}
+    return [_copy(value) for value in tree] if isinstance(tree, list) else tree
