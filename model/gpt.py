@@ -150,12 +150,23 @@ class GPT(nn.Module):
     @torch.no_grad()
     def diagnostics(self) -> dict[str, float]:
         """Scalars of the variants, "name/layer" inside blocks and "name" outside, fetched from the device at once."""
+        found = self._collect_diagnostics()
+        if not found:
+            return {}
+        values = torch.stack([value.reshape(()).to(torch.float64) for value in found.values()]).tolist()
+        return dict(zip(found, values, strict=True))
+
+    @classmethod
+    @torch.no_grad()
+    def diagnostic_names(cls, config: ModelConfig) -> tuple[str, ...]:
+        """The names that `diagnostics` has for a model, which needs no memory for its weights."""
+        with torch.device("meta"):
+            return tuple(cls(config)._collect_diagnostics())
+
+    def _collect_diagnostics(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for path, module in self.named_modules():
             if isinstance(module, Declared):
                 layer = path.split(".")[2:3] if path.startswith("stack.blocks.") else []
                 found.update({"/".join([name, *layer]): value for name, value in module.diagnostics().items()})
-        if not found:
-            return {}
-        values = torch.stack([value.reshape(()).to(torch.float64) for value in found.values()]).tolist()
-        return dict(zip(found, values, strict=True))
+        return found

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from ablate.analysis.curves import Results
-from ablate.errors import AblateError, suggest
+from ablate.errors import AblateError, GridError, suggest
 from ablate.study.predicates import Predicate, PredicateError
+from ablate.study.settings import find_same, is_same
+from ablate.study.source import parse_yaml
 from ablate.tracking.records import ArmRecord, Value
 
 STUDY_AXIS = "study"
@@ -133,16 +135,25 @@ def _find_level(results: Results, axis: str, level: Value) -> Value:
         legal = (*results.record.axes, "arm")
         raise AblateError(f"baseline: {results.record.study} has no axis {axis!r}{suggest(axis, legal)}")
     levels = results.record.axes[axis]
-    for known in levels:
-        if str(known) == str(level):
-            return known
+    index = find_same(str(level), map(str, levels))
+    if index is None:  # written in another way: 1e-3 for 0.001
+        index = find_same(_read_value(str(level)), levels)
+    if index is not None:
+        return levels[index]
     raise AblateError(f"baseline: {axis} has no level {str(level)!r}{suggest(level, levels)}")
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return parse_yaml(text, "baseline")[0]
+    except GridError:
+        return text
 
 
 def _find_baseline(results: Results, arm: ArmRecord, wanted: Mapping[str, Value]) -> str:
     for other in results.record.arms:
-        is_named = all(other.axes.get(axis) == level for axis, level in wanted.items())
-        is_matched = all(arm.axes.get(axis) == level for axis, level in other.axes.items() if axis not in wanted)
+        is_named = all(is_same(other.axes.get(axis), level) for axis, level in wanted.items())
+        is_matched = all(is_same(arm.axes.get(axis), level) for axis, level in other.axes.items() if axis not in wanted)
         if is_named and is_matched:
             return other.arm
     levels = ", ".join(f"{axis}={level}" for axis, level in wanted.items())

@@ -109,12 +109,14 @@ class Names:
             self.check_axis(name)
 
     def check_literal(self, name: str, value: str, levels: Sequence[Any]) -> None:
-        """Raises `ValueError` where a component is compared with a variant that does not exist."""
+        """Raises `ValueError` for a variant that does not exist, and for text where an axis has numbers."""
         _, component, *last = (*self.path(name).split("."), "")[:3]
         if component in self.variants and last == ["name"]:
             legal = dict.fromkeys((*map(str, levels), *self.variants[component]))
             if value not in legal:
                 raise ValueError(f"there is no {component} {quote(value)}{suggest(value, legal)}")
+        elif levels and all(type(level) in (int, float) for level in levels):
+            raise ValueError(f"{name} is a number, which the text {quote(value)} never equals: write it without quotes")
 
     def override_path(self, axis: str, variant: Any, key: str) -> str:
         """Where a level such as `{name: differential, n_heads: 8}` puts its key: the variant's own knob comes first.

@@ -11,6 +11,7 @@ from ablate.plan.identity import IMMATERIAL
 from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved
 from ablate.study.schema import Study, TrainConfig
+from ablate.study.settings import NAME, Settings, find_same
 from ablate.study.source import Path
 from ablate.words import count, quote
 
@@ -114,7 +115,7 @@ def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> 
             levels = {
                 display(level.label): level.name for level in (expansion.arms[i][axis] for i in expansion.baselines)
             }
-            if value not in levels.values():
+            if find_same(value, levels.values()) is None:
                 yield (
                     f"{study.locate(place)}: {display(value)} is overridden: every arm takes a level of the axis "
                     f"{quote(axis)}, the baseline {' or '.join(levels)}"
@@ -124,12 +125,9 @@ def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> 
 def _find_base_value(study: Study, path: str) -> tuple[Path, Any]:
     """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
     knobs, which says whose they are."""
-    place: Path = ()
-    value: Any = {"model": study.model}
-    for part in path.split("."):
-        if isinstance(value, str) and part == "name":
-            break
-        if not isinstance(value, Mapping) or (part == "name" and len(value) > 1):
-            return place, None
-        place, value = (*place, part), value.get(part)
-    return place, value
+    place = tuple(path.split("."))
+    above = study.model.get(place[1])
+    if place[2:] == (NAME,) and isinstance(above, str):
+        return place[:2], above
+    has_knobs = place[2:] == (NAME,) and isinstance(above, Mapping) and len(above) > 1
+    return place, None if has_knobs else Settings({"model": study.model}).get(path)

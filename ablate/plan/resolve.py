@@ -22,6 +22,7 @@ from ablate.study.source import Path
 from ablate_model import ConfigError, ModelConfig
 
 MAX_WARMUP_STEPS = 2000  # nGPT's own baseline warms up for 2000 steps; a short run for a share of its own
+LONGEST = 10**12  # steps; a typing error may be too large for a float
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class Resolver:
         ]
 
     def resolve(self, arm: Assignment) -> Resolved:
-        settings, notices = Settings(self.base), []
+        settings = Settings(self.base)
+        notices: list[str] = []
         for path, value, place in _names_first(self._settings(arm)):
             self._check_free(path, settings, place)
             notices += self._set(settings, path, value, place)
@@ -272,7 +274,7 @@ class Resolver:
         if train["weight_decay"] is None:
             train["weight_decay"] = recipe["weight_decay"]
         if train["warmup_steps"] is None and isinstance(steps, int):
-            train["warmup_steps"] = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * steps))
+            train["warmup_steps"] = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * min(steps, LONGEST)))
         try:
             return TrainConfig.model_validate(train)
         except ValidationError as error:
@@ -285,15 +287,15 @@ class Resolver:
 
         Where a whole section is wrong, at what was set in it.
         """
-        own = next(settings.places_near(path), None) if path.count(".") else None
-        root = path.split(".")[0]
+        own = next(settings.places_near(path), None) if "." in path else None
+        said = message.partition(" (legal:")[0]
         named = [
             place
             for other, place in settings.places.items()
-            if other.startswith(f"{root}.") and re.search(rf"\b{re.escape(other.rpartition('.')[2])}\b", message)
+            if other.startswith(f"{path.split('.')[0]}.") and re.search(rf"\b{other.rpartition('.')[2]}\b", said)
         ]
         for place in (*([own] if own else ()), *reversed(named)):
-            prefix = f"{path}: " if place[-1] != path else ""
+            prefix = "" if str(place[-1]).startswith(path) else f"{path}: "
             return self._refuse_at(place, f"{prefix}{message}")
         return self.study.refuse(tuple(path.split(".")), message)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ablate.search.words import write_value
+from ablate.search.words import write_settings, write_value
+from ablate.words import count
 
 ALPHA = 0.05
 
@@ -18,7 +19,7 @@ def answer(summary: Mapping[str, Any]) -> list[str]:
 def count_open(summary: Mapping[str, Any]) -> int:
     """Trials that are still to come, or are not over."""
     over = sum(row["state"] != "open" for arm in summary["arms"] for row in arm["history"])
-    wanted: int = summary["trials"] * len(summary["arms"])
+    wanted: int = sum(arm.get("n_trials", summary["trials"]) for arm in summary["arms"])
     return wanted - over if wanted > over else 0
 
 
@@ -59,11 +60,15 @@ def _describe_best(arm: Mapping[str, Any]) -> str:
     best, default = rows[arm["best"]], rows.get(arm["default"])
     value = write_value(best["values"][0])
     edge = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
+    n_shared = sum(len(row.get("same", ())) for row in arm["history"])
+    if n_shared:
+        edge += f" {count(n_shared, 'combination')} came to the configuration of another one and shared its trial."
+    of = f"of {count(arm['n_configurations'], 'trial')}"
     if arm["best"] == arm["default"]:
-        return f"{name}: of {len(rows)} trials, none was better than the defaults ({value}).{edge}"
+        return f"{name}: {of}, none was better than the defaults ({value}).{edge}"
     against = "the defaults diverged" if default is None else f"the defaults {write_value(default['values'][0])}"
-    settings = ", ".join(f"{path} {write_value(setting)}" for path, setting in best["params"].items())
-    return f"{name}: of {len(rows)} trials, number {arm['best']} was best ({value}, {against}): {settings}.{edge}"
+    settings = write_settings(best["params"])
+    return f"{name}: {of}, number {arm['best']} was best ({value}, {against}): {settings}.{edge}"
 
 
 def _reach(summary: Mapping[str, Any]) -> str:

@@ -14,8 +14,8 @@ from ablate.execution.placement import local_resources, measure_pace, place
 from ablate.plan.estimate import Pace, run_seconds, study_seconds
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
-from ablate.search.words import describe_range, describe_scope, write_value
-from ablate.words import count, format_seconds
+from ablate.search.words import describe_range, describe_scope, describe_trials, write_value
+from ablate.words import format_seconds
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
     return [
         {
             "arm": arm.label,
-            "trials": problem.tuning.trials,
+            "trials": arm.count_trials(problem.tuning),
             "seeds": list(problem.seeds),
             "n_steps": arm.default.train.steps,
             "n_params": arm.default.model.num_params(),
@@ -37,8 +37,12 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
 
 def trials_seconds(problem: Problem, pace: Pace, lanes: int) -> float:
     """Estimated seconds of all trials, `lanes` runs at a time; the confirmation is not in it."""
-    each = [run_seconds(arm.default.model, arm.default.train, pace) for arm in problem.arms]
-    return study_seconds([s for s in each for _ in range(problem.tuning.trials * len(problem.seeds))], lanes)
+    seconds = [
+        run_seconds(arm.default.model, arm.default.train, pace)
+        for arm in problem.arms
+        for _ in range(arm.count_trials(problem.tuning) * len(problem.seeds))
+    ]
+    return study_seconds(seconds, lanes)
 
 
 def describe_tuning(problem: Problem, lanes: int, pace: Pace) -> Iterator[str]:
@@ -46,7 +50,7 @@ def describe_tuning(problem: Problem, lanes: int, pace: Pace) -> Iterator[str]:
     n_runs = problem.n_trials * len(problem.seeds)
     seconds = trials_seconds(problem, pace, lanes)
     yield (
-        f"tune: {problem.tuning.trials} trials for each of {count(len(problem.arms), 'arm')}, {n_runs} runs more, "
+        f"tune: {describe_trials(problem)}, {n_runs} runs more, "
         f"about {format_seconds(seconds)}; the matrix then trains each arm at its best"
     )
     for path, parameter in problem.tuning.space.items():
@@ -69,7 +73,7 @@ def print_search(problem: Problem, workers: int | None) -> None:
     seconds = trials_seconds(problem, pace, placement.lanes)
     n_runs = problem.n_trials * len(problem.seeds)
     console.print(
-        f"{problem.tuning.trials} trials for each of {count(len(problem.arms), 'arm')}, {n_runs} runs in all, by "
+        f"{describe_trials(problem)}, {n_runs} runs in all, by "
         f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
         f"a trial: {describe_scope(problem)}\n"
         f"about {format_seconds(seconds)} for the trials (an estimate, at {pace} here)",

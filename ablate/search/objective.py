@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.convergence import cost_at, find_crossing
+from ablate.analysis.lines import CORE_COLUMNS
 from ablate.errors import RecordError, suggest
 from ablate.search.schema import Objective
+from ablate.search.space import ArmSpace
+from ablate_model import GPT
 
 Curve = Sequence[Mapping[str, Any]]
 
@@ -31,6 +34,18 @@ def judge(curve: Curve, objective: Objective) -> float:
     if position is not None:
         return cost_at(steps, position)
     return float(steps[-1] * (1 + values[-1] - objective.target))
+
+
+def check_metrics(arm: ArmSpace, objectives: Sequence[Objective]) -> None:
+    """Raises `ValueError` where the runs of an arm do not log a metric: the diagnostics depend on the model."""
+    for objective in objectives:
+        if objective.metric in CORE_COLUMNS:
+            continue
+        for resolved in arm.extremes():
+            names = GPT.diagnostic_names(resolved.model)
+            if objective.metric not in names:
+                hint = suggest(objective.metric, (*CORE_COLUMNS, *names))
+                raise ValueError(f"a run of {arm.label or 'this search'} logs no {objective.metric!r}{hint}")
 
 
 def judge_all(curves: Sequence[Curve], objectives: Sequence[Objective]) -> list[float]:

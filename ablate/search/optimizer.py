@@ -20,6 +20,7 @@ from ablate.errors import GridError, RecordError, suggest
 from ablate.plan.identity import canonical_json
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
+from ablate.study.settings import is_same
 from ablate.study.tuning import GRID, Chosen
 from ablate.tracking.mlflow_mirror import redact
 
@@ -38,7 +39,7 @@ def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.
     """
     name = problem.name if len(problem.arms) == 1 else f"{problem.name}/{arm.label}"
     if problem.tuning.is_grid:  # Optuna never takes further choices, and a grid may become wider
-        name += f" of {len(arm.combinations)}"
+        name += f" of {'x'.join(str(len(parameter.choices)) for parameter in arm.parameters.values())}"
     study = optuna.create_study(
         storage=storage,
         pruner=_make("pruner", problem.tuning.pruner, problem.tuning.pruner.arguments),
@@ -50,11 +51,11 @@ def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([objective.text for objective in problem.objectives])
     whole = problem.declaration()
-    declaration = canonical_json({**whole, "defaults": whole["defaults"][arm.label]})
+    declaration = {**whole, "defaults": whole["defaults"][arm.label]}
     found = study.user_attrs.get(DECLARATION)
     if found is None and not study.get_trials(deepcopy=False):
-        study.set_user_attr(DECLARATION, declaration)
-    elif found != declaration:
+        study.set_user_attr(DECLARATION, canonical_json(declaration))
+    elif found is None or not is_same(json.loads(found), declaration):
         raise GridError(f"storage: it holds another search of the name {name!r}: give this one another name")
     return study
 

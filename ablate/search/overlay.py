@@ -6,7 +6,7 @@ import yaml
 
 from ablate.files import write_atomic
 from ablate.search.problem import Problem
-from ablate.search.trials import ARM, Trials, best_of
+from ablate.search.trials import ARM, Trials, best_of, distinct
 from ablate.search.words import describe_scope, write_condition
 from ablate.tracking.store import Store
 
@@ -28,7 +28,8 @@ def write_best(problem: Problem, trials: Trials, store: Store) -> None:
         value = ", ".join(
             f"{objective.text} {number:.6g}" for objective, number in zip(problem.objectives, best.values, strict=True)
         )
-        lines.append(f"{search.space.label or problem.name}: trial {best.number} of {len(search.trials)}, {value}")
+        n_trials = len(distinct(search.trials))
+        lines.append(f"{search.space.label or problem.name}: trial {best.number}, the best of {n_trials}, {value}")
         settings = {
             search.space.names.path(path): value for path, value in trials.params_of(best.user_attrs[ARM]).items()
         }

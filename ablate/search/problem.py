@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -12,15 +13,17 @@ from pydantic import ValidationError
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan.expand import Assignment, Expander, arm_name
-from ablate.plan.identity import arm_identity, canonical_json, run_id
+from ablate.plan.identity import run_id
 from ablate.plan.names import Names
 from ablate.plan.plan import read_names
 from ablate.plan.resolve import Resolver
+from ablate.search.objective import check_metrics
 from ablate.search.places import SearchSource
 from ablate.search.schema import Confirm, Objective, Search
 from ablate.search.space import ArmSpace
 from ablate.study.load import explain, load_declared
 from ablate.study.schema import Study, TrainConfig
+from ablate.study.settings import find_same, is_same
 from ablate.study.source import Path
 from ablate.study.tuning import GRID, Tuning
 from ablate.tracking.records import StudyRecord
@@ -47,7 +50,7 @@ class Problem:
 
     @property
     def n_trials(self) -> int:
-        return self.tuning.trials * len(self.arms)
+        return sum(arm.count_trials(self.tuning) for arm in self.arms)
 
     @property
     def confirmed(self) -> Study:
@@ -73,7 +76,7 @@ class Problem:
         if self.tuning.is_grid and _is_wider(mine["space"], theirs.get("space", {})):
             theirs["space"] = mine["space"]
         for key, value in mine.items():
-            if canonical_json(theirs.get(key)) != canonical_json(value):
+            if not is_same(theirs.get(key), value):
                 what = "`model`, `train`, `budget`, `data` or `rules`" if key == "defaults" else f"`{key}`"
                 raise GridError(
                     f"{self.study._source.file}: {self.name} was run before, with other {what}: "
@@ -86,10 +89,7 @@ class Problem:
             "space": {
                 path: parameter.model_dump(exclude_defaults=True) for path, parameter in self.tuning.space.items()
             },
-            "defaults": {
-                arm.label: run_id(arm_identity(arm.default.model, arm.default.train, self.corpus.hash), 0)
-                for arm in self.arms
-            },
+            "defaults": {arm.label: run_id(arm.identify(arm.default), 0) for arm in self.arms},
             "objectives": [objective.model_dump() for objective in self.objectives],
             "seeds": list(self.seeds),
         }
@@ -115,7 +115,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
     levels: dict[str, list[Any]] = {axis: [] for axis in (declared[0] if declared else ())}
     for arm in declared:
         for axis, level in arm.items():
-            if level not in levels[axis]:
+            if find_same(level, levels[axis]) is None:
                 levels[axis].append(level)
     study = Study.model_construct(
         study=search.search,
@@ -132,7 +132,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
     study = vary(study, search, ())
     expander = Expander(study, names)
     fixed = [
-        {axis: expander.axes[axis][levels[axis].index(level)] for axis, level in arm.items()}
+        {axis: expander.axes[axis][find_same(level, levels[axis]) or 0] for axis, level in arm.items()}
         for arm in declared or ({},)
     ]
     labels = [tuple(arm.items()) for arm in fixed]
@@ -149,22 +149,30 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
         storage=search.storage,
         confirm=search.confirm,
     )
+    for one, other in itertools.combinations(problem.arms, 2):
+        if one.identify(one.default) == other.identify(other.default):
+            raise search.refuse(("arm",), f"{one.label} and {other.label} are the same configuration")
+    for space in problem.arms:
+        try:
+            check_metrics(space, search.objective)
+        except ValueError as error:
+            raise search.refuse(("objective",), str(error)) from None
     if search.confirm.seeds:
-        _check_confirmation(search, problem)
+        try:
+            check_horizon(problem)
+        except GridError as error:
+            raise search.refuse(("confirm",), f"the confirmation cannot be trained: {error}") from None
     return problem
 
 
-def _check_confirmation(search: Search, problem: Problem) -> None:
-    """Raises `GridError` where its training is none, before the trials and not after them."""
+def check_horizon(problem: Problem) -> None:
+    """Raises `GridError` where settings of the space cannot be trained as long as what the search is for."""
     resolver = problem.confirming
     for arm in problem.arms:
         trained = {path: parameter for path, parameter in arm.parameters.items() if path.startswith("train.")}
         ends = [{path: value} for path, parameter in trained.items() for value in parameter.ends]
         for params in ({}, *ends):
-            try:
-                resolver.resolve(arm.assign(params))
-            except GridError as error:
-                raise search.refuse(("confirm",), f"the confirmation cannot be trained: {error}") from None
+            resolver.resolve(arm.assign(params))
 
 
 def vary(study: Study, tuning: Tuning, prefix: Path, *, name: str = "", seeds: tuple[int, ...] = ()) -> Study:
@@ -261,7 +269,7 @@ def read_arms(
 def _is_wider(space: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
     """Whether a space of choices has all that another one has: what was tried there is tried here."""
     return space.keys() == before.keys() and all(
-        {repr(choice) for choice in before[path].get("choices", [None])} <= {repr(c) for c in parameter["choices"]}
+        all(find_same(choice, parameter["choices"]) is not None for choice in before[path].get("choices", [None]))
         and parameter.get("when") == before[path].get("when")
         for path, parameter in space.items()
     )
@@ -282,18 +290,19 @@ def _check_tokens(study: Study, tuning: Tuning, arms: Sequence[ArmSpace]) -> Non
 
 
 def _check_grid(study: Study, tuning: Tuning, arms: Sequence[ArmSpace]) -> None:
-    """Raises `GridError` where the trials are not as many as there are combinations, the same for every arm."""
+    """Raises `GridError` where the trials are fewer than there are configurations, or more than there are combinations:
+    several combinations may come to one configuration, and an arm may lack a setting."""
     if tuning.sampler.arguments:
         argument = next(iter(tuning.sampler.arguments))
         raise study.refuse(("sampler",), f"{GRID} has no argument {argument!r} here: its values are those of the space")
-    for arm in arms:
-        n = len(arm.combinations)
-        if n != tuning.trials:
-            raise study.refuse(
-                ("trials",),
-                f"{GRID} tries each of the {n} combinations of the arm {arm.label or study.study} once: "
-                f"say {n} (got {tuning.trials})",
-            )
+    wanted = max(len(arm.combinations) for arm in arms)
+    if not wanted <= tuning.trials <= max(arm.n_spelt for arm in arms):
+        label = next(arm.label for arm in arms if len(arm.combinations) == wanted)
+        raise study.refuse(
+            ("trials",),
+            f"{GRID} tries each of the {wanted} combinations of the arm {label or study.study} once: "
+            f"say {wanted} (got {tuning.trials})",
+        )
 
 
 def _infer_arm(search: Search, names: Names) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from ablate.plan.expand import display
 from ablate.search.confirm import SETTINGS, plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
-from ablate.search.trials import ARM, IMPOSSIBLE, Search, Trials, best_of
+from ablate.search.trials import ARM, IMPOSSIBLE, Search, Trials, best_of, distinct
 from ablate.search.words import describe_horizon, describe_scope, describe_size
 from ablate.study.tuning import Tune
 from ablate.tracking.store import Store
@@ -58,8 +58,7 @@ def summarize(problem: Problem, trials: Trials, store: Store, version: str) -> S
 
 def _summarize_arm(problem: Problem, trials: Trials, search: Search) -> Summary:
     space = search.space
-    history = [_summarize_trial(trials, trial) for trial in search.trials if trial.state in STATES]
-    rows = [row for row in history if row["arm"] or row["state"] == "impossible"]
+    rows = [_summarize_trial(trials, search, trial) for trial in distinct(search.trials) if trial.state in STATES]
     complete = [row for row in rows if row["state"] == "complete"]
     best, sign = best_of(search), 1.0 if problem.objectives[0].direction == "minimize" else -1.0
     best_params = dict(trials.params_of(best.user_attrs[ARM])) if best is not None else {}
@@ -70,7 +69,8 @@ def _summarize_arm(problem: Problem, trials: Trials, search: Search) -> Summary:
         "space": {path: p.model_dump(exclude_defaults=True) for path, p in space.parameters.items()},
         "left_out": list(space.missing),
         "defaults": space.defaults,
-        "n_configurations": len({row["arm"] for row in rows if row["arm"]}),
+        "n_trials": trials.n_wanted(search),
+        "n_configurations": sum(bool(row["arm"]) and row["state"] != "open" for row in rows),
         "history": rows,
         "best": None if best is None else _number_of(rows, best.user_attrs[ARM]),
         "default": _number_of(rows, trials.default_of(search).name),
@@ -79,7 +79,7 @@ def _summarize_arm(problem: Problem, trials: Trials, search: Search) -> Summary:
     }
 
 
-def _summarize_trial(trials: Trials, trial: FrozenTrial) -> Summary:
+def _summarize_trial(trials: Trials, search: Search, trial: FrozenTrial) -> Summary:
     arm = trial.user_attrs.get(ARM, "")
     return {
         "number": trial.number,
@@ -87,6 +87,7 @@ def _summarize_trial(trials: Trials, trial: FrozenTrial) -> Summary:
         "state": STATES[trial.state],
         "values": list(trial.values) if trial.state == TrialState.COMPLETE else None,
         "params": dict(trials.params_of(arm)) if arm else dict(trial.params),
+        "same": [dict(params) for params in trials.shared_by(search, arm)],
         "reason": trial.user_attrs.get(IMPOSSIBLE, ""),
     }
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+import math
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ablate.errors import GridError
 from ablate.plan.expand import Assignment, Expander, Level, arm_name
+from ablate.plan.identity import arm_identity
 from ablate.plan.match import SIZES, MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
-from ablate.study.settings import Settings
-from ablate.study.tuning import GRID, Parameter
+from ablate.study.settings import Settings, find_same, is_same, value_key
+from ablate.study.tuning import GRID, MAX_TRIALS, Parameter, Tuning
 from ablate_model import ModelConfig
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 Params = Mapping[str, Any]  # dotted path to value
 
 MAX_COMBINATIONS = 20_000  # of values, in the search for a place where a condition holds
+MAX_LISTED = 1_000  # combinations that are worth listing for a sampler that draws
 
 
 class ArmSpace:
@@ -44,6 +49,7 @@ class ArmSpace:
         self.names, self.study = expander.names, expander.study
         self.label = arm_name(fixed)
         self.parameters: dict[str, Parameter] = {}
+        self._places: dict[str, Params] = {}
         missing = []
         for path in sorted((path for path in expander.order if path in space), key=self._comes_later):
             place = self._find_place(path)
@@ -51,6 +57,7 @@ class ArmSpace:
                 missing.append(path)
                 continue
             self.parameters[path] = parameter = self._type(path, space[path], place)
+            self._places[path] = place
             for value in parameter.ends:
                 self.resolve({**place, path: value})
         self.missing = tuple(missing)
@@ -80,13 +87,22 @@ class ArmSpace:
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The default of every setting that exists at the defaults."""
+        """The default of every setting that exists at the defaults, as the file writes it where it lists it."""
         found: dict[str, Any] = {}
         for path in self.parameters:
             value = self._read(self.default, path)
             if value is not None and self.expander.exists(path, self.assign(found)):
-                found[path] = value
+                found[path] = self._spell(path, value, found)
         return found
+
+    def _spell(self, path: str, value: Any, others: Params) -> Any:
+        """`auto`, where that is one of the choices and means the default `rms`."""
+        parameter = self.parameters[path]
+        for choice in () if parameter.holds(value) else parameter.choices:
+            with suppress(GridError):
+                if is_same(self._read(self.resolve({**others, path: choice}), path), value):
+                    return choice
+        return value
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -103,6 +119,13 @@ class ArmSpace:
                 low, high = parameter.values[:2]
                 found[path] = FloatDistribution(low, high, parameter.log, parameter.step)
         return found
+
+    def extremes(self) -> Iterator[Resolved]:
+        """The arm at its defaults, and with each setting at each of its ends, where those can go together."""
+        yield self.default
+        for path, place in self._places.items():
+            for value in self.parameters[path].ends:
+                yield self.resolve({**place, path: value})
 
     @property
     def is_conditional(self) -> bool:
@@ -126,19 +149,52 @@ class ArmSpace:
         return trial.suggest_float(path, low, high, step=parameter.step, log=parameter.log)
 
     @cached_property
-    def combinations(self) -> list[dict[str, Any]]:
-        """Every combination of the choices that exists, in the order of the file, the defaults first where the choices
-        do not contain them.
+    def combinations(self) -> dict[Hashable, list[Params]]:
+        """Every combination of the choices that exists, those that come to the same configuration together, in the
+        order of the file after the defaults.
 
-        Raises `GridError` for a range, whose values have no end.
+        The key of a configuration is its identity; one that the model refuses has a key of its own.
+        Raises `GridError` for a range, whose values have no end, and for more combinations than a search has trials.
         """
         for path, parameter in self.parameters.items():
             if not parameter.choices:
                 message = f"{GRID} tries every combination of choices, and this is a range: list the values"
                 raise self.study.refuse(("matrix", path), message)
-        every = [self.defaults, *self._combine(self.parameters)]
-        unique = {tuple(params.items()): params for params in every}
-        return list(unique.values())
+        if self.n_combinations > MAX_TRIALS:
+            message = f"the choices have {self.n_combinations:,} combinations, more than {MAX_TRIALS:,}"
+            raise self.study.refuse(("matrix", next(iter(self.parameters))), message)
+        found: dict[Hashable, list[Params]] = {self.identify(self.default): [self.defaults]}
+        for params in self._combine(self.parameters):
+            try:
+                key: Hashable = self.identify(self.resolve(params))
+            except GridError:
+                key = value_key(params)
+            group = found.setdefault(key, [])
+            if find_same(params, group) is None:
+                group.append(params)
+        return found
+
+    @property
+    def n_combinations(self) -> int:
+        """The product of the numbers of choices; 0 where a setting has a range."""
+        return math.prod(len(parameter.choices) for parameter in self.parameters.values())
+
+    @property
+    def n_spelt(self) -> int:
+        """The combinations by how they are spelt, with the defaults by their values where the choices lack those."""
+        is_listed = all(is_same(self._read(self.default, path), value) for path, value in self.defaults.items())
+        return sum(map(len, self.combinations.values())) + (not is_listed)
+
+    def count_trials(self, tuning: Tuning) -> int:
+        """How many configurations a search tries for this arm: no more than there are."""
+        if tuning.is_grid:
+            return len(self.combinations)
+        is_small = 0 < self.n_combinations <= MAX_LISTED
+        return min(tuning.trials, len(self.combinations)) if is_small else tuning.trials
+
+    def identify(self, resolved: Resolved) -> str:
+        """The identity of the arm with some settings, by which configurations are the same."""
+        return arm_identity(resolved.model, resolved.train, self.resolver.corpus.hash)
 
     def assign(self, params: Params) -> dict[str, Level]:
         """The arm's levels with these settings, as a study's arm has them."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ablate.report.rows import Table
-from ablate.search.words import describe_range, write_value
+from ablate.search.words import describe_range, write_settings, write_value
 from ablate.study.tuning import Parameter
 
 
@@ -71,9 +71,19 @@ def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> T
             str(row["number"]),
             *((write_value(value) for value in row["values"]) if row["values"] else ["-"] * len(summary["objectives"])),
             *(write_value(row["params"].get(path)) for path in paths),
-            "defaults" if row["number"] == arm["default"] else row["reason"] or ("" if row["values"] else row["state"]),
+            "; ".join(_remark(row, arm)),
         )
         for row in arm["history"]
     )
     header = ("Trial", *(objective["text"] for objective in summary["objectives"]), *paths, "")
     return Table(f"trials-{index}", f"{arm['arm']}: every trial", header, rows)
+
+
+def _remark(row: Mapping[str, Any], arm: Mapping[str, Any]) -> Iterator[str]:
+    """Which trial this is, what became of it, and which other settings are the same configuration."""
+    if row["number"] == arm["default"]:
+        yield "defaults"
+    elif row["reason"] or not row["values"]:
+        yield row["reason"] or row["state"]
+    for settings in row.get("same", ()):
+        yield f"the same as {write_settings(settings)}"

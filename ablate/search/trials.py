@@ -7,7 +7,7 @@ is running, whatever happened to the process that asked for it; one that Optuna 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,13 @@ from ablate.errors import AblateError, GridError, RecordError
 from ablate.execution.jobs import record_study
 from ablate.execution.source import RunSource
 from ablate.plan import Arm, Plan, Run
-from ablate.plan.identity import arm_identity, run_id
+from ablate.plan.identity import run_id
 from ablate.plan.resolve import Resolved
 from ablate.search.objective import judge_all
 from ablate.search.optimizer import make_sampler, open_storage, open_study
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
+from ablate.study.settings import find_same, is_same, value_key
 from ablate.tracking.curve import read_curve
 from ablate.tracking.records import State, StudyRecord
 from ablate.tracking.store import Store
@@ -32,6 +33,7 @@ ARM = "arm"  # the user attribute of a trial that names its arm in the study's r
 DEFAULTS = "defaults"  # the one of the trial that trains the defaults
 IMPOSSIBLE = "impossible"  # the one of a trial whose settings cannot go together, with the reason
 MAX_IMPOSSIBLE = 100  # in a row
+MAX_REPEATS = 100  # in a row, of configurations that are known: a sampler may have no other left
 
 
 @dataclass
@@ -87,14 +89,44 @@ class Trials(RunSource):
     @property
     def n_left(self) -> int:
         """Runs of trials that were not asked for yet."""
-        return sum(max(0, self.problem.tuning.trials - len(asked(s.trials))) for s in self.searches) * len(
-            self.problem.seeds
-        )
+        return sum(self.n_wanted(s) - len(distinct(s.trials)) for s in self.searches) * len(self.problem.seeds)
 
     @property
     def n_open(self) -> int:
         """Trials that are not over, those included that were not asked for yet."""
         return self.n_left // len(self.problem.seeds) + sum(len(search.running) for search in self.searches)
+
+    def n_wanted(self, search: Search) -> int:
+        """How many configurations an arm has tried when its search is over.
+
+        These are fewer than `trials` where there are no more, and more where the file was made shorter.
+        """
+        n_tried = len(distinct(search.trials))
+        return n_tried if self._is_over(search) else max(n_tried, search.space.count_trials(self.problem.tuning))
+
+    def shared_by(self, search: Search, arm: str) -> list[Params]:
+        """What differs in other combinations that come to the same configuration as an arm, and so share its trial: in
+        all that a grid lists, or in those that the sampler drew."""
+        if not arm:
+            return []
+        if self.problem.tuning.is_grid:
+            drawn = search.space.combinations.get(self.arms[arm].identity, [])
+        else:
+            drawn = [trial.params for trial in search.trials if trial.user_attrs.get(ARM) == arm]
+        mine = self._params[arm]
+        others = [{p: value for p, value in params.items() if not is_same(value, mine.get(p))} for params in drawn]
+        return [other for index, other in enumerate(others) if other and find_same(other, others[:index]) is None]
+
+    def _is_over(self, search: Search) -> bool:
+        """Whether there is nothing left to ask for. A trial that shares another one's configuration does not count, but
+        a sampler that repeats itself forever comes to an end, too."""
+        tuning = self.problem.tuning
+        if tuning.is_grid:
+            return self._next_of_grid(search) is None
+        begun, new = asked(search.trials), distinct(search.trials)
+        n_repeats = sum(trial.number > new[-1].number for trial in begun) if new else 0
+        is_exhausted = len(new) >= search.space.count_trials(tuning) or n_repeats >= MAX_REPEATS
+        return len(new) >= tuning.trials or (len(begun) >= tuning.trials and is_exhausted)
 
     def check(self) -> None:
         """Raises `AblateError` where an arm has no trial that came to its end."""
@@ -102,7 +134,7 @@ class Trials(RunSource):
             if best_of(search) is None:
                 what = search.space.label or self.problem.name
                 raise AblateError(
-                    f"{what}: all {len(search.trials)} trials diverged or were pruned, the defaults too: "
+                    f"{what}: all {len(distinct(search.trials))} trials diverged or were pruned, the defaults too: "
                     "look for lower learning rates, or lower `train.learning_rate` itself"
                 )
 
@@ -110,20 +142,24 @@ class Trials(RunSource):
 
     def draw(self) -> Sequence[Run]:
         """The runs of the next trial, of the arm with fewest. A configuration that is known is not trained again."""
-        while True:
-            search = min(self.searches, key=lambda search: len(asked(search.trials)))
-            if len(asked(search.trials)) >= self.problem.tuning.trials:
-                return ()
+        while left := [search for search in self.searches if not self._is_over(search)]:
+            search = min(left, key=lambda search: len(asked(search.trials)))
             if self.problem.tuning.is_grid:
-                search.study.enqueue_trial(dict(self._next_of_grid(search)))
+                search.study.enqueue_trial(dict(self._next_of_grid(search) or {}))
             runs = self._begin(search, search.study.ask())
             if runs:
                 return runs
+        return ()
 
-    def _next_of_grid(self, search: Search) -> Params:
-        """The first combination that is no trial yet; that there is one, `pose` has seen to."""
-        tried = [self._params.get(trial.user_attrs.get(ARM, ""), trial.params) for trial in search.trials]
-        return next(params for params in search.space.combinations if params not in tried)
+    def _next_of_grid(self, search: Search) -> Params | None:
+        """A combination of the first configuration that is no trial yet; None where each is one."""
+        tried = {self._key_of(trial) for trial in asked(search.trials)}
+        return next((group[0] for key, group in search.space.combinations.items() if key not in tried), None)
+
+    def _key_of(self, trial: FrozenTrial) -> Hashable:
+        """By which the combinations of the space know a trial's configuration."""
+        arm = trial.user_attrs.get(ARM)
+        return self.arms[arm].identity if arm else value_key(trial.params)
 
     def _begin(self, search: Search, trial: optuna.Trial) -> list[Run]:
         """The runs of a trial that are left to train; none where it is over already."""
@@ -260,7 +296,7 @@ class Trials(RunSource):
     def _find_arm(self, space: ArmSpace, params: Params, *, is_default: bool) -> Arm:
         """The arm with these settings: the one that is there, where one has the same configuration."""
         resolved: Resolved = space.default if is_default else space.resolve(params)
-        identity = arm_identity(resolved.model, resolved.train, self.problem.corpus.hash)
+        identity = space.identify(resolved)
         if identity in self._names:
             return self.arms[self._names[identity]]
         prefix = f"{space.label}," if space.label else ""
@@ -288,6 +324,14 @@ def asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Without those that wait to be asked for, or that were given up before anything was known of them."""
     given_up = (TrialState.WAITING, TrialState.FAIL)
     return [trial for trial in trials if trial.state not in given_up or {ARM, IMPOSSIBLE} & set(trial.user_attrs)]
+
+
+def distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Of those that were asked for, the first of each configuration: the others share its runs."""
+    found: dict[Hashable, FrozenTrial] = {}
+    for trial in asked(trials):
+        found.setdefault(trial.user_attrs.get(ARM) or value_key(trial.params), trial)
+    return list(found.values())
 
 
 def contained(space: ArmSpace, params: Params) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from ablate.data import CorpusInfo
+from ablate.errors import GridError
 from ablate.plan import Plan, build_plan
 from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
-from ablate.search.problem import Problem, read_arms, vary
+from ablate.search.problem import Problem, check_horizon, read_arms, vary
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace
-from ablate.search.trials import ARM, Trials, asked, best_of
+from ablate.search.trials import ARM, Trials, best_of, distinct
 from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
 from ablate.study.predicates import Predicate
@@ -43,7 +44,7 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     if not set(TUNED) & set(tune.space):
         raise study.refuse(("tune", "space"), f"the fair minimum is the learning rate: name {TUNED[0]} with its values")
     _check_readers(study, tune, arms[0])
-    return Problem(
+    problem = Problem(
         study=varied,
         final=study.train,
         tuning=tune,
@@ -52,6 +53,12 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
         arms=tuple(arm for arm in arms if arm.label in models),
         corpus=corpus,
     )
+    try:
+        check_horizon(problem)
+    except GridError as error:
+        message = f"the matrix, which has other steps than a trial, cannot be trained: {error}"
+        raise study.refuse(("tune", "budget"), message) from None
+    return problem
 
 
 def _check_readers(study: Study, tune: Tune, arm: ArmSpace) -> None:
@@ -86,7 +93,7 @@ def describe_arm(trials: Trials, label: str) -> dict[str, Any]:
     search = next(search for search in trials.searches if search.space.label == label)
     space, best = search.space, _best_params(trials, label)
     return {
-        "trials": len(asked(search.trials)),
+        "trials": sum(ARM in trial.user_attrs for trial in distinct(search.trials)),
         "steps": space.default.train.steps,
         "space": {path: describe_range(parameter) for path, parameter in space.parameters.items()},
         "best": {path: write_value(value) for path, value in best.items()},

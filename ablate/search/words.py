@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ablate.report.words import join
@@ -29,6 +30,19 @@ def write_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def write_settings(params: Mapping[str, Any]) -> str:
+    """`train.learning_rate 0.001, model.n_layers 2`."""
+    return ", ".join(f"{path} {write_value(value)}" for path, value in params.items())
+
+
+def describe_trials(problem: Problem) -> str:
+    """`8 trials for each of 3 arms`."""
+    numbers = sorted({arm.count_trials(problem.tuning) for arm in problem.arms})
+    fewest, most = numbers[0], numbers[-1]
+    n_trials = str(most) if fewest == most else f"{fewest} to {most}"
+    return f"{n_trials} trials for each of {count(len(problem.arms), 'arm')}"
 
 
 def describe_scope(problem: Problem) -> str:

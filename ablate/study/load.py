@@ -70,8 +70,12 @@ def is_search(path: str | FilePath) -> bool:
 _NAME_RULE = "a study's name is letters, digits, '.', '_' and '-', starts with a letter or a digit, and has at most 100"
 
 
-def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
-    """A YAML file that holds a mapping, and where its values stand. Raises `GridError` for anything else."""
+_FORM = "a grid is a mapping that starts with `study: NAME` (a search: with `search: NAME`)"
+
+
+def read_declaration(path: FilePath, form: str = _FORM) -> tuple[dict[str, Any], Source]:
+    """A YAML file that holds a mapping, and where its values stand. Raises `GridError` for anything else, in which
+    `form` says what the file should hold."""
     if path.is_dir():
         raise GridError(f"{path}: this is a directory; name the grid file in it")
     try:
@@ -89,7 +93,7 @@ def read_declaration(path: FilePath) -> tuple[dict[str, Any], Source]:
         raise GridError(f"{path}: cannot be read: {error.strerror}") from None
     data, source = parse_yaml(text, str(path))
     if not isinstance(data, dict):
-        raise GridError(f"{path}: a grid is a mapping that starts with `study: NAME` (a search: with `search: NAME`)")
+        raise GridError(f"{path}: {form}")
     return data, source
 
 

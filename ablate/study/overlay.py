@@ -52,7 +52,10 @@ class _File(Frozen):
 
 def load_overlay(path: Path) -> tuple[Overlay, ...]:
     """What a search wrote as best.yaml, or a mapping of dotted paths to values. Raises `GridError`."""
-    data, source = read_declaration(path)
+    form = "an overlay is a mapping of dotted paths to values, or the best.yaml of a search"
+    data, source = read_declaration(path, form)
+    if not data:
+        raise GridError(f"{path}: {form}; this one is empty")
     if not {"overlay", "search"} & data.keys():
         return (Overlay(data, source),)
     try:

@@ -1,7 +1,7 @@
 """The expressions of `when`, `exclude`, `conditions` and `--where`: a whitelisted syntax tree, never eval.
 
 attention == 'differential' and context_length >= 512
-normalization in ('prenorm', 'peri') or not model.tied
+normalization in ('prenorm', 'peri') or not model.tie_embeddings
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from ablate.study.settings import find_same, is_same
 from ablate.words import quote
 
 Value = Any
@@ -24,15 +25,19 @@ class PredicateError(ValueError):
     """The expression does not parse, uses something that is not allowed, or compares what cannot be compared."""
 
 
+def _is_in(left: Value, right: Value) -> bool:
+    return left in right if isinstance(right, str) else find_same(left, right) is not None
+
+
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
+    ast.Eq: is_same,
+    ast.NotEq: lambda left, right: not is_same(left, right),
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-    ast.In: lambda left, right: left in right,
-    ast.NotIn: lambda left, right: left not in right,
+    ast.In: _is_in,
+    ast.NotIn: lambda left, right: not _is_in(left, right),
 }
 _ORDERINGS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 

@@ -61,17 +61,16 @@ class Settings:
 
 def value_key(value: Any) -> Hashable:
     """Two values are the same where their keys are equal: 1 is 1.0, but neither is true or "1"."""
-    match value:
-        case bool():
-            return "bool", value
-        case int() | float():
-            return "number", value
-        case Mapping():
-            return "mapping", frozenset((key, value_key(part)) for key, part in value.items())
-        case list() | tuple():
-            return "list", tuple(map(value_key, value))
-        case _:
-            return value
+    key: Hashable = value
+    if isinstance(value, bool):
+        key = "bool", value
+    elif isinstance(value, int | float):
+        key = "number", value
+    elif isinstance(value, Mapping):
+        key = "mapping", frozenset((name, value_key(part)) for name, part in value.items())
+    elif isinstance(value, list | tuple):
+        key = "list", tuple(map(value_key, value))
+    return key
 
 
 def is_same(one: Any, other: Any) -> bool:

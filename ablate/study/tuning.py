@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from ablate.study.settings import find_same, value_key
 from ablate.words import quote
 
 EDGE = 0.05  # share of a range that counts as its edge
 MAX_SEEDS = 1000  # of a trial, or of a confirmation
 GRID = "GridSampler"  # the one that draws nothing
+MAX_TRIALS = 100_000
 ON_GRID = 1e-9  # how far from a whole number of steps a value may be, for rounding in binary
 
 
@@ -46,7 +48,7 @@ class Parameter(Strict):
                 raise ValueError("choices stand alone: low, high, log, step and type belong to a range")
             if any(isinstance(choice, dict | list | tuple | None) for choice in self.choices):
                 raise ValueError("a choice is a word, a number or a truth value")
-            if len(set(map(repr, self.choices))) != len(self.choices):
+            if len(set(map(value_key, self.choices))) != len(self.choices):
                 raise ValueError("a choice stands twice")
             return self
         if self.low is None or self.high is None:
@@ -100,7 +102,7 @@ class Parameter(Strict):
     def holds(self, value: Any) -> bool:
         """Whether a value, such as a default, is one that could be drawn."""
         if self.choices:
-            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+            return find_same(value, self.choices) is not None
         if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
             return False
         assert self.low is not None
@@ -156,7 +158,7 @@ class Tuning(Frozen):
 
     space: dict[str, Entry] = Field(description="dotted path to the values that it may take")
     trials: int = Field(
-        gt=0, le=100_000, strict=True, description="configurations to try for each arm; the defaults are the first"
+        gt=0, le=MAX_TRIALS, strict=True, description="configurations to try for each arm; the defaults are the first"
     )
     budget: Budget = Field(
         {},
