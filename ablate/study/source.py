@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Merge keys of merge keys multiply like aliases, and before their values are counted."""
+        """In older versions of PyYAML, merge keys of merge keys multiply before their values are counted."""
         super().flatten_mapping(node)
         if len(node.value) > MAX_NODES:
             raise yaml.MarkedYAMLError(problem=TOO_MANY, problem_mark=node.start_mark)

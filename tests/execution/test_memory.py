@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ablate.execution.memory import is_out_of_memory
+from ablate.data import CorpusInfo
+from ablate.errors import ResourceError
+from ablate.execution.memory import check_memory, is_out_of_memory
+from ablate.execution.placement import Placement
+from ablate.plan import build_plan
+from ablate.study import load_study
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import read_curve
 from ablate.tracking.store import RunFolder, read_json
@@ -112,3 +117,35 @@ def test_an_error_that_a_want_of_memory_led_to_counts_as_one() -> None:
 )
 def test_the_smaller_micro_batch_divides_the_batch(batch: int, micro: int | None, expected: int | None) -> None:
     assert TrainConfig(steps=10, batch_size=batch, micro_batch_size=micro).smaller_micro_batch() == expected
+
+
+def test_a_model_that_no_memory_here_holds_is_refused_before_anything_starts(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = {"d_model": 100_000, "n_layers": 1000, "n_heads": 1000, "context_length": 16}
+    grid = write_grid(model=model, matrix={"normalization": ["prenorm"]}, baseline=None, resources={"cpus": 1})
+    command = [sys.executable, "-m", "ablate"]
+    run = subprocess.run(
+        [*command, "run", str(grid), "--runs", str(tmp_path / "runs")], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert "normalization=prenorm has 160T parameters" in run.stderr
+    assert "take at least 2.56PB" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "runs" / "tiny").exists()
+    plan = subprocess.run([*command, "plan", str(grid)], capture_output=True, text=True, check=True)
+    assert "`ablate run` would refuse here" in plan.stdout
+
+
+def test_a_model_that_fits_somehow_is_not_refused(
+    write_grid: Callable[..., Path], corpus_info: CorpusInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what no micro-batch can spare counts, and only of runs that are left."""
+    plan = build_plan(load_study(write_grid(train={"steps": 1, "batch_size": 10_000_000})), corpus_info)
+    placement = Placement(cpus=1, gpus=0.0, lanes=1)
+    check_memory(plan.study, plan.runs, placement)
+    check_memory(plan.study, (), placement)
+    monkeypatch.setattr("ablate.execution.memory._total_bytes", lambda _: 16 * plan.arms[0].n_params)
+    check_memory(plan.study, plan.runs[:1], placement)
+    with pytest.raises(ResourceError, match="attention=differential,normalization=ngpt has"):
+        check_memory(plan.study, plan.runs, placement)

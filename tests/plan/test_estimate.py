@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ablate.plan.estimate import Pace, run_bytes, run_seconds, study_seconds
+from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds, study_seconds
 from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 
@@ -30,6 +30,15 @@ def test_half_the_width_is_half_the_memory_of_what_is_kept() -> None:
     assert run_bytes(MODEL, TRAIN) == state + 4 * 32 * KEPT
     halved = TRAIN.model_copy(update={"precision": "bfloat16", "micro_batch_size": 2})
     assert run_bytes(MODEL, halved) == state + 2 * 32 * ((KEPT - 3 * 4 * 256) // 2 + 3 * 4 * 256)
+
+
+def test_the_least_memory_is_that_of_weights_gradients_and_moments() -> None:
+    n_params = MODEL.num_params()
+    assert least_bytes(MODEL, TRAIN) == 16 * n_params < run_bytes(MODEL, TRAIN)
+    assert least_bytes(MODEL, TRAIN.model_copy(update={"optimizer": "muon"})) == 12 * n_params
+    assert least_bytes(MODEL, TRAIN.model_copy(update={"precision": "float64"})) == 32 * n_params
+    assert least_bytes(MODEL.model_copy(update={"weight_dtype": "bfloat16"}), TRAIN) == 8 * n_params
+    assert least_bytes(MODEL, TRAIN.model_copy(update={"batch_size": 4000})) == 16 * n_params
 
 
 def test_runs_side_by_side_end_with_the_longest_first() -> None:
