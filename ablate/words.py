@@ -22,7 +22,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def round_digits(number: float, digits: int = 3) -> float:
-    """The number to so many significant digits. A unit is chosen by this: 999,999 is 1M, not 1000k."""
+    """The number rounded to significant digits. A unit is chosen by this: 999,999 is 1M, not 1000k."""
     return float(f"{number:.{digits}g}")
 
 

@@ -190,7 +190,7 @@ def _legal_keys(path: Path, kind: type[BaseModel]) -> list[str]:
 
 
 def _legal_range(path: Path, kind: type[BaseModel]) -> str:
-    """The range of a number in words, at the end of a message; empty where there is none."""
+    """The range of a number in words, at the end of a message; empty where it has none."""
     model = _model_at(path[:-1], kind)
     known = model.model_json_schema()["properties"].get(str(path[-1]), {}) if model and path else {}
     limits = next((option for option in known.get("anyOf", [known]) if "maximum" in option), {})
