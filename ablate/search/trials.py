@@ -105,8 +105,10 @@ class Trials(RunSource):
         return n_tried if self._is_over(search) else max(n_tried, search.space.count_trials(self.problem.tuning))
 
     def shared_by(self, search: Search, arm: str) -> list[Params]:
-        """What differs in other combinations that come to the same configuration as an arm, and so share its trial: in
-        all that a grid lists, or in those that the sampler drew."""
+        """The settings by which other combinations of the same configuration, which share an arm's trial, differ.
+
+        These are all that a grid lists, or those that the sampler drew.
+        """
         if not arm:
             return []
         if self.problem.tuning.is_grid:

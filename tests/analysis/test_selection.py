@@ -57,6 +57,14 @@ def test_another_baseline_matches_the_axes_that_it_leaves_open(results):
     assert {arm.baseline for arm in rebase(results, {"arm": "new"}).record.arms} == {"new"}
 
 
+def test_a_baseline_written_in_another_way_is_the_same_level():
+    axes = {arm: {**levels, "rate": 0.001 if levels["size"] == 1 else 0.002} for arm, levels in AXES.items()}
+    runs = [make_run(arm, 0, LOSSES) for arm in axes]
+    rated = make_results(*runs, axes=axes, study_axes={"norm": ("pre", "ngpt"), "size": (1, 2), "rate": (0.001, 0.002)})
+    chosen = rebase(rated, {"norm": "pre", "size": "1.0", "rate": "1e-3"})
+    assert {arm.baseline for arm in chosen.record.arms} == {"base"}
+
+
 @pytest.mark.parametrize(
     ("baseline", "message"),
     [

@@ -145,8 +145,35 @@ def test_settings_lie_over_the_grid(tmp_path: Path) -> None:
     assert study.model["attention"] == {"name": "differential", "lambda_init": 0.5}
 
 
+def test_a_setting_reaches_entries_of_lists_and_keys_with_dots(tmp_path: Path) -> None:
+    text = MINIMAL + "rules: [{when: normalization == 'ngpt', set: {train.beta1: 0.5}}]\n"
+    text += "tune: {space: {train.learning_rate: {low: 1.0e-3, high: 1.0e-2}}, trials: 2}\n"
+    study = load_text(
+        tmp_path,
+        text,
+        "rules.0.set.train.beta1=0.8",
+        "rules.0.set.train.beta2=0.9",
+        "tune.space.train.learning_rate.low=2e-3",
+        "matrix.attention.0=gated",
+    )
+    assert study.rules[0].set == {"train.beta1": 0.8, "train.beta2": 0.9}
+    assert study.tune is not None
+    assert study.tune.space["train.learning_rate"].low == 2e-3
+    assert study.matrix["attention"][0] == "gated"
+
+
+def test_a_setting_replaces_a_mapping_by_a_name(tmp_path: Path) -> None:
+    text = MINIMAL.replace("{d_model: 8}", "{d_model: 8, attention: {name: differential, head_norm: l2}}")
+    assert load_text(tmp_path, text, "model.attention=gated").model["attention"] == "gated"
+
+
 @pytest.mark.parametrize(
-    "setting", ["train.steps", "=3", "train..steps=3", "study.x=3", "train.stps=3", "train.steps=["]
+    "setting",
+    [
+        *("train.steps", "=3", "train..steps=3", "study.x=3", "train.stps=3", "train.steps=["),
+        *("model.d_model.x=3", "train.steps.x=3", "matrix.normalization.9=peri", "matrix.normalization.x=peri"),
+        *("model=5", "train=null", "seeds.x=1", "resources.cpus.x=2", "data.path.0=x"),
+    ],
 )
 def test_a_setting_that_cannot_be_is_named(tmp_path: Path, setting: str) -> None:
     assert "--set" in refusal(tmp_path, MINIMAL, setting)
