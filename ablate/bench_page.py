@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ablate.files import make_folder, write_atomic
 from ablate.words import format_count, format_number
 
 COLUMNS = (
@@ -26,9 +27,9 @@ COLUMNS = (
 
 def write_bench(report: Mapping[str, Any], folder: Path) -> None:
     """Write STUDY.json and STUDY.md into `folder`, which is made if it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{report['study']}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / f"{report['study']}.md").write_text(describe_bench(report))
+    make_folder(folder)
+    write_atomic(folder / f"{report['study']}.json", f"{json.dumps(report, indent=1)}\n".encode())
+    write_atomic(folder / f"{report['study']}.md", describe_bench(report).encode())
 
 
 def describe_bench(report: Mapping[str, Any]) -> str:

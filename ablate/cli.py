@@ -76,11 +76,25 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without our characters, as under LANG=C, shows others
     try:
         check_packages()
-        app()
+        try:
+            app()
+        finally:
+            _flush()
     except AblateError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
+
+
+def _flush() -> None:
+    """Write out what was printed, while a full disk behind `> FILE` can still be reported. A closed pipe is no error."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again as it ends
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        raise
 
 
 def _fail(message: str, exit_code: int) -> None:
@@ -292,8 +306,21 @@ def merge(
     from ablate.tracking.store import Store
 
     store = Store(runs / read_study_name(archives[0]))
-    added, present = merge_archives(store, archives)
+    added, present = merge_archives(store, archives, check_model)
     print(f"{store.path}: {added} runs came, {present} were there already")
+
+
+def check_model(folder: Path) -> None:
+    """Raises `RecordError` unless a run's weights are the ones of its config, and numbers."""
+    from ablate_model import ConfigError, load
+
+    try:
+        model = load(folder)
+    except (ConfigError, OSError, ValueError, TypeError, AttributeError) as error:
+        text = str(error).replace(f"{folder}{os.sep}", "")
+        raise RecordError(f"its weights do not fit its config: {text}") from None
+    if any(bool(weights.isnan().any()) for weights in model.parameters()):
+        raise RecordError("its weights are not numbers, though it finished")
 
 
 app.command()(cli_search.search)

@@ -156,18 +156,30 @@ def generate(
 
 
 def find_store(study: str, runs: Path) -> Store:
-    """The folder that a STUDY argument means. Raises `GridError` where it is no grid and no such folder."""
+    """The folder that a STUDY argument means, with a note on standard error where it can mean two.
+
+    A study that was run comes before a published report, and both before a grid or a folder that only has the name.
+    Raises `GridError` where it is no grid and no such folder.
+    """
     from ablate.study import study_name
     from ablate.tracking.store import Store
 
     place = Path(study)
-    if (place / "study.json").exists() or (place / PUBLISHED).exists():
-        return Store(place)
+    is_name = bool(study) and place.name == study and study not in (".", "..")
+    candidates = (place, runs / study) if is_name else (place,)
+    places = {os.path.realpath(folder): folder for folder in reversed(candidates)}
+    for file in ("study.json", PUBLISHED):
+        for path, folder in reversed(places.items()):
+            if os.path.lexists(folder / file):
+                for other in places.keys() - {path}:
+                    if os.path.lexists(other):
+                        print(f"note: {study} means {path}, not {other}", file=sys.stderr)
+                return Store(folder)
     if place.is_file() or place.suffix in (".yaml", ".yml"):
         return Store(runs / study_name(place))
     if place.is_dir():
         raise GridError(f"{place}: no study was run in this folder: it holds no study.json")
-    if not study or place.name != study or study in (".", ".."):
+    if not is_name:
         raise GridError(f"{study!r}: there is no such grid, and no such study's folder")
     return Store(runs / study)
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -18,7 +19,7 @@ from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
 from ablate.errors import ResourceError
-from ablate.tracking.curve import read_curve
+from ablate.tracking.curve import read_backwards
 from ablate.words import count, format_count, format_number, format_seconds
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ablate.plan import Plan
     from ablate.plan.estimate import Pace
     from ablate.tracking.cleaning import Removal
-    from ablate.tracking.records import RunRecord
     from ablate.tracking.store import Store
     from ablate.training.bench import BenchReport
 
@@ -119,7 +119,7 @@ def print_outcome(
     """How the study stands, and what to do next."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     console.print(f"{store.path.name}: {counts}", highlight=False)
-    failed = _failed_runs(outcome, store) if outcome.states.get("failed") else {}
+    failed = store.failed_runs(outcome.lost)
     for run, error in failed.items():
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
         console.print(f"  the traceback: ablate logs {run.run_id}{store.whereabouts}", markup=False, highlight=False)
@@ -132,12 +132,6 @@ def print_outcome(
     if failed:
         console.print("the same command tries them again; --retry-failed tries them alone", highlight=False)
     console.print(f"next: ablate report {grid}{store.whereabouts}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _failed_runs(outcome: Outcome, store: Store) -> Mapping[RunRecord, str]:
-    """The error of each run that failed, also if its folder could not take the error."""
-    told = {run: outcome.errors[run.run_id] for run in store.read_study().runs if run.run_id in outcome.errors}
-    return {**store.failed_runs(), **told}
 
 
 def describe_runs(store: Store) -> list[dict[str, Any]]:
@@ -219,13 +213,14 @@ def print_log(store: Store, run_id: str, n_lines: int) -> None:
         "worker": status.worker,
         "took": format_seconds(status.took_s) if status.took_s else "",
         "memory": f"{format_count(status.memory_bytes)}B" if status.memory_bytes else "",
+        "weights": folder.weights_flaw() if status.state == "finished" else "",
     }
     for name, value in facts.items():
         if value:
             console.print(f"{name:7} {value}", markup=False, highlight=False, soft_wrap=True)
     for note in status.notes:
         console.print(f"note    {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for record in read_curve(folder.curve)[-n_lines:] if n_lines else ():
+    for record in reversed([*islice(read_backwards(folder.curve), n_lines)]):
         values = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in record.items()}
         line = " ".join(f"{key}={value}" for key, value in values.items())
         console.print(line, markup=False, highlight=False, soft_wrap=True)

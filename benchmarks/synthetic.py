@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ablate.files import make_folder, write_atomic
 from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord, Value
 from ablate.tracking.store import Store, write_json
 
@@ -130,8 +131,8 @@ def _write_run(
         for row in zip(*map(np.ndarray.tolist, columns), strict=True)
     ]
     folder = store.run(run_id)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.curve.write_text("".join(lines))
+    make_folder(folder.path)
+    write_atomic(folder.curve, "".join(lines).encode(), durable=False)
     folder.write_status(Status("finished", record.n_steps, record.n_steps))
     train = {"precision": "float32", "schedule": "cosine", "learning_rate": _LEARNING_RATE}
     write_json(folder.config, {"model": dict(arm.axes), "train": train, "seed": seed})

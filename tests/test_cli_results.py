@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from ablate.cli import main
+from ablate.cli_results import find_store
+from ablate.errors import GridError
 from ablate.tracking.store import Store
 from benchmarks.synthetic import SyntheticArm, write_study
 from foreign_runs import Experiments
@@ -152,3 +157,54 @@ def test_an_mlflow_that_cannot_be_read_is_one_message(
     assert code == 2, out
     assert err.startswith("error: ") and words in err
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+@pytest.mark.parametrize(
+    ("makes", "taken", "is_said"),
+    [
+        (lambda place: place.mkdir(), "runs/made-up", True),
+        (lambda place: (place.mkdir(), (place / "curves.parquet").write_bytes(b"")), "runs/made-up", True),
+        (lambda place: place.write_text("no grid"), "runs/made-up", True),
+        (lambda place: place.symlink_to("runs/made-up"), "made-up", False),
+        (lambda place: shutil.copytree(Path("runs/made-up"), place), "made-up", True),
+        (Path.exists, "runs/made-up", False),
+    ],
+    ids=["folder", "report", "file", "link", "copy", "nothing"],
+)
+def test_a_folder_of_its_name_hid_a_study(
+    ablate: Ablate,
+    tmp_path: Path,
+    makes: Callable[[Path], object],
+    taken: str,
+    is_said: bool,
+) -> None:
+    makes(tmp_path / "made-up")
+    for words in (("status",), ("clean", "--dry-run"), ("pack", "--out", "x.tar.gz")):
+        code, _, err = ablate(words[0], "made-up", *words[1:])
+        assert code == 0, err
+        assert (f"note: made-up means {tmp_path / taken}, not " in err) == is_said
+    assert str(find_store("made-up", Path("runs")).path) == taken
+    with pytest.raises(GridError, match="no study was run in this folder"):
+        find_store("./", Path("runs"))
+
+
+@pytest.mark.parametrize("out", ["fifo", "/dev/null", "/dev/zero", "folder", "file/x"])
+def test_an_archive_replaced_what_is_no_file(ablate: Ablate, tmp_path: Path, out: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    before = Path(out).stat().st_mode if out != "file/x" else None
+    code, _, err = ablate("pack", "made-up", "--out", out)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert out in err
+    assert before == (Path(out).stat().st_mode if out != "file/x" else None)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it stands for a full disk")
+@pytest.mark.parametrize("verb", [("schema",), ("status", "made-up", "--json")])
+@pytest.mark.usefixtures("ablate")
+def test_a_full_disk_behind_the_output_was_a_traceback(verb: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([sys.executable, "-m", "ablate", *verb], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (2, "error: No space left on device\n")

@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ablate.analysis.arrow import Floats, from_floats, repeat, to_floats
-from ablate.analysis.border import check_manifest, check_record, check_status, clean
+from ablate.analysis.border import check_manifest, check_record, clean
 from ablate.analysis.curves import Known, Results, RunCurve, assemble, device_of
 from ablate.analysis.lines import complete_columns, find_records
 from ablate.errors import RecordError
+from ablate.tracking.records import Status
 from ablate.words import name_error
 
 NAME = "curves.parquet"
@@ -89,12 +90,13 @@ def _recall(arrays: Mapping[str, Floats], about: Mapping[str, Any], path: Path) 
     if not find_records(columns).all():
         raise ValueError("not the lines of a run")
     return Known(
-        check_status(about["status"], path),
+        Status.from_dict(about["status"], path),
         columns,
         check_manifest(about["manifest"]),
         dict(about["config"]),
         int(about.get("n_passed_over", 0)),
         bool(about.get("is_altered", False)),
+        str(about.get("unread", "")),
     )
 
 
@@ -108,4 +110,5 @@ def _describe(run: RunCurve) -> Mapping[str, Any]:
         "config": {key: value for key, value in run.config.items() if key != "data"},
         "n_passed_over": run.n_passed_over,
         "is_altered": run.is_altered,
+        "unread": run.unread,
     }

@@ -7,22 +7,16 @@ or beyond any real value, counts as unknown; a record that nothing can be made o
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord, Value
+from ablate.tracking.records import MAX_COUNT, ArmRecord, RunRecord, Status, StudyRecord, Value, is_number
 from ablate.tracking.store import Store, read_json
-
-LARGEST = 1e100
-"""Of a measured number: above all that float32 holds and any budget, and its square is still a float64."""
-
-MAX_COUNT = 2**53
-"""Of steps, tokens, parameters: whole numbers up to it are exact as float64."""
 
 _MAX_DEPTH = 32  # of nesting: records need 5
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -78,8 +72,6 @@ def check_record(document: Any, place: Path) -> StudyRecord:
         raise RecordError(f"{place}: {error}") from None
     if not record.arms:
         raise RecordError(f"{place}: it has no arms")
-    _refuse_repeats(place, "arms", Counter(arm.arm for arm in record.arms))
-    _refuse_repeats(place, "runs", Counter(f"{run.arm}, seed {run.seed}" for run in record.runs))
     for run in record.runs:
         _check_run(run, place)
     return replace(
@@ -92,23 +84,12 @@ def check_record(document: Any, place: Path) -> StudyRecord:
 
 def read_status(path: Path) -> Status:
     """`status.json`: queued where there is none, and, with the reason as its error, where it cannot be used."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return Status("queued")
     try:
-        return check_status(read_document(path), path)
+        return Status.from_dict(read_document(path), path)
     except RecordError as error:
         return Status("queued", error=str(error).replace(str(path), path.name))  # pages are published without paths
-
-
-def check_status(document: Any, place: Path) -> Status:
-    """Raises `RecordError`, naming the `place`."""
-    try:
-        status = Status.from_dict(document)
-    except RecordError as error:
-        raise RecordError(f"{place}: {error}") from None
-    if not 0 <= status.step <= MAX_COUNT:
-        raise RecordError(f"{place}: step is not a number from 0 to {MAX_COUNT}")
-    return status
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -116,11 +97,6 @@ def check_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
     known = {key: value for key, value in manifest.items() if _MANIFEST.get(key, _is_anything)(value)}
     texts = {key: {k: v for k, v in known[key].items() if isinstance(v, str)} for key in _TEXTS if key in known}
     return known | texts
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a number that may have been measured."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_anything(_: Any) -> bool:
@@ -146,11 +122,6 @@ _MANIFEST: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("threads", "processes", "shared_by", "tuning_trials", "peak_memory_bytes"), _is_whole),
     "gpus": is_number,
 }
-
-
-def _refuse_repeats(place: Path, what: str, times: Counter[str]) -> None:
-    if twice := [name for name, n in times.items() if n > 1]:
-        raise RecordError(f"{place}: two of its {what} are named {twice[0]!r}")
 
 
 def _check_run(run: RunRecord, place: Path) -> None:

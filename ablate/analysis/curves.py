@@ -31,7 +31,8 @@ class RunCurve:
     """One run: its state, and its curve as one array a column, nan where a line does not carry the key.
 
     `columns` always holds all of `CORE_COLUMNS`; steps strictly increase. `n_passed_over` counts the lines of its file
-    that are no records; `is_altered` says that the file is not the one whose length and sum were noted at the end.
+    that are no records; `is_altered` says that the file is not the one whose length and sum were noted at the end, and
+    `unread` why it could not be read.
     """
 
     run_id: str
@@ -44,6 +45,7 @@ class RunCurve:
     config: Mapping[str, Any]
     n_passed_over: int = 0
     is_altered: bool = False
+    unread: str = ""
 
     @property
     def last_step(self) -> int:
@@ -56,6 +58,8 @@ class RunCurve:
         """Why the curve of an ended run cannot be the one that it ended with, or nothing."""
         if self.status.state not in ENDED:
             return ""
+        if self.unread:
+            return self.unread
         if self.is_altered:
             return "curve.jsonl is not the file that the run ended with"
         steps = self.columns["step"]
@@ -198,13 +202,14 @@ class Known(NamedTuple):
     config: Mapping[str, Any]
     n_passed_over: int = 0
     is_altered: bool = False
+    unread: str = ""
 
 
 def read_results(store: Store) -> Results:
     """Read the record of a study and all of its runs.
 
-    A line that is no record is passed over and counted; a run without a folder is queued. Raises `RecordError` where no
-    study was run here, or where a file cannot be read.
+    A line that is no record is passed over and counted; a run without a folder is queued, and one whose curve cannot be
+    read has no line. Raises `RecordError` where no study was run here, or its record cannot be read.
     """
     record = read_record(store)
     run_ids = sorted({run.run_id for run in record.runs})
@@ -239,6 +244,7 @@ def _read_run(store: Store, run_id: str) -> Known:
         read_mapping(folder.config),
         lines.n_passed_over,
         status.curve is not None and status.state in ENDED and status.curve != lines.extent,
+        lines.unread,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.analysis.arrow import Floats, is_numeric, to_floats
-from ablate.analysis.border import LARGEST, MAX_COUNT, clean, is_number
-from ablate.errors import RecordError
+from ablate.analysis.border import clean
+from ablate.files import open_regular
+from ablate.tracking.curve import MOVE_AWAY
+from ablate.tracking.records import LARGEST, MAX_COUNT, is_number
 
 CORE_COLUMNS = (
     "step",
@@ -29,6 +31,8 @@ CORE_COLUMNS = (
 )
 """What each line of a curve may carry besides the diagnostics of a variant."""
 
+_BLOCK_BYTES = 2**24
+_MAX_LINE_BYTES = 2**24
 _COSTS, _LOSSES = ("tokens", "flops", "wall_s"), ("train_loss", "val_loss")
 _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the tables of a study have of their own
 
@@ -37,32 +41,56 @@ _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the table
 class CurveLines:
     """`columns` holds all of `CORE_COLUMNS`, each [line], nan where a line lacks the key; steps strictly increase.
 
-    `n_passed_over` counts the lines that are no records; `extent` is the length (bytes) and CRC-32 of the file.
+    `n_passed_over` counts the lines that are no records; `extent` is the length (bytes) and CRC-32 of the file;
+    `unread` says why the file could not be read, and what to do.
     """
 
     columns: Mapping[str, Floats]
     n_passed_over: int
     extent: tuple[int, int]
+    unread: str = ""
 
 
 def read_lines(path: Path) -> CurveLines:
-    """The lines of a curve, but for the last one where its end is missing: somebody writes it. None without a file.
+    """The lines of a curve, but for the last one where its end is missing: it is being written. None without a file.
 
-    A record has a step, and its costs and losses are numbers or null. Raises `RecordError` where the file cannot be
-    read.
+    A record has a step, and its costs and losses are numbers or null. The file is parsed block by block, so a long
+    curve takes little more memory than its numbers.
     """
+    n_bytes = crc32 = n_lines = 0
+    parts, unread = [_parse_lines(b"")[0]], ""
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            rest = b""
+            while content := file.read(_BLOCK_BYTES):
+                n_bytes, crc32 = n_bytes + len(content), zlib.crc32(content, crc32)
+                whole, end, torn = content.rpartition(b"\n")
+                if not end:
+                    rest = rest + content if len(rest) < _MAX_LINE_BYTES else b"\0"  # no record, whatever follows
+                    continue
+                block, rest = rest + whole + end, torn
+                columns, n = _parse_block(block) or _parse_lines(block)
+                parts.append(columns)
+                n_lines += n
     except FileNotFoundError:
-        content = b""
+        pass
     except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from None
-    block = content[: content.rfind(b"\n") + 1]
-    columns, n_lines = _parse_block(block) or _parse_lines(block)
+        unread = f"{path.name} could not be read: {error.strerror or error}; {MOVE_AWAY}"
+    columns = _join(parts)
     is_record = find_records(columns)
     columns = {name: values[is_record] for name, values in columns.items() if name not in _TAKEN}
     columns = {name: np.where(np.abs(values) <= LARGEST, values, np.nan) for name, values in columns.items()}
-    return CurveLines(_drop_repeats(columns), n_lines - int(is_record.sum()), (len(content), zlib.crc32(content)))
+    return CurveLines(_drop_repeats(columns), n_lines - int(is_record.sum()), (n_bytes, crc32), unread)
+
+
+def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
+    """The blocks of a curve as one; a column that only some of them have is nan in the others."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    lengths = [part["step"].size for part in parts]
+    return {
+        name: np.concatenate([part.get(name, np.full(n, np.nan)) for part, n in zip(parts, lengths, strict=True)])
+        for name in names
+    }
 
 
 def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, Floats]:

@@ -110,7 +110,7 @@ def _explain(run: RunCurve) -> str:
     """What is wrong with a run's curve, and its error."""
     n = run.n_passed_over
     lines = f"{n} {'line' if n == 1 else 'lines'} of curve.jsonl passed over: not a record" if n else ""
-    damage = "; ".join(filter(None, (run.flaw, lines)))
+    damage = "; ".join(filter(None, (run.flaw or run.unread, lines)))
     return "\n".join(filter(None, (damage, run.status.error)))
 
 

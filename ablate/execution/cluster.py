@@ -21,6 +21,7 @@ from ablate.execution.interruption import sigterm_held
 from ablate.execution.local import do_nothing, init_local, replaced, scratch_folder
 from ablate.execution.packages import fingerprint
 from ablate.execution.placement import Nodes
+from ablate.files import make_folder, open_regular
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -198,10 +199,10 @@ def _hear(answer: Any) -> tuple[bool, str]:
 @contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
     """Ray's C++ core writes to the file descriptor itself, over whatever is on the screen."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     sys.stderr.flush()
     kept = os.dup(STDERR)
-    with log.open("ab") as file:
+    with open_regular(log, "ab") as file:
         os.dup2(file.fileno(), STDERR)
     try:
         yield

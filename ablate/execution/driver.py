@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
 from ablate.errors import AblateError, ResourceError
-from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
+from ablate.execution.cluster import is_headless, is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.interruption import Interruption
 from ablate.execution.jobs import count_states, make_job, record_arm
@@ -27,7 +25,7 @@ from ablate.execution.restart import ClusterLostError
 from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping
 from ablate.execution.watch import STUCK_S, Watchdog
-from ablate.execution.worker import UNWRITABLE, RunWorker
+from ablate.execution.worker import RunWorker, is_unwritable
 from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader, is_held
 from ablate.tracking.manifest import describe_software
@@ -80,7 +78,7 @@ class Driver:
         self._is_stopping = False  # whatever the reason: runs save checkpoints, and no other one starts
         self._deaths: dict[str, tuple[int, int, int]] = {}  # at which progress, how many, how many once it had begun
         self._busy: set[str] = set()
-        self._lost: dict[str, str] = {}  # the errors of failed runs, whatever a full disk or a broken folder says
+        self._lost: dict[str, str] = {}  # the error, by run
         self._cuts: dict[str, str] = {}  # why, by run
         self._readers: dict[str, CurveReader] = {}
         self._run_ids = {run.run_id for run in plan.runs}
@@ -320,14 +318,10 @@ class Driver:
             self.observe(Event("retry", run, text=f"out of memory{less}"))
         else:
             cause = cause_of(error)
-            self._give_up(run, str(cause) if isinstance(cause, OSError) else str(error))
-            if isinstance(cause, OSError) and cause.errno in UNWRITABLE and not self._is_alone_in(cause):
+            self._give_up(run, str(cause) if isinstance(cause, OSError | AblateError) else str(error))
+            if isinstance(cause, OSError) and is_unwritable(cause, self.store.path):
                 self.halted = f"{self.store.path}: {cause.strerror}; what was saved before is whole"
                 self._stop_all()
-
-    def _is_alone_in(self, error: OSError) -> bool:
-        """Whether only this run's folder is closed to us, and not the study's."""
-        return error.errno in (errno.EACCES, errno.EPERM) and os.access(self.store.path, os.W_OK)
 
     def _wait_for_other(self, run: Run, waiting: deque[Run]) -> None:
         """Another `ablate run` trains it: look again once the others have been handed out."""

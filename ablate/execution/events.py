@@ -28,13 +28,15 @@ Observer = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The number of runs by state, whether the driver was interrupted, what made it give up, if anything did, and the
-    error, in one line, of each run that failed now, by its id."""
+    """The number of runs by state, whether the driver was interrupted, and what made it give up, if anything did.
+
+    `lost` has the errors of runs, by run id, that the driver gave up: their status may not tell.
+    """
 
     states: Mapping[str, int]
     interrupted: bool
     halted: str = ""
-    errors: Mapping[str, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:

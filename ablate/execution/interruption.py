@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ablate.files import make_folder, open_regular
 from ablate.tracking.store import Store
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -84,7 +85,7 @@ def sigterm_held() -> Iterator[None]:
 def at_work(store: Store) -> Iterator[Interruption]:
     """Handle signals, and hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
     interruption = Interruption(store)
-    store.path.mkdir(parents=True, exist_ok=True)
-    with interruption.heard(), store.driver_lock.open("w") as lock:
+    make_folder(store.path)
+    with interruption.heard(), open_regular(store.driver_lock, "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield interruption

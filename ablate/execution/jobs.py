@@ -71,17 +71,21 @@ def record_arm(arm: Arm) -> ArmRecord:
     )
 
 
-def make_job(
-    plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any], *, cut_counts: bool = False
-) -> Job:
-    """What a worker is told of a run."""
+def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
+    """The content of config.json: all that decides what comes out of a run."""
     data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
-    config = {
+    return {
         "model": run.arm.model.to_dict(),
         "train": run.arm.train.model_dump(),
         "data": data,
         "seed": run.seed,
     }
+
+
+def make_job(
+    plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any], *, cut_counts: bool = False
+) -> Job:
+    """What a worker is told of a run."""
     manifest = {
         **software,
         "arm": run.arm.name,
@@ -93,7 +97,7 @@ def make_job(
         "shared_by": placement.lanes,
         **_tuning_of(plan, run.arm.name),
     }
-    return Job(run.run_id, config, manifest, cut_counts)
+    return Job(run.run_id, config_of(plan, run), manifest, cut_counts)
 
 
 def _tuning_of(plan: Plan, arm: str) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from ablate.data import check_vocabulary, prepare
 from ablate.errors import DataError, RecordError
 from ablate.execution.events import Event, Outcome
+from ablate.execution.healing import heal
 from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.interruption import at_work
 from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
@@ -89,6 +90,9 @@ def run_study(
     cut_counts = stopping is not None or source is not None  # what a trial's runs were told to end with, it has
     pending = find_unfinished(plan, store, cut_counts=cut_counts, failed_only=options.retry_failed)
     n_more = source.n_left if source is not None else 0
+    is_search = "space" in plan.tuning  # which keeps the weights of its best trial only
+    keeps_weights = options.keep == "all" and options.disk_budget_bytes is None and not is_search
+    heal(plan, store, lambda text: view.observe(Event("notice", text=text)), needs_weights=keeps_weights)
     if not pending and not n_more:
         store.write_study(record)
         if not is_complete(options.tracking_uri, store, record):

@@ -11,6 +11,7 @@ from typing import Any, final
 
 from ablate.errors import GridError, suggest
 from ablate.plan import Plan, Run
+from ablate.tracking.records import is_number
 
 ETA = 3  # a third goes on at each rung
 N_RUNGS = 3
@@ -88,4 +89,4 @@ def seed_from_curves(stopping: Stopping, plan: Plan, curves: Mapping[str, Sequen
 
 
 def _evaluations(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    return [(record["step"], record["val_loss"]) for record in records if record.get("val_loss") is not None]
+    return [(record["step"], record["val_loss"]) for record in records if is_number(record.get("val_loss"))]

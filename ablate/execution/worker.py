@@ -23,7 +23,7 @@ from ablate.execution.jobs import Job
 from ablate.execution.memory import is_out_of_memory
 from ablate.execution.placement import Placement
 from ablate.execution.recorder import Assistant, FolderRecorder
-from ablate.files import write_atomic
+from ablate.files import make_folder, write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.records import State
@@ -32,8 +32,8 @@ from ablate.training.loop import Outcome, Recorder, free_memory, train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import GPT, ModelConfig
 
-# What no other run on this disk would survive either: no space, a quota, read-only.
-UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
+NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+NO_RIGHT = frozenset({errno.EACCES, errno.EPERM})
 
 LOOPBACK = "127.0.0.1"
 
@@ -89,14 +89,15 @@ class RunWorker:
     def train(self, job: Job) -> Result:
         """Train one run to its end, from its checkpoint where it has one, unless somebody else does.
 
-        Whatever the run raises is written to its status, with the traceback, and not to the caller. Raises `OSError`
-        where the study's folder takes no more files, for then no other run can go on either; and, as one of a group,
-        everything, because the others then wait for this process in vain, and the caller has to end them.
+        Whatever the run raises is written to its status, with the traceback, and not raised to the caller. It is raised
+        where the status cannot be written, or where the study's folder takes no more files, so that no other run can go
+        on either. One of a group raises everything: the others wait for this process in vain, and the caller has to end
+        them. Raises `RecordError` where the curve is not a file that can be written.
         """
         if self.group.rank:
             return self._assist(job)
         folder = self.store.run(job.run_id)
-        folder.path.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.path)
         try:
             curve = CurveWriter(folder.curve)
         except BusyError:
@@ -116,8 +117,8 @@ class RunWorker:
                 try:
                     recorder.write_status("failed", error=traceback.format_exc())
                 except OSError:
-                    raise error from None  # the driver has to tell the reason
-                if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                    raise error from None  # the status cannot tell it, so the driver has to
+                if is_unwritable(error, self.store.path):
                     raise
                 return "failed"
 
@@ -193,8 +194,7 @@ class RunWorker:
                 return "stopped"
             recorder.note(f"stopped early, at step {outcome.step}: {self._cut[1]}")
         if state == "finished":
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in outcome.model.state_dict().items()}
-            write_atomic(folder.weights, save(weights))
+            write_weights(folder.weights, outcome.model.state_dict())
         recorder.write_status(state)
         if outcome.state != "stopped":  # a run that was cut can go on from its checkpoint
             folder.checkpoint.unlink(missing_ok=True)
@@ -215,6 +215,18 @@ class RunWorker:
             "threads": self.threads,
             "torch": torch.__version__,
         }
+
+
+def is_unwritable(error: BaseException, study: Path) -> bool:
+    """Whether the error would end any other run too: the disk is full or read-only, or the study's folder is closed."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in NO_DISK or (error.errno in NO_RIGHT and not os.access(study, os.W_OK))
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a model's tensors as safetensors."""
+    write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
 def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:

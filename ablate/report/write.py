@@ -12,7 +12,7 @@ from ablate.analysis.archive import NAME, read_archive, write_archive
 from ablate.analysis.curves import Results, read_results
 from ablate.analysis.selection import merge
 from ablate.errors import AblateError, ResourceError
-from ablate.files import write_atomic
+from ablate.files import make_folder, write_atomic
 from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.latex import write_latex
 from ablate.report.markdown import write_markdown
@@ -51,7 +51,9 @@ def write_report(
         paths, others = _write_files(report, out)
         return replace(report, paths=paths, others=others)
     except OSError as error:
-        raise ResourceError(f"{out}: the report cannot be written: {error.strerror or error}") from None
+        raise ResourceError(
+            f"{error.filename or out}: the report cannot be written: {error.strerror or error}"
+        ) from None
 
 
 def _protect(stores: Sequence[Store], out: Path) -> None:
@@ -78,7 +80,7 @@ def read_study(store: Store) -> Results:
 def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:
     others = []
     for folder in ("figures", "tables"):
-        (out / folder).mkdir(parents=True, exist_ok=True)
+        make_folder(out / folder)
     pictures, captions = {}, caption_figures(report)
     for name, figure in draw_pictures(report).items():
         for ending in ("svg", "pdf") if report.options.figures else ("svg",):

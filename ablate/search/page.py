@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablate.errors import RecordError, ResourceError
-from ablate.files import write_atomic
+from ablate.files import make_folder, write_atomic
 from ablate.report.markdown import escape, write_table
 from ablate.report.offline import read_template, render
 from ablate.report.pictures import save_picture, styled
@@ -31,7 +31,7 @@ def write_pages(summary: Mapping[str, Any], out: Path) -> dict[str, Path]:
     paths = {name: out / name for name in ("search.html", "search.md", SUMMARY)}
     pictures = {f"history-{index}.svg": _draw_history(summary, arm) for index, arm in enumerate(summary["arms"])}
     try:
-        (out / "figures").mkdir(parents=True, exist_ok=True)
+        make_folder(out / "figures")
         for name, figure in pictures.items():
             write_atomic(out / "figures" / name, partial(save_picture, figure, "svg"))
         write_atomic(paths[SUMMARY], (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())

@@ -19,6 +19,7 @@ from ablate.execution.events import Outcome
 from ablate.execution.placement import local_resources, place
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
+from ablate.files import make_folder, open_regular
 from ablate.plan import Plan
 from ablate.search.answer import answer, count_open
 from ablate.search.confirm import plan_confirmation
@@ -105,7 +106,7 @@ def _refuse_failures(store: Store, outcome: Outcome, advice: str) -> None:
     """Raises `FailedRunsError` where runs of the study failed: of which arms, the first error, and what to do."""
     if outcome.halted:
         raise FailedRunsError(f"gave up: {outcome.halted}")
-    failed = {} if outcome.interrupted else store.failed_runs()
+    failed = {} if outcome.interrupted else store.failed_runs(outcome.lost)
     if failed:
         arms = Counter(name for run in failed if (name := _TRIAL.sub("", run.arm)))
         which = ", ".join(f"{n} of {arm}" for arm, n in arms.items())
@@ -153,8 +154,8 @@ def rewrite_search(problem: Problem, store: Store, options: Options, console: Co
 @contextmanager
 def _alone(store: Store) -> Iterator[None]:
     """One process at a time asks for trials. Raises `RecordError` where another one does."""
-    store.path.mkdir(parents=True, exist_ok=True)
-    with (store.path / ".search.lock").open("w") as lock:
+    make_folder(store.path)
+    with open_regular(store.path / ".search.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from ablate.errors import GridError
-from ablate.study.schema import STUDY_NAME, DataConfig, Resources, Rule, Seeds, TrainConfig
+from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, TrainConfig
 from ablate.study.source import Path, Source
 from ablate.study.tuning import FreshSeeds, Strict, Tuning
 
@@ -68,7 +68,7 @@ Objectives = Annotated[
 class Search(Tuning):
     """One declared search."""
 
-    search: str = Field(pattern=STUDY_NAME, description="the search's name, which is also its folder's")
+    search: StudyName = Field(description="the search's name, which is also its folder's")
     question: str = Field("", description="what the search asks, in a sentence")
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")

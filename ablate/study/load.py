@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar, get_args, get_origin
@@ -11,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ablate.errors import GridError, suggest
-from ablate.study.schema import STUDY_NAME, Study
+from ablate.files import NAME_RULE, study_name_problem
+from ablate.study.schema import Study
 from ablate.study.settings import Settings
 from ablate.study.source import Path, Source, parse_yaml
 from ablate.words import quote
@@ -56,18 +56,14 @@ def study_name(path: str | FilePath) -> str:
     """The name alone, for the commands that look at what a study left behind."""
     data, source = read_declaration(FilePath(path))
     key = "search" if "search" in data else "study"
-    name = data.get(key)
-    if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
-        raise GridError(f"{source.locate((key,))}: {_NAME_RULE}, got {quote(name)}")
-    return name
+    if problem := study_name_problem(data.get(key)):
+        raise GridError(f"{source.locate((key,))}: {problem}")
+    return str(data[key])
 
 
 def is_search(path: str | FilePath) -> bool:
     """Whether the file declares a search and no study."""
     return "search" in read_declaration(FilePath(path))[0]
-
-
-_NAME_RULE = "a study's name is letters, digits, '.', '_' and '-', starts with a letter or a digit, and has at most 100"
 
 
 _FORM = "a grid is a mapping that starts with `study: NAME` (a search: with `search: NAME`)"
@@ -141,7 +137,7 @@ def explain(problem: ErrorDetails, path: Path, kind: type[BaseModel] = Study) ->
         case "extra_forbidden":
             return f"unknown key{suggest(path[-1], _legal_keys(path[:-1], kind))}"
         case "string_pattern_mismatch" if path in (("study",), ("search",)):
-            return f"{_NAME_RULE}, got {got}"
+            return f"{NAME_RULE}, got {got}"
         case "literal_error":
             return f"unknown value {got}{suggest(problem['input'], _legal_values(path, kind))}"
         case "value_error":

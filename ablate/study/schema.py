@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ablate.errors import DataError, GridError
+from ablate.files import STUDY_NAME, study_name_problem
 from ablate.study.source import Path, Source
 from ablate.study.tuning import Frozen, Strict, Tune
 from ablate.words import quote
@@ -31,7 +32,15 @@ MAX_STEPS = 1_000_000_000
 MAX_SEQUENCES = 10_000_000
 MAX_TOKENS = 1_000_000_000_000
 MAX_WORKERS = 100_000  # cores, GPUs or processes of one run
-STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+def _check_name(value: str) -> str:
+    if problem := study_name_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+StudyName = Annotated[str, Field(pattern=STUDY_NAME), AfterValidator(_check_name)]
 
 # What the file may hold where the model holds a tuple: one value, or a list of them.
 Texts = Annotated[
@@ -279,7 +288,7 @@ Match = Literal["none", "parameters", "flops"]
 class Study(Frozen):
     """One declared question."""
 
-    study: str = Field(pattern=STUDY_NAME, description="the study's name, which is also its folder's")
+    study: StudyName = Field(description="the study's name, which is also its folder's")
     question: str = Field("", description="what the study asks, in a sentence")
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
@@ -299,13 +308,6 @@ class Study(Frozen):
     tune: Tune | None = Field(None, description="look for each arm's best settings first, with equal trials")
 
     _source: Source = PrivateAttr(default_factory=Source)
-
-    @field_validator("study")
-    @classmethod
-    def _is_free(cls, value: str) -> str:
-        if value.startswith("mlflow."):
-            raise ValueError(f"{quote(value)} is kept for MLflow's database, which stands beside the studies")
-        return value
 
     @field_validator("matrix")
     @classmethod

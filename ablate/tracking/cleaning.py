@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,11 @@ def plan_cleaning(store: Store, keep: Keep, budget_bytes: int | None) -> list[Re
         folder = store.run(run_id)
         if is_held(folder.curve):
             continue
-        removals += [_remove(path, "half written") for path in sorted(folder.path.glob(".*.*"))]
+        removals += [_remove(path, "half written") for path in sorted(folder.path.glob(".*.*")) if _is_file(path)]
         status = folder.read_status()
-        if folder.checkpoint.exists() and folder.has_ended(status) and not status.is_cut:
+        if _is_file(folder.checkpoint) and folder.has_ended(status) and not status.is_cut:
             removals.append(_remove(folder.checkpoint, "its run has ended"))
-        if folder.weights.exists() and run_id not in kept:
+        if _is_file(folder.weights) and run_id not in kept:
             removals.append(_remove(folder.weights, f"--keep {keep}"))
     if budget_bytes is None:
         return removals
@@ -103,7 +104,7 @@ def _kept_by_rule(store: Store, record: StudyRecord, keep: Keep) -> frozenset[st
 
 def _worst_first(store: Store, run_ids: frozenset[str]) -> Iterator[RunFolder]:
     folders: Sequence[RunFolder] = [store.run(run_id) for run_id in sorted(run_ids)]
-    weighty = [folder for folder in folders if folder.weights.exists() and not is_held(folder.curve)]
+    weighty = [folder for folder in folders if _is_file(folder.weights) and not is_held(folder.curve)]
     yield from sorted(weighty, key=_loss, reverse=True)
 
 
@@ -116,11 +117,20 @@ def _remove(path: Path, reason: str) -> Removal:
     return Removal(path, _size(path), reason)
 
 
-def _size(path: Path) -> int:
-    """Of a file, or of all files in a folder; one that is gone meanwhile counts nothing."""
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, or a link, which can be removed. Nothing that ablate has not written is."""
     try:
-        if path.is_dir():
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
+
+
+def _size(path: Path) -> int:
+    """Of a file, or of all files in a folder (bytes). Links are not followed; what is gone meanwhile counts nothing."""
+    try:
+        if path.is_dir() and not path.is_symlink():
             return sum(map(_size, path.iterdir()))
-        return path.stat().st_size
-    except FileNotFoundError:
+        return path.lstat().st_size
+    except OSError:
         return 0

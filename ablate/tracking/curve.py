@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import io
 import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, BinaryIO, Self
 
-from ablate.errors import AblateError
+from ablate.errors import AblateError, RecordError
+from ablate.files import open_regular
+from ablate.tracking.records import MAX_COUNT
+
+BLOCK_BYTES = 2**18
+MAX_LINE_BYTES = 2**20  # a line has some hundred bytes; a longer one is no record, and is not held in memory
+# What opening a file fails with where the file itself is in the way, and not its folder or the disk.
+_IN_THE_WAY = frozenset({errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EACCES, errno.EPERM})
+
+
+MOVE_AWAY = "move it away, and `ablate run` trains the run again"
 
 
 class BusyError(AblateError):
@@ -28,11 +37,17 @@ class BusyError(AblateError):
 class CurveWriter:
     """Appends lines to a run's curve and holds its lease until closed.
 
-    Raises `BusyError` where another process holds it.
+    Raises `BusyError` where another process holds it, `RecordError` where something that is no readable file stands in
+    its place, and `OSError` where the folder or the disk takes no file.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: io.FileIO = path.open("a+b", buffering=0)
+        try:
+            self._file = open_regular(path, "a+b")
+        except OSError as error:
+            if error.errno in _IN_THE_WAY and os.path.lexists(path):
+                raise RecordError(f"{path}: {error.strerror}; {MOVE_AWAY}") from None
+            raise
         self.n_bytes, self.crc32 = 0, 0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,10 +63,11 @@ class CurveWriter:
         self.n_bytes, self.crc32 = n_bytes, crc32
         return True
 
-    def replace(self, content: bytes) -> None:
+    def replace(self, content: IO[bytes]) -> None:
         """Take over the lines of the same run elsewhere. Raises `OSError` where the disk has no room for them."""
         self.rewind(0, 0)
-        self._write(content)
+        while block := content.read(BLOCK_BYTES):
+            self._write(block)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line. Not-a-number and infinity become null: JSON has no word for them.
@@ -95,15 +111,18 @@ class CurveReader:
     def read(self) -> list[dict[str, Any]]:
         """New complete lines beyond the last step seen. A curve that was cut back and grew again repeats nothing, and
         omits nothing: where it grew past the place of the last look meanwhile, that place is in the middle of a line,
-        so a curve that no longer has the last line there is read from its start."""
+        so a curve that no longer has the last line there is read from its start.
+
+        A curve that cannot be read has no lines; `RunFolder.read_status` says why.
+        """
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self._offset - len(self._last_line))
                 if file.read(len(self._last_line)) != self._last_line:
                     file.seek(0)
                     self._offset, self._last_line = 0, b""
                 block = file.read()
-        except FileNotFoundError:
+        except OSError:
             return []
         end = block.rfind(b"\n") + 1
         lines = block[:end].splitlines(keepends=True)
@@ -117,21 +136,58 @@ class CurveReader:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a curve; an empty list where there is none."""
+    """Every whole line of a curve; an empty list where there is none, or it cannot be read."""
     return CurveReader(path).read()
+
+
+def read_backwards(path: Path, key: str = "") -> Iterator[dict[str, Any]]:
+    """The lines of a curve from its end, each step once, in bounded memory; only those that name `key`, if given.
+
+    Nothing where there is no curve, or it cannot be read.
+    """
+    wanted, step = json.dumps(key).encode() if key else b"", math.inf
+    try:
+        file = open_regular(path)
+    except OSError:
+        return
+    with file:
+        for line in _lines_backwards(file):
+            record = parse_line(line) if wanted in line else None
+            if record is not None and record["step"] < step:
+                step = record["step"]
+                yield record
+
+
+def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
+    """The whole lines of a file from its end, without their ends; what follows the last one is left out."""
+    place, rest, is_last = file.seek(0, os.SEEK_END), b"", True
+    while place:
+        n_bytes = min(BLOCK_BYTES, place)
+        place = file.seek(place - n_bytes)
+        rest, *lines = (file.read(n_bytes) + rest).split(b"\n")
+        if lines and is_last:
+            lines.pop()
+            is_last = False
+        yield from reversed(lines)
+        if len(rest) > MAX_LINE_BYTES:
+            rest = b"\0"  # which makes no record of the rest of the line either
+    if not is_last:
+        yield rest
 
 
 def file_crc32(file: IO[bytes], n_bytes: int) -> int | None:
     """The CRC-32 of the first `n_bytes`; None where the file is shorter."""
     file.seek(0)
-    content = file.read(n_bytes)
-    return zlib.crc32(content) if len(content) == n_bytes else None
+    crc32 = 0
+    while n_bytes > 0 and (block := file.read(min(n_bytes, BLOCK_BYTES))):
+        crc32, n_bytes = zlib.crc32(block, crc32), n_bytes - len(block)
+    return None if n_bytes else crc32
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody trains the run of this curve now."""
+    """Whether a process trains the run of this curve now."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -146,7 +202,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
         record = json.loads(line)
     except (ValueError, RecursionError):  # the latter of brackets in brackets
         return None
-    if isinstance(record, dict) and isinstance(record.get("step"), int):
+    if isinstance(record, dict) and isinstance(record.get("step"), int) and 0 <= record["step"] <= MAX_COUNT:
         return record
     return None
 

@@ -12,17 +12,20 @@ import hashlib
 import json
 import queue
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from ablate.errors import RecordError, ResourceError, suggest
-from ablate.tracking.mlflow_writer import MlflowWriter
+from ablate.files import check_regular, open_regular
+from ablate.tracking.mlflow_writer import MlflowWriter, sqlite_path
 from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
 from ablate.tracking.store import Store, read_json, write_json
 
@@ -85,13 +88,13 @@ class MlflowMirror:
 
     def _work(self) -> None:
         try:
-            with (self.store.path / ".mlflow.lock").open("w") as lock:
+            with open_regular(self.store.path / ".mlflow.lock", "ab") as lock:
                 if self._acquire(lock):
                     self._mirror_with_patience()
         except OSError as error:
             self.behind = f"the mirror into MLflow stopped: {error}"
 
-    def _acquire(self, lock: TextIO) -> bool:
+    def _acquire(self, lock: BinaryIO) -> bool:
         """Of several drivers of one study one mirrors; what the others trained it finds on disk at its end."""
         while True:
             try:
@@ -109,8 +112,7 @@ class MlflowMirror:
             try:
                 self._mirror()
             except Exception as error:  # noqa: BLE001 - MLflow's errors have no common root, and none may stop a study
-                text = hide_secrets(f"{type(error).__name__}: {error}", self.uri)
-                self.behind = f"MLflow at {redact(self.uri)} took not everything ({text})"
+                self.behind = f"MLflow at {redact(self.uri)} took not everything ({explain(error, self.uri)})"
             else:
                 self.behind = None
                 return
@@ -160,7 +162,8 @@ class MlflowMirror:
 
 def is_complete(uri: str, store: Store, record: StudyRecord) -> bool:
     """Whether the mirror already has all that is on disk, told without loading MLflow."""
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    database = sqlite_path(uri)
+    if database is not None and (sqlite_problem(database) or not _knows(database, record.study)):
         return False
     try:
         return bool(read_json(_marker(store))["complete"] == _mark(uri, record, store))
@@ -198,6 +201,40 @@ def hide_secrets(text: str, uri: str) -> str:
     return text
 
 
+def explain(error: Exception, uri: str) -> str:
+    """What MLflow raised, in one line without secrets; where its database is damaged, with what to do about it."""
+    text = (hide_secrets(f"{type(error).__name__}: {error}", uri).splitlines() or [""])[0]
+    database = sqlite_path(uri)
+    if database is None or not (problem := sqlite_problem(database)):
+        return text
+    return f"{problem}; it is a copy of the curves, so nothing is lost: move it away, and `ablate run` writes it again"
+
+
+def sqlite_problem(database: Path) -> str:
+    """Why MLflow cannot use this file as its database on SQLite; empty where it can, or there is none."""
+    try:
+        check_regular(database)
+        if not database.exists():
+            return ""
+        with closing(sqlite3.connect(database, timeout=1)) as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except (sqlite3.Error, OSError) as error:
+        is_busy = getattr(error, "sqlite_errorname", "") in ("SQLITE_BUSY", "SQLITE_LOCKED")
+        return "" if is_busy else f"{database}: {getattr(error, 'strerror', None) or error}"
+    if found != "ok":
+        return f"{database}: {found.splitlines()[-1]}"
+    return f"{database}: this is not a database of MLflow" if tables and "experiments" not in tables else ""
+
+
+def _knows(database: Path, study: str) -> bool:
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True, timeout=1)) as connection:
+            return bool(connection.execute("SELECT 1 FROM experiments WHERE name = ?", (study,)).fetchone())
+    except sqlite3.Error:
+        return False
+
+
 def _marker(store: Store) -> Path:
     return store.path / "mlflow.json"
 
@@ -206,8 +243,8 @@ def _mark(uri: str, record: StudyRecord, store: Store) -> str:
     """Changes when the address, the runs, or any curve does."""
     sizes = []
     for run in record.runs:
-        curve = store.run(run.run_id).curve
-        sizes.append(
-            [run.run_id, curve.stat().st_size if curve.exists() else 0, store.run(run.run_id).read_status().state]
-        )
+        folder, n_bytes = store.run(run.run_id), 0
+        with suppress(OSError):
+            n_bytes = folder.curve.stat().st_size
+        sizes.append([run.run_id, n_bytes, folder.read_status().state])
     return hashlib.sha256(json.dumps([uri, sizes]).encode()).hexdigest()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ablate.tracking.mlflow_mirror import hide_secrets, redact
+from ablate.tracking.mlflow_mirror import explain, redact
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import StudyRecord
 
@@ -33,8 +33,7 @@ def publish(
         writer.log_figures(parent, {_clean(name): value for name, value in figures.items()})
         writer.client.set_tag(parent, _DESCRIPTION, description)
     except Exception as error:  # noqa: BLE001 - MLflow's errors have no common root, and the report is written
-        text = hide_secrets(f"{type(error).__name__}: {error}", uri).splitlines()[0]
-        return f"MLflow at {redact(uri)} has not got the report ({text})"
+        return f"MLflow at {redact(uri)} has not got the report ({explain(error, uri)})"
     return ""
 
 

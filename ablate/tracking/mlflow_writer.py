@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ablate.errors import RecordError
+from ablate.files import check_regular, make_folder
 from ablate.tracking.curve import read_curve
-from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
+from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord, is_number
 from ablate.tracking.store import Store, read_json
 
 MAX_BATCH = 1000  # MLflow's own limit on metrics in one request
@@ -43,8 +45,9 @@ class MlflowWriter:
     def __init__(self, uri: str, record: StudyRecord) -> None:
         for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
-        if uri.startswith("sqlite:///"):
-            self._prepare_sqlite(Path(uri.removeprefix("sqlite:///")))
+        database = sqlite_path(uri)
+        if database is not None:
+            self._prepare_sqlite(database)
         from mlflow.entities import Metric, Param, RunTag
         from mlflow.tracking import MlflowClient
 
@@ -55,8 +58,9 @@ class MlflowWriter:
         self.client = MlflowClient(tracking_uri=uri)
         self.record = record
         # Beside a database, where MLflow would take the working directory; a server has a place of its own.
-        beside = Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts" / record.study
-        self._artifacts = beside.as_uri() if uri.startswith("sqlite:///") else None
+        self._artifacts = None
+        if database is not None:
+            self._artifacts = (database.resolve().parent / "mlartifacts" / record.study).as_uri()
         self.experiment = self._find_experiment(record.study)
         self.mlflow_ids: dict[str, str] = {}
         self.last_steps: dict[str, int] = {}
@@ -79,7 +83,8 @@ class MlflowWriter:
 
     @staticmethod
     def _prepare_sqlite(path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        check_regular(path)
         with sqlite3.connect(path, timeout=30) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
         connection.close()
@@ -131,11 +136,12 @@ class MlflowWriter:
         start = self.client.get_run(mlflow_id).info.start_time
         batch: list[Any] = []
         for index, record in enumerate(new):
-            moment = start + int(1000 * record.get("wall_s", 0.0))
+            seconds = record.get("wall_s")
+            moment = start + (int(1000 * seconds) if seconds is not None and is_number(seconds) else 0)
             batch += [
                 self._metric(key, float(value), moment, record["step"])
                 for key, value in record.items()
-                if key != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+                if key != "step" and is_number(value)
             ]
             following = len(new[index + 1]) if index + 1 < len(new) else MAX_BATCH
             if len(batch) + following > MAX_BATCH:
@@ -187,12 +193,20 @@ class MlflowWriter:
 
     def _describe(self, mlflow_id: str, run: RunRecord, arm: ArmRecord, store: Store) -> None:
         """Parameters; the same ones again do no harm, and a server may have died between two requests."""
-        config = _flatten("", read_json(store.run(run.run_id).config))
+        try:
+            config = _flatten("", read_json(store.run(run.run_id).config))
+        except (RecordError, AttributeError):  # missing or damaged: `ablate run` writes it again and says so
+            config = {}
         config |= {f"axis.{axis}": level for axis, level in arm.axes.items()}
         params = [self._param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in config.items()]
         for start in range(0, len(params), MAX_PARAMS):
             self.client.log_batch(mlflow_id, params=params[start : start + MAX_PARAMS])
         self._described.add(run.run_id)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a database of SQLite; None for any other address."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:

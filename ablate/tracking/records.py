@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, Self
@@ -17,9 +18,16 @@ State = Literal["queued", "running", "finished", "failed", "diverged"]
 
 STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverged")
 STALE_S = 60.0
+LARGEST = 1e100  # of a measured number: above all that float32 holds and any budget, and its square is still a float64
+MAX_COUNT = 2**53  # of steps, tokens, parameters: whole numbers up to it are exact as float64
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
 _CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that may have been measured."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}
@@ -116,11 +124,18 @@ class StudyRecord(Record):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        _refuse_repeats("arms", Counter(arm.arm for arm in self.arms))
+        _refuse_repeats("runs", Counter(f"{run.arm}, seed {run.seed}" for run in self.runs))
         known = {arm.arm for arm in self.arms}
         for name in (*(arm.baseline for arm in self.arms), *(run.arm for run in self.runs)):
             if name not in known:
                 raise ValueError(f"there is no arm {name!a} in it")
         return self
+
+
+def _refuse_repeats(what: str, times: Counter[str]) -> None:
+    if twice := [name for name, n in times.items() if n > 1]:
+        raise ValueError(f"two of its {what} are named {twice[0]!r}")
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -144,6 +159,12 @@ class Status(Record):
     memory_bytes: int = 0
     micro_batch_size: int | None = None
     curve: tuple[int, int] | None = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if not 0 <= self.step <= MAX_COUNT:
+            raise ValueError(f"step is not a number from 0 to {MAX_COUNT}")
+        return self
 
     @property
     def is_cut(self) -> bool:

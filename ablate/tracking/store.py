@@ -7,17 +7,19 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError, suggest
-from ablate.files import write_atomic
-from ablate.tracking.curve import file_crc32, is_held, read_curve
-from ablate.tracking.records import ENDED, RunRecord, Status, StudyRecord
+from ablate.files import make_folder, open_regular, write_atomic
+from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
+from ablate.tracking.records import ENDED, RunRecord, State, Status, StudyRecord, is_number
+from ablate.tracking.weights import read_layout
 from ablate.words import name_error
 
 MAX_NAMED = 12  # ids in a message
+MAX_JSON_BYTES = 2**28  # of a record; that of thousands of arms has some megabytes
 
 
 def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> None:
@@ -31,7 +33,10 @@ def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> 
 def read_json(path: Path) -> Any:
     """Raises `RecordError` where the file is missing or is not JSON."""
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:
+                raise RecordError(f"{path}: cannot be read: it has more than {MAX_JSON_BYTES} bytes")
+            content = file.read()
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file") from None
     except OSError as error:
@@ -82,29 +87,43 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     def read_status(self) -> Status:
-        """The state of the run; `queued` where nothing was written yet, and, with a note, where it cannot be read."""
-        if not self.status.exists():
+        """The state of the run, as far as its files bear it out; `queued` where nothing was written yet.
+
+        With a note, it is also `queued` where `status.json` cannot be read, or where the run ended but its curve is
+        gone or another one: `ablate run` trains it again.
+        """
+        if not os.path.lexists(self.status):
             return Status("queued")
         try:
-            return Status.from_dict(read_json(self.status), self.status.name)
+            status = Status.from_dict(read_json(self.status), self.status.name)
         except RecordError as error:
             return Status("queued", notes=(f"{self.status.name} was damaged: {error}",))
+        if flaw := self.curve_flaw(status):
+            state: State = "queued" if status.state in ENDED else status.state
+            notes = tuple(dict.fromkeys((*status.notes, flaw)))
+            return replace(status, state=state, curve=None, notes=notes)
+        return status
+
+    def curve_flaw(self, status: Status) -> str:
+        """Why the curve cannot be the one of a run with this status, and what to do; empty where it can."""
+        name, has_ended = self.curve.name, status.state in ENDED and status.curve is not None
+        try:
+            with open_regular(self.curve) as file:
+                n_bytes, crc32 = status.curve or (0, 0)
+                if not has_ended or (os.fstat(file.fileno()).st_size == n_bytes and file_crc32(file, n_bytes) == crc32):
+                    return ""
+                return f"{name} was not the one that the run ended with; `ablate run` trains it again"
+        except FileNotFoundError:
+            return f"{name} was missing; `ablate run` trains the run again" if has_ended else ""
+        except OSError as error:
+            return f"{name} could not be read: {error.strerror or error}; {MOVE_AWAY}"
 
     def has_ended(self, status: Status, *, cut_counts: bool = True) -> bool:
         """Whether nothing is left to train: it finished or diverged, and its curve is the one it ended with.
 
         A run that early stopping cut counts only where `cut_counts`.
         """
-        if status.state not in ENDED or (status.is_cut and not cut_counts):
-            return False
-        if status.curve is None:
-            return True
-        n_bytes, crc32 = status.curve
-        try:
-            with self.curve.open("rb") as file:
-                return os.fstat(file.fileno()).st_size == n_bytes and file_crc32(file, n_bytes) == crc32
-        except OSError:
-            return False
+        return status.state in ENDED and (cut_counts or not status.is_cut) and not self.curve_flaw(status)
 
     def shown_state(self, status: Status) -> str:
         """The state for a reader: `stale` if it says running and no worker is at it, `interrupted` if it waits to
@@ -115,8 +134,21 @@ class RunFolder:
 
     def last_validation(self) -> float | None:
         """The validation loss of the last evaluation."""
-        values = (record.get("val_loss") for record in reversed(read_curve(self.curve)))
-        return next((value for value in values if isinstance(value, int | float)), None)
+        values = (record.get("val_loss") for record in read_backwards(self.curve, "val_loss"))
+        return next((value for value in values if is_number(value)), None)
+
+    def weights_flaw(self) -> str:
+        """Why the run has no weights to use, in a sentence; empty where it has. Their numbers are not read."""
+        if not os.path.lexists(self.weights):
+            state = self.read_status().state
+            if state == "finished":
+                return f"{self.weights.name} is gone: it was cleaned away, merged without weights, or lost"
+            return f"it is {state}, and weights are kept only of runs that finished"
+        try:
+            read_layout(self.weights)
+        except RecordError as error:
+            return str(error)
+        return ""
 
     def write_status(self, status: Status) -> None:
         """A sign of life that a dead machine takes with it is no loss, so the disk is not waited for until the end."""
@@ -151,19 +183,20 @@ class Store:
 
     def read_study(self) -> StudyRecord:
         """Raises `RecordError` where no study was run here, or its record cannot be read."""
-        if not self.record.exists():
+        if not os.path.lexists(self.record):
             near = sorted(p.parent.name for p in self.path.parent.glob("*/study.json"))
             raise RecordError(f"{self.path}: no study was run here{suggest(self.path.name, near)}")
         return StudyRecord.from_dict(read_json(self.record), self.record)
 
     def write_study(self, record: StudyRecord) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         write_json(self.record, record.to_dict())
 
-    def failed_runs(self) -> Mapping[RunRecord, str]:
-        """The error, in one line, of each run of the study that failed."""
-        statuses = {run: self.run(run.run_id).read_status() for run in self.read_study().runs}
-        return {run: name_error(status.error) for run, status in statuses.items() if status.state == "failed"}
+    def failed_runs(self, lost: Mapping[str, str] | None = None) -> Mapping[RunRecord, str]:
+        """The error, in one line, of each run of the study that failed, or that the driver has `lost`, by run id."""
+        lost, statuses = lost or {}, {run: self.run(run.run_id).read_status() for run in self.read_study().runs}
+        errors = {run: name_error(status.error) for run, status in statuses.items() if status.state == "failed"}
+        return errors | {run: lost[run.run_id] for run in statuses if run.run_id in lost and run not in errors}
 
     @property
     def whereabouts(self) -> str:
@@ -173,7 +206,7 @@ class Store:
     def has_driver(self) -> bool:
         """Whether an `ablate run` is at work."""
         try:
-            with self.driver_lock.open("rb") as lock:
+            with open_regular(self.driver_lock) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -197,14 +230,21 @@ def find_run(runs: Path, prefix: str) -> tuple[Store, str]:
     """The study and the id of the one run whose id begins so. Raises `RecordError` where none does, or several do."""
     found: dict[str, Store] = {}
     known: list[str] = []
+    unread: list[str] = []
     for record in sorted(runs.glob("*/study.json")):
         store = Store(record.parent)
-        known += [run.run_id for run in store.read_study().runs]
-        found |= {run_id: store for run_id in known if run_id.startswith(prefix) and run_id not in found}
+        try:
+            run_ids = [run.run_id for run in store.read_study().runs]
+        except RecordError as error:  # of one study, which hides the others from nobody
+            unread.append(str(error))
+            continue
+        known += run_ids
+        found |= {run_id: store for run_id in run_ids if run_id.startswith(prefix) and run_id not in found}
     if len(found) == 1:
         ((run_id, store),) = found.items()
         return store, run_id
     if found:
         raise RecordError(f"{prefix}: {len(found)} runs begin so: {', '.join(sorted(found)[:5])}")
     near = suggest(prefix, known) if len(known) <= MAX_NAMED else ""
-    raise RecordError(f"{prefix}: no run under {runs} begins so{near}; ablate status STUDY lists them")
+    message = f"{prefix}: no run under {runs} begins so{near}; ablate status STUDY lists them"
+    raise RecordError("\n".join((message, *unread)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import IO, Any
 import torch
 
 from ablate.errors import RecordError
-from ablate.files import write_atomic
+from ablate.files import check_regular, write_atomic
 from ablate.training.optimizer import Optimizer
 from ablate_model import GPT
 
@@ -66,9 +67,10 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
     Raises `RecordError` where the file is no checkpoint.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
+        check_regular(path)
         if not zipfile.is_zipfile(path):  # torch would try to read anything else by its old format
             raise ValueError("it is torn, or of another kind")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

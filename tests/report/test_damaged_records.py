@@ -1,12 +1,15 @@
 """Records that a hand, a crash or a disk has damaged: what is left counts, what does not is told, no traceback."""
 
 import json
+import os
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import pytest
 
-from ablate.errors import AblateError, RecordError
+from ablate.analysis.lines import read_lines
+from ablate.errors import AblateError, RecordError, ResourceError
 from ablate.report import ReportOptions, format_table, write_report
 from ablate.report.content import make_report
 from ablate.report.page import write_page
@@ -188,11 +191,63 @@ def test_costs_far_apart_gave_an_infinite_interval(damaged):
     assert (row["low"], row["high"]) == (None, None) and "wider than numbers reach" in row["note"]
 
 
-def test_a_curve_that_is_a_folder_is_one_message(damaged):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("state", ["finished", "running"])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.mkdir, "this is a folder, not a file"),
+        (os.mkfifo, "this is a FIFO, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "this is a device, not a file"),
+        (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+    ],
+)
+def test_a_curve_that_cannot_be_read_blocked_the_whole_report(damaged, make, reason, state):
+    folder = damaged.folder("fast")
+    folder.write_status(Status(state, 100, 100))
+    folder.curve.unlink()
+    make(folder.curve)
+    report = make_report(read_study(damaged.store), ReportOptions())
+    summary = json.loads(json.dumps(summarize(report)))
+    assert headline(summary)["n_pairs"] == 2
+    found, _, error = failure(summary)
+    assert found == ("incomplete curve" if state == "finished" else "running")
+    assert error == (f"curve.jsonl could not be read: {reason}; move it away, and `ablate run` trains the run again")
+
+
+def test_what_could_not_be_read_is_still_said_in_a_published_report(damaged, tmp_path):
     curve = damaged.folder("fast").curve
     curve.unlink()
     curve.mkdir()
-    assert refusal(damaged).startswith(f"{curve}: cannot be read")
+    report, _ = damaged.report()
+    again = write_report(Store(damaged.store.path / "report"), tmp_path / "again")
+    assert again.mishaps == report.mishaps
+
+
+@pytest.mark.parametrize("n_bytes", [1, 7, 200, 4096])
+def test_a_long_curve_is_read_block_by_block_as_it_is_at_once(damaged, n_bytes, monkeypatch):
+    damaged.change_line(3, {"alpha_attn/0": "x", "late": 1.0})
+    damaged.change_line(5, {"val_loss": "x"})
+    path = damaged.folder("fast").curve
+    path.write_text(path.read_text() + "no record\n" + '{"step": 1000, "torn')
+    whole = read_lines(path)
+    monkeypatch.setattr("ablate.analysis.lines._BLOCK_BYTES", n_bytes)
+    monkeypatch.setattr("ablate.analysis.lines._MAX_LINE_BYTES", 10_000)
+    parts = read_lines(path)
+    assert (parts.n_passed_over, parts.extent) == (whole.n_passed_over, whole.extent) == (2, whole.extent)
+    assert {*parts.columns} == {*whole.columns}
+    for name, values in whole.columns.items():
+        assert np.array_equal(values, parts.columns[name], equal_nan=True), name
+
+
+def test_a_file_where_the_pages_go_is_named(damaged):
+    out = damaged.store.path / "pages"
+    (out / "figures").mkdir(parents=True)
+    for name, make in (("tables", Path.touch), ("report.html", os.mkfifo)):
+        make(out / name)
+        with pytest.raises(ResourceError, match=rf"{out / name}: the report cannot be written: this is (a FIFO|not)"):
+            write_report(damaged.store, out)
+        (out / name).unlink()
 
 
 @pytest.mark.parametrize(

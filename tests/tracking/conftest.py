@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +15,14 @@ from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import Store, write_json
 
 ARMS = ("a=1", "a=2")
+
+
+def weights(n_bytes: int = 1000, shape: Sequence[int] = (2,)) -> bytes:
+    """A file of this length that holds one tensor, `w`, of zeros."""
+    size = 4 * math.prod(shape)
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    header = header.ljust(n_bytes - 8 - size)
+    return struct.pack("<Q", len(header)) + header + bytes(size)
 
 
 @pytest.fixture
@@ -39,7 +50,7 @@ def write_study(tmp_path: Path) -> Callable[..., Store]:
             target.path.mkdir()
             write_json(target.config, {"seed": run.seed})
             write_json(target.manifest, {"arm": run.arm})
-            target.weights.write_bytes(b"w" * 1000)
+            target.weights.write_bytes(weights())
             with CurveWriter(target.curve) as curve:
                 curve.append({"step": 2, "val_loss": int(run.arm[-1]) - 0.1 * run.seed + shift})
                 mark = curve.n_bytes, curve.crc32

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +244,144 @@ def test_what_is_no_archive_is_refused_in_one_line(
     with pytest.raises(RecordError, match="not an archive that ablate pack wrote") as error:
         merge(Store(tmp_path / "s"), [path])
     assert "\n" not in str(error.value)
+
+
+def build(archive: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
+    with tarfile.open(archive, "w:gz") as tar:
+        for entry, content in entries:
+            entry.size = len(content) if entry.isreg() else 0
+            tar.addfile(entry, io.BytesIO(content))
+    return archive
+
+
+def entries_of(archive: Path) -> list[tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(archive) as tar:
+        return [(entry, cast("IO[bytes]", tar.extractfile(entry)).read()) for entry in tar]
+
+
+def named(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, link
+    return entry
+
+
+RECORD_CHANGES: dict[str, tuple[dict[str, object], str]] = {
+    "levels": ({"axes": {"a": [{}, [], 1]}}, ""),
+    "database": ({"study": "mlflow.db"}, "cannot be a folder's name"),
+    "artifacts": ({"study": "MLartifacts"}, "cannot be a folder's name"),
+    "no hash": ({"data": {}}, "data has no hash"),
+    "no runs": ({"runs": 3}, "runs"),
+    "infinite": (
+        {"question": "q", "data": {"hash": "c0ffee", "x": float("inf")}},
+        "a number that JSON has no word for",
+    ),
+    "twice": ({"runs": [{"run_id": "10" * 8, "arm": "a=1", "seed": 0}] * 2}, "two of its runs are named"),
+    **{
+        f"run id {name}": ({"runs": [{"run_id": name, "arm": "a=1", "seed": 0}]}, "cannot be a folder's name")
+        for name in ("report", "study.json", "..", "CON", "ABCDEF", "a" * 65, "0f.", ".driver.lock", "")
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECORD_CHANGES)
+def test_a_record_of_a_stranger_ended_in_a_traceback(write_study: WriteStudy, tmp_path: Path, name: str) -> None:
+    changes, problem = RECORD_CHANGES[name]
+    archive = packed(write_study())
+    content = [
+        (entry, json.dumps(json.loads(old) | changes).encode() if entry.name == "study.json" else old)
+        for entry, old in entries_of(archive)
+    ]
+    evil = build(tmp_path / "evil.tar.gz", content)
+    store = Store(tmp_path / "m" / "s")
+    if not problem:
+        for _ in range(2):
+            merge(store, [evil])
+        assert [*store.read_study().axes["a"]] == [{}, [], 1]
+        return
+    with pytest.raises(RecordError, match=problem) as error:
+        merge(store, [evil])
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "m").exists()
+
+
+RUN = "10" * 8
+ATTACKS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
+    "record twice": ([(named("study.json"), b"{}")], "study.json twice"),
+    "curve twice": ([(named(f"./{RUN}/curve.jsonl"), b"")], "curve.jsonl twice"),
+    "link": ([(named(f"{RUN}/model.safetensors", tarfile.SYMTYPE, "/etc/passwd"), b"")], "not a plain file"),
+    "hard link": ([(named(f"{RUN}/model.safetensors", tarfile.LNKTYPE, "study.json"), b"")], "not a plain file"),
+    "device": ([(named(f"{RUN}/model.safetensors", tarfile.CHRTYPE), b"")], "not a plain file"),
+    "evil weights": ([(named(f"{RUN}/model.safetensors"), b"evil")], "no whole weights"),
+    "zero weights": ([(named(f"{RUN}/model.safetensors"), bytes(1000))], "no whole weights"),
+    "bomb": ([(named("x"), bytes(2**24))], "unpacks to more than"),
+    "long header": ([(named("x" * 2**21), b"")], "a header of more than a megabyte"),
+    "outside": ([(named(f"../{RUN}/curve.jsonl"), b"x"), (named("/tmp/config.json"), b"{}")], ""),
+    "unlisted curve": ([(named(f"{'f' * 16}/curve.jsonl"), b"x" * 2**20)], ""),
+    "folder": ([(named(RUN, tarfile.DIRTYPE), b""), (named("s\N{LATIN SMALL LETTER E WITH ACUTE}"), b"x")], ""),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_archive_of_a_stranger_filled_memory_or_disk(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("ablate.tracking.archive_reader.MIN_ROOM_BYTES", 2**21)
+    added, problem = ATTACKS[name]
+    evil = build(tmp_path / "evil.tar.gz", entries_of(packed(write_study())) + added)
+    store = Store(tmp_path / "m" / "s")
+    tracemalloc.start()
+    try:
+        if problem:
+            with pytest.raises(RecordError, match=rf"evil\.tar\.gz: .*{problem}") as error:
+                merge(store, [evil])
+            assert "\n" not in str(error.value)
+            assert not (tmp_path / "m").exists()
+        else:
+            assert merge(store, [evil]) == (4, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+    assert not [*tmp_path.glob(".ablate-merge-*")]
+
+
+@pytest.mark.parametrize("breaks", ["status.json", "config.json", "curve.jsonl", "study.json", "model.safetensors"])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_half_a_merge_was_left(write_study: WriteStudy, tmp_path: Path, breaks: str, is_new: bool) -> None:
+    """The last of the runs has something in the way."""
+    archive = packed(write_study("a"), weights=True)
+    store = Store(tmp_path / "m" / "s")
+    run_ids = [run.run_id for run in Store(tmp_path / "a" / "s").read_study().runs]
+    if not is_new:
+        half = store.run(run_ids[0])
+        half.path.mkdir(parents=True)
+        half.curve.write_bytes(b'{"step": 1}\n')
+        half.checkpoint.write_bytes(b"c")
+        half.write_status(Status("queued", step=1, n_steps=2))
+    target = store.record if breaks == "study.json" else store.run(run_ids[-1]).path / breaks
+    target.mkdir(parents=True)
+    before = {path: path.read_bytes() if path.is_file() else None for path in store.path.rglob("*")}
+    with pytest.raises((RecordError, OSError), match="this is a folder, not a file"):
+        merge(store, [archive])
+    assert {path: path.read_bytes() if path.is_file() else None for path in store.path.rglob("*")} == before
+    target.rmdir()
+    assert merge(store, [archive]) == (4, 0)
+    assert not [*store.path.rglob("checkpoint.pt")]
+
+
+def test_the_check_of_weights_names_the_run_and_writes_nothing(write_study: WriteStudy, tmp_path: Path) -> None:
+    archive = packed(write_study(), weights=True)
+
+    def refuse(folder: Path) -> None:
+        raise RecordError(f"{sorted(path.name for path in folder.iterdir())}")
+
+    with pytest.raises(RecordError, match=f"the run {RUN}: .*model.safetensors.*without its weights"):
+        merge(Store(tmp_path / "m" / "s"), [archive], refuse)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("archive", sorted((Path(__file__).parents[2] / "reports").rglob("*.tar.gz")), ids=str)
+def test_every_published_archive_merges(tmp_path: Path, archive: Path) -> None:
+    store = Store(tmp_path / read_study_name(archive))
+    n_runs, n_present = merge(store, [archive])
+    assert (n_runs, n_present) == (len({run.run_id for run in store.read_study().runs}), 0)
+    assert merge(store, [archive]) == (0, n_runs)

@@ -1,0 +1,96 @@
+"""Runs that ended but lost a file since: what can be made again is written, and the rest is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ablate.errors import RecordError
+from ablate.execution.jobs import config_of
+from ablate.plan import Plan, Run
+from ablate.plan.identity import IMMATERIAL, canonical_json
+from ablate.tracking.records import Status
+from ablate.tracking.store import MAX_NAMED, RunFolder, Store, read_json, write_json
+from ablate.words import count
+
+
+def heal(plan: Plan, store: Store, tell: Callable[[str], object], *, needs_weights: bool) -> None:
+    """Look at the files of every run that has ended, and `tell` what was found, in sentences.
+
+    A config is written again from the plan, and weights from the checkpoint, where it is still there. No run is trained
+    again for its weights: another machine would not repeat its curve bit for bit. Weights that are gone may have been
+    removed on purpose, so they are told of only where the caller `needs_weights`.
+    """
+    gone = []
+    for run in {run.run_id: run for run in plan.runs}.values():
+        folder = store.run(run.run_id)
+        status = folder.read_status()
+        if not folder.has_ended(status):
+            continue
+        for sentence in (*_heal_config(plan, run, folder), *_find_manifest(folder)):
+            tell(sentence)
+        if status.state == "finished" and (flaw := folder.weights_flaw()) and not _save_weights_again(folder, status):
+            if folder.weights.is_symlink() or folder.weights.exists():
+                tell(f"{flaw}; the curve is whole. To train the run again, remove its folder: {folder.path}")
+            elif needs_weights:
+                gone.append(str(folder.path))
+    if gone:
+        more = f" and {count(len(gone) - MAX_NAMED, 'more')}" if len(gone) > MAX_NAMED else ""
+        tell(
+            f"{count(len(gone), 'finished run')} without weights (cleaned away, merged without them, or lost); "
+            f"the curves are whole. To train such a run again, remove its folder: {', '.join(gone[:MAX_NAMED])}{more}"
+        )
+
+
+def _heal_config(plan: Plan, run: Run, folder: RunFolder) -> Iterator[str]:
+    expected = config_of(plan, run)
+    passed_over = IMMATERIAL | run.arm.train.idle_settings()
+    try:
+        problem = (
+            "" if _decisive(read_json(folder.config), passed_over) == _decisive(expected, passed_over) else "wrong"
+        )
+    except (RecordError, KeyError, TypeError, AttributeError, ValueError):
+        problem = "missing or damaged"
+    if not problem:
+        return
+    try:
+        write_json(folder.config, expected)
+        yield f"{folder.config} was {problem}; it was written again from the grid"
+    except OSError as error:
+        yield f"{folder.config}: {error.strerror}; move it away, and the same command writes it again from the grid"
+
+
+def _decisive(config: Mapping[str, Any], passed_over: frozenset[str]) -> str:
+    """The part of a config that decides the run's results, as text."""
+    train = {key: value for key, value in config["train"].items() if key not in passed_over}
+    return canonical_json([config["model"], train, config["data"]["hash"], config["seed"]])
+
+
+def _find_manifest(folder: RunFolder) -> Iterator[str]:
+    """Nothing but the training itself knew on which device and with which versions it ran."""
+    try:
+        problem = "" if isinstance(read_json(folder.manifest), dict) else f"{folder.manifest}: it holds no mapping"
+    except RecordError as error:
+        problem = str(error)
+    if problem:
+        yield (
+            f"{problem}; reports name no device for this run, and it cannot be packed. "
+            f"To train it again, remove its folder: {folder.path}"
+        )
+
+
+def _save_weights_again(folder: RunFolder, status: Status) -> bool:
+    """Whether the checkpoint is the one that the run ended with, and the weights are those again."""
+    if not folder.checkpoint.is_file():
+        return False
+    from ablate.execution.worker import write_weights
+    from ablate.training.checkpoint import read_checkpoint
+
+    try:
+        state = read_checkpoint(folder.checkpoint)
+        if state is None or status.curve is None or tuple(state["curve"]) != status.curve:
+            return False
+        write_weights(folder.weights, state["model"])
+    except (RecordError, OSError, LookupError, TypeError, AttributeError):
+        return False
+    return True

@@ -1,0 +1,150 @@
+"""Archives read as if a stranger had made them: into a folder of their own, in bounded memory, only what is listed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from ablate.errors import RecordError
+from ablate.files import is_reserved, open_regular
+from ablate.tracking.records import StudyRecord
+from ablate.tracking.store import parse_json
+
+RECORD = "study.json"
+BLOCK_BYTES = 2**20
+# An archive may unpack to so many times its size, and this much more. Curves compress five times, weights hardly.
+MAX_RATIO = 100
+MIN_ROOM_BYTES = 2**26
+MAX_RECORD_BYTES = 2**26  # thousands of arms take some megabytes
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # no way out of the folder that it is joined to
+# No name that another file of the study, or a file system of another kind, has a meaning of its own for.
+RUN_ID = re.compile(r"[0-9a-f]{1,64}")
+
+
+def read_record(archive: Path) -> StudyRecord:
+    """The record of an archive's study. Raises `RecordError` where the file is no archive or its record of no use."""
+    for name, n_bytes, chunks in _entries(archive):
+        if name.parts == (RECORD,):
+            with _refused(archive):
+                _check_size(RECORD, n_bytes, MAX_RECORD_BYTES)
+                record = StudyRecord.from_dict(parse_json(b"".join(chunks), RECORD), RECORD)
+                _check_record(record)
+                return record
+    raise RecordError(f"{archive}: not an archive that ablate pack wrote: it holds no {RECORD}")
+
+
+def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str, int]) -> dict[str, Path]:
+    """Write the files of the listed runs below `folder`; the folder of each run that has any.
+
+    `sizes` has the names of these files, and how large each may be (bytes). Anything else is passed over. Raises
+    `RecordError` where the archive is damaged, holds a file twice or one that is too large, or unpacks to far more than
+    its size; and `OSError` where the disk has no room.
+    """
+    known = {run.run_id for run in record.runs}
+    found: dict[str, Path] = {}
+    n_records = 0
+    for name, n_bytes, chunks in _entries(archive):
+        n_records += name.parts == (RECORD,)
+        is_listed = len(name.parts) == 2 and name.parts[0] in known and name.name in sizes
+        target = folder / name.parts[0] / name.name if is_listed else None
+        with _refused(archive):
+            if n_records > 1 or (target is not None and target.exists()):
+                raise RecordError(f"it holds {name} twice")
+            if target is not None:
+                _check_size(str(name), n_bytes, sizes[name.name])
+        if target is not None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            found[target.parent.name] = target.parent
+            with target.open("xb") as file:
+                for chunk in chunks:
+                    file.write(chunk)
+    return found
+
+
+def _entries(archive: Path) -> Iterator[tuple[PurePosixPath, int, Iterator[bytes]]]:
+    """The name, size and content of everything in the archive.
+
+    The end is read too: tarfile stops before the checksum, and at an entry that it cannot read, as if it were the end.
+    """
+    with _refused(archive), open_regular(archive) as file:
+        content = _Unpacked(file, MIN_ROOM_BYTES + MAX_RATIO * archive.stat().st_size)
+        with tarfile.open(fileobj=content, mode="r:") as tar:  # type: ignore[call-overload]  # it reads, seeks and tells
+            while (entry := tar.next()) is not None:
+                tar.members = []  # or a million of empty entries would fill the memory
+                yield PurePosixPath(entry.name), entry.size, _chunks(archive, tar, entry)
+        while content.read(BLOCK_BYTES):
+            pass
+
+
+def _chunks(archive: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> Iterator[bytes]:
+    with _refused(archive):
+        file = tar.extractfile(entry) if entry.isreg() and not entry.issparse() else None
+        if file is None:
+            raise RecordError(f"{entry.name} is not a plain file in it")
+        while chunk := file.read(BLOCK_BYTES):
+            yield chunk
+
+
+class _NoArchiveError(RecordError):
+    """The archive is named already."""
+
+
+class _Unpacked:
+    """What a compressed file unpacks to, as far as `n_bytes` and in small pieces: a header may ask for any number."""
+
+    def __init__(self, file: BinaryIO, n_bytes: int) -> None:
+        self._gzip, self._n_bytes = gzip.GzipFile(fileobj=file, mode="rb"), n_bytes
+        self.tell = self._gzip.tell
+
+    def read(self, n_bytes: int) -> bytes:
+        if n_bytes > BLOCK_BYTES:
+            raise RecordError("it holds a header of more than a megabyte")
+        self._check(self.tell() + n_bytes)
+        return self._gzip.read(n_bytes)
+
+    def seek(self, place: int) -> int:
+        self._check(place)
+        return self._gzip.seek(place)
+
+    def _check(self, place: int) -> None:
+        if place > self._n_bytes + BLOCK_BYTES:
+            raise RecordError(f"it unpacks to more than {self._n_bytes} bytes, {MAX_RATIO} times its size")
+
+
+@contextmanager
+def _refused(archive: Path) -> Iterator[None]:
+    """Whatever is wrong with an archive becomes a `RecordError` of one line that names it."""
+    try:
+        yield
+    except _NoArchiveError:
+        raise
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError, RecordError) as error:
+        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        raise _NoArchiveError(f"{archive}: not an archive that ablate pack wrote: {reason}") from None
+
+
+def _check_size(name: str, n_bytes: int, limit: int) -> None:
+    if n_bytes > limit:
+        raise RecordError(f"{name} has more than {limit} bytes")
+
+
+def _check_record(record: StudyRecord) -> None:
+    """Raises `RecordError` where the record names no folder of a study's, or cannot be written again."""
+    if not FOLDER_NAME.fullmatch(record.study) or is_reserved(record.study):
+        raise RecordError(f"{RECORD}: {record.study!a} cannot be a folder's name for a study")
+    for run in record.runs:
+        if not RUN_ID.fullmatch(run.run_id):
+            raise RecordError(f"{RECORD}: {run.run_id!a} cannot be a folder's name for a run (legal: 0-9 and a-f)")
+    if not isinstance(record.data.get("hash"), str):
+        raise RecordError(f"{RECORD}: data has no hash")
+    try:
+        json.dumps(record.to_dict(), allow_nan=False)
+    except (ValueError, RecursionError):
+        raise RecordError(f"{RECORD}: it holds a number that JSON has no word for") from None
