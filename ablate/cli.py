@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def _flush() -> None:
-    """Write out what was printed, while a full disk behind `> FILE` can still be reported. A closed pipe is no error."""
+    """Write out what was printed, while a full disk behind `> FILE` can still be reported. A closed pipe is fine."""
     try:
         sys.stdout.flush()
     except OSError as error:

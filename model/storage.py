@@ -64,7 +64,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
     model = GPT(config)
     dtypes = {value.dtype for value in weights.values()}
     if len(dtypes) == 1 and dtypes != {torch.float32}:
-        model.to(*dtypes)  # as the saved model was, with what it computes from its configuration
+        model.to(dtypes.pop())  # as the saved model was, with what it computes from its configuration
     # cloned, because the tensors may be views of the file, which may change while the model lives
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     return model.to(device)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.border import is_number
 from ablate.analysis.convergence import Reach
 from ablate.analysis.curves import Results
 from ablate.analysis.intervals import Estimate, t_estimate
+from ablate.tracking.records import is_number
 from ablate.analysis.speedup import LARGEST_LOG, Bound, compare, find_obstacle
 from ablate.tracking.records import ArmRecord, Value
 

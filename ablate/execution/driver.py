@@ -14,7 +14,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
 from ablate.errors import AblateError, ResourceError
-from ablate.execution.cluster import is_headless, is_lost, node_resources
+from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.interruption import Interruption
 from ablate.execution.jobs import count_states, make_job, record_arm

@@ -31,10 +31,10 @@ def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: M
         changed = tuple(pair for pair in levels if pair[0] != pair[1])
         why = tuple(_explain_difference(resolved[other], resolved[kept]))
         alike.setdefault(why or changed, []).append((arm_name(arms[0]), arm_name(arms[1]), why))
-    for (other, name, why), *more in alike.values():
+    for (left_out, name, why), *more in alike.values():
         also = f"; the same holds for {count(len(more), 'more arm')}" if more else ""
         reasons = "".join(f"; {reason}" for reason in why)
-        yield f"the arm {other} is the same configuration as {name}, which stands for both{reasons}{also}"
+        yield f"the arm {left_out} is the same configuration as {name}, which stands for both{reasons}{also}"
 
 
 def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:

@@ -189,7 +189,7 @@ def _legal_range(path: Path, kind: type[BaseModel]) -> str:
     """The range of a number in words, at the end of a message; empty where it has none."""
     model = _model_at(path[:-1], kind)
     known = model.model_json_schema()["properties"].get(str(path[-1]), {}) if model and path else {}
-    limits = next((option for option in known.get("anyOf", [known]) if "maximum" in option), {})
+    limits: dict[str, Any] = next((option for option in known.get("anyOf", [known]) if "maximum" in option), {})
     bounds = [
         f"{word} {limits[key]:{',d' if isinstance(limits[key], int) else 'g'}}"
         for key, word in (("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most"))

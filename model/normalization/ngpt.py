@@ -258,7 +258,7 @@ class NGPT(Normalization):
         steps = [self.alpha_attn] * (config.count_kept("attention") > 0) + [self.alpha_mlp] * (
             config.count_kept("mlp") > 0
         )
-        if all(alpha.mode == "fixed" and alpha.init >= 0 for alpha in steps):
+        if all(alpha.mode == "fixed" and (isinstance(alpha.init, str) or alpha.init >= 0) for alpha in steps):
             found["alpha_sign"] = "all step sizes are fixed at positive numbers"
         if not config.count_kept("attention"):
             found |= dict.fromkeys(("alpha_attn", "s_qk", "qk_norm"), NO_ATTENTION)
