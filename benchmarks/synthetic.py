@@ -36,8 +36,8 @@ class SyntheticArm:
     within: Mapping[str, Value] = field(default_factory=dict)
     speedup: float = 1.0
     step_s: float = 0.1
-    n_params: int | None = 1_000_000
-    flops_per_token: int | None = 6_000_000
+    n_params: int = 1_000_000
+    flops_per_token: int = 6_000_000
     n_steps: int | None = None
 
 

@@ -201,7 +201,7 @@ def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness:
 
 def _describe_unflagged(fairness: Sequence[Fairness]) -> str:
     """No more than was compared: what is not known cannot be flagged."""
-    known = {
+    known: dict[str, list[object]] = {
         "parameters": [line.params_ratio for line in fairness],
         "FLOPs": [line.flops_ratio for line in fairness],
         "tokens": [line.horizon_tokens for line in fairness],
