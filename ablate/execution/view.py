@@ -181,13 +181,17 @@ class View:
     def _running(self) -> list[_Line]:
         return [line for line in self.lines.values() if line.state == "running"]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         """The table: runs in training first, then as many of the waiting as fit. What a narrow terminal has no room for
-        goes by the column, the least telling first, and then from the middle of the names: their ends tell the seed."""
+        goes by the column, the least telling first, and then from the middle of the names: their ends tell the seed.
+
+        It never has more lines than the terminal: what scrolls off the top cannot be erased at the end.
+        """
         running = self._running()
         waiting = [line for line in self.lines.values() if line.state == "waiting"]
-        room = max(1, console.height - len(running) - 4)
-        lines = (*running, *waiting[: min(room, 6)])
+        below = [self._describe_study(len(running), len(waiting)), *([self.last_event] if self.last_event else [])]
+        below = below[: max(1, console.height - 2)]
+        lines = (*running, *waiting[:6])[: max(1, console.height - 1 - len(below))]
         columns = {name: [name, *map(cell, lines)] for name, cell in COLUMNS.items()}
         widths = {name: max(map(len, cells)) + GAP for name, cells in columns.items()}
         for name in DISPENSABLE:
@@ -201,16 +205,18 @@ class View:
         for index, line in enumerate(lines, 1):
             shown = Text(shorten(line.name, name_room), style=COLOURS[line.state])
             table.add_row(shown, *(cells[index] for cells in columns.values()))
-        ended = len(self.lines) - len(running) - len(waiting)
-        left = self._study_left_s()
-        spent = format_seconds(self.elapsed_s)
-        table.caption = f"{ended} of {len(self.lines)} runs ended, {len(waiting)} waiting, {spent} so far" + (
-            f", about {format_seconds(left)} left" if left is not None else ""
-        )
-        if self.last_event:
-            table.caption = f"{table.caption}\n{escape(self.last_event)}"
-        table.caption_justify = "left"
         yield table
+        for text in below:
+            line = " ".join(text.split())
+            yield Text(line, style="dim italic", no_wrap=True, overflow="ellipsis")
+
+    def _describe_study(self, n_running: int, n_waiting: int) -> str:
+        ended = len(self.lines) - n_running - n_waiting
+        left = self._study_left_s()
+        return (
+            f"{ended} of {len(self.lines)} runs ended, {n_waiting} waiting, {format_seconds(self.elapsed_s)} so far"
+            + (f", about {format_seconds(left)} left" if left is not None else "")
+        )
 
 
 def shorten(name: str, room: int) -> str:

@@ -177,6 +177,7 @@ def test_a_stop_from_another_terminal_keeps_checkpoints(bench, undisturbed) -> N
     outcome = bench.train(observe=stop, worker_class=faulty.SlowWorker)
     assert outcome.exit_code == 130
     assert outcome.states.get("queued")
+    assert outcome.states == {"interrupted": 1, "queued": 1}  # the one with a checkpoint is not just queued
     bench.finish()
     assert bench.curves() == undisturbed
 
@@ -241,6 +242,43 @@ def test_runs_that_would_not_end_in_time_are_left_and_shorter_ones_begin(bench, 
     assert bench.store.run(quick.run_id).read_status().state == "finished"
     bench.finish()
     assert bench.curves() == undisturbed
+
+
+def test_a_run_that_began_before_any_pace_was_known_went_on_beyond_the_minutes(make_bench, undisturbed) -> None:
+    bench = make_bench()
+    now = [0.0]
+    limit = TimeLimit(1, clock=lambda: now[0])
+
+    def pass_time(event: Event) -> None:
+        if event.kind == "progress":
+            now[0] = 61.0
+
+    outcome = bench.train(limit=limit, observe=pass_time, worker_class=faulty.SlowWorker)
+    assert outcome.states == {"interrupted": 1, "queued": 1}
+    assert outcome.exit_code == 0
+    assert limit.is_over
+    bench.finish()
+    assert bench.curves() == undisturbed
+
+
+@pytest.mark.parametrize("name", ["status.json", "curve.jsonl", "config.json", ""])
+def test_a_run_folder_that_is_broken_stopped_the_others_or_ended_well(make_bench, name: str) -> None:
+    bench = make_bench()
+    broken, other = bench.plan.runs
+    path = bench.store.run(broken.run_id).path
+    if name:
+        (path / name).mkdir(parents=True)  # where a file must be
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a file where the folder must be")
+    outcome = bench.train(lanes=2)
+    assert outcome.states == {"failed": 1, "finished": 1}
+    assert outcome.exit_code == 1
+    assert bench.store.run(other.run_id).read_status().state == "finished"
+    (error,) = outcome.errors.values()
+    assert any(word in error for word in ("IsADirectoryError", "Is a directory", "File exists", "Not a directory")), (
+        error
+    )
 
 
 def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:

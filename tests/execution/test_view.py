@@ -88,6 +88,20 @@ def test_the_live_table_fits_a_terminal_of_any_size(plan: Plan, width: int, heig
     assert max(map(len, text.splitlines())) <= width
 
 
+@pytest.mark.parametrize("height", [3, 4, 9])
+def test_a_table_higher_than_the_terminal_left_its_header_behind(plan: Plan, height: int) -> None:
+    view, console, _ = show(plan, terminal=True)
+    for run in plan.runs[:9]:
+        view.observe(Event("started", run))
+    view.observe(Event("retry", plan.runs[0], text="a message that is longer than the terminal is wide, twice over"))
+    console.width, console.height = 40, height
+    with console.capture() as captured:
+        console.print(view)
+    lines = captured.get().splitlines()
+    assert len(lines) == height
+    assert "of 20 runs ended" in captured.get()
+
+
 def test_a_study_is_not_over_before_its_last_run(plan: Plan) -> None:
     (run,) = plan.runs[:1]
     console = Console(file=io.StringIO(), width=100)
