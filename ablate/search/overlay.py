@@ -5,8 +5,9 @@ from __future__ import annotations
 import yaml
 
 from ablate.files import write_atomic
+from ablate.search.history import ARM, best_of, distinct
 from ablate.search.problem import Problem
-from ablate.search.trials import ARM, Trials, best_of, distinct
+from ablate.search.trials import Trials
 from ablate.search.words import describe_scope, write_condition
 from ablate.tracking.store import Store
 

@@ -17,9 +17,10 @@ from ablate.analysis.intervals import paired_t
 from ablate.errors import RecordError
 from ablate.plan.expand import display
 from ablate.search.confirm import SETTINGS, plan_confirmation
+from ablate.search.history import ARM, IMPOSSIBLE, Search, best_of, distinct
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
-from ablate.search.trials import ARM, IMPOSSIBLE, Search, Trials, best_of, distinct
+from ablate.search.trials import Trials
 from ablate.search.words import describe_horizon, describe_scope, describe_size
 from ablate.study.tuning import Tune
 from ablate.tracking.store import Store

@@ -8,7 +8,6 @@ is running, whatever happened to the process that asked for it; one that Optuna 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -20,6 +19,7 @@ from ablate.execution.source import RunSource
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
 from ablate.plan.resolve import Resolved
+from ablate.search.history import ARM, DEFAULTS, IMPOSSIBLE, Search, asked, best_of, contained, distinct
 from ablate.search.objective import judge_all
 from ablate.search.optimizer import make_sampler, open_storage, open_study
 from ablate.search.problem import Problem
@@ -29,25 +29,8 @@ from ablate.tracking.curve import read_curve
 from ablate.tracking.records import State, StudyRecord
 from ablate.tracking.store import Store
 
-ARM = "arm"  # the user attribute of a trial that names its arm in the study's record
-DEFAULTS = "defaults"  # the one of the trial that trains the defaults
-IMPOSSIBLE = "impossible"  # the one of a trial whose settings cannot go together, with the reason
 MAX_IMPOSSIBLE = 100  # in a row
 MAX_REPEATS = 100  # in a row, of configurations that are known: a sampler may have no other left
-
-
-@dataclass
-class Search:
-    """One arm's search: its space, Optuna's study, and the trials that are in training, by the name of their arm."""
-
-    space: ArmSpace
-    study: optuna.Study
-    running: dict[str, list[optuna.Trial]] = field(default_factory=dict)
-    best: str = ""  # the arm of the best trial so far, whose weights are kept
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
 
 
 class Trials(RunSource):
@@ -320,29 +303,3 @@ class Trials(RunSource):
     def _has_ended(self, run: Run) -> bool:
         folder = self.store.run(run.run_id)
         return folder.has_ended(folder.read_status())
-
-
-def asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without those that wait to be asked for, or that were given up before anything was known of them."""
-    given_up = (TrialState.WAITING, TrialState.FAIL)
-    return [trial for trial in trials if trial.state not in given_up or {ARM, IMPOSSIBLE} & set(trial.user_attrs)]
-
-
-def distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Of those that were asked for, the first of each configuration: the others share its runs."""
-    found: dict[Hashable, FrozenTrial] = {}
-    for trial in asked(trials):
-        found.setdefault(trial.user_attrs.get(ARM) or value_key(trial.params), trial)
-    return list(found.values())
-
-
-def contained(space: ArmSpace, params: Params) -> dict[str, Any]:
-    """The settings whose values the space has: a default may lie outside."""
-    return {path: value for path, value in params.items() if space.parameters[path].holds(value)}
-
-
-def best_of(search: Search) -> FrozenTrial | None:
-    """The best trial by the first objective; None where none was completed."""
-    complete = [trial for trial in search.trials if trial.state == TrialState.COMPLETE]
-    sign = 1 if search.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
-    return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)

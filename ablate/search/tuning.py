@@ -11,10 +11,11 @@ from ablate.errors import GridError
 from ablate.plan import Plan, build_plan
 from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
+from ablate.search.history import ARM, best_of, distinct
 from ablate.search.problem import Problem, check_horizon, read_arms, vary
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace
-from ablate.search.trials import ARM, Trials, best_of, distinct
+from ablate.search.trials import Trials
 from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
 from ablate.study.predicates import Predicate

@@ -17,10 +17,11 @@ from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan.identity import canonical_json
 from ablate.search.answer import answer, count_open
+from ablate.search.history import ARM, best_of
 from ablate.search.optimizer import DECLARATION, JOURNAL
 from ablate.search.page import write_pages
 from ablate.search.result import summarize
-from ablate.search.trials import ARM, Trials, best_of
+from ablate.search.trials import Trials
 from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
 from ablate.tracking.store import Store

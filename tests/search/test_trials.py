@@ -18,11 +18,12 @@ from ablate.execution.jobs import record_study
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import build_plan
+from ablate.search.history import ARM, best_of
 from ablate.search.objective import judge
 from ablate.search.optimizer import JOURNAL
 from ablate.search.pruning import Pruning
 from ablate.search.schema import Objective
-from ablate.search.trials import ARM, Trials, best_of
+from ablate.search.trials import Trials
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
 from ablate.tracking.store import Store
