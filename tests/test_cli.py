@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import socket
 import sys
 from collections.abc import Callable
@@ -160,6 +161,19 @@ def test_a_token_beyond_the_vocabulary_is_refused_before_anything_trains(
     assert_refused(ablate(verb, write_grid(data=data, model=model)), *words)
     assert_refused(ablate(verb, write_grid(data=data, matrix={"model.vocab_size": [50, 20]}, baseline={})), "token 49")
     assert ablate("plan", write_grid(data=data, model={**model, "vocab_size": 50}))[0] == 0
+
+
+def test_files_of_few_tokens_do_not_take_gpt2s_vocabulary_without_a_word(
+    ablate: Ablate, write_grid: Callable[..., Path], token_files: Path
+) -> None:
+    model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16}
+    data = {"source": "bin", "path": str(token_files)}
+    out = " ".join(ablate("plan", write_grid(data=data, model=model))[1].split())
+    assert "model.vocab_size is 50,304" in out and "the largest token of the corpus is 49: set model.vocab_size" in out
+    assert "50,304" not in ablate("plan", write_grid(data=data, model={**model, "vocab_size": 50}))[1]
+    (token_files / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 65}))
+    out = " ".join(ablate("plan", write_grid(data=data, model=model))[1].split())
+    assert "meta.pkl states 65 tokens: set model.vocab_size" in out
 
 
 def test_of_many_tokens_a_plan_looks_at_the_first_and_says_so(

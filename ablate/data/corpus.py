@@ -6,15 +6,16 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ablate.data.files import open_file, size_of
+from ablate.data.files import open_file, size_of, stamp_of
 from ablate.data.splits import File, Split, split_files
 from ablate.data.tokenizers import PADDED_GPT2_VOCABULARY, Tokenizer, Tokens, load_tokenizer
+from ablate.data.widths import find_fault, read_vocab_size
 from ablate.errors import DataError, ResourceError
 from ablate.study.schema import DataConfig
 
@@ -22,9 +23,8 @@ FORMAT = 1
 """Raise it when the same files would become other tokens: separators, splits, or the layout of the shards."""
 
 BIN_DTYPE = "<u2"
+MOST_TOKENS = 1 << 16
 SCAN_TOKENS = 1 << 24
-WIDEST_UPPER_HALF = 4  # of tokens of four bytes, with a vocabulary of 262,144
-BYTES = 256  # a vocabulary that small may well have a separator at every other place
 CHECKED_TOKENS = 8 * SCAN_TOKENS  # of each split, in which a plan looks for the largest token, to stay quick
 
 
@@ -32,7 +32,8 @@ CHECKED_TOKENS = 8 * SCAN_TOKENS  # of each split, in which a plan looks for the
 class CorpusInfo:
     """`hash` stands for the tokens of both splits, wherever their files are; the counts are of each split.
 
-    `largest_token` is known where the corpus came as tokens: that of the first `CHECKED_TOKENS` of each split.
+    `largest_token` is known where the corpus came as tokens: that of the first `CHECKED_TOKENS` of each split. So may
+    be `stated_vocab_size`, from the meta.pkl beside them. `notices` say what a reader of the plan should know.
     """
 
     hash: str
@@ -40,6 +41,8 @@ class CorpusInfo:
     n_validation_tokens: int
     vocab_size: int
     largest_token: int | None = None
+    stated_vocab_size: int | None = None
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,13 @@ def describe(config: DataConfig, base: Path, cache: Path | None = None) -> Corpu
     tokenizer = load_tokenizer(config, base)
     name = _hash(split, tokenizer.identity)
     if cache is not None and (known := _find_shards(cache / name, name)) is not None:
-        return known.info
+        return replace(known.info, notices=_find_copies(split))
     n_train, n_validation = (
         sum(len(block) for block in _tokenize(files, tokenizer)) for files in (split.train, split.validation)
     )
     if split.tail:
         n_train, n_validation = _cut_tail(n_train, split.tail)
-    return _info(name, n_train, n_validation, tokenizer.vocab_size)
+    return replace(_info(name, n_train, n_validation, tokenizer.vocab_size), notices=_find_copies(split))
 
 
 def prepare(config: DataConfig, base: Path, folder: Path) -> Corpus:
@@ -138,17 +141,40 @@ def _find_largest(tokens: Tokens) -> int:
 
 
 def _describe_bin(split: Split) -> CorpusInfo:
-    train, validation = (np.memmap(file.path, BIN_DTYPE, mode="r") for (file,) in (split.train, split.validation))
-    _check_width(split.train[0].path, train)
+    paths = split.train[0].path, split.validation[0].path
+    train, validation = (np.memmap(path, BIN_DTYPE, mode="r") for path in paths)
+    for path, tokens in zip(paths, (train, validation), strict=True):
+        if fault := find_fault(tokens):
+            raise DataError(f"{path}: this looks like {fault}; source bin reads uint16 tokens, as nanoGPT writes them")
+    largest = max(_find_largest(tokens[:CHECKED_TOKENS]) for tokens in (train, validation))
+    stated = read_vocab_size(meta := paths[0].with_name("meta.pkl"))
+    if stated is not None and stated > MOST_TOKENS:
+        raise DataError(
+            f"{meta}: a vocabulary of {stated:,} tokens does not fit in uint16 tokens (legal: {MOST_TOKENS:,})"
+        )
+    if stated is not None and largest >= stated:
+        raise DataError(
+            f"{meta}: states a vocabulary of {stated:,}, but train.bin and val.bin hold the token {largest:,}; they "
+            "come from another tokenizer, or their tokens are not uint16"
+        )
     info = _info(_hash(split, BIN_DTYPE), len(train), len(validation), PADDED_GPT2_VOCABULARY)
-    return replace(info, largest_token=max(_find_largest(tokens[:CHECKED_TOKENS]) for tokens in (train, validation)))
+    return replace(info, largest_token=largest, stated_vocab_size=stated)
 
 
-def _check_width(path: Path, tokens: Tokens) -> None:
-    """Raises `DataError` for tokens of four bytes, of which every other two are the upper half: next to nothing."""
-    lower, upper = tokens[: SCAN_TOKENS - 1 : 2], tokens[1:SCAN_TOKENS:2]
-    if len(upper) and upper.max() < WIDEST_UPPER_HALF <= BYTES <= lower.max():
-        raise DataError(f"{path}: this looks like uint32 tokens; source bin reads uint16, as nanoGPT writes them")
+def _find_copies(split: Split) -> tuple[str, ...]:
+    """A notice about files of the same content, which count as often as they are there."""
+    files = (*split.train, *split.validation)
+    n_copies = len(files) - len({file.digest for file in files})
+    if not n_copies:
+        return ()
+    first: dict[str, File] = {}
+    copy, original = next(
+        (file, first[file.digest]) for file in files if first.setdefault(file.digest, file) is not file
+    )
+    return (
+        f"{n_copies:,} of the {len(files):,} files of the corpus are copies of another file, and their text counts "
+        f"again: {copy.path} has the content of {original.path}",
+    )
 
 
 def _info(name: str, n_train: int, n_validation: int, vocab_size: int) -> CorpusInfo:
@@ -176,6 +202,8 @@ def _tokenize(files: Sequence[File], tokenizer: Tokenizer) -> Iterator[Tokens]:
             yield np.array([tokenizer.separator], dtype=tokenizer.dtype)
         with open_file(file.path) as stream:
             yield from tokenizer.encode_stream(stream)
+        if stamp_of(file.path) != file.stamp:
+            raise DataError(f"{file.path}: changed while it was read; start again once it is complete")
 
 
 def _cut_tail(n_tokens: int, share: float) -> tuple[int, int]:

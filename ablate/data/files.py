@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import importlib
-import os
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
+from ablate.data.content import CheckedStream, ContentError, check_head
 from ablate.errors import DataError
 
 ARCHIVES = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
@@ -31,32 +32,95 @@ def find_path(name: str, base: Path) -> Path | None:
 def find_files(patterns: Iterable[str], base: Path, key: str) -> tuple[Path, ...]:
     """The files that paths and globs name: in the order of the patterns, sorted within each, none twice.
 
-    Raises `DataError`, naming the grid's `key`, where a pattern finds no file, or names a folder or an empty file.
+    Links that lead to the same file count once. A glob passes over empty files.
+    Raises `DataError`, naming the grid's `key`, where a pattern finds no file, or names a folder, a device, an empty
+    file, or one that does not hold text.
     """
-    found = [path for pattern in patterns for path in _match(pattern, base, key)]
-    for path in found:
-        if size_of(path) == 0:
-            raise DataError(f"{key}: {path} is empty")
-        if path.suffix.lower() in UNREADABLE:
+    found: dict[tuple[int, int], Path] = {}
+    for pattern in patterns:
+        for path in _match(pattern, base, key):
+            status = path.stat()
+            found.setdefault((status.st_dev, status.st_ino), path)
+    for path in found.values():
+        try:
+            _check_text(path)
+        except DataError as error:
             raise DataError(
-                f"{key}: {path}: archives of this kind are not read (legal: {', '.join(ARCHIVES)}, or plain text)"
-            )
-    return tuple(dict.fromkeys(found))
+                f"{key}: {error} (legal: plain text, {', '.join(ARCHIVES)}; a narrower glob leaves other files out)"
+            ) from None
+    return tuple(found.values())
+
+
+def _check_text(path: Path) -> None:
+    if path.suffix.lower() in UNREADABLE:
+        raise DataError(f"{path}: archives of this kind are not read")
+    try:
+        with _decompressed(path) as stream:
+            check_head(stream)
+    except DataError:
+        if decoding_of(path) and _is_html(path):
+            raise DataError(f"{path}: is an HTML page, not compressed text: download the file again") from None
+        raise
+
+
+def _is_html(path: Path) -> bool:
+    """Whether the file is the page that a server sends in place of a file."""
+    with reading(path), path.open("rb") as file:
+        return file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _match(pattern: str, base: Path, key: str) -> list[Path]:
     path = find_path(pattern, base)
-    if path is not None and path.is_dir():
-        raise DataError(f"{key}: {pattern} is a folder; name files, or a glob such as {pattern.rstrip('/')}/**/*.txt")
     if path is not None:
-        return [Path(os.path.normpath(path))]
+        if path.is_dir():
+            raise DataError(
+                f"{key}: {pattern} is a folder; name files, or a glob such as {pattern.rstrip('/')}/**/*.txt"
+            )
+        if not path.is_file():
+            raise DataError(f"{key}: {path} is a device or a pipe; name a file")
+        if size_of(path) == 0:
+            raise DataError(f"{key}: {path} is empty")
+        return [path]
     for root in _roots(base):
-        names = glob.glob(str(Path(glob.escape(str(root))) / _expand(pattern)), recursive=True)  # noqa: PTH207
-        files = sorted(Path(os.path.normpath(name)) for name in names if Path(name).is_file())
+        files = [path for path in _glob(Path(glob.escape(str(root))) / _expand(pattern)) if path.is_file()]
         if files:
-            return files
+            # Of several ways to a file the shortest counts, so a link does not change the order.
+            files.sort(key=lambda path: (len(path.parts), path))
+            by_file = {(path.stat().st_dev, path.stat().st_ino): path for path in reversed(files)}
+            filled = sorted(path for path in by_file.values() if size_of(path))
+            if not filled:
+                raise DataError(f"{key}: {pattern} names empty files only")
+            return filled
     places = " or ".join(str(root) for root in dict.fromkeys(_roots(base)))
     raise DataError(f"{key}: {pattern} names no file in {places}; it would have to be a text file or a glob of some")
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    """What a glob matches. `**` enters a folder once, whatever links lead to it, so a circle of links ends."""
+    parts = pattern.parts
+    if "**" not in parts:
+        yield from map(Path, glob.glob(str(pattern)))  # noqa: PTH207
+        return
+    place = parts.index("**")
+    rest = parts[place + 1 :] or ("*",)
+    for top in glob.glob(str(Path(*parts[:place]))):  # noqa: PTH207
+        for folder in _walk(Path(top)):
+            yield from _glob(Path(glob.escape(str(folder)), *rest))
+
+
+def _walk(top: Path) -> Iterator[Path]:
+    """A folder and those below it that are not hidden, the nearest first. Raises `DataError` for an unreadable one."""
+    known = set()
+    folders = deque([top])
+    while folders:
+        folder = folders.popleft()
+        with reading(folder):
+            status = folder.stat()
+            if not folder.is_dir() or (status.st_dev, status.st_ino) in known:
+                continue
+            known.add((status.st_dev, status.st_ino))
+            yield folder
+            folders.extend(sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."))
 
 
 def _expand(name: str) -> Path:
@@ -77,6 +141,13 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written or replaced. Raises `DataError` where the file is not there."""
+    with reading(path):
+        status = path.stat()
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def digest_of(path: Path) -> str:
@@ -102,13 +173,19 @@ def decoding_of(path: Path) -> str | None:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed where its suffix says so. Raises `DataError` where it cannot be read."""
+    """The file's bytes, decompressed where its suffix says so.
+
+    Raises `DataError` where it cannot be read or holds something else than text.
+    """
+    with _decompressed(path) as stream:
+        yield cast("IO[bytes]", CheckedStream(stream))
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[IO[bytes]]:
     with reading(path):
-        if module := decoding_of(path):
-            stream: IO[bytes] = importlib.import_module(module).open(path)
-        else:
-            stream = path.open("rb")
-        with stream:
+        module = decoding_of(path)
+        with importlib.import_module(module).open(path) if module else path.open("rb") as stream:
             yield stream
 
 
@@ -119,8 +196,11 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: is not UTF-8 (byte {error.object[error.start]:#04x}); tokenizer: bytes takes any file"
+            f"{path}: is not UTF-8 (byte {error.object[error.start]:#04x}); convert it, or use tokenizer: bytes, which "
+            "takes text in any encoding"
         ) from None
+    except ContentError as error:
+        raise DataError(f"{path}: {error}") from None
     except (OSError, EOFError, ImportError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except Exception as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ablate.data.files import decoding_of, digest_of, find_files, find_path, size_of
+from ablate.data.files import decoding_of, digest_of, find_files, find_path, size_of, stamp_of
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
 
@@ -20,10 +20,11 @@ _GENERATED = ("config-", "_sysconfigdata")
 
 @dataclass(frozen=True)
 class File:
-    """A file and the digest of its raw bytes."""
+    """A file, the digest of its raw bytes, and its stamp from before they were read."""
 
     path: Path
     digest: str
+    stamp: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -133,4 +134,6 @@ def _check_archives(paths: Sequence[Path]) -> None:
 
 def _digest(paths: Sequence[Path]) -> tuple[File, ...]:
     """What is decompressed holds other tokens than the same bytes read as they are, so the digest tells them apart."""
-    return tuple(File(path, f"{decoding_of(path) or ''}{digest_of(path)}") for path in paths)
+    return tuple(
+        File(path, stamp=stamp_of(path), digest=f"{decoding_of(path) or ''}{digest_of(path)}") for path in paths
+    )

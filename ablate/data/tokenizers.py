@@ -16,7 +16,9 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ablate.data.content import ContentError
 from ablate.data.files import find_path
+from ablate.data.pretokens import PATTERN, find_cut, split_runs
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
 
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
 Tokens = npt.NDArray[np.unsignedinteger]
 
 BLOCK_BYTES = 1 << 20
+LONGEST_RUN = 16 << 20
+"""Characters of one pre-token that GPT-2's tokenizer takes: a minute, and some gigabytes of memory."""
+
 PADDED_GPT2_VOCABULARY = 50304
 """GPT-2's 50257 tokens, padded to a multiple of 64 as nanoGPT does."""
 
 END_OF_TEXT = "<|endoftext|>"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
@@ -45,7 +51,7 @@ class Tokenizer(Protocol):
     def identity(self) -> str: ...
 
     def encode(self, text: str) -> Tokens:
-        """The tokens of a text: [n]."""
+        """The tokens of a text: [n]. Lone surrogates count as U+FFFD."""
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         """The text of tokens; bytes that are no UTF-8 become U+FFFD."""
@@ -53,7 +59,8 @@ class Tokenizer(Protocol):
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
         """The tokens of a file, block by block: joined, they equal `encode` of the whole.
 
-        Raises `UnicodeDecodeError` where the tokenizer needs text and the file is no UTF-8.
+        Raises `UnicodeDecodeError` where the tokenizer needs UTF-8 and the file is not, and `ContentError` where a run
+        without a boundary is too long for it.
         """
 
 
@@ -66,7 +73,7 @@ class ByteTokenizer:
     identity = "bytes"
 
     def encode(self, text: str) -> Tokens:
-        return np.frombuffer(text.encode(), dtype=self.dtype)
+        return np.frombuffer(_replace_surrogates(text).encode(), dtype=self.dtype)
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         return np.asarray(tokens).astype(self.dtype).tobytes().decode(errors="replace")
@@ -86,12 +93,6 @@ class GPT2Tokenizer:
     vocab_size = PADDED_GPT2_VOCABULARY
     dtype = np.dtype("<u2")
 
-    # A contraction, a word, a number, other signs (each with the space before it), or white space.
-    PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-    # A token never reaches from a visible character into the white space behind it, so a text may be cut there.
-    _CUT = re.compile(r".*\S(?=\s)", re.DOTALL)
-
     def __init__(self, ranks: dict[bytes, int]) -> None:
         self._ranks = ranks
         self.separator = len(ranks)
@@ -105,16 +106,30 @@ class GPT2Tokenizer:
 
     @cached_property
     def _encoding(self) -> tiktoken.Encoding:
+        return self._build(PATTERN)
+
+    @cached_property
+    def _long_encoding(self) -> tiktoken.Encoding:
+        """Merges a text as one pre-token. A pattern without a lookahead needs no stack."""
+        return self._build(r"(?s:.+)")
+
+    def _build(self, pattern: str) -> tiktoken.Encoding:
         try:
             import tiktoken
         except ImportError:
             raise DataError("tokenizer: gpt2 needs the package tiktoken: pip install tiktoken") from None
         return tiktoken.Encoding(
-            "gpt2", pat_str=self.PATTERN, mergeable_ranks=self._ranks, special_tokens={END_OF_TEXT: self.separator}
+            "gpt2", pat_str=pattern, mergeable_ranks=self._ranks, special_tokens={END_OF_TEXT: self.separator}
         )
 
     def encode(self, text: str) -> Tokens:
-        return np.array(self._encoding.encode(text, allowed_special="all"), dtype=self.dtype)
+        tokens: list[int] = []
+        for i, document in enumerate(_replace_surrogates(text).split(END_OF_TEXT)):
+            if i:
+                tokens.append(self.separator)
+            for part, is_long in split_runs(document):
+                tokens += (self._long_encoding if is_long else self._encoding).encode_ordinary(part)
+        return np.array(tokens, dtype=self.dtype)
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         ids = np.asarray(tokens)
@@ -126,9 +141,14 @@ class GPT2Tokenizer:
         text = ""
         while block := stream.read(BLOCK_BYTES):
             text += decoder.decode(block)
-            if cut := self._CUT.match(text):
-                yield self.encode(text[: cut.end()])
-                text = text[cut.end() :]
+            if cut := find_cut(text, END_OF_TEXT):
+                yield self.encode(text[:cut])
+                text = text[cut:]
+            elif len(text) > LONGEST_RUN:
+                raise ContentError(
+                    f"holds a run of more than {LONGEST_RUN:,} characters without a space or a change from letters to "
+                    "digits or signs, too long for tokenizer: gpt2; break it up, or use tokenizer: bytes"
+                )
         text += decoder.decode(b"", final=True)
         if text:
             yield self.encode(text)
@@ -146,7 +166,15 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
         if folder is not None and all((folder / name).is_file() for name in names):
             try:
                 return GPT2Tokenizer(read(*(folder / name for name in names)))
-            except (OSError, ValueError, TypeError, AttributeError, KeyError, binascii.Error) as error:
+            except (
+                OSError,
+                ValueError,
+                TypeError,
+                AttributeError,
+                LookupError,
+                RecursionError,
+                binascii.Error,
+            ) as error:
                 files = " and ".join(str(folder / name) for name in names)
                 raise DataError(f"{files}: no vocabulary of GPT-2: {error}") from None
     raise DataError(f"data.tokenizer_path: {config.tokenizer_path}: it would have to be {wanted}")
@@ -155,7 +183,7 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
 def _read_tiktoken(path: Path) -> dict[bytes, int]:
     """Lines of a token in base64 and its rank."""
     lines = (line.split() for line in path.read_bytes().splitlines() if line)
-    return _checked({base64.b64decode(token): int(rank) for token, rank in lines})
+    return _checked({base64.b64decode(token, validate=True): int(rank) for token, rank in lines})
 
 
 def _read_merges(encoder: Path, merges: Path) -> dict[bytes, int]:
@@ -166,6 +194,8 @@ def _read_merges(encoder: Path, merges: Path) -> dict[bytes, int]:
     for rank, line in enumerate(lines, start=256):
         if numbers[line.replace(" ", "")] != rank:
             raise ValueError(f"the merge {line!r} does not have the number {rank}")
+    if len(lines) != len(numbers) - 256:
+        raise ValueError(f"{len(lines)} merges do not make the {len(numbers)} tokens: one of the files is cut short")
     byte_of = _printable_bytes()
     return _checked({bytes(byte_of[sign] for sign in token): rank for token, rank in numbers.items()})
 
@@ -182,6 +212,11 @@ def _checked(ranks: dict[bytes, int]) -> dict[bytes, int]:
     if not 256 <= len(ranks) < PADDED_GPT2_VOCABULARY or any(bytes([byte]) not in ranks for byte in range(256)):
         raise ValueError(f"{len(ranks)} tokens, among which not every single byte, or too many")
     return ranks
+
+
+def _replace_surrogates(text: str) -> str:
+    """The text as it can be encoded: surrogates in pairs as what they stand for, others as U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
 
 
 def _printable_bytes() -> dict[str, int]:

@@ -13,7 +13,13 @@ from ablate.plan.expand import Assignment, Expansion, arm_name, expand
 from ablate.plan.identity import identify, run_id
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.names import Names
-from ablate.plan.remarks import explain_merged, find_beyond, find_overridden_values, find_uneven_split
+from ablate.plan.remarks import (
+    explain_merged,
+    find_beyond,
+    find_overridden_values,
+    find_spare_vocabulary,
+    find_uneven_split,
+)
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.overlay import Overlay
 from ablate.study.schema import Study, TrainConfig
@@ -115,7 +121,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
             f"tokens beyond the vocabulary were looked for in the first {CHECKED_TOKENS:,} of each split; "
             "`ablate run` looks at all before it trains",
         )
-    notices += tuple(find_uneven_split(study, corpus))
+    notices += (*corpus.notices, *find_uneven_split(study, corpus))
+    notices += tuple(find_spare_vocabulary(study, corpus, (arm.model for arm in arms)))
     baseline = _common_levels(arms)
     return Plan(study, corpus, axes, baseline, arms, runs, notices, stands_for=stands_for)
 

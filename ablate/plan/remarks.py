@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.data import CorpusInfo
@@ -14,6 +14,7 @@ from ablate.study.schema import Study, TrainConfig
 from ablate.study.settings import NAME, Settings, find_same
 from ablate.study.source import Path
 from ablate.words import count, quote
+from ablate_model import ModelConfig
 
 UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
 
@@ -99,6 +100,24 @@ def find_uneven_split(study: Study, corpus: CorpusInfo) -> Iterator[str]:
         yield (
             f"whole files are kept for validation, chosen by a hash of their content: {share:.1%} of the tokens, where "
             f"data.validation_fraction is {data.validation_fraction:.1%}; data.validation_path would choose them"
+        )
+
+
+def find_spare_vocabulary(study: Study, corpus: CorpusInfo, models: Iterable[ModelConfig]) -> Iterator[str]:
+    """Files of tokens do not say how large their vocabulary is, and GPT-2's may be far too large for them."""
+    if corpus.largest_token is None or "vocab_size" in study.model:
+        return
+    needed = corpus.stated_vocab_size or corpus.largest_token + 1
+    sizes = {model.vocab_size for model in models}
+    if corpus.vocab_size in sizes and UNEVEN * needed <= corpus.vocab_size:
+        known = (
+            f"meta.pkl states {needed:,} tokens"
+            if corpus.stated_vocab_size
+            else f"the largest token of the corpus is {corpus.largest_token:,}"
+        )
+        yield (
+            f"model.vocab_size is {corpus.vocab_size:,}, the padded vocabulary of GPT-2, but {known}: "
+            f"set model.vocab_size, for example to {needed}"
         )
 
 

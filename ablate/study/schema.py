@@ -91,7 +91,7 @@ class DataConfig(Frozen):
         "bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding"
     )
     tokenizer_path: str | None = Field(None, description="folder that holds GPT-2's encoder.json and vocab.bpe")
-    path: Texts = Field((), description="text: files or globs (.gz .bz2 .xz are read directly); bin: the folder")
+    path: Texts = Field((), description="text: text files or globs (also in .gz .bz2 .xz); bin: the folder")
     validation_path: Texts = Field((), description="text: files or globs kept for validation")
     validation_fraction: float = Field(
         0.1, gt=0, lt=1, description="share kept for validation where validation_path is not given"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ablate.data import CorpusInfo, check_length, check_vocabulary, corpus, describe, files, prepare
+from ablate.data import CorpusInfo, check_length, check_vocabulary, corpus, describe, files, prepare, splits
 from ablate.errors import DataError, ResourceError
 from ablate.study.schema import DataConfig
 
@@ -278,16 +279,15 @@ def test_a_corpus_shorter_than_a_context_is_refused():
 
 
 def test_bytes_read_as_they_are_do_not_share_the_hash_of_their_decompressed_twin(tmp_path: Path) -> None:
-    text = b"the quick brown fox jumps over the lazy dog\n" * 50
+    content = b"the quick brown fox jumps over the lazy dog\n" * 50
     packed, renamed = tmp_path / "a.txt.gz", tmp_path / "a.dat"
-    packed.write_bytes(gzip.compress(text))
+    packed.write_bytes(gzip.compress(content))
     renamed.write_bytes(packed.read_bytes())
-    infos = [
-        prepare(DataConfig(source="text", path=(str(path),)), tmp_path, tmp_path / "shards").info
-        for path in (packed, renamed)
-    ]
-    assert infos[0].hash != infos[1].hash
-    assert sum((infos[0].n_train_tokens, infos[0].n_validation_tokens)) == len(text)
+    assert splits._digest([packed])[0].digest != splits._digest([renamed])[0].digest
+    info = describe(text(packed), tmp_path)
+    assert info.n_train_tokens + info.n_validation_tokens == len(content)
+    with pytest.raises(DataError, match=r"a\.dat: is gzip data, not text: give it the suffix \.gz"):
+        describe(text(renamed), tmp_path)
 
 
 def test_a_copy_of_a_validation_file_is_left_out_of_training(tmp_path: Path) -> None:
@@ -312,3 +312,62 @@ def test_an_archive_that_is_not_read_is_refused(tmp_path: Path, name: str) -> No
 def test_a_home_that_does_not_exist_is_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nobody-of-that-name"):
         describe(DataConfig(source="text", path=("~nobody-of-that-name/x",)), tmp_path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "log.txt").write_text("the first part")
+    split = corpus.split_files
+
+    def split_and_append(*arguments: object) -> splits.Split:
+        found = split(*arguments)
+        (tmp_path / "log.txt").write_text("the first part and another")
+        return found
+
+    monkeypatch.setattr(corpus, "split_files", split_and_append)
+    with pytest.raises(DataError, match=r"log\.txt: changed while it was read"):
+        prepare(text(tmp_path / "log.txt"), tmp_path, tmp_path / "shards")
+    assert not list((tmp_path / "shards").rglob("*.bin"))
+
+
+def test_copies_are_said_and_counted(tmp_path: Path) -> None:
+    for name, content in (("a", "one"), ("b", "one"), ("c", "another")):
+        (tmp_path / f"{name}.txt").write_text(content)
+    config = text(tmp_path / "*.txt", validation_path=str(tmp_path / "c.txt"))
+    info = describe(config, tmp_path)
+    assert info.n_train_tokens == len("one\0one")
+    assert len(info.notices) == 1 and "1 of the 3 files" in info.notices[0] and "b.txt has the" in info.notices[0]
+    prepare(config, tmp_path, tmp_path / "shards")
+    assert describe(config, tmp_path, tmp_path / "shards").notices == info.notices
+
+
+def test_an_edit_that_keeps_size_and_time_makes_other_shards(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("first text")
+    made = prepare(text(path), tmp_path, tmp_path / "shards")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_text("other text")
+    os.utime(path, ns=times)
+    again = prepare(text(path), tmp_path, tmp_path / "shards")
+    assert again.info.hash != made.info.hash
+    assert again.train.tobytes() + again.validation.tobytes() == b"other text"
+
+
+def test_a_vocabulary_that_the_tokens_contradict_is_refused(tmp_path: Path) -> None:
+    config = write_bin(tmp_path / "owt", [1, 300, 2], [7, 8])
+    meta = tmp_path / "owt" / "meta.pkl"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        meta.write_bytes(pickle.dumps({"itos": {0: "a"}, "vocab_size": 301, "stoi": {"a": 0}}, protocol))
+        assert describe(config, tmp_path).stated_vocab_size == 301
+    meta.write_bytes(pickle.dumps({"vocab_size": 300}))
+    with pytest.raises(DataError, match=r"meta\.pkl: states a vocabulary of 300, but .* hold the token 300"):
+        describe(config, tmp_path)
+    meta.write_bytes(pickle.dumps({"vocab_size": 151_936}))
+    with pytest.raises(DataError, match=r"meta\.pkl: a vocabulary of 151,936 tokens does not fit in uint16"):
+        describe(config, tmp_path)
+
+
+def test_a_pickle_beside_the_tokens_is_never_run(tmp_path: Path) -> None:
+    config = write_bin(tmp_path / "owt", [1, 2, 3], [7, 8])
+    (tmp_path / "owt" / "meta.pkl").write_bytes(b"cos\nmkdir\n(S'" + str(tmp_path / "run").encode() + b"'\ntR.")
+    assert describe(config, tmp_path).stated_vocab_size is None
+    assert not (tmp_path / "run").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,64 @@ def test_a_library_without_sources_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
     with pytest.raises(DataError, match="no source files"):
         split_files(DataConfig(), Path())
+
+
+def test_links_to_the_same_file_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, away = tmp_path / "data", tmp_path / "away"
+    (folder / "sub").mkdir(parents=True)
+    away.mkdir()
+    for path in (folder / "m.txt", folder / "sub" / "a.txt", folder / "z.txt", away / "linked.txt"):
+        path.write_text(path.name)
+    (folder / "again.txt").symlink_to(folder / "m.txt")
+    os.link(folder / "z.txt", folder / "zz.txt")
+    for i in range(3):  # each circle of links doubles the ways to a file
+        (folder / f"circle{i}").symlink_to(folder)
+    (folder / "sub" / "up").symlink_to("..")
+    (folder / "gone.txt").symlink_to("nowhere")
+    (folder / "self.txt").symlink_to("self.txt")
+    (folder / "away").symlink_to(away)
+    monkeypatch.chdir(folder)
+    for more in (("**/*.txt",), ("**/*.txt", "*.txt", "./m.txt", "sub/../z.txt", "**/**/a.txt")):
+        split = split_files(DataConfig(source="text", path=more), tmp_path)
+        files = [*split.train, *split.validation]
+        assert sorted(file.path.read_text() for file in files) == ["a.txt", "linked.txt", "m.txt", "z.txt"]
+
+
+def test_a_link_does_not_change_the_order(tmp_path: Path) -> None:
+    for name in ("b.txt", "z.txt"):
+        (tmp_path / name).write_text(name)
+    config = text(tmp_path, "*.txt", "**/*.txt", validation_path=str(tmp_path / "v"))
+    (tmp_path / "v").write_text("v")
+    before = split_files(config, tmp_path)
+    (tmp_path / "a").symlink_to(tmp_path)
+    assert split_files(config, tmp_path) == before
+
+
+def test_a_folder_name_behind_a_link_is_not_shortened(tmp_path: Path) -> None:
+    """`link/..` is the folder above the link's target, not the one that holds the link."""
+    for folder in ("here", "there/deep"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "here" / "a.txt").write_text("here")
+    (tmp_path / "there" / "a.txt").write_text("there")
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "there" / "deep")
+    (file,) = split_files(text(tmp_path, "here/link/../a.txt"), tmp_path).train
+    assert file.path.read_text() == "there"
+
+
+def test_a_glob_passes_over_empty_files(tmp_path: Path) -> None:
+    for name in ("a.txt", "empty.txt", "z.txt"):
+        (tmp_path / name).write_text(name.removeprefix("empty.txt"))
+    (tmp_path / "v").write_text("v")
+    split = split_files(text(tmp_path, "*.txt", validation_path=str(tmp_path / "v")), tmp_path)
+    assert names(split.train) == ["a.txt", "z.txt"]
+    with pytest.raises(DataError, match="names empty files only"):
+        split_files(text(tmp_path, "e*.txt"), tmp_path)
+
+
+def test_devices_and_pipes_are_refused_before_they_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(DataError, match=rf"data\.path: {path} is a device or a pipe"):
+            split_files(DataConfig(source="text", path=(str(path),)), tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    assert names(split_files(text(tmp_path, "*"), tmp_path).train) == ["a.txt"]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.data import load_tokenizer, tokenizers
+from ablate.data import describe, load_tokenizer, pretokens, tokenizers
 from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
@@ -78,6 +78,72 @@ def test_a_text_read_in_blocks_has_the_tokens_of_the_whole(text, block):
         blocks = list(tokenizer.encode_stream(io.BytesIO(text.encode())))
     assert [token for block in blocks for token in block] == tokenizer.encode(text).tolist()
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+PARTS = (
+    *("a", "b", " ", "'", "'s", "'ll", "  ", "\n", "\n\n", "\t", "\x1c", "\x85", "\xa0", "\u3000", "\r\n", "     "),
+    *("12", "²", "Ⅷ", "!", "----", "漢字", "é", "e\u0301", "🙂", "\ufeff", "ǅ", "\u0627", "aaaaa", "'saaaaa", "\ud83d"),
+    *("<|endoftext|>", "<|endof", "text|>"),
+)
+MERGED = (
+    b"aa",
+    b"aaa",
+    b"--",
+    b"----",
+    b"  ",
+    b"   ",
+    b"\n\n",
+    b" a",
+    b" --",
+    b"'s",
+    b"12",
+    b"\xc3\xa9",
+    b"\r\n",
+    b" '",
+)
+RANKS = {bytes([i]): i for i in range(256)} | {token: 256 + i for i, token in enumerate(MERGED)}
+
+
+@settings(max_examples=400, deadline=None)
+@given(text=st.lists(st.sampled_from(PARTS), max_size=40).map("".join), block=st.integers(1, 30))
+def test_long_runs_have_the_tokens_that_tiktoken_gives_them(text, block):
+    tokenizer = GPT2Tokenizer(RANKS)
+    expected = tokenizer._encoding.encode(text, allowed_special="all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretokens, "LONG_RUN", 4)
+        patch.setattr(tokenizers, "BLOCK_BYTES", block)
+        assert tokenizer.encode(text).tolist() == expected
+        if "\ud83d" not in text:
+            blocks = list(tokenizer.encode_stream(io.BytesIO(text.encode())))
+            assert [token for part in blocks for token in part] == expected
+
+
+@pytest.mark.parametrize("run", ["-", "a", "7", " ", "\n", "漢"])
+def test_a_run_of_a_million_signs_is_tokenized(run):
+    """The stack of the pattern's engine overflows on it."""
+    tokenizer = GPT2Tokenizer(RANKS)
+    text = f"it's {run * 1_000_000} end"
+    tokens = np.concatenate(list(tokenizer.encode_stream(io.BytesIO(text.encode()))))
+    assert tokenizer.decode(tokens) == text
+
+
+def test_a_run_that_is_too_long_is_refused_with_the_name_of_its_file(vocabulary, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "LONGEST_RUN", 100)
+    (tmp_path / "long.txt").write_text("a" * 1000)
+    config = DataConfig(source="text", path="long.txt", tokenizer="gpt2", tokenizer_path=str(vocabulary))
+    with pytest.raises(DataError, match=r"long\.txt: holds a run of more than 100 characters.*tokenizer: bytes"):
+        describe(config, tmp_path)
+
+
+def test_a_surrogate_in_a_prompt_counts_as_what_replaces_it(vocabulary):
+    for tokenizer in (ByteTokenizer(), load(vocabulary)):
+        assert tokenizer.encode("a\ud800b").tolist() == tokenizer.encode("a\ufffdb").tolist()
+
+
+def test_merges_that_are_cut_short_are_refused(vocabulary):
+    (vocabulary / "vocab.bpe").write_text("#version: 0.2\nt h\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no vocabulary of GPT-2: 1 merges do not make the 261 tokens"):
+        load(vocabulary)
 
 
 @pytest.mark.parametrize("missing", ["encoder.json", "vocab.bpe"])

@@ -1,0 +1,155 @@
+"""Tells text from everything else by its bytes, because a name says little about what a file holds."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from typing import IO
+
+HEAD_BYTES = 1 << 16
+RECORD_BYTES = 8 << 20  # in which two lines of JSON are looked for
+NUL_BYTES = 8000  # at the beginning, where git looks for NUL bytes, too
+
+MOST_CONTROLS = 0.01  # of a block: compressed data have 10 %, and text none, but for a slip here and there
+FEW_CONTROLS = 8
+_CONTROLS = bytes(
+    [*range(7), *range(14, 27), *range(28, 32), 127]
+)  # ESC, BS and FF occur in terminal logs and listings
+
+EXTRACT = "extract the text into a .txt file"
+DECOMPRESS = "decompress it first"
+TO_UTF_8 = "convert it to UTF-8"
+
+SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b\x08", "gzip", "give it the suffix .gz"),
+    *((b"BZh%d1AY&SY" % level, "bzip2", "give it the suffix .bz2") for level in range(1, 10)),
+    (b"\xfd7zXZ\x00", "xz", "give it the suffix .xz"),
+    (b"\x28\xb5\x2f\xfd", "zstandard", DECOMPRESS),
+    (b"\x04\x22\x4d\x18", "lz4", DECOMPRESS),
+    (b"LZIP\x01", "lzip", DECOMPRESS),
+    (b"\xff\x06\x00\x00sNaPpY", "snappy", DECOMPRESS),
+    (b"PK\x03\x04", "zip (or .docx, .xlsx, .npz, .pt)", EXTRACT),
+    (b"PK\x05\x06", "zip", EXTRACT),
+    (b"7z\xbc\xaf\x27\x1c", "7z", EXTRACT),
+    (b"Rar!\x1a\x07", "rar", EXTRACT),
+    (b"PAR1\x15", "Parquet", EXTRACT),
+    (b"ARROW1\x00\x00", "Arrow", EXTRACT),
+    (b"FEA1\x00", "Feather", EXTRACT),
+    (b"Obj\x01", "Avro", EXTRACT),
+    (b"\x93NUMPY", "NumPy .npy", EXTRACT),
+    (b"\x80\x04\x95", "pickle", EXTRACT),
+    (b"\x80\x05\x95", "pickle", EXTRACT),
+    (b"(lp0\n", "pickle", EXTRACT),
+    (b"(dp0\n", "pickle", EXTRACT),
+    (b"ccopy_reg\n", "pickle", EXTRACT),
+    (b"\x89HDF\r\n\x1a\n", "HDF5", EXTRACT),
+    (b"SQLite format 3\x00", "SQLite", EXTRACT),
+    (b"%PDF-", "PDF", EXTRACT),
+    (b"{\\rtf", "RTF", EXTRACT),
+    (b"%!PS-", "PostScript", EXTRACT),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old Office (.doc, .xls)", EXTRACT),
+    (b"WARC/1.", "WARC", EXTRACT),
+    (b"\x89PNG\r\n\x1a\n", "PNG", EXTRACT),
+    (b"\xff\xd8\xff", "JPEG", EXTRACT),
+    (b"GIF87a", "GIF", EXTRACT),
+    (b"GIF89a", "GIF", EXTRACT),
+    (b"\x7fELF", "ELF program", EXTRACT),
+    (b"version https://git-lfs.github.com/spec/", "Git LFS pointer", "fetch the file itself: git lfs pull"),
+)
+"""First bytes, what they are the sign of, and what to do about it."""
+
+MARKS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x9d", "compress (.Z)", DECOMPRESS),
+    (b"\xff\xff\xff\xff", "Arrow stream", EXTRACT),
+    (b"\x80\x02", "pickle", EXTRACT),
+    (b"\x80\x03", "pickle", EXTRACT),
+    (b"\x80\x04", "pickle", EXTRACT),
+    (b"\x80\x05", "pickle", EXTRACT),
+    (b"\xff\xfe\x00\x00", "UTF-32", TO_UTF_8),
+    (b"\x00\x00\xfe\xff", "UTF-32", TO_UTF_8),
+    (b"\xff\xfe", "UTF-16", TO_UTF_8),
+    (b"\xfe\xff", "UTF-16", TO_UTF_8),
+)
+"""The same, but short or plain enough to begin a file of tokens."""
+
+
+class ContentError(ValueError):
+    """What a file holds cannot be used. The message is to follow the file's name."""
+
+
+def recognize(head: bytes, *, may_be_tokens: bool = False) -> tuple[str, str] | None:
+    """The format that the first bytes of a file are the sign of, and what to do about it.
+
+    None for text, and for tokens where the file may hold some.
+    """
+    for signature, name, advice in SIGNATURES if may_be_tokens else (*SIGNATURES, *MARKS):
+        if head.startswith(signature):
+            return name, advice
+    return ("tar", EXTRACT) if _is_tar(head) else None
+
+
+def check_head(stream: IO[bytes]) -> None:
+    """Raise `ContentError` where the beginning of a decompressed file is not text, or is JSON around the text."""
+    head = stream.read(HEAD_BYTES)
+    if known := recognize(head):
+        raise ContentError(f"is {known[0]} data, not text: {known[1]}")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+        head += stream.read(RECORD_BYTES)
+        if (key := _find_records(head.decode("utf-8-sig", "replace"))) is not None:
+            raise ContentError(
+                f"is JSON, whose markup would be learned with the text: extract the text {key}into a .txt file"
+            )
+    if 0 in head[:NUL_BYTES]:
+        raise ContentError("holds NUL bytes, so it is binary data or UTF-16, not text")
+
+
+class CheckedStream:
+    """A stream of text. Reading raises `ContentError` where a block holds more control characters than text does."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        n_controls = len(block) - len(block.translate(None, _CONTROLS))
+        if n_controls > max(FEW_CONTROLS, MOST_CONTROLS * len(block)):
+            raise ContentError(
+                f"holds {n_controls:,} control characters in {len(block):,} bytes, so it is binary data, not text"
+            )
+        return block
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether a tar archive begins here: its first header has a checksum, in the formats before POSIX, too."""
+    try:
+        return bool(tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape"))
+    except tarfile.HeaderError:
+        return False
+
+
+def _find_records(text: str) -> str | None:
+    """Which key of JSON Lines, or of an array of objects, has the text, as part of a message; None for other texts.
+
+    A single object, such as a file of settings, is a text unless one string makes most of it.
+    """
+    text = text.lstrip()
+    is_array = text.startswith("[")
+    text = text[is_array:].lstrip()
+    try:
+        record, end = json.JSONDecoder().raw_decode(text)
+        rest = text[end:].lstrip()
+        if not isinstance(record, dict):
+            return None
+        strings = {key: value for key, value in record.items() if isinstance(value, str)}
+        key = "text" if "text" in strings else max(strings, key=lambda key: len(strings[key]), default=None)
+        if is_array:
+            found = key is not None and rest[:1] in (",", "]")
+        elif rest:
+            found = isinstance(json.JSONDecoder().raw_decode(rest)[0], dict)
+        else:
+            found = key is not None and 2 * len(strings[key]) > end
+    except (ValueError, RecursionError):
+        return None
+    if not found:
+        return None
+    return f"(its key {key!r}) " if key is not None else ""
