@@ -11,12 +11,12 @@ from functools import cached_property
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.border import LARGEST, MAX_COUNT, check_manifest, clean
+from ablate.analysis.border import check_manifest, clean
 from ablate.analysis.curves import Known
 from ablate.analysis.lines import CORE_COLUMNS
 from ablate.errors import AblateError, RecordError, suggest
 from ablate.tracking.mlflow_reader import History, MlflowRun
-from ablate.tracking.records import State, Status, Value
+from ablate.tracking.records import LARGEST, MAX_COUNT, State, Status, Value
 
 FACTS: Mapping[str, tuple[str, ...]] = {
     "arm": ("arm",),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +16,7 @@ import pytest
 
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.mlflow_mirror import SCHEMES, MlflowMirror, check_tracking_uri, hide_secrets, redact
+from ablate.tracking.mlflow_mirror import SCHEMES, MlflowMirror, check_tracking_uri, explain, hide_secrets, redact
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import Store, write_json
@@ -205,3 +208,44 @@ def test_a_run_that_is_announced_later_is_mirrored_too(store: Store) -> None:
     assert mirror.behind is None
     assert_has_all(store)
     assert MlflowWriter(uri(store), RECORD).states == {"0f": "FINISHED"}
+
+
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _other_program(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE notes (x)")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("damage", "is_named"),
+    [
+        (_cut, True),
+        (_other_program, True),
+        (lambda path: path.write_bytes(b"junk" * 1000), True),
+        (lambda path: (path.unlink(), path.mkdir()), True),
+        (lambda path: (path.unlink(), os.mkfifo(path)), True),
+        (lambda path: (path.unlink(), path.symlink_to(path.name)), True),
+        (lambda path: path.write_bytes(b""), False),  # MLflow fills it
+        (Path.unlink, False),
+        (Path.exists, False),
+    ],
+    ids=["cut", "other", "junk", "folder", "fifo", "loop", "empty", "gone", "whole"],
+)
+def test_a_damaged_database_named_no_remedy(tmp_path: Path, damage: Callable[[Path], object], is_named: bool) -> None:
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE experiments (name)")
+        connection.executemany("INSERT INTO experiments VALUES (?)", [("x" * 100,)] * 1000)
+        connection.commit()
+    damage(path)
+    text = explain(RuntimeError("it failed"), f"sqlite:///{path}")
+    remedy = (
+        f"{path}: .*; it is a copy of the curves, so nothing is lost: move it away, and `ablate run` writes it again"
+    )
+    assert bool(re.fullmatch(remedy, text)) == is_named
+    assert is_named or text == "RuntimeError: it failed"
