@@ -32,7 +32,10 @@ Settings = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the file, e.g. train.steps=100."),
 ]
 Minutes = Annotated[
-    float | None, typer.Option(min=0, metavar="N", help="Begin no run that would not end within so many minutes.")
+    float | None,
+    typer.Option(
+        min=0, metavar="N", help="Stop after N minutes. Runs save checkpoints; none starts that cannot end in time."
+    ),
 ]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
 

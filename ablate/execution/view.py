@@ -207,8 +207,7 @@ class View:
             table.add_row(shown, *(cells[index] for cells in columns.values()))
         yield table
         for text in below:
-            line = " ".join(text.split())
-            yield Text(line, style="dim italic", no_wrap=True, overflow="ellipsis")
+            yield Text(" ".join(text.split()), style="dim italic", no_wrap=True, overflow="ellipsis")
 
     def _describe_study(self, n_running: int, n_waiting: int) -> str:
         ended = len(self.lines) - n_running - n_waiting
