@@ -194,7 +194,7 @@ def _find_mirror(store: Store, tracking_uri: str | None) -> str | None:
 
 def _open_experiment(uri: str, experiment: str, chosen: Mapping[str, str]) -> Callable[[], Results]:
     """How to read an experiment, now and again. Raises `AblateError` where a name is chosen for nothing known."""
-    from ablate.analysis.mlflow_run import Names
+    from ablate.analysis.foreign_names import Names
     from ablate.analysis.mlflow_study import read_mlflow_study
     from ablate.tracking.mlflow_mirror import redact
     from ablate.tracking.mlflow_reader import MlflowReader

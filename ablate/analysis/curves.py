@@ -60,6 +60,8 @@ class RunCurve:
             return ""
         if self.unread:
             return self.unread
+        if isinstance(known := self.manifest.get("flaw"), str):
+            return known
         if self.is_altered:
             return "curve.jsonl is not the file that the run ended with"
         steps = self.columns["step"]
@@ -121,6 +123,18 @@ class RunCurve:
         column = self.columns[_COLUMN_OF_AXIS[axis]]
         return column * self.n_gpus if axis == "gpu_seconds" else column
 
+    def why_no_cost(self, axis: str) -> str:
+        """Why a cost of a run that another program logged was left out, or nothing."""
+        known = self.manifest.get("no_cost")
+        reason = known.get(_COLUMN_OF_AXIS[axis]) if isinstance(known, Mapping) else None
+        return reason if isinstance(reason, str) else ""
+
+    @property
+    def step_unit(self) -> str:
+        """What a step counts where it is not a step of the training: `validation` for epochs and the like."""
+        unit = self.manifest.get("step_unit")
+        return unit if isinstance(unit, str) else ""
+
     def cost_of_evaluations(self, axis: str) -> Floats:
         return self.cost(axis)[self._evaluated]
 
@@ -172,7 +186,11 @@ class Results:
         """The axes of cost that the study has: what any ended run recorded; GPU-seconds need a GPU in every one."""
         ended = [run for run in self.runs if run.has_ended]
         axes = AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
-        return tuple(axis for axis in axes if not ended or any(np.isfinite(run.cost(axis)).any() for run in ended))
+        return tuple(
+            axis
+            for axis in axes
+            if not ended or any(run.why_no_cost(axis) or np.isfinite(run.cost(axis)).any() for run in ended)
+        )
 
     @property
     def compared_arms(self) -> tuple[str, ...]:

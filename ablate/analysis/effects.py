@@ -19,7 +19,7 @@ import numpy as np
 from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import Results
 from ablate.analysis.intervals import Estimate, holm, paired_t, t_estimate
-from ablate.analysis.speedup import compare
+from ablate.analysis.speedup import compare, find_obstacle
 from ablate.tracking.records import Value
 
 ESTIMABLE = 1e-8
@@ -111,7 +111,8 @@ def _collect_log_costs(results: Results, factors: _Factors, axis: str) -> list[_
     cells: dict[tuple[str, int], _Cell] = {}
     for arm in results.compared_arms:
         comparison = compare(results, arm, "final")
-        if not comparison.arm or any(reach.side != "reached" for reach in comparison.arm):
+        is_reached = comparison.arm and all(reach.side == "reached" for reach in comparison.arm)
+        if not is_reached or find_obstacle(comparison, axis):
             return []
         for reach in (*comparison.arm, *comparison.baseline):
             run, cost = reach.run, reach.cost(axis)

@@ -12,6 +12,7 @@ from ablate.analysis.convergence import Reach, cost_at, reach_loss
 from ablate.analysis.curves import Results, RunCurve
 from ablate.analysis.speedup import compare, sharing_of, took_turns
 from ablate.analysis.summary import spread_of
+from ablate.tracking.records import ArmRecord
 
 SIZE_LIMIT = 0.02
 """Relative difference in parameters or FLOPs a token beyond which an arm is flagged."""
@@ -78,8 +79,7 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
         _size_flag("parameters", arm.n_params, base.n_params),
         _size_flag("FLOPs a token", arm.flops_per_token, base.flops_per_token),
     ]
-    if arm.n_tokens and base.n_tokens and arm.n_tokens != base.n_tokens:
-        flags.append(f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}")
+    flags.append(_horizon_flag(arm, base, len({run.step_unit for run in (*runs, *base_runs)}) == 1))
     data, base_data = (_collect(_data_hash, group) for group in (runs, base_runs))
     pairs = (
         ("precision", precision, base_precision),
@@ -121,6 +121,16 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
 
 def _divide(mine: int | None, base: int | None) -> float | None:
     return mine / base if mine and base else None
+
+
+def _horizon_flag(arm: ArmRecord, base: ArmRecord, is_one_unit: bool) -> str:
+    """Different budgets: in tokens, or in steps if the tokens are unknown and the steps have one unit."""
+    if arm.n_tokens and base.n_tokens:
+        is_same = arm.n_tokens == base.n_tokens
+        return "" if is_same else f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}"
+    if not is_one_unit or abs(arm.n_steps - base.n_steps) <= SIZE_LIMIT * base.n_steps:
+        return ""
+    return f"trained for {arm.n_steps:,} steps, its baseline for {base.n_steps:,}"
 
 
 def _size_flag(what: str, mine: int | None, base: int | None) -> str:

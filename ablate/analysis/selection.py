@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from ablate.analysis.curves import Results
-from ablate.errors import AblateError, GridError, suggest
+from ablate.analysis.foreign_names import read_level
+from ablate.errors import AblateError, suggest
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.settings import find_same, is_same
-from ablate.study.source import parse_yaml
 from ablate.tracking.records import ArmRecord, Value
 
 STUDY_AXIS = "study"
@@ -47,6 +47,8 @@ def rebase(results: Results, baseline: Mapping[str, Value]) -> Results:
     if set(baseline) == {"arm"}:
         name = str(baseline["arm"])
         if name not in results.arms:
+            name = next((arm for arm in results.arms if is_same(read_level(arm), read_level(name))), name)
+        if name not in results.arms:
             raise AblateError(f"baseline: there is no arm {name!r}{suggest(name, results.arms)}")
         arms = [replace(arm, baseline=name) for arm in results.record.arms]
         return _rebuild(results, arms, results.runs)
@@ -78,6 +80,7 @@ def merge(studies: Sequence[Results]) -> Results:
         compare_within=(STUDY_AXIS, *dict.fromkeys(axis for record in records for axis in record.compare_within)),
         axes=axes,
         data=_merge_data(records),
+        caveats=tuple(f"{record.study}: {caveat}" for record in records for caveat in record.caveats),
         arms=tuple(_rename_arm(arm, record.study) for record in records for arm in record.arms),
         runs=tuple(replace(run, arm=f"{record.study}: {run.arm}") for record in records for run in record.runs),
         command="\n".join(record.command for record in records if record.command),
@@ -137,17 +140,10 @@ def _find_level(results: Results, axis: str, level: Value) -> Value:
     levels = results.record.axes[axis]
     index = find_same(str(level), map(str, levels))
     if index is None:  # written in another way: 1e-3 for 0.001
-        index = find_same(_read_value(str(level)), levels)
+        index = find_same(read_level(str(level)), levels)
     if index is not None:
         return levels[index]
     raise AblateError(f"baseline: {axis} has no level {str(level)!r}{suggest(level, levels)}")
-
-
-def _read_value(text: str) -> Any:
-    try:
-        return parse_yaml(text, "baseline")[0]
-    except GridError:
-        return text
 
 
 def _find_baseline(results: Results, arm: ArmRecord, wanted: Mapping[str, Value]) -> str:

@@ -208,7 +208,9 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     base = _log_costs(comparison.baseline, axis) + math.log(factors[0])
     mine = _log_costs(comparison.arm, axis) + math.log(factors[1])
     if not (np.isfinite(base).all() and np.isfinite(mine).all()):
-        return _annotate(row, f"{axis}: not recorded, or nothing was spent before the target was reached")
+        reasons = (reach.run.why_no_cost(axis) for reach in (*comparison.baseline, *comparison.arm))
+        why = next(filter(None, reasons), "not recorded, or nothing was spent before the target was reached")
+        return _annotate(row, f"{axis}: {why}")
     ratio = math.exp(base.mean() - mine.mean())
     if signs == {-1}:
         return _test_losses(replace(row, bound="at_most", high=ratio), comparison, base, mine, axis, factors)
@@ -281,10 +283,13 @@ def _log_costs(reaches: Sequence[Reach], axis: str) -> Floats:
 
 
 def find_obstacle(comparison: Comparison, axis: str) -> str:
-    """Why clock times cannot be compared, or nothing: seconds need one kind of device, had in one way."""
+    """Why costs cannot be compared, or nothing: steps need one unit, seconds one kind of device, had in one way."""
+    runs = [reach.run for reach in (*comparison.baseline, *comparison.arm)]
+    if axis == "steps" and len({run.step_unit for run in runs}) > 1:
+        return "steps: the runs count them in different units"
     if axis not in ("seconds", "gpu_seconds"):
         return ""
-    reason = find_clock_obstacle([reach.run for reach in (*comparison.baseline, *comparison.arm)], axis)
+    reason = find_clock_obstacle(runs, axis)
     return f"{axis}: {reason}" if reason else ""
 
 

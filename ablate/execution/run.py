@@ -29,7 +29,13 @@ from ablate.plan import Plan
 from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
-from ablate.tracking.mlflow_mirror import MlflowMirror, check_tracking_uri, is_complete, redact
+from ablate.tracking.mlflow_mirror import (
+    MlflowMirror,
+    check_tracking_uri,
+    find_mirror_obstacle,
+    is_complete,
+    redact,
+)
 from ablate.tracking.store import Store
 from ablate.words import format_seconds
 
@@ -88,6 +94,8 @@ def run_study(
     record = record_study(plan, options.version, options.command)
     stopping = stopping or parse_stopping(options.early_stop)
     cut_counts = stopping is not None or source is not None  # what a trial's runs were told to end with, it has
+    if obstacle := find_mirror_obstacle(options.tracking_uri):
+        view.observe(Event("notice", text=f"{obstacle}; the study itself will be whole"))
     pending = find_unfinished(plan, store, cut_counts=cut_counts, failed_only=options.retry_failed)
     n_more = source.n_left if source is not None else 0
     is_search = "space" in plan.tuning  # which keeps the weights of its best trial only

@@ -25,10 +25,11 @@ def answer(
     fairness: Sequence[Fairness],
     axis: str,
     labels: Mapping[str, str],
+    known: Sequence[str] = (),
 ) -> tuple[str, str]:
     """Two sentences from the rows of the headline's target and of full schedules (all axes of both).
 
-    `labels` is what each arm is called.
+    `labels` is what each arm is called, `known` the caveats of the study's record.
     """
     arms = [replace(arm, arm=labels[arm.arm]) for arm in arms]
     fairness = [replace(line, arm=labels[line.arm]) for line in fairness]
@@ -37,7 +38,7 @@ def answer(
         renamed = replace(row, arm=labels[row.arm], baseline=labels[row.baseline])
         by_arm.setdefault(renamed.arm, {})[row.axis] = renamed
     main = sorted((axes[axis] for axes in by_arm.values() if axis in axes), key=_rank, reverse=True)
-    caveats = _list_caveats(main, arms, fairness)
+    caveats = [*known, *_list_caveats(main, arms, fairness)]
     if not main:
         advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that they share"
         return _describe_alone(arms), _sentence(caveats) if caveats else f"No effect can be shown: {advice}."

@@ -157,7 +157,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     if options.where:
         results = select(results, options.where)
     axes = results.cost_axes
-    axis = options.axis or ("tokens" if "tokens" in axes else "steps")
+    is_left_out = any(run.why_no_cost("tokens") for run in results.runs)
+    axis = options.axis or ("tokens" if "tokens" in axes and not is_left_out else "steps")
     if axis not in axes:
         reason = "not every run held a GPU" if axis == "gpu_seconds" else "no run recorded it"
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
@@ -169,7 +170,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         find_mishaps(results),
     )
     headline = tuple(row for row in rows if row.target == options.headline)
-    finding, caveats = answer(headline, full_schedule, arms, fairness, axis, label_arms(results.record.arms))
+    labels = label_arms(results.record.arms)
+    finding, caveats = answer(headline, full_schedule, arms, fairness, axis, labels, results.record.caveats)
     told = trends if "final" in options.targets else ()  # the target that they are of
     further = (*describe_trends(told, axis), *describe_sums(effects, results.record.compare_within))
     return Report(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import queue
 import re
 import sqlite3
@@ -34,6 +35,7 @@ LOCK_POLL_S = 0.5
 RETRY_S = 5.0  # between two attempts to reach an MLflow that is away
 PATIENCE_S = 60.0  # how long the end of a study waits for the mirror
 
+ALLOW_FOLDER = "MLFLOW_ALLOW_FILE_STORE"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks")
 
 
@@ -52,12 +54,14 @@ class _End:
 class MlflowMirror:
     """Takes curve lines as they come and brings MLflow up to date.
 
-    `behind` is None, or a sentence that says what is missing and why.
+    `behind` is None, or a sentence that says what is missing and why. Where `find_mirror_obstacle` knows that MLflow
+    accepts nothing, the mirror does nothing.
     """
 
     def __init__(self, uri: str, store: Store, record: StudyRecord) -> None:
         self.uri, self.store, self.record = uri, store, record
         self.behind: str | None = None
+        self._is_off = bool(find_mirror_obstacle(uri))
         self._queue: queue.Queue[_Points | _End | None] = queue.Queue()
         self._closing = threading.Event()
         arms = {arm.arm: arm for arm in record.arms}
@@ -72,11 +76,12 @@ class MlflowMirror:
             self.record = replace(self.record, arms=(*self.record.arms, arm), runs=(*self.record.runs, run))
 
     def add(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None:
-        if records:
+        if records and not self._is_off:
             self._queue.put(_Points(run_id, records))
 
     def end(self, run_id: str, state: State) -> None:
-        self._queue.put(_End(run_id, state))
+        if not self._is_off:
+            self._queue.put(_End(run_id, state))
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
         """Wait for what is queued, at most `patience_s`."""
@@ -87,6 +92,8 @@ class MlflowMirror:
             self.behind = self.behind or f"MLflow at {redact(self.uri)} did not answer within {patience_s:.0f} s"
 
     def _work(self) -> None:
+        if self._is_off:
+            return
         try:
             with open_regular(self.store.path / ".mlflow.lock", "ab") as lock:
                 if self._acquire(lock):
@@ -182,6 +189,25 @@ def check_tracking_uri(uri: str) -> None:
         raise ResourceError(
             f"the tracking URI {redact(uri)}: MLflow has no address of the kind {found[1]!r}{suggest(found[1], legal)}"
         )
+
+
+def folder_of(uri: str) -> Path | None:
+    """The folder of files that an address means; None for a database or a server."""
+    if uri.startswith("file:"):
+        return Path(unquote(uri.removeprefix("file:").removeprefix("//")))
+    is_path = not re.match(r"[a-z][a-z0-9.+-]+:", uri.lower()) and uri not in SCHEMES
+    return Path(uri) if is_path else None
+
+
+def find_mirror_obstacle(uri: str) -> str:
+    """Why MLflow accepts nothing at this address, or nothing. MLflow refuses folders unless a variable allows them."""
+    if folder_of(uri) is None or os.environ.get(ALLOW_FOLDER, "").lower() in ("true", "1"):
+        return ""
+    return (
+        f"nothing is mirrored to MLflow: {uri} is a folder of files, which MLflow no longer accepts. Name a database "
+        f"(--tracking-uri sqlite:///mlflow.db; `mlflow migrate-filestore` copies a folder into one), or set "
+        f"{ALLOW_FOLDER}=true"
+    )
 
 
 def redact(uri: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ablate.tracking.mlflow_mirror import explain, redact
+from ablate.tracking.mlflow_mirror import explain, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import StudyRecord
 
@@ -24,6 +24,8 @@ def publish(
 
     The parent is made where there is none; every run of the study that has no parent becomes its child.
     """
+    if obstacle := find_mirror_obstacle(uri):
+        return obstacle
     try:
         writer = MlflowWriter(uri, record)
         parent = writer.adopt()

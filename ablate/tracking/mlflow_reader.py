@@ -7,6 +7,7 @@ those of all runs for a metric; a server is asked by several threads.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ablate.errors import AblateError, RecordError, ResourceError, suggest
-from ablate.tracking.mlflow_mirror import hide_secrets, redact
-from ablate.tracking.mlflow_writer import HTTP_SETTINGS
+from ablate.tracking.logged import History, LoggedRun
+from ablate.tracking.mlflow_mirror import ALLOW_FOLDER, folder_of, hide_secrets, redact
+from ablate.tracking.mlflow_writer import HTTP_SETTINGS, PARENT_ID
+from ablate.tracking.records import State
 
 LARGEST = 1.79e308
 """MLflow stores infinity as the largest float64, which databases may round."""
@@ -34,35 +36,18 @@ FROM metrics JOIN runs ON runs.run_uuid = metrics.run_uuid
 WHERE runs.experiment_id = :experiment AND metrics.key = :key
 """
 
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    """A metric of a run, each array [point], steps strictly increasing: of a step logged twice, what came last.
-
-    `times_s` are Unix times (s); `values` hold nan and the infinities as what they are.
-    """
-
-    steps: Floats
-    times_s: Floats
-    values: Floats
-
-    @classmethod
-    def of(cls, points: Sequence[tuple[float, float, float, float]]) -> History:
-        """From points (step, time in ms, value, whether it is nan) in any order."""
-        step_p, time_p, value_p, is_nan_p = np.array(points, np.float64).reshape(-1, 4).T
-        order = np.lexsort((time_p, step_p))
-        step_p, time_p, value_p, is_nan_p = step_p[order], time_p[order], value_p[order], is_nan_p[order]
-        is_last = np.append(step_p[1:] != step_p[:-1], True)[: step_p.size] & (step_p >= 0)
-        value_p = np.where(np.abs(value_p) >= LARGEST, np.copysign(np.inf, value_p), value_p)
-        value_p = np.where(is_nan_p > 0, np.nan, value_p)
-        return cls(step_p[is_last], time_p[is_last] / 1000, value_p[is_last])
+_STATES: Mapping[str, State] = {
+    "FINISHED": "finished",
+    "FAILED": "failed",
+    "KILLED": "failed",
+    "RUNNING": "running",
+    "SCHEDULED": "queued",
+}
 
 
 @dataclass(frozen=True)
 class MlflowRun:
-    """A run as MLflow has it; `metrics` are the names of those that it logged, `start_s` a Unix time."""
+    """A run as MLflow has it; `metrics` names those that it logged, `start_s` is a Unix time, nan if unknown."""
 
     run_id: str
     status: str
@@ -72,12 +57,57 @@ class MlflowRun:
     metrics: frozenset[str]
 
 
+@contextmanager
+def _folders_allowed() -> Iterator[None]:
+    """MLflow opens a folder of files only where a variable allows it. It is only read here."""
+    before = os.environ.get(ALLOW_FOLDER)
+    os.environ[ALLOW_FOLDER] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ALLOW_FOLDER]
+        else:
+            os.environ[ALLOW_FOLDER] = before
+
+
+def read_points(points: Sequence[tuple[float, float, float, float]]) -> History:
+    """Points (step, time in ms, value, whether it is nan), in any order, as they were logged."""
+    step_p, time_p, value_p, is_nan_p = np.array(points, np.float64).reshape(-1, 4).T
+    value_p = np.where(np.abs(value_p) >= LARGEST, np.copysign(np.inf, value_p), value_p)
+    value_p = np.where(is_nan_p > 0, np.nan, value_p)
+    order = np.lexsort((step_p, time_p))
+    return History(step_p[order], time_p[order] / 1000, value_p[order])
+
+
 class MlflowReader:
     """Raises `ResourceError` from every call where MLflow cannot be reached, with no secret of its address in it."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._is_database = uri.startswith(_DATABASES)
+
+    def read_logged(self, experiment: str, keys: Sequence[str]) -> list[LoggedRun]:
+        """The runs of an experiment from the oldest to the newest, with those of `keys` that each has.
+
+        Raises `RecordError` where there is no such experiment.
+        """
+        experiment_id, runs = self.read_runs(experiment)
+        histories = self.read_histories(experiment_id, runs, keys)
+        return [
+            LoggedRun(
+                run.run_id,
+                _STATES.get(run.status, "failed"),
+                {**run.params, **{name: text for name, text in run.tags.items() if text}},
+                run.metrics,
+                histories[run.run_id],
+                run.start_s,
+                run.status,
+                run.tags.get("mlflow.source.git.commit"),
+                run.tags.get(PARENT_ID),
+            )
+            for run in runs
+        ]
 
     def read_runs(self, experiment: str) -> tuple[str, tuple[MlflowRun, ...]]:
         """The id of the experiment, and its runs from the oldest to the newest, without deleted ones.
@@ -101,22 +131,35 @@ class MlflowReader:
             points = self._query(experiment_id, wanted) if self._is_database else self._ask(wanted)
         found: dict[str, dict[str, History]] = {run.run_id: {} for run in runs}
         for run_id, key in wanted:
-            found[run_id][key] = History.of(points.get((run_id, key), ()))
+            found[run_id][key] = read_points(points.get((run_id, key), ()))
         return found
 
     @cached_property
     def _client(self) -> Any:
+        folder = folder_of(self.uri)
         if self._is_database:
             self._check_database()
-        elif "://" not in self.uri and self.uri != "databricks" and not Path(self.uri).is_dir():
-            raise ResourceError(f"{self.uri}: this is no address: an MLflow database is sqlite:///{self.uri}")
+        elif folder is not None:
+            self._check_folder(folder)
         for name, value in HTTP_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
 
         for name in ("alembic", "mlflow"):  # the import sets levels of its own
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        return MlflowClient(tracking_uri=self.uri)
+        if folder is None:
+            return MlflowClient(tracking_uri=self.uri)
+        with _folders_allowed():
+            return MlflowClient(tracking_uri=folder.resolve().as_uri())
+
+    def _check_folder(self, folder: Path) -> None:
+        """MLflow would make a folder that is not there."""
+        if folder.is_file() or (not folder.exists() and not self.uri.startswith("file:")):
+            raise ResourceError(f"{self.uri}: this is no address: an MLflow database is sqlite:///{folder}")
+        if not folder.is_dir():
+            raise ResourceError(f"{self.uri}: there is no such folder")
+        if not any(folder.glob("*/meta.yaml")):
+            raise ResourceError(f"{self.uri}: this folder is not MLflow's: it has no experiments")
 
     def _check_database(self) -> None:
         """MLflow would make a database that is not there, and its tables in one that is another program's."""
@@ -143,7 +186,7 @@ class MlflowReader:
             )
             for run in page:
                 info, data = run.info, run.data
-                start_s = (info.start_time or 0) / 1000
+                start_s = info.start_time / 1000 if info.start_time else math.nan
                 yield MlflowRun(info.run_id, info.status, start_s, data.tags, data.params, frozenset(data.metrics))
             token = page.token
             if not token:

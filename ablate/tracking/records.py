@@ -121,6 +121,7 @@ class StudyRecord(Record):
     version: str
     command: str = ""
     tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
+    caveats: tuple[str, ...] = ()  # of runs that another program logged: what the reader of the verdict must know
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

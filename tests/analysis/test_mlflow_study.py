@@ -12,11 +12,12 @@ import pytest
 
 from ablate.analysis import speed_ups
 from ablate.analysis.curves import Results
-from ablate.analysis.mlflow_run import Names
+from ablate.analysis.foreign_curve import settle
+from ablate.analysis.foreign_names import Names
 from ablate.analysis.mlflow_study import read_mlflow_study
 from ablate.analysis.selection import rebase
 from ablate.errors import AblateError, RecordError, ResourceError
-from ablate.tracking.mlflow_reader import History, MlflowReader
+from ablate.tracking.mlflow_reader import MlflowReader, read_points
 from foreign_runs import FAST, SLOW, STEPS, Experiments
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.
@@ -230,13 +231,15 @@ def test_a_server_that_is_away_is_one_message_without_the_password() -> None:
 
 
 def test_points_in_any_order_become_a_history() -> None:
-    history = History.of(
-        [(2, 30, 7.0, 0), (1, 10, 0.0, 1), (2, 20, 8.0, 0), (-1, 5, 1.0, 0), (3, 40, -1.7976931348623157e308, 0)]
+    history = settle(
+        read_points(
+            [(2, 30, 7.0, 0), (1, 10, 0.0, 1), (2, 20, 8.0, 0), (-1, 5, 1.0, 0), (3, 40, -1.7976931348623157e308, 0)]
+        )
     )
     np.testing.assert_array_equal(history.steps, [1, 2, 3])
     np.testing.assert_array_equal(history.values, [NAN, 7.0, -INFINITY])
     np.testing.assert_array_equal(history.times_s, [0.01, 0.03, 0.04])
-    assert History.of([]).steps.size == 0
+    assert settle(read_points([])).size == 0
 
 
 def test_a_server_gives_the_same_as_its_database(experiments: Experiments, monkeypatch: pytest.MonkeyPatch) -> None:

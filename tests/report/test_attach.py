@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ablate.analysis import speed_ups
-from ablate.analysis.mlflow_run import Names
+from ablate.analysis.foreign_names import Names
 from ablate.analysis.mlflow_study import read_mlflow_study
 from ablate.report import attach_report, write_report
 from ablate.tracking.mlflow_reader import MlflowReader

@@ -1,0 +1,224 @@
+"""A study of runs that another program logged, by the names of what they logged.
+
+What cannot be known is left unknown, never guessed: without seeds runs are not paired, without a device clock times are
+not compared, without tokens costs are steps. Nothing here knows which program it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ablate.analysis.border import check_record
+from ablate.analysis.curves import Results, assemble
+from ablate.analysis.foreign_facts import Facts, find_facts
+from ablate.analysis.foreign_names import CURVES, Names, read_level
+from ablate.analysis.foreign_run import Training, choose
+from ablate.errors import RecordError, suggest
+from ablate.study.settings import find_same
+from ablate.tracking.logged import LoggedRun
+from ablate.tracking.records import ENDED, ArmRecord, RunRecord, StudyRecord, Value
+from ablate.words import count
+
+_SYSTEM = ("mlflow.", "system/")  # what trackers log by themselves
+_MAX_NAMED = 40
+
+
+def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str, command: str = "") -> Results:
+    """The runs, from the oldest to the newest, as a study; `source` is the program that logged them.
+
+    An arm is its own baseline unless tags of runs that ablate made say more. Runs of one arm and seed that continue
+    each other are one training. Of several trainings of an arm and seed, the latest that was trained to its end counts.
+    Raises `RecordError` where there is no run, no arm or no loss, naming what there is.
+    """
+    if not runs:
+        raise RecordError(f"{title!r}: the experiment has no runs")
+    listed = [run for run in runs if Training((run,), names, {}).axes]
+    if not listed:
+        there = (name for run in runs for name in run.facts)
+        raise RecordError(
+            f"{title!r}: no run has a tag or param {_list_names(names.of('arm'), there)}; see --map arm=NAME"
+        )
+    metrics = _order_metrics(listed, names, title)
+    every = [Training((run,), names, metrics) for run in listed]
+    if all(training.loss.size == 0 or not training.loss.steps.any() for training in every):
+        raise RecordError(f"{metrics['val_loss'][0]}: every point was logged at step 0: log it with its step")
+    trainings = _select(_drop_parents(every))
+    members: dict[str, list[Training]] = {}
+    for training in trainings:
+        members.setdefault(training.arm, []).append(training)
+    facts = find_facts(trainings)
+    arms = tuple(_record_arm(arm, group, members, facts) for arm, group in members.items())
+    n_steps = {arm.arm: arm.n_steps for arm in arms}
+    known = {training.run_id: facts.know(training, n_steps[training.arm], source) for training in trainings}
+    pieces = [len(training.pieces) for training in trainings if len(training.pieces) > 1]
+    n_older, n_later = _count_replaced(every, trainings)
+    notes = {
+        "source": source,
+        "loss": _count_names(trainings),
+        "seconds": facts.seconds,
+        "seeds": "" if all(t.seed is not None for t in trainings) else "not known for every run: those are not paired",
+        "left out": "" if len(runs) == len(listed) else f"{count(len(runs) - len(listed), 'run')} without an arm",
+        "joined": f"{count(len(pieces), 'training')} from {sum(pieces)} runs that continue each other"
+        if pieces
+        else "",
+        "replaced": f"{count(n_older, 'run')} by a later one of its arm and seed" if n_older else "",
+        "passed over": f"{count(n_later, 'later run')} without a whole curve" if n_later else "",
+    }
+    seeds = _number(trainings)
+    record = StudyRecord(
+        study=title,
+        question="",
+        design="full",
+        match="none",
+        compare_within=(),
+        baseline={},
+        axes=_list_levels(arms),
+        data={name: note for name, note in notes.items() if note},
+        train={},
+        arms=arms,
+        runs=tuple(RunRecord(t.run_id, arm, seeds[t.run_id]) for arm, group in members.items() for t in group),
+        version="",
+        command=command,
+        caveats=facts.caveats,
+    )
+    return assemble(check_record(record.to_dict(), Path(title)), known, title)
+
+
+def _order_metrics(runs: Sequence[LoggedRun], names: Names, title: str) -> dict[str, tuple[str, ...]]:
+    """For each column of a curve, its names: first the one under which most runs have a whole curve."""
+    logged = {name for run in runs for name in run.logged}
+    found = {}
+    for what in CURVES:
+        there = [name for name in names.of(what) if name in logged]
+        n_runs = {name: sum(choose(run, (name, *there)) == name for run in runs) for name in there}
+        found[what] = tuple(sorted(there, key=lambda name: -n_runs[name]))
+    for what in ("val_loss", *names.chosen):
+        if what in found and not found[what]:
+            option = "--metric" if what == "val_loss" else "--map"
+            raise RecordError(f"{title!r}: no run has a metric {_list_names(names.of(what), logged)}; see {option}")
+    return found
+
+
+def _list_names(wanted: Sequence[str], there: Iterable[str]) -> str:
+    """The end of a message: what was looked for, the nearest spelling, and what is there."""
+    known = sorted({name for name in there if not name.startswith(_SYSTEM)})
+    more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
+    shown = suggest(wanted[0], known) if not more else f" (there: {', '.join(known[:_MAX_NAMED])}{more})"
+    return f"{' or '.join(wanted)}{shown.replace('legal: ', 'there: ') or ' (there: none)'}"
+
+
+def _count_names(trainings: Sequence[Training]) -> str:
+    """The names of the loss, with the number of runs where there are several."""
+    chosen = [choose(run, training.metrics["val_loss"]) for training in trainings for run in training.pieces]
+    found = [name for name in trainings[0].metrics["val_loss"] if name in chosen]
+    return found[0] if len(found) == 1 else ", ".join(f"{name} ({count(chosen.count(name), 'run')})" for name in found)
+
+
+def _drop_parents(trainings: Sequence[Training]) -> list[Training]:
+    """Without runs that only hold others together: they have the params of what is logged below them, and no curve."""
+    parents = {training.pieces[0].parent for training in trainings}
+    kept = [training for training in trainings if training.loss.size > 1 or training.run_id not in parents]
+    return kept or list(trainings)
+
+
+def _select(trainings: Sequence[Training]) -> list[Training]:
+    """One training for each arm and seed, from the oldest to the newest: requeued ones joined, the latest whole one."""
+    arms: dict[str, list[Training]] = {}
+    groups: dict[tuple[str, int | str], list[Training]] = {}
+    for training in trainings:
+        arms.setdefault(training.arm, []).append(training)
+        key = (training.arm, training.run_id if training.seed is None else training.seed)
+        groups.setdefault(key, []).append(training)
+    budgets = {arm: _find_budget(group) for arm, group in arms.items()}
+    chosen = {_choose(_join(group, budgets[arm]), budgets[arm]).run_id: None for (arm, _), group in groups.items()}
+    joined = {t.run_id: t for (arm, _), group in groups.items() for t in _join(group, budgets[arm])}
+    return [joined[training.run_id] for training in trainings if training.run_id in chosen]
+
+
+def _join(trainings: Sequence[Training], budget: int) -> list[Training]:
+    """Trainings of one arm and seed, those that were requeued as one."""
+    joined: list[Training] = []
+    for training in trainings:
+        for index in reversed(range(len(joined))):
+            before = joined[index]
+            if training.continues(before, budget):
+                del joined[index]
+                training = Training((*before.pieces, *training.pieces), training.names, training.metrics)
+                break
+        joined.append(training)
+    return joined
+
+
+def _choose(trainings: Sequence[Training], budget: int) -> Training:
+    """The latest that is whole, else the one that got farthest: an empty or a smoke run takes the place of none."""
+
+    def rank(training: Training) -> tuple[bool, bool, bool, int]:
+        if training.is_whole(budget):
+            return True, True, True, 0
+        has_curve = training.loss.size > 1
+        return False, has_curve and training.state in ENDED and not training.flaw, has_curve, training.last_step
+
+    return max(reversed(trainings), key=rank)
+
+
+def _count_replaced(every: Sequence[Training], chosen: Sequence[Training]) -> tuple[int, int]:
+    """How many trainings have an arm and seed that a later one, or an earlier one, counts for."""
+    places = {training.run_id: place for place, training in enumerate(every)}
+    counted = {(training.arm, training.seed): places[training.run_id] for training in chosen}
+    used = {piece.run_id for training in chosen for piece in training.pieces}
+    left = [t for t in every if t.run_id not in used and t.seed is not None and (t.arm, t.seed) in counted]
+    n_older = sum(places[training.run_id] < counted[training.arm, training.seed] for training in left)
+    return n_older, len(left) - n_older
+
+
+def _number(trainings: Sequence[Training]) -> dict[str, int]:
+    """Seeds by run id. A run without one gets a number that no other run has, so that nothing pairs it."""
+    following = max((training.seed for training in trainings if training.seed is not None), default=-1) + 1
+    seeds = {}
+    for training in trainings:
+        seeds[training.run_id] = following if training.seed is None else training.seed
+        following += training.seed is None
+    return seeds
+
+
+def _record_arm(arm: str, trainings: Sequence[Training], arms: Mapping[str, object], facts: Facts) -> ArmRecord:
+    named = {str(read_level(training.pieces[-1].facts.get("baseline", ""))) for training in trainings}
+    return ArmRecord(
+        arm=arm,
+        axes=trainings[0].axes,
+        within={},
+        baseline=next(iter(named)) if len(named) == 1 and named <= arms.keys() else arm,
+        n_params=_agree(training.count_of("n_params") for training in trainings),
+        flops_per_token=_agree(training.count_of("flops_per_token") for training in trainings),
+        n_steps=_find_budget(trainings),
+        n_tokens=max(map(facts.count_tokens, trainings)) or None,
+    )
+
+
+def _agree(counts: Iterable[int]) -> int | None:
+    """The number that all runs with a number state; None if they differ, or if none states one."""
+    known = {n for n in counts if n}
+    return known.pop() if len(known) == 1 else None
+
+
+def _find_budget(trainings: Sequence[Training]) -> int:
+    """Steps of an arm: what its runs state, or the most that one of them made.
+
+    A finished run that ended nearer to that than its evaluations lie apart was trained to its end, because many count
+    steps from 0; the least of these is the budget.
+    """
+    stated = max(training.budget for training in trainings) or max(training.last_step for training in trainings)
+    finished = (training for training in trainings if training.state == "finished")
+    whole = [t.last_step for t in finished if t.last_step + t.loss.interval >= stated]
+    return max(min(whole, default=stated), 1)
+
+
+def _list_levels(arms: Iterable[ArmRecord]) -> dict[str, tuple[Value, ...]]:
+    levels: dict[str, list[Value]] = {}
+    for arm in arms:
+        for axis, level in arm.axes.items():
+            known = levels.setdefault(axis, [])
+            if find_same(level, known) is None:
+                known.append(level)
+    return {axis: tuple(known) for axis, known in levels.items()}

@@ -1,0 +1,157 @@
+"""What the metrics of a foreign run say, read with care: which points count, what they cost, and what cannot be known.
+
+Arrays are [point] of one metric, or [line] of a curve. Costs are checked before anything is computed from them: they
+must begin where training begins, never fall, and have no jump that training does not explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablate.analysis.arrow import Floats
+from ablate.tracking.logged import History
+
+SHARE = 0.1
+"""Share of a run's whole cost that may be unexplained, at its beginning or in a jump."""
+
+MAX_PACE = 3.0
+"""Times the median cost per step above which an interval counts as a jump."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The points of a metric that count: steps strictly increase. `returns` has (time, step) of each rollback."""
+
+    steps: Floats
+    times_s: Floats
+    values: Floats
+    returns: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def size(self) -> int:
+        return int(self.steps.size)
+
+    @property
+    def largest_gap(self) -> float:
+        return float(np.diff(self.steps).max()) if self.size > 1 else 0.0
+
+    @property
+    def interval(self) -> float:
+        """The median of the steps between two points; 1 where there is one point."""
+        return float(np.median(np.diff(self.steps))) if self.size > 1 else 1.0
+
+    def keep(self, is_kept: NDArray[np.bool_]) -> Curve:
+        return Curve(self.steps[is_kept], self.times_s[is_kept], self.values[is_kept], self.returns)
+
+
+def settle(history: History) -> Curve:
+    """The points that count: of a step logged twice, the later one.
+
+    Where the training went back, it undid what had been logged from there on. A single point at an earlier step, such
+    as an evaluation of the best checkpoint, undoes nothing.
+    Steps that go back in time although each was logged once, as evenly as in one pass, are a clock that was changed:
+    then all points count and no time is known.
+    """
+    is_step = (history.steps >= 0) & (history.steps == np.floor(history.steps))
+    steps, times_s, values = history.steps[is_step], history.times_s[is_step], history.values[is_step]
+    changes = np.diff(steps)
+    back = np.flatnonzero(changes < 0) + 1
+    order = np.argsort(steps, kind="stable")
+    if back.size:
+        apart = np.diff(steps[order])
+        if apart.min() > 0 and apart.min() >= min(changes[changes > 0], default=0):
+            times_s = np.full(steps.size, np.nan)
+            back = back[:0]
+    goes_on = np.append(changes, np.inf)[back] <= 1.5 * max(np.delete(changes, back[back < changes.size]), default=0)
+    is_aside = np.zeros(steps.size, bool)
+    is_aside[back[~goes_on]] = True
+    returns = tuple(zip(times_s[back[goes_on]].tolist(), steps[back[goes_on]].tolist(), strict=True))
+    if back.size:
+        least = np.minimum.accumulate(np.where(is_aside, np.inf, steps)[::-1])[::-1]
+        is_kept = steps < np.append(least[1:], np.inf)
+        order = order[is_kept[order]]
+    is_last = np.append(np.diff(steps[order]) > 0, True)[: order.size]
+    order = order[is_last]
+    return Curve(steps[order], times_s[order], values[order], returns)
+
+
+def undo(curve: Curve, returns: Iterable[tuple[float, float]]) -> Curve:
+    """The curve without the points that a rollback, seen in another metric of the run, undid."""
+    for time_s, step in returns:
+        curve = curve.keep(~((curve.steps > step) & (curve.times_s < time_s)))
+    return curve
+
+
+def join(histories: Sequence[History]) -> History:
+    """Histories of one metric, one after the other."""
+    parts = [(history.steps, history.times_s, history.values) for history in histories]
+    return History(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def counts_same_steps(one: Curve, other: Curve) -> bool | None:
+    """Whether two metrics of a run count the same steps, not epochs beside iterations; None where nothing tells.
+
+    They do where both end at about one step, or where the other was at about the last step of the first at its time.
+    """
+    if not one.size or other.size < 2 or other.steps[-1] == 0:
+        return None
+    places, times_s = [float(other.steps[-1])], other.times_s
+    if np.isfinite(times_s).all() and np.isfinite(one.times_s[-1]) and (np.diff(times_s) >= 0).all():
+        places.append(float(np.interp(one.times_s[-1], times_s, other.steps)))
+    return min(abs(float(one.steps[-1]) - at) for at in places) <= max(one.largest_gap, other.largest_gap)
+
+
+def begins_late(curve: Curve) -> bool | None:
+    """Whether the curve begins in the middle of a training; None where one point or none cannot tell.
+
+    A training that is evaluated every n steps is evaluated first after about n. A point at step 0 may be a check of a
+    resumed run, so the next one counts. Where the clock had run for as long as the steps before the first point take,
+    the run made them.
+    """
+    later = curve.keep(curve.steps > 0)
+    if later.size < 2:
+        return None
+    first, gap = float(later.steps[0]), float(later.steps[1] - later.steps[0])
+    if first <= 1.5 * gap:
+        return False
+    pace = float(np.median(np.diff(later.times_s) / np.diff(later.steps)))
+    return not 0.75 * first * pace <= later.times_s[0] <= 1.5 * first * pace
+
+
+def find_fault(what: str, steps: Floats, costs: Floats, first: float = 0.0, slack: float = 0.0) -> str:
+    """Why the cost at these steps cannot be that of a training which began at step `first`, or nothing.
+
+    `what` is the count or the clock that it comes from.
+    `slack` counts steps by which a cost may be off at its beginning: one where the first step is called 0.
+    """
+    if not np.isfinite(costs).all():
+        return f"the {what} was changed, or is not known"
+    if costs.size < 2:
+        return f"the {what} was logged only once"
+    changes, n_steps = np.diff(costs), np.diff(steps)
+    if (changes < 0).any():
+        return f"the {what} goes back"
+    pace = float(np.median(changes / n_steps))
+    if pace <= 0:
+        return f"the {what} does not grow with the steps"
+    whole = pace * float(steps[-1] - first)
+    if abs(float(costs[0]) - pace * float(steps[0] - first)) > SHARE * whole + slack * pace:
+        return f"the {what} does not begin where the training begins"
+    if (changes - MAX_PACE * pace * n_steps).max() > SHARE * whole:
+        return f"the {what} jumps"
+    return ""
+
+
+def spread_cost(step_l: Floats, steps: Floats, costs: Floats) -> Floats:
+    """A cost at every line of a curve: linear between the steps where it is known, from 0 at step 0, and at its last
+    pace up to the interval after them; nan beyond."""
+    if steps[0] > 0:
+        steps, costs = np.append(0.0, steps), np.append(0.0, costs)
+    n_last = steps[-1] - steps[-2]
+    beyond = costs[-1] + (step_l - steps[-1]) * (costs[-1] - costs[-2]) / n_last
+    after = np.where(step_l <= steps[-1] + np.diff(steps).max(), beyond, np.nan)
+    return np.where(step_l > steps[-1], after, np.interp(step_l, steps, costs))

@@ -1,0 +1,96 @@
+"""The names under which foreign runs log what a study needs, and what their texts mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ablate.analysis.border import LARGEST, MAX_COUNT
+from ablate.errors import AblateError, suggest
+from ablate.tracking.records import Value
+
+FACTS: Mapping[str, tuple[str, ...]] = {
+    "arm": ("arm",),
+    "seed": ("seed",),
+    "device": ("device",),
+    "steps": ("max_steps", "n_steps", "num_steps", "total_steps", "train.steps", "max_iters", "num_train_steps"),
+    "epochs": ("max_epochs", "n_epochs", "num_epochs", "num_train_epochs", "epochs"),
+    "tokens_per_step": ("tokens_per_step", "tokens_per_batch"),
+    "flops_per_token": ("flops_per_token",),
+    "n_params": ("n_params", "num_params", "num_parameters", "parameters"),
+    "precision": ("precision", "train.precision", "dtype"),
+    "schedule": ("schedule", "train.schedule", "lr_scheduler_type", "lr_scheduler"),
+}
+"""What is read from a run's tags and params, and the names under which it is looked for."""
+
+CURVES: Mapping[str, tuple[str, ...]] = {
+    "val_loss": ("val/loss", "val_loss", "eval/loss", "eval_loss"),
+    "train_loss": ("train_loss", "train/loss", "loss"),
+    "tokens": ("tokens", "train/tokens", "tokens_seen", "n_tokens", "num_tokens"),
+    "flops": ("flops", "train/flops"),
+    "wall_s": ("wall_s",),
+    "learning_rate": ("learning_rate", "train/learning_rate", "lr", "train/lr"),
+    "grad_norm": ("grad_norm", "train/grad_norm"),
+    "tokens_per_s": ("tokens_per_s", "tokens_per_second", "tokens_per_sec"),
+}
+"""The same of its metrics, by the column of a curve."""
+
+_UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # how a seed that was never set is written as text
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # 007 is a name
+_TRUTH = {"true": True, "false": False}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names chosen for some of `FACTS` and `CURVES`; for `arm`, several with commas are an axis each.
+
+    Raises `AblateError` for any other key.
+    """
+
+    chosen: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        for what, name in self.chosen.items():
+            if what not in (*FACTS, *CURVES):
+                raise AblateError(f"map: {what!r} is nothing that is looked for{suggest(what, (*FACTS, *CURVES))}")
+            if not self.of(what):
+                raise AblateError(f"map: {what}={name} names no tag, param or metric")
+
+    def of(self, what: str) -> tuple[str, ...]:
+        if what not in self.chosen:
+            return FACTS[what] if what in FACTS else CURVES[what]
+        return tuple(name for part in self.chosen[what].split(",") if (name := part.strip()))
+
+    @property
+    def of_curves(self) -> tuple[str, ...]:
+        """Every metric that is looked for."""
+        return tuple(dict.fromkeys(name for what in CURVES for name in self.of(what)))
+
+
+def read_number(text: str) -> int | float | None:
+    """A decimal number, as an integer where it is whole: `1e-3` is 0.001, `42.0` is 42. None for anything else."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text) or abs(value := float(text)) > LARGEST:
+        return None
+    if text.lstrip("+-").isdecimal():
+        return int(text)
+    return int(value) if value.is_integer() and abs(value) <= MAX_COUNT else value
+
+
+def read_level(text: str) -> Value:
+    """What a level means: a truth value, a number, or the text itself."""
+    if (truth := _TRUTH.get(text.strip().lower())) is not None:
+        return truth
+    number = read_number(text)
+    return text if number is None else number
+
+
+def read_seed(text: str) -> int | None:
+    """None where the text says that there is no seed. Raises `ValueError` where it is not a whole number."""
+    if text.strip().lower() in _UNKNOWN:
+        return None
+    number = read_number(text)
+    if not isinstance(number, int):
+        raise ValueError(text)
+    return number
