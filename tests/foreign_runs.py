@@ -13,12 +13,12 @@ FAST = {step: 5 - math.log1p(2 * step) / 2 for step in STEPS}
 
 
 class Experiments:
-    """A database, and how to log runs into it."""
+    """A database, or a folder of files where the path does not end in .db, and how to log runs into it."""
 
     def __init__(self, path: Path) -> None:
         from mlflow.tracking import MlflowClient
 
-        self.uri = f"sqlite:///{path}"
+        self.uri = f"sqlite:///{path}" if path.suffix == ".db" else path.as_uri()
         self.client = MlflowClient(self.uri)
         self.client.create_experiment("neighbour")
 

@@ -1,6 +1,6 @@
 """A study of runs that another program logged, by the names of what they logged.
 
-What cannot be known is left unknown, never guessed: without seeds runs are not paired, without a device clock times are
+Nothing that is unknown is guessed: without seeds runs are not paired, without a device clock times are
 not compared, without tokens costs are steps. Nothing here knows which program it was.
 """
 
@@ -28,7 +28,7 @@ def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str,
     """The runs, from the oldest to the newest, as a study; `source` is the program that logged them.
 
     An arm is its own baseline unless tags of runs that ablate made say more. Runs of one arm and seed that continue
-    each other are one training. Of several trainings of an arm and seed, the latest that was trained to its end counts.
+    each other are one training. If an arm and seed have several trainings, the latest that reached its end counts.
     Raises `RecordError` where there is no run, no arm or no loss, naming what there is.
     """
     if not runs:
@@ -131,9 +131,11 @@ def _select(trainings: Sequence[Training]) -> list[Training]:
         key = (training.arm, training.run_id if training.seed is None else training.seed)
         groups.setdefault(key, []).append(training)
     budgets = {arm: _find_budget(group) for arm, group in arms.items()}
-    chosen = {_choose(_join(group, budgets[arm]), budgets[arm]).run_id: None for (arm, _), group in groups.items()}
-    joined = {t.run_id: t for (arm, _), group in groups.items() for t in _join(group, budgets[arm])}
-    return [joined[training.run_id] for training in trainings if training.run_id in chosen]
+    chosen = {}
+    for (arm, _), group in groups.items():
+        best = _choose(_join(group, budgets[arm]), budgets[arm])
+        chosen[best.run_id] = best
+    return [chosen[training.run_id] for training in trainings if training.run_id in chosen]
 
 
 def _join(trainings: Sequence[Training], budget: int) -> list[Training]:

@@ -1,4 +1,4 @@
-"""What a foreign training cost at each line of its curve. What cannot be established is left out, with the reason."""
+"""What a foreign training cost at each line of its curve. Unknown costs are left out, with the reason."""
 
 from __future__ import annotations
 

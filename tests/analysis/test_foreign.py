@@ -224,7 +224,7 @@ def test_time_before_the_first_step_is_no_cost_or_none_is_known() -> None:
         (lambda step: 1000.0 * step, ""),
         (lambda step: 1000.0 * (step + 1), ""),  # the first step is called 0
         (lambda _: 1000.0, "the count does not grow with the steps"),  # of one step
-        (lambda step: 1000.0 * (step % 1000), "the count goes back"),  # anew after a resume
+        (lambda step: 1000.0 * (step % 1000), "the count goes back"),  # starts again after a resume
         (lambda step: 1e7 + 1000.0 * step, "the count does not begin where the training begins"),
         (lambda step: 1000.0 * step + (1e6 if step > 500 else 0), "the count jumps"),
         (lambda step: step / 1e4, "too little per step"),  # millions of tokens, beside tokens
@@ -241,7 +241,7 @@ def test_tokens_that_are_not_those_of_the_training_give_no_ratio(tokens: Callabl
 
 
 def test_seconds_are_of_one_kind_in_all_runs() -> None:
-    """Training time alone in one arm and time with evaluation in the other would be a ratio of two things."""
+    """Training time in one arm and time with evaluation in the other would be a ratio of two things."""
     lab = Lab()
     for seed in range(3):
         lab.train("gpt", seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,28 @@ def test_points_in_any_order_become_a_history() -> None:
     np.testing.assert_array_equal(history.values, [NAN, 7.0, -INFINITY])
     np.testing.assert_array_equal(history.times_s, [0.01, 0.03, 0.04])
     assert settle(read_points([])).size == 0
+
+
+def test_a_folder_of_files_gives_the_same_as_a_database(
+    experiments: Experiments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as allowed:
+        allowed.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        files = Experiments(tmp_path / "mlruns")
+    for log in (files, experiments):
+        log.pair("in files", 2, params={"device": "A100"})
+        log.log("in files", {**FAST, 80: NAN, 160: INFINITY}, {"arm": "new", "seed": 2})
+    straight = speed_ups(rebase(read(experiments, "in files"), {"arm": "gpt"}))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    for uri in ("mlruns", "./mlruns", "file:./mlruns", files.uri):
+        found = read_mlflow_study(MlflowReader(uri), "in files", Names({}))
+        assert speed_ups(rebase(found, {"arm": "gpt"})) == straight
+    assert sorted(tmp_path.rglob("*")) == before
+    for uri, message in (("file:./none", "there is no such folder"), (".", "this folder is not MLflow's")):
+        with pytest.raises(ResourceError, match=message):
+            MlflowReader(uri).read_runs("in files")
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
 
 
 def test_a_server_gives_the_same_as_its_database(experiments: Experiments, monkeypatch: pytest.MonkeyPatch) -> None:

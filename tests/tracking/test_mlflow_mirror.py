@@ -16,7 +16,16 @@ import pytest
 
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.mlflow_mirror import SCHEMES, MlflowMirror, check_tracking_uri, explain, hide_secrets, redact
+from ablate.tracking.mlflow_mirror import (
+    SCHEMES,
+    MlflowMirror,
+    check_tracking_uri,
+    explain,
+    find_mirror_obstacle,
+    hide_secrets,
+    redact,
+)
+from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.store import Store, write_json
@@ -163,6 +172,31 @@ def test_the_kinds_of_addresses_are_those_that_mlflow_knows() -> None:
         *(f"{name}://x" for name in SCHEMES),
     ):
         check_tracking_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:./mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
+def test_of_a_folder_of_files_it_is_known_at_once_that_mlflow_accepts_nothing(
+    uri: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.rglob("*"))
+    obstacle = find_mirror_obstacle(uri)
+    assert uri in obstacle and "mlflow migrate-filestore" in obstacle and "MLFLOW_ALLOW_FILE_STORE=true" in obstacle
+    mirror = MlflowMirror(uri, store, store.read_study())
+    mirror.add("0f", [{"step": 1}])
+    mirror.close()
+    assert mirror.behind is None and set(tmp_path.rglob("*")) == before
+    assert publish(uri, store.read_study(), {}, {}, "") == obstacle
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert find_mirror_obstacle(uri) == ""
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:///a.db", "http://host", "databricks", "databricks://profile", "mysql+pymysql://a/b"]
+)
+def test_a_database_or_a_server_is_no_folder(uri: str) -> None:
+    assert find_mirror_obstacle(uri) == ""
 
 
 @pytest.mark.parametrize("uri", ["foo://ann:hunter2@host/x", "htp://host", "postgres://db", "sqlite3:///a.db"])
