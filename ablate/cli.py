@@ -13,9 +13,10 @@ import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from ablate import cli_results, cli_search
 from ablate.cli_results import DEFAULT_RUNS, Runs, find_store
@@ -25,7 +26,40 @@ from ablate.execution.packages import check_packages
 if TYPE_CHECKING:
     from ablate.plan import Plan
 
+
+PLACES = frozenset({"ARCHIVE...", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY", "[STUDY]..."})
+MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
+
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs, whose arguments are all checked in one place."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        for parameter in command.params if command is not None else ():
+            parameter.callback = _check_argument
+        return command
+
+
+def _check_argument(_ctx: object, parameter: Any, value: Any) -> Any:
+    """The value itself. Raises `AblateError` for a path that no file can have."""
+    label = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(item, str | Path):
+            continue
+        text = str(item)
+        if isinstance(item, str) and parameter.metavar not in PLACES:
+            continue
+        if any(ord(character) < 32 for character in text):
+            raise AblateError(f"{label}: {text!r} is no name of a file or folder: it holds a control character")
+        longest = max(Path(text).parts, key=lambda part: len(os.fsencode(part)), default="")
+        if len(os.fsencode(longest)) > MAX_NAME_BYTES:
+            raise AblateError(f"{label}: {longest[:40]}... is too long: a name has at most {MAX_NAME_BYTES} bytes")
+    return value
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="Declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -74,6 +108,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without our characters, as under LANG=C, shows others
+    for word in sys.argv[1:]:
+        if "\0" in word:  # which the conversion of paths would stumble over
+            _fail(f"the argument {word!r} holds a NUL byte", 2)
     try:
         check_packages()
         try:
@@ -82,6 +119,12 @@ def main() -> None:
             _flush()
     except AblateError as error:
         _fail(str(error), error.exit_code)
+    except ValueError as error:
+        from ablate_model import ConfigError
+
+        if not isinstance(error, ConfigError):
+            raise
+        _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
 
@@ -342,12 +385,15 @@ def variants(as_json: AsJson = False) -> None:
     """List every attention and normalization with its paper and its knobs."""
     from ablate.screens import print_variants
     from ablate_model import variants as list_variants
+    from ablate_model.config import broken_lines
 
     table = list_variants()
     if as_json:
         print(json.dumps(table, indent=2))
     else:
         print_variants(table)
+    if broken := broken_lines():
+        raise AblateError("\n".join(map(str, broken)))
 
 
 @app.command()

@@ -246,5 +246,10 @@ class ModelConfig(Knobs):
 
 
 def variants() -> dict[str, dict[str, dict[str, Any]]]:
-    """axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs}."""
-    return {axis: {name: table.resolve(name).describe() for name in table} for axis, table in TABLES.items()}
+    """axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs}, of every working line."""
+    return {axis: table.describe()[0] for axis, table in TABLES.items()}
+
+
+def broken_lines() -> list[ConfigError]:
+    """What is wrong with the lines of the tables that `variants` leaves out."""
+    return [error for table in TABLES.values() for error in table.describe()[1]]

@@ -133,14 +133,17 @@ class GPT(nn.Module):
         """Parameter name -> what it is for an optimizer: matrix (hidden, Muon's), embedding, head, gate or vector."""
         return {name: spec.role for name, _, spec in walk_declared(self)}
 
-    def choose_backend(self, n_sequences: int, dtype: torch.dtype = torch.float32, cache: Path | None = None) -> None:
+    def choose_backend(
+        self, n_sequences: int, dtype: torch.dtype = torch.float32, cache: str | Path | None = None
+    ) -> None:
         """Take the attention backend whose kernels are fastest for `n_sequences` at once under autocast to `dtype`.
 
-        Measured once a shape and machine, and remembered in `cache`, by default a file of this user.
+        Measured once per shape and machine, and remembered in `cache`, by default a file of this user.
+        Raises torch.OutOfMemoryError if no backend has enough memory.
         """
         calls = collect_calls(self, n_sequences, dtype)
         if calls:
-            self.measured_ms = choose_fastest(calls, cache or default_cache())
+            self.measured_ms = choose_fastest(calls, Path(cache or default_cache()))
             self.backend = next(iter(self.measured_ms))
 
     def report_attention(self, dtype: torch.dtype = torch.float32) -> dict[str, str]:

@@ -101,7 +101,10 @@ def _continue(
     for _ in range(max_new_tokens):
         if cache.length + unread_bt.shape[1] > limit:
             cache, unread_bt = Cache(model.config.n_layers), ids_bt[:, -max(limit // 2, 1) :]
-        drawn_b1 = sampling.draw(model(unread_bt, cache)[:, -1], generator)
+        logits_bv = model(unread_bt, cache)[:, -1]
+        if not logits_bv.isfinite().all():
+            raise ValueError("the model's logits are not finite: its weights may have diverged")
+        drawn_b1 = sampling.draw(logits_bv, generator)
         unread_bt = torch.where(has_ended_b1, ids_bt[:, -1:], drawn_b1)
         ids_bt = torch.cat((ids_bt, unread_bt), dim=1)
         has_ended_b1 = has_ended_b1 | torch.isin(unread_bt, stops)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .config import ModelConfig
 
 
+WORDS = ("name", "summary", "paper", "equations", "deviations", "neutral")  # that each variant says of itself
+
+
 @dataclass(frozen=True)
 class Neutral:
     """The point at which a variant computes exactly what the baseline of its axis computes.
@@ -92,8 +95,8 @@ class Variant(Knobs, ABC):
     @classmethod
     def describe(cls) -> dict[str, Any]:
         """The documentation of this variant as plain data."""
-        words = ("summary", "paper", "equations", "deviations", "neutral", "version")
-        return {**{word: getattr(cls, word) for word in words}, "knobs": _describe_knobs(cls)}
+        words = {word: getattr(cls, word) for word in (*WORDS[1:], "version")}
+        return {**words, "knobs": _describe_knobs(cls)}
 
 
 V = TypeVar("V", bound=Variant)
@@ -102,21 +105,55 @@ V = TypeVar("V", bound=Variant)
 class Table(Generic[V]):
     """The variants of one axis, as lazy lines "name" -> "module:Class": one variant's imports cannot break another."""
 
-    def __init__(self, axis: str, package: str, lines: Mapping[str, str]) -> None:
+    def __init__(self, contract: type[V], axis: str, package: str, lines: Mapping[str, str]) -> None:
+        self.contract = contract
         self.axis = axis
         self.package = package
         self.lines = dict(lines)
+        self._found: dict[tuple[str, str], type[V]] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.lines)
 
     def resolve(self, name: object) -> type[V]:
-        """The config class behind a name. Raises ConfigError for a name that the table lacks."""
+        """The config class behind a name.
+
+        Raises ConfigError for a name that the table lacks, and for a line whose class lacks part of the contract.
+        """
         if not isinstance(name, str) or name not in self.lines:
             raise ConfigError("name", describe_unknown(name, self.lines, self.axis), self.lines)
-        module, _, attribute = self.lines[str(name)].partition(":")
-        found: type[V] = getattr(importlib.import_module(f".{module}", self.package), attribute)
+        item = name, self.lines[name]
+        if item not in self._found:
+            self._found[item] = self._import(*item)
+        return self._found[item]
+
+    def _import(self, name: str, line: str) -> type[V]:
+        place = f"the line {name!r}: {line!r} of the {self.axis} table"
+        module, _, attribute = line.partition(":")
+        try:
+            found = getattr(importlib.import_module(f".{module}", self.package), attribute)
+        except Exception as error:  # a variant's own file can raise anything
+            raise ConfigError("name", f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, self.contract)):
+            raise ConfigError("name", f"{place} names no subclass of {self.contract.__name__}")
+        missing = [*sorted(found.__abstractmethods__), *(word for word in WORDS if not hasattr(found, word))]
+        missing += [f"a default of {knob}" for knob, info in found.model_fields.items() if info.is_required()]
+        if missing:
+            raise ConfigError("name", f"{place} names a class that lacks {', '.join(missing)}")
+        if found.name != name:
+            raise ConfigError("name", f"{place} names a class whose own name is {found.name!r}")
         return found
+
+    def describe(self) -> tuple[dict[str, dict[str, Any]], list[ConfigError]]:
+        """The documentation of each variant by name, and what is wrong with the lines that have none."""
+        described: dict[str, dict[str, Any]] = {}
+        broken: list[ConfigError] = []
+        for name in self:
+            try:
+                described[name] = self.resolve(name).describe()
+            except ConfigError as error:
+                broken.append(error.under(self.axis))
+        return described, broken
 
     def default(self) -> V:
         """The baseline, which is the first line of the table, with its default knobs."""

@@ -14,11 +14,13 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from typer.main import get_command
 
-from ablate.cli import main
+from ablate.cli import app, main
 from ablate.plan.estimate import Pace
 from ablate.tracking.records import Status
 from ablate.tracking.store import Store
+from ablate_model.config import TABLES
 
 ROOT = Path(__file__).parents[1]
 
@@ -285,3 +287,44 @@ def test_more_than_there_is_names_the_line_of_the_grid(ablate: Ablate, write_gri
     grid = write_grid(resources={"cpus": 100_000})
     for verb in ("plan", "run"):
         assert_refused(ablate(verb, grid), "grid.yaml:", "resources", "100000 CPU", "there are")
+
+
+def test_one_broken_line_of_a_table_ended_every_verb_in_a_traceback(
+    ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TABLES["attention"].lines, "bad", "standard:Gone")
+    code, out, err = ablate("variants")
+    assert code == 2 and "linear_ensemble" in out and "ngpt" in out
+    assert err.startswith("error: attention.name: the line 'bad': 'standard:Gone' of the attention table cannot be ")
+    assert ablate("variants", "--json")[0] == 2
+    assert_refused(ablate("schema"), "the line 'bad': 'standard:Gone' of the attention table")
+    assert ablate("plan", write_grid())[0] == 0
+    grid = write_grid(matrix={"attention": ["standard", "bad"]}, baseline={"attention": "standard"})
+    assert_refused(ablate("plan", grid), "grid.yaml:", "'standard:Gone'")
+
+
+@pytest.mark.parametrize("name", ["nul\0byte", "new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep"])
+def test_a_name_that_no_file_can_have_ended_in_a_traceback(ablate: Ablate, name: str) -> None:
+    """Every path of every verb, found by its type or by what it is called in the help."""
+    tried = 0
+    for verb, command in get_command(app).commands.items():
+        needed = ["x" for parameter in command.params if parameter.required and not parameter.opts[0].startswith("-")]
+        for parameter in command.params:
+            is_option = parameter.opts[0].startswith("-")
+            if str(parameter.metavar).strip("[].") in {
+                "DIR",
+                "FILE",
+                "FOLDER",
+                "GRID",
+                "RUN",
+                "SEARCH",
+                "STUDY",
+                "ARCHIVE",
+            }:
+                tried += 1
+                words = [*needed, parameter.opts[0], name] if is_option else [name, *needed[1:]]
+                label = parameter.opts[0] if is_option else parameter.metavar
+                assert_refused(ablate(verb, *words), "NUL byte" if "\0" in name else str(label))
+    assert tried > 30
+    if "\0" in name:
+        assert_refused(ablate("generate", "x", "--prompt", name), "NUL byte")

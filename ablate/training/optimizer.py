@@ -110,8 +110,9 @@ def _muon(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.op
 
     AdamW steps everything else. Both follow the same schedule, Muon's multiplied by muon_learning_rate / learning_rate;
     each decays by its own rate times weight_decay. torch's Muon keeps the momentum as a running mean, which is the
-    published sum times a constant that the normalisation before Newton-Schulz takes out. A matrix that makes several
-    things at once (the heads of a projection, SwiGLU's value and gate) is orthogonalised as the one that it is.
+    published sum times a constant that the normalisation before Newton-Schulz takes out. The steps of the iteration
+    are rounded to bfloat16, as published, whatever the precision of the training. A matrix that makes several things at
+    once (the heads of a projection, SwiGLU's value and gate) is orthogonalised as the one that it is.
     """
     roles = model.parameter_roles()
     is_matrix = {id(p): roles[name] == "matrix" and p.dim() == 2 for name, p in model.named_parameters()}

@@ -4,6 +4,7 @@ from ..variant import Table
 from .base import Attention
 
 TABLE: Table[Attention] = Table(
+    Attention,
     "attention",
     __name__,
     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import statistics
 import time
@@ -34,23 +35,46 @@ def choose_fastest(calls: Sequence[Call], cache: Path) -> dict[str, float]:
     """Milliseconds of forward and backward of all `calls` by backend, fastest first; backends that cannot are missing.
 
     What the cache holds for the same shapes, settings, device and versions is not measured again, so that all runs on a
-    machine choose alike. Of several processes that measure at once, the first one's figures count for all.
+    machine choose alike. Of several processes that measure at once, the first one's figures count for all. Lack of
+    memory may pass, so the figures are not remembered if a backend ran out of it.
+    Raises torch.OutOfMemoryError if no backend had enough memory, and BackendError if none can compute the calls.
     """
     key = json.dumps([_machine(calls[0]), sorted({_describe(call) for call in calls})])
     found = _read(cache).get(key)
     if found is None:
-        found = _remember(cache, key, _measure(list({_describe(call): call for call in calls}.values())))
+        found, refused = _measure(list({_describe(call): call for call in calls}.values()))
+        lacks_memory = any(map(_is_out_of_memory, refused.values()))
+        if not found:
+            reasons = "; ".join(f"{name}: {error}" for name, error in refused.items())
+            kind = torch.OutOfMemoryError if lacks_memory else BackendError
+            raise kind(f"no attention backend could be measured: {reasons}")
+        if not lacks_memory:
+            found = _remember(cache, key, found)
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _measure(calls: Sequence[Call]) -> dict[str, float]:
-    found = {}
+def _measure(calls: Sequence[Call]) -> tuple[dict[str, float], dict[str, Exception]]:
+    """Milliseconds by backend, and why the others could not be measured."""
+    found: dict[str, float] = {}
+    refused: dict[str, Exception] = {}
     for name in BACKENDS:
         try:
             found[name] = sum(_time(name, call) for call in calls)
-        except (BackendError, torch.OutOfMemoryError):
-            continue
-    return found
+        except (BackendError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, BackendError) and not _is_out_of_memory(error):
+                raise
+            refused[name] = error.with_traceback(None)  # whose frames hold the tensors
+        if calls[0].q.is_cuda:
+            torch.cuda.empty_cache()  # what one backend took is not missing for the next
+    return found, refused
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch's CPU allocator raises a plain RuntimeError, and so do some libraries on a GPU."""
+    words = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def _time(name: str, call: Call) -> float:
@@ -109,11 +133,21 @@ def _describe(call: Call) -> str:
 
 
 def _read(cache: Path) -> dict[str, dict[str, float]]:
+    """The tables that can be used: a file, or an entry, that is damaged or empty is measured again."""
     try:
-        content: dict[str, dict[str, float]] = json.loads(cache.read_text())
-    except (OSError, ValueError):
+        content = json.loads(cache.read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    return {key: table for key, table in content.items() if _is_table(table)} if isinstance(content, dict) else {}
+
+
+def _is_table(table: object) -> bool:
+    return (
+        isinstance(table, dict)
+        and len(table) > 0
+        and table.keys() <= BACKENDS.keys()
+        and all(type(ms) in (int, float) and 0 < ms < math.inf for ms in table.values())
+    )
 
 
 def _remember(cache: Path, key: str, measured: Mapping[str, float]) -> dict[str, float]:

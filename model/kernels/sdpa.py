@@ -88,4 +88,5 @@ def _prepend_sink(call: Call, sink_h: Tensor) -> Call:
     if call.window is None and call.bias is None:
         return prepend_sink(call, sink_h)
     bias = _form_mask(replace(call, bias=call.q.new_zeros(1, 1, 1, 1) if call.bias is None else call.bias))
+    bias = bias.expand(-1, -1, -1, call.k.shape[1])  # one entry for all keys is not one for the sink
     return replace(prepend_sink(call, sink_h), bias=F.pad(bias, (1, 0)), window=None)

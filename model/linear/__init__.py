@@ -4,6 +4,7 @@ from ..variant import Table
 from .base import Linear
 
 TABLE: Table[Linear] = Table(
+    Linear,
     "linear",
     __name__,
     {

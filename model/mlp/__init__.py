@@ -4,6 +4,7 @@ from ..variant import Table
 from .base import Mlp
 
 TABLE: Table[Mlp] = Table(
+    Mlp,
     "mlp",
     __name__,
     {

@@ -4,6 +4,7 @@ from ..variant import Table
 from .base import Normalization
 
 TABLE: Table[Normalization] = Table(
+    Normalization,
     "normalization",
     __name__,
     {

@@ -52,7 +52,8 @@ class DyT(Normalization):
     equations: ClassVar[str] = "DyT(x) = gain * tanh(a x) + bias; h <- h + f(DyT(h)); logits = DyT(h) W_head^T"
     deviations: ClassVar[str] = (
         "a starts at 0.5 everywhere by default, where the paper's language models choose it by width and larger in "
-        "attention: knobs; with linear layers that normalise their own input, the tanh before sub-layers goes"
+        "attention: knobs; gain and bias are always there, as in the paper, even where the model's `bias` is false and "
+        "no other layer has one; with linear layers that normalise their own input, the tanh before sub-layers goes"
     )
     neutral: ClassVar[str] = "None: an elementwise function divides by no statistic of the vector."
 

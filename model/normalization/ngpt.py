@@ -179,8 +179,10 @@ class NGPT(Normalization):
     deviations: ClassVar[str] = (
         "u and v are both scaled by sqrt(d), as in the authors' code and not in equation 20 (the same function for "
         "swiglu, whose output is normalised); true RoPE, which the authors' code lacks; s_qk^2 is applied to q alone "
-        "(the same function); the redundant Norm(h) inside the update is left out, with weight normalisation off the "
-        "embedding is normalised once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
+        "(the same function); the authors' code normalises h again inside each update, which is left out here: h is a "
+        "unit vector already, so the function is the same, but the radial part of the embedding's gradient differs (no "
+        "effect on training was found: -0.001 +- 0.003 nats over nine pairs of runs); with weight normalisation off "
+        "the embedding is normalised once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
         "slerp's result is normalised again, because a vector alpha leaves the sphere"
     )
     neutral: ClassVar[str] = (

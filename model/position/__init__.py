@@ -4,6 +4,7 @@ from ..variant import Table
 from .base import Position
 
 TABLE: Table[Position] = Table(
+    Position,
     "position",
     __name__,
     {

@@ -4,6 +4,7 @@ from ..variant import Table
 from .base import Topology
 
 TABLE: Table[Topology] = Table(
+    Topology,
     "topology",
     __name__,
     {

@@ -65,7 +65,10 @@ class ParallelGPT(Topology):
     )
     deviations: ClassVar[str] = (
         "the heavier path alone keeps the final norm, which the authors' code forgets; inside nGPT x_i and h are "
-        "normalised; the embedding shortcut mixes in the embedding itself; value residuals stay within a path"
+        "normalised; the embedding shortcut mixes in the embedding itself; value residuals stay within a path; "
+        "W_i starts like every hidden matrix here and b_i at 0, and what writes to the stream starts smaller by "
+        "sqrt(2 n_layers) of all blocks, though a path has half of them; apart from w, the authors' starting values "
+        "were not compared"
     )
     neutral: ClassVar[str] = "None: each path has half the depth."
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from ablate.errors import RecordError
 from ablate.evaluation.continuation import continue_prompt, find_run
@@ -80,6 +83,59 @@ def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
     with pytest.raises(RecordError, match="cannot be loaded"):
         continue_prompt(run, "x", 1, GREEDY)
     run.weights.unlink()
+    with pytest.raises(RecordError, match=r"its model\.safetensors is gone: it finished"):
+        continue_prompt(run, "x", 1, GREEDY)
     run.write_status(Status("queued"))
     with pytest.raises(RecordError, match="it is queued"):
         continue_prompt(run, "x", 1, GREEDY)
+    run.status.write_text("{torn")
+    with pytest.raises(RecordError, match=r"has no weights .*status\.json was damaged"):
+        continue_prompt(run, "x", 1, GREEDY)
+    run.config.unlink()
+    with pytest.raises(RecordError, match=r"this folder is no run's: it holds no config\.json"):
+        find_run(str(run.path), run.path.parents[1])
+
+
+def change_study(run: RunFolder, **data: Any) -> None:
+    record = run.path.parent / "study.json"
+    content = json.loads(record.read_text())
+    record.write_text(json.dumps({**content, "data": {**content["data"], **data}}))
+
+
+def poison(run: RunFolder) -> None:
+    model = GPT(CONFIG)
+    model.embedding.weight.data.fill_(torch.nan)
+    config = run.config.read_bytes()
+    save(model, run.path)
+    run.config.write_bytes(config)
+
+
+HUGE = ModelConfig.parse({**CONFIG.to_dict(), "d_model": 960_000, "d_ff": 1_000_000, "vocab_size": 1_000_000})
+SMALL = ModelConfig.parse({**CONFIG.to_dict(), "vocab_size": 100})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: run.config.write_text('{"model":' * 100_000), r"config\.json is nested too deeply"),
+        (lambda run: run.config.write_text('{"model"'), r"config\.json is no JSON"),
+        (lambda run: run.config.write_text('{"model": []}'), "expected a mapping of a model's settings"),
+        (lambda run: run.weights.write_bytes(run.weights.read_bytes()[:-3]), r"model\.safetensors holds no weights"),
+        (lambda run: run.config.write_text(json.dumps(HUGE.to_dict())), r"describes [\d,]+ parameters \([\d.]+ TB"),
+        (
+            lambda run: save(GPT(SMALL), run.path),
+            "the prompt holds the token 120, beyond the model's vocabulary of 100",
+        ),
+        (lambda run: change_study(run, validation_fraction=2), r"study\.json: data\.validation_fraction: .* got 2"),
+        (lambda run: change_study(run, validation_fraction="x"), r"study\.json: data\.validation_fraction: .* got 'x'"),
+        (lambda run: change_study(run, source=[1]), r"study\.json: data\.source: .* got \[1\]"),
+        (lambda run: (run.path.parent / "study.json").write_text("[" * 200_000), "nested too deeply"),
+        (poison, "cannot continue the prompt: the model's logits are not finite"),
+    ],
+)
+def test_a_damaged_run_ended_in_a_traceback(
+    damage: Callable[[RunFolder], object], message: str, run: RunFolder
+) -> None:
+    damage(run)
+    with pytest.raises(RecordError, match=message):
+        continue_prompt(run, "x", 1, Sampling())

@@ -54,7 +54,7 @@ def test_what_no_graph_can_hold_is_timed_as_it_is(monkeypatch: pytest.MonkeyPatc
 def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = GPT(tiny())
     model.choose_backend(2, cache=cache)
-    monkeypatch.setattr(fastest, "_measure", lambda _calls: {"math": 1.0, "sdpa": 2.0})
+    monkeypatch.setattr(fastest, "_measure", lambda _calls: ({"math": 1.0, "sdpa": 2.0}, {}))
     other = GPT(tiny(normalization="ngpt"))  # the same shape
     other.choose_backend(2, cache=cache)
     assert other.measured_ms == model.measured_ms
@@ -66,10 +66,10 @@ def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_first_of_two_who_measure_at_once_counts(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = collect_calls(GPT(tiny()), 1, torch.float32)
 
-    def measure_late(_calls: object) -> dict[str, float]:
-        monkeypatch.setattr(fastest, "_measure", lambda _calls: {"sdpa": 1.0, "math": 2.0})
+    def measure_late(_calls: object) -> tuple[dict[str, float], dict[str, Exception]]:
+        monkeypatch.setattr(fastest, "_measure", lambda _calls: ({"sdpa": 1.0, "math": 2.0}, {}))
         fastest.choose_fastest(calls, cache)
-        return {"math": 1.0, "sdpa": 2.0}
+        return {"math": 1.0, "sdpa": 2.0}, {}
 
     monkeypatch.setattr(fastest, "_measure", measure_late)
     assert list(fastest.choose_fastest(calls, cache)) == ["sdpa", "math"]
@@ -89,3 +89,56 @@ def test_without_attention_there_is_nothing_to_choose(cache: Path) -> None:
     model = GPT(tiny(dropped=["attention/0", "attention/1"]))
     model.choose_backend(1, cache=cache)
     assert (model.backend, model.measured_ms) == ("auto", {})
+
+
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    MemoryError("no room"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_passing_lack_of_memory_removed_a_backend_for_good(
+    error: Exception, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack(_name: str, _call: object) -> float:
+        raise error
+
+    model, time = GPT(tiny()), fastest._time
+    with monkeypatch.context() as patch:
+        patch.setattr(fastest, "_time", lambda name, call: (lack if name == "sdpa" else time)(name, call))
+        model.choose_backend(1, cache=cache)
+        assert "math" in model.measured_ms and "sdpa" not in model.measured_ms
+        patch.setattr(fastest, "_time", lack)
+        for _ in range(2):
+            with pytest.raises(torch.OutOfMemoryError, match=f"no attention backend .*; math: .*{str(error)[-9:]}"):
+                model.choose_backend(1, cache=cache)
+    assert not cache.exists()
+    model.choose_backend(1, cache=cache)
+    assert "sdpa" in model.measured_ms and cache.exists()
+
+
+def test_an_error_that_is_no_lack_of_memory_is_raised(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_name: str, _call: object) -> float:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(fastest, "_time", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        GPT(tiny()).choose_backend(1, cache=cache)
+
+
+@pytest.mark.parametrize("table", [{}, None, [], {"sdpa": "1"}, {"sdpa": -1.0}, {"sdpa": float("nan")}, {"gone": 1.0}])
+def test_an_empty_table_on_disk_ended_in_stop_iteration(table: object, cache: Path) -> None:
+    model = GPT(tiny())
+    model.choose_backend(1, cache=str(cache))
+    (key,) = json.loads(cache.read_text())
+    cache.write_text(json.dumps({key: table, "another machine": {"math": 1.0}}))
+    model.choose_backend(1, cache=cache)
+    assert set(model.measured_ms) == {"sdpa", "math"}
+    assert json.loads(cache.read_text()) == {key: model.measured_ms, "another machine": {"math": 1.0}}
+    for whole in ("[]", "3", "[" * 200_000):
+        cache.write_text(whole)
+        model.choose_backend(1, cache=cache)
+        assert json.loads(cache.read_text()).keys() == {key}

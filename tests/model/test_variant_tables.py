@@ -17,7 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import ablate_model
 from ablate_model import GPT, ConfigError, ModelConfig
 from ablate_model import variants as describe_variants
-from ablate_model.config import TABLES
+from ablate_model.attention.heads import HeadAttention
+from ablate_model.attention.standard import StandardAttention
+from ablate_model.config import TABLES, broken_lines
 from ablate_model.cost import count_forward_flops
 from ablate_model.variant import Neutral, Table, Variant
 
@@ -57,6 +59,42 @@ def test_no_variant_is_left_out_of_its_table(axis: str) -> None:
 def test_the_first_line_is_the_baseline(axis: str) -> None:
     assert TABLES[axis].default().neutral_point == Neutral()
     assert getattr(tiny(), axis).name == next(iter(TABLES[axis]))
+
+
+class WithoutBuild(HeadAttention):
+    """It forgets `build`, `query_heads` and every word about itself."""
+
+
+class NeedsKnob(StandardAttention):
+    name = "bad"
+    strength: float
+
+
+BROKEN = {
+    "standard:StandardAttention": r"a class whose own name is 'standard'",
+    "standard:Gone": r"cannot be imported: AttributeError: ",
+    "gone:Gone": r"cannot be imported: ModuleNotFoundError: ",
+    "standard": r"cannot be imported: AttributeError: ",
+    "heads:HeadLayer": r"names no subclass of Attention",
+    "standard:annotations": r"names no subclass of Attention",
+    "standard:WithoutBuild": r"lacks build, key_heads, query_heads, name, summary, paper, ",
+    "standard:NeedsKnob": r"lacks a default of strength",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BROKEN.items())
+def test_a_line_whose_class_lacks_part_of_the_contract_broke_every_variant(
+    line: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cls in (WithoutBuild, NeedsKnob):
+        monkeypatch.setattr("ablate_model.attention.standard." + cls.__name__, cls, raising=False)
+    before = describe_variants()
+    monkeypatch.setitem(TABLES["attention"].lines, "bad", line)
+    with pytest.raises(ConfigError, match=rf"^attention\.name: the line 'bad': '{line}' of the attention .*{message}"):
+        tiny(attention={"name": "bad"})
+    assert describe_variants() == before
+    assert [str(error).split(": ")[0] for error in broken_lines()] == ["attention.name"]
+    assert tiny().attention.name == "standard"
 
 
 @pytest.mark.parametrize("axis", TABLES)
