@@ -79,7 +79,7 @@ class ModelConfig(Knobs):
     )
     d_ff: Size = Field(default_factory=_default_d_ff, description="inner width of the MLP; null is the mlp's default")
     tie_embeddings: bool = Field(default=False, description="the head's matrix is the embedding's")
-    logit_softcap: float | None = Field(default=None, ge=1e-3, le=1e6, description="final logits <- c tanh(logits / c)")
+    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e6, description="final logits <- c tanh(logits / c)")
     value_residual: Literal["none", "half", "learned"] = Field(
         default="none", description="mix the first layer's values into every layer's: by half, or by a learned share"
     )
@@ -192,6 +192,8 @@ class ModelConfig(Knobs):
             found["value_residual"] = "no attention comes after the first of a path"
         if not self.count_kept("block"):
             found["embedding_shortcut"] = "no layer keeps a block"
+            if self.model_copy(update={"bias": not self.bias}).num_params() == self.num_params():
+                found["bias"] = "no layer is left that could have one"
         if not self.count_kept("mlp"):
             found["d_ff"] = NO_MLP
         return found
