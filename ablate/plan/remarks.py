@@ -25,12 +25,12 @@ def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: M
     Arms that are the same for the same reasons share a line.
     """
     alike: dict[object, list[tuple[str, str, tuple[str, ...]]]] = {}
-    for other, kept in merged.items():
-        arms = expansion.arms[other], expansion.arms[kept]
+    for left_out, kept in merged.items():
+        arms = expansion.arms[left_out], expansion.arms[kept]
         texts = [{axis: level.text for axis, level in arm.items()} for arm in arms]
         levels = tuple((texts[0].get(axis), texts[1].get(axis)) for axis in expansion.axes)
         changed = tuple(pair for pair in levels if pair[0] != pair[1])
-        why = tuple(_explain_difference(resolved[other], resolved[kept]))
+        why = tuple(_explain_difference(resolved[left_out], resolved[kept]))
         alike.setdefault(why or changed, []).append((arm_name(arms[0]), arm_name(arms[1]), why))
     for (left_out, name, why), *more in alike.values():
         also = f"; the same holds for {count(len(more), 'more arm')}" if more else ""
