@@ -99,9 +99,8 @@ class HeadAttention(Attention, ABC):
         if not config.count_kept("attention"):
             width = type(self)().default_qk_width(config)
             is_legal = width > 0 and width % 2 == 0  # for every position, which looks at the width nevertheless
-            return dict.fromkeys(
-                type(self).model_fields.keys() - ({"qk_head_dim"} if not is_legal else set()), NO_ATTENTION
-            )
+            knobs = [name for name in type(self).model_fields if is_legal or name != "qk_head_dim"]
+            return dict.fromkeys(knobs, NO_ATTENTION)
         if self.qk_norm == "none":
             found["qk_norm_place"] = "there is no qk_norm"
         elif config.position.rotate is keep:
