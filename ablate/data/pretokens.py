@@ -75,7 +75,8 @@ def _skip_contraction(text: str, kinds: npt.NDArray[np.uint8], start: int) -> in
 
 
 def _classify(text: str) -> npt.NDArray[np.uint8]:
-    return _class_table()[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
+    kinds: npt.NDArray[np.uint8] = _class_table()[np.frombuffer(text.encode("utf-32-le"), dtype="<u4")]
+    return kinds
 
 
 @cache

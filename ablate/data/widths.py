@@ -1,7 +1,8 @@
 """Tells uint16 tokens from files that only look like some when they are read two bytes at a time.
 
-Every check asks for what no sequence of uint16 tokens shows, except by a chance below one in a billion: in such a
-sequence the even and the odd places hold tokens of the same kind, and the two bytes of a token do not.
+In tokens of a language, the even and the odd places hold the same kind of tokens, and the two bytes of a token do not
+have the same distribution. A check needs enough tokens to exclude chance, so short files pass. Evenly distributed bytes
+pass, too, because they are evenly distributed uint16 tokens as well.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def _is_float(tokens: Tokens) -> bool:
 
 def _are_upper_halves(tokens: Tokens) -> npt.NDArray[np.bool_]:
     size = tokens & 0x7FFF
-    return (tokens == 0) | ((_FLOATS[0] <= size) & (size <= _FLOATS[1]))
+    found: npt.NDArray[np.bool_] = (tokens == 0) | ((size >= _FLOATS[0]) & (size <= _FLOATS[1]))
+    return found
 
 
 def _find_restricted(tokens: Tokens) -> str | None:
