@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ablate.analysis.arrow import Floats
 from ablate.analysis.border import check_manifest, read_mapping, read_record, read_status
-from ablate.analysis.lines import CORE_COLUMNS, read_lines
+from ablate.analysis.lines import CORE_COLUMNS, NO_LINES, read_lines
 from ablate.errors import RecordError
 from ablate.tracking.records import ENDED, ArmRecord, Status, StudyRecord
 from ablate.tracking.store import Store
@@ -254,7 +254,11 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
 
 def _read_run(store: Store, run_id: str) -> Known:
     folder = store.run(run_id)
-    status, lines = read_status(folder.status), read_lines(folder.curve)  # in this order: a curve grows until the end
+    status, unread = read_status(folder.status), ""  # before the curve, which grows until the end
+    try:
+        lines = read_lines(folder.curve)
+    except RecordError as error:  # of this run only; pages are published without paths
+        lines, unread = NO_LINES, str(error).replace(str(folder.curve), folder.curve.name)
     return Known(
         status,
         lines.columns,
@@ -262,7 +266,7 @@ def _read_run(store: Store, run_id: str) -> Known:
         read_mapping(folder.config),
         lines.n_passed_over,
         status.curve is not None and status.state in ENDED and status.curve != lines.extent,
-        lines.unread,
+        unread,
     )
 
 

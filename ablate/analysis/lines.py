@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ablate.analysis.arrow import Floats, is_numeric, to_floats
 from ablate.analysis.border import clean
+from ablate.errors import RecordError
 from ablate.files import open_regular
 from ablate.tracking.curve import MOVE_AWAY
 from ablate.tracking.records import LARGEST, MAX_COUNT, is_number
@@ -41,24 +42,22 @@ _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the table
 class CurveLines:
     """`columns` holds all of `CORE_COLUMNS`, each [line], nan where a line lacks the key; steps strictly increase.
 
-    `n_passed_over` counts the lines that are no records; `extent` is the length (bytes) and CRC-32 of the file;
-    `unread` says why the file could not be read, and what to do.
+    `n_passed_over` counts the lines that are no records; `extent` is the length (bytes) and CRC-32 of the file.
     """
 
     columns: Mapping[str, Floats]
     n_passed_over: int
     extent: tuple[int, int]
-    unread: str = ""
 
 
 def read_lines(path: Path) -> CurveLines:
     """The lines of a curve, but for the last one where its end is missing: it is being written. None without a file.
 
     A record has a step, and its costs and losses are numbers or null. The file is parsed block by block, so a long
-    curve takes little more memory than its numbers.
+    curve takes little more memory than its numbers. Raises `RecordError`, with what to do, where it cannot be read.
     """
     n_bytes = crc32 = n_lines = 0
-    parts, unread = [_parse_lines(b"")[0]], ""
+    parts = [_parse_lines(b"")[0]]
     try:
         with open_regular(path) as file:
             rest = b""
@@ -75,12 +74,12 @@ def read_lines(path: Path) -> CurveLines:
     except FileNotFoundError:
         pass
     except OSError as error:
-        unread = f"{path.name} could not be read: {error.strerror or error}; {MOVE_AWAY}"
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}; {MOVE_AWAY}") from None
     columns = _join(parts)
     is_record = find_records(columns)
     columns = {name: values[is_record] for name, values in columns.items() if name not in _TAKEN}
     columns = {name: np.where(np.abs(values) <= LARGEST, values, np.nan) for name, values in columns.items()}
-    return CurveLines(_drop_repeats(columns), n_lines - int(is_record.sum()), (n_bytes, crc32), unread)
+    return CurveLines(_drop_repeats(columns), n_lines - int(is_record.sum()), (n_bytes, crc32))
 
 
 def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
@@ -91,6 +90,9 @@ def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
         name: np.concatenate([part.get(name, np.full(n, np.nan)) for part, n in zip(parts, lengths, strict=True)])
         for name in names
     }
+
+
+NO_LINES = CurveLines({name: np.empty(0) for name in CORE_COLUMNS}, 0, (0, 0))
 
 
 def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, Floats]:

@@ -27,7 +27,7 @@ STATUS, CURVE, WEIGHTS = "status.json", "curve.jsonl", "model.safetensors"
 CONTENT = ("config.json", "manifest.json", CURVE, STATUS)
 # What the parts of one study must have in common, so that their runs can be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
-MAX_FILE_BYTES = 2**30  # of a curve, which has some hundred bytes a line
+MAX_FILE_BYTES = 2**30  # of a curve, which has some hundred bytes per line
 MAX_DOCUMENT_BYTES = 2**22  # of a run's config, manifest or status, which is parsed as a whole
 TAKEN = "somebody trains this run now; stop it first"
 

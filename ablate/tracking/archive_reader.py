@@ -19,7 +19,7 @@ from ablate.tracking.store import parse_json
 
 RECORD = "study.json"
 BLOCK_BYTES = 2**20
-# An archive may unpack to so many times its size, and this much more. Curves compress five times, weights hardly.
+# An archive may unpack to this multiple of its size, and this much more. Curves compress five times, weights hardly.
 MAX_RATIO = 100
 MIN_ROOM_BYTES = 2**26
 MAX_RECORD_BYTES = 2**26  # thousands of arms take some megabytes

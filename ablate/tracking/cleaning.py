@@ -118,7 +118,7 @@ def _remove(path: Path, reason: str) -> Removal:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file, or a link, which can be removed. Nothing that ablate has not written is."""
+    """Whether it is a file or a link. ablate writes nothing else, so it removes nothing else."""
     try:
         mode = path.lstat().st_mode
     except OSError:

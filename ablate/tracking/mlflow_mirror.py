@@ -237,7 +237,7 @@ def explain(error: Exception, uri: str) -> str:
 
 
 def sqlite_problem(database: Path) -> str:
-    """Why MLflow cannot use this file as its database on SQLite; empty where it can, or there is none."""
+    """Why MLflow cannot use this file as its database on SQLite; empty where it can, or where there is no file."""
     try:
         check_regular(database)
         if not database.exists():

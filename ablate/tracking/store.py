@@ -235,7 +235,7 @@ def find_run(runs: Path, prefix: str) -> tuple[Store, str]:
         store = Store(record.parent)
         try:
             run_ids = [run.run_id for run in store.read_study().runs]
-        except RecordError as error:  # of one study, which hides the others from nobody
+        except RecordError as error:  # the other studies can still be read
             unread.append(str(error))
             continue
         known += run_ids

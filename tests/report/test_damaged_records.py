@@ -212,7 +212,7 @@ def test_a_curve_that_cannot_be_read_blocked_the_whole_report(damaged, make, rea
     assert headline(summary)["n_pairs"] == 2
     found, _, error = failure(summary)
     assert found == ("incomplete curve" if state == "finished" else "running")
-    assert error == (f"curve.jsonl could not be read: {reason}; move it away, and `ablate run` trains the run again")
+    assert error == (f"curve.jsonl: cannot be read: {reason}; move it away, and `ablate run` trains the run again")
 
 
 def test_what_could_not_be_read_is_still_said_in_a_published_report(damaged, tmp_path):
