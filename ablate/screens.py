@@ -119,7 +119,7 @@ def print_outcome(
     """How the study stands, and what to do next."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     console.print(f"{store.path.name}: {counts}", highlight=False)
-    failed = store.failed_runs(outcome.lost)
+    failed = store.failed_runs(outcome.lost) if outcome.states.get("failed") else {}
     for run, error in failed.items():
         console.print(f"failed: {run.arm},seed={run.seed}: {error}", style="red", markup=False, highlight=False)
         console.print(f"  the traceback: ablate logs {run.run_id}{store.whereabouts}", markup=False, highlight=False)

@@ -79,7 +79,7 @@ class ModelConfig(Knobs):
     )
     d_ff: Size = Field(default_factory=_default_d_ff, description="inner width of the MLP; null is the mlp's default")
     tie_embeddings: bool = Field(default=False, description="the head's matrix is the embedding's")
-    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e6, description="final logits <- c tanh(logits / c)")
+    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e12, description="final logits <- c tanh(logits / c)")
     value_residual: Literal["none", "half", "learned"] = Field(
         default="none", description="mix the first layer's values into every layer's: by half, or by a learned share"
     )

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.border import LARGEST, check_manifest, clean
+from ablate.analysis.border import check_manifest, clean
 from ablate.analysis.curves import Known
 from ablate.analysis.foreign_costs import Clock, read_costs, read_seconds
 from ablate.analysis.foreign_run import Training
 from ablate.analysis.lines import CORE_COLUMNS
-from ablate.tracking.records import ENDED, Status
+from ablate.tracking.records import ENDED, LARGEST, Status
 from ablate.words import count
 
 MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 1000.0}

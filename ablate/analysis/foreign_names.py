@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ablate.analysis.border import LARGEST, MAX_COUNT
 from ablate.errors import AblateError, suggest
-from ablate.tracking.records import Value
+from ablate.tracking.records import LARGEST, MAX_COUNT, Value
 
 FACTS: Mapping[str, tuple[str, ...]] = {
     "arm": ("arm",),

@@ -142,8 +142,8 @@ class TrainConfig(Strict):
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for hidden matrices, with adamw for embeddings, head, gates and vectors"
     )
-    learning_rate: float = Field(1e-3, gt=0, le=1e3, description="peak learning rate")
-    min_learning_rate: float = Field(0.0, ge=0, le=1e3, description="learning rate at the end of the schedule")
+    learning_rate: float = Field(1e-3, gt=0, le=1e30, description="peak learning rate")
+    min_learning_rate: float = Field(0.0, ge=0, le=1e30, description="learning rate at the end of the schedule")
     schedule: Literal["cosine", "linear", "constant", "wsd", "logarithmic"] = Field(
         "cosine", description="what follows the warm-up; wsd: constant, then linear over the last decay_fraction"
     )
@@ -158,7 +158,7 @@ class TrainConfig(Strict):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     adam_eps: float = Field(1e-8, ge=1e-30, le=1.0)
-    muon_learning_rate: float = Field(0.02, gt=0, le=1e3, description="peak learning rate of Muon's matrices")
+    muon_learning_rate: float = Field(0.02, gt=0, le=1e30, description="peak learning rate of Muon's matrices")
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of Muon")
     muon_scale: Literal["spectral", "adamw_rms"] = Field(
         "spectral",

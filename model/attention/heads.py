@@ -42,7 +42,7 @@ class HeadAttention(Attention, ABC):
     qk_norm_place: Literal["before_position", "after_position"] = Field(
         default="before_position", description="where qk_norm stands relative to the positional encoding"
     )
-    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e6, description="logits <- c tanh(logits / c)")
+    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e12, description="logits <- c tanh(logits / c)")
     window: int | None = Field(
         default=None, ge=1, le=1_000_000_000, description="a query sees this many newest keys, itself included"
     )

@@ -40,7 +40,7 @@ def test_one_damaged_file_blocked_the_whole_study(
     is_over = victim.has_ended(victim.read_status())
     assert (row["state"] == "finished") == is_over == (file not in ("status.json", "curve.jsonl"))
     if not is_over and (file, how) != ("status.json", "missing"):
-        assert row["state"] == "queued"
+        assert row["state"] == "interrupted"  # its checkpoint is left
         (note,) = row["notes"]
         assert note.startswith(file)
         assert file == "status.json" or "`ablate run` trains" in note
