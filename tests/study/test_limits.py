@@ -39,7 +39,7 @@ def refusal(tmp_path: Path, text: str, *settings: str) -> str:
         ("adam_eps", 1e30, "at least 1e-30, at most 1"),
         ("adam_eps", "1e-300", "at least 1e-30, at most 1"),
         ("weight_decay", 1e30, "at least 0, at most 10000"),
-        ("learning_rate", 1e30, "more than 0, at most 1000"),
+        ("learning_rate", 1e31, "more than 0, at most 1e+30"),
         ("grad_clip", 1e30, "at least 0, at most 1e+09"),
         ("logarithmic_rho", 1e30, "at least 1e-09, at most 1e+09"),
     ],
