@@ -62,9 +62,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
     check_floats(weights, folder / WEIGHTS)
     check_shapes(config, {name: value.shape for name, value in weights.items()}, folder / WEIGHTS)
     model = GPT(config)
-    dtypes = {value.dtype for value in weights.values()}
-    if len(dtypes) == 1 and dtypes != {torch.float32}:
-        model.to(dtypes.pop())  # as the saved model was, with what it computes from its configuration
+    dtype, *others = {value.dtype for value in weights.values()}
+    if not others and dtype != torch.float32:
+        model.to(dtype)  # as the saved model was, with the constants that it computes from its configuration
     # cloned, because the tensors may be views of the file, which may change while the model lives
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     return model.to(device)

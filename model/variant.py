@@ -105,7 +105,7 @@ V = TypeVar("V", bound=Variant)
 class Table(Generic[V]):
     """The variants of one axis, as lazy lines "name" -> "module:Class": one variant's imports cannot break another."""
 
-    def __init__(self, contract: type[V], axis: str, package: str, lines: Mapping[str, str]) -> None:
+    def __init__(self, contract: type[Any], axis: str, package: str, lines: Mapping[str, str]) -> None:
         self.contract = contract
         self.axis = axis
         self.package = package
@@ -131,11 +131,12 @@ class Table(Generic[V]):
         place = f"the line {name!r}: {line!r} of the {self.axis} table"
         module, _, attribute = line.partition(":")
         try:
-            found = getattr(importlib.import_module(f".{module}", self.package), attribute)
+            named = getattr(importlib.import_module(f".{module}", self.package), attribute)
         except Exception as error:  # a variant's own file can raise anything
             raise ConfigError("name", f"{place} cannot be imported: {type(error).__name__}: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, self.contract)):
+        if not (isinstance(named, type) and issubclass(named, self.contract)):
             raise ConfigError("name", f"{place} names no subclass of {self.contract.__name__}")
+        found: type[V] = named
         missing = [*sorted(found.__abstractmethods__), *(word for word in WORDS if not hasattr(found, word))]
         missing += [f"a default of {knob}" for knob, info in found.model_fields.items() if info.is_required()]
         if missing:

@@ -60,7 +60,7 @@ def check_shapes(config: ModelConfig, found: Mapping[str, Sequence[int]], place:
     """
     n_found, n_wanted = sum(map(math.prod, found.values())), config.num_params()
     sizes = f"; config.json describes {_describe_size(n_wanted)}, the weights are {_describe_size(n_found)}"
-    if config.count_kept("block") > len(found):  # each has a weight at least
+    if config.count_kept("block") > len(found):  # every block has at least one
         raise ConfigError("n_layers", f"{place} holds {len(found)} tensors for {config.n_layers} layers{sizes}")
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in GPT(config).state_dict().items()}

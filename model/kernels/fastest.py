@@ -35,8 +35,8 @@ def choose_fastest(calls: Sequence[Call], cache: Path) -> dict[str, float]:
     """Milliseconds of forward and backward of all `calls` by backend, fastest first; backends that cannot are missing.
 
     What the cache holds for the same shapes, settings, device and versions is not measured again, so that all runs on a
-    machine choose alike. Of several processes that measure at once, the first one's figures count for all. Lack of
-    memory may pass, so the figures are not remembered if a backend ran out of it.
+    machine choose alike. If several processes measure at once, the figures of the first count for all.
+    Lack of memory may pass, so the figures are not remembered if a backend ran out of it.
     Raises torch.OutOfMemoryError if no backend had enough memory, and BackendError if none can compute the calls.
     """
     key = json.dumps([_machine(calls[0]), sorted({_describe(call) for call in calls})])

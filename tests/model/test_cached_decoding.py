@@ -18,7 +18,7 @@ from ablate_model.kernels.bias import DecayBias
 from ablate_model.linear import bitnet_b158
 
 FLOAT64 = 1e-9
-CHUNKS = [[1, 1, 2, 1, 5, 3]]  # single steps below and at a window, then more than one, after few and many tokens
+CHUNKS = [[1, 1, 2, 6, 3]]  # single steps below and at a window; then more than one, after few and after many tokens
 EVERY_CHUNK = [*CHUNKS, *([size] * (LENGTH // size) + [LENGTH % size] * (LENGTH % size > 0) for size in range(1, 14))]
 BACKENDS = {"backend": ["auto", "math"]}
 
