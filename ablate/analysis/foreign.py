@@ -52,7 +52,7 @@ def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str,
     n_steps = {arm.arm: arm.n_steps for arm in arms}
     known = {training.run_id: facts.know(training, n_steps[training.arm], source) for training in trainings}
     pieces = [len(training.pieces) for training in trainings if len(training.pieces) > 1]
-    n_older, n_later = _count_replaced(every, trainings)
+    n_replaced, n_passed_over = _count_replaced(every, trainings)
     notes = {
         "source": source,
         "loss": _count_names(trainings),
@@ -62,8 +62,8 @@ def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str,
         "joined": f"{count(len(pieces), 'training')} from {sum(pieces)} runs that continue each other"
         if pieces
         else "",
-        "replaced": f"{count(n_older, 'run')} by a later one of its arm and seed" if n_older else "",
-        "passed over": f"{count(n_later, 'later run')} without a whole curve" if n_later else "",
+        "replaced": f"{count(n_replaced, 'run')} by a later one of its arm and seed" if n_replaced else "",
+        "passed over": f"{count(n_passed_over, 'later run')} without a whole curve" if n_passed_over else "",
     }
     seeds = _number(trainings)
     record = StudyRecord(
@@ -165,13 +165,13 @@ def _choose(trainings: Sequence[Training], budget: int) -> Training:
 
 
 def _count_replaced(every: Sequence[Training], chosen: Sequence[Training]) -> tuple[int, int]:
-    """How many trainings have an arm and seed that a later one, or an earlier one, counts for."""
+    """How many trainings another one counts for, and how many finished later without a whole curve."""
     places = {training.run_id: place for place, training in enumerate(every)}
     counted = {(training.arm, training.seed): places[training.run_id] for training in chosen}
     used = {piece.run_id for training in chosen for piece in training.pieces}
     left = [t for t in every if t.run_id not in used and t.seed is not None and (t.arm, t.seed) in counted]
-    n_older = sum(places[training.run_id] < counted[training.arm, training.seed] for training in left)
-    return n_older, len(left) - n_older
+    n_later = sum(t.state == "finished" and places[t.run_id] > counted[t.arm, t.seed] for t in left)
+    return len(left) - n_later, n_later
 
 
 def _number(trainings: Sequence[Training]) -> dict[str, int]:

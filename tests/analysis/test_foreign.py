@@ -115,7 +115,8 @@ def test_an_empty_or_smoke_run_takes_no_place_of_the_real_one(curves: dict[str, 
         assert lab.compare().bound == "at_most"
         return
     assert (lab.compare().ratio, lab.compare().n_pairs) == (TWICE, 3)
-    assert lab.read().record.data["passed over"] == "3 later runs without a whole curve"
+    if state == "finished":
+        assert lab.read().record.data["passed over"] == "3 later runs without a whole curve"
 
 
 def test_of_two_whole_runs_the_latest_counts() -> None:
