@@ -386,8 +386,13 @@ class Driver:
         status = self.store.run(run.run_id).read_status()
         if self.limit is not None and state == "finished" and not status.is_cut:
             self.limit.learn(run, status.took_s)
-        note = status.notes[-1] if status.is_cut and status.notes else ""
-        self._end(run, state, status.error if state == "failed" else note)
+        text = status.notes[-1] if status.is_cut and status.notes else ""
+        if state == "failed":
+            text = status.error
+        elif state == "queued":
+            has_checkpoint = self.store.run(run.run_id).checkpoint.exists()
+            text = "its checkpoint is kept" if has_checkpoint else "it had no checkpoint yet"
+        self._end(run, state, text)
 
     def _show_last(self, run: Run) -> None:
         records = self._read_on(run)

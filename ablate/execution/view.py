@@ -139,7 +139,7 @@ class View:
     def _end(self, line: _Line, state: State, text: str) -> None:
         line.state = "waiting" if state == "queued" else state
         loss = f", validation loss {line.val_loss:.4f}" if line.val_loss is not None else ""
-        word = "stopped; its checkpoint is kept" if state == "queued" else state
+        word = "stopped" if state == "queued" else state
         self._say(line, f"{word}{loss}{': ' if text else ''}{text}")
 
     def _say(self, line: _Line, text: str) -> None:

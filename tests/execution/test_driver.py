@@ -177,6 +177,7 @@ def test_a_stop_from_another_terminal_keeps_checkpoints(bench, undisturbed) -> N
     outcome = bench.train(observe=stop, worker_class=faulty.SlowWorker)
     assert outcome.exit_code == 130
     assert outcome.states.get("queued")
+    assert "its checkpoint is kept" in bench.texts()
     assert outcome.states == {"interrupted": 1, "queued": 1}  # the one with a checkpoint is not just queued
     bench.finish()
     assert bench.curves() == undisturbed
