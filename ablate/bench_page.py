@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablate.files import make_folder, write_atomic
-from ablate.words import format_count, format_number
+from ablate.formatting import format_count, format_number
 
 COLUMNS = (
     "arm",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from ablate.words import quote
+from ablate.formatting import quote
 
 MOST_SHOWN = 100  # legal values in a message
 LONGEST_WORD = 200  # characters of a word that may be a misspelt one

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from ablate.bench_page import together_cells, together_columns
 from ablate.errors import ResourceError
+from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.tracking.curve import read_backwards
-from ablate.words import count, format_count, format_number, format_seconds
 
 if TYPE_CHECKING:
     from ablate.execution.events import Outcome

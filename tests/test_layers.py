@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LEAVES = {"errors", "files", "words", "bench_page"}
+LEAVES = {"errors", "files", "formatting", "bench_page"}
 ARROWS = {
     "study": set(),
     "data": {"study"},

@@ -18,8 +18,8 @@ from ablate.analysis.border import check_manifest, check_record, clean
 from ablate.analysis.curves import Known, Results, RunCurve, assemble, device_of
 from ablate.analysis.lines import complete_columns, find_records
 from ablate.errors import RecordError
+from ablate.formatting import name_error
 from ablate.tracking.records import Status
-from ablate.words import name_error
 
 NAME = "curves.parquet"
 

@@ -15,10 +15,10 @@ from ablate.analysis.foreign_facts import Facts, find_facts
 from ablate.analysis.foreign_names import CURVES, Names, read_level
 from ablate.analysis.foreign_run import Training, choose
 from ablate.errors import RecordError, suggest
+from ablate.formatting import count
 from ablate.study.settings import find_same
 from ablate.tracking.logged import LoggedRun
 from ablate.tracking.records import ENDED, ArmRecord, RunRecord, StudyRecord, Value
-from ablate.words import count
 
 _SYSTEM = ("mlflow.", "system/")  # what trackers log by themselves
 _MAX_NAMED = 40

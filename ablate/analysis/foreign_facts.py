@@ -18,8 +18,8 @@ from ablate.analysis.curves import Known
 from ablate.analysis.foreign_costs import Clock, read_costs, read_seconds
 from ablate.analysis.foreign_run import Training
 from ablate.analysis.lines import CORE_COLUMNS
+from ablate.formatting import count
 from ablate.tracking.records import ENDED, LARGEST, Status
-from ablate.words import count
 
 MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 1000.0}
 """Between two trainings, of a cost per step: beyond it they do not mean the same."""

@@ -12,8 +12,8 @@ import numpy as np
 from ablate.analysis.arrow import Floats
 from ablate.analysis.curves import Results, RunCurve, device_of
 from ablate.analysis.speedup import find_clock_obstacle
+from ablate.formatting import name_error
 from ablate.tracking.records import Value
-from ablate.words import name_error
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,13 @@ from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping
 from ablate.execution.watch import STUCK_S, Watchdog
 from ablate.execution.worker import RunWorker, is_unwritable
+from ablate.formatting import name_error
 from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader, is_held
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.records import ENDED, RunRecord, State
 from ablate.tracking.store import Store
-from ablate.words import name_error
 
 # What broken records of one run may raise.
 RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)

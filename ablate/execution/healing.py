@@ -7,11 +7,11 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.execution.jobs import config_of
+from ablate.formatting import count
 from ablate.plan import Plan, Run
 from ablate.plan.identity import IMMATERIAL, canonical_json
 from ablate.tracking.records import Status
 from ablate.tracking.store import MAX_NAMED, RunFolder, Store, read_json, write_json
-from ablate.words import count
 
 
 def heal(plan: Plan, store: Store, tell: Callable[[str], object], *, needs_weights: bool) -> None:

@@ -6,9 +6,9 @@ import time
 
 from ablate.errors import RecordError
 from ablate.execution.events import Event, Observer
+from ablate.formatting import format_count
 from ablate.tracking.cleaning import Keep, clean
 from ablate.tracking.store import Store
-from ablate.words import format_count
 
 EVERY_S = 10.0  # a look at a study of thousands of runs takes a while
 

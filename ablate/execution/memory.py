@@ -10,10 +10,10 @@ import torch
 
 from ablate.errors import ResourceError
 from ablate.execution.placement import Placement
+from ablate.formatting import format_count
 from ablate.plan import Run
 from ablate.plan.estimate import least_bytes
 from ablate.study import Study
-from ablate.words import format_count
 
 
 def check_memory(study: Study, runs: Sequence[Run], placement: Placement) -> None:

@@ -25,6 +25,7 @@ from ablate.execution.source import RunSource
 from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.view import View
 from ablate.execution.watch import STUCK_S
+from ablate.formatting import format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
@@ -37,7 +38,6 @@ from ablate.tracking.mlflow_mirror import (
     redact,
 )
 from ablate.tracking.store import Store
-from ablate.words import format_seconds
 
 SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster sees
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, to which only ratios matter

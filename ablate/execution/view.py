@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.execution.events import Event
+from ablate.formatting import format_count, format_seconds
 from ablate.plan import Run
 from ablate.tracking.records import State
-from ablate.words import format_count, format_seconds
 
 PLAIN_EVERY_S = 10.0
 COLOURS: Mapping[str, str] = {

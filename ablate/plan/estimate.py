@@ -6,8 +6,8 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ablate.formatting import format_count
 from ablate.study.schema import TrainConfig
-from ablate.words import format_count
 from ablate_model import ModelConfig
 
 # The share of a large matrix product's rate that the products of a model reach.

@@ -14,12 +14,12 @@ from functools import cached_property
 from typing import Any
 
 from ablate.errors import GridError, suggest
+from ablate.formatting import quote
 from ablate.plan.names import Names
 from ablate.study.predicates import Environment, Predicate, PredicateError
 from ablate.study.schema import Study
 from ablate.study.settings import is_same
 from ablate.study.source import Path
-from ablate.words import quote
 
 Assignment = Mapping[str, "Level"]
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from ablate.errors import suggest
+from ablate.formatting import quote
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.source import Path
-from ablate.words import quote
 
 SHORT_NAMES: Mapping[str, str] = {
     "attention": "model.attention.name",

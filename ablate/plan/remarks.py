@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ablate.data import CorpusInfo
+from ablate.formatting import count, quote
 from ablate.plan.expand import Expansion, arm_name, display
 from ablate.plan.identity import IMMATERIAL
 from ablate.plan.names import Names
@@ -13,7 +14,6 @@ from ablate.plan.resolve import Resolved
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.settings import NAME, Settings, find_same
 from ablate.study.source import Path
-from ablate.words import count, quote
 from ablate_model import ModelConfig
 
 UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so

@@ -9,8 +9,8 @@ from typing import Literal
 from ablate.analysis.fairness import UNKNOWN, Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary
+from ablate.formatting import count
 from ablate.report.words import AXIS_NAMES, HOW_JUDGED, join, write_p, write_ratio, write_speed_up, write_target
-from ablate.words import count
 
 SIGNIFICANT = 0.05
 LISTED = 4

@@ -7,6 +7,7 @@ from itertools import compress
 
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
+from ablate.formatting import format_number
 from ablate.report.content import Report
 from ablate.report.findings import name_family, write_change, write_growth
 from ablate.report.words import (
@@ -24,7 +25,6 @@ from ablate.report.words import (
     write_target,
     write_time,
 )
-from ablate.words import format_number
 
 STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
 """Columns beside the speed-ups: over the baseline's time per step, and the p-value on the headline's axis of cost."""

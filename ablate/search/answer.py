@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ablate.formatting import count
 from ablate.search.words import write_settings, write_value
-from ablate.words import count
 
 ALPHA = 0.05
 

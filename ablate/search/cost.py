@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.execution.placement import local_resources, measure_pace, place
+from ablate.formatting import format_seconds
 from ablate.plan.estimate import Pace, run_seconds, study_seconds
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.search.words import describe_range, describe_scope, describe_trials, write_value
-from ablate.words import format_seconds
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from ablate.execution.placement import local_resources, place
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.files import make_folder, open_regular
+from ablate.formatting import count
 from ablate.plan import Plan
 from ablate.search.answer import answer, count_open
 from ablate.search.confirm import plan_confirmation
@@ -34,7 +35,6 @@ from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study
 from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.store import Store, read_json
-from ablate.words import count
 
 _TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name; before it stands its arm, where there are several
 

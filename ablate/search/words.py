@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ablate.formatting import count
 from ablate.report.words import join
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.study.schema import TrainConfig
 from ablate.study.tuning import Parameter
-from ablate.words import count
 from ablate_model import ModelConfig
 
 

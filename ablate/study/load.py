@@ -11,10 +11,10 @@ from pydantic_core import ErrorDetails
 
 from ablate.errors import GridError, suggest
 from ablate.files import NAME_RULE, study_name_problem
+from ablate.formatting import quote
 from ablate.study.schema import Study
 from ablate.study.settings import Settings
 from ablate.study.source import Path, Source, parse_yaml
-from ablate.words import quote
 
 MAX_BYTES = 1_000_000
 

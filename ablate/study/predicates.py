@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any
 
+from ablate.formatting import quote
 from ablate.study.settings import find_same, is_same
-from ablate.words import quote
 
 Value = Any
 Environment = Mapping[str, Value]

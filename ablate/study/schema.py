@@ -22,9 +22,9 @@ from pydantic import (
 
 from ablate.errors import DataError, GridError
 from ablate.files import STUDY_NAME, study_name_problem
+from ablate.formatting import quote
 from ablate.study.source import Path, Source
 from ablate.study.tuning import Frozen, Strict, Tune
-from ablate.words import quote
 
 MAX_SEEDS = 10_000
 # Beyond these a typing error is likelier than a study.

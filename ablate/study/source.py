@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ablate.errors import GridError
-from ablate.words import quote
+from ablate.formatting import quote
 
 Path = tuple[str | int, ...]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from ablate.formatting import quote
 from ablate.study.settings import find_same, value_key
-from ablate.words import quote
 
 EDGE = 0.05  # share of a range that counts as its edge
 MAX_SEEDS = 1000  # of a trial, or of a confirmation

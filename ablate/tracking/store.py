@@ -13,10 +13,10 @@ from typing import Any
 
 from ablate.errors import RecordError, suggest
 from ablate.files import make_folder, open_regular, write_atomic
+from ablate.formatting import name_error
 from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
 from ablate.tracking.records import ENDED, RunRecord, State, Status, StudyRecord, is_number
 from ablate.tracking.weights import read_layout
-from ablate.words import name_error
 
 MAX_NAMED = 12  # ids in a message
 MAX_JSON_BYTES = 2**28  # of a record; that of thousands of arms has some megabytes

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ablate.errors import GridError
+from ablate.formatting import quote
 from ablate.study import load_study
 from ablate.study.schema import Resources, TrainConfig
-from ablate.words import quote
 
 MINIMAL = "study: s\nmodel: {d_model: 8}\ntrain: {steps: 10}\nmatrix: {attention: [standard]}\n"
 SOON_S = 20.0  # a second or two of one core that has nothing else to do

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from ablate.formatting import format_count, format_number, name_error
 from ablate.report.words import write_ratio, write_time
-from ablate.words import format_count, format_number, name_error
 
 
 class CompilerError(Exception):
@@ -79,7 +79,7 @@ def fail_to_parse() -> None:
 @pytest.mark.parametrize(
     ("fail", "line"),
     [
-        (fail_to_compile, "test_words.CompilerError: TypeError: list indices must be integers"),
+        (fail_to_compile, "test_formatting.CompilerError: TypeError: list indices must be integers"),
         (fail_in_handling, "KeyError: 'd_ff'"),
         (fail_in_chain, "ValueError: no size of the MLP"),
         (fail_during_handling, "KeyError: 'd_ff'"),
@@ -87,7 +87,7 @@ def fail_to_parse() -> None:
         (fail_with_a_list, "RuntimeError: Error(s) in loading state_dict for GPT: Missing key(s): head.weight"),
         (fail_with_a_message_that_begins_below, "ValueError: the loss is not a number"),
         (fail_in_a_group, "ExceptionGroup: 2 of 4 processes (2 sub-exceptions)"),
-        (fail_for_another_process, "test_words.CompilerError: TypeError: list indices must be integers"),
+        (fail_for_another_process, "test_formatting.CompilerError: TypeError: list indices must be integers"),
         (fail_to_parse, "SyntaxError: invalid syntax"),
     ],
 )
