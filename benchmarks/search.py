@@ -23,7 +23,7 @@ from ablate.execution.placement import Placement
 from ablate.execution.worker import RunWorker
 from ablate.plan import Run
 from ablate.plan.plan import Arm
-from ablate.search.history import ARM, best_of
+from ablate.search.arm_search import ARM, best_of
 from ablate.search.problem import Problem, load_search, pose
 from ablate.search.trials import Trials
 from ablate.tracking.curve import CurveWriter

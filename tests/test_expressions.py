@@ -13,7 +13,7 @@ import yaml
 from ablate.plan.expand import Expander, read_predicate
 from ablate.plan.plan import read_names
 from ablate.study import load_study, predicates
-from ablate.study.source import parse_yaml
+from ablate.study.yaml_source import parse_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,11 +15,11 @@ from typing import Any
 
 from ablate.errors import GridError, suggest
 from ablate.formatting import quote
-from ablate.plan.names import Names
+from ablate.plan.setting_names import Names
 from ablate.study.predicates import Environment, Predicate, PredicateError
 from ablate.study.schema import Study
 from ablate.study.settings import is_same
-from ablate.study.source import Path
+from ablate.study.yaml_source import KeyPath
 
 Assignment = Mapping[str, "Level"]
 
@@ -140,7 +140,7 @@ class Expander:
 
     # Reading what was declared
 
-    def _is_axis(self, axis: str, place: Path = ("conditions",)) -> bool:
+    def _is_axis(self, axis: str, place: KeyPath = ("conditions",)) -> bool:
         if axis in self.axes:
             return True
         where = place if place == ("compare_within",) else (*place, axis)
@@ -250,7 +250,7 @@ class Expander:
 
     # Expressions
 
-    def compile(self, text: str, place: Path) -> Predicate:
+    def compile(self, text: str, place: KeyPath) -> Predicate:
         return compile_predicate(self.study, self.names, self.axes, text, place)
 
     def environment(self, arm: Assignment) -> Environment:
@@ -261,7 +261,7 @@ class Expander:
         condition = self.conditions.get(axis)
         return condition is None or self.holds(condition, self.environment(arm), ("conditions", axis))
 
-    def holds(self, predicate: Predicate, environment: Environment, place: Path) -> bool:
+    def holds(self, predicate: Predicate, environment: Environment, place: KeyPath) -> bool:
         try:
             return predicate(environment)
         except PredicateError as error:
@@ -360,7 +360,7 @@ class Expander:
 
 
 def compile_predicate(
-    study: Study, names: Names, axes: Mapping[str, Sequence[Level]], text: str, place: Path
+    study: Study, names: Names, axes: Mapping[str, Sequence[Level]], text: str, place: KeyPath
 ) -> Predicate:
     """The expression, with every name that it reads known and every variant that it names existing.
 

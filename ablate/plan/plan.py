@@ -12,7 +12,6 @@ from ablate.data import CHECKED_TOKENS, CorpusInfo
 from ablate.plan.expand import Assignment, Expansion, arm_name, expand
 from ablate.plan.identity import identify, run_id
 from ablate.plan.match import MatchError, match_size
-from ablate.plan.names import Names
 from ablate.plan.remarks import (
     explain_merged,
     find_beyond,
@@ -21,6 +20,7 @@ from ablate.plan.remarks import (
     find_uneven_split,
 )
 from ablate.plan.resolve import Resolved, Resolver
+from ablate.plan.setting_names import Names
 from ablate.study.overlay import Overlay
 from ablate.study.schema import Study, TrainConfig
 from ablate_model import ModelConfig, variants

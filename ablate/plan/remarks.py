@@ -9,11 +9,11 @@ from ablate.data import CorpusInfo
 from ablate.formatting import count, quote
 from ablate.plan.expand import Expansion, arm_name, display
 from ablate.plan.identity import IMMATERIAL
-from ablate.plan.names import Names
 from ablate.plan.resolve import Resolved
+from ablate.plan.setting_names import Names
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.settings import NAME, Settings, find_same
-from ablate.study.source import Path
+from ablate.study.yaml_source import KeyPath
 from ablate_model import ModelConfig
 
 UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
@@ -141,7 +141,7 @@ def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> 
                 )
 
 
-def _find_base_value(study: Study, path: str) -> tuple[Path, Any]:
+def _find_base_value(study: Study, path: str) -> tuple[KeyPath, Any]:
     """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
     knobs, which says whose they are."""
     place = tuple(path.split("."))

@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
 from ablate.plan.expand import Assignment, Level, arm_name, compile_predicate, read_predicate
-from ablate.plan.names import Names
+from ablate.plan.setting_names import Names
 from ablate.study.load import explain
 from ablate.study.overlay import Overlay
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.settings import NAME, Settings, is_same
-from ablate.study.source import Path
+from ablate.study.yaml_source import KeyPath
 from ablate_model import ConfigError, ModelConfig
 
 MAX_WARMUP_STEPS = 2000  # nGPT's own baseline warms up for 2000 steps; a short run for a share of its own
@@ -95,7 +95,7 @@ class Resolver:
         self._check_processes(training, arm)
         return Resolved(config, training, (*notices, *config.notices()), frozenset(settings.places))
 
-    def _set(self, settings: Settings, path: str, value: Any, place: Path) -> Sequence[str]:
+    def _set(self, settings: Settings, path: str, value: Any, place: KeyPath) -> Sequence[str]:
         """Set it, and say which knobs another variant does not take over."""
         *_, component, last = path.split(".")
         notices = self._switch(settings, component, value) if last == NAME and component in self.names.variants else ()
@@ -147,9 +147,9 @@ class Resolver:
         except PredicateError as error:
             raise GridError(f"{overlay.locate_condition()}: {error}") from None
 
-    def _settings(self, arm: Assignment) -> Iterator[tuple[str, Any, Path]]:
+    def _settings(self, arm: Assignment) -> Iterator[tuple[str, Any, KeyPath]]:
         for axis, level in arm.items():
-            place: Path = ("matrix", axis, level.index)
+            place: KeyPath = ("matrix", axis, level.index)
             for path, value in {axis: level.name, **level.overrides}.items():
                 yield from self.names.spread(path, value, place)
         environment = self.names.environment(self.base_environment, self.axes, arm)
@@ -159,7 +159,7 @@ class Resolver:
                 for key, value in self.study.rules[index].set.items():
                     yield from self.names.spread(key, value, ("rules", index, "set", key))
 
-    def _check_free(self, path: str, settings: Settings, place: Path) -> None:
+    def _check_free(self, path: str, settings: Settings, place: KeyPath) -> None:
         """A later rule wins over an earlier one, but a level says what the arm is: nothing else may change that."""
         taken = next((near for near in settings.places_near(path) if near[0] == "matrix"), None)
         if taken is not None:
@@ -299,13 +299,13 @@ class Resolver:
             return self._refuse_at(place, f"{prefix}{message}")
         return self.study.refuse(tuple(path.split(".")), message)
 
-    def _refuse_at(self, place: Path, message: str) -> GridError:
+    def _refuse_at(self, place: KeyPath, message: str) -> GridError:
         if place[0] == "overlay":
             overlay, _ = self.overlays[int(place[1])]
             return GridError(f"{overlay.locate(str(place[2]))}: {message}")
         return self.study.refuse(place, message)
 
 
-def _names_first(settings: Iterable[tuple[str, Any, Path]]) -> list[tuple[str, Any, Path]]:
+def _names_first(settings: Iterable[tuple[str, Any, KeyPath]]) -> list[tuple[str, Any, KeyPath]]:
     """A component's name comes before its knobs, which belong to the variant of that name."""
     return sorted(settings, key=lambda setting: not setting[0].endswith(f".{NAME}"))

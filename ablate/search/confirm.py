@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import arm_identity, run_id
-from ablate.search.history import ARM, best_of
+from ablate.search.arm_search import ARM, best_of
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
 from ablate.search.trials import Trials

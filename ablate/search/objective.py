@@ -18,7 +18,7 @@ from ablate_model import GPT
 Curve = Sequence[Mapping[str, Any]]
 
 
-def judge(curve: Curve, objective: Objective) -> float:
+def score_run(curve: Curve, objective: Objective) -> float:
     """The objective of one run that finished, in the unit of its metric or in steps.
 
     Raises `RecordError` where the metric is in no line of the curve.
@@ -48,9 +48,9 @@ def check_metrics(arm: ArmSpace, objectives: Sequence[Objective]) -> None:
                 raise ValueError(f"a run of {arm.label or 'this search'} logs no {objective.metric!r}{hint}")
 
 
-def judge_all(curves: Sequence[Curve], objectives: Sequence[Objective]) -> list[float]:
+def score_trial(curves: Sequence[Curve], objectives: Sequence[Objective]) -> list[float]:
     """Each objective's mean over the seeds of a trial."""
-    return [math.fsum(judge(curve, objective) for curve in curves) / len(curves) for objective in objectives]
+    return [math.fsum(score_run(curve, objective) for curve in curves) / len(curves) for objective in objectives]
 
 
 def points_of(curve: Curve, metric: str) -> list[tuple[int, float]]:

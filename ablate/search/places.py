@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ablate.study.source import Path, Source
+from ablate.study.yaml_source import KeyPath, Source
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class SearchSource(Source):
     `prefix` is empty for a search.yaml and `("tune",)` for a grid, whose own axes stay where they are.
     """
 
-    prefix: Path = ()
+    prefix: KeyPath = ()
     space: frozenset[str] = frozenset()
     budget: frozenset[str] = frozenset()
 
-    def locate(self, path: Path) -> str:
+    def locate(self, path: KeyPath) -> str:
         match path:
             case ("matrix", axis, *_) if axis in self.space:
                 path = (*self.prefix, "space", axis)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,9 +14,9 @@ from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan.expand import Assignment, Expander, arm_name
 from ablate.plan.identity import run_id
-from ablate.plan.names import Names
 from ablate.plan.plan import read_names
 from ablate.plan.resolve import Resolver
+from ablate.plan.setting_names import Names
 from ablate.search.objective import check_metrics
 from ablate.search.places import SearchSource
 from ablate.search.schema import Confirm, Objective, Search
@@ -24,8 +24,8 @@ from ablate.search.space import ArmSpace
 from ablate.study.load import explain, load_declared
 from ablate.study.schema import Study, TrainConfig
 from ablate.study.settings import find_same, is_same
-from ablate.study.source import Path
 from ablate.study.tuning import GRID, Tuning
+from ablate.study.yaml_source import KeyPath
 from ablate.tracking.records import StudyRecord
 from ablate_model import ModelConfig
 
@@ -95,7 +95,7 @@ class Problem:
         }
 
 
-def load_search(path: str | FilePath, settings: Sequence[str] = ()) -> Search:
+def load_search(path: str | Path, settings: Sequence[str] = ()) -> Search:
     """The search declared in the file `path`, with each `key=value` of `settings` laid over it.
 
     Raises `GridError` with one message for everything that is wrong with the file.
@@ -175,7 +175,7 @@ def check_horizon(problem: Problem) -> None:
             resolver.resolve(arm.assign(params))
 
 
-def vary(study: Study, tuning: Tuning, prefix: Path, *, name: str = "", seeds: tuple[int, ...] = ()) -> Study:
+def vary(study: Study, tuning: Tuning, prefix: KeyPath, *, name: str = "", seeds: tuple[int, ...] = ()) -> Study:
     """The study with the training of a trial, and the space as further axes, under another name and with other seeds
     where given; `prefix` is where `space` stands in the file.
 
@@ -228,7 +228,7 @@ def _shorten(study: Study, tuning: Tuning, places: SearchSource) -> TrainConfig:
             train = TrainConfig.model_validate({**study.train.model_dump(), **changes})
     except ValidationError as error:
         problem = error.errors()[0]
-        path: Path = ("train", *problem["loc"])
+        path: KeyPath = ("train", *problem["loc"])
         place = path if len(path) > 1 else ("train", next(iter(tuning.budget), "steps"))
         raise GridError(f"{places.locate(place)}: {explain(problem, path)}") from None
     return train

@@ -16,8 +16,8 @@ from ablate.analysis.curves import Results, read_results
 from ablate.analysis.intervals import paired_t
 from ablate.errors import RecordError
 from ablate.plan.expand import display
+from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
 from ablate.search.confirm import SETTINGS, plan_confirmation
-from ablate.search.history import ARM, IMPOSSIBLE, Search, best_of, distinct
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
@@ -57,7 +57,7 @@ def summarize(problem: Problem, trials: Trials, store: Store, version: str) -> S
     }
 
 
-def _summarize_arm(problem: Problem, trials: Trials, search: Search) -> Summary:
+def _summarize_arm(problem: Problem, trials: Trials, search: ArmSearch) -> Summary:
     space = search.space
     rows = [_summarize_trial(trials, search, trial) for trial in distinct(search.trials) if trial.state in STATES]
     complete = [row for row in rows if row["state"] == "complete"]
@@ -80,7 +80,7 @@ def _summarize_arm(problem: Problem, trials: Trials, search: Search) -> Summary:
     }
 
 
-def _summarize_trial(trials: Trials, search: Search, trial: FrozenTrial) -> Summary:
+def _summarize_trial(trials: Trials, search: ArmSearch, trial: FrozenTrial) -> Summary:
     arm = trial.user_attrs.get(ARM, "")
     return {
         "number": trial.number,

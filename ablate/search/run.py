@@ -23,9 +23,9 @@ from ablate.files import make_folder, open_regular
 from ablate.formatting import count
 from ablate.plan import Plan
 from ablate.search.answer import answer, count_open
+from ablate.search.best_yaml import write_best
 from ablate.search.confirm import plan_confirmation
 from ablate.search.optimizer import check_names
-from ablate.search.overlay import write_best
 from ablate.search.page import SUMMARY, write_pages
 from ablate.search.problem import Problem
 from ablate.search.pruning import Pruning

@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from ablate.errors import GridError
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, TrainConfig
-from ablate.study.source import Path, Source
 from ablate.study.tuning import FreshSeeds, Strict, Tuning
+from ablate.study.yaml_source import KeyPath, Source
 
 
 class Objective(Strict):
@@ -104,6 +104,6 @@ class Search(Tuning):
             raise ValueError("objective: one stands twice")
         return self
 
-    def refuse(self, path: Path, message: str) -> GridError:
+    def refuse(self, path: KeyPath, message: str) -> GridError:
         """The error to raise about the value at `path`, with the file and the line where it stands."""
         return GridError(f"{self._source.locate(path)}: {message}")

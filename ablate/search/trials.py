@@ -19,8 +19,8 @@ from ablate.execution.source import RunSource
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
 from ablate.plan.resolve import Resolved
-from ablate.search.history import ARM, DEFAULTS, IMPOSSIBLE, Search, asked, best_of, contained, distinct
-from ablate.search.objective import judge_all
+from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct
+from ablate.search.objective import score_trial
 from ablate.search.optimizer import make_sampler, open_storage, open_study
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
@@ -62,7 +62,7 @@ class Trials(RunSource):
         study, corpus = self.problem.study, self.problem.corpus
         return Plan(study, corpus, levels, {}, arms, runs, (), tuning=self.problem.declaration())
 
-    def default_of(self, search: Search) -> Arm:
+    def default_of(self, search: ArmSearch) -> Arm:
         return self._find_arm(search.space, search.space.defaults, is_default=True)
 
     def params_of(self, arm: str) -> Params:
@@ -79,7 +79,7 @@ class Trials(RunSource):
         """Trials that are not over, those included that were not asked for yet."""
         return self.n_left // len(self.problem.seeds) + sum(len(search.running) for search in self.searches)
 
-    def n_wanted(self, search: Search) -> int:
+    def n_wanted(self, search: ArmSearch) -> int:
         """How many configurations an arm has tried when its search is over.
 
         These are fewer than `trials` where there are no more, and more where the file was made shorter.
@@ -87,7 +87,7 @@ class Trials(RunSource):
         n_tried = len(distinct(search.trials))
         return n_tried if self._is_over(search) else max(n_tried, search.space.count_trials(self.problem.tuning))
 
-    def shared_by(self, search: Search, arm: str) -> list[Params]:
+    def shared_by(self, search: ArmSearch, arm: str) -> list[Params]:
         """The settings by which other combinations of the same configuration, which share an arm's trial, differ.
 
         These are all that a grid lists, or those that the sampler drew.
@@ -102,7 +102,7 @@ class Trials(RunSource):
         others = [{p: value for p, value in params.items() if not is_same(value, mine.get(p))} for params in drawn]
         return [other for index, other in enumerate(others) if other and find_same(other, others[:index]) is None]
 
-    def _is_over(self, search: Search) -> bool:
+    def _is_over(self, search: ArmSearch) -> bool:
         """Whether there is nothing left to ask for. A trial that shares another one's configuration does not count, but
         a sampler that repeats itself forever comes to an end, too."""
         tuning = self.problem.tuning
@@ -136,7 +136,7 @@ class Trials(RunSource):
                 return runs
         return ()
 
-    def _next_of_grid(self, search: Search) -> Params | None:
+    def _next_of_grid(self, search: ArmSearch) -> Params | None:
         """A combination of the first configuration that is no trial yet; None where each is one."""
         tried = {self._key_of(trial) for trial in asked(search.trials)}
         return next((group[0] for key, group in search.space.combinations.items() if key not in tried), None)
@@ -146,7 +146,7 @@ class Trials(RunSource):
         arm = trial.user_attrs.get(ARM)
         return self.arms[arm].identity if arm else value_key(trial.params)
 
-    def _begin(self, search: Search, trial: optuna.Trial) -> list[Run]:
+    def _begin(self, search: ArmSearch, trial: optuna.Trial) -> list[Run]:
         """The runs of a trial that are left to train; none where it is over already."""
         is_default = bool(trial.user_attrs.get(DEFAULTS))
         params = self._take_defaults(search.space, trial) if is_default else search.space.suggest(trial)
@@ -166,7 +166,7 @@ class Trials(RunSource):
         self._settle(search, arm.name)
         return [run for run in self.runs_of(arm) if arm.name in search.running and not self._has_ended(run)]
 
-    def _refuse(self, search: Search, trial: optuna.Trial, reason: str) -> None:
+    def _refuse(self, search: ArmSearch, trial: optuna.Trial, reason: str) -> None:
         """A combination of settings that the model refuses is a trial that failed; a hundred in a row are an error."""
         trial.set_user_attr(IMPOSSIBLE, reason)
         search.study.tell(trial, state=TrialState.FAIL)
@@ -189,9 +189,9 @@ class Trials(RunSource):
             if run.arm.name in search.running:
                 self._settle(search, run.arm.name)
 
-    def _settle(self, search: Search, name: str) -> None:
+    def _settle(self, search: ArmSearch, name: str) -> None:
         """Tell Optuna of a trial whose runs have ended. One that failed stays open: the next start tries it again."""
-        outcome = self.judge(self.arms[name])
+        outcome = self.find_result(self.arms[name])
         if outcome is None:
             return
         state, values = outcome
@@ -199,7 +199,7 @@ class Trials(RunSource):
             search.study.tell(trial, values, state=state, skip_if_finished=True)
         self._drop_weights(search, name)
 
-    def _drop_weights(self, search: Search, name: str) -> None:
+    def _drop_weights(self, search: ArmSearch, name: str) -> None:
         """Of a search, the weights of the best trial alone are worth their room."""
         best, before = best_of(search), search.best
         search.best = best.user_attrs[ARM] if best is not None else ""
@@ -207,7 +207,7 @@ class Trials(RunSource):
             for run in self.runs_of(self.arms[loser]):
                 self.store.run(run.run_id).weights.unlink(missing_ok=True)
 
-    def judge(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
+    def find_result(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
         """What became of a trial; None while it is not over.
 
         One that diverged or was pruned has no value, but Optuna's samplers stay away from it.
@@ -220,15 +220,15 @@ class Trials(RunSource):
         if first_cut or any(status.state == "diverged" or status.is_cut for status in statuses):
             return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None
         curves = [read_curve(folder.curve) for folder in folders]
-        return TrialState.COMPLETE, judge_all(curves, self.problem.objectives)
+        return TrialState.COMPLETE, score_trial(curves, self.problem.objectives)
 
     # Beginning, and going on
 
-    def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> Search:
+    def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> ArmSearch:
         study = open_study(self.problem, space, storage)
         known = dict.fromkeys(trial.user_attrs.get(ARM) for trial in study.get_trials(deepcopy=False))
         default = self._find_arm(space, space.defaults, is_default=True)
-        search, is_behind = Search(space, study), False
+        search, is_behind = ArmSearch(space, study), False
         for entry in record.arms if record else ():
             if entry.baseline == default.name:
                 params = {path: entry.axes[path] for path in space.parameters if path in entry.axes}
@@ -261,12 +261,12 @@ class Trials(RunSource):
         study.sampler = make_sampler(self.problem.tuning.sampler, space, len(search.trials))
         return search
 
-    def _adopt(self, search: Search, arm: Arm, params: Params) -> None:
+    def _adopt(self, search: ArmSearch, arm: Arm, params: Params) -> None:
         """Add a trial that Optuna does not know; one that is not over waits to be asked for."""
         space = search.space
         known = contained(space, params)
         attributes: dict[str, Any] = {ARM: arm.name} | ({DEFAULTS: True} if arm.name == arm.baseline else {})
-        outcome = self.judge(arm)
+        outcome = self.find_result(arm)
         if outcome is None:
             search.study.enqueue_trial(known, user_attrs=attributes)
             return

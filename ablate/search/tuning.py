@@ -11,7 +11,7 @@ from ablate.errors import GridError
 from ablate.plan import Plan, build_plan
 from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
-from ablate.search.history import ARM, best_of, distinct
+from ablate.search.arm_search import ARM, best_of, distinct
 from ablate.search.problem import Problem, check_horizon, read_arms, vary
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace
@@ -19,8 +19,8 @@ from ablate.search.trials import Trials
 from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
 from ablate.study.predicates import Predicate
-from ablate.study.source import Path, Source
 from ablate.study.tuning import Tune
+from ablate.study.yaml_source import KeyPath, Source
 
 TUNED = ("train.learning_rate", "train.muon_learning_rate")
 
@@ -66,7 +66,7 @@ def _check_readers(study: Study, tune: Tune, arm: ArmSpace) -> None:
     """Raises `GridError` where an expression of the grid reads a setting of the space: a trial would follow it, and the
     matrix, over which the best values are laid, would not."""
     expander = arm.expander
-    predicates: dict[Path, Predicate] = {
+    predicates: dict[KeyPath, Predicate] = {
         **{("rules", index, "when"): rule for index, rule in enumerate(arm.resolver.rules)},
         **{("exclude", index): rule for index, rule in enumerate(expander.exclusions)},
         **{("conditions", axis): expander.conditions[axis] for axis in study.conditions},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -14,7 +14,7 @@ from ablate.files import NAME_RULE, study_name_problem
 from ablate.formatting import quote
 from ablate.study.schema import Study
 from ablate.study.settings import Settings
-from ablate.study.source import Path, Source, parse_yaml
+from ablate.study.yaml_source import KeyPath, Source, parse_yaml
 
 MAX_BYTES = 1_000_000
 
@@ -24,7 +24,7 @@ FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline", "space", "arm", "
 T = TypeVar("T", bound=BaseModel)
 
 
-def load_study(path: str | FilePath, settings: Sequence[str] = ()) -> Study:
+def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
     """The study declared in the file `path`, with each `key=value` of `settings` laid over it.
 
     Raises `GridError` with one message for everything that is wrong with the file, up to five problems at once.
@@ -34,9 +34,9 @@ def load_study(path: str | FilePath, settings: Sequence[str] = ()) -> Study:
     return study
 
 
-def load_declared(kind: type[T], path: str | FilePath, settings: Sequence[str] = ()) -> tuple[T, Source]:
+def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ()) -> tuple[T, Source]:
     """What the file `path` declares, as a `kind`, and where its values stand. Raises `GridError` as `load_study`."""
-    data, source = read_declaration(FilePath(path))
+    data, source = read_declaration(Path(path))
     other = {"study": "search", "search": "study"}
     for mine, theirs in other.items():
         if mine in kind.model_fields and theirs in data and mine not in data:
@@ -52,24 +52,24 @@ def load_declared(kind: type[T], path: str | FilePath, settings: Sequence[str] =
         raise GridError("\n".join(dict.fromkeys(problems))) from None
 
 
-def study_name(path: str | FilePath) -> str:
+def study_name(path: str | Path) -> str:
     """The name alone, for the commands that look at what a study left behind."""
-    data, source = read_declaration(FilePath(path))
+    data, source = read_declaration(Path(path))
     key = "search" if "search" in data else "study"
     if problem := study_name_problem(data.get(key)):
         raise GridError(f"{source.locate((key,))}: {problem}")
     return str(data[key])
 
 
-def is_search(path: str | FilePath) -> bool:
+def is_search(path: str | Path) -> bool:
     """Whether the file declares a search and no study."""
-    return "search" in read_declaration(FilePath(path))[0]
+    return "search" in read_declaration(Path(path))[0]
 
 
 _FORM = "a grid is a mapping that starts with `study: NAME` (a search: with `search: NAME`)"
 
 
-def read_declaration(path: FilePath, form: str = _FORM) -> tuple[dict[str, Any], Source]:
+def read_declaration(path: Path, form: str = _FORM) -> tuple[dict[str, Any], Source]:
     """A YAML file that holds a mapping, and where its values stand. Raises `GridError` for anything else, in which
     `form` says what the file should hold."""
     if path.is_dir():
@@ -107,9 +107,9 @@ def _apply_setting(settings: Settings, source: Source, setting: str) -> Source:
     return source.with_setting(path)
 
 
-def _read_path(settings: Settings, parts: Sequence[str]) -> Path:
+def _read_path(settings: Settings, parts: Sequence[str]) -> KeyPath:
     """The keys that a dotted path stands for: an entry of a list is a number, and some keys hold dots themselves."""
-    path: Path = ()
+    path: KeyPath = ()
     while rest := parts[sum(str(key).count(".") + 1 for key in path) :]:
         above = settings.get(path)
         if isinstance(above, list) and rest[0].isdecimal():
@@ -124,13 +124,13 @@ def _read_path(settings: Settings, parts: Sequence[str]) -> Path:
 
 def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
     """What pydantic has against a declaration, in words, with the place."""
-    path: Path = tuple(problem["loc"])
+    path: KeyPath = tuple(problem["loc"])
     if problem["type"] == "missing":
         return f"{source.locate(path[:-1])}: the key {quote(path[-1])} is missing"
     return f"{source.locate(path)}: {explain(problem, path, kind)}"
 
 
-def explain(problem: ErrorDetails, path: Path, kind: type[BaseModel] = Study) -> str:
+def explain(problem: ErrorDetails, path: KeyPath, kind: type[BaseModel] = Study) -> str:
     """What is wrong with the value at `path` of a declaration, in words, with the legal values where they are known."""
     got = quote(problem["input"])
     match problem["type"]:
@@ -153,7 +153,7 @@ def explain(problem: ErrorDetails, path: Path, kind: type[BaseModel] = Study) ->
             return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got}{_legal_range(path, kind)}"
 
 
-def _model_at(path: Path, kind: type[BaseModel]) -> type[BaseModel] | None:
+def _model_at(path: KeyPath, kind: type[BaseModel]) -> type[BaseModel] | None:
     """The class that describes the mapping at `path`, or None where the file is free."""
     model: type[BaseModel] | None = kind
     is_free = False
@@ -180,12 +180,12 @@ def _classes(annotation: Any) -> Iterator[type]:
         yield from _classes(part)
 
 
-def _legal_keys(path: Path, kind: type[BaseModel]) -> list[str]:
+def _legal_keys(path: KeyPath, kind: type[BaseModel]) -> list[str]:
     model = _model_at(path, kind)
     return list(model.model_fields) if model else []
 
 
-def _legal_range(path: Path, kind: type[BaseModel]) -> str:
+def _legal_range(path: KeyPath, kind: type[BaseModel]) -> str:
     """The range of a number in words, at the end of a message; empty where it has none."""
     model = _model_at(path[:-1], kind)
     known = model.model_json_schema()["properties"].get(str(path[-1]), {}) if model and path else {}
@@ -198,7 +198,7 @@ def _legal_range(path: Path, kind: type[BaseModel]) -> str:
     return f" (legal: {', '.join(bounds)})" if bounds else ""
 
 
-def _legal_values(path: Path, kind: type[BaseModel]) -> list[str]:
+def _legal_values(path: KeyPath, kind: type[BaseModel]) -> list[str]:
     model = _model_at(path[:-1], kind)
     field = model.model_fields.get(str(path[-1])) if model else None
     return [str(value) for value in get_args(field.annotation)] if field else []

@@ -10,9 +10,8 @@ from pydantic import Field, ValidationError
 
 from ablate.errors import GridError
 from ablate.study.load import describe_problem, read_declaration
-from ablate.study.source import Path as Keys
-from ablate.study.source import Source
 from ablate.study.tuning import Frozen
+from ablate.study.yaml_source import KeyPath, Source
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Overlay:
 
     settings: dict[str, Any]
     source: Source
-    place: Keys = ()
+    place: KeyPath = ()
     when: str = ""
     arm: str = ""
 

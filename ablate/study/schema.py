@@ -23,8 +23,8 @@ from pydantic import (
 from ablate.errors import DataError, GridError
 from ablate.files import STUDY_NAME, study_name_problem
 from ablate.formatting import quote
-from ablate.study.source import Path, Source
 from ablate.study.tuning import Frozen, Strict, Tune
+from ablate.study.yaml_source import KeyPath, Source
 
 MAX_SEEDS = 10_000
 # Beyond these a typing error is likelier than a study.
@@ -324,11 +324,11 @@ class Study(Frozen):
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
-    def locate(self, path: Path) -> str:
+    def locate(self, path: KeyPath) -> str:
         """The file and the line of the value at `path`, and its dotted name."""
         return self._source.locate(path)
 
-    def refuse(self, path: Path, message: str) -> GridError:
+    def refuse(self, path: KeyPath, message: str) -> GridError:
         """The error to raise about the value at `path`, with the file and the line where it stands."""
         return GridError(f"{self.locate(path)}: {message}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ablate.study.source import Path
+from ablate.study.yaml_source import KeyPath
 
 NAME = "name"  # the key of a component's variant: `attention: gated` is short for `attention: {name: gated}`
 
@@ -18,9 +18,9 @@ class Settings:
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
         self.tree: dict[str, Any] = _copy(tree)
-        self.places: dict[str, Path] = {}
+        self.places: dict[str, KeyPath] = {}
 
-    def get(self, path: str | Path) -> Any:
+    def get(self, path: str | KeyPath) -> Any:
         """The value at `path`; None where there is none."""
         tree: Any = self.tree
         for key in _split(path):
@@ -31,7 +31,7 @@ class Settings:
             tree = tree[key]
         return tree
 
-    def set(self, path: str | Path, value: Any, place: Path = ()) -> None:
+    def set(self, path: str | KeyPath, value: Any, place: KeyPath = ()) -> None:
         """Put `value` at `path`, and remember its place. Raises `ValueError` where a value above has no parts."""
         *above, last = _split(path)
         tree: Any = self.tree
@@ -50,7 +50,7 @@ class Settings:
         tree[last] = value
         self.places[".".join(map(str, (*above, last)))] = place
 
-    def places_near(self, path: str) -> Iterator[Path]:
+    def places_near(self, path: str) -> Iterator[KeyPath]:
         """The places of what was set at `path`, above it or inside it."""
         if path in self.places:
             yield self.places[path]
@@ -84,7 +84,7 @@ def find_same(value: Any, values: Iterable[Any]) -> int | None:
     return next((index for index, other in enumerate(values) if value_key(other) == key), None)
 
 
-def _split(path: str | Path) -> Path:
+def _split(path: str | KeyPath) -> KeyPath:
     return tuple(path.split(".")) if isinstance(path, str) else path
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from ablate.data import describe, prepare
 from ablate.plan import Plan, Run, build_plan
+from ablate.search.arm_search import best_of
 from ablate.search.confirm import plan_confirmation
-from ablate.search.history import best_of
 from ablate.search.problem import load_search, pose
 from ablate.search.trials import Trials
 from ablate.study import DataConfig, load_study

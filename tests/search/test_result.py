@@ -15,9 +15,9 @@ from ablate.data import CorpusInfo
 from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
 from ablate.search.answer import answer, count_open
+from ablate.search.best_yaml import write_best
 from ablate.search.confirm import plan_confirmation
 from ablate.search.importance import rate_settings
-from ablate.search.overlay import write_best
 from ablate.search.page import read_summary, write_pages
 from ablate.search.result import summarize
 from ablate.search.trials import Trials

@@ -17,7 +17,7 @@ from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan.identity import canonical_json
 from ablate.search.answer import answer, count_open
-from ablate.search.history import ARM, best_of
+from ablate.search.arm_search import ARM, best_of
 from ablate.search.optimizer import DECLARATION, JOURNAL
 from ablate.search.page import write_pages
 from ablate.search.result import summarize

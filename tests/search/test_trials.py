@@ -18,8 +18,8 @@ from ablate.execution.jobs import record_study
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import build_plan
-from ablate.search.history import ARM, best_of
-from ablate.search.objective import judge
+from ablate.search.arm_search import ARM, best_of
+from ablate.search.objective import score_run
 from ablate.search.optimizer import JOURNAL
 from ablate.search.pruning import Pruning
 from ablate.search.schema import Objective
@@ -186,7 +186,7 @@ def test_an_objective_that_is_never_logged_is_named() -> None:
     """As in a curve that another version wrote; `ablate plan` refuses a metric that the model does not log."""
     curve = [{"step": 4, "val_loss": 1.0}]
     with pytest.raises(RecordError, match="'val_los' is never logged; did you mean 'val_loss'"):
-        judge(curve, Objective(metric="val_los"))
+        score_run(curve, Objective(metric="val_los"))
 
 
 def test_steps_to_a_target(pose_search: Pose, store: Store) -> None:

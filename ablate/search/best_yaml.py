@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from ablate.files import write_atomic
-from ablate.search.history import ARM, best_of, distinct
+from ablate.search.arm_search import ARM, best_of, distinct
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
 from ablate.search.words import describe_scope, write_condition

@@ -18,7 +18,7 @@ IMPOSSIBLE = "impossible"  # the one of a trial whose settings cannot go togethe
 
 
 @dataclass
-class Search:
+class ArmSearch:
     """One arm's search: its space, Optuna's study, and the trials that are in training, by the name of their arm."""
 
     space: ArmSpace
@@ -50,7 +50,7 @@ def contained(space: ArmSpace, params: Params) -> dict[str, Any]:
     return {path: value for path, value in params.items() if space.parameters[path].holds(value)}
 
 
-def best_of(search: Search) -> FrozenTrial | None:
+def best_of(search: ArmSearch) -> FrozenTrial | None:
     """The best trial by the first objective; None where none was completed."""
     complete = [trial for trial in search.trials if trial.state == TrialState.COMPLETE]
     sign = 1 if search.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1

@@ -14,7 +14,7 @@ import yaml
 from ablate.errors import GridError
 from ablate.formatting import quote
 
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 MAX_NODES = 20_000  # to read, and with aliases repeated, which can make a small file expand without end
 MAX_TEXT = 10_000  # characters of one value
@@ -79,10 +79,10 @@ class Source:
     """
 
     file: str = "grid"
-    lines: dict[Path, int] = field(default_factory=dict)
-    settings: frozenset[Path] = frozenset()
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    settings: frozenset[KeyPath] = frozenset()
 
-    def locate(self, path: Path) -> str:
+    def locate(self, path: KeyPath) -> str:
         """`file:line: dotted.path` of the value at `path`, or of the nearest value above it."""
         name = ".".join(str(part) for part in path)
         suffix = f": {name}" if name else ""
@@ -96,7 +96,7 @@ class Source:
                 return f"{self.file}:{self.lines[prefix]}{suffix}"
         return f"{self.file}{suffix}"
 
-    def with_setting(self, path: Path) -> Source:
+    def with_setting(self, path: KeyPath) -> Source:
         return replace(self, settings=self.settings | {path})
 
 
@@ -132,9 +132,9 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
 class _Reader:
     def __init__(self, loader: _Loader, file: str) -> None:
         self.loader, self.file, self.count = loader, file, 0
-        self.lines: dict[Path, int] = {}
+        self.lines: dict[KeyPath, int] = {}
 
-    def read(self, node: yaml.Node, path: Path) -> Any:
+    def read(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count += 1
         if self.count > MAX_NODES:
             raise GridError(f"{self.file}: {TOO_MANY}; do its aliases repeat one another?")
@@ -165,7 +165,7 @@ class _Reader:
             raise GridError(f"{self.file}:{line}: {ascii(value)[:60]} holds a character that is not text")
         return value
 
-    def _read_mapping(self, node: yaml.MappingNode, path: Path) -> dict[Hashable, Any]:
+    def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Hashable, Any]:
         written = Counter(str(key.value) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
         for key, _ in reversed(node.value):
             if written[str(key.value)] > 1:

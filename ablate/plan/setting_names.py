@@ -9,7 +9,7 @@ from typing import Any
 from ablate.errors import suggest
 from ablate.formatting import quote
 from ablate.study.schema import Study, TrainConfig
-from ablate.study.source import Path
+from ablate.study.yaml_source import KeyPath
 
 SHORT_NAMES: Mapping[str, str] = {
     "attention": "model.attention.name",
@@ -135,7 +135,7 @@ class Names:
                 return f"{root}.{key}"
         raise ValueError(f"unknown key {quote(key)}{suggest(key, (*knobs, *self.model_fields))}")
 
-    def spread(self, key: str, value: Any, place: Path) -> Iterator[tuple[str, Any, Path]]:
+    def spread(self, key: str, value: Any, place: KeyPath) -> Iterator[tuple[str, Any, KeyPath]]:
         """(dotted path, value, place) of a setting: a component or a group given as a mapping is each of its knobs."""
         path = self.path(key)
         if isinstance(value, Mapping) and value and path.startswith("model."):
