@@ -181,12 +181,12 @@ def plan(
         return
     from ablate.execution.placement import local_resources, measure_pace, place
     from ablate.screens import print_plan
-    from ablate.tracking.store import Store
+    from ablate.tracking.folders import StudyFolder
 
     where = planned.study.locate(("resources",))
     placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
     pace = measure_pace(placement)
-    print_plan(planned, Store(runs / planned.study.study), placement, pace)
+    print_plan(planned, StudyFolder(runs / planned.study.study), placement, pace)
     if planned.study.tune is not None:
         cli_search.show_tuning(planned, placement, pace)
 
@@ -224,11 +224,11 @@ def run(
     from ablate.execution.view import View
     from ablate.screens import print_outcome
     from ablate.tracking.cleaning import parse_bytes, parse_keep
+    from ablate.tracking.folders import StudyFolder
     from ablate.tracking.mlflow_mirror import redact
-    from ablate.tracking.store import Store
 
     planned = _build_plan(grid, runs, set_, with_)
-    store = Store(runs / planned.study.study)
+    store = StudyFolder(runs / planned.study.study)
     secret = tracking_uri or ""
     command = shlex.join(
         ["ablate", *(word.replace(secret, redact(secret)) if secret else word for word in sys.argv[1:])]
@@ -288,7 +288,7 @@ def logs(
 ) -> None:
     """Show what happened to a run: its state, notes, the end of its curve, and its error with the traceback."""
     from ablate.screens import print_log
-    from ablate.tracking.store import find_run
+    from ablate.tracking.folders import find_run
 
     print_log(*find_run(runs, run), lines)
 
@@ -346,9 +346,9 @@ def merge(
     """Bring archives from several machines into one study. Refuses runs that are there with other results."""
     from ablate.tracking.archive import merge as merge_archives
     from ablate.tracking.archive import read_study_name
-    from ablate.tracking.store import Store
+    from ablate.tracking.folders import StudyFolder
 
-    store = Store(runs / read_study_name(archives[0]))
+    store = StudyFolder(runs / read_study_name(archives[0]))
     added, present = merge_archives(store, archives, check_model)
     print(f"{store.path}: {added} runs came, {present} were there already")
 

@@ -18,7 +18,7 @@ from ablate.errors import AblateError, GridError
 if TYPE_CHECKING:
     from ablate.analysis import Results
     from ablate.report import Report
-    from ablate.tracking.store import Store
+    from ablate.tracking.folders import StudyFolder
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="The folder of all studies.")]
 DEFAULT_RUNS = Path("runs")
@@ -155,14 +155,14 @@ def generate(
     print(continue_prompt(find_run(run, runs), prompt, tokens, sampling, stop=stop, seed=seed))
 
 
-def find_store(study: str, runs: Path) -> Store:
+def find_store(study: str, runs: Path) -> StudyFolder:
     """The folder that a STUDY argument means, with a note on standard error where it can mean two.
 
     A study that was run comes before a published report, and both before a grid or a folder that only has the name.
     Raises `GridError` where it is no grid and no such folder.
     """
     from ablate.study import study_name
-    from ablate.tracking.store import Store
+    from ablate.tracking.folders import StudyFolder
 
     place = Path(study)
     is_name = bool(study) and place.name == study and study not in (".", "..")
@@ -174,17 +174,17 @@ def find_store(study: str, runs: Path) -> Store:
                 for other in places.keys() - {path}:
                     if os.path.lexists(other):
                         print(f"note: {study} means {path}, not {other}", file=sys.stderr)
-                return Store(folder)
+                return StudyFolder(folder)
     if place.is_file() or place.suffix in (".yaml", ".yml"):
-        return Store(runs / study_name(place))
+        return StudyFolder(runs / study_name(place))
     if place.is_dir():
         raise GridError(f"{place}: no study was run in this folder: it holds no study.json")
     if not is_name:
         raise GridError(f"{study!r}: there is no such grid, and no such study's folder")
-    return Store(runs / study)
+    return StudyFolder(runs / study)
 
 
-def _find_mirror(store: Store, tracking_uri: str | None) -> str | None:
+def _find_mirror(store: StudyFolder, tracking_uri: str | None) -> str | None:
     """The address of the MLflow that has the study; none for a published report, and where no database is."""
     uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not store.record.exists():
@@ -194,10 +194,9 @@ def _find_mirror(store: Store, tracking_uri: str | None) -> str | None:
 
 def _open_experiment(uri: str, experiment: str, chosen: Mapping[str, str]) -> Callable[[], Results]:
     """How to read an experiment, now and again. Raises `AblateError` where a name is chosen for nothing known."""
-    from ablate.analysis.foreign_names import Names
-    from ablate.analysis.mlflow_study import read_mlflow_study
+    from ablate.imports.mlflow import MlflowReader, read_mlflow_study
+    from ablate.imports.names import Names
     from ablate.tracking.mlflow_mirror import redact
-    from ablate.tracking.mlflow_reader import MlflowReader
 
     command = shlex.join(["ablate", *(word.replace(uri, redact(uri)) for word in sys.argv[1:])])
     return partial(read_mlflow_study, MlflowReader(uri), experiment, Names(chosen), command)

@@ -68,14 +68,14 @@ def search(
     from ablate.execution.view import View
     from ablate.search.page import read_summary, write_pages
     from ablate.search.run import rewrite_search, run_search
+    from ablate.tracking.folders import StudyFolder
     from ablate.tracking.mlflow_mirror import redact
-    from ablate.tracking.store import Store
 
     if file.is_dir():
         print(f"Page: {write_pages(read_summary(file), out or file)['search.html'].resolve()}")
         return
     problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())])
-    store = Store(runs / problem.name)
+    store = StudyFolder(runs / problem.name)
     secrets = [secret for secret in (tracking_uri, storage) if secret]
     words = ["ablate", *sys.argv[1:]]
     for secret in secrets:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ablate.plan import Plan
     from ablate.plan.estimate import Pace
     from ablate.tracking.cleaning import Removal
-    from ablate.tracking.store import Store
+    from ablate.tracking.folders import StudyFolder
     from ablate.training.bench import BenchReport
 
 MAX_ROWS = 60
@@ -45,7 +45,7 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
-def print_plan(plan: Plan, store: Store, placement: Placement, pace: Pace) -> None:
+def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace) -> None:
     """The arms with their sizes, and what the runs that the `store` lacks will cost."""
     from ablate.execution.jobs import estimate_seconds, find_unfinished
     from ablate.execution.memory import check_memory
@@ -114,7 +114,7 @@ def _difference(value: int, base: int) -> str:
 
 
 def print_outcome(
-    outcome: Outcome, store: Store, grid: str, command: str, console: Console, *, is_time_up: bool = False
+    outcome: Outcome, store: StudyFolder, grid: str, command: str, console: Console, *, is_time_up: bool = False
 ) -> None:
     """How the study stands, and what to do next."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
@@ -134,7 +134,7 @@ def print_outcome(
     console.print(f"next: ablate report {grid}{store.whereabouts}", markup=False, highlight=False, soft_wrap=True)
 
 
-def describe_runs(store: Store) -> list[dict[str, Any]]:
+def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
     """The state of every run, one mapping each."""
     rows = []
     for run in store.read_study().runs:
@@ -157,7 +157,7 @@ def describe_runs(store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-def render_status(store: Store) -> Group:
+def render_status(store: StudyFolder) -> Group:
     """The table of `ablate status`, and the counts."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("run", "arm", "seed", "state", "step", "val loss", "took"):
@@ -184,14 +184,14 @@ def render_status(store: Store) -> Group:
     return Group(*lines)
 
 
-def print_status(store: Store, *, as_json: bool) -> None:
+def print_status(store: StudyFolder, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(describe_runs(store), indent=1))
     else:
         _console().print(render_status(store))
 
 
-def watch_status(store: Store, every_s: float) -> None:
+def watch_status(store: StudyFolder, every_s: float) -> None:
     """The same table again and again, until nothing is left to happen or Ctrl-C."""
     with Live(render_status(store), console=_console(), auto_refresh=False) as live, suppress(KeyboardInterrupt):
         while store.has_driver():
@@ -199,7 +199,7 @@ def watch_status(store: Store, every_s: float) -> None:
             live.update(render_status(store), refresh=True)
 
 
-def print_log(store: Store, run_id: str, n_lines: int) -> None:
+def print_log(store: StudyFolder, run_id: str, n_lines: int) -> None:
     """What happened to a run: its state, notes, error, and the last lines of its curve."""
     console = _console()
     folder = store.run(run_id)

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.curves import read_results
 from ablate.analysis.lines import read_lines
+from ablate.analysis.results import read_results
+from ablate.imports.mlflow import MlflowReader
 from ablate.report.content import ReportOptions, make_report
 from ablate.report.write import write_report
 from ablate.tracking.curve import read_curve
-from ablate.tracking.mlflow_reader import MlflowReader
+from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_writer import MlflowWriter
-from ablate.tracking.records import StudyRecord
-from ablate.tracking.store import Store
+from ablate.tracking.study_record import StudyRecord
 from benchmarks.synthetic import BASELINE, SyntheticArm, write_study
 
 _SEEDS = 4
@@ -69,7 +69,7 @@ def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000, mlflow_
 
     With `mlflow_uri`, reading is compared with that MLflow's, over as many runs as have `MAX_MLFLOW_POINTS` points.
     """
-    store, seeds = Store(folder / f"bench-{n_runs}x{n_points}"), range(min(_SEEDS, n_runs))
+    store, seeds = StudyFolder(folder / f"bench-{n_runs}x{n_points}"), range(min(_SEEDS, n_runs))
     n_arms = max(n_runs // len(seeds), 1)
     arms = [SyntheticArm(BASELINE, {"variant": 0})]
     arms += [SyntheticArm(f"variant={i}", {"variant": i}, speedup=1 + i / n_arms) for i in range(1, n_arms)]
@@ -97,7 +97,7 @@ def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000, mlflow_
     )
 
 
-def _compare_with_mlflow(store: Store, study: StudyRecord, n_points: int, uri: str) -> MlflowResult:
+def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, uri: str) -> MlflowResult:
     """The same curves from files and from MLflow. Raises `AssertionError` where the two differ."""
     runs = study.runs[: max(MAX_MLFLOW_POINTS // n_points, 1)]
     arms = {arm.arm: arm for arm in study.arms}

@@ -20,9 +20,9 @@ from ablate.execution.placement import local_resources, place
 from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
+from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.mlflow_writer import MlflowWriter
-from ablate.tracking.store import Store
 from ablate.training.loop import Outcome
 from ablate_model import GPT
 
@@ -68,7 +68,7 @@ def compare_schedulers(n_runs: int, log: Path) -> SchedulerCost:
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, start_cluster(None, available, log):
         plan, corpus = _plan(Path(folder), n_runs)
         lanes = place(plan.study.resources, [available], None, n_runs).lanes
-        ours = _time_driver(plan, corpus, Store(Path(folder) / "runs" / plan.study.study))
+        ours = _time_driver(plan, corpus, StudyFolder(Path(folder) / "runs" / plan.study.study))
         return SchedulerCost(n_runs, lanes, ours, _time_tune(n_runs, Path(folder)))
 
 
@@ -80,7 +80,7 @@ def _plan(folder: Path, n_runs: int) -> tuple[Plan, Corpus]:
     return build_plan(study, describe(study.data, folder)), prepare(study.data, folder, folder / "shards")
 
 
-def _time_driver(plan: Plan, corpus: Corpus, store: Store) -> float:
+def _time_driver(plan: Plan, corpus: Corpus, store: StudyFolder) -> float:
     ended: list[float] = []
 
     def watch(event: Event) -> None:

@@ -27,8 +27,8 @@ from ablate.search.arm_search import ARM, best_of
 from ablate.search.problem import Problem, load_search, pose
 from ablate.search.trials import Trials
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 
 SEARCH = """
 search: bench-search
@@ -88,7 +88,7 @@ def compare_samplers(trials: int, steps: int, repetitions: int, console: Console
             confirmed = []
             for repetition in range(repetitions):
                 problem = _pose(folder, trials, steps, sampler, MAX_SEED_STEP * repetition)
-                store = Store(folder / f"{sampler}-{repetition}")
+                store = StudyFolder(folder / f"{sampler}-{repetition}")
                 found = _search(problem, store, corpus)
                 (search,) = found.searches
                 best = best_of(search)
@@ -108,7 +108,7 @@ def measure_overhead(n_trials: int) -> SearchCost:
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as place:
         folder = Path(place)
         problem = _pose(folder, n_trials, 10, SAMPLERS[0], 0)
-        store = Store(folder / "search")
+        store = StudyFolder(folder / "search")
         trials = Trials(problem, store)
         _pretend(store, trials.plan.runs[0])
         trials.tell(trials.plan.runs[0], "finished")
@@ -145,7 +145,7 @@ def _pose(folder: Path, trials: int, steps: int, sampler: str, seed: int) -> Pro
     return pose(search, info)
 
 
-def _search(problem: Problem, store: Store, corpus: Corpus) -> Trials:
+def _search(problem: Problem, store: StudyFolder, corpus: Corpus) -> Trials:
     trials = Trials(problem, store)
     runs: Sequence[Run] = trials.plan.runs
     while runs:
@@ -156,7 +156,7 @@ def _search(problem: Problem, store: Store, corpus: Corpus) -> Trials:
     return trials
 
 
-def _confirm(trials: Trials, store: Store, corpus: Corpus, arm: Arm) -> float:
+def _confirm(trials: Trials, store: StudyFolder, corpus: Corpus, arm: Arm) -> float:
     fresh = trials.problem.confirm.fresh_seeds(trials.problem.seeds)[:2] if trials.problem.confirm else ()
     runs = [Run(f"confirm-{arm.name.rpartition('=')[2]}-{seed}", arm, seed) for seed in fresh]
     losses = []
@@ -167,12 +167,12 @@ def _confirm(trials: Trials, store: Store, corpus: Corpus, arm: Arm) -> float:
     return sum(known) / len(known)
 
 
-def _train(trials: Trials, store: Store, corpus: Corpus, run: Run) -> None:
+def _train(trials: Trials, store: StudyFolder, corpus: Corpus, run: Run) -> None:
     placement, manifest = Placement(1, 0, 1), dict[str, Any]()
     RunWorker(store.path, corpus, placement).train(make_job(trials.plan, run, placement, manifest))
 
 
-def _pretend(store: Store, run: Run) -> None:
+def _pretend(store: StudyFolder, run: Run) -> None:
     """What a run that trained nothing leaves."""
     folder = store.run(run.run_id)
     folder.path.mkdir(parents=True)

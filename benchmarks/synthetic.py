@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ablate.files import make_folder, write_atomic
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord, Value
-from ablate.tracking.store import Store, write_json
+from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord, Value
 
 BASELINE = "baseline"
 
@@ -42,7 +42,7 @@ class SyntheticArm:
 
 
 def write_study(
-    store: Store,
+    store: StudyFolder,
     arms: Sequence[SyntheticArm],
     seeds: Sequence[int] = (0, 1, 2),
     n_steps: int = 400,
@@ -104,7 +104,7 @@ def true_loss(step_n: np.ndarray, speedup: float) -> np.ndarray:
 
 
 def _write_run(
-    store: Store, arm: SyntheticArm, record: ArmRecord, seed: int, eval_every: int, log_every: int, noise: float
+    store: StudyFolder, arm: SyntheticArm, record: ArmRecord, seed: int, eval_every: int, log_every: int, noise: float
 ) -> None:
     run_id = _name_run(arm.arm, seed)
     rng = np.random.default_rng(int(run_id, 16))

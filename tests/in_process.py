@@ -9,12 +9,12 @@ from ablate.execution.jobs import make_job
 from ablate.execution.placement import Placement
 from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, Run
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 ONE_CPU = Placement(1, 0, 1)
 
 
-def train_here(plan: Plan, runs: Iterable[Run], store: Store, corpus: Corpus) -> None:
+def train_here(plan: Plan, runs: Iterable[Run], store: StudyFolder, corpus: Corpus) -> None:
     """Train runs one after another, each to its end, from whatever their folders hold."""
     worker = RunWorker(store.path, corpus, ONE_CPU)
     for run in runs:

@@ -18,8 +18,8 @@ from typer.main import get_command
 
 from ablate.cli import app, main
 from ablate.plan.estimate import Pace
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 from ablate_model.config import TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +82,7 @@ def test_plan_counted_finished_runs_among_those_to_come(
     rows = json.loads(ablate("plan", grid, "--json")[1])
     before = ablate("plan", grid)[1]
     for row in rows:
-        folder = Store(Path("runs/tiny")).run(row["run_id"])
+        folder = StudyFolder(Path("runs/tiny")).run(row["run_id"])
         folder.path.mkdir(parents=True)
         folder.write_status(Status(state="finished", took_s=60.0))
     after = ablate("plan", grid)[1]

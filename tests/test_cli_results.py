@@ -15,7 +15,7 @@ import pytest
 from ablate.cli import main
 from ablate.cli_results import find_store
 from ablate.errors import GridError
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 from foreign_runs import Experiments
 
@@ -31,7 +31,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         SyntheticArm(f"attention={name}", {"attention": name}, "attention=a", speedup=speedup)
         for name, speedup in (("a", 1.0), ("b", 2.0))
     ]
-    write_study(Store(tmp_path / "runs" / "made-up"), arms)
+    write_study(StudyFolder(tmp_path / "runs" / "made-up"), arms)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ablate", *arguments])

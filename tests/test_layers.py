@@ -22,10 +22,11 @@ ARROWS = {
     "tracking": set(),
     "execution": {"study", "data", "plan", "training", "tracking", "ablate_model"},
     "analysis": {"study", "tracking"},
+    "imports": {"study", "tracking", "analysis"},
     "report": {"analysis", "tracking"},
     "search": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "ablate_model"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
-    "cli_results": {"study", "tracking", "analysis", "report", "evaluation", "ablate_model"},
+    "cli_results": {"study", "tracking", "analysis", "imports", "report", "evaluation", "ablate_model"},
     "doctor": set(),
     "screens": {"plan", "execution", "tracking", "training"},
     "cli_search": {"study", "data", "plan", "search", "execution", "tracking", "cli_results"},
@@ -37,6 +38,7 @@ ARROWS = {
         "training",
         "tracking",
         "analysis",
+        "imports",
         "report",
         "search",
         "evaluation",
@@ -112,6 +114,7 @@ def test_the_model_package_never_imports_ablate() -> None:
         ("data", {"torch", "ray", "mlflow"}),
         ("training", {"ray", "mlflow"}),
         ("analysis", {"torch", "ray", "mlflow", "random", "time", "datetime"}),
+        ("imports", {"torch", "ray", "random", "time", "datetime"}),
         ("report", {"torch", "ray", "mlflow"}),
         ("tracking", {"torch", "ray"}),
     ],
@@ -121,7 +124,7 @@ def test_a_room_keeps_out_what_is_foreign_to_it(room: str, foreign: set[str]) ->
         assert not {name.split(".")[0] for name in imported_names(path)} & foreign, path
 
 
-@pytest.mark.parametrize("statement", ["import ablate.cli", "import ablate.report", "import ablate.tracking.store"])
+@pytest.mark.parametrize("statement", ["import ablate.cli", "import ablate.report", "import ablate.tracking.folders"])
 def test_looking_at_results_loads_no_torch(statement: str) -> None:
     code = f"{statement}; import sys; print(sorted({{'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.curves import RunCurve
+from ablate.analysis.results import RunCurve
 
 HOLD = 2
 """Evaluations in a row that must be at or below the target for a crossing to count."""

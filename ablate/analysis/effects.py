@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.curves import Results
 from ablate.analysis.intervals import Estimate, holm, paired_t, t_estimate
+from ablate.analysis.results import Results
 from ablate.analysis.speedup import compare, find_obstacle
-from ablate.tracking.records import Value
+from ablate.tracking.study_record import Value
 
 ESTIMABLE = 1e-8
 """A contrast is estimable where the design leaves less than this of it unseen: rounding leaves about 1e-12."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.convergence import Reach, cost_at, reach_loss
-from ablate.analysis.curves import Results, RunCurve
+from ablate.analysis.results import Results, RunCurve
 from ablate.analysis.speedup import compare, sharing_of, took_turns
 from ablate.analysis.summary import spread_of
-from ablate.tracking.records import ArmRecord
+from ablate.tracking.study_record import ArmRecord
 
 SIZE_LIMIT = 0.02
 """Relative difference in parameters or FLOPs a token beyond which an arm is flagged."""

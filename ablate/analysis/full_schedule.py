@@ -14,10 +14,10 @@ from dataclasses import replace
 import numpy as np
 
 from ablate.analysis.convergence import Position, Reach, reach_loss
-from ablate.analysis.curves import Results, RunCurve
 from ablate.analysis.lines import CORE_COLUMNS
+from ablate.analysis.results import Results, RunCurve
 from ablate.analysis.speedup import Comparison, SpeedUp, adjust, rows_of
-from ablate.tracking.records import ArmRecord, Status, Value
+from ablate.tracking.study_record import ArmRecord, Status, Value
 
 HORIZON_AXES = ("train.steps", "steps")
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablate.analysis.curves import Results
+from ablate.analysis.results import Results
 from ablate.analysis.summary import spread_of
-from ablate.tracking.records import Value
+from ablate.tracking.study_record import Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.analysis.arrow import Floats, is_numeric, to_floats
-from ablate.analysis.border import clean
+from ablate.analysis.checked_records import clean
 from ablate.errors import RecordError
 from ablate.files import open_regular
 from ablate.tracking.curve import MOVE_AWAY
-from ablate.tracking.records import LARGEST, MAX_COUNT, is_number
+from ablate.tracking.study_record import LARGEST, MAX_COUNT, is_number
 
 CORE_COLUMNS = (
     "step",

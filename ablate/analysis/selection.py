@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ablate.analysis.curves import Results
-from ablate.analysis.foreign_names import read_level
+from ablate.analysis.results import Results
 from ablate.errors import AblateError, suggest
+from ablate.imports.names import read_level
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.settings import find_same, is_same
-from ablate.tracking.records import ArmRecord, Value
+from ablate.tracking.study_record import ArmRecord, Value
 
 STUDY_AXIS = "study"
 

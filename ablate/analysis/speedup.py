@@ -23,10 +23,10 @@ import numpy as np
 
 from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
-from ablate.analysis.curves import Results, RunCurve, device_of
 from ablate.analysis.intervals import ROUNDING, Estimate, holm, paired_t, welch_t
+from ablate.analysis.results import Results, RunCurve, device_of
 from ablate.errors import AblateError, suggest
-from ablate.tracking.records import ENDED, Value
+from ablate.tracking.study_record import ENDED, Value
 
 Target = str | float
 Bound = Literal["at_most", "at_least", "not_determined"]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.curves import Results, RunCurve, device_of
+from ablate.analysis.results import Results, RunCurve, device_of
 from ablate.analysis.speedup import find_clock_obstacle
 from ablate.formatting import name_error
-from ablate.tracking.records import Value
+from ablate.tracking.study_record import Value
 
 
 @dataclass(frozen=True)

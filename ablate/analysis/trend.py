@@ -17,10 +17,10 @@ import numpy as np
 
 from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import Reach
-from ablate.analysis.curves import Results
 from ablate.analysis.intervals import Estimate, t_estimate
+from ablate.analysis.results import Results
 from ablate.analysis.speedup import LARGEST_LOG, Bound, compare, find_obstacle
-from ablate.tracking.records import ArmRecord, Value, is_number
+from ablate.tracking.study_record import ArmRecord, Value, is_number
 
 NEGLIGIBLE = 1e-9
 """Weight below which a point does not count in the growth: rounding leaves about 1e-16, a real share at least 1e-2."""

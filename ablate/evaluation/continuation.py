@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ablate.data import Tokenizer, load_tokenizer
 from ablate.errors import RecordError, suggest
 from ablate.study.schema import DataConfig
-from ablate.tracking.store import RunFolder, Store
+from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate_model import GPT, ConfigError, Sampling, generate, load
 
 
@@ -86,7 +86,7 @@ def _load_model(run: RunFolder) -> GPT:
 
 
 def _load_tokenizer(run: RunFolder) -> Tokenizer:
-    store = Store(run.path.parent)
+    store = StudyFolder(run.path.parent)
     declared: dict[str, Any] = dict(store.read_study().data)
     known = {key: value for key, value in declared.items() if key in DataConfig.model_fields}
     try:

@@ -29,10 +29,10 @@ from ablate.execution.worker import RunWorker, is_unwritable
 from ablate.formatting import name_error
 from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader, is_held
+from ablate.tracking.folders import StudyFolder
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
-from ablate.tracking.records import ENDED, RunRecord, State
-from ablate.tracking.store import Store
+from ablate.tracking.study_record import ENDED, RunRecord, State
 
 # What broken records of one run may raise.
 RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)
@@ -54,7 +54,7 @@ class Driver:
     def __init__(
         self,
         plan: Plan,
-        store: Store,
+        store: StudyFolder,
         corpus: Corpus,
         placement: Placement,
         mirror: MlflowMirror,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ablate.plan import Run
-from ablate.tracking.records import State
+from ablate.tracking.study_record import State
 
 Kind = Literal["started", "progress", "retry", "ended", "notice"]
 

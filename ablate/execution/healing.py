@@ -10,11 +10,11 @@ from ablate.execution.jobs import config_of
 from ablate.formatting import count
 from ablate.plan import Plan, Run
 from ablate.plan.identity import IMMATERIAL, canonical_json
-from ablate.tracking.records import Status
-from ablate.tracking.store import MAX_NAMED, RunFolder, Store, read_json, write_json
+from ablate.tracking.folders import MAX_NAMED, RunFolder, StudyFolder, read_json, write_json
+from ablate.tracking.study_record import Status
 
 
-def heal(plan: Plan, store: Store, tell: Callable[[str], object], *, needs_weights: bool) -> None:
+def heal(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *, needs_weights: bool) -> None:
     """Look at the files of every run that has ended, and `tell` what was found, in sentences.
 
     A config is written again from the plan, and weights from the checkpoint, where it is still there. No run is trained

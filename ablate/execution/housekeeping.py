@@ -8,7 +8,7 @@ from ablate.errors import RecordError
 from ablate.execution.events import Event, Observer
 from ablate.formatting import format_count
 from ablate.tracking.cleaning import Keep, clean
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 EVERY_S = 10.0  # a look at a study of thousands of runs takes a while
 
@@ -16,7 +16,7 @@ EVERY_S = 10.0  # a look at a study of thousands of runs takes a while
 class Housekeeper:
     """Passes events on, and removes weights by rule and budget where runs have ended, as `ablate clean` does."""
 
-    def __init__(self, store: Store, keep: Keep, budget_bytes: int | None, observe: Observer) -> None:
+    def __init__(self, store: StudyFolder, keep: Keep, budget_bytes: int | None, observe: Observer) -> None:
         self.store, self.keep, self.budget_bytes, self._observe = store, keep, budget_bytes, observe
         self._looked_at = -EVERY_S
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ablate.files import make_folder, open_regular
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_S = 0.05
@@ -23,7 +23,7 @@ class Interruption:
     `is_set` becomes true with the first signal, and with an `ablate stop` that comes after this was made.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: StudyFolder) -> None:
         self._store, self._seen = store, store.read_stop_request()
         self.is_set = False
 
@@ -82,7 +82,7 @@ def sigterm_held() -> Iterator[None]:
 
 
 @contextmanager
-def at_work(store: Store) -> Iterator[Interruption]:
+def at_work(store: StudyFolder) -> Iterator[Interruption]:
     """Handle signals, and hold the lock that tells `ablate stop` that a driver is at work; several drivers may."""
     interruption = Interruption(store)
     make_folder(store.path)

@@ -13,8 +13,8 @@ from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import Pace, run_seconds
 from ablate.plan.identity import arm_id
 from ablate.tracking.curve import is_held
-from ablate.tracking.records import ArmRecord, RunRecord, StudyRecord
-from ablate.tracking.store import RunFolder, Store
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.study_record import ArmRecord, RunRecord, StudyRecord
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ def _tuning_of(plan: Plan, arm: str) -> Mapping[str, Any]:
     return {"tuning_trials": tuning["trials"]} if tuning else {}
 
 
-def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, failed_only: bool = False) -> list[Run]:
+def find_unfinished(
+    plan: Plan, store: StudyFolder, *, cut_counts: bool = False, failed_only: bool = False
+) -> list[Run]:
     """The runs that are left to train; or, of these, the ones that failed."""
     left = []
     for run in plan.runs:
@@ -116,7 +118,7 @@ def find_unfinished(plan: Plan, store: Store, *, cut_counts: bool = False, faile
     return left
 
 
-def count_states(store: Store, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[str, int]:
+def count_states(store: StudyFolder, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[str, int]:
     """How many runs are in each state, as `ablate status` calls it. The `lost` count as failed, whatever their status
     says: it may be from before a disk was full."""
     return Counter("failed" if run_id in lost else _name_state(store.run(run_id)) for run_id in run_ids)
@@ -129,7 +131,7 @@ def _name_state(folder: RunFolder) -> str:
     return "stopped early" if status.is_cut else folder.shown_state(status)
 
 
-def estimate_seconds(plan: Plan, store: Store, pace: Pace) -> Mapping[str, float]:
+def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str, float]:
     """Seconds of each arm's run, by its name: what its finished runs took; else the estimate, corrected by how far the
     estimates of the other arms were off."""
     guessed = {arm.name: run_seconds(arm.model, arm.train, pace) for arm in plan.arms}

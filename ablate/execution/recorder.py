@@ -11,8 +11,8 @@ import torch
 
 from ablate.errors import RecordError
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import State, Status
-from ablate.tracking.store import RunFolder
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.study_record import State, Status
 from ablate.training.checkpoint import read_checkpoint, write_checkpoint
 from ablate.training.loop import peak_memory_bytes
 

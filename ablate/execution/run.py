@@ -30,6 +30,7 @@ from ablate.plan import Plan
 from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
+from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_mirror import (
     MlflowMirror,
     check_tracking_uri,
@@ -37,7 +38,6 @@ from ablate.tracking.mlflow_mirror import (
     is_complete,
     redact,
 )
-from ablate.tracking.store import Store
 
 SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster sees
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, to which only ratios matter
@@ -72,7 +72,7 @@ class Options:
 
 def run_study(
     plan: Plan,
-    store: Store,
+    store: StudyFolder,
     base: Path,
     options: Options,
     console: Console,
@@ -170,14 +170,14 @@ def run_study(
     return outcome
 
 
-def _read_curves(plan: Plan, store: Store) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+def _read_curves(plan: Plan, store: StudyFolder) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
     """The curves that can be read; the driver tells of the others."""
     for run in plan.runs:
         with suppress(OSError):
             yield run.run_id, read_curve(store.run(run.run_id).curve)
 
 
-def _check_name(plan: Plan, store: Store) -> None:
+def _check_name(plan: Plan, store: StudyFolder) -> None:
     """Raises `GridError` where a study would take the place of a search, whose record alone lists its trials."""
     with suppress(RecordError):  # none, or one that cannot be read: it is written anew
         before = store.read_study()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from ablate.plan import Run
-from ablate.tracking.records import State
+from ablate.tracking.study_record import State
 
 
 class RunSource(ABC):

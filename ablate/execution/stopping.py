@@ -11,7 +11,7 @@ from typing import Any, final
 
 from ablate.errors import GridError, suggest
 from ablate.plan import Plan, Run
-from ablate.tracking.records import is_number
+from ablate.tracking.study_record import is_number
 
 ETA = 3  # a third goes on at each rung
 N_RUNGS = 3

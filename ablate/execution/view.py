@@ -18,7 +18,7 @@ from rich.text import Text
 from ablate.execution.events import Event
 from ablate.formatting import format_count, format_seconds
 from ablate.plan import Run
-from ablate.tracking.records import State
+from ablate.tracking.study_record import State
 
 PLAIN_EVERY_S = 10.0
 COLOURS: Mapping[str, str] = {

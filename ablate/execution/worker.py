@@ -26,8 +26,8 @@ from ablate.execution.recorder import Assistant, FolderRecorder
 from ablate.files import make_folder, write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
-from ablate.tracking.records import State
-from ablate.tracking.store import RunFolder, Store, write_json
+from ablate.tracking.folders import RunFolder, StudyFolder, write_json
+from ablate.tracking.study_record import State
 from ablate.training.loop import Outcome, Recorder, free_memory, train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import GPT, ModelConfig
@@ -59,7 +59,7 @@ class RunWorker:
     def __init__(
         self, study: Path, corpus: Corpus, placement: Placement, seat: Seat | None = None, *, train: Train = train
     ) -> None:
-        self.store, self.corpus, self.threads, self._loop = Store(study), corpus, placement.cpus, train
+        self.store, self.corpus, self.threads, self._loop = StudyFolder(study), corpus, placement.cpus, train
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
         self._attention: dict[str, Mapping[str, str]] = {}

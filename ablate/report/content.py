@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ablate.analysis.curves import AXES, Results
 from ablate.analysis.effects import Effect, find_differences, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
+from ablate.analysis.results import AXES, Results
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, SpeedUp, Target, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
@@ -22,7 +22,7 @@ from ablate.errors import AblateError, suggest
 from ablate.report.answer import answer
 from ablate.report.findings import describe_sums, describe_trends
 from ablate.report.words import label_arms
-from ablate.tracking.records import StudyRecord, Value
+from ablate.tracking.study_record import StudyRecord, Value
 
 
 @dataclass(frozen=True)

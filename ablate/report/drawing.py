@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.curves import Results, RunCurve
+from ablate.analysis.results import Results, RunCurve
 
 MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
 """Points of a drawn curve: about one a pixel pair of the figure, of all curves together at most the last."""

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.analysis.curves import Results
 from ablate.analysis.effects import find_differences, find_effects
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
+from ablate.analysis.results import Results
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, Target, speed_ups
 from ablate.analysis.trend import find_trends
@@ -23,8 +23,8 @@ from ablate.report.palette import Look, assign_looks
 from ablate.report.pictures import draw_curves, draw_ladder, draw_speed_ups, save_picture, styled
 from ablate.report.rows import Table, tabulate_arms, tabulate_speed_ups
 from ablate.report.write import read_study, write_report
-from ablate.tracking.records import Value
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def load(path: str | Path) -> Study:
 
     Raises `RecordError` where there is none.
     """
-    return Study(read_study(Store(Path(path))))
+    return Study(read_study(StudyFolder(Path(path))))
 
 
 @dataclass(frozen=True, eq=False)

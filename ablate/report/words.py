@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ablate.analysis.speedup import Bound, SpeedUp, Target
 from ablate.analysis.summary import Spread
 from ablate.formatting import format_count, format_number, round_digits
-from ablate.tracking.records import ArmRecord, Value
+from ablate.tracking.study_record import ArmRecord, Value
 
 AXIS_NAMES = {
     "steps": "steps",

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ablate.analysis.archive import NAME, read_archive, write_archive
-from ablate.analysis.curves import Results, read_results
+from ablate.analysis.curves_parquet import NAME, read_archive, write_archive
+from ablate.analysis.results import Results, read_results
 from ablate.analysis.selection import merge
 from ablate.errors import AblateError, ResourceError
 from ablate.files import make_folder, write_atomic
@@ -20,7 +20,7 @@ from ablate.report.page import write_page
 from ablate.report.pictures import caption_figures, draw_pictures, save_picture
 from ablate.report.rows import tabulate
 from ablate.report.summary import summarize, write_speedup_csv
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 FILES = {
     "html": "report.html",
@@ -32,7 +32,7 @@ FILES = {
 
 
 def write_report(
-    source: Results | Store | Sequence[Store], out: str | Path, *, options: ReportOptions | None = None
+    source: Results | StudyFolder | Sequence[StudyFolder], out: str | Path, *, options: ReportOptions | None = None
 ) -> Report:
     """Report on a study, or on several compared, into the folder `out`; first all numbers, then the files.
 
@@ -42,7 +42,7 @@ def write_report(
     if not str(out):
         raise AblateError("out: it is empty: name a folder for the files of the report")
     out, options = Path(out), options or ReportOptions()
-    stores = [source] if isinstance(source, Store) else source
+    stores = [source] if isinstance(source, StudyFolder) else source
     if not isinstance(stores, Results) and (options.where or options.baseline):
         _protect(stores, out)
     results = stores if isinstance(stores, Results) else read_studies(stores)
@@ -56,19 +56,19 @@ def write_report(
         ) from None
 
 
-def _protect(stores: Sequence[Store], out: Path) -> None:
+def _protect(stores: Sequence[StudyFolder], out: Path) -> None:
     """A part of a published study must not take the place of the whole."""
     if any(out.resolve() == store.path.resolve() for store in stores):
         raise AblateError(f"out: {out} holds the study that this is another view of: name another folder")
 
 
-def read_studies(stores: Sequence[Store]) -> Results:
+def read_studies(stores: Sequence[StudyFolder]) -> Results:
     """A study, or several as one, as `read_study` reads each."""
     studies = [read_study(store) for store in stores]
     return studies[0] if len(studies) == 1 else merge(studies)
 
 
-def read_study(store: Store) -> Results:
+def read_study(store: StudyFolder) -> Results:
     """A study from its run folders, or, where there is no `study.json`, from the archive of a published report.
 
     Raises `RecordError` where no study was run or a record cannot be read.

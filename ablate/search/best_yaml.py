@@ -9,12 +9,12 @@ from ablate.search.arm_search import ARM, best_of, distinct
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
 from ablate.search.words import describe_scope, write_condition
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 BEST = "best.yaml"
 
 
-def write_best(problem: Problem, trials: Trials, store: Store) -> None:
+def write_best(problem: Problem, trials: Trials, store: StudyFolder) -> None:
     """Write the overlay into the search's folder."""
     entries = []
     lines = [

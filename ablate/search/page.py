@@ -16,7 +16,7 @@ from ablate.report.pictures import save_picture, styled
 from ablate.report.rows import Table
 from ablate.search.answer import answer, count_open
 from ablate.search.tables import tabulate
-from ablate.tracking.store import read_json
+from ablate.tracking.folders import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

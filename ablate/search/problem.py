@@ -26,7 +26,7 @@ from ablate.study.schema import Study, TrainConfig
 from ablate.study.settings import find_same, is_same
 from ablate.study.tuning import GRID, Tuning
 from ablate.study.yaml_source import KeyPath
-from ablate.tracking.records import StudyRecord
+from ablate.tracking.study_record import StudyRecord
 from ablate_model import ModelConfig
 
 

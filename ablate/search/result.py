@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from ablate.analysis.curves import Results, read_results
 from ablate.analysis.intervals import paired_t
+from ablate.analysis.results import Results, read_results
 from ablate.errors import RecordError
 from ablate.plan.expand import display
 from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
@@ -23,7 +23,7 @@ from ablate.search.problem import Problem
 from ablate.search.trials import Trials
 from ablate.search.words import describe_horizon, describe_scope, describe_size
 from ablate.study.tuning import Tune
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 SCHEMA = 1
 STATES = {
@@ -36,7 +36,7 @@ STATES = {
 Summary = dict[str, Any]
 
 
-def summarize(problem: Problem, trials: Trials, store: Store, version: str) -> Summary:
+def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str) -> Summary:
     """All numbers of a search. Trials that are not over are counted and left out of every figure."""
     return {
         "schema": SCHEMA,
@@ -97,12 +97,12 @@ def _number_of(rows: Sequence[Summary], arm: str) -> int | None:
     return next((row["number"] for row in rows if row["arm"] == arm and row["values"]), None)
 
 
-def _summarize_confirmation(problem: Problem, trials: Trials, store: Store) -> Summary | None:
+def _summarize_confirmation(problem: Problem, trials: Trials, store: StudyFolder) -> Summary | None:
     """Best against default of each arm, and the first arm's best against the others'; None before it was trained."""
     plan = plan_confirmation(problem, trials)
     if plan is None:
         return None
-    place = Store(store.path.parent / plan.study.study)
+    place = StudyFolder(store.path.parent / plan.study.study)
     try:
         results = read_results(place)
     except RecordError:

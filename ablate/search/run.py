@@ -33,14 +33,20 @@ from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study
+from ablate.tracking.folders import StudyFolder, read_json
 from ablate.tracking.mlflow_publisher import publish
-from ablate.tracking.store import Store, read_json
 
 _TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name; before it stands its arm, where there are several
 
 
 def run_search(
-    problem: Problem, store: Store, base: Path, options: Options, console: Console, view: View, out: Path | None = None
+    problem: Problem,
+    store: StudyFolder,
+    base: Path,
+    options: Options,
+    console: Console,
+    view: View,
+    out: Path | None = None,
 ) -> Outcome:
     """Train the trials that are left, write best.yaml, confirm the best, write the pages into `out`.
 
@@ -53,7 +59,7 @@ def run_search(
             write_best(problem, trials, store)
             confirmation = plan_confirmation(problem, trials)
             if confirmation is not None:
-                trained = Store(store.path.parent / confirmation.study.study)
+                trained = StudyFolder(store.path.parent / confirmation.study.study)
                 outcome = run_study(confirmation, trained, base, options, console, view)
         # How it ended is told to those too who want to be told of nothing else.
         report_search(problem, trials, store, options, Console(stderr=view.as_json), out)
@@ -70,7 +76,7 @@ def tune_study(
     Raises what `run_search` raises.
     """
     problem, options = pose_tuning(study, corpus), replace(options, early_stop=None)
-    store = Store(runs / problem.name)
+    store = StudyFolder(runs / problem.name)
     with _trained(problem, store, base, options, console, view) as (trials, outcome):
         report_search(problem, trials, store, options, console, None)
         plan = plan_tuned(problem, study, trials) if _is_over(trials, outcome) else None
@@ -81,7 +87,7 @@ def tune_study(
 
 @contextmanager
 def _trained(
-    problem: Problem, store: Store, base: Path, options: Options, console: Console, view: View
+    problem: Problem, store: StudyFolder, base: Path, options: Options, console: Console, view: View
 ) -> Iterator[tuple[Trials, Outcome]]:
     """Train the trials that are left, and hold the search's folder while their results are used."""
     check_names(problem)
@@ -102,7 +108,7 @@ def _is_over(trials: Trials, outcome: Outcome) -> bool:
     return not outcome.exit_code and not trials.n_open
 
 
-def _refuse_failures(store: Store, outcome: Outcome, advice: str) -> None:
+def _refuse_failures(store: StudyFolder, outcome: Outcome, advice: str) -> None:
     """Raises `FailedRunsError` where runs of the study failed: of which arms, the first error, and what to do."""
     if outcome.halted:
         raise FailedRunsError(f"gave up: {outcome.halted}")
@@ -120,7 +126,7 @@ def _refuse_failures(store: Store, outcome: Outcome, advice: str) -> None:
 
 
 def report_search(
-    problem: Problem, trials: Trials, store: Store, options: Options, console: Console, out: Path | None
+    problem: Problem, trials: Trials, store: StudyFolder, options: Options, console: Console, out: Path | None
 ) -> None:
     """Write the pages from what is there, print what they say, and bring them to MLflow where the search is over."""
     summary = summarize(problem, trials, store, options.version)
@@ -144,7 +150,7 @@ def report_search(
         console.print(excuse, markup=False, highlight=False, soft_wrap=True)
 
 
-def rewrite_search(problem: Problem, store: Store, options: Options, console: Console, out: Path | None) -> None:
+def rewrite_search(problem: Problem, store: StudyFolder, options: Options, console: Console, out: Path | None) -> None:
     """The pages again, from what is there; nothing is trained. Raises `RecordError` where no search was run."""
     store.read_study()
     with _alone(store):
@@ -152,7 +158,7 @@ def rewrite_search(problem: Problem, store: Store, options: Options, console: Co
 
 
 @contextmanager
-def _alone(store: Store) -> Iterator[None]:
+def _alone(store: StudyFolder) -> Iterator[None]:
     """One process at a time asks for trials. Raises `RecordError` where another one does."""
     make_folder(store.path)
     with open_regular(store.path / ".search.lock", "ab") as lock:

@@ -26,8 +26,8 @@ from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
 from ablate.study.settings import find_same, is_same, value_key
 from ablate.tracking.curve import read_curve
-from ablate.tracking.records import State, StudyRecord
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import State, StudyRecord
 
 MAX_IMPOSSIBLE = 100  # in a row
 MAX_REPEATS = 100  # in a row, of configurations that are known: a sampler may have no other left
@@ -39,7 +39,7 @@ class Trials(RunSource):
     `version` and `command` go into the record.
     """
 
-    def __init__(self, problem: Problem, store: Store, *, version: str = "", command: str = "") -> None:
+    def __init__(self, problem: Problem, store: StudyFolder, *, version: str = "", command: str = "") -> None:
         self.problem, self.store, self.version, self.command = problem, store, version, command
         self.arms: dict[str, Arm] = {}
         self._names: dict[str, str] = {}  # identity to the name of the arm that has it

@@ -19,8 +19,8 @@ from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular, write_atomic
 from ablate.tracking.archive_reader import RECORD, read_record, unpack
 from ablate.tracking.curve import BusyError, CurveWriter, file_crc32, is_held, read_backwards
-from ablate.tracking.records import ENDED, Status, StudyRecord, Value
-from ablate.tracking.store import RunFolder, Store, read_json
+from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.study_record import ENDED, Status, StudyRecord, Value
 from ablate.tracking.weights import read_layout
 
 STATUS, CURVE, WEIGHTS = "status.json", "curve.jsonl", "model.safetensors"
@@ -34,7 +34,7 @@ TAKEN = "somebody trains this run now; stop it first"
 CheckModel = Callable[[Path], object]
 
 
-def pack(store: Store, archive: Path, *, weights: bool) -> int:
+def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
     """Write the record and every run that has ended into one .tar.gz; return the number of runs.
 
     The same study gives the same bytes. Raises `RecordError` where there is no study, nothing in it has ended, a file
@@ -80,7 +80,7 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
         tar.addfile(entry, file)
 
 
-def merge(store: Store, archives: Iterable[Path], check_model: CheckModel | None = None) -> tuple[int, int]:
+def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel | None = None) -> tuple[int, int]:
     """Bring the runs of archives into a study, which need not exist yet; the numbers of runs that came and that were
     there already. A run that has ended is never replaced by one that has not.
 
@@ -121,7 +121,7 @@ def merge(store: Store, archives: Iterable[Path], check_model: CheckModel | None
 
 
 @contextmanager
-def _staging(store: Store) -> Iterator[Path]:
+def _staging(store: StudyFolder) -> Iterator[Path]:
     """A folder for what is not checked yet, on the disk of the study, that goes in any case."""
     place = _existing(store.path.parent)[0]
     with tempfile.TemporaryDirectory(prefix=".ablate-merge-", dir=place) as folder:
@@ -139,7 +139,7 @@ def _remove_empty(folders: Iterable[Path], kept: set[Path]) -> None:
                 folder.rmdir()
 
 
-def _unpack_all(store: Store, parts: Iterable[tuple[Path, StudyRecord]], stage: Path) -> dict[str, Path]:
+def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], stage: Path) -> dict[str, Path]:
     """The folder of each run of the archives, by run id, once all that can be wrong with them was looked at."""
     documents = dict.fromkeys(CONTENT, min(MAX_DOCUMENT_BYTES, MAX_FILE_BYTES))
     sizes = documents | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}

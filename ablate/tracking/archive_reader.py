@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 from ablate.errors import RecordError
 from ablate.files import is_reserved, open_regular
-from ablate.tracking.records import StudyRecord
-from ablate.tracking.store import parse_json
+from ablate.tracking.folders import parse_json
+from ablate.tracking.study_record import StudyRecord
 
 RECORD = "study.json"
 BLOCK_BYTES = 2**20

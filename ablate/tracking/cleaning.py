@@ -10,8 +10,8 @@ from typing import Literal
 
 from ablate.errors import GridError, suggest
 from ablate.tracking.curve import is_held
-from ablate.tracking.records import StudyRecord
-from ablate.tracking.store import RunFolder, Store
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.study_record import StudyRecord
 
 Keep = Literal["all", "best", "baseline", "none"]
 KEEPS: tuple[Keep, ...] = ("all", "best", "baseline", "none")
@@ -27,7 +27,7 @@ class Removal:
     reason: str
 
 
-def plan_cleaning(store: Store, keep: Keep, budget_bytes: int | None) -> list[Removal]:
+def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Removal]:
     """What goes by the rule, and then, worst validation loss first, the weights that the budget has no room for.
 
     `keep` says whose weights stay: all runs', each arm's best run's, the baselines', nobody's. Files half written and
@@ -58,7 +58,7 @@ def plan_cleaning(store: Store, keep: Keep, budget_bytes: int | None) -> list[Re
     return removals
 
 
-def clean(store: Store, keep: Keep, budget_bytes: int | None) -> list[Removal]:
+def clean(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Removal]:
     """Remove what `plan_cleaning` names, which may be while the study trains."""
     removals = plan_cleaning(store, keep, budget_bytes)
     for removal in removals:
@@ -87,7 +87,7 @@ def parse_bytes(text: str) -> int:
     return int(size)
 
 
-def _kept_by_rule(store: Store, record: StudyRecord, keep: Keep) -> frozenset[str]:
+def _kept_by_rule(store: StudyFolder, record: StudyRecord, keep: Keep) -> frozenset[str]:
     if keep == "all":
         return frozenset(run.run_id for run in record.runs)
     if keep == "none":
@@ -102,7 +102,7 @@ def _kept_by_rule(store: Store, record: StudyRecord, keep: Keep) -> frozenset[st
     return frozenset(min(run_ids, key=lambda run_id: losses[run_id]) for run_ids in arms.values())
 
 
-def _worst_first(store: Store, run_ids: frozenset[str]) -> Iterator[RunFolder]:
+def _worst_first(store: StudyFolder, run_ids: frozenset[str]) -> Iterator[RunFolder]:
     folders: Sequence[RunFolder] = [store.run(run_id) for run_id in sorted(run_ids)]
     weighty = [folder for folder in folders if _is_file(folder.weights) and not is_held(folder.curve)]
     yield from sorted(weighty, key=_loss, reverse=True)

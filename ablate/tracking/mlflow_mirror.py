@@ -26,9 +26,9 @@ from urllib.parse import unquote
 
 from ablate.errors import RecordError, ResourceError, suggest
 from ablate.files import check_regular, open_regular
+from ablate.tracking.folders import StudyFolder, read_json, write_json
 from ablate.tracking.mlflow_writer import MlflowWriter, sqlite_path
-from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord
-from ablate.tracking.store import Store, read_json, write_json
+from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord
 
 FLUSH_S = 2.0
 LOCK_POLL_S = 0.5
@@ -58,7 +58,7 @@ class MlflowMirror:
     accepts nothing, the mirror does nothing.
     """
 
-    def __init__(self, uri: str, store: Store, record: StudyRecord) -> None:
+    def __init__(self, uri: str, store: StudyFolder, record: StudyRecord) -> None:
         self.uri, self.store, self.record = uri, store, record
         self.behind: str | None = None
         self._is_off = bool(find_mirror_obstacle(uri))
@@ -167,7 +167,7 @@ class MlflowMirror:
         flush(list(waiting))
 
 
-def is_complete(uri: str, store: Store, record: StudyRecord) -> bool:
+def is_complete(uri: str, store: StudyFolder, record: StudyRecord) -> bool:
     """Whether the mirror already has all that is on disk, told without loading MLflow."""
     database = sqlite_path(uri)
     if database is not None and (sqlite_problem(database) or not _knows(database, record.study)):
@@ -261,11 +261,11 @@ def _knows(database: Path, study: str) -> bool:
         return False
 
 
-def _marker(store: Store) -> Path:
+def _marker(store: StudyFolder) -> Path:
     return store.path / "mlflow.json"
 
 
-def _mark(uri: str, record: StudyRecord, store: Store) -> str:
+def _mark(uri: str, record: StudyRecord, store: StudyFolder) -> str:
     """Changes when the address, the runs, or any curve does."""
     sizes = []
     for run in record.runs:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ablate.tracking.mlflow_mirror import explain, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_writer import MlflowWriter
-from ablate.tracking.records import StudyRecord
+from ablate.tracking.study_record import StudyRecord
 
 FOLDER = "report"  # of the artifacts
 

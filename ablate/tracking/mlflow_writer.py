@@ -13,8 +13,8 @@ from typing import Any
 from ablate.errors import RecordError
 from ablate.files import check_regular, make_folder
 from ablate.tracking.curve import read_curve
-from ablate.tracking.records import ArmRecord, RunRecord, State, StudyRecord, is_number
-from ablate.tracking.store import Store, read_json
+from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord, is_number
 
 MAX_BATCH = 1000  # MLflow's own limit on metrics in one request
 MAX_PARAMS = 100  # and on parameters
@@ -115,7 +115,7 @@ class MlflowWriter:
         history = self.client.get_metric_history(run.info.run_id, EVERY_LINE)
         return max(tagged, *(int(point.step) for point in history))
 
-    def catch_up(self, run: RunRecord, arm: ArmRecord, store: Store) -> None:
+    def catch_up(self, run: RunRecord, arm: ArmRecord, store: StudyFolder) -> None:
         """Bring what is on disk and not yet here."""
         folder = store.run(run.run_id)
         records = read_curve(folder.curve)
@@ -123,7 +123,7 @@ class MlflowWriter:
             self.write(run, arm, store, records)
             self.end(run.run_id, folder.read_status().state)
 
-    def write(self, run: RunRecord, arm: ArmRecord, store: Store, records: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, run: RunRecord, arm: ArmRecord, store: StudyFolder, records: Sequence[Mapping[str, Any]]) -> None:
         # Steps that a run repeats after a crash are already here, with the same values.
         new = [record for record in records if record["step"] > self.last_steps.get(run.run_id, 0)]
         if not new:
@@ -191,7 +191,7 @@ class MlflowWriter:
         if not self.parent:
             self._orphans.append(created.info.run_id)
 
-    def _describe(self, mlflow_id: str, run: RunRecord, arm: ArmRecord, store: Store) -> None:
+    def _describe(self, mlflow_id: str, run: RunRecord, arm: ArmRecord, store: StudyFolder) -> None:
         """Parameters; the same ones again do no harm, and a server may have died between two requests."""
         try:
             config = _flatten("", read_json(store.run(run.run_id).config))

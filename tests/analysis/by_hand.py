@@ -9,7 +9,7 @@ import numpy as np
 
 from ablate.analysis import Results, RunCurve
 from ablate.analysis.lines import CORE_COLUMNS
-from ablate.tracking.records import ArmRecord, RunRecord, State, Status, StudyRecord
+from ablate.tracking.study_record import ArmRecord, RunRecord, State, Status, StudyRecord
 
 STEPS = (100, 200, 400, 800)
 CPU: Mapping[str, Any] = {"device": {"kind": "cpu", "name": "one"}, "threads": 1, "shared_by": 1}

@@ -8,7 +8,7 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.importance import MIN_SETTINGS, find_importance, rate_axes
 from ablate.report import write_report
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 
@@ -52,7 +52,7 @@ def test_few_settings_or_none_that_vary_have_no_importance():
 
 def test_a_grid_with_holes_has_importance_and_a_balanced_one_effects(tmp_path):
     def write(name, cells):
-        store = Store(tmp_path / name)
+        store = StudyFolder(tmp_path / name)
         arms = [SyntheticArm(f"a={a},b={b}", {"a": a, "b": b}, "a=0,b=0", speedup=1 + a) for a, b in cells]
         write_study(store, arms, seeds=(0, 1), n_steps=60, noise=0.001)
         return store

@@ -4,7 +4,7 @@ import pytest
 from by_hand import make_results, make_run
 
 from ablate.analysis import speed_ups
-from ablate.analysis.curves import Results
+from ablate.analysis.results import Results
 from ablate.analysis.selection import merge, rebase, select
 from ablate.errors import AblateError
 

@@ -12,8 +12,8 @@ import torch
 
 from ablate.errors import RecordError
 from ablate.evaluation.continuation import continue_prompt, find_run
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import RunFolder, Store
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 from ablate_model import GPT, ModelConfig, Sampling, save
 
 GREEDY = Sampling(temperature=0)
@@ -23,7 +23,7 @@ CONFIG = ModelConfig(d_model=16, n_layers=1, n_heads=2, vocab_size=256, context_
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
     """A finished run of an untrained model, as a worker would leave it."""
-    store = Store(tmp_path / "runs" / "study")
+    store = StudyFolder(tmp_path / "runs" / "study")
     arm = ArmRecord("a", {}, {}, "a", CONFIG.num_params(), CONFIG.flops_per_token(), 1, 64)
     data = {"source": "python-stdlib", "tokenizer": "bytes", "hash": "c0ffee"}
     store.write_study(

@@ -24,8 +24,8 @@ from ablate.execution.placement import Placement
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
-from ablate.tracking.records import ArmRecord, RunRecord
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import ArmRecord, RunRecord
 from in_process import train_here
 
 
@@ -59,7 +59,7 @@ class Bench:
     """A planned study that a driver in this process trains, with the events that it told of."""
 
     plan: Plan
-    store: Store
+    store: StudyFolder
     corpus: Corpus
     events: list[Event] = field(default_factory=list)
     mirror: NoMirror = field(default_factory=NoMirror)
@@ -122,7 +122,7 @@ def make_bench(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, ray_
         grid.write_text(yaml.safe_dump(declared | changes))
         study = load_study(grid)
         plan = build_plan(study, describe(study.data, place))
-        store = Store(folder or tmp_path_factory.mktemp("runs") / "tiny")
+        store = StudyFolder(folder or tmp_path_factory.mktemp("runs") / "tiny")
         return Bench(plan, store, prepare(study.data, place, place / "shards"))
 
     return make
@@ -153,6 +153,6 @@ def undisturbed_curves(process_grid: Path, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("undisturbed")
     study = load_study(process_grid)
     plan = build_plan(study, describe(study.data, folder))
-    store = Store(folder / "tiny")
+    store = StudyFolder(folder / "tiny")
     Bench(plan, store, prepare(study.data, folder, folder / "shards")).finish()
     return curves(store)

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from ablate.tracking.curve import read_curve
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 TIMES = frozenset({"wall_s", "tokens_per_s"})
 PATIENCE_S = 120.0
@@ -60,7 +60,7 @@ def children(process: subprocess.Popen[str], *words: str) -> list[psutil.Process
     return found
 
 
-def curves(store: Store) -> Curves:
+def curves(store: StudyFolder) -> Curves:
     """By run, without what the clock decides."""
     return {
         entry.run_id: [
@@ -94,7 +94,7 @@ def mirrored(database: Path) -> Mapping[str, dict[str, Any]]:
     return result
 
 
-def assert_is_mirrored(store: Store) -> None:
+def assert_is_mirrored(store: StudyFolder) -> None:
     """MLflow has every point of every curve, each once."""
     found = mirrored(store.mlflow_database)
     runs = store.read_study().runs

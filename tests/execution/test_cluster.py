@@ -17,7 +17,7 @@ from processes import PATIENCE_S, Curves, assert_is_mirrored, curves, run, start
 from ray._private.utils import get_dashboard_dependency_error
 
 from ablate.tracking.curve import read_curve
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -146,7 +146,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     assert process.returncode == 0, output
     assert "2 runs at a time" in output
     assert "its worker died" in output
-    store = Store(runs / "tiny")
+    store = StudyFolder(runs / "tiny")
     assert curves(store) == undisturbed_curves
     assert_is_mirrored(store)
 
@@ -174,7 +174,7 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     sent = run("submit", process_grid, "--runs", runs, "--address", job_server)
     assert sent.returncode == 0, sent.stdout + sent.stderr
     assert "4 runs, as the job " in sent.stdout
-    store = Store(runs / "tiny")
+    store = StudyFolder(runs / "tiny")
     deadline = time.monotonic() + PATIENCE_S
     while not (store.has_driver() and store.record.exists()):  # the job starts a while after it was taken
         assert time.monotonic() < deadline, "the job did not start"

@@ -21,7 +21,7 @@ from ablate.execution.worker import RunWorker, is_unwritable
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.archive import merge, pack
-from ablate.tracking.store import RunFolder, Store
+from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.training.checkpoint import write_checkpoint
 from ablate_model import load
 from in_process import ONE_CPU, train_here
@@ -32,7 +32,7 @@ class Trained:
 
     def __init__(self, grid: Path, folder: Path) -> None:
         self.study = load_study(grid)
-        self.store = Store(folder / "runs" / "tiny")
+        self.store = StudyFolder(folder / "runs" / "tiny")
         self.corpus = prepare(self.study.data, grid.parent, folder / "shards")
         self.plan: Plan = build_plan(self.study, self.corpus.info)
         self.store.write_study(record_study(self.plan, "0", "ablate run"))
@@ -178,7 +178,7 @@ def test_any_tensors_were_merged_as_weights(
 ) -> None:
     save_file(change(load_file(trained.folder.weights)), trained.folder.weights)
     pack(trained.store, tmp_path / "x.tar.gz", weights=True)
-    store = Store(tmp_path / "m" / "tiny")
+    store = StudyFolder(tmp_path / "m" / "tiny")
     if not problem:
         assert merge(store, [tmp_path / "x.tar.gz"], check_model) == (2, 0)
         assert trained.folder.weights.read_bytes() == store.run(trained.run.run_id).weights.read_bytes()

@@ -8,14 +8,14 @@ from ablate.execution.events import Event
 from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.run import Options
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 WEIGHTS = 100_000
 
 
 def test_the_worst_weights_go_while_others_train(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     arm = ArmRecord("a=1", {"a": 1}, {}, "a=1", 10, 60, 4, 100)
     runs = tuple(RunRecord(f"{seed:02}", "a=1", seed) for seed in range(3))
     store.write_study(StudyRecord("s", "?", "full", "none", (), {"a": 1}, {"a": (1,)}, {}, {}, (arm,), runs, "0"))

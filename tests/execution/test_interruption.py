@@ -12,12 +12,12 @@ import pytest
 
 from ablate.execution import cluster
 from ablate.execution.interruption import SIGNALS, Interruption, at_work
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "s")
+def store(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "s")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_the_first_signal_stops_and_the_second_one_does_not_wait(store: Store) -> None:
+def test_the_first_signal_stops_and_the_second_one_does_not_wait(store: StudyFolder) -> None:
     interruption = Interruption(store)
     with pytest.raises(KeyboardInterrupt), interruption.heard():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -36,7 +36,7 @@ def test_the_first_signal_stops_and_the_second_one_does_not_wait(store: Store) -
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_hangup_that_nohup_ignores_stops_nothing(store: Store) -> None:
+def test_a_hangup_that_nohup_ignores_stops_nothing(store: StudyFolder) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     interruption = Interruption(store)
     with interruption.heard():
@@ -45,7 +45,7 @@ def test_a_hangup_that_nohup_ignores_stops_nothing(store: Store) -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def test_ctrl_c_is_heard_by_what_a_script_started_in_the_background(store: Store) -> None:
+def test_ctrl_c_is_heard_by_what_a_script_started_in_the_background(store: StudyFolder) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interruption = Interruption(store)
     with interruption.heard():
@@ -54,7 +54,7 @@ def test_ctrl_c_is_heard_by_what_a_script_started_in_the_background(store: Store
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_stop_is_heard_from_the_moment_that_a_driver_is_at_work(store: Store) -> None:
+def test_a_stop_is_heard_from_the_moment_that_a_driver_is_at_work(store: StudyFolder) -> None:
     with at_work(store) as interruption:
         assert store.has_driver()
         assert not interruption.look()
@@ -65,7 +65,7 @@ def test_a_stop_is_heard_from_the_moment_that_a_driver_is_at_work(store: Store) 
 
 
 @pytest.mark.parametrize("content", [None, b"", b"[]", b"{}"])
-def test_a_request_that_can_no_longer_be_read_is_none(store: Store, content: bytes | None) -> None:
+def test_a_request_that_can_no_longer_be_read_is_none(store: StudyFolder, content: bytes | None) -> None:
     with at_work(store):
         store.request_stop()
     interruption = Interruption(store)
@@ -79,7 +79,7 @@ def test_a_request_that_can_no_longer_be_read_is_none(store: Store, content: byt
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("moment", ["start", "end"])
 def test_a_signal_while_ray_starts_or_ends_was_lost_or_crashed_the_driver(
-    store: Store, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
+    store: StudyFolder, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, moment: str
 ) -> None:
     happened: list[str] = []
 
@@ -104,7 +104,9 @@ def test_a_signal_while_ray_starts_or_ends_was_lost_or_crashed_the_driver(
     assert happened == ["started", "ended"]
 
 
-def test_the_second_ctrl_c_does_not_wait_for_the_start_of_ray(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_ctrl_c_does_not_wait_for_the_start_of_ray(
+    store: StudyFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def start_ray(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -119,7 +121,7 @@ def test_the_second_ctrl_c_does_not_wait_for_the_start_of_ray(store: Store, monk
         pytest.fail("at work")
 
 
-def test_a_signal_to_every_process_of_a_job_was_taken_for_the_death_of_the_node(store: Store) -> None:
+def test_a_signal_to_every_process_of_a_job_was_taken_for_the_death_of_the_node(store: StudyFolder) -> None:
     interruption = Interruption(store)
     with interruption.heard():
         assert not interruption.arrives_within(0)

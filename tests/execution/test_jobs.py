@@ -16,8 +16,8 @@ from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
 from ablate.plan.estimate import Pace
 from ablate.study import load_study
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 
 PACE = Pace(flops_per_s=1e9, bytes_per_s=1e9)
 
@@ -28,20 +28,20 @@ def plan(write_grid: Callable[..., Path], tmp_path: Path) -> Plan:
     return build_plan(study, describe(study.data, tmp_path))
 
 
-def write(store: Store, run_id: str, status: Status) -> None:
+def write(store: StudyFolder, run_id: str, status: Status) -> None:
     store.run(run_id).path.mkdir(parents=True, exist_ok=True)
     store.run(run_id).write_status(status)
 
 
 def test_longest_first_within_a_seed_and_seeds_one_after_another(plan: Plan, tmp_path: Path) -> None:
-    runs = order(plan.runs, estimate_seconds(plan, Store(tmp_path), PACE))
+    runs = order(plan.runs, estimate_seconds(plan, StudyFolder(tmp_path), PACE))
     assert [(run.seed, run.arm.model.n_layers) for run in runs] == [(0, 3), (0, 2), (0, 1), (1, 3), (1, 2), (1, 1)]
     equal = order(plan.runs, dict.fromkeys((arm.name for arm in plan.arms), 1.0))
     assert equal == list(plan.runs)
 
 
 def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StudyFolder(tmp_path)
     guessed = estimate_seconds(plan, store, PACE)
     one, three, two = (arm.name for arm in plan.arms)
     for run in plan.runs:
@@ -55,13 +55,13 @@ def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_cut_says_nothing_of_the_time(plan: Plan, tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StudyFolder(tmp_path)
     write(store, plan.runs[0].run_id, Status("finished", step=3, n_steps=12, took_s=1000.0))
-    assert estimate_seconds(plan, store, PACE) == estimate_seconds(plan, Store(tmp_path / "none"), PACE)
+    assert estimate_seconds(plan, store, PACE) == estimate_seconds(plan, StudyFolder(tmp_path / "none"), PACE)
 
 
 def test_what_is_left(plan: Plan, tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StudyFolder(tmp_path)
     states = (
         Status("finished", step=12, n_steps=12),
         Status("diverged", step=3, n_steps=12),
@@ -77,7 +77,7 @@ def test_what_is_left(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_where_nothing_failed_the_states_are_told_as_they_are(plan: Plan, tmp_path: Path) -> None:
-    store = Store(tmp_path / "runs" / "s")
+    store = StudyFolder(tmp_path / "runs" / "s")
     for run, state in zip(plan.runs, ("finished", "diverged", "queued"), strict=False):
         write(store, run.run_id, Status(state, step=12, n_steps=12))
     options = Options(f"sqlite:///{tmp_path}/none.db", retry_failed=True)
@@ -112,7 +112,7 @@ def test_the_record_tells_arms_apart_by_what_decides_their_results(write_grid, c
 
 
 def test_runs_that_a_rule_cut_were_counted_as_finished(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StudyFolder(tmp_path)
     write(store, "whole", Status("finished", step=12, n_steps=12))
     write(store, "cut", Status("finished", step=5, n_steps=12))
     write(store, "lost", Status("running", step=5, n_steps=12))

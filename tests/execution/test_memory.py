@@ -20,7 +20,7 @@ from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import read_curve
-from ablate.tracking.store import RunFolder, read_json
+from ablate.tracking.folders import RunFolder, read_json
 
 # Half the micro-batch sums in another order; over a few steps that stays near float32's rounding of a loss of about 5.
 ROUNDING_32 = 1e-4

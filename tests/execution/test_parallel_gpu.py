@@ -10,7 +10,7 @@ import pytest
 import torch
 from processes import curves, run
 
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +28,7 @@ def test_two_gpus_train_as_one_does(write_grid: Callable[..., Path], tmp_path: P
         assert ended.returncode == 0, ended.stdout + ended.stderr
         manifests = [json.loads(path.read_text()) for path in runs.glob("tiny/*/manifest.json")]
         assert {(m["device"]["kind"], m.get("processes", 1)) for m in manifests} == {("cuda", n_gpus)}
-        found.append(curves(Store(runs / "tiny")))
+        found.append(curves(StudyFolder(runs / "tiny")))
     assert found[0].keys() == found[1].keys()
     for run_id, alone in found[0].items():
         assert len(alone) == 6

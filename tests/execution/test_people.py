@@ -12,15 +12,15 @@ import pytest
 
 from ablate.cli import main
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 Ablate = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "runs" / "s")
+def store(tmp_path: Path) -> StudyFolder:
+    store = StudyFolder(tmp_path / "runs" / "s")
     arms = tuple(ArmRecord(f"a={n}", {"a": n}, {}, "a=1", 10, 60, 4, 100) for n in (1, 2))
     runs = (RunRecord("aa01", "a=1", 0), RunRecord("ab02", "a=2", 0))
     store.write_study(StudyRecord("s", "?", "full", "none", (), {"a": 1}, {"a": (1, 2)}, {}, {}, arms, runs, "0"))
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def ablate(store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ablate:
+def ablate(store: StudyFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ablate:
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["ablate", *arguments, "--runs", str(store.path.parent)])
         with pytest.raises(SystemExit) as end:
@@ -77,26 +77,26 @@ def test_logs_of_no_run_or_several(ablate: Ablate, prefix: str, words: str) -> N
 
 
 @pytest.fixture
-def driver(store: Store) -> Iterator[None]:
+def driver(store: StudyFolder) -> Iterator[None]:
     with store.driver_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
 
 
-def test_stop_asks_a_driver(ablate: Ablate, store: Store, driver: None) -> None:  # noqa: ARG001
+def test_stop_asks_a_driver(ablate: Ablate, store: StudyFolder, driver: None) -> None:  # noqa: ARG001
     before = store.read_stop_request()
     assert ablate("stop", "s")[0] == 0
     assert store.read_stop_request() != before
 
 
-def test_stop_without_a_driver_says_so(ablate: Ablate, store: Store) -> None:
+def test_stop_without_a_driver_says_so(ablate: Ablate, store: StudyFolder) -> None:
     code, _, err = ablate("stop", "s")
     assert code == 2
     assert "no `ablate run` is at work" in err
     assert store.read_stop_request() == ""
 
 
-def test_clean_shows_before_it_removes(ablate: Ablate, store: Store) -> None:
+def test_clean_shows_before_it_removes(ablate: Ablate, store: StudyFolder) -> None:
     weights = store.run("aa01").weights
     weights.write_bytes(b"w")
     assert str(weights) in ablate("clean", "s", "--keep", "none", "--dry-run")[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from processes import PATIENCE_S, Curves, assert_is_mirrored, curves, is_in_mid_run, mirrored, run, start, wait_until
 
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -36,7 +36,7 @@ def story(process_grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Story
     process.send_signal(signal.SIGINT)
     interrupted, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, interrupted
-    store = Store(runs / "tiny")
+    store = StudyFolder(runs / "tiny")
     states = tuple(store.run(entry.run_id).read_status().state for entry in store.read_study().runs)
     result = run("run", process_grid, "--runs", runs)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -53,7 +53,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(story: Story) -> None:
 def test_every_run_is_trained_with_the_same_steps(story: Story, undisturbed_curves: Curves) -> None:
     assert "[4/4]" in story.output
     assert "ray" not in story.error_output.lower()
-    found = curves(Store(story.runs / "tiny"))
+    found = curves(StudyFolder(story.runs / "tiny"))
     assert found == undisturbed_curves
     for curve in found.values():
         assert [record["step"] for record in curve] == list(range(10, 301, 10))
@@ -89,7 +89,7 @@ def test_the_report_is_made_from_the_curves(story: Story, process_grid: Path, tm
 
 
 def test_mlflow_has_it_all(story: Story) -> None:
-    assert_is_mirrored(Store(story.runs / "tiny"))
+    assert_is_mirrored(StudyFolder(story.runs / "tiny"))
     found = mirrored(story.runs / "mlflow.db")
     for run_id, content in found.items():
         tags, params = content["tags"], content["params"]
@@ -106,8 +106,8 @@ def test_two_drivers_train_each_run_once(undisturbed_curves: Curves, process_gri
     for process in processes:
         output, _ = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, output
-    assert curves(Store(tmp_path / "tiny")) == undisturbed_curves
-    assert_is_mirrored(Store(tmp_path / "tiny"))
+    assert curves(StudyFolder(tmp_path / "tiny")) == undisturbed_curves
+    assert_is_mirrored(StudyFolder(tmp_path / "tiny"))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 from processes import PATIENCE_S, Curves, assert_is_mirrored, children, curves, run, start, wait_until
 
 from ablate.tracking.curve import read_curve
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 FIRST = int(os.environ.get("ABLATE_STRESS_FIRST", "0"))
 COUNT = int(os.environ.get("ABLATE_STRESS_COUNT", "1"))
@@ -53,7 +53,7 @@ def inflict(fault: str, process: subprocess.Popen[str], draw: random.Random, gri
 def test_nothing_is_lost(trial: int, process_grid: Path, undisturbed_curves: Curves, tmp_path: Path) -> None:
     draw = random.Random(trial)
     fault = FAULTS[trial % len(FAULTS)]
-    store = Store(tmp_path / "tiny")
+    store = StudyFolder(tmp_path / "tiny")
     arguments = ("run", process_grid, "--runs", tmp_path, "--workers", "2", "--stuck-after", "15")
     moment = draw.random()
     n_lines = moment * sum(map(len, undisturbed_curves.values()))

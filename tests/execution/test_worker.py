@@ -20,8 +20,8 @@ from ablate.execution.worker import Job, RunWorker
 from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import CurveWriter, read_curve
-from ablate.tracking.records import Status
-from ablate.tracking.store import RunFolder, read_json
+from ablate.tracking.folders import RunFolder, read_json
+from ablate.tracking.study_record import Status
 
 TIMES = frozenset({"wall_s", "tokens_per_s"})
 

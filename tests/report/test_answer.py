@@ -9,7 +9,7 @@ from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary, Spread
 from ablate.report.answer import answer, judge
 from ablate.report.words import explain_targets, join, label_arms, write_ratio, write_speed_up, write_time
-from ablate.tracking.records import ArmRecord
+from ablate.tracking.study_record import ArmRecord
 
 ROW = SpeedUp("arm", "base", {}, "tokens", "final", 3.0, 1.45, 1.3, 1.61, None, 3, 3, 0.002, 0.004)
 LABELS = {"arm": "new", "base": "old", "third": "third"}

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from ablate.analysis import speed_ups
-from ablate.analysis.foreign_names import Names
-from ablate.analysis.mlflow_study import read_mlflow_study
+from ablate.imports.mlflow import MlflowReader, read_mlflow_study
+from ablate.imports.names import Names
 from ablate.report import attach_report, write_report
-from ablate.tracking.mlflow_reader import MlflowReader
+from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_writer import MlflowWriter
-from ablate.tracking.store import Store
 from benchmarks.synthetic import SyntheticArm, write_study
 from foreign_runs import Experiments
 
@@ -26,7 +25,7 @@ pytestmark = [
 def test_the_parent_of_the_mirrored_runs_has_the_pages_and_the_figures(
     experiments: Experiments, tmp_path: Path
 ) -> None:
-    store = Store(tmp_path / "attached")
+    store = StudyFolder(tmp_path / "attached")
     arms = [
         SyntheticArm(f"size={n},kind={kind}", {"size": n, "kind": kind}, f"size={n},kind=a", speedup=1 + (kind == "b"))
         for n in (1, 2)
@@ -68,7 +67,7 @@ def test_the_parent_of_the_mirrored_runs_has_the_pages_and_the_figures(
 
 
 def test_an_mlflow_that_is_away_is_an_excuse_without_the_password(tmp_path: Path) -> None:
-    store = Store(tmp_path / "alone")
+    store = StudyFolder(tmp_path / "alone")
     write_study(store, [SyntheticArm("baseline")], seeds=(0,), n_steps=40)
     excuse = attach_report(write_report(store, tmp_path / "report"), "http://ann:hunter2@127.0.0.1:9")
     assert excuse.startswith("MLflow at http://127.0.0.1:9 has not got the report (")

@@ -8,8 +8,8 @@ import pytest
 from browser import DESKTOP, MISSING, PHONE, Browser
 
 from ablate.report import write_report
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 from benchmarks.synthetic import SyntheticArm, write_study
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
@@ -36,7 +36,7 @@ POINTS = "document.querySelectorAll('#figure-{} .plot path.js-line, #figure-{} .
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    store = Store(folder / "hostile")
+    store = StudyFolder(folder / "hostile")
     write_study(store, ARMS, noise=0.01, question=f"Is <b>it</b> faster? {HOSTILE}")
     return write_report(store, folder / "report").paths["html"]
 
@@ -90,7 +90,7 @@ def test_switches_redraw_every_figure(browser, page):
 
 
 def test_odd_studies_were_drawn_with_heaps_of_ticks_and_flat_lines(browser, tmp_path):
-    store = Store(tmp_path / "odd")
+    store = StudyFolder(tmp_path / "odd")
     study = write_study(store, ARMS[:2], seeds=(0,))
     for run in study.runs:
         store.run(run.run_id).write_status(Status("running", 400, 800))

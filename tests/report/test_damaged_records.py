@@ -15,8 +15,8 @@ from ablate.report.content import make_report
 from ablate.report.page import write_page
 from ablate.report.summary import summarize
 from ablate.report.write import read_study
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE, FAST = SyntheticArm("baseline", {"kind": "plain"}), SyntheticArm("fast", {"kind": "new"}, speedup=2)
@@ -28,7 +28,7 @@ class Damaged:
     """A study of two arms and three seeds, with ways to damage it."""
 
     def __init__(self, path):
-        self.store = Store(path / "runs" / "damaged")
+        self.store = StudyFolder(path / "runs" / "damaged")
         self.study = write_study(self.store, [BASE, FAST], SEEDS, n_steps=100, noise=0.01)
 
     def folder(self, arm, seed=0):
@@ -108,7 +108,7 @@ def test_a_finished_run_whose_curve_is_truncated_counted_as_whole(damaged, arm):
 def test_a_published_report_forgot_that_a_curve_is_incomplete(damaged, tmp_path):
     damaged.cut(4)
     report, _ = damaged.report()
-    again = write_report(Store(damaged.store.path / "report"), tmp_path / "again")
+    again = write_report(StudyFolder(damaged.store.path / "report"), tmp_path / "again")
     assert again.answer == report.answer and again.mishaps == report.mishaps
 
 
@@ -220,7 +220,7 @@ def test_what_could_not_be_read_is_still_said_in_a_published_report(damaged, tmp
     curve.unlink()
     curve.mkdir()
     report, _ = damaged.report()
-    again = write_report(Store(damaged.store.path / "report"), tmp_path / "again")
+    again = write_report(StudyFolder(damaged.store.path / "report"), tmp_path / "again")
     assert again.mishaps == report.mishaps
 
 

@@ -16,15 +16,15 @@ from ablate.report.drawing import (
     thin,
 )
 from ablate.report.palette import COLORS, assign_looks
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 from benchmarks.synthetic import SyntheticArm, true_loss, write_study
 
 
 @pytest.fixture
 def draw(tmp_path):
     def write(n_arms=2, **changes):
-        store = Store(tmp_path / "s")
+        store = StudyFolder(tmp_path / "s")
         arms = [SyntheticArm("baseline", {"kind": 0})]
         arms += [SyntheticArm(f"kind={i}", {"kind": i}, speedup=1 + i) for i in range(1, n_arms)]
         return store, write_study(store, arms, **changes)

@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from ablate.analysis.border import clean
+from ablate.analysis.checked_records import clean
 from ablate.report import format_table, write_report
 from ablate.report.markdown import escape
 from ablate.report.offline import embed_json
 from ablate.report.summary import write_csv
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 NAMES = (
@@ -30,7 +30,7 @@ NAMES = (
 
 @pytest.fixture(scope="module", params=NAMES)
 def hostile(request, tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("hostile") / "study")
+    store = StudyFolder(tmp_path_factory.mktemp("hostile") / "study")
     arms = [
         SyntheticArm("baseline", {"kind": "plain"}),
         SyntheticArm(request.param, {"kind": request.param}, speedup=2),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ablate.analysis import read_results
-from ablate.analysis.archive import read_archive
+from ablate.analysis.curves_parquet import read_archive
 from ablate.report import ReportOptions, write_report
 from ablate.report.content import make_report
 from ablate.report.markdown import escape
@@ -18,7 +18,7 @@ from ablate.report.palette import assign_looks
 from ablate.report.pictures import draw_ladder
 from ablate.report.rows import tabulate
 from ablate.report.words import NOTHING
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE = "attention=standard,norm=pre"
@@ -31,7 +31,7 @@ def arm(attention, norm, **changes):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("runs") / "labels")
+    store = StudyFolder(tmp_path_factory.mktemp("runs") / "labels")
     arms = [
         arm(a, n, speedup=s)
         for a, n, s in (
@@ -62,7 +62,7 @@ def study_within(store, levels, **speedups):
 
 
 def test_only_the_first_axis_of_numbers_got_its_growth_figure(tmp_path):
-    store, axes = Store(tmp_path / "s"), {"context_length": (256, 1024), "d_model": (64, 128)}
+    store, axes = StudyFolder(tmp_path / "s"), {"context_length": (256, 1024), "d_model": (64, 128)}
     study_within(store, axes, new=1.5)
     made, _ = report(store, tmp_path / "out")
     page, html = made.paths["markdown"].read_text(), made.paths["html"].read_text()
@@ -76,7 +76,7 @@ def test_only_the_first_axis_of_numbers_got_its_growth_figure(tmp_path):
 
 
 def test_a_line_joined_the_bounds_of_losers_so_that_they_seemed_to_climb(tmp_path):
-    slow = Store(tmp_path / "slow")
+    slow = StudyFolder(tmp_path / "slow")
     write_study(slow, [arm("standard", "pre"), arm("diff_v1", "pre", speedup=0.8)], noise=0.01)
     made, _ = report(slow, tmp_path / "out")
     bounds = [row.bound for row in made.rows if row.axis == made.axis]
@@ -116,7 +116,7 @@ def test_intervals_were_said_to_be_adjusted_where_only_p_values_are(store, tmp_p
 
 
 def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):
-    store = Store(tmp_path / "foreign")
+    store = StudyFolder(tmp_path / "foreign")
     write_study(store, [SyntheticArm("a", {"x": 1}, "a"), SyntheticArm("b", {"x": 2}, "a", speedup=2.0)])
     document = json.loads(store.record.read_text())
     document["arms"][0] |= {"n_params": None, "flops_per_token": None, "n_tokens": None}

@@ -8,8 +8,8 @@ import pytest
 
 from ablate.errors import RecordError, ResourceError
 from ablate.report import format_table, write_report
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE, FAST = SyntheticArm("baseline", {"kind": "plain"}), SyntheticArm("fast", {"kind": "new"}, speedup=2)
@@ -17,7 +17,7 @@ BASE, FAST = SyntheticArm("baseline", {"kind": "plain"}), SyntheticArm("fast", {
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path / "runs" / "odd")
+    return StudyFolder(tmp_path / "runs" / "odd")
 
 
 def write(store, **changes):

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from ablate.analysis import read_results, speed_ups
-from ablate.analysis.archive import NAME, read_archive
-from ablate.analysis.curves import AXES
+from ablate.analysis.curves_parquet import NAME, read_archive
+from ablate.analysis.results import AXES
 from ablate.errors import AblateError, RecordError
 from ablate.report import ReportOptions, load, write_report
 from ablate.report.latex import escape_latex
 from ablate.report.markdown import escape
 from ablate.report.words import write_p
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 BASE = "attention=standard,norm=pre"
@@ -37,7 +37,7 @@ TABLES = {"speedup", "ladder", "arms", "differences", "effects", "cost", "fairne
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("runs") / "outputs")
+    store = StudyFolder(tmp_path_factory.mktemp("runs") / "outputs")
     write_study(store, ARMS, noise=0.01)
     return store
 
@@ -66,7 +66,7 @@ def test_the_usual_report_draws_only_what_the_markdown_shows(store, tmp_path):
 
 
 def test_pictures_of_many_arms_stay_on_a_page(tmp_path):
-    store = Store(tmp_path / "many")
+    store = StudyFolder(tmp_path / "many")
     arms = [SyntheticArm("baseline", {"kind": 0})]
     arms += [SyntheticArm(f"kind={i}", {"kind": i}, speedup=1 + i / 10) for i in range(1, 60)]
     write_study(store, arms, seeds=(0,), n_steps=100)
@@ -97,7 +97,7 @@ def test_latex_by_hand():
 
 def test_a_published_report_reads_back_as_the_study(store, tmp_path):
     made, summary = report(store, tmp_path / "published")
-    again, summary_again = report(Store(tmp_path / "published"), tmp_path / "again")
+    again, summary_again = report(StudyFolder(tmp_path / "published"), tmp_path / "again")
     assert summary_again == summary
     assert again.paths["html"].read_bytes() == made.paths["html"].read_bytes()
     assert speed_ups(read_archive(tmp_path / "published" / NAME)) == speed_ups(read_results(store))
@@ -107,12 +107,12 @@ def test_another_view_never_takes_the_place_of_what_was_published(store, tmp_pat
     report(store, tmp_path)
     for options in ({"where": "norm == 'pre'"}, {"baseline": {"norm": "ngpt"}}):
         with pytest.raises(AblateError, match="name another folder"):
-            report(Store(tmp_path), tmp_path, **options)
+            report(StudyFolder(tmp_path), tmp_path, **options)
     assert len(read_archive(tmp_path / NAME).runs) == 3 * len(ARMS)
 
 
 def test_what_is_committed_of_a_study_of_36_runs_is_below_a_megabyte(tmp_path):
-    store = Store(tmp_path / "published")
+    store = StudyFolder(tmp_path / "published")
     cells = [(i, j) for i in range(3) for j in range(4)]
     arms = [SyntheticArm(f"a={i},b={j}", {"a": i, "b": j}, "a=0,b=0", speedup=1 + i / 9 + j / 7) for i, j in cells]
     write_study(store, arms, n_steps=600, eval_every=10, log_every=1, noise=0.01)
@@ -123,7 +123,7 @@ def test_what_is_committed_of_a_study_of_36_runs_is_below_a_megabyte(tmp_path):
 
 
 def test_the_corpus_was_listed_in_python_with_its_unset_keys(tmp_path):
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     record = write_study(store, ARMS[:2], seeds=(0,))
     data = {"source": "text", "path": ["a.txt", "b.txt"], "tokenizer_path": None, "validation_path": [], "hash": "f00"}
     store.write_study(replace(record, data=data))
@@ -143,7 +143,7 @@ def test_an_archive_names_no_machine(store, tmp_path):
 def test_a_broken_archive_is_one_message(tmp_path):
     (tmp_path / NAME).write_bytes(b"PAR1 no more")
     with pytest.raises(RecordError, match="cannot be read as an archive"):
-        write_report(Store(tmp_path), tmp_path / "out")
+        write_report(StudyFolder(tmp_path), tmp_path / "out")
 
 
 def test_effects_of_the_factorial_reach_the_summary(store, tmp_path):
@@ -156,7 +156,7 @@ def test_effects_of_the_factorial_reach_the_summary(store, tmp_path):
 
 
 def test_a_leave_one_out_shows_what_each_component_is_worth(tmp_path):
-    store = Store(tmp_path / "loo")
+    store = StudyFolder(tmp_path / "loo")
     full = SyntheticArm("all", {"a": "on", "b": "on"}, "all", speedup=2.0)
     without = [SyntheticArm(f"no {axis}", {"a": "on", "b": "on", axis: "off"}, "all") for axis in ("a", "b")]
     write_study(store, [full, *without], design="leave_one_out", noise=0.01)
@@ -199,7 +199,7 @@ def test_wrong_options_are_one_message_and_nothing_is_written(store, tmp_path, o
 
 
 def test_several_studies_are_compared_on_one_page(store, tmp_path):
-    other = Store(tmp_path / "other")
+    other = StudyFolder(tmp_path / "other")
     write_study(other, ARMS[:2], noise=0.01)
     made, summary = report([store, other], tmp_path / "out")
     assert summary["study"] == "outputs + other"
@@ -208,7 +208,7 @@ def test_several_studies_are_compared_on_one_page(store, tmp_path):
 
 
 def test_full_schedules_are_reported_where_the_horizon_is_an_axis(tmp_path):
-    store = Store(tmp_path / "horizons")
+    store = StudyFolder(tmp_path / "horizons")
     arms = [
         SyntheticArm(f"{kind}-{n}", {"kind": kind, "train.steps": n}, f"plain-{n}", speedup=speed, n_steps=n)
         for kind, speed in (("plain", 1.0), ("new", 1.5))
@@ -224,7 +224,7 @@ def test_full_schedules_are_reported_where_the_horizon_is_an_axis(tmp_path):
 
 
 def test_a_picture_shows_how_the_speed_up_grows(tmp_path):
-    store = Store(tmp_path / "growth")
+    store = StudyFolder(tmp_path / "growth")
     arms = [
         SyntheticArm(
             f"{kind}-{n}", {"kind": kind, "context_length": n}, f"plain-{n}", {"context_length": n}, speedup=speed
@@ -297,7 +297,7 @@ def test_what_is_the_same_for_all_arms_stands_once_below_the_fairness_table(stor
     assert "| Arm | Flags | Parameters | FLOPs a token | Crossing at | Learning rate there |" in panel
     assert "The same for all: recipe learning\\_rate 0.001; tokens 1.64M; precision float32; schedule cosine;" in panel
 
-    other = Store(tmp_path / "other")
+    other = StudyFolder(tmp_path / "other")
     study = write_study(other, ARMS, noise=0.01)
     for run in study.runs:
         if run.arm == BASE:

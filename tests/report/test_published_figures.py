@@ -13,7 +13,7 @@ from ablate.report import ReportOptions, write_report
 from ablate.report.content import make_report
 from ablate.report.summary import summarize
 from ablate.report.write import read_study
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SyntheticArm(f"attention={name}", {"attention": name}, "attention=a", speedup=speedup)
         for name, speedup in (("a", 1.0), ("b", 2.0), ("c", 0.7))
     ]
-    write_study(Store(root / "runs" / "made-up"), arms, seeds=range(3), noise=0.02)
-    write_report(Store(root / "runs" / "made-up"), root / "reports" / "made-up")
+    write_study(StudyFolder(root / "runs" / "made-up"), arms, seeds=range(3), noise=0.02)
+    write_report(StudyFolder(root / "runs" / "made-up"), root / "reports" / "made-up")
     return root
 
 
@@ -85,7 +85,7 @@ def test_a_quote_of_what_is_not_published_fails(published: Path) -> None:
 def recompute(folder: Path) -> tuple[object, object]:
     """A published summary, and the one that its curves give today, both rounded."""
     told = json.loads((folder / "summary.json").read_text())
-    report = make_report(read_study(Store(folder)), ReportOptions())
+    report = make_report(read_study(StudyFolder(folder)), ReportOptions())
     return _round(told), _round(json.loads(json.dumps(summarize(report))))
 
 

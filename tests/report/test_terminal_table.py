@@ -9,7 +9,7 @@ from ablate.report import ReportOptions, format_table
 from ablate.report.content import make_report
 from ablate.report.rows import tabulate_arms, tabulate_speed_ups
 from ablate.report.write import read_studies
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 
@@ -40,7 +40,7 @@ WIDTHS = (30, 60, 80, 120)
 
 @pytest.fixture(scope="module", params=STUDIES)
 def made(request, tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("terminal") / request.param)
+    store = StudyFolder(tmp_path_factory.mktemp("terminal") / request.param)
     write_study(store, STUDIES[request.param], noise=0.05)
     return make_report(read_studies([store]), ReportOptions())
 
@@ -69,7 +69,7 @@ def test_the_wider_the_more_columns_and_the_headlines_at_any_width(made):
 
 
 def test_a_long_name_breaks_after_a_mark_and_loses_nothing(tmp_path):
-    store = Store(tmp_path / "foreign")
+    store = StudyFolder(tmp_path / "foreign")
     name = STUDIES["foreign"][1].arm
     write_study(store, STUDIES["foreign"])
     made = make_report(read_studies([store]), ReportOptions())

@@ -9,8 +9,8 @@ from ablate.plan import Run
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import State, Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import State, Status
 
 RATE = "train.learning_rate"
 ALPHA = "model.normalization.alpha_attn.init"
@@ -25,7 +25,7 @@ def quadratic(run: Run) -> float:
     return 1 + loss + (math.log10(alpha / 0.1) ** 2 if alpha else 0.0) + 1e-3 * run.seed
 
 
-def end_run(store: Store, run: Run, loss: float, state: State = "finished", step: int | None = None) -> None:
+def end_run(store: StudyFolder, run: Run, loss: float, state: State = "finished", step: int | None = None) -> None:
     """What a worker leaves of a run that ended: a falling curve with three evaluations, and its status."""
     folder = store.run(run.run_id)
     folder.path.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from ablate.search.confirm import plan_confirmation
 from ablate.search.problem import load_search, pose
 from ablate.search.trials import Trials
 from ablate.study import DataConfig, load_study
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from in_process import train_here
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -27,7 +27,7 @@ def data(corpus_file: Path) -> DataConfig:
     return DataConfig(source="text", path=(str(corpus_file),))
 
 
-def train(plan: Plan, runs: Sequence[Run], store: Store, data: DataConfig) -> None:
+def train(plan: Plan, runs: Sequence[Run], store: StudyFolder, data: DataConfig) -> None:
     train_here(plan, runs, store, prepare(data, store.path, store.path / "shards"))
 
 
@@ -38,7 +38,7 @@ def test_the_papers_tables_run(name: str, n_arms: int, data: DataConfig, tmp_pat
     )
     plan = build_plan(study, describe(study.data, tmp_path))
     assert len(plan.arms) == n_arms
-    train(plan, plan.runs, Store(tmp_path / name), data)
+    train(plan, plan.runs, StudyFolder(tmp_path / name), data)
 
 
 @pytest.mark.parametrize("name", ["search-ngpt-eigen-lr", "search-ngpt-eigen-lr-25m"])
@@ -48,7 +48,7 @@ def test_the_headline_searches_run(name: str, data: DataConfig, tmp_path: Path) 
         settings += ["budget.steps=2", "model.d_ff=32"]
     search = load_search(EXPERIMENTS / f"{name}.yaml", (*settings, f"data={{source: text, path: {data.path[0]}}}"))
     problem = pose(search, describe(search.data, tmp_path))
-    store = Store(tmp_path / name)
+    store = StudyFolder(tmp_path / name)
     trials = Trials(problem, store)
     train(trials.plan, trials.plan.runs, store, data)
     for run in trials.plan.runs:
@@ -62,5 +62,5 @@ def test_the_headline_searches_run(name: str, data: DataConfig, tmp_path: Path) 
     assert len(defaults) == 11
     confirmation = plan_confirmation(problem, trials)
     if any(best_of(search).number for search in trials.searches):
-        train(confirmation, confirmation.runs[:3], Store(tmp_path / "confirm"), data)
+        train(confirmation, confirmation.runs[:3], StudyFolder(tmp_path / "confirm"), data)
         assert min(confirmation.study.seeds) > max(problem.seeds)

@@ -18,7 +18,7 @@ from ablate.execution.jobs import count_states, record_study
 from ablate.execution.source import RunSource
 from ablate.plan import Plan, Run
 from ablate.search import run as search_run
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 SPACE = {"low": 1e-4, "high": 1e-2}
 ERROR = """Traceback (most recent call last):
@@ -38,7 +38,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     monkeypatch.chdir(tmp_path)
 
     def call(*words: str | Path, fails: Callable[[Plan, Run], bool], halted: str = "") -> tuple[int, str, str]:
-        def run_study(plan: Plan, store: Store, *_: Any, source: RunSource | None = None, **__: Any) -> Outcome:
+        def run_study(plan: Plan, store: StudyFolder, *_: Any, source: RunSource | None = None, **__: Any) -> Outcome:
             waiting, runs = deque(plan.runs), []
             while waiting or (source is not None and (waiting := deque(source.draw()))):
                 run = waiting.popleft()
@@ -71,7 +71,7 @@ def test_a_grid_whose_trials_fail_says_of_which_arms_why_and_what_to_do(
     ablate: Ablate, write_grid: Callable[..., Path]
 ) -> None:
     code, out, err = ablate("run", write_grid(tune={"space": {RATE: SPACE}, "trials": 3}), fails=is_differential)
-    first = next(iter(Store(Path("runs/tiny-tune")).failed_runs()))
+    first = next(iter(StudyFolder(Path("runs/tiny-tune")).failed_runs()))
     assert code == 1, out + err
     assert err == (
         "error: tiny-tune: 6 of 12 runs failed: 3 of attention=differential,normalization=prenorm, "
@@ -89,7 +89,7 @@ def test_a_search_of_one_arm_whose_trials_fail_says_why_and_what_to_do(
 ) -> None:
     places = "search", write_search(trials=2, space={RATE: SPACE}), "--runs", tmp_path / "elsewhere"
     code, _, err = ablate(*places, fails=lambda _plan, run: run.arm.name == "trial=defaults")
-    (first,) = Store(tmp_path / "elsewhere" / "tiny").failed_runs()
+    (first,) = StudyFolder(tmp_path / "elsewhere" / "tiny").failed_runs()
     assert code == 1
     assert err.startswith("error: tiny: 1 of 2 runs failed\nerror: the first, trial=defaults,seed=")
     assert f"ablate logs {first.run_id} --runs {tmp_path / 'elsewhere'}\n" in err

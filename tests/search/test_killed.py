@@ -21,7 +21,7 @@ from pretended import RATE
 
 from ablate.search.optimizer import JOURNAL
 from ablate.tracking.curve import read_curve
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")]
 
@@ -35,7 +35,7 @@ def test_sigkill_at_any_moment_loses_no_trial_and_repeats_none(
     steps = {"steps": 60, "batch_size": 4, "eval_every": 20, "eval_tokens": 128, "log_every": 5, "checkpoint_every": 20}
     file = write_search(trials=N_TRIALS, train=steps, confirm={"seeds": 0}, sampler="RandomSampler")
     command = [sys.executable, "-m", "ablate", "search", str(file), "--runs", str(tmp_path / "runs"), "--workers", "2"]
-    store, draw = Store(tmp_path / "runs" / "tiny"), random.Random(5)
+    store, draw = StudyFolder(tmp_path / "runs" / "tiny"), random.Random(5)
     inodes: dict[Path, int] = {}
     for n_ended in kills:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -67,10 +67,10 @@ def test_sigkill_at_any_moment_loses_no_trial_and_repeats_none(
     ]
 
 
-def ended_statuses(store: Store) -> list[Path]:
+def ended_statuses(store: StudyFolder) -> list[Path]:
     folders = [store.run(path.parent.name) for path in store.path.glob("*/status.json")]
     return [folder.status for folder in folders if folder.has_ended(folder.read_status())]
 
 
-def count_ended(store: Store) -> int:
+def count_ended(store: StudyFolder) -> int:
     return len(ended_statuses(store))

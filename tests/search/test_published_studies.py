@@ -22,7 +22,7 @@ from ablate.search.trials import Trials
 from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study, load_study
 from ablate.tracking.archive import merge, pack
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from in_process import train_here
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ class Machine:
 
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder, self.study = folder, study
-        self.tuning, self.store = (Store(folder / name) for name in (f"{study.study}-tune", study.study))
+        self.tuning, self.store = (StudyFolder(folder / name) for name in (f"{study.study}-tune", study.study))
         self.corpus = prepare(study.data, folder, folder / "shards")
 
     def tune(self, limit: int | None = None) -> Plan | None:
@@ -56,7 +56,7 @@ class Machine:
             ended += 1
         return None if trials.n_open else plan_tuned(problem, self.study, trials)
 
-    def train(self, plan: Plan, runs: Sequence[Run], store: Store) -> None:
+    def train(self, plan: Plan, runs: Sequence[Run], store: StudyFolder) -> None:
         store.write_study(record_study(plan, "test", "ablate run"))
         train_here(plan, runs, store, self.corpus)
 

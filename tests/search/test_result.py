@@ -22,7 +22,7 @@ from ablate.search.page import read_summary, write_pages
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.study import load_overlay, load_study
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 ARMS = [{"normalization": "ngpt"}, {"normalization": "prenorm"}]
 
@@ -30,12 +30,12 @@ ARMS = [{"normalization": "ngpt"}, {"normalization": "prenorm"}]
 @pytest.fixture
 def finished(pose_search: Pose, tmp_path: Path):
     """A search of two arms with its confirmation."""
-    problem, store = pose_search(arm=ARMS, trials=15, confirm={"seeds": 3}), Store(tmp_path / "runs" / "tiny")
+    problem, store = pose_search(arm=ARMS, trials=15, confirm={"seeds": 3}), StudyFolder(tmp_path / "runs" / "tiny")
     trials = Trials(problem, store)
     train(trials)
     write_best(problem, trials, store)
     plan = plan_confirmation(problem, trials)
-    place = Store(store.path.parent / "tiny-confirm")
+    place = StudyFolder(store.path.parent / "tiny-confirm")
     place.write_study(record_study(plan, "0", ""))
     for index, run in enumerate(plan.runs):
         end_run(place, run, quadratic(run) + 0.01 * index**0.5)
@@ -69,7 +69,7 @@ def test_the_confirmation_is_paired_with_fresh_seeds(finished) -> None:
 
 def test_only_the_defaults_of_the_first_arm_where_the_file_says_so(pose_search: Pose, tmp_path: Path) -> None:
     problem = pose_search(arm=ARMS, trials=3, confirm={"seeds": [9], "steps": 24, "defaults": "first"})
-    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials, lambda run: quadratic(run) + (5 if run.arm.name == run.arm.baseline else 0))
     plan = plan_confirmation(problem, trials)
     assert [arm.name.rpartition("=")[2] for arm in plan.arms] == ["default", "best", "best"]
@@ -78,7 +78,7 @@ def test_only_the_defaults_of_the_first_arm_where_the_file_says_so(pose_search: 
 
 def test_where_the_defaults_are_best_there_is_nothing_to_confirm(pose_search: Pose, tmp_path: Path) -> None:
     problem = pose_search(trials=3)
-    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials, lambda run: 0.0 if run.arm.name == run.arm.baseline else 1.0)
     assert plan_confirmation(problem, trials) is None
     summary = summarize(problem, trials, trials.store, "0")
@@ -137,7 +137,7 @@ def test_the_pages_say_it_all_and_are_made_again_from_the_summary(finished, tmp_
 
 def test_a_search_that_is_not_over_says_so(pose_search: Pose, tmp_path: Path) -> None:
     problem = pose_search(trials=6)
-    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials, limit=2)
     summary = summarize(problem, trials, trials.store, "0")
     assert count_open(summary) == 4
@@ -147,7 +147,7 @@ def test_a_search_that_is_not_over_says_so(pose_search: Pose, tmp_path: Path) ->
 
 def test_defaults_that_nothing_beat_need_no_confirmation(pose_search: Pose, tmp_path: Path) -> None:
     problem = pose_search(trials=3)
-    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials, lambda run: 1.0 if run.arm.name == run.arm.baseline else 2.0)
     first, second, *_ = answer(summarize(problem, trials, trials.store, "0"))
     assert first == "There is nothing to confirm: no trial was better than the defaults."
@@ -156,7 +156,7 @@ def test_defaults_that_nothing_beat_need_no_confirmation(pose_search: Pose, tmp_
 
 def test_a_best_value_at_the_edge_is_flagged(pose_search: Pose, tmp_path: Path) -> None:
     problem = pose_search(trials=2, space={RATE: {"low": 1e-3, "high": 1.05e-3}})
-    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials, lambda run: abs(run.arm.train.learning_rate - 1e-3))
     assert summarize(problem, trials, trials.store, "0")["arms"][0]["at_edge"] == [RATE]
 
@@ -176,7 +176,7 @@ def test_importance_finds_what_matters_and_how_surely() -> None:
 def test_names_that_people_gave_cannot_run_on_the_page(pose_search: Pose, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     problem = pose_search(trials=1, question=evil)
-    trials = Trials(problem, Store(tmp_path / "runs" / "tiny"))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials)
     page = write_pages(summarize(problem, trials, trials.store, "0"), tmp_path / "pages")["search.html"].read_text()
     assert evil not in page

@@ -24,7 +24,7 @@ from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 HEAD_NORM = "model.attention.head_norm"
 SCALE = "model.normalization.s_qk.scale"
@@ -32,8 +32,8 @@ DIFFERENTIAL, NGPT = {"attention": "differential"}, {"normalization": "ngpt"}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "runs" / "tiny")
+def store(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "runs" / "tiny")
 
 
 def pose_lists(pose_search: Pose, space: dict[str, Any], trials: int, **changes: Any):
@@ -53,7 +53,7 @@ def pose_lists(pose_search: Pose, space: dict[str, Any], trials: int, **changes:
     ],
 )
 def test_a_grid_trains_every_configuration_of_the_lists_once(
-    pose_search: Pose, store: Store, arm, space, n_listed: int, n_trained: int, read: str, wanted: set
+    pose_search: Pose, store: StudyFolder, arm, space, n_listed: int, n_trained: int, read: str, wanted: set
 ) -> None:
     for trials in (n_trained - 1, n_listed + 1):
         with pytest.raises(GridError, match=f"trials: .*say {n_trained}"):
@@ -77,7 +77,7 @@ def test_a_grid_trains_every_configuration_of_the_lists_once(
 
 
 def test_the_page_claims_the_trials_that_trained_and_names_the_same_ones(
-    pose_search: Pose, store: Store, tmp_path: Path
+    pose_search: Pose, store: StudyFolder, tmp_path: Path
 ) -> None:
     problem = pose_lists(pose_search, {HEAD_NORM: ["auto", "rms", "l2"], RATE: [1e-3, 1e-2]}, 6, arm=DIFFERENTIAL)
     trials = Trials(problem, store)
@@ -98,7 +98,7 @@ def test_the_page_claims_the_trials_that_trained_and_names_the_same_ones(
         )
 
 
-def test_a_journal_from_before_the_fix_goes_on(pose_search: Pose, store: Store) -> None:
+def test_a_journal_from_before_the_fix_goes_on(pose_search: Pose, store: StudyFolder) -> None:
     """It drew one spelling again and again: four trials of one run."""
     problem = pose_lists(pose_search, {HEAD_NORM: ["auto", "rms", "l2", "none"]}, 4, arm=DIFFERENTIAL)
     first = Trials(problem, store)
@@ -125,7 +125,7 @@ def test_a_journal_from_before_the_fix_goes_on(pose_search: Pose, store: Store) 
     assert summarize(problem, trials, store, "0")["arms"][0]["n_configurations"] == 3
 
 
-def test_a_sampler_that_repeats_itself_still_tries_what_is_left(pose_search: Pose, store: Store) -> None:
+def test_a_sampler_that_repeats_itself_still_tries_what_is_left(pose_search: Pose, store: StudyFolder) -> None:
     rates = [1e-3, 2e-3, 4e-3, 8e-3]
     problem = pose_search(space={RATE: rates}, trials=4, sampler="RandomSampler")
     runs = [*train(Trials(problem, store), limit=2), *train(Trials(problem, store), together=2)]
@@ -137,7 +137,7 @@ def test_a_sampler_that_repeats_itself_still_tries_what_is_left(pose_search: Pos
     assert {row["values"] is not None for row in summary["arms"][0]["history"]} == {True}
 
 
-def test_a_search_for_more_than_there_is_ends(pose_search: Pose, store: Store) -> None:
+def test_a_search_for_more_than_there_is_ends(pose_search: Pose, store: StudyFolder) -> None:
     """Whole numbers from 1 to 3 have three values, which a range does not tell."""
     problem = pose_search(space={"model.n_layers": {"low": 1, "high": 3}}, trials=5, sampler="RandomSampler")
     trials = Trials(problem, store)
@@ -148,7 +148,7 @@ def test_a_search_for_more_than_there_is_ends(pose_search: Pose, store: Store) -
 
 
 @pytest.mark.parametrize("state", ["diverged", "failed"])
-def test_a_combination_shares_the_end_of_its_trial(pose_search: Pose, store: Store, state) -> None:
+def test_a_combination_shares_the_end_of_its_trial(pose_search: Pose, store: StudyFolder, state) -> None:
     """The defaults diverge, or crash and stay open; the same configuration in other words does not train again."""
     problem = pose_lists(pose_search, {HEAD_NORM: ["rms", "auto", "l2"]}, 3, arm=DIFFERENTIAL, seeds=2)
     trials = Trials(problem, store)
@@ -170,7 +170,7 @@ def test_arms_of_a_search_that_are_the_same_are_refused(pose_search: Pose) -> No
         pose_search(arm=arms, space={RATE: [1e-3, 2e-3]}, trials=2)
 
 
-def test_a_list_may_become_longer_in_other_words(pose_search: Pose, store: Store) -> None:
+def test_a_list_may_become_longer_in_other_words(pose_search: Pose, store: StudyFolder) -> None:
     train(Trials(pose_lists(pose_search, {"train.grad_clip": [1, 2]}, 2), store))
     wider = Trials(pose_lists(pose_search, {"train.grad_clip": [1.0, 2.0, 3]}, 3), store)
     assert [run.arm.train.grad_clip for run in train(wider)] == [3.0]
@@ -185,7 +185,7 @@ def test_tuned_arms_try_every_configuration_and_the_record_tells_how_many(
     tune = {"space": {RATE: [1e-3, 1e-2], HEAD_NORM: ["auto", "rms", "l2"]}, "trials": 6, "sampler": "GridSampler"}
     matrix = {"attention": ["standard", "differential"]}
     study = load_study(write_grid(matrix=matrix, baseline=None, tune=tune | {"seeds": 2}, seeds=1))
-    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
     runs = train(trials)
     assert len(runs) == (2 + 4) * 2
     tried = {(run.arm.train.learning_rate, run.arm.model.attention.to_dict().get("head_norm")) for run in runs}
@@ -202,7 +202,7 @@ def test_the_matrix_trains_a_best_whole_number_of_the_model(
 ) -> None:
     tune = {"space": {RATE: [1e-3], "model.n_layers": [1, 2]}, "trials": 2, "sampler": "GridSampler"}
     study = load_study(write_grid(matrix={"normalization": ["prenorm", "ngpt"]}, baseline=None, tune=tune))
-    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
     train(trials, lambda run: 3.0 - run.arm.model.n_layers)
     assert [trials.params_of(best_of(s).user_attrs[ARM])["model.n_layers"] for s in trials.searches] == [2, 2]
     assert {arm.model.n_layers for arm in plan_tuned(trials.problem, study, trials).arms} == {2}

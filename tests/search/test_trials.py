@@ -26,21 +26,21 @@ from ablate.search.schema import Objective
 from ablate.search.trials import Trials
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 ARMS = [{"normalization": "ngpt"}, {"normalization": "prenorm"}]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "runs" / "tiny")
+def store(tmp_path: Path) -> StudyFolder:
+    return StudyFolder(tmp_path / "runs" / "tiny")
 
 
 def settings_of(trials: Trials) -> list[dict]:
     return [trial.params for search in trials.searches for trial in search.trials]
 
 
-def test_the_defaults_are_trial_0_and_the_sampler_learns(pose_search: Pose, store: Store) -> None:
+def test_the_defaults_are_trial_0_and_the_sampler_learns(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(trials=30), store)
     assert len(train(trials)) == 30
     (search,) = trials.searches
@@ -51,7 +51,7 @@ def test_the_defaults_are_trial_0_and_the_sampler_learns(pose_search: Pose, stor
     assert sum(trial.value for trial in later) / 10 < sum(trial.value for trial in earlier) / 10
 
 
-def test_the_record_has_every_trial_as_an_arm_compared_with_the_defaults(pose_search: Pose, store: Store) -> None:
+def test_the_record_has_every_trial_as_an_arm_compared_with_the_defaults(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(seeds=2), store, version="1", command="ablate search")
     train(trials)
     record = store.read_study()
@@ -62,7 +62,7 @@ def test_the_record_has_every_trial_as_an_arm_compared_with_the_defaults(pose_se
     assert record.command == "ablate search"
 
 
-def test_the_value_is_the_mean_over_seeds(pose_search: Pose, store: Store) -> None:
+def test_the_value_is_the_mean_over_seeds(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(trials=1, seeds=3), store)
     runs = train(trials)
     assert trials.searches[0].trials[0].value == pytest.approx(sum(map(quadratic, runs)) / 3, rel=1e-12)
@@ -71,7 +71,7 @@ def test_the_value_is_the_mean_over_seeds(pose_search: Pose, store: Store) -> No
 @pytest.mark.parametrize("together", [1, 3])
 @pytest.mark.parametrize("stop", range(8))
 def test_a_search_that_dies_anywhere_loses_and_repeats_nothing(
-    pose_search: Pose, store: Store, stop: int, together: int
+    pose_search: Pose, store: StudyFolder, stop: int, together: int
 ) -> None:
     problem = pose_search()
     first = train(Trials(problem, store), limit=stop, together=together)
@@ -86,7 +86,7 @@ def test_a_search_that_dies_anywhere_loses_and_repeats_nothing(
 
 
 @pytest.mark.parametrize("cut", range(1, 17, 3))
-def test_a_journal_that_ends_anywhere_is_taken_up(pose_search: Pose, store: Store, cut: int) -> None:
+def test_a_journal_that_ends_anywhere_is_taken_up(pose_search: Pose, store: StudyFolder, cut: int) -> None:
     """What a killed process may leave: the journal up to any line, the next one torn, and the lock still there."""
     problem = pose_search(trials=3)
     train(Trials(problem, store))
@@ -103,7 +103,7 @@ def test_a_journal_that_ends_anywhere_is_taken_up(pose_search: Pose, store: Stor
     assert len({trial.user_attrs[ARM] for trial in known}) == len(known) == 3
 
 
-def test_without_its_journal_a_search_is_rebuilt_from_its_runs(pose_search: Pose, store: Store) -> None:
+def test_without_its_journal_a_search_is_rebuilt_from_its_runs(pose_search: Pose, store: StudyFolder) -> None:
     problem = pose_search(arm=ARMS, trials=4)
     before = Trials(problem, store)
     train(before, limit=5)
@@ -116,13 +116,13 @@ def test_without_its_journal_a_search_is_rebuilt_from_its_runs(pose_search: Pose
     assert [len(search.trials) for search in after.searches] == [4, 4]
 
 
-def test_arms_take_turns(pose_search: Pose, store: Store) -> None:
+def test_arms_take_turns(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(arm=ARMS, trials=5), store)
     train(trials, limit=6)
     assert [len(search.trials) for search in trials.searches] == [3, 3]
 
 
-def test_a_grid_tries_each_combination_that_exists(pose_search: Pose, store: Store) -> None:
+def test_a_grid_tries_each_combination_that_exists(pose_search: Pose, store: StudyFolder) -> None:
     space = {
         "model.attention.name": ["standard", "linear_ensemble"],
         "model.attention.num_maps": {"choices": [2, 4], "when": "attention == 'linear_ensemble'"},
@@ -135,7 +135,7 @@ def test_a_grid_tries_each_combination_that_exists(pose_search: Pose, store: Sto
         pose_search(arm={"normalization": "prenorm"}, space=space, trials=5, sampler="GridSampler")
 
 
-def test_a_known_configuration_is_not_trained_again(pose_search: Pose, store: Store) -> None:
+def test_a_known_configuration_is_not_trained_again(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(space={RATE: [1e-3, 1e-2]}, trials=12, sampler="RandomSampler"), store)
     assert len(train(trials)) == 2
     (search,) = trials.searches
@@ -144,7 +144,7 @@ def test_a_known_configuration_is_not_trained_again(pose_search: Pose, store: St
     assert len({trial.value for trial in search.trials}) == 2
 
 
-def test_a_default_outside_of_the_space_is_trained_all_the_same(pose_search: Pose, store: Store) -> None:
+def test_a_default_outside_of_the_space_is_trained_all_the_same(pose_search: Pose, store: StudyFolder) -> None:
     space = {RATE: {"low": 2e-3, "high": 1e-1, "log": True}, ALPHA: {"low": 0.01, "high": 0.1}}
     trials = Trials(pose_search(space=space), store)
     runs = train(trials)
@@ -152,7 +152,7 @@ def test_a_default_outside_of_the_space_is_trained_all_the_same(pose_search: Pos
     assert trials.searches[0].trials[0].params == {ALPHA: 0.05}
 
 
-def test_a_diverged_trial_has_no_value_and_the_search_goes_on(pose_search: Pose, store: Store) -> None:
+def test_a_diverged_trial_has_no_value_and_the_search_goes_on(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(trials=3), store)
     (run,) = trials.plan.runs
     end_run(store, run, 1.0, "diverged")
@@ -162,7 +162,7 @@ def test_a_diverged_trial_has_no_value_and_the_search_goes_on(pose_search: Pose,
     trials.check()
 
 
-def test_all_trials_diverged_is_one_message(pose_search: Pose, store: Store) -> None:
+def test_all_trials_diverged_is_one_message(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(trials=1), store)
     (run,) = trials.plan.runs
     end_run(store, run, 1.0, "diverged")
@@ -171,7 +171,7 @@ def test_all_trials_diverged_is_one_message(pose_search: Pose, store: Store) -> 
         trials.check()
 
 
-def test_a_failed_trial_stays_open_and_is_tried_again(pose_search: Pose, store: Store) -> None:
+def test_a_failed_trial_stays_open_and_is_tried_again(pose_search: Pose, store: StudyFolder) -> None:
     problem = pose_search(trials=2)
     trials = Trials(problem, store)
     (run,) = trials.plan.runs
@@ -189,7 +189,7 @@ def test_an_objective_that_is_never_logged_is_named() -> None:
         score_run(curve, Objective(metric="val_los"))
 
 
-def test_steps_to_a_target(pose_search: Pose, store: Store) -> None:
+def test_steps_to_a_target(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(trials=1, objective={"metric": "val_loss", "target": 1.5}), store)
     (run,) = trials.plan.runs
     end_run(store, run, 1.0)  # 3 at step 4, 2 at step 8, 1 at step 12
@@ -197,7 +197,7 @@ def test_steps_to_a_target(pose_search: Pose, store: Store) -> None:
     assert trials.searches[0].trials[0].value == pytest.approx(math.sqrt(8 * 12))
 
 
-def test_a_target_that_is_not_reached_ranks_by_what_was_missing(pose_search: Pose, store: Store) -> None:
+def test_a_target_that_is_not_reached_ranks_by_what_was_missing(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(objective={"metric": "val_loss", "target": 0.5}), store)
     train(trials)
     for trial in trials.searches[0].trials:
@@ -205,7 +205,7 @@ def test_a_target_that_is_not_reached_ranks_by_what_was_missing(pose_search: Pos
         assert trial.value == pytest.approx(12 * (1 + loss - 0.5))
 
 
-def test_several_objectives_give_a_front(pose_search: Pose, store: Store) -> None:
+def test_several_objectives_give_a_front(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(objective=["val_loss", "wall_s"], trials=4), store)
     train(trials)
     (search,) = trials.searches
@@ -213,7 +213,7 @@ def test_several_objectives_give_a_front(pose_search: Pose, store: Store) -> Non
     assert best_of(search) in search.study.best_trials
 
 
-def test_a_pruned_trial_ends_with_its_first_seed(pose_search: Pose, store: Store) -> None:
+def test_a_pruned_trial_ends_with_its_first_seed(pose_search: Pose, store: StudyFolder) -> None:
     never = {"name": "ThresholdPruner", "upper": 0.5}  # every loss is above it
     trials = Trials(pose_search(trials=1, seeds=2, pruner=never), store)
     first, second = trials.plan.runs
@@ -230,7 +230,7 @@ def test_a_pruned_trial_ends_with_its_first_seed(pose_search: Pose, store: Store
 
 
 def test_pruning_read_every_trial_at_every_evaluation(
-    pose_search: Pose, store: Store, monkeypatch: pytest.MonkeyPatch
+    pose_search: Pose, store: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = Trials(pose_search(trials=1, seeds=1, pruner={"name": "ThresholdPruner", "upper": 1e9}), store)
     (run,) = trials.plan.runs
@@ -247,7 +247,7 @@ def test_pruning_read_every_trial_at_every_evaluation(
     assert search.trials[0].intermediate_values == {4: 3.0, 8: 3.0, 12: 3.0, 16: 2.0}
 
 
-def test_only_the_best_trial_keeps_its_weights(pose_search: Pose, store: Store) -> None:
+def test_only_the_best_trial_keeps_its_weights(pose_search: Pose, store: StudyFolder) -> None:
     trials = Trials(pose_search(trials=5), store)
 
     def leave_weights(run) -> float:
@@ -260,14 +260,14 @@ def test_only_the_best_trial_keeps_its_weights(pose_search: Pose, store: Store) 
     assert [path.parent.name for path in store.path.glob("*/model.safetensors")] == [trials.runs_of(best)[0].run_id]
 
 
-def test_a_database_in_place_of_the_journal(pose_search: Pose, store: Store, tmp_path: Path) -> None:
+def test_a_database_in_place_of_the_journal(pose_search: Pose, store: StudyFolder, tmp_path: Path) -> None:
     problem = pose_search(storage=f"sqlite:///{tmp_path}/optuna.db")
     train(Trials(problem, store), limit=3)
     assert len(train(Trials(problem, store))) == 3
     assert len(optuna.load_study(study_name="tiny", storage=problem.storage).trials) == 6
 
 
-def test_another_search_of_that_name_is_refused(pose_search: Pose, store: Store, tmp_path: Path) -> None:
+def test_another_search_of_that_name_is_refused(pose_search: Pose, store: StudyFolder, tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/optuna.db"
     train(Trials(pose_search(storage=database), store))
     before = read_curve(next(store.path.glob("*/curve.jsonl")))
@@ -276,7 +276,7 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: Store,
     with pytest.raises(GridError, match="with other `model`, `train`"):
         Trials(pose_search(budget=6, storage=database), store)
     with pytest.raises(GridError, match="holds another search of the name 'tiny'"):
-        Trials(pose_search(space={RATE: [1e-3]}, storage=database), Store(tmp_path / "elsewhere" / "tiny"))
+        Trials(pose_search(space={RATE: [1e-3]}, storage=database), StudyFolder(tmp_path / "elsewhere" / "tiny"))
     rules = [{"when": "train.learning_rate > 0.01", "set": {"train.beta1": 0.5}}]
     with pytest.raises(GridError, match=r"was run before, with other `rules`: the trial .* had other settings"):
         Trials(pose_search(storage=database, rules=rules), store)
@@ -285,17 +285,17 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: Store,
 
 
 def test_a_storage_whose_trials_were_trained_elsewhere_is_refused(
-    pose_search: Pose, store: Store, tmp_path: Path
+    pose_search: Pose, store: StudyFolder, tmp_path: Path
 ) -> None:
     problem = pose_search(storage=f"sqlite:///{tmp_path}/optuna.db")
     train(Trials(problem, store), limit=3)
     with pytest.raises(RecordError, match=r"trial=defaults was trained elsewhere, and .*bring it with `ablate pack`"):
-        Trials(problem, Store(tmp_path / "elsewhere" / "tiny"))
+        Trials(problem, StudyFolder(tmp_path / "elsewhere" / "tiny"))
     assert len(train(Trials(problem, store))) == 3
 
 
 def test_a_study_and_a_search_do_not_share_a_name(
-    pose_search: Pose, write_grid, corpus_info: CorpusInfo, store: Store
+    pose_search: Pose, write_grid, corpus_info: CorpusInfo, store: StudyFolder
 ) -> None:
     """The record of a search alone lists its trials: nothing may be written in its place."""
     trials = Trials(pose_search(), store)
@@ -310,7 +310,7 @@ def test_a_study_and_a_search_do_not_share_a_name(
         Trials(pose_search(), store)
 
 
-def test_a_storage_that_does_not_answer_is_named_without_its_password(pose_search: Pose, store: Store) -> None:
+def test_a_storage_that_does_not_answer_is_named_without_its_password(pose_search: Pose, store: StudyFolder) -> None:
     with pytest.raises(GridError, match="storage: Optuna cannot open") as refusal:
         Trials(pose_search(storage="postgresql://me:secret@localhost:1/x"), store)
     assert "secret" not in str(refusal.value)

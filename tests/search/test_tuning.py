@@ -27,7 +27,7 @@ from ablate.search.run import tune_study
 from ablate.search.trials import Trials
 from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 
 SPACE = {RATE: {"low": 1e-4, "high": 1e-1, "log": True}, ALPHA: {"low": 0.005, "high": 0.5, "log": True}}
 
@@ -39,7 +39,7 @@ def test_every_arm_gets_the_same_trials_and_trains_at_its_best(
     problem = pose_tuning(study, corpus_info)
     assert problem.name == "tiny-tune"
     assert not set(problem.seeds) & set(study.seeds)
-    trials = Trials(problem, Store(tmp_path / "runs" / problem.name))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / problem.name))
     assert len(train(trials)) == 4 * 5
     assert {run.arm.train.steps for run in trials.plan.runs} == {6}
     plan = plan_tuned(problem, study, trials)
@@ -67,7 +67,7 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     def pose(rates: list[float], n_trials: int | None = None) -> Trials:
         tune = {"space": {RATE: rates}, "trials": n_trials or len(rates), "sampler": "GridSampler"}
         problem = pose_tuning(load_study(write_grid(tune=tune)), corpus_info)
-        return Trials(problem, Store(tmp_path / "runs" / "tiny-tune"))
+        return Trials(problem, StudyFolder(tmp_path / "runs" / "tiny-tune"))
 
     assert len(train(pose(RATES[:3]), limit=5)) == 5
     assert len(train(pose(RATES[:3]))) == 4 * 3 - 5
@@ -94,7 +94,7 @@ def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
     tune = {"space": {RATE: [1e-4, 1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}
     study = load_study(write_grid(matrix=matrix, baseline=None, compare_within=["train.steps"], tune=tune))
     problem = pose_tuning(study, corpus_info)
-    trials = Trials(problem, Store(tmp_path / "runs" / problem.name))
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / problem.name))
     train(trials)
     sentences = answer(summarize(problem, trials, trials.store, "0"))
     assert sentences[0].startswith("The study trains each arm at its best, with other seeds")
@@ -115,7 +115,7 @@ def test_trials_that_are_over_need_no_machine_for_more(write_grid, corpus_info: 
     with pytest.raises(ResourceError, match="1000 CPU and 0 GPU cannot be placed"):
         go_on(tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
     train(trials)
     del trials
     outcome, plan = go_on(tmp_path / "runs")
@@ -146,7 +146,7 @@ def test_a_trial_that_was_cut_is_over_whatever_the_pruner_is_later(
 ) -> None:
     """Trained on to its end it would cost time, and nobody would be told its value."""
     study = load_study(write_grid(tune={"space": SPACE, "trials": 2}, resources={"cpus": 1000}))
-    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
     folder = trials.store.run(train(trials)[-1].run_id)
     folder.write_status(replace(folder.read_status(), step=4))
     problem, console = trials.problem, Console(quiet=True)
@@ -167,7 +167,7 @@ def test_an_arm_that_is_added_is_tuned_alone(write_grid, corpus_info: CorpusInfo
     def pose(*levels: str) -> Trials:
         tune = {"space": {RATE: SPACE[RATE]}, "trials": 2}
         grid = write_grid(tune=tune, matrix={"normalization": list(levels)}, baseline=None)
-        return Trials(pose_tuning(load_study(grid), corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+        return Trials(pose_tuning(load_study(grid), corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
 
     assert len(train(pose("prenorm"))) == 2
     assert {run.arm.axes["normalization"] for run in train(pose("prenorm", "ngpt"))} == {"ngpt"}
@@ -179,7 +179,7 @@ def test_an_arm_that_another_one_stands_for_is_not_trained_untuned(
     """AdamW reads no momentum of Muon's: two of the four arms are one, at the best settings too."""
     matrix = {"train.optimizer": ["adamw", "muon"], "train.muon_momentum": [0.9, 0.95]}
     study = load_study(write_grid(matrix=matrix, baseline=None, tune={"space": {RATE: SPACE[RATE]}, "trials": 3}))
-    trials = Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+    trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
     train(trials)
     plan = plan_tuned(trials.problem, study, trials)
     untuned = build_plan(study, corpus_info)
@@ -194,7 +194,7 @@ def test_the_record_tells_the_trials_that_an_arm_had(write_grid, corpus_info: Co
     def pose(n_trials: int, *levels: str) -> Trials:
         tune = {"space": {RATE: SPACE[RATE]}, "trials": n_trials}
         grid = write_grid(tune=tune, matrix={"normalization": list(levels)}, baseline=None)
-        return Trials(pose_tuning(load_study(grid), corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+        return Trials(pose_tuning(load_study(grid), corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
 
     train(pose(5, "prenorm"))
     later = pose(2, "prenorm", "ngpt")
@@ -208,7 +208,7 @@ def test_named_seeds_let_the_matrix_grow_without_new_trials(
     def pose(seeds: list[int], of_trials: object) -> Trials:
         tune = {"space": {RATE: SPACE[RATE]}, "trials": 2, "seeds": of_trials}
         study = load_study(write_grid(tune=tune, seeds=seeds))
-        return Trials(pose_tuning(study, corpus_info), Store(tmp_path / "runs" / "tiny-tune"))
+        return Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
 
     assert {run.seed for run in train(pose([0, 1], 1))} == {2}
     assert not train(pose([0, 1, 3, 4], [2]))

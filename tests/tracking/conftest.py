@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import Store, write_json
+from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 ARMS = ("a=1", "a=2")
 
@@ -26,7 +26,7 @@ def weights(n_bytes: int = 1000, shape: Sequence[int] = (2,)) -> bytes:
 
 
 @pytest.fixture
-def write_study(tmp_path: Path) -> Callable[..., Store]:
+def write_study(tmp_path: Path) -> Callable[..., StudyFolder]:
     """Writes a study of two arms with finished runs of these seeds; the loss is the arm's, less for late seeds."""
 
     def write(
@@ -35,8 +35,8 @@ def write_study(tmp_path: Path) -> Callable[..., Store]:
         data: str = "c0ffee",
         shift: float = 0.0,
         settings: str = "s",
-    ) -> Store:
-        store = Store(tmp_path / folder / "s")
+    ) -> StudyFolder:
+        store = StudyFolder(tmp_path / folder / "s")
         arms = tuple(
             ArmRecord(arm, {"a": int(arm[-1])}, {}, "a=1", 10, 60, 2, 100, (), f"{settings}{arm}") for arm in ARMS
         )

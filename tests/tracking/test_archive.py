@@ -19,26 +19,26 @@ from ablate.errors import RecordError
 from ablate.files import write_atomic
 from ablate.tracking.archive import merge, pack, read_study_name
 from ablate.tracking.curve import CurveWriter, is_held
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 
-WriteStudy = Callable[..., Store]
+WriteStudy = Callable[..., StudyFolder]
 
 
-def packed(store: Store, *, weights: bool = False) -> Path:
+def packed(store: StudyFolder, *, weights: bool = False) -> Path:
     archive = store.path.parent / "part.tar.gz"
     pack(store, archive, weights=weights)
     return archive
 
 
-def files(store: Store) -> dict[str, bytes]:
+def files(store: StudyFolder) -> dict[str, bytes]:
     return {str(path.relative_to(store.path)): path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
 
 
 def test_two_parts_make_the_whole(write_study: WriteStudy, tmp_path: Path) -> None:
     whole = write_study("whole", seeds=(0, 1, 2))
     parts = [packed(write_study("a", seeds=(0,)), weights=True), packed(write_study("b", seeds=(1, 2)), weights=True)]
-    merged = Store(tmp_path / "merged" / "s")
+    merged = StudyFolder(tmp_path / "merged" / "s")
     assert merge(merged, parts) == (6, 0)
     assert files(merged) == files(whole)
     assert merge(merged, parts[:1]) == (0, 2)
@@ -97,7 +97,7 @@ def test_an_archive_writes_nowhere_but_into_the_study(write_study: WriteStudy, t
             entry = tarfile.TarInfo(name)
             entry.size = 2
             tar.addfile(entry, io.BytesIO(b"{}"))
-    merged = Store(tmp_path / "m" / "s")
+    merged = StudyFolder(tmp_path / "m" / "s")
     merge(merged, [evil])
     assert {path.name for path in (tmp_path / "m").iterdir()} == {"s"}
     assert not (merged.path / "ffff").exists()
@@ -131,7 +131,7 @@ def test_a_record_cannot_name_a_folder_outside_the_study(
 
     (tmp_path / "m").mkdir()
     archive = rewrite(packed(store), change)
-    for act in (read_study_name, lambda archive: merge(Store(tmp_path / "m" / "s"), [archive])):
+    for act in (read_study_name, lambda archive: merge(StudyFolder(tmp_path / "m" / "s"), [archive])):
         with pytest.raises(RecordError, match="cannot be a folder's name"):
             act(archive)
     assert not list((tmp_path / "m").iterdir())
@@ -156,7 +156,7 @@ def test_damaged_files_in_an_archive_are_refused_and_nothing_is_written(
 ) -> None:
     archive = rewrite(packed(write_study()), lambda path, old: (path, content if path.endswith(name) else old))
     with pytest.raises(RecordError, match=rf"changed.tar.gz: .*({name.split('.')[0]}|running)") as error:
-        merge(Store(tmp_path / "m" / "s"), [archive])
+        merge(StudyFolder(tmp_path / "m" / "s"), [archive])
     assert "\n" not in str(error.value)
     assert not (tmp_path / "m").exists()
 
@@ -169,14 +169,14 @@ def test_a_file_that_unpacks_to_more_than_memory_is_refused(
         packed(write_study()), lambda path, old: (path, bytes(10_001) if path.endswith("curve.jsonl") else old)
     )
     with pytest.raises(RecordError, match="more than 10000 bytes"):
-        merge(Store(tmp_path / "m" / "s"), [bomb])
+        merge(StudyFolder(tmp_path / "m" / "s"), [bomb])
 
 
 def test_a_run_is_nobody_elses_while_it_is_merged(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive, merged = packed(write_study("a", seeds=(0,))), Store(tmp_path / "merged" / "s")
-    run_ids = [run.run_id for run in Store(tmp_path / "a" / "s").read_study().runs]
+    archive, merged = packed(write_study("a", seeds=(0,))), StudyFolder(tmp_path / "merged" / "s")
+    run_ids = [run.run_id for run in StudyFolder(tmp_path / "a" / "s").read_study().runs]
     half = merged.run(run_ids[0])
     half.path.mkdir(parents=True)
     half.curve.write_bytes(b'{"step": 1}\n')
@@ -204,11 +204,11 @@ def test_a_bit_that_changed_on_the_way_changes_no_result(write_study: WriteStudy
     """tarfile takes an entry that it cannot read for the end, and never reads as far as the checksum."""
     archive = packed(write_study(), weights=True)
     good, damaged, header = archive.read_bytes(), tmp_path / "x.tar.gz", 10
-    merge(Store(tmp_path / "whole" / "s"), [archive])
-    whole, refused, places = files(Store(tmp_path / "whole" / "s")), 0, range(header, len(good), 7)
+    merge(StudyFolder(tmp_path / "whole" / "s"), [archive])
+    whole, refused, places = files(StudyFolder(tmp_path / "whole" / "s")), 0, range(header, len(good), 7)
     for place in places:
         damaged.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        store = Store(tmp_path / str(place) / "s")
+        store = StudyFolder(tmp_path / str(place) / "s")
         try:
             merge(store, [damaged])
         except RecordError as error:
@@ -219,7 +219,7 @@ def test_a_bit_that_changed_on_the_way_changes_no_result(write_study: WriteStudy
     assert refused > 0.9 * len(places)
     damaged.write_bytes(gzip.decompress(good))  # without a checksum
     with pytest.raises(RecordError, match="Not a gzipped file"):
-        merge(Store(tmp_path / "m" / "s"), [damaged])
+        merge(StudyFolder(tmp_path / "m" / "s"), [damaged])
 
 
 def test_nothing_is_merged_into_a_search_at_work(write_study: WriteStudy) -> None:
@@ -242,7 +242,7 @@ def test_what_is_no_archive_is_refused_in_one_line(
     good = packed(write_study()).read_bytes()
     path.write_bytes(good[: len(good) // 2] if content is None else content)
     with pytest.raises(RecordError, match="not an archive that ablate pack wrote") as error:
-        merge(Store(tmp_path / "s"), [path])
+        merge(StudyFolder(tmp_path / "s"), [path])
     assert "\n" not in str(error.value)
 
 
@@ -292,7 +292,7 @@ def test_a_record_of_a_stranger_ended_in_a_traceback(write_study: WriteStudy, tm
         for entry, old in entries_of(archive)
     ]
     evil = build(tmp_path / "evil.tar.gz", content)
-    store = Store(tmp_path / "m" / "s")
+    store = StudyFolder(tmp_path / "m" / "s")
     if not problem:
         for _ in range(2):
             merge(store, [evil])
@@ -328,7 +328,7 @@ def test_an_archive_of_a_stranger_filled_memory_or_disk(
     monkeypatch.setattr("ablate.tracking.archive_reader.MIN_ROOM_BYTES", 2**21)
     added, problem = ATTACKS[name]
     evil = build(tmp_path / "evil.tar.gz", entries_of(packed(write_study())) + added)
-    store = Store(tmp_path / "m" / "s")
+    store = StudyFolder(tmp_path / "m" / "s")
     tracemalloc.start()
     try:
         if problem:
@@ -349,8 +349,8 @@ def test_an_archive_of_a_stranger_filled_memory_or_disk(
 def test_half_a_merge_was_left(write_study: WriteStudy, tmp_path: Path, breaks: str, is_new: bool) -> None:
     """The last of the runs has something in the way."""
     archive = packed(write_study("a"), weights=True)
-    store = Store(tmp_path / "m" / "s")
-    run_ids = [run.run_id for run in Store(tmp_path / "a" / "s").read_study().runs]
+    store = StudyFolder(tmp_path / "m" / "s")
+    run_ids = [run.run_id for run in StudyFolder(tmp_path / "a" / "s").read_study().runs]
     if not is_new:
         half = store.run(run_ids[0])
         half.path.mkdir(parents=True)
@@ -375,13 +375,13 @@ def test_the_check_of_weights_names_the_run_and_writes_nothing(write_study: Writ
         raise RecordError(f"{sorted(path.name for path in folder.iterdir())}")
 
     with pytest.raises(RecordError, match=f"the run {RUN}: .*model.safetensors.*without its weights"):
-        merge(Store(tmp_path / "m" / "s"), [archive], refuse)
+        merge(StudyFolder(tmp_path / "m" / "s"), [archive], refuse)
     assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("archive", sorted((Path(__file__).parents[2] / "reports").rglob("*.tar.gz")), ids=str)
 def test_every_published_archive_merges(tmp_path: Path, archive: Path) -> None:
-    store = Store(tmp_path / read_study_name(archive))
+    store = StudyFolder(tmp_path / read_study_name(archive))
     n_runs, n_present = merge(store, [archive])
     assert (n_runs, n_present) == (len({run.run_id for run in store.read_study().runs}), 0)
     assert merge(store, [archive]) == (0, n_runs)

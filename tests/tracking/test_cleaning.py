@@ -9,13 +9,13 @@ import pytest
 from ablate.errors import GridError
 from ablate.tracking.cleaning import parse_bytes, parse_keep, plan_cleaning
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import Status
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import Status
 
-WriteStudy = Callable[..., Store]
+WriteStudy = Callable[..., StudyFolder]
 
 
-def removed(store: Store, keep: str = "all", budget: int | None = None) -> set[str]:
+def removed(store: StudyFolder, keep: str = "all", budget: int | None = None) -> set[str]:
     return {str(r.path.relative_to(store.path)) for r in plan_cleaning(store, parse_keep(keep), budget)}
 
 

@@ -18,9 +18,9 @@ from ablate.screens import describe_runs, print_log, print_status
 from ablate.tracking.archive import pack
 from ablate.tracking.cleaning import clean
 from ablate.tracking.curve import BLOCK_BYTES, CurveWriter, is_held, read_backwards, read_curve
-from ablate.tracking.store import RunFolder, Store, find_run
+from ablate.tracking.folders import RunFolder, StudyFolder, find_run
 
-WriteStudy = Callable[..., Store]
+WriteStudy = Callable[..., StudyFolder]
 FILES = ("status.json", "curve.jsonl", "config.json", "manifest.json", "model.safetensors", "checkpoint.pt")
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
+from ablate.tracking.folders import StudyFolder, write_json
 from ablate.tracking.mlflow_mirror import (
     SCHEMES,
     MlflowMirror,
@@ -27,8 +28,7 @@ from ablate.tracking.mlflow_mirror import (
 )
 from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.mlflow_writer import MlflowWriter
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import Store, write_json
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.
 pytestmark = [
@@ -53,9 +53,9 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path, database: Path) -> Store:
+def store(tmp_path: Path, database: Path) -> StudyFolder:
     """A study with one finished run, and an MLflow that has not heard of it."""
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(store.mlflow_database)) as copy:
         source.backup(copy)
     store.write_study(RECORD)
@@ -74,11 +74,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablate.tracking.mlflow_mirror.RETRY_S", 0.1)
 
 
-def uri(store: Store) -> str:
+def uri(store: StudyFolder) -> str:
     return f"sqlite:///{store.mlflow_database}"
 
 
-def points(store: Store) -> Counter[tuple[str, int]]:
+def points(store: StudyFolder) -> Counter[tuple[str, int]]:
     with sqlite3.connect(store.mlflow_database) as connection:
         rows = connection.execute(
             "SELECT m.key, m.step FROM metrics m JOIN runs r USING (run_uuid) WHERE r.lifecycle_stage = 'active'"
@@ -87,19 +87,19 @@ def points(store: Store) -> Counter[tuple[str, int]]:
     return Counter(rows)
 
 
-def assert_has_all(store: Store) -> None:
+def assert_has_all(store: StudyFolder) -> None:
     expected = {(key, line["step"]) for line in LINES for key in line if key != "step"}
     assert points(store) == Counter(dict.fromkeys(expected, 1))
 
 
-def mirror_all(store: Store, patience_s: float = 60.0) -> MlflowMirror:
+def mirror_all(store: StudyFolder, patience_s: float = 60.0) -> MlflowMirror:
     mirror = MlflowMirror(uri(store), store, RECORD)
     mirror.close(patience_s)
     return mirror
 
 
 def test_a_batch_that_arrived_without_its_answer_is_not_written_twice(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: StudyFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -126,7 +126,7 @@ def test_a_batch_that_arrived_without_its_answer_is_not_written_twice(
     assert_has_all(store)
 
 
-def test_a_locked_database_is_waited_for(store: Store) -> None:
+def test_a_locked_database_is_waited_for(store: StudyFolder) -> None:
     mirror_all(store)
     folder = store.run("0f")
     with CurveWriter(folder.curve) as curve:
@@ -144,7 +144,7 @@ def test_a_locked_database_is_waited_for(store: Store) -> None:
     assert_has_all(store)
 
 
-def test_an_mlflow_that_is_away_holds_nobody_up_and_names_no_secret(store: Store) -> None:
+def test_an_mlflow_that_is_away_holds_nobody_up_and_names_no_secret(store: StudyFolder) -> None:
     address = "http://somebody:hunter2@127.0.0.1:9/?token=tell"
     mirror = MlflowMirror(address, store, RECORD)
     started = time.monotonic()
@@ -176,7 +176,7 @@ def test_the_kinds_of_addresses_are_those_that_mlflow_knows() -> None:
 
 @pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:./mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
 def test_of_a_folder_of_files_it_is_known_at_once_that_mlflow_accepts_nothing(
-    uri: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uri: str, store: StudyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -225,14 +225,14 @@ def test_an_error_is_shown_without_secrets() -> None:
     assert text == "cannot reach postgresql://db:5432/mlflow: wrong password *** or ***, ***"
 
 
-def test_a_writer_made_anew_knows_what_is_there(store: Store) -> None:
+def test_a_writer_made_anew_knows_what_is_there(store: StudyFolder) -> None:
     mirror_all(store)
     writer = MlflowWriter(uri(store), RECORD)
     assert writer.last_steps == {"0f": 20}
     assert writer.states == {"0f": "FINISHED"}
 
 
-def test_a_run_that_is_announced_later_is_mirrored_too(store: Store) -> None:
+def test_a_run_that_is_announced_later_is_mirrored_too(store: StudyFolder) -> None:
     mirror = MlflowMirror(uri(store), store, replace(RECORD, arms=(), runs=()))
     for _ in range(2):  # a driver that begins it anew announces it again
         mirror.announce(RECORD.runs[0], ARM)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from ablate.imports.mlflow import MlflowReader
 from ablate.tracking.curve import CurveWriter
+from ablate.tracking.folders import StudyFolder, write_json
 from ablate.tracking.mlflow_mirror import MlflowMirror
-from ablate.tracking.mlflow_reader import MlflowReader
-from ablate.tracking.records import ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import Store, write_json
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.
 pytestmark = [
@@ -38,15 +38,15 @@ PASSWORD = "hunter2"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(tmp_path / "s")
+def store(tmp_path: Path) -> StudyFolder:
+    store = StudyFolder(tmp_path / "s")
     store.write_study(RECORD)
     store.run("0f").path.mkdir()
     write_json(store.run("0f").config, {"train": {"steps": 20}})
     return store
 
 
-def train(store: Store, mirror: MlflowMirror, half: int) -> None:
+def train(store: StudyFolder, mirror: MlflowMirror, half: int) -> None:
     """Half of the run's lines, as a worker and a driver bring them."""
     with CurveWriter(store.run("0f").curve) as curve:
         for line in LINES[10 * half : 10 * half + 10]:
@@ -118,7 +118,7 @@ def server(tmp_path: Path) -> Iterator[tuple[int, Callable[[], None], Callable[[
 
 
 def test_a_server_that_is_killed_in_mid_run_ends_up_with_all(
-    store: Store,
+    store: StudyFolder,
     server: tuple[int, Callable[[], None], Callable[[], None]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -171,7 +171,7 @@ def postgresql() -> Iterator[str]:
         readable.unlink()
 
 
-def test_postgresql_gets_all_and_the_password_is_written_nowhere(store: Store, postgresql: str) -> None:
+def test_postgresql_gets_all_and_the_password_is_written_nowhere(store: StudyFolder, postgresql: str) -> None:
     mirror = MlflowMirror(postgresql, store, RECORD)
     train(store, mirror, 0)
     train(store, mirror, 1)

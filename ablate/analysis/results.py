@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.border import check_manifest, read_mapping, read_record, read_status
+from ablate.analysis.checked_records import check_manifest, read_mapping, read_record, read_status
 from ablate.analysis.lines import CORE_COLUMNS, NO_LINES, read_lines
 from ablate.errors import RecordError
-from ablate.tracking.records import ENDED, ArmRecord, Status, StudyRecord
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import ENDED, ArmRecord, Status, StudyRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -223,7 +223,7 @@ class Known(NamedTuple):
     unread: str = ""
 
 
-def read_results(store: Store) -> Results:
+def read_results(store: StudyFolder) -> Results:
     """Read the record of a study and all of its runs.
 
     A line that is no record is passed over and counted; a run without a folder is queued, and one whose curve cannot be
@@ -252,7 +252,7 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
     )
 
 
-def _read_run(store: Store, run_id: str) -> Known:
+def _read_run(store: StudyFolder, run_id: str) -> Known:
     folder = store.run(run_id)
     status, unread = read_status(folder.status), ""  # before the curve, which grows until the end
     try:

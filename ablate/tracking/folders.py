@@ -15,7 +15,7 @@ from ablate.errors import RecordError, suggest
 from ablate.files import make_folder, open_regular, write_atomic
 from ablate.formatting import name_error
 from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
-from ablate.tracking.records import ENDED, RunRecord, State, Status, StudyRecord, is_number
+from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyRecord, is_number
 from ablate.tracking.weights import read_layout
 
 MAX_NAMED = 12  # ids in a message
@@ -156,7 +156,7 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
-class Store:
+class StudyFolder:
     """`<runs>/<study>/`."""
 
     path: Path
@@ -226,13 +226,13 @@ class Store:
             return ""
 
 
-def find_run(runs: Path, prefix: str) -> tuple[Store, str]:
+def find_run(runs: Path, prefix: str) -> tuple[StudyFolder, str]:
     """The study and the id of the one run whose id begins so. Raises `RecordError` where none does, or several do."""
-    found: dict[str, Store] = {}
+    found: dict[str, StudyFolder] = {}
     known: list[str] = []
     unread: list[str] = []
     for record in sorted(runs.glob("*/study.json")):
-        store = Store(record.parent)
+        store = StudyFolder(record.parent)
         try:
             run_ids = [run.run_id for run in store.read_study().runs]
         except RecordError as error:  # the other studies can still be read

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablate.analysis.arrow import Floats
-from ablate.tracking.logged import History
+from ablate.imports.logged_run import History
 
 SHARE = 0.1
 """Share of a run's whole cost that may be unexplained, at its beginning or in a jump."""

@@ -19,11 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.results import Results
 from ablate.errors import AblateError, RecordError, ResourceError, suggest
-from ablate.tracking.logged import History, LoggedRun
+from ablate.imports.logged_run import History, LoggedRun
+from ablate.imports.names import Names
+from ablate.imports.study import read_study
 from ablate.tracking.mlflow_mirror import ALLOW_FOLDER, folder_of, hide_secrets, redact
 from ablate.tracking.mlflow_writer import HTTP_SETTINGS, PARENT_ID
-from ablate.tracking.records import State
+from ablate.tracking.study_record import State
 
 LARGEST = 1.79e308
 """MLflow stores infinity as the largest float64, which databases may round."""
@@ -225,3 +228,12 @@ class MlflowReader:
 
 
 _Points = dict[tuple[str, str], list[Any]]
+
+
+def read_mlflow_study(reader: MlflowReader, experiment: str, names: Names, command: str = "") -> Results:
+    """Read the runs of an experiment as a study; see `read_study`.
+
+    Raises `RecordError` where there is no such experiment, no run in it, no arm or no loss, naming what there is;
+    `ResourceError` where MLflow cannot be reached.
+    """
+    return read_study(experiment, reader.read_logged(experiment, names.of_curves), names, "MLflow", command)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis import speed_ups
-from ablate.analysis.curves import Results
-from ablate.analysis.foreign import read_study
-from ablate.analysis.foreign_names import Names
+from ablate.analysis.results import Results
 from ablate.analysis.selection import rebase
-from ablate.tracking.logged import History, LoggedRun
-from ablate.tracking.records import State
+from ablate.imports.logged_run import History, LoggedRun
+from ablate.imports.names import Names
+from ablate.imports.study import read_study
+from ablate.tracking.study_record import State
 
 STEPS = tuple(range(0, 2001, 100))
 DAY = 86_400.0

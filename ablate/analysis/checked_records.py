@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError
-from ablate.tracking.records import MAX_COUNT, ArmRecord, RunRecord, Status, StudyRecord, Value, is_number
-from ablate.tracking.store import Store, read_json
+from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.study_record import MAX_COUNT, ArmRecord, RunRecord, Status, StudyRecord, Value, is_number
 
 _MAX_DEPTH = 32  # of nesting: records need 5
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -54,7 +54,7 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def read_record(store: Store) -> StudyRecord:
+def read_record(store: StudyFolder) -> StudyRecord:
     """`study.json`. Raises `RecordError` where no study was run here, or the file cannot be used."""
     if not store.record.exists():
         return store.read_study()  # it knows the nearest name

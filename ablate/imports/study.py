@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ablate.analysis.border import check_record
-from ablate.analysis.curves import Results, assemble
-from ablate.analysis.foreign_facts import Facts, find_facts
-from ablate.analysis.foreign_names import CURVES, Names, read_level
-from ablate.analysis.foreign_run import Training, choose
+from ablate.analysis.checked_records import check_record
+from ablate.analysis.results import Results, assemble
 from ablate.errors import RecordError, suggest
 from ablate.formatting import count
+from ablate.imports.comparability import Facts, find_facts
+from ablate.imports.logged_run import LoggedRun
+from ablate.imports.names import CURVES, Names, read_level
+from ablate.imports.training import Training, choose
 from ablate.study.settings import find_same
-from ablate.tracking.logged import LoggedRun
-from ablate.tracking.records import ENDED, ArmRecord, RunRecord, StudyRecord, Value
+from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value
 
 _SYSTEM = ("mlflow.", "system/")  # what trackers log by themselves
 _MAX_NAMED = 40

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.foreign_curve import find_fault, settle, spread_cost
-from ablate.analysis.foreign_run import NO_CURVE, Training
+from ablate.imports.metric_curve import find_fault, settle, spread_cost
+from ablate.imports.training import NO_CURVE, Training
 
 Clock = Literal["wall_s", "points"]
 """Where seconds come from: a metric of training time, or when points were logged (evaluation included)."""

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.arrow import Floats
-from ablate.analysis.border import check_manifest, clean
-from ablate.analysis.curves import Known
-from ablate.analysis.foreign_costs import Clock, read_costs, read_seconds
-from ablate.analysis.foreign_run import Training
+from ablate.analysis.checked_records import check_manifest, clean
 from ablate.analysis.lines import CORE_COLUMNS
+from ablate.analysis.results import Known
 from ablate.formatting import count
-from ablate.tracking.records import ENDED, LARGEST, Status
+from ablate.imports.costs import Clock, read_costs, read_seconds
+from ablate.imports.training import Training
+from ablate.tracking.study_record import ENDED, LARGEST, Status
 
 MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 1000.0}
 """Between two trainings, of a cost per step: beyond it they do not mean the same."""

@@ -7,17 +7,17 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from logged_runs import DAY, STEPS, Lab, Points, fast, slow
 
 from ablate.analysis.fairness import check_fairness
-from ablate.analysis.foreign_curve import settle
-from ablate.analysis.foreign_names import read_level
 from ablate.analysis.selection import rebase
 from ablate.analysis.summary import summarize_arms
 from ablate.errors import RecordError
+from ablate.imports.logged_run import History
+from ablate.imports.metric_curve import settle
+from ablate.imports.names import read_level
 from ablate.report.content import ReportOptions, make_report
 from ablate.report.summary import summarize
-from ablate.tracking.logged import History
-from logged_runs import DAY, STEPS, Lab, Points, fast, slow
 
 TWICE = pytest.approx(2.0, abs=0.05)
 

@@ -6,7 +6,7 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.lines import CORE_COLUMNS, read_lines
 from ablate.errors import RecordError
-from ablate.tracking.store import Store
+from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 
@@ -77,7 +77,7 @@ def test_a_curve_that_cannot_be_read_is_one_message(tmp_path):
 
 
 def test_results_hold_every_run_and_one_without_a_folder_is_queued(tmp_path):
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     study = write_study(store, [SyntheticArm("baseline"), SyntheticArm("fast", speedup=2)], seeds=(0, 1))
     lost = next(run for run in study.runs if (run.arm, run.seed) == ("fast", 1))
     for file in store.run(lost.run_id).path.iterdir():
@@ -96,7 +96,7 @@ def test_results_hold_every_run_and_one_without_a_folder_is_queued(tmp_path):
 
 
 def test_the_frame_has_one_row_a_run_and_step(tmp_path):
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     write_study(
         store, [SyntheticArm("baseline"), SyntheticArm("fast")], seeds=(0, 1), n_steps=40, eval_every=20, log_every=10
     )
@@ -107,7 +107,7 @@ def test_the_frame_has_one_row_a_run_and_step(tmp_path):
 
 
 def test_a_run_of_an_unknown_arm_is_refused(tmp_path):
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     write_study(store, [SyntheticArm("baseline")], seeds=(0,))
     record = json.loads(store.record.read_text())
     record["runs"][0]["arm"] = "ghost"
@@ -117,6 +117,6 @@ def test_a_run_of_an_unknown_arm_is_refused(tmp_path):
 
 
 def test_no_study_is_one_message_with_the_nearest_name(tmp_path):
-    write_study(Store(tmp_path / "quickstart"), [SyntheticArm("baseline")], seeds=(0,))
+    write_study(StudyFolder(tmp_path / "quickstart"), [SyntheticArm("baseline")], seeds=(0,))
     with pytest.raises(RecordError, match="did you mean 'quickstart'"):
-        read_results(Store(tmp_path / "quickstrat"))
+        read_results(StudyFolder(tmp_path / "quickstrat"))

@@ -11,8 +11,8 @@ import pytest
 from ablate.errors import RecordError
 from ablate.files import write_atomic
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.records import STALE_S, ArmRecord, RunRecord, Status, StudyRecord
-from ablate.tracking.store import RunFolder, Store, read_json, write_json
+from ablate.tracking.folders import RunFolder, StudyFolder, read_json, write_json
+from ablate.tracking.study_record import STALE_S, ArmRecord, RunRecord, Status, StudyRecord
 
 ARM = ArmRecord("a=1", {"a": 1}, {}, "a=1", 10, 60, 5, 100, ("note",))
 STUDY = StudyRecord(
@@ -21,16 +21,16 @@ STUDY = StudyRecord(
 
 
 def test_a_study_is_written_and_read(tmp_path: Path) -> None:
-    store = Store(tmp_path / "s")
+    store = StudyFolder(tmp_path / "s")
     store.write_study(STUDY)
     read = store.read_study()
     assert (read.arms[0].arm, read.arms[0].n_params, read.runs) == ("a=1", 10, STUDY.runs)
 
 
 def test_a_missing_study_names_its_neighbours(tmp_path: Path) -> None:
-    Store(tmp_path / "quickstart").write_study(STUDY)
+    StudyFolder(tmp_path / "quickstart").write_study(STUDY)
     with pytest.raises(RecordError, match="did you mean 'quickstart'"):
-        Store(tmp_path / "quikstart").read_study()
+        StudyFolder(tmp_path / "quikstart").read_study()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": 3, "wrong": 1}', "{}"])
@@ -98,7 +98,7 @@ def test_a_run_that_was_cut_has_ended_only_where_that_counts(tmp_path: Path) -> 
 
 
 def test_a_stop_request_differs_from_the_one_before(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = StudyFolder(tmp_path)
     seen = {store.read_stop_request()}
     for _ in range(2):
         store.request_stop()

@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 
 from ablate.analysis import speed_ups
-from ablate.analysis.curves import Results
-from ablate.analysis.foreign_curve import settle
-from ablate.analysis.foreign_names import Names
-from ablate.analysis.mlflow_study import read_mlflow_study
+from ablate.analysis.results import Results
 from ablate.analysis.selection import rebase
 from ablate.errors import AblateError, RecordError, ResourceError
-from ablate.tracking.mlflow_reader import MlflowReader, read_points
+from ablate.imports.metric_curve import settle
+from ablate.imports.mlflow import MlflowReader, read_mlflow_study, read_points
+from ablate.imports.names import Names
 from foreign_runs import FAST, SLOW, STEPS, Experiments
 
 # MLflow and SQLAlchemy deprecate each other's and their own calls.

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ablate.errors import AblateError, suggest
-from ablate.tracking.records import LARGEST, MAX_COUNT, Value
+from ablate.tracking.study_record import LARGEST, MAX_COUNT, Value
 
 FACTS: Mapping[str, tuple[str, ...]] = {
     "arm": ("arm",),

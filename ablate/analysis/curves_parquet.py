@@ -14,12 +14,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ablate.analysis.arrow import Floats, from_floats, repeat, to_floats
-from ablate.analysis.border import check_manifest, check_record, clean
-from ablate.analysis.curves import Known, Results, RunCurve, assemble, device_of
+from ablate.analysis.checked_records import check_manifest, check_record, clean
 from ablate.analysis.lines import complete_columns, find_records
+from ablate.analysis.results import Known, Results, RunCurve, assemble, device_of
 from ablate.errors import RecordError
 from ablate.formatting import name_error
-from ablate.tracking.records import Status
+from ablate.tracking.study_record import Status
 
 NAME = "curves.parquet"
 

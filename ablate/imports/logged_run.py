@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.tracking.records import State
+from ablate.tracking.study_record import State
 
 Floats = NDArray[np.float64]
 
