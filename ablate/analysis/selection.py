@@ -9,10 +9,9 @@ from typing import Any
 
 from ablate.analysis.results import Results
 from ablate.errors import AblateError, suggest
-from ablate.imports.names import read_level
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.settings import find_same, is_same
-from ablate.tracking.study_record import ArmRecord, Value
+from ablate.tracking.study_record import ArmRecord, Value, read_level
 
 STUDY_AXIS = "study"
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ablate.errors import AblateError, suggest
-from ablate.tracking.study_record import LARGEST, MAX_COUNT, Value
+from ablate.tracking.study_record import read_number
 
 FACTS: Mapping[str, tuple[str, ...]] = {
     "arm": ("arm",),
@@ -36,8 +35,6 @@ CURVES: Mapping[str, tuple[str, ...]] = {
 """The same of its metrics, by the column of a curve."""
 
 _UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # how a seed that was never set is written as text
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # 007 is a name
-_TRUTH = {"true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -65,24 +62,6 @@ class Names:
     def of_curves(self) -> tuple[str, ...]:
         """Every metric that is looked for."""
         return tuple(dict.fromkeys(name for what in CURVES for name in self.of(what)))
-
-
-def read_number(text: str) -> int | float | None:
-    """A decimal number, as an integer where it is whole: `1e-3` is 0.001, `42.0` is 42. None for anything else."""
-    text = text.strip()
-    if not _NUMBER.fullmatch(text) or abs(value := float(text)) > LARGEST:
-        return None
-    if text.lstrip("+-").isdecimal():
-        return int(text)
-    return int(value) if value.is_integer() and abs(value) <= MAX_COUNT else value
-
-
-def read_level(text: str) -> Value:
-    """What a level means: a truth value, a number, or the text itself."""
-    if (truth := _TRUTH.get(text.strip().lower())) is not None:
-        return truth
-    number = read_number(text)
-    return text if number is None else number
 
 
 def read_seed(text: str) -> int | None:

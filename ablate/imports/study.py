@@ -15,10 +15,10 @@ from ablate.errors import RecordError, suggest
 from ablate.formatting import count
 from ablate.imports.comparability import Facts, find_facts
 from ablate.imports.logged_run import LoggedRun
-from ablate.imports.names import CURVES, Names, read_level
+from ablate.imports.names import CURVES, Names
 from ablate.imports.training import Training, choose
 from ablate.study.settings import find_same
-from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value
+from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value, read_level
 
 _SYSTEM = ("mlflow.", "system/")  # what trackers log by themselves
 _MAX_NAMED = 40

@@ -18,8 +18,8 @@ from ablate.analysis.checked_records import clean
 from ablate.errors import RecordError
 from ablate.imports.logged_run import History, LoggedRun
 from ablate.imports.metric_curve import Curve, begins_late, counts_same_steps, join, settle, undo
-from ablate.imports.names import Names, read_level, read_number, read_seed
-from ablate.tracking.study_record import ENDED, MAX_COUNT, State, Value
+from ablate.imports.names import Names, read_seed
+from ablate.tracking.study_record import ENDED, MAX_COUNT, State, Value, read_level, read_number
 
 _MIRRORED_AXIS = "axis."  # facts of runs that ablate itself brought to another program
 _OF_TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens_per_s")  # logged by the training's own steps

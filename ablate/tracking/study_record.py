@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -22,12 +23,33 @@ LARGEST = 1e100  # of a measured number: above all that float32 holds and any bu
 MAX_COUNT = 2**53  # of steps, tokens, parameters: whole numbers up to it are exact as float64
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # 007 is a name
+_TRUTH = {"true": True, "false": False}
+
 _CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a number that may have been measured."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def read_number(text: str) -> int | float | None:
+    """A decimal number, as an integer where it is whole: `1e-3` is 0.001, `42.0` is 42. None for anything else."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text) or abs(value := float(text)) > LARGEST:
+        return None
+    if text.lstrip("+-").isdecimal():
+        return int(text)
+    return int(value) if value.is_integer() and abs(value) <= MAX_COUNT else value
+
+
+def read_level(text: str) -> Value:
+    """What a level means: a truth value, a number, or the text itself."""
+    if (truth := _TRUTH.get(text.strip().lower())) is not None:
+        return truth
+    number = read_number(text)
+    return text if number is None else number
 
 
 _adapters: dict[Any, TypeAdapter[Any]] = {}

@@ -15,9 +15,9 @@ from ablate.analysis.summary import summarize_arms
 from ablate.errors import RecordError
 from ablate.imports.logged_run import History
 from ablate.imports.metric_curve import settle
-from ablate.imports.names import read_level
 from ablate.report.content import ReportOptions, make_report
 from ablate.report.summary import summarize
+from ablate.tracking.study_record import read_level
 
 TWICE = pytest.approx(2.0, abs=0.05)
 
