@@ -276,7 +276,7 @@ def test_a_run_folder_that_is_broken_stopped_the_others_or_ended_well(make_bench
     assert outcome.states == {"failed": 1, "finished": 1}
     assert outcome.exit_code == 1
     assert bench.store.run(other.run_id).read_status().state == "finished"
-    (error,) = outcome.errors.values()
+    (error,) = outcome.lost.values()
     assert any(word in error for word in ("IsADirectoryError", "Is a directory", "File exists", "Not a directory")), (
         error
     )
