@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.lines import read_lines
+from ablate.analysis.curve_columns import read_columns
 from ablate.analysis.results import read_results
 from ablate.imports.mlflow import MlflowReader
 from ablate.report.content import ReportOptions, make_report
@@ -75,7 +75,7 @@ def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000, mlflow_
     arms += [SyntheticArm(f"variant={i}", {"variant": i}, speedup=1 + i / n_arms) for i in range(1, n_arms)]
     eval_every = max(n_points // _EVALUATIONS, 1)
     study = write_study(store, arms, seeds, n_points, eval_every=eval_every, log_every=1, noise=0.01)
-    read_lines(store.run(study.runs[0].run_id).curve)  # loads the parser
+    read_columns(store.run(study.runs[0].run_id).curve)  # loads the parser
     started = time.perf_counter()
     results = read_results(store)
     read = time.perf_counter()
@@ -106,7 +106,7 @@ def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, 
         lines = read_curve(store.run(run.run_id).curve)
         writer.write(run, arms[run.arm], store, [{key: line[key] for key in ("step", METRIC)} for line in lines])
     moments = [time.perf_counter()]
-    files = {run.run_id: read_lines(store.run(run.run_id).curve).columns[METRIC] for run in runs}
+    files = {run.run_id: read_columns(store.run(run.run_id).curve).columns[METRIC] for run in runs}
     moments.append(time.perf_counter())
     reader = MlflowReader(uri)
     experiment_id, listed = reader.read_runs(study.study)

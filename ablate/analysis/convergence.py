@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import RunCurve
 
 HOLD = 2

@@ -1,6 +1,6 @@
-"""`curves.parquet`: a whole study in one file, so that a report can be made again from what is committed.
+"""`curves.parquet`: a whole study in one file, from which a report can be made again.
 
-One row a run and logged step; the record, and what is known of each run, stand in the file's metadata.
+It has one row per run and logged step. The study's record and the facts about each run are in the file's metadata.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats, from_floats, repeat, to_floats
 from ablate.analysis.checked_records import check_manifest, check_record, clean
-from ablate.analysis.lines import complete_columns, find_records
+from ablate.analysis.curve_columns import Floats, complete_columns, find_records, to_floats
 from ablate.analysis.results import Known, Results, RunCurve, assemble, device_of
 from ablate.errors import RecordError
 from ablate.formatting import name_error
@@ -29,7 +28,7 @@ _GROUP_LINES = 50_000
 
 
 def write_archive(results: Results, file: BinaryIO) -> None:
-    """Raises `OSError` where the file cannot be written."""
+    """Write a study into one file. Raises `OSError` if it cannot be written."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -40,20 +39,41 @@ def write_archive(results: Results, file: BinaryIO) -> None:
         [(_RUN, pa.dictionary(pa.int32(), pa.string())), *((name, pa.float64()) for name in names)],
         metadata={_KEY: json.dumps(metadata, separators=(",", ":")).encode()},
     )
-    splits = dict.fromkeys(names, "BYTE_STREAM_SPLIT")  # smaller than dictionaries here, and four times as fast
+    splits = dict.fromkeys(names, "BYTE_STREAM_SPLIT")  # smaller than dictionaries here, and four times faster
     options = {"compression": "zstd", "use_dictionary": [_RUN], "column_encoding": splits, "write_statistics": False}
     with pq.ParquetWriter(file, schema, **options) as writer:
         for group in _group(runs):
             lengths = [run.columns["step"].size for run in group]
-            arrays = [repeat([run.run_id for run in group], lengths)]
+            arrays = [_repeat([run.run_id for run in group], lengths)]
             for name in names:
                 parts = [run.columns.get(name, np.full(n, np.nan)) for run, n in zip(group, lengths, strict=True)]
-                arrays.append(from_floats(np.concatenate(parts)))
+                arrays.append(_from_floats(np.concatenate(parts)))
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
+def _from_floats(values_n: Floats) -> Any:
+    """Build an Arrow array of float64 from its buffers; nan becomes null. `pa.array` would import pandas."""
+    import pyarrow as pa
+
+    is_known = np.packbits(~np.isnan(values_n), bitorder="little")
+    values = np.ascontiguousarray(values_n, np.float64)
+    return pa.Array.from_buffers(pa.float64(), values.size, [pa.py_buffer(is_known), pa.py_buffer(values)])
+
+
+def _repeat(texts: Sequence[str], times: Sequence[int]) -> Any:
+    """Build an Arrow array that repeats each text the given number of times and stores it once."""
+    import pyarrow as pa
+
+    data = [text.encode() for text in texts]
+    ends = np.cumsum([0, *map(len, data)], dtype=np.int32)
+    words = pa.Array.from_buffers(pa.string(), len(texts), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(data))])
+    places = np.repeat(np.arange(len(texts), dtype=np.int32), times)
+    indices = pa.Array.from_buffers(pa.int32(), places.size, [None, pa.py_buffer(places)])
+    return pa.DictionaryArray.from_arrays(indices, words)
+
+
 def _group(runs: Sequence[RunCurve]) -> Iterator[list[RunCurve]]:
-    """Runs that are written together: enough lines that what a group costs does not count, few enough for memory."""
+    """Group the runs that are written together: large groups cost little overhead, small ones little memory."""
     group: list[RunCurve] = []
     for run in runs:
         group.append(run)
@@ -65,7 +85,7 @@ def _group(runs: Sequence[RunCurve]) -> Iterator[list[RunCurve]]:
 
 
 def read_archive(path: Path) -> Results:
-    """The study as it was archived. Raises `RecordError` where the file is missing or is no such archive."""
+    """Read the study as it was archived. Raises `RecordError` if the file is missing or is not such an archive."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -101,7 +121,7 @@ def _recall(arrays: Mapping[str, Floats], about: Mapping[str, Any], path: Path) 
 
 
 def _describe(run: RunCurve) -> Mapping[str, Any]:
-    """What is known of a run besides its curve, without names of machines and paths on them."""
+    """Describe a run apart from its curve, without names of machines or paths on them."""
     device = {key: value for key, value in device_of(run.manifest).items() if key != "host"}
     return {
         "n_lines": run.columns["step"].size,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import Estimate, holm, paired_t, t_estimate
 from ablate.analysis.results import Results
 from ablate.analysis.speedup import compare, find_obstacle

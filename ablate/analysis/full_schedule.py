@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ablate.analysis.convergence import Position, Reach, reach_loss
-from ablate.analysis.lines import CORE_COLUMNS
+from ablate.analysis.curve_columns import CORE_COLUMNS
 from ablate.analysis.results import Results, RunCurve
 from ablate.analysis.speedup import Comparison, SpeedUp, adjust, rows_of
 from ablate.tracking.study_record import ArmRecord, Status, Value

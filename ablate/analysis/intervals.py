@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr, stdtrit
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 
 LEVEL = 0.95
 

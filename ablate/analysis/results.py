@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.analysis.arrow import Floats
 from ablate.analysis.checked_records import check_manifest, read_mapping, read_record, read_status
-from ablate.analysis.lines import CORE_COLUMNS, NO_LINES, read_lines
+from ablate.analysis.curve_columns import CORE_COLUMNS, EMPTY_CURVE, Floats, read_columns
 from ablate.errors import RecordError
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import ENDED, ArmRecord, Status, StudyRecord
@@ -256,9 +255,9 @@ def _read_run(store: StudyFolder, run_id: str) -> Known:
     folder = store.run(run_id)
     status, unread = read_status(folder.status), ""  # before the curve, which grows until the end
     try:
-        lines = read_lines(folder.curve)
+        lines = read_columns(folder.curve)
     except RecordError as error:  # of this run only; pages are published without paths
-        lines, unread = NO_LINES, str(error).replace(str(folder.curve), folder.curve.name)
+        lines, unread = EMPTY_CURVE, str(error).replace(str(folder.curve), folder.curve.name)
     return Known(
         status,
         lines.columns,

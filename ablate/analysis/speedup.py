@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import ROUNDING, Estimate, holm, paired_t, welch_t
 from ablate.analysis.results import Results, RunCurve, device_of
 from ablate.errors import AblateError, suggest

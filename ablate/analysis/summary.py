@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import Results, RunCurve, device_of
 from ablate.analysis.speedup import find_clock_obstacle
 from ablate.formatting import name_error

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
 from ablate.analysis.convergence import Reach
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import Estimate, t_estimate
 from ablate.analysis.results import Results
 from ablate.analysis.speedup import LARGEST_LOG, Bound, compare, find_obstacle

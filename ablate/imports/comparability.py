@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
 from ablate.analysis.checked_records import check_manifest, clean
-from ablate.analysis.lines import CORE_COLUMNS
+from ablate.analysis.curve_columns import CORE_COLUMNS, Floats
 from ablate.analysis.results import Known
 from ablate.formatting import count
 from ablate.imports.costs import Clock, read_costs, read_seconds

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 from ablate.imports.metric_curve import find_fault, settle, spread_cost
 from ablate.imports.training import NO_CURVE, Training
 

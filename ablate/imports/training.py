@@ -13,8 +13,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.analysis.arrow import Floats
 from ablate.analysis.checked_records import clean
+from ablate.analysis.curve_columns import Floats
 from ablate.errors import RecordError
 from ablate.imports.logged_run import History, LoggedRun
 from ablate.imports.metric_curve import Curve, begins_late, counts_same_steps, join, settle, undo

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import Results, RunCurve
 
 MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000

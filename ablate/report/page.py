@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ablate.analysis.arrow import Floats
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.effects import LOSS, Effect
 from ablate.report.content import Report
 from ablate.report.drawing import Line, draw_column, draw_diagnostics, find_range

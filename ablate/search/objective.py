@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.convergence import cost_at, find_crossing
-from ablate.analysis.lines import CORE_COLUMNS
+from ablate.analysis.curve_columns import CORE_COLUMNS
 from ablate.errors import RecordError, suggest
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace

@@ -197,14 +197,20 @@ def is_held(path: Path) -> bool:
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
-    """The record of one line, or None where it is torn or not a record."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):  # the latter of brackets in brackets
-        return None
-    if isinstance(record, dict) and isinstance(record.get("step"), int) and 0 <= record["step"] <= MAX_COUNT:
+    """Return the record of one line; None if the line is torn or is not a record."""
+    record = parse_object(line)
+    if record is not None and isinstance(record.get("step"), int) and 0 <= record["step"] <= MAX_COUNT:
         return record
     return None
+
+
+def parse_object(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of one line; None if there is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):  # RecursionError: brackets within brackets
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _finite(value: Any) -> Any:

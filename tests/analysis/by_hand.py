@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis import Results, RunCurve
-from ablate.analysis.lines import CORE_COLUMNS
+from ablate.analysis.curve_columns import CORE_COLUMNS
 from ablate.tracking.study_record import ArmRecord, RunRecord, State, Status, StudyRecord
 
 STEPS = (100, 200, 400, 800)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ablate.analysis import read_results
-from ablate.analysis.lines import CORE_COLUMNS, read_lines
+from ablate.analysis.curve_columns import CORE_COLUMNS, read_columns
 from ablate.errors import RecordError
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
@@ -22,7 +22,7 @@ def curve(tmp_path):
 
 def test_columns_are_numbers_with_nan_where_a_line_lacks_the_key(curve):
     lines = ({"step": 1, "train_loss": 3}, {"step": 2, "train_loss": 2.5, "val_loss": 2.75, "s_z": 1})
-    columns = read_lines(curve(*lines)).columns
+    columns = read_columns(curve(*lines)).columns
     assert columns["step"].tolist() == [1, 2]
     assert columns["train_loss"].tolist() == [3, 2.5]
     assert np.isnan(columns["val_loss"][0]) and columns["val_loss"][1] == 2.75
@@ -31,11 +31,11 @@ def test_columns_are_numbers_with_nan_where_a_line_lacks_the_key(curve):
 
 
 def test_a_half_written_last_line_is_passed_over(curve):
-    assert read_lines(curve({"step": 1, "val_loss": 2}, '{"step":2,"val', end="")).columns["val_loss"].tolist() == [2]
+    assert read_columns(curve({"step": 1, "val_loss": 2}, '{"step":2,"val', end="")).columns["val_loss"].tolist() == [2]
 
 
 def test_a_torn_line_inside_costs_that_line_alone(curve):
-    columns = read_lines(
+    columns = read_columns(
         curve({"step": 1, "val_loss": 3}, '{"step":2,"va', {"step": 3, "val_loss": 1, "note": "x"})
     ).columns
     assert columns["step"].tolist() == [1, 3]
@@ -44,7 +44,7 @@ def test_a_torn_line_inside_costs_that_line_alone(curve):
 
 
 def test_a_line_without_a_step_is_passed_over(curve):
-    assert read_lines(curve({"step": 1, "val_loss": 3}, {"val_loss": 9}, {"step": 2})).columns["step"].tolist() == [
+    assert read_columns(curve({"step": 1, "val_loss": 3}, {"val_loss": 9}, {"step": 2})).columns["step"].tolist() == [
         1,
         2,
     ]
@@ -52,13 +52,15 @@ def test_a_line_without_a_step_is_passed_over(curve):
 
 def test_a_repeated_step_counts_once(curve):
     lines = [{"step": step, "val_loss": loss} for step, loss in ((1, 5), (2, 4), (2, 9), (1, 9), (3, 3))]
-    columns = read_lines(curve(*lines)).columns
+    columns = read_columns(curve(*lines)).columns
     assert columns["step"].tolist() == [1, 2, 3]
     assert columns["val_loss"].tolist() == [5, 4, 3]
 
 
 def test_null_text_and_huge_integers(curve):
-    columns = read_lines(curve({"step": 1, "val_loss": None, "flops": 10**25, "device": "cpu", "map": [1, 2]})).columns
+    columns = read_columns(
+        curve({"step": 1, "val_loss": None, "flops": 10**25, "device": "cpu", "map": [1, 2]})
+    ).columns
     assert np.isnan(columns["val_loss"]).all()
     assert columns["flops"].tolist() == [1e25]
     assert "device" not in columns or np.isnan(columns["device"]).all()
@@ -68,12 +70,12 @@ def test_null_text_and_huge_integers(curve):
 def test_an_empty_or_useless_curve_has_no_lines(tmp_path, content):
     path = tmp_path / "curve.jsonl"
     path.write_text(content)
-    assert {name: values.size for name, values in read_lines(path).columns.items()} == dict.fromkeys(CORE_COLUMNS, 0)
+    assert {name: values.size for name, values in read_columns(path).columns.items()} == dict.fromkeys(CORE_COLUMNS, 0)
 
 
 def test_a_curve_that_cannot_be_read_is_one_message(tmp_path):
     with pytest.raises(RecordError, match="cannot be read"):
-        read_lines(tmp_path)
+        read_columns(tmp_path)
 
 
 def test_results_hold_every_run_and_one_without_a_folder_is_queued(tmp_path):

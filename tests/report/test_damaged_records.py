@@ -8,7 +8,7 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from ablate.analysis.lines import read_lines
+from ablate.analysis.curve_columns import read_columns
 from ablate.errors import AblateError, RecordError, ResourceError
 from ablate.report import ReportOptions, format_table, write_report
 from ablate.report.content import make_report
@@ -230,10 +230,10 @@ def test_a_long_curve_is_read_block_by_block_as_it_is_at_once(damaged, n_bytes, 
     damaged.change_line(5, {"val_loss": "x"})
     path = damaged.folder("fast").curve
     path.write_text(path.read_text() + "no record\n" + '{"step": 1000, "torn')
-    whole = read_lines(path)
-    monkeypatch.setattr("ablate.analysis.lines._BLOCK_BYTES", n_bytes)
-    monkeypatch.setattr("ablate.analysis.lines._MAX_LINE_BYTES", 10_000)
-    parts = read_lines(path)
+    whole = read_columns(path)
+    monkeypatch.setattr("ablate.analysis.curve_columns._BLOCK_BYTES", n_bytes)
+    monkeypatch.setattr("ablate.analysis.curve_columns._MAX_LINE_BYTES", 10_000)
+    parts = read_columns(path)
     assert (parts.n_passed_over, parts.extent) == (whole.n_passed_over, whole.extent) == (2, whole.extent)
     assert {*parts.columns} == {*whole.columns}
     for name, values in whole.columns.items():

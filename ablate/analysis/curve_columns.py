@@ -1,8 +1,7 @@
-"""`curve.jsonl` as arrays: one a key, checked line by line."""
+"""`curve.jsonl` as one array per key. pyarrow parses it block by block; each line is checked."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ablate.analysis.arrow import Floats, is_numeric, to_floats
 from ablate.analysis.checked_records import clean
 from ablate.errors import RecordError
 from ablate.files import open_regular
-from ablate.tracking.curve import MOVE_AWAY
+from ablate.tracking.curve import MOVE_AWAY, parse_object
 from ablate.tracking.study_record import LARGEST, MAX_COUNT, is_number
+
+Floats = NDArray[np.float64]
 
 CORE_COLUMNS = (
     "step",
@@ -30,7 +30,7 @@ CORE_COLUMNS = (
     "grad_norm",
     "tokens_per_s",
 )
-"""What each line of a curve may carry besides the diagnostics of a variant."""
+"""The keys of a line, besides the diagnostics of a variant."""
 
 _BLOCK_BYTES = 2**24
 _MAX_LINE_BYTES = 2**24
@@ -39,10 +39,11 @@ _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the table
 
 
 @dataclass(frozen=True, eq=False)
-class CurveLines:
-    """`columns` holds all of `CORE_COLUMNS`, each [line], nan where a line lacks the key; steps strictly increase.
+class CurveColumns:
+    """A curve as arrays, each [line] and nan where a line lacks the key. Steps strictly increase.
 
-    `n_passed_over` counts the lines that are no records; `extent` is the length (bytes) and CRC-32 of the file.
+    `columns` always holds `CORE_COLUMNS`. `n_passed_over` counts the lines that are not records. `extent` is the length
+    (bytes) and the CRC-32 of the file.
     """
 
     columns: Mapping[str, Floats]
@@ -50,11 +51,11 @@ class CurveLines:
     extent: tuple[int, int]
 
 
-def read_lines(path: Path) -> CurveLines:
-    """The lines of a curve, but for the last one where its end is missing: it is being written. None without a file.
+def read_columns(path: Path) -> CurveColumns:
+    """Read a curve, without a last line that has no end: it is being written. A missing file has no lines.
 
     A record has a step, and its costs and losses are numbers or null. The file is parsed block by block, so a long
-    curve takes little more memory than its numbers. Raises `RecordError`, with what to do, where it cannot be read.
+    curve takes little more memory than its numbers. Raises `RecordError`, with the remedy, if the file cannot be read.
     """
     n_bytes = crc32 = n_lines = 0
     parts = [_parse_lines(b"")[0]]
@@ -65,7 +66,9 @@ def read_lines(path: Path) -> CurveLines:
                 n_bytes, crc32 = n_bytes + len(content), zlib.crc32(content, crc32)
                 whole, end, torn = content.rpartition(b"\n")
                 if not end:
-                    rest = rest + content if len(rest) < _MAX_LINE_BYTES else b"\0"  # no record, whatever follows
+                    rest = (
+                        rest + content if len(rest) < _MAX_LINE_BYTES else b"\0"
+                    )  # too long for a record, whatever follows
                     continue
                 block, rest = rest + whole + end, torn
                 columns, n = _parse_block(block) or _parse_lines(block)
@@ -79,11 +82,11 @@ def read_lines(path: Path) -> CurveLines:
     is_record = find_records(columns)
     columns = {name: values[is_record] for name, values in columns.items() if name not in _TAKEN}
     columns = {name: np.where(np.abs(values) <= LARGEST, values, np.nan) for name, values in columns.items()}
-    return CurveLines(_drop_repeats(columns), n_lines - int(is_record.sum()), (n_bytes, crc32))
+    return CurveColumns(_drop_repeats(columns), n_lines - int(is_record.sum()), (n_bytes, crc32))
 
 
 def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
-    """The blocks of a curve as one; a column that only some of them have is nan in the others."""
+    """Join the blocks of a curve. A column that a block lacks is nan there."""
     names = dict.fromkeys(name for part in parts for name in part)
     lengths = [part["step"].size for part in parts]
     return {
@@ -92,16 +95,16 @@ def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
     }
 
 
-NO_LINES = CurveLines({name: np.empty(0) for name in CORE_COLUMNS}, 0, (0, 0))
+EMPTY_CURVE = CurveColumns({name: np.empty(0) for name in CORE_COLUMNS}, 0, (0, 0))
 
 
 def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, Floats]:
-    """The columns with all of `CORE_COLUMNS` among them."""
+    """Add the missing `CORE_COLUMNS`, filled with nan."""
     return {name: columns.get(name, np.full(n_lines, np.nan)) for name in (*CORE_COLUMNS, *columns)}
 
 
 def find_records(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
-    """Whether each line has a step, and costs and losses that may have been measured or are not known."""
+    """Tell for each line whether it has a step, and costs and losses that are plausible or unknown."""
     steps = columns["step"]
     is_record: NDArray[np.bool_] = (steps >= 0) & (steps <= MAX_COUNT) & (steps == np.floor(steps))
     for name in (*_COSTS, *_LOSSES):
@@ -112,7 +115,7 @@ def find_records(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
 
 
 def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
-    """All lines at once, and their number, or None where one of them has to be looked at by itself."""
+    """Parse all lines at once and count them. None if they have to be parsed one by one."""
     import pyarrow as pa
     import pyarrow.json as pa_json
 
@@ -126,16 +129,34 @@ def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
             parse_options=pa_json.ParseOptions(explicit_schema=schema),
         )
         names = table.column_names
-    except (pa.ArrowException, ValueError):  # the latter: a name that is not UTF-8
+    except (pa.ArrowException, ValueError):  # ValueError: a name that is not UTF-8
         return None
     if clean(names) != names:
         return None
-    numeric = [field.name for field in table.schema if is_numeric(field.type)]
+    numeric = [field.name for field in table.schema if field.type in (pa.float64(), pa.int64())]
     return {name: to_floats(table[name]) for name in numeric}, table.num_rows
 
 
+def to_floats(column: Any) -> Floats:
+    """Convert an Arrow column of numbers; null becomes nan.
+
+    The buffers are read directly, because pyarrow's own conversions import pandas, which takes longer than the rest.
+    """
+    return np.concatenate([np.empty(0), *map(_read_chunk, column.chunks)])
+
+
+def _read_chunk(chunk: Any) -> Floats:
+    validity, data = chunk.buffers()
+    kind = np.int64 if str(chunk.type) == "int64" else np.float64
+    values = np.frombuffer(data, kind, len(chunk), chunk.offset * 8).astype(np.float64)
+    if chunk.null_count:
+        bits = np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")
+        values[bits[chunk.offset : chunk.offset + len(chunk)] == 0] = np.nan
+    return values
+
+
 def _is_flat(block: bytes) -> bool:
-    """Whether each line is one object without another in it: pyarrow's parser overflows the stack on deep ones."""
+    """Check that no object holds another one: pyarrow's parser overflows the stack on deep nesting."""
     content = np.frombuffer(block, np.uint8)
     ends, braces = np.flatnonzero(content == ord("\n")), np.flatnonzero(content == ord("{"))
     starts = np.concatenate([[0], ends[:-1] + 1])
@@ -143,31 +164,25 @@ def _is_flat(block: bytes) -> bool:
 
 
 def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
-    """The lines that are JSON objects, and the number of all that are not blank."""
+    """Parse the lines that are JSON objects, and count all lines that are not blank."""
     lines = [line for line in block.split(b"\n") if line.strip()]
-    objects = [found for line in lines if (found := _parse_line(line)) is not None]
+    objects = [
+        {clean(name): _read_number(value) for name, value in found.items()}
+        for line in lines
+        if (found := parse_object(line)) is not None
+    ]
     names = dict.fromkeys(name for found in objects for name in found)
     columns = {name: np.array([found.get(name, np.nan) for found in objects], np.float64) for name in names}
     return complete_columns(columns, len(objects)), len(lines)
 
 
-def _parse_line(line: bytes) -> dict[str, float] | None:
-    """The numbers of an object: nan for null, infinity for what is no number."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict):
-        return None
-    return {clean(name): _read_number(value) for name, value in found.items()}
-
-
 def _read_number(value: Any) -> float:
+    """Null becomes nan. Infinity marks anything else that is not a number."""
     return np.nan if value is None else float(value) if is_number(value) else np.inf
 
 
 def _drop_repeats(columns: dict[str, Floats]) -> dict[str, Floats]:
-    """Keep each step once, in order: a line counts where its step passes every step before it."""
+    """Keep the lines whose step is larger than all steps before it."""
     steps = columns["step"]
     if steps.size < 2 or bool(np.all(np.diff(steps) > 0)):
         return columns
