@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ablate.cli import main
-from ablate.cli_results import find_store
+from ablate.cli.inputs import find_store
 from ablate.errors import GridError
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
@@ -83,7 +83,7 @@ def test_the_report_is_written_where_mlflow_is_away_which_is_said_once(
 ) -> None:
     monkeypatch.setattr("ablate.report.attach.publish", lambda uri, *_: f"MLflow at {uri} is away")
     code, out, _ = ablate("report", "made-up", "--tracking-uri", "http://nowhere")
-    assert (code, out.count("MLflow at http://nowhere is away; the pages are whole")) == (0, 1)
+    assert (code, out.count("MLflow at http://nowhere is away; the pages are complete")) == (0, 1)
     assert (tmp_path / "runs" / "made-up" / "report" / "report.html").exists()
     for words in (("--no-attach", "--tracking-uri", "x"), ("--where", "attention == 'b'", "--tracking-uri", "x"), ()):
         assert "is away" not in ablate("report", "made-up", *words)[1]
@@ -145,7 +145,7 @@ def test_runs_that_only_mlflow_knows_are_reported(ablate: Ablate, experiments: E
         (("--mlflow", "sqlite:///none.db"), "go together"),
         (("made-up", "--mlflow", "sqlite:///none.db", "--experiment", "x"), "without the name of a study"),
         (("made-up", "--metric", "val/loss"), "give --mlflow"),
-        (("--mlflow", "sqlite:///none.db", "--experiment", "x", "--map", "arm"), "--map arm: write it as WHAT=NAME"),
+        (("--mlflow", "sqlite:///none.db", "--experiment", "x", "--map", "arm"), "--map arm: write it as FACT=NAME"),
         (("--mlflow", "sqlite:///none.db", "--experiment", "x", "--map", "am=x"), "did you mean 'arm'"),
         ((), "no study to report on"),
     ],

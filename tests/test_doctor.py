@@ -12,8 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 import ablate
-from ablate import doctor
-from ablate.cli import app
+from ablate.cli import app, doctor
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LEAVES = {"errors", "files", "formatting", "bench_page"}
+LEAVES = {"errors", "files", "formatting"}
 ARROWS = {
     "study": set(),
     "data": {"study"},
@@ -26,10 +26,6 @@ ARROWS = {
     "report": {"analysis", "tracking"},
     "search": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "ablate_model"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
-    "cli_results": {"study", "tracking", "analysis", "imports", "report", "evaluation", "ablate_model"},
-    "doctor": set(),
-    "screens": {"plan", "execution", "tracking", "training"},
-    "cli_search": {"study", "data", "plan", "search", "execution", "tracking", "cli_results"},
     "cli": {
         "study",
         "data",
@@ -42,10 +38,6 @@ ARROWS = {
         "report",
         "search",
         "evaluation",
-        "doctor",
-        "screens",
-        "cli_results",
-        "cli_search",
         "ablate_model",
     },
     "__main__": {"cli"},

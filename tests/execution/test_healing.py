@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ablate.cli import check_model
+from ablate.cli.archive import check_model
 from ablate.data import prepare
 from ablate.errors import RecordError
 from ablate.execution.healing import heal

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ablate.cli.study_output import print_outcome
 from ablate.execution.events import Outcome
-from ablate.screens import print_outcome
 from ablate.tracking.folders import StudyFolder
 
 
@@ -20,5 +20,5 @@ def test_a_study_that_gave_up_says_how_to_go_on_and_asks_for_no_report(tmp_path:
     lines = console.file.getvalue().splitlines()
     assert lines[1:] == [
         "gave up: runs/s: No space left on device",
-        "once that is fixed, go on with: ablate run grid.yaml",
+        "once that is fixed, resume with: ablate run grid.yaml",
     ]

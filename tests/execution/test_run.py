@@ -45,7 +45,7 @@ def story(process_grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Story
 
 def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(story: Story) -> None:
     assert "Traceback" not in story.interrupted
-    assert re.search(r"go on with: .*run .*grid\.yaml", story.interrupted)
+    assert re.search(r"resume with: .*run .*grid\.yaml", story.interrupted)
     assert "queued" in story.states_between
     assert "running" not in story.states_between
 
@@ -119,7 +119,7 @@ def test_retry_failed_tries_the_failed_runs_alone(process_grid: Path, tmp_path: 
     first = run("run", process_grid, "--runs", runs, *settings)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "1 failed, 1 finished" in first.stdout
-    assert "--retry-failed tries them alone" in first.stdout
+    assert "--retry-failed tries only them" in first.stdout
     assert "IsADirectoryError" in run("logs", planned[-1]["run_id"], "--runs", runs).stdout
     obstacle.rmdir()
     shutil.rmtree(runs / "tiny" / planned[0]["run_id"])  # left as it is: not trained again now

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from damage import DAMAGED, IN_THE_WAY
 
+from ablate.cli.status_output import describe_runs, print_log, print_status
 from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular, study_name_problem, write_atomic
-from ablate.screens import describe_runs, print_log, print_status
 from ablate.tracking.archive import pack
 from ablate.tracking.cleaning import clean
 from ablate.tracking.curve import BLOCK_BYTES, CurveWriter, is_held, read_backwards, read_curve

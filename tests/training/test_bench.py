@@ -14,9 +14,8 @@ from typing import ClassVar
 import pytest
 import torch
 
-from ablate.bench_page import describe_bench, write_bench
+from ablate.cli.bench_output import describe_bench, print_speeds, write_bench
 from ablate.errors import ResourceError
-from ablate.screens import print_speeds
 from ablate.training import bench
 from ablate.training.bench import WINDOWS, bench_arms
 from ablate.training.together import time_together
@@ -164,7 +163,7 @@ def test_the_page_is_made_from_the_json(report, tmp_path):
     assert page == describe_bench(json.loads((tmp_path / "small.json").read_text()))
     (speed,) = report.arms
     assert f"| small | {speed.n_params / 1000:.3g}k |" in page
-    assert "| attention | 2 together, tokens/s | x alone |" in page
+    assert "| attention | 2 together, tokens/s | x one process |" in page
     assert f" {speed.together_tokens_per_s / speed.tokens_per_s:.2f} |\n" in page
     assert f"| {speed.components_ms['attention']:.2f} | `attention` |" in page
     assert "flex failed: flex has no gradients on a CPU" in page

@@ -1,17 +1,25 @@
-"""The verb that looks for settings, `search`, and what a grid's `tune:` adds to others. It is registered in `cli`."""
+"""The verb `search`, and what a grid's `tune:` adds to `plan` and `run`."""
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli_results import DEFAULT_RUNS, Runs
+from ablate.cli.inputs import resolve_tracking_uri, write_command
+from ablate.cli.options import (
+    DEFAULT_RUNS,
+    Address,
+    LogJson,
+    Minutes,
+    Quiet,
+    Runs,
+    Settings,
+    TrackingUri,
+    Workers,
+)
 from ablate.errors import DataError, GridError
 
 if TYPE_CHECKING:
@@ -24,41 +32,31 @@ if TYPE_CHECKING:
     from ablate.plan.estimate import Pace
     from ablate.search.problem import Problem
 
-SearchFile = Annotated[
-    Path, typer.Argument(metavar="SEARCH", help="The file that declares the search, or a folder of its pages.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the file, e.g. train.steps=100."),
-]
-Minutes = Annotated[
-    float | None,
-    typer.Option(
-        min=0, metavar="N", help="Stop after N minutes. Runs save checkpoints; none starts that cannot end in time."
-    ),
-]
-Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as fit.")]
-
 
 def search(
-    file: SearchFile,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="SEARCH", help="File that declares the search, or the folder of a search's pages."),
+    ],
     runs: Runs = DEFAULT_RUNS,
     workers: Workers = None,
-    address: Annotated[str | None, typer.Option(help="A running Ray cluster, e.g. auto or HOST:PORT.")] = None,
+    address: Address = None,
     set_: Settings = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="Optuna's storage; default: a journal in the search's folder.")
+        str | None, typer.Option(metavar="URL", help="Optuna's storage. Default: a journal in the search's folder.")
     ] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="Where MLflow is; default: RUNS/mlflow.db.")] = None,
+    tracking_uri: TrackingUri = None,
     minutes: Minutes = None,
-    report: Annotated[bool, typer.Option("--report", help="Train nothing: write the pages of what is there.")] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the pages of the trials so far, and train nothing.")
+    ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the pages go; default: RUNS/SEARCH/report.")
+        Path | None, typer.Option(metavar="DIR", help="Folder for the pages. Default: RUNS/SEARCH/report.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print what went wrong, and how it ended.")] = False,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")] = False,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
 ) -> None:
-    """Look for the best settings of an arm or several, then confirm them with fresh seeds. The same command goes on."""
+    """Find the best settings of each arm, then confirm them with fresh seeds. The same command resumes a search."""
     from rich.console import Console
 
     import ablate
@@ -69,20 +67,15 @@ def search(
     from ablate.search.page import read_summary, write_pages
     from ablate.search.run import rewrite_search, run_search
     from ablate.tracking.folders import StudyFolder
-    from ablate.tracking.mlflow_mirror import redact
 
     if file.is_dir():
         print(f"Page: {write_pages(read_summary(file), out or file)['search.html'].resolve()}")
         return
     problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())])
     store = StudyFolder(runs / problem.name)
-    secrets = [secret for secret in (tracking_uri, storage) if secret]
-    words = ["ablate", *sys.argv[1:]]
-    for secret in secrets:
-        words = [word.replace(secret, redact(secret)) for word in words]
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.mlflow_database.resolve()}"
+    uri, command = resolve_tracking_uri(tracking_uri, store), write_command(tracking_uri, storage)
     limit = TimeLimit(minutes) if minutes is not None else None
-    options = Options(uri, workers, address, shlex.join(words), ablate.__version__, limit=limit)
+    options = Options(uri, workers, address, command, ablate.__version__, limit=limit)
     view = View(Console(), quiet=quiet, as_json=log_json)
     console = Console(stderr=log_json, quiet=quiet)
     if report:
@@ -108,7 +101,7 @@ def _pose(file: Path, runs: Path, settings: list[str]) -> Problem:
 
 
 def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] | None, *, as_json: bool) -> None:
-    """What `ablate plan` prints of a search: its arms with their spaces, and what its trials will cost."""
+    """Print the plan of a search: its arms with their spaces, and the cost of its trials."""
     from ablate.search.cost import describe_cost, print_search
     from ablate.search.optimizer import check_names
 
@@ -121,7 +114,7 @@ def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] |
 
 
 def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console: Console, view: View) -> Plan:
-    """The trials of a grid's `tune:`; the plan at each arm's best. Ends the command where they are not over."""
+    """Run the trials of a grid's `tune:`. Returns the plan at each arm's best; ends the command if trials are left."""
     from ablate.search.run import tune_study
 
     outcome, tuned = tune_study(planned.study, planned.corpus, runs, base, options, console, view)
@@ -131,7 +124,7 @@ def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console:
 
 
 def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
-    """What `ablate plan` adds for a grid's `tune:`: the space, and what the trials cost."""
+    """Print what a grid's `tune:` adds to its plan: the space, and the cost of the trials."""
     from ablate.search.cost import describe_tuning
     from ablate.search.optimizer import check_names
     from ablate.search.tuning import pose_tuning

@@ -1,0 +1,81 @@
+"""The verbs that remove, pack and merge what runs left behind: `clean`, `pack` and `merge`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.cli.inputs import find_store
+from ablate.cli.options import DEFAULT_RUNS, DiskBudget, Keep, Runs, Study
+from ablate.errors import RecordError
+
+
+def clean(
+    study: Study,
+    runs: Runs = DEFAULT_RUNS,
+    keep: Keep = "all",
+    disk_budget: DiskBudget = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Remove weights by a rule, checkpoints of runs that ended, and half-written files. Curves always stay."""
+    from ablate.cli.tables import open_console, print_plain
+    from ablate.formatting import count, format_count
+    from ablate.tracking import cleaning
+
+    budget = cleaning.parse_bytes(disk_budget) if disk_budget is not None else None
+    choose = cleaning.plan_cleaning if dry_run else cleaning.clean
+    removals = choose(find_store(study, runs), cleaning.parse_keep(keep), budget)
+    console = open_console()
+    for removal in removals:
+        print_plain(console, f"{format_count(removal.n_bytes):>6}B  {removal.path}  ({removal.reason})")
+    total = format_count(sum(removal.n_bytes for removal in removals))
+    print_plain(console, f"{total}B in {count(len(removals), 'file')} {'would be removed' if dry_run else 'removed'}")
+
+
+def pack(
+    study: Study,
+    runs: Runs = DEFAULT_RUNS,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Archive to write. Default: STUDY.tar.gz in this folder.")
+    ] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Include the trained weights.")] = False,
+) -> None:
+    """Pack the results of a study's finished runs into one archive, to merge on another machine."""
+    from ablate.formatting import count
+    from ablate.tracking.archive import pack as write_archive
+
+    store = find_store(study, runs)
+    archive = out or Path(f"{store.path.name}.tar.gz")
+    n_runs = write_archive(store, archive, weights=weights)
+    print(f"{archive}: {count(n_runs, 'run')} of {store.path.name}")
+
+
+def merge(
+    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", help="Archives that `ablate pack` wrote.")],
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Merge archives from several machines into one study. Refuses a run that is already there with other results."""
+    from ablate.formatting import count
+    from ablate.tracking.archive import merge as merge_archives
+    from ablate.tracking.archive import read_study_name
+    from ablate.tracking.folders import StudyFolder
+
+    store = StudyFolder(runs / read_study_name(archives[0]))
+    n_added, n_present = merge_archives(store, archives, check_model)
+    print(f"{store.path}: {count(n_added, 'run')} added, {n_present} already there")
+
+
+def check_model(folder: Path) -> None:
+    """Check that a run's weights fit its config and are numbers. Raises `RecordError` if they do not."""
+    from ablate_model import ConfigError, load
+
+    try:
+        model = load(folder)
+    except (ConfigError, OSError, ValueError, TypeError, AttributeError) as error:
+        text = str(error).replace(f"{folder}{os.sep}", "")
+        raise RecordError(f"its weights do not fit its config: {text}") from None
+    if any(bool(weights.isnan().any()) for weights in model.parameters()):
+        raise RecordError("its weights are not numbers, although the run finished")

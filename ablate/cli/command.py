@@ -1,0 +1,125 @@
+"""The command itself: its verbs, the check of every path, and how errors end it.
+
+Verbs import what they need when they are called, so `--help`, `status` and `report` never load torch.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from ablate.cli import archive, machine, results, search, study
+from ablate.errors import AblateError
+from ablate.execution.packages import check_packages
+
+PLACES = frozenset({"ARCHIVE...", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY", "[STUDY]..."})
+MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
+
+
+class Verbs(typer.core.TyperGroup):
+    """The verbs, whose arguments are all checked in one place."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        for parameter in command.params if command is not None else ():
+            parameter.callback = _check_path
+        return command
+
+
+def _check_path(_ctx: object, parameter: Any, value: Any) -> Any:
+    """Return the value. Raises `AblateError` for a path that no file can have."""
+    label = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+    for item in value if isinstance(value, list | tuple) else (value,):
+        if not isinstance(item, Path) and (not isinstance(item, str) or parameter.metavar not in PLACES):
+            continue
+        text = str(item)
+        if any(ord(character) < 32 for character in text):
+            raise AblateError(f"{label}: {text!r} cannot name a file or folder: it holds a control character")
+        longest = max(Path(text).parts, key=lambda part: len(os.fsencode(part)), default="")
+        if len(os.fsencode(longest)) > MAX_NAME_BYTES:
+            raise AblateError(f"{label}: {longest[:40]}... is too long: a name has at most {MAX_NAME_BYTES} bytes")
+    return value
+
+
+app = typer.Typer(
+    cls=Verbs,
+    help="Declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for title, verbs in {
+    "Train a study": (study.plan, study.run, study.stop, study.submit),
+    "Look at results": (results.status, results.logs, results.report, results.generate),
+    "Search for settings": (search.search,),
+    "Keep and move results": (archive.clean, archive.pack, archive.merge),
+    "This tool and this machine": (machine.variants, machine.schema, machine.doctor, machine.bench),
+}.items():
+    for verb in verbs:
+        app.command(rich_help_panel=title)(verb)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        import ablate
+
+        print(f"ablate {ablate.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """The options of the command itself."""
+
+
+def main() -> None:
+    """Run the command line. An `AblateError` becomes one message and its exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # under LANG=C, a character that cannot be shown becomes "?"
+    for word in sys.argv[1:]:
+        if "\0" in word:  # typer would fail on it when it makes a path
+            _fail(f"the argument {word!r} holds a NUL byte", 2)
+    try:
+        check_packages()
+        try:
+            app()
+        finally:
+            _flush()
+    except AblateError as error:
+        _fail(str(error), error.exit_code)
+    except ValueError as error:
+        from ablate_model import ConfigError
+
+        if not isinstance(error, ConfigError):
+            raise
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
+
+
+def _flush() -> None:
+    """Write out what was printed while a full disk behind `> FILE` can still be reported. A closed pipe is fine."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python tries again when it exits
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        raise
+
+
+def _fail(message: str, exit_code: int) -> None:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    sys.exit(exit_code)

@@ -1,0 +1,91 @@
+"""What the arguments and options mean: a plan, a study's folder, an MLflow, and the command itself."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ablate.errors import DataError, GridError
+
+if TYPE_CHECKING:
+    from ablate.plan import Plan
+    from ablate.tracking.folders import StudyFolder
+
+PUBLISHED = "curves.parquet"  # a published report keeps the study's curves here, and its pages can be made from them
+
+
+def read_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[Path] | None = None) -> Plan:
+    """The plan of a grid with the values of --set and the files of --with.
+
+    Raises `GridError` with file, line and key if the grid, or its data, cannot be used.
+    """
+    from ablate.data import describe
+    from ablate.study import load_overlay, load_study
+
+    study = load_study(grid, settings or ())
+    overlays = [overlay for file in files or () for overlay in load_overlay(file)]
+    if overlays and study.tune is not None:
+        raise study.refuse(("tune",), "--with cannot be used: this grid searches for the best settings itself")
+    from ablate.plan import build_plan
+
+    try:
+        return build_plan(study, describe(study.data, grid.parent, runs / ".shards"), overlays)
+    except DataError as error:
+        raise study.refuse_data(error) from None
+
+
+def find_store(study: str, runs: Path) -> StudyFolder:
+    """The folder that a STUDY argument names, with a note on standard error if it could be another one too.
+
+    A study that was run comes before a published report, and both come before a grid or a folder that only shares the
+    name. Raises `GridError` if the argument is neither a grid nor such a folder.
+    """
+    from ablate.study import study_name
+    from ablate.tracking.folders import StudyFolder
+
+    place = Path(study)
+    is_name = bool(study) and place.name == study and study not in (".", "..")
+    candidates = (place, runs / study) if is_name else (place,)
+    places = {os.path.realpath(folder): folder for folder in reversed(candidates)}
+    for file in ("study.json", PUBLISHED):
+        for path, folder in reversed(places.items()):
+            if os.path.lexists(folder / file):
+                for other in places.keys() - {path}:
+                    if os.path.lexists(other):
+                        print(f"note: {study} means {path}, not {other}", file=sys.stderr)
+                return StudyFolder(folder)
+    if place.is_file() or place.suffix in (".yaml", ".yml"):
+        return StudyFolder(runs / study_name(place))
+    if place.is_dir():
+        raise GridError(f"{place}: no study was run in this folder: it holds no study.json")
+    if not is_name:
+        raise GridError(f"{study!r}: there is no such grid or study folder")
+    return StudyFolder(runs / study)
+
+
+def resolve_tracking_uri(option: str | None, store: StudyFolder) -> str:
+    """The MLflow of a study: --tracking-uri, else the environment's, else the database beside the studies."""
+    return _named_tracking_uri(option) or f"sqlite:///{store.mlflow_database.resolve()}"
+
+
+def find_mirror(option: str | None, store: StudyFolder) -> str | None:
+    """The MLflow that has a study already. None for a published report, and if no MLflow is named or found."""
+    is_there = _named_tracking_uri(option) or store.mlflow_database.exists()
+    return resolve_tracking_uri(option, store) if is_there and store.record.exists() else None
+
+
+def _named_tracking_uri(option: str | None) -> str | None:
+    return option or os.environ.get("MLFLOW_TRACKING_URI")
+
+
+def write_command(*uris: str | None) -> str:
+    """The command line as it was typed, with the secrets in these addresses left out."""
+    words = ["ablate", *sys.argv[1:]]
+    for uri in filter(None, uris):
+        from ablate.tracking.mlflow_mirror import redact
+
+        words = [word.replace(uri, redact(uri)) for word in words]
+    return shlex.join(words)

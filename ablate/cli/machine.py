@@ -1,0 +1,114 @@
+"""The verbs about the tool and this machine: `schema`, `variants`, `doctor` and `bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ablate.cli.inputs import read_plan, write_command
+from ablate.cli.options import DEFAULT_RUNS, AsJson, Grid, Runs, Settings
+from ablate.errors import AblateError
+
+
+def schema(
+    search: Annotated[bool, typer.Option("--search", help="Print the schema of search.yaml instead.")] = False,
+) -> None:
+    """Print the JSON Schema of grid.yaml, with which an editor completes and checks it."""
+    from ablate.plan.json_schema import file_schema, grid_schema
+    from ablate.search.schema import Search
+
+    print(json.dumps(file_schema(Search, "search.yaml of ablate") if search else grid_schema(), indent=2))
+
+
+def variants(as_json: AsJson = False) -> None:
+    """List every variant of every component, with its paper and its knobs."""
+    from ablate_model import variants as list_variants
+    from ablate_model.config import broken_lines
+
+    table = list_variants()
+    if as_json:
+        print(json.dumps(table, indent=2))
+    else:
+        print_variants(table)
+    if broken := broken_lines():
+        raise AblateError("\n".join(map(str, broken)))
+
+
+def print_variants(table: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print each component's variants: summary, paper, neutral point, and knobs with their defaults."""
+    from rich.markup import escape
+
+    from ablate.cli.tables import open_console
+
+    console = open_console()
+    for component, entries in table.items():
+        console.print(f"\n[bold]{component}[/]")
+        for name, entry in entries.items():
+            console.print(f"  [cyan]{name}[/]  {escape(entry['summary'])}", highlight=False)
+            console.print(f"    paper: {escape(entry['paper'])}", highlight=False, style="dim")
+            if entry.get("neutral"):
+                console.print(f"    neutral point: {escape(entry['neutral'])}", highlight=False, style="dim")
+            for knob, about in entry["knobs"].items():
+                default, text = json.dumps(about["default"]), about.get("description") or ""
+                console.print(f"    {knob} = {escape(default)}  {escape(text)}", highlight=False)
+
+
+def doctor(runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
+    """Show what this machine has: versions, torch's build, GPUs, CPU cores, disk, shared memory and TMPDIR."""
+    from ablate.cli.doctor import describe, examine
+
+    findings = list(examine(runs))
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        print("\n".join(describe(findings)))
+
+
+def bench(
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    set_: Settings = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Optimizer steps per timed window.")] = 10,
+    cold: Annotated[
+        bool, typer.Option("--cold", help="Also time the first step with an empty compilation cache.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Show where a step's time goes, by part and by kernel.")
+    ] = False,
+    together: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Also measure N processes that share the device.")
+    ] = 1,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write STUDY.json and STUDY.md to this folder.")
+    ] = None,
+) -> None:
+    """Measure how fast each arm of a grid trains on this machine's first device, with random tokens."""
+    planned = read_plan(grid, runs, set_)
+    from ablate.cli.bench_output import print_speeds, write_bench
+    from ablate.training.bench import bench_arms
+
+    report = bench_arms(
+        {arm.name: (arm.model, arm.train) for arm in planned.arms},
+        study=planned.study.study,
+        command=write_command(),
+        threads=planned.study.resources.cpus or 1,
+        steps=steps,
+        is_cold=cold,
+        has_profile=profile,
+        together=together,
+        tell=partial(typer.echo, err=True),
+    )
+    if out is not None:
+        write_bench(asdict(report), out)
+    if as_json:
+        print(json.dumps(asdict(report), indent=1))
+    else:
+        print_speeds(report)
+    raise typer.Exit(bool(report.failed))

@@ -1,0 +1,235 @@
+"""The verbs that look at results: `status`, `logs`, `report` and `generate`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ablate.cli.inputs import find_mirror, find_store, write_command
+from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, Runs, Study
+from ablate.errors import AblateError
+
+if TYPE_CHECKING:
+    from ablate.analysis import Results
+    from ablate.report import Report
+
+WATCH_S = 10.0  # between two reports, with --watch
+
+
+def status(
+    study: Study,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh the table while the study trains.")] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between refreshes, with --watch.")
+    ] = 2.0,
+) -> None:
+    """Show the state of every run of a study, from any machine that sees its folder."""
+    from ablate.cli.status_output import print_status, watch_status
+
+    store = find_store(study, runs)
+    store.read_study()
+    if watch and not as_json:
+        watch_status(store, every)
+    else:
+        print_status(store, as_json=as_json)
+
+
+def logs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
+    runs: Runs = DEFAULT_RUNS,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", metavar="N", min=0, help="Show the last N lines of the curve.")
+    ] = 10,
+) -> None:
+    """Show what happened to a run: its state, its notes, the end of its curve, and its error with the traceback."""
+    from ablate.cli.status_output import print_log
+    from ablate.tracking.folders import find_run
+
+    print_log(*find_run(runs, run), lines)
+
+
+def report(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUDY]...", help=f"{STUDY_HELP} Also the folder of a published report."),
+    ] = None,
+    runs: Runs = DEFAULT_RUNS,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for the pages. Default: RUNS/STUDY/report.")
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TARGET",
+            help="Loss to reach: 50, 75 or 90 (the baseline's after that % of its budget), final, or a loss in nats "
+            "per token: 3.28. Repeatable.",
+        ),
+    ] = None,
+    axis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXIS",
+            help="Cost in the headline: steps, tokens, flops, seconds or gpu_seconds. Default: tokens, if known.",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="EXPRESSION", help="Report only the arms that match, e.g. attention == 'standard'."),
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=LEVEL", help="Compare with another baseline: AXIS=LEVEL or arm=NAME. Repeatable."),
+    ] = None,
+    figures: Annotated[bool, typer.Option("--figures", help="Also write every figure as SVG and PDF.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help=f"Update the pages every {WATCH_S:.0f} seconds until every run has ended.")
+    ] = False,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="MLflow to attach the report to. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db if it exists.",
+        ),
+    ] = None,
+    attach: Annotated[bool, typer.Option("--attach/--no-attach", help="Attach the report in MLflow.")] = True,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Report on runs in this MLflow, whatever code made them. Needs --experiment."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="MLflow experiment of these runs. Needs --mlflow.")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="MLflow metric with their validation loss. Default: val/loss, val_loss, eval/loss or eval_loss.",
+        ),
+    ] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="FACT=NAME",
+            help="MLflow tag, param or metric that holds a fact: arm=model_name, arm=attention,norm (two axes), "
+            "seed=random_state, device=gpu, steps=max_iters, tokens=seen_tokens. Repeatable.",
+        ),
+    ] = None,
+) -> None:
+    """Write the pages of a study, report.html first, and print its table of speedups. Several studies are compared.
+
+    With --mlflow and --experiment, report on runs that MLflow has.
+    """
+    from ablate.analysis import TARGETS, parse_target
+    from ablate.report import ReportOptions, attach_report, clean_name, read_studies, write_report
+
+    options = ReportOptions(
+        targets=tuple(map(parse_target, target)) if target else TARGETS,
+        axis=axis,
+        where=where,
+        baseline=_read_pairs("--baseline", "AXIS=LEVEL", baseline) or None,
+        figures=figures,
+    )
+    stores = [find_store(study, runs) for study in studies or ()]
+    if mlflow is None and experiment is None:
+        if metric is not None or map_:
+            raise AblateError("--metric and --map name what MLflow has: give --mlflow and --experiment too")
+        if not stores:
+            raise AblateError("no study to report on: name its grid or folder, or --mlflow URI --experiment NAME")
+        read: Callable[[], Results] = partial(read_studies, stores)
+        folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
+    else:
+        if mlflow is None or experiment is None or stores:
+            raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
+        chosen = _read_pairs("--map", "FACT=NAME", map_) | ({} if metric is None else {"val_loss": metric})
+        read, folder = _open_experiment(mlflow, experiment, chosen), runs / clean_name(experiment) / "report"
+    place = folder if out is None else out
+    made = write_report(read(), place, options=options)
+    while watch and not made.is_complete:
+        _print_report(made)
+        time.sleep(WATCH_S)
+        made = write_report(read(), place, options=options)
+    _print_report(made)
+    is_part = len(stores) != 1 or where is not None or bool(baseline)
+    mirror = find_mirror(tracking_uri, stores[0]) if attach and not is_part else None
+    if mirror and (excuse := attach_report(made, mirror)):
+        print(f"{excuse}; the pages are complete")
+
+
+def generate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN_HELP} Also the run's folder.")],
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="Text to continue. Empty: the model begins a document.")
+    ] = "",
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most new tokens.")] = 200,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", min=0, help="Randomness; 0 always takes the most likely token.")
+    ] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Sample only from the K most likely tokens.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Sample only from the fewest tokens whose probabilities add up to P."),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Sample only from tokens at least P times as likely as the most likely one."),
+    ] = None,
+    stop: Annotated[str, typer.Option(metavar="TEXT", help="End before this text.")] = "",
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The same seed gives the same text.")] = 0,
+    runs: Runs = DEFAULT_RUNS,
+) -> None:
+    """Continue a prompt with the model of a finished run."""
+    from ablate.evaluation.continuation import continue_prompt, find_run
+    from ablate_model import Sampling
+
+    for name, text in (("prompt", prompt), ("stop", stop)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise AblateError(f"--{name}: this is not text in UTF-8") from None
+    try:
+        sampling = Sampling(temperature, top_k, top_p, min_p)
+    except ValueError as error:
+        raise AblateError(f"--{str(error).replace('_', '-', 1)}") from None
+    print(continue_prompt(find_run(run, runs), prompt, tokens, sampling, stop=stop, seed=seed))
+
+
+def _open_experiment(uri: str, experiment: str, chosen: Mapping[str, str]) -> Callable[[], Results]:
+    """A function that reads the experiment. Raises `AblateError` for an unknown name in `chosen`."""
+    from ablate.imports.mlflow import MlflowReader, read_mlflow_study
+    from ablate.imports.names import Names
+
+    return partial(read_mlflow_study, MlflowReader(uri), experiment, Names(chosen), write_command(uri))
+
+
+def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str]:
+    read = {}
+    for pair in pairs or ():
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise AblateError(f"{option} {pair}: write it as {form}")
+        read[key] = value
+    return read
+
+
+def _print_report(made: Report) -> None:
+    from rich.console import Console
+
+    from ablate.report import WIDEST, render_table
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDEST
+    console.print(render_table(made))
+    for sentence in made.answer:
+        console.print(sentence, highlight=False, markup=False)
+    console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)

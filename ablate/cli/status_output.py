@@ -1,0 +1,130 @@
+"""What `status` and `logs` print."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from ablate.cli.tables import make_table, open_console, print_plain
+from ablate.formatting import format_count, format_seconds
+from ablate.tracking.curve import read_backwards
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.study_record import Status
+
+STATE_STYLES: Mapping[str, str] = {
+    "running": "cyan",
+    "finished": "green",
+    "diverged": "yellow",
+    "failed": "red",
+    "stopped early": "yellow",
+    "stale": "magenta",
+    "interrupted": "magenta",
+    "queued": "dim",
+}
+
+
+def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
+    """The state of every run, one mapping per run."""
+    rows = []
+    for run in store.read_study().runs:
+        folder = store.run(run.run_id)
+        status = folder.read_status()
+        rows.append(
+            {
+                "run_id": run.run_id,
+                "arm": run.arm,
+                "seed": run.seed,
+                "state": _name_state(folder, status),
+                "step": status.step,
+                "n_steps": status.n_steps,
+                "val_loss": folder.last_validation(),
+                "took_s": status.took_s,
+                "error": status.error,
+                "notes": list(status.notes),
+            }
+        )
+    return rows
+
+
+def render_status(store: StudyFolder) -> Group:
+    """The table of `ablate status`, the number of runs in each state, and footnotes."""
+    table = make_table(("run", "arm"))
+    table.add_column("seed", justify="right", overflow="fold")
+    table.add_column("state", overflow="fold")
+    for name in ("step", "val loss", "took"):
+        table.add_column(name, justify="right", overflow="fold")
+    rows = describe_runs(store)
+    for row in rows:
+        table.add_row(
+            row["run_id"],
+            Text(row["arm"]),
+            str(row["seed"]),
+            Text(row["state"] + (" *" if row["notes"] else ""), style=STATE_STYLES[row["state"]]),
+            f"{row['step']}/{row['n_steps']}" if row["n_steps"] else "",
+            "" if row["val_loss"] is None else f"{row['val_loss']:.4f}",
+            format_seconds(row["took_s"]) if row["took_s"] else "",
+        )
+    states = Counter(row["state"] for row in rows)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    lines: list[Any] = [table, Text(f"{store.path.name}: {counts}")]
+    if any(row["notes"] for row in rows):
+        lines.append(Text("*: has notes; `ablate logs RUN` shows them", style="dim"))
+    if states["stale"]:
+        lines.append(Text("stale: its worker is gone; `ablate run` resumes it", style="dim"))
+    return Group(*lines)
+
+
+def print_status(store: StudyFolder, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(describe_runs(store), indent=1))
+    else:
+        open_console().print(render_status(store))
+
+
+def watch_status(store: StudyFolder, every_s: float) -> None:
+    """Refresh the table until the study stops, or until Ctrl-C."""
+    with Live(render_status(store), console=open_console(), auto_refresh=False) as live, suppress(KeyboardInterrupt):
+        while store.has_driver():
+            time.sleep(every_s)
+            live.update(render_status(store), refresh=True)
+
+
+def print_log(store: StudyFolder, run_id: str, n_lines: int) -> None:
+    """Print what happened to a run: its state, notes, the last lines of its curve, and its error."""
+    console = open_console()
+    folder = store.run(run_id)
+    status = folder.read_status()
+    run = next(run for run in store.read_study().runs if run.run_id == run_id)
+    print_plain(console, f"{run.arm},seed={run.seed}", "bold")
+    facts = {
+        "folder": folder.path,
+        "state": _name_state(folder, status),
+        "step": f"{status.step}/{status.n_steps}",
+        "worker": status.worker,
+        "took": format_seconds(status.took_s) if status.took_s else "",
+        "memory": f"{format_count(status.memory_bytes)}B" if status.memory_bytes else "",
+        "weights": folder.weights_flaw() if status.state == "finished" else "",
+    }
+    for name, value in facts.items():
+        if value:
+            print_plain(console, f"{name:7} {value}")
+    for note in status.notes:
+        print_plain(console, f"note    {note}", "yellow")
+    for record in reversed([*islice(read_backwards(folder.curve), n_lines)]):
+        values = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in record.items()}
+        print_plain(console, " ".join(f"{key}={value}" for key, value in values.items()))
+    if status.error:
+        print_plain(console, status.error.rstrip(), "red")
+
+
+def _name_state(folder: RunFolder, status: Status) -> str:
+    return "stopped early" if status.is_cut else folder.shown_state(status)

@@ -1,0 +1,155 @@
+"""The verbs that plan and train a study: `plan`, `run`, `stop` and `submit`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.cli import search
+from ablate.cli.inputs import find_store, read_plan, resolve_tracking_uri, write_command
+from ablate.cli.options import (
+    DEFAULT_RUNS,
+    Address,
+    AsJson,
+    DiskBudget,
+    Grid,
+    Keep,
+    LogJson,
+    Minutes,
+    Overlays,
+    Quiet,
+    Runs,
+    Settings,
+    Study,
+    TrackingUri,
+    Workers,
+)
+from ablate.errors import RecordError
+
+
+def plan(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="Grid file of a study, or the file of a search.")],
+    runs: Runs = DEFAULT_RUNS,
+    workers: Workers = None,
+    set_: Settings = None,
+    with_: Overlays = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a grid or a search declares: arms, runs, sizes and cost. Trains nothing and writes nothing."""
+    from ablate.study.load import is_search
+
+    if is_search(grid):
+        search.show_plan(grid, runs, workers, set_, as_json=as_json)
+        return
+    planned = read_plan(grid, runs, set_, with_)
+    from ablate.cli.study_output import describe_plan, print_plan
+
+    if as_json:
+        print("[" + ",\n ".join(map(json.dumps, describe_plan(planned))) + "]")
+        return
+    from ablate.execution.placement import local_resources, measure_pace, place
+    from ablate.tracking.folders import StudyFolder
+
+    where = planned.study.locate(("resources",))
+    placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
+    pace = measure_pace(placement)
+    print_plan(planned, StudyFolder(runs / planned.study.study), placement, pace)
+    if planned.study.tune is not None:
+        search.show_tuning(planned, placement, pace)
+
+
+def run(
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    workers: Workers = None,
+    address: Address = None,
+    set_: Settings = None,
+    with_: Overlays = None,
+    tracking_uri: TrackingUri = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train only the runs that failed.")] = False,
+    early_stop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Stop runs that fall behind: asha, or patience=N (evaluations without a lower loss). Never baselines.",
+        ),
+    ] = None,
+    stuck_after: Annotated[
+        float, typer.Option(min=10, metavar="SECONDS", help="Replace a worker that is silent for so long.")
+    ] = 600.0,
+    minutes: Minutes = None,
+    keep: Keep = "all",
+    disk_budget: DiskBudget = None,
+    quiet: Quiet = False,
+    log_json: LogJson = False,
+) -> None:
+    """Train every run of a grid. The same command resumes a study; a finished study trains nothing."""
+    from rich.console import Console
+
+    import ablate
+    from ablate.cli.study_output import print_outcome
+    from ablate.execution.limit import TimeLimit
+    from ablate.execution.restart import ClusterLostError, begin_anew
+    from ablate.execution.run import Options, run_study
+    from ablate.execution.view import View
+    from ablate.tracking.cleaning import parse_bytes, parse_keep
+    from ablate.tracking.folders import StudyFolder
+
+    planned = read_plan(grid, runs, set_, with_)
+    store = StudyFolder(runs / planned.study.study)
+    command = write_command(tracking_uri)
+    budget = parse_bytes(disk_budget) if disk_budget is not None else None
+    options = Options(
+        resolve_tracking_uri(tracking_uri, store),
+        workers,
+        address,
+        command,
+        ablate.__version__,
+        retry_failed,
+        early_stop,
+        stuck_after,
+        TimeLimit(minutes) if minutes is not None else None,
+        keep=parse_keep(keep),
+        disk_budget_bytes=budget,
+    )
+    console = Console(stderr=log_json, quiet=quiet)
+    view = View(Console(), quiet=quiet, as_json=log_json)
+    try:
+        if planned.study.tune is not None:
+            planned = search.tune_first(planned, runs, grid.parent, options, console, view)
+        outcome = run_study(planned, store, grid.parent, options, console, view)
+    except ClusterLostError as error:
+        begin_anew(error)
+    is_time_up = options.limit is not None and options.limit.is_over
+    print_outcome(outcome, store, str(grid), command, Console(stderr=log_json), is_time_up=is_time_up)
+    raise typer.Exit(outcome.exit_code)
+
+
+def stop(study: Study, runs: Runs = DEFAULT_RUNS) -> None:
+    """Ask a study that trains, here or on another machine, to save checkpoints and stop. `ablate run` resumes it."""
+    store = find_store(study, runs)
+    store.read_study()
+    if not store.has_driver():
+        raise RecordError(f"{store.path.name}: no `ablate run` is training it")
+    store.request_stop()
+    print(f"{store.path.name}: asked to stop; `ablate status` shows when nothing runs any more")
+
+
+def submit(
+    grid: Grid,
+    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's job server: http://HEAD:8265.")],
+    runs: Runs = DEFAULT_RUNS,
+    set_: Settings = None,
+) -> None:
+    """Submit a study to a Ray cluster as a job. Every node must see the grid, the data and --runs at the same paths."""
+    from ablate.execution.submit import submit as send
+    from ablate.formatting import count
+
+    planned = read_plan(grid, runs, set_)
+    job = send(address, grid, runs, [word for setting in set_ or () for word in ("--set", setting)])
+    print(f"{planned.study.study}: submitted {count(len(planned.runs), 'run')} as job {job}")
+    print(f"progress: ablate status {planned.study.study} --runs {runs} --watch")
+    print(f"output: ray job logs --address {address} {job}")
