@@ -17,7 +17,7 @@ import numpy as np
 from ablate.analysis.curve_columns import read_columns
 from ablate.analysis.results import read_results
 from ablate.imports.mlflow import MlflowReader
-from ablate.report.content import ReportOptions, make_report
+from ablate.report.report import ReportOptions, make_report
 from ablate.report.write import write_report
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder

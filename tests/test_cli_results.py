@@ -81,7 +81,7 @@ def test_a_page_is_made_again_from_what_was_published(ablate: Ablate, tmp_path: 
 def test_the_report_is_written_where_mlflow_is_away_which_is_said_once(
     ablate: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablate.report.attach.publish", lambda uri, *_: f"MLflow at {uri} is away")
+    monkeypatch.setattr("ablate.report.write.publish", lambda uri, *_: f"MLflow at {uri} is away")
     code, out, _ = ablate("report", "made-up", "--tracking-uri", "http://nowhere")
     assert (code, out.count("MLflow at http://nowhere is away; the pages are complete")) == (0, 1)
     assert (tmp_path / "runs" / "made-up" / "report" / "report.html").exists()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from ablate.formatting import format_count, format_number, name_error
-from ablate.report.words import write_ratio, write_time
+from ablate.report.notation import format_ratio, format_time
 
 
 class CompilerError(Exception):
@@ -133,7 +133,7 @@ def test_a_number_just_below_a_unit_is_one_of_it() -> None:
     assert format_count(0) == "0"
     assert format_number(1234.5) == "1230"
     assert format_number(123, 2) == "120"
-    assert [write_time(seconds) for seconds in (0.99971, 59.97, 3599.9, 86_399.0)] == ["1 s", "1 min", "1 h", "1 d"]
-    assert write_time(1e9) == "11600 d"
-    assert write_time(0.0123) == "12.3 ms"
-    assert [write_ratio(ratio) for ratio in (9.996, 99.96, 1.0)] == ["10.0x", "100x", "1.00x"]
+    assert [format_time(seconds) for seconds in (0.99971, 59.97, 3599.9, 86_399.0)] == ["1 s", "1 min", "1 h", "1 d"]
+    assert format_time(1e9) == "11600 d"
+    assert format_time(0.0123) == "12.3 ms"
+    assert [format_ratio(ratio) for ratio in (9.996, 99.96, 1.0)] == ["10.0x", "100x", "1.00x"]

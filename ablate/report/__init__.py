@@ -1,11 +1,10 @@
 """From numbers to pages: HTML, Markdown, CSV, JSON, pictures, and the table of the terminal."""
 
-from ablate.report.attach import attach_report
-from ablate.report.content import Report, ReportOptions
+from ablate.report.notation import clean_name
 from ablate.report.notebook import Study, load
+from ablate.report.report import Report, ReportOptions
 from ablate.report.terminal import WIDEST, format_table, render_table
-from ablate.report.words import clean_name
-from ablate.report.write import read_studies, write_report
+from ablate.report.write import attach_report, read_studies, write_report
 
 __all__ = [
     "WIDEST",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ablate.report.content import Report
-from ablate.report.rows import Table, tabulate
+from ablate.report.report import Report
+from ablate.report.tables import Table, tabulate
 
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+-](?=[\s#])|^[=-](?=[=-]*$)")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}

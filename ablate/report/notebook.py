@@ -18,10 +18,10 @@ from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import TARGETS, Target, speed_ups
 from ablate.analysis.trend import find_trends
 from ablate.errors import AblateError
-from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.palette import Look, assign_looks
 from ablate.report.pictures import draw_curves, draw_ladder, draw_speed_ups, save_picture, styled
-from ablate.report.rows import Table, tabulate_arms, tabulate_speed_ups
+from ablate.report.report import Report, ReportOptions, make_report
+from ablate.report.tables import Table, tabulate_arms, tabulate_speed_ups
 from ablate.report.write import read_study, write_report
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Value

@@ -7,14 +7,14 @@ from typing import Any
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.effects import LOSS, Effect
-from ablate.report.content import Report
-from ablate.report.drawing import Line, draw_column, draw_diagnostics, find_range
-from ablate.report.findings import name_family
-from ablate.report.offline import read_template, render
+from ablate.report.growth_and_interactions import name_family
+from ablate.report.notation import AXIS_NAMES, label_targets, shorten_target
+from ablate.report.offline_page import read_template, render_page
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import caption_figures
-from ablate.report.rows import Table, name_levels, tabulate
-from ablate.report.words import AXIS_NAMES, label_targets, shorten_target
+from ablate.report.report import Report
+from ablate.report.tables import Table, name_levels, tabulate
+from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves, thin_diagnostics
 
 DIGITS = 5
 """Significant digits of a drawn number: more than a screen has pixels."""
@@ -26,7 +26,7 @@ def write_page(report: Report) -> str:
     """The page as text."""
     data = collect_data(report)
     looks = assign_looks(report.arms)
-    return render(
+    return render_page(
         read_template("page.html.j2"),
         read_template("page.js"),
         data,
@@ -59,7 +59,7 @@ def collect_data(report: Report) -> dict[str, Any]:
             for arm in report.arms
         ],
         "curves": {
-            column: _pack_lines(text, draw_column(report.results, column, report.axes))
+            column: _pack_lines(text, thin_curves(report.results, column, report.axes))
             for column, text in _CURVES.items()
         },
         "speedup": [
@@ -93,16 +93,16 @@ def collect_data(report: Report) -> dict[str, Any]:
                 {"arm": d.arm, "costs": _pack_costs(d.costs), "layers": {k: _round(v) for k, v in d.layers.items()}}
                 for d in curves
             ]
-            for group, curves in draw_diagnostics(report.results, report.axes).items()
+            for group, curves in thin_diagnostics(report.results, report.axes).items()
         },
     }
 
 
-def _pack_lines(text: str, lines: list[Line]) -> dict[str, Any]:
-    return {"text": text, "lines": [_pack(line) for line in lines], "range": find_range(lines)}
+def _pack_lines(text: str, lines: list[DrawnCurve]) -> dict[str, Any]:
+    return {"text": text, "lines": [_pack(line) for line in lines], "range": find_loss_range(lines)}
 
 
-def _pack(line: Line) -> dict[str, Any]:
+def _pack(line: DrawnCurve) -> dict[str, Any]:
     return {
         "arm": line.arm,
         "state": line.state,

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from ablate.analysis.effects import LOSS
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.trend import Trend
-from ablate.report.content import Report
-from ablate.report.drawing import draw_column, draw_diagnostics, find_range
-from ablate.report.findings import name_family
+from ablate.report.growth_and_interactions import name_family
+from ablate.report.notation import AXIS_NAMES, clean_name, format_target, label_targets, shorten, shorten_target
 from ablate.report.palette import Look, assign_looks
-from ablate.report.rows import caption_differences, name_levels
-from ablate.report.words import AXIS_NAMES, clean_name, label_targets, shorten, shorten_target, write_target
+from ablate.report.report import Report
+from ablate.report.tables import caption_differences, name_levels
+from ablate.report.thinned_curves import find_loss_range, thin_curves, thin_diagnostics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ _WIDTH = 6.4  # inches, the width of a text column
 
 def caption_figures(report: Report) -> dict[str, str]:
     """What each figure shows, by its name. A diagnostic's figure has none."""
-    goal = write_target(report.options.headline)
+    goal = format_target(report.options.headline)
     return {
         "curves": "Validation loss against cost, with the band from the lowest to the highest seed",
         "speedup": f"Speed-up of each arm to {goal}, with 95 % intervals; {_BOUNDS}",
@@ -95,7 +95,7 @@ def save_picture(figure: Figure, ending: str, file: BinaryIO) -> None:
 def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
     """Validation loss against cost, a line an arm, with the band of the extremes over seeds."""
     axis = report.axis
-    lines = draw_column(report.results, "val_loss", report.axes)
+    lines = thin_curves(report.results, "val_loss", report.axes)
     figure, ax = _new_figure(3.8)
     for line in lines:
         look, label = looks[line.arm], shorten(report.labels[line.arm]) + (f", {line.state}" if line.state else "")
@@ -108,7 +108,7 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
         _name_lines(ax, len(lines))
     _label_costs(ax, axis)
     ax.set_ylabel("validation loss (nats a token)")
-    if bounds := find_range(lines):
+    if bounds := find_loss_range(lines):
         ax.set_ylim(*bounds)
         ax.set_ylabel(f"validation loss (nats a token), cut at {bounds[1]:.3g}")
     return figure
@@ -131,7 +131,7 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
     ax.set_xscale("log")
     ax.set_xlim(*_widen(ax.get_xlim()))
     _label_ratios(ax.xaxis)
-    goal = write_target(report.options.headline)
+    goal = format_target(report.options.headline)
     ax.set_xlabel(f"speed-up in {AXIS_NAMES[axis]} to {goal}{_tell_kept(rows, every)}")
     return figure
 
@@ -145,7 +145,7 @@ def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]
     for name, items in (("differences", differences), ("effects", effects)):
         if items:
             figures[name] = _draw_contrasts(items)
-    for group, curves in draw_diagnostics(report.results, (report.axis,)).items():
+    for group, curves in thin_diagnostics(report.results, (report.axis,)).items():
         figure, ax = _new_figure(3.2)
         for curve in curves:
             for depth, values in enumerate(curve.layers.values()):

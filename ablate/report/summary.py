@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ablate.analysis.speedup import SpeedUp
-from ablate.report.content import Report
+from ablate.report.report import Report
 
 SCHEMA_VERSION = 2
 
@@ -42,6 +42,19 @@ def summarize(report: Report) -> dict[str, Any]:
         "command": report.command,
     }
     return {key: _clean(value) for key, value in summary.items()}
+
+
+def final_metrics(report: Report) -> dict[str, float]:
+    """The final figures by name: `final_loss/ARM` (nats a token), and `speedup/AXIS/ARM` at the headline's target.
+
+    Ends of intervals, and bounds, are `speedup/AXIS/ARM/low` and `/high`.
+    """
+    names = {arm: label.replace(" / ", " ") for arm, label in report.labels.items()}
+    figures = {f"final_loss/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
+    for row in report.headline_rows:
+        key = f"speedup/{row.axis}/{names[row.arm]}"
+        figures |= {key: row.ratio, f"{key}/low": row.low, f"{key}/high": row.high}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def write_speedup_csv(report: Report) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ablate.report.content import Report
-from ablate.report.rows import P_VALUE, STEP_TIME, Table, tabulate_arms, tabulate_speed_ups
-from ablate.report.words import AXIS_NAMES, join
+from ablate.report.notation import AXIS_NAMES, join_with_and
+from ablate.report.report import Report
+from ablate.report.tables import P_VALUE, STEP_TIME, Table, tabulate_arms, tabulate_speed_ups
 
 if TYPE_CHECKING:
     import rich.table
@@ -100,7 +100,7 @@ def _leave_out(table: Table, headline: str) -> Iterator[Table]:
             left_out.append(name)
             kept = [index for index, name in enumerate(table.header) if name not in left_out]
             header, *rows = (tuple(cells[index] for index in kept) for cells in (table.header, *table.rows))
-            note = f"{table.note}\nLeft out at this width, but on the page: {join(left_out)}."
+            note = f"{table.note}\nLeft out at this width, but on the page: {join_with_and(left_out)}."
             yield replace(table, header=header, rows=tuple(rows), note=note.strip())
 
 

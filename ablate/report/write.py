@@ -13,14 +13,15 @@ from ablate.analysis.results import Results, read_results
 from ablate.analysis.selection import merge
 from ablate.errors import AblateError, ResourceError
 from ablate.files import make_folder, write_atomic
-from ablate.report.content import Report, ReportOptions, make_report
 from ablate.report.latex import write_latex
 from ablate.report.markdown import write_markdown
 from ablate.report.page import write_page
 from ablate.report.pictures import caption_figures, draw_pictures, save_picture
-from ablate.report.rows import tabulate
-from ablate.report.summary import summarize, write_speedup_csv
+from ablate.report.report import Report, ReportOptions, make_report
+from ablate.report.summary import final_metrics, summarize, write_speedup_csv
+from ablate.report.tables import tabulate
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.mlflow_publisher import publish
 
 FILES = {
     "html": "report.html",
@@ -101,3 +102,11 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
     for name, write in writers.items():
         write_atomic(paths[name], write().encode())
     return paths, tuple(others)
+
+
+def attach_report(report: Report, uri: str) -> str:
+    """Bring a written report to MLflow; an excuse where MLflow did not take it, else nothing."""
+    files = {path.name: path for path in report.paths.values()}
+    files |= {Path(path.parent.name, path.name).as_posix(): path for path in report.others}
+    description = "\n\n".join(filter(None, (report.record.question, *report.answer)))
+    return publish(uri, report.record, files, final_metrics(report), description)

@@ -6,9 +6,9 @@ import yaml
 
 from ablate.files import write_atomic
 from ablate.search.arm_search import ARM, best_of, distinct
+from ablate.search.descriptions import describe_scope, format_condition
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
-from ablate.search.words import describe_scope, write_condition
 from ablate.tracking.folders import StudyFolder
 
 BEST = "best.yaml"
@@ -35,7 +35,7 @@ def write_best(problem: Problem, trials: Trials, store: StudyFolder) -> None:
             search.space.names.path(path): value for path, value in trials.params_of(best.user_attrs[ARM]).items()
         }
         entries.append(
-            ({"when": condition} if (condition := write_condition(search.space)) else {}) | {"set": settings}
+            ({"when": condition} if (condition := format_condition(search.space)) else {}) | {"set": settings}
         )
     head = "".join(f"# {line}\n" for line in lines)
     body = yaml.safe_dump({"search": problem.name, "overlay": entries}, sort_keys=False, allow_unicode=True, width=120)

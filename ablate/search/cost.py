@@ -13,9 +13,9 @@ from rich.text import Text
 from ablate.execution.placement import local_resources, measure_pace, place
 from ablate.formatting import format_seconds
 from ablate.plan.estimate import Pace, run_seconds, study_seconds
+from ablate.search.descriptions import describe_range, describe_scope, describe_trials, format_value
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
-from ablate.search.words import describe_range, describe_scope, describe_trials, write_value
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:
@@ -88,6 +88,6 @@ def _render(arm: ArmSpace) -> Table:
     for path, parameter in arm.parameters.items():
         default = arm.defaults.get(path)
         note = "" if default is None or parameter.holds(default) else " (outside)"
-        cells = (path, describe_range(parameter), f"{write_value(default)}{note}", parameter.when)
+        cells = (path, describe_range(parameter), f"{format_value(default)}{note}", parameter.when)
         table.add_row(*map(Text, cells))
     return table

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ablate.errors import RecordError, ResourceError
 from ablate.files import make_folder, write_atomic
 from ablate.report.markdown import escape, write_table
-from ablate.report.offline import read_template, render
+from ablate.report.offline_page import read_template, render_page
 from ablate.report.pictures import save_picture, styled
-from ablate.report.rows import Table
-from ablate.search.answer import answer, count_open
+from ablate.report.tables import Table
+from ablate.search.conclusions import count_open, state_conclusions
 from ablate.search.tables import tabulate
 from ablate.tracking.folders import read_json
 
@@ -51,19 +51,19 @@ def read_summary(folder: Path) -> Mapping[str, Any]:
 
 
 def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:
-    return render(
+    return render_page(
         read_template("search.html.j2", PACKAGE),
         read_template("search.js", PACKAGE),
         {key: summary[key] for key in ("arms", "objectives", "confirmation")},
         summary=summary,
-        sentences=answer(summary),
+        sentences=state_conclusions(summary),
         tables={table.name: table for table in tables},
         n_open=count_open(summary),
     )
 
 
 def _write_markdown(summary: Mapping[str, Any], tables: list[Table], pictures: Mapping[str, Figure]) -> str:
-    parts = [f"# {escape(summary['question'] or summary['search'])}", *map(escape, answer(summary))]
+    parts = [f"# {escape(summary['question'] or summary['search'])}", *map(escape, state_conclusions(summary))]
     if count_open(summary):
         parts.append(f"**This search is not finished: {count_open(summary)} trials are still to come.**")
     parts += [f"![Each trial's value, and the best so far](figures/{name})" for name in pictures]

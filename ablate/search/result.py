@@ -18,10 +18,10 @@ from ablate.errors import RecordError
 from ablate.plan.expand import display
 from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
 from ablate.search.confirm import SETTINGS, plan_confirmation
+from ablate.search.descriptions import describe_horizon, describe_scope, describe_size
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
-from ablate.search.words import describe_horizon, describe_scope, describe_size
 from ablate.study.tuning import Tune
 from ablate.tracking.folders import StudyFolder
 

@@ -22,8 +22,8 @@ from ablate.execution.view import View
 from ablate.files import make_folder, open_regular
 from ablate.formatting import count
 from ablate.plan import Plan
-from ablate.search.answer import answer, count_open
 from ablate.search.best_yaml import write_best
+from ablate.search.conclusions import count_open, state_conclusions
 from ablate.search.confirm import plan_confirmation
 from ablate.search.optimizer import check_names
 from ablate.search.page import SUMMARY, write_pages
@@ -133,7 +133,7 @@ def report_search(
     folder = out or store.path / "report"
     is_new = not (folder / SUMMARY).exists() or read_json(folder / SUMMARY) != json.loads(json.dumps(summary))
     paths = write_pages(summary, folder)
-    sentences = answer(summary)
+    sentences = state_conclusions(summary)
     for sentence in sentences:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nPage: {paths['search.html'].resolve()}", markup=False, highlight=False, soft_wrap=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ablate.report.rows import Table
-from ablate.search.words import describe_range, write_settings, write_value
+from ablate.report.tables import Table
+from ablate.search.descriptions import describe_range, format_settings, format_value
 from ablate.study.tuning import Parameter
 
 
@@ -25,8 +25,8 @@ def tabulate(summary: Mapping[str, Any]) -> list[Table]:
                     (
                         path,
                         describe_range(Parameter.model_validate(parameter)),
-                        write_value(arm["defaults"].get(path)),
-                        write_value(best.get(path)),
+                        format_value(arm["defaults"].get(path)),
+                        format_value(best.get(path)),
                         "yes" if path in arm["at_edge"] else "",
                     )
                     for path, parameter in arm["space"].items()
@@ -69,8 +69,12 @@ def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> T
     rows = tuple(
         (
             str(row["number"]),
-            *((write_value(value) for value in row["values"]) if row["values"] else ["-"] * len(summary["objectives"])),
-            *(write_value(row["params"].get(path)) for path in paths),
+            *(
+                (format_value(value) for value in row["values"])
+                if row["values"]
+                else ["-"] * len(summary["objectives"])
+            ),
+            *(format_value(row["params"].get(path)) for path in paths),
             "; ".join(_remark(row, arm)),
         )
         for row in arm["history"]
@@ -86,4 +90,4 @@ def _remark(row: Mapping[str, Any], arm: Mapping[str, Any]) -> Iterator[str]:
     elif row["reason"] or not row["values"]:
         yield row["reason"] or row["state"]
     for settings in row.get("same", ()):
-        yield f"the same as {write_settings(settings)}"
+        yield f"the same as {format_settings(settings)}"

@@ -12,11 +12,11 @@ from ablate.plan import Plan, build_plan
 from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
 from ablate.search.arm_search import ARM, best_of, distinct
+from ablate.search.descriptions import describe_range, format_value
 from ablate.search.problem import Problem, check_horizon, read_arms, vary
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace
 from ablate.search.trials import Trials
-from ablate.search.words import describe_range, write_value
 from ablate.study import Overlay, Study
 from ablate.study.predicates import Predicate
 from ablate.study.tuning import Tune
@@ -97,7 +97,7 @@ def describe_arm(trials: Trials, label: str) -> dict[str, Any]:
         "trials": sum(ARM in trial.user_attrs for trial in distinct(search.trials)),
         "steps": space.default.train.steps,
         "space": {path: describe_range(parameter) for path, parameter in space.parameters.items()},
-        "best": {path: write_value(value) for path, value in best.items()},
+        "best": {path: format_value(value) for path, value in best.items()},
         "at_edge": [path for path, value in best.items() if space.parameters[path].is_edge(value)],
     }
 

@@ -15,7 +15,7 @@ from ablate.analysis.summary import summarize_arms
 from ablate.errors import RecordError
 from ablate.imports.logged_run import History
 from ablate.imports.metric_curve import settle
-from ablate.report.content import ReportOptions, make_report
+from ablate.report.report import ReportOptions, make_report
 from ablate.report.summary import summarize
 from ablate.tracking.study_record import read_level
 

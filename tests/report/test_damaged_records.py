@@ -11,8 +11,8 @@ import pytest
 from ablate.analysis.curve_columns import read_columns
 from ablate.errors import AblateError, RecordError, ResourceError
 from ablate.report import ReportOptions, format_table, write_report
-from ablate.report.content import make_report
 from ablate.report.page import write_page
+from ablate.report.report import make_report
 from ablate.report.summary import summarize
 from ablate.report.write import read_study
 from ablate.tracking.folders import StudyFolder

@@ -10,7 +10,7 @@ import pytest
 from ablate.analysis.checked_records import clean
 from ablate.report import format_table, write_report
 from ablate.report.markdown import escape
-from ablate.report.offline import embed_json
+from ablate.report.offline_page import embed_json
 from ablate.report.summary import write_csv
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study

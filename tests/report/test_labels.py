@@ -11,13 +11,13 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.curves_parquet import read_archive
 from ablate.report import ReportOptions, write_report
-from ablate.report.content import make_report
 from ablate.report.markdown import escape
+from ablate.report.notation import DASH
 from ablate.report.page import collect_data
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import draw_ladder
-from ablate.report.rows import tabulate
-from ablate.report.words import NOTHING
+from ablate.report.report import make_report
+from ablate.report.tables import tabulate
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -132,8 +132,8 @@ def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):
         (None, None, []),
     ]
     tables = {table.name: table for table in tabulate(made)}
-    assert [row[3:] for row in tables["arms"].rows] == [(NOTHING,) * 3] * 2
-    assert [row[2:4] for row in tables["cost"].rows] == [(NOTHING,) * 2] * 2
+    assert [row[3:] for row in tables["arms"].rows] == [(DASH,) * 3] * 2
+    assert [row[2:4] for row in tables["cost"].rows] == [(DASH,) * 2] * 2
     assert "-- & -- & --" in (tmp_path / "out" / "tables" / "arms.tex").read_text()
     assert "parameters, FLOPs and tokens" in made.answer[-1] or "Nothing was flagged" not in made.answer[-1]
     again = read_archive(made.paths["curves"])

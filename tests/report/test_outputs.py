@@ -14,7 +14,7 @@ from ablate.errors import AblateError, RecordError
 from ablate.report import ReportOptions, load, write_report
 from ablate.report.latex import escape_latex
 from ablate.report.markdown import escape
-from ablate.report.words import write_p
+from ablate.report.notation import format_p_value
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -236,7 +236,8 @@ def test_a_picture_shows_how_the_speed_up_grows(tmp_path):
     assert summary["trends"][0]["bound"] == "at_most"
     page = made.paths["markdown"].read_text()
     assert (
-        "figures/growth.svg" in page and f"| {escape(write_p(made.growths[0].p_value))} |" in page.split("## Growth")[1]
+        "figures/growth.svg" in page
+        and f"| {escape(format_p_value(made.growths[0].p_value))} |" in page.split("## Growth")[1]
     )
     assert 'id="figure-growth"' in made.paths["html"].read_text()
     other = report(store, tmp_path / "other", targets=("50",))[0]

@@ -10,7 +10,7 @@ import pytest
 from published import find_missing
 
 from ablate.report import ReportOptions, write_report
-from ablate.report.content import make_report
+from ablate.report.report import make_report
 from ablate.report.summary import summarize
 from ablate.report.write import read_study
 from ablate.tracking.folders import StudyFolder

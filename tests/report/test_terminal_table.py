@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from ablate.report import ReportOptions, format_table
-from ablate.report.content import make_report
-from ablate.report.rows import tabulate_arms, tabulate_speed_ups
+from ablate.report.report import make_report
+from ablate.report.tables import tabulate_arms, tabulate_speed_ups
 from ablate.report.write import read_studies
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study

@@ -15,8 +15,8 @@ from ablate.data import describe, prepare
 from ablate.execution.jobs import record_study
 from ablate.plan import Plan, Run
 from ablate.report import Report, ReportOptions, load
-from ablate.report.content import make_report
 from ablate.report.page import write_page
+from ablate.report.report import make_report
 from ablate.report.summary import summarize
 from ablate.search.trials import Trials
 from ablate.search.tuning import plan_tuned, pose_tuning

@@ -14,8 +14,8 @@ from scipy import stats
 from ablate.data import CorpusInfo
 from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
-from ablate.search.answer import answer, count_open
 from ablate.search.best_yaml import write_best
+from ablate.search.conclusions import count_open, state_conclusions
 from ablate.search.confirm import plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.page import read_summary, write_pages
@@ -82,7 +82,7 @@ def test_where_the_defaults_are_best_there_is_nothing_to_confirm(pose_search: Po
     train(trials, lambda run: 0.0 if run.arm.name == run.arm.baseline else 1.0)
     assert plan_confirmation(problem, trials) is None
     summary = summarize(problem, trials, trials.store, "0")
-    assert "none was better than the defaults" in " ".join(answer(summary))
+    assert "none was better than the defaults" in " ".join(state_conclusions(summary))
 
 
 def test_the_best_is_laid_over_the_arms_it_was_found_for(
@@ -122,7 +122,7 @@ def test_the_pages_say_it_all_and_are_made_again_from_the_summary(finished, tmp_
     summary = summarize(problem, trials, store, "0")
     paths = write_pages(summary, tmp_path / "pages")
     page, text = paths["search.html"].read_text(), paths["search.md"].read_text()
-    for sentence in answer(summary):
+    for sentence in state_conclusions(summary):
         assert sentence.split(":")[0] in page
     assert "ngpt / best against prenorm / best" in text
     assert "12,720 parameters" in text
@@ -141,7 +141,7 @@ def test_a_search_that_is_not_over_says_so(pose_search: Pose, tmp_path: Path) ->
     train(trials, limit=2)
     summary = summarize(problem, trials, trials.store, "0")
     assert count_open(summary) == 4
-    assert "not confirmed yet" in " ".join(answer(summary))
+    assert "not confirmed yet" in " ".join(state_conclusions(summary))
     assert "4 trials are still to come" in write_pages(summary, tmp_path / "pages")["search.md"].read_text()
 
 
@@ -149,7 +149,7 @@ def test_defaults_that_nothing_beat_need_no_confirmation(pose_search: Pose, tmp_
     problem = pose_search(trials=3)
     trials = Trials(problem, StudyFolder(tmp_path / "runs" / "tiny"))
     train(trials, lambda run: 1.0 if run.arm.name == run.arm.baseline else 2.0)
-    first, second, *_ = answer(summarize(problem, trials, trials.store, "0"))
+    first, second, *_ = state_conclusions(summarize(problem, trials, trials.store, "0"))
     assert first == "There is nothing to confirm: no trial was better than the defaults."
     assert "none was better than the defaults" in second
 

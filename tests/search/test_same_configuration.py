@@ -16,8 +16,8 @@ from pretended import RATE, Pose, end_run, train
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan.identity import canonical_json
-from ablate.search.answer import answer, count_open
 from ablate.search.arm_search import ARM, best_of
+from ablate.search.conclusions import count_open, state_conclusions
 from ablate.search.optimizer import DECLARATION, JOURNAL
 from ablate.search.page import write_pages
 from ablate.search.result import summarize
@@ -87,7 +87,7 @@ def test_the_page_claims_the_trials_that_trained_and_names_the_same_ones(
     (arm,) = summary["arms"]
     assert (arm["n_trials"], arm["n_configurations"], len(arm["history"])) == (4, 4, 4)
     assert [row["same"] for row in arm["history"]] == [[{HEAD_NORM: "auto"}], [{HEAD_NORM: "rms"}], [], []]
-    sentence = answer(summary)[1]
+    sentence = state_conclusions(summary)[1]
     assert "of 4 trials" in sentence
     assert "2 combinations came to the configuration of another one" in sentence
     write_pages(summary, tmp_path / "page")

@@ -19,7 +19,7 @@ from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
 from ablate.plan.estimate import Pace
-from ablate.search.answer import answer
+from ablate.search.conclusions import state_conclusions
 from ablate.search.cost import describe_tuning
 from ablate.search.optimizer import JOURNAL
 from ablate.search.result import summarize
@@ -96,7 +96,7 @@ def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
     problem = pose_tuning(study, corpus_info)
     trials = Trials(problem, StudyFolder(tmp_path / "runs" / problem.name))
     train(trials)
-    sentences = answer(summarize(problem, trials, trials.store, "0"))
+    sentences = state_conclusions(summarize(problem, trials, trials.store, "0"))
     assert sentences[0].startswith("The study trains each arm at its best, with other seeds")
     assert "prenorm / 12: of 3 trials, number 2 was best" in sentences[1]
     assert sentences[1].endswith("At the edge of its range: train.learning_rate.")

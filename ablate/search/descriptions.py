@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate.formatting import count
-from ablate.report.words import join
+from ablate.report.notation import join_with_and
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.study.schema import TrainConfig
@@ -18,12 +18,12 @@ from ablate_model import ModelConfig
 def describe_range(parameter: Parameter) -> str:
     """`0.005 to 0.5, log`, or the choices."""
     if parameter.choices:
-        return ", ".join(write_value(choice) for choice in parameter.choices)
+        return ", ".join(format_value(choice) for choice in parameter.choices)
     scale = ", log" if parameter.log else f", step {parameter.step:g}" if parameter.step else ""
     return f"{parameter.low:g} to {parameter.high:g}{scale}"
 
 
-def write_value(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Four digits of a number; nothing for nothing."""
     if value is None:
         return ""
@@ -32,9 +32,9 @@ def write_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def write_settings(params: Mapping[str, Any]) -> str:
+def format_settings(params: Mapping[str, Any]) -> str:
     """`train.learning_rate 0.001, model.n_layers 2`."""
-    return ", ".join(f"{path} {write_value(value)}" for path, value in params.items())
+    return ", ".join(f"{path} {format_value(value)}" for path, value in params.items())
 
 
 def describe_trials(problem: Problem) -> str:
@@ -49,7 +49,7 @@ def describe_scope(problem: Problem) -> str:
     """For which size and horizon what the trials find holds."""
     arms = [arm.default for arm in problem.arms]
     horizons = dict.fromkeys(describe_horizon(arm.model, arm.train) for arm in arms)
-    return f"{describe_size(arms[0].model)}, {join(list(horizons))}"
+    return f"{describe_size(arms[0].model)}, {join_with_and(list(horizons))}"
 
 
 def describe_size(model: ModelConfig) -> str:
@@ -64,6 +64,6 @@ def describe_horizon(model: ModelConfig, train: TrainConfig) -> str:
     return f"{train.steps:,} steps of {train.batch_size} sequences ({tokens:,} tokens)"
 
 
-def write_condition(space: ArmSpace) -> str:
+def format_condition(space: ArmSpace) -> str:
     """The arms that a finding is for, as an expression: those with the levels of the searched arm."""
     return " and ".join(f"{axis} == {level.name!r}" for axis, level in space.fixed.items())

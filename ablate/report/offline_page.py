@@ -14,7 +14,7 @@ from importlib import resources
 from typing import Any
 
 
-def render(template: str, script: str, data: Any, **context: Any) -> str:
+def render_page(template: str, script: str, data: Any, **context: Any) -> str:
     """A page from its template (Jinja) and its own script, which finds the data as JSON in the element `data`.
 
     The template gets `style`, `scripts`, `policy` and `data` besides the context.

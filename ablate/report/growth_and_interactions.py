@@ -7,13 +7,13 @@ from typing import Literal
 
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.trend import Trend
-from ablate.report.answer import LISTED, SIGNIFICANT
-from ablate.report.words import AXIS_NAMES, NOTHING, join, label_level, write_bounded
+from ablate.report.headline import LISTED, SIGNIFICANT
+from ablate.report.notation import AXIS_NAMES, DASH, format_bounded, join_with_and, label_level
 
 Direction = Literal["up", "down", "undecided"]
 
 
-def describe_trends(trends: Sequence[Trend], axis: str) -> list[str]:
+def describe_growth(trends: Sequence[Trend], axis: str) -> list[str]:
     """A sentence for each axis, and range of its levels, along which the speed-up on a cost `axis` could grow."""
     ranges: dict[tuple[str, float, float], list[Trend]] = {}
     for trend in trends:
@@ -31,10 +31,10 @@ def judge_trend(trend: Trend) -> Direction:
     return "down" if trend.high is not None and trend.high <= 1 else "undecided"
 
 
-def write_growth(trend: Trend) -> str:
+def format_growth(trend: Trend) -> str:
     """The growth with its interval, its bound, or the reason for neither."""
     bound = "not_determined" if trend.growth is None and trend.bound is None else trend.bound
-    return write_bounded(trend.growth, trend.low, trend.high, bound)
+    return format_bounded(trend.growth, trend.low, trend.high, bound)
 
 
 def name_family(trend: Trend) -> str:
@@ -52,26 +52,26 @@ def _describe_along(rows: Sequence[Trend]) -> str:
         verb = _TREND_WORDS[judge_trend(first)]
         return (
             f"Does it grow with {first.along}? {_begin(ends)}, the speed-up of {name_family(first)} in {cost} is "
-            f"multiplied by {write_growth(first)}: {verb}."
+            f"multiplied by {format_growth(first)}: {verb}."
         )
-    listed = [f"{name_family(row)} {write_growth(row)}" for row in rows[:LISTED]]
+    listed = [f"{name_family(row)} {format_growth(row)}" for row in rows[:LISTED]]
     rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
     return (
         f"Does it grow with {first.along}? {_begin(ends)}, the speed-ups in {cost} are multiplied by: "
-        f"{join([*listed, *rest])}."
+        f"{join_with_and([*listed, *rest])}."
     )
 
 
 def _describe_loss_change(trend: Trend) -> str:
     if trend.loss_low is None:
         return ""
-    return f"; its final loss minus the baseline's changes by {write_change(trend)} nats"
+    return f"; its final loss minus the baseline's changes by {format_loss_change(trend)} nats"
 
 
-def write_change(trend: Trend) -> str:
+def format_loss_change(trend: Trend) -> str:
     """How the difference of losses changes, with its interval where it has one."""
     if trend.loss_change is None:
-        return NOTHING
+        return DASH
     return _write_signed(trend.loss_change, trend.loss_low, trend.loss_high)
 
 
@@ -82,7 +82,7 @@ _TREND_WORDS: dict[Direction, str] = {
 }
 
 
-def describe_sums(effects: Sequence[Effect], within: Sequence[str]) -> list[str]:
+def describe_interactions(effects: Sequence[Effect], within: Sequence[str]) -> list[str]:
     """What the levels do on average, and whether two do together what they do apart, on the final loss; nothing where
     the study has no two axes besides those of `within`."""
     known = [effect for effect in effects if effect.outcome == LOSS and not set(within) & set(effect.levels)]
@@ -109,7 +109,7 @@ def _describe_pairs(pairs: Sequence[Effect]) -> str:
     counts = [f"{n} {one if n == 1 else many}" for key, (one, many) in _MANY_SUMS.items() if (n := verdicts.count(key))]
     largest = sorted(pairs, key=lambda pair: (_judge(pair) == "undecided", -abs(pair.estimate)))
     how = "from the sum of what each level changes alone, in nats"
-    return f"Of {len(pairs)} pairs of levels, {join(counts)}; {how}: {_list(largest)}."
+    return f"Of {len(pairs)} pairs of levels, {join_with_and(counts)}; {how}: {_list(largest)}."
 
 
 def _begin(text: str) -> str:
@@ -119,7 +119,7 @@ def _begin(text: str) -> str:
 def _list(effects: Sequence[Effect]) -> str:
     listed = [f"{_name(effect)} {_write(effect)}" for effect in effects[:LISTED]]
     rest = [f"{len(effects) - LISTED} more in the table"] if len(effects) > LISTED else []
-    return join([*listed, *rest])
+    return join_with_and([*listed, *rest])
 
 
 def _name(effect: Effect, link: str = " with ") -> str:

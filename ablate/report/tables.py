@@ -8,23 +8,23 @@ from itertools import compress
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
 from ablate.formatting import format_number
-from ablate.report.content import Report
-from ablate.report.findings import name_family, write_change, write_growth
-from ablate.report.words import (
+from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
+from ablate.report.notation import (
     AXIS_NAMES,
-    NOTHING,
+    DASH,
     explain_targets,
-    join,
+    format_bytes,
+    format_p_value,
+    format_ratio,
+    format_size,
+    format_speedup,
+    format_spread,
+    format_target,
+    format_time,
+    join_with_and,
     shorten_target,
-    write_bytes,
-    write_count,
-    write_p,
-    write_ratio,
-    write_speed_up,
-    write_spread,
-    write_target,
-    write_time,
 )
+from ablate.report.report import Report
 
 STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
 """Columns beside the speed-ups: over the baseline's time per step, and the p-value on the headline's axis of cost."""
@@ -55,10 +55,10 @@ def tabulate_speed_ups(report: Report) -> Table:
             (
                 report.labels[arm],
                 *([report.labels[main.baseline]] if len(baselines) > 1 else []),
-                *(write_speed_up(cells[axis]) for axis in report.table_axes),
-                write_ratio(step_ratio[arm]),
+                *(format_speedup(cells[axis]) for axis in report.table_axes),
+                format_ratio(step_ratio[arm]),
                 f"{main.n_reached}/{main.n_pairs}",
-                write_p(main.p_holm),
+                format_p_value(main.p_holm),
             )
         )
     over = f" over {report.labels[next(iter(baselines))]}" if len(baselines) == 1 else ""
@@ -70,7 +70,7 @@ def tabulate_speed_ups(report: Report) -> Table:
         "Reached",
         P_VALUE.format(AXIS_NAMES[report.axis]),
     )
-    caption = f"Speed-up{over} to {write_target(report.options.headline)}, with 95 % intervals (not adjusted)"
+    caption = f"Speed-up{over} to {format_target(report.options.headline)}, with 95 % intervals (not adjusted)"
     return Table("speedup", caption, header, tuple(rows), _collect_notes(report))
 
 
@@ -80,7 +80,7 @@ def _collect_notes(report: Report) -> str:
     for row in report.headline_rows:
         for note in filter(None, row.note.split("; ")):
             arms.setdefault(note, {})[report.labels[row.arm]] = None
-    return "\n".join(f"{join(list(names))}: {note}" for note, names in arms.items())
+    return "\n".join(f"{join_with_and(list(names))}: {note}" for note, names in arms.items())
 
 
 def tabulate_ladder(report: Report) -> Table:
@@ -90,7 +90,7 @@ def tabulate_ladder(report: Report) -> Table:
         "Arm",
         *map(shorten_target, report.options.targets),
     )
-    cells = {(row.arm, row.target): write_speed_up(row) for row in report.rows if row.axis == axis}
+    cells = {(row.arm, row.target): format_speedup(row) for row in report.rows if row.axis == axis}
     rows = tuple(
         (report.labels[arm], *(cells[arm, target] for target in report.options.targets))
         for arm in report.results.compared_arms
@@ -111,8 +111,8 @@ def tabulate_full_schedules(report: Report) -> Table:
     rows = []
     for arm in dict.fromkeys(row.arm for row in report.full_schedule):
         main = cells[arm, report.axis]
-        ratios = (write_speed_up(cells[arm, axis]) for axis in report.table_axes)
-        rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", write_p(main.p_holm)))
+        ratios = (format_speedup(cells[arm, axis]) for axis in report.table_axes)
+        rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", format_p_value(main.p_holm)))
     note = "The budget at which the baseline would end at the arm's final loss, over the arm's: the number to quote."
     caption = "Speed-up between full schedules, with 95 % intervals (not adjusted)"
     return Table("full_schedule", caption, header, tuple(rows), note)
@@ -121,15 +121,15 @@ def tabulate_full_schedules(report: Report) -> Table:
 def tabulate_trends(report: Report) -> Table:
     """Growth of the speed-ups along an axis of numbers, on all axes of cost side by side."""
     rows = {(trend.along, name_family(trend)): trend for trend in report.trends if trend.axis == report.axis}
-    cells = {(trend.along, name_family(trend), trend.axis): write_growth(trend) for trend in report.trends}
+    cells = {(trend.along, name_family(trend), trend.axis): format_growth(trend) for trend in report.trends}
     lines = tuple(
         (
             family,
             along,
             ", ".join(f"{level:g}" for level in trend.levels),
             *(cells[along, family, axis] for axis in report.table_axes),
-            write_p(trend.p_value),
-            write_change(trend),
+            format_p_value(trend.p_value),
+            format_loss_change(trend),
         )
         for (along, family), trend in rows.items()
     )
@@ -185,8 +185,8 @@ def _name_outcome(effect: Effect) -> str:
 
 def _write_effect(effect: Effect) -> tuple[str, str, str]:
     is_known = effect.low is not None and effect.high is not None
-    interval = f"[{effect.low:+.4f}, {effect.high:+.4f}]" if is_known else NOTHING
-    return f"{effect.estimate:+.4f}", interval, write_p(effect.p_holm)
+    interval = f"[{effect.low:+.4f}, {effect.high:+.4f}]" if is_known else DASH
+    return f"{effect.estimate:+.4f}", interval, format_p_value(effect.p_holm)
 
 
 def tabulate_importance(report: Report) -> Table:
@@ -205,11 +205,11 @@ def tabulate_arms(report: Report) -> Table:
     rows = tuple(
         (
             report.labels[arm.arm],
-            write_spread(arm.final_loss),
+            format_spread(arm.final_loss),
             f"{arm.n_finished}/{arm.n_runs}",
-            write_count(arm.n_params),
-            write_count(arm.flops_per_token),
-            write_count(arm.n_tokens),
+            format_size(arm.n_params),
+            format_size(arm.flops_per_token),
+            format_size(arm.n_tokens),
         )
         for arm in report.arms
     )
@@ -226,11 +226,11 @@ def tabulate_cost(report: Report) -> Table:
     rows = tuple(
         (
             report.labels[arm.arm],
-            write_time(arm.step_s.mean),
-            write_count(arm.tokens_per_s),
-            NOTHING if arm.tflops_per_s is None else format_number(arm.tflops_per_s),
-            write_bytes(arm.peak_memory_bytes),
-            arm.device or NOTHING,
+            format_time(arm.step_s.mean),
+            format_size(arm.tokens_per_s),
+            DASH if arm.tflops_per_s is None else format_number(arm.tflops_per_s),
+            format_bytes(arm.peak_memory_bytes),
+            arm.device or DASH,
         )
         for arm in report.arms
     )
@@ -261,15 +261,15 @@ def tabulate_fairness(report: Report) -> Table:
             report.labels[line.arm],
             "; ".join(line.flags) or "none",
             line.recipe,
-            write_ratio(line.params_ratio),
-            write_ratio(line.flops_ratio),
-            write_count(line.horizon_tokens),
+            format_ratio(line.params_ratio),
+            format_ratio(line.flops_ratio),
+            format_size(line.horizon_tokens),
             line.precision,
             line.schedule,
-            NOTHING if line.crossing_share is None else f"{100 * line.crossing_share:.0f} % of steps",
-            NOTHING if line.learning_rate_share is None else f"{100 * line.learning_rate_share:.0f} % of peak",
+            DASH if line.crossing_share is None else f"{100 * line.crossing_share:.0f} % of steps",
+            DASH if line.learning_rate_share is None else f"{100 * line.learning_rate_share:.0f} % of peak",
             line.attention_backend,
-            write_tuning(line),
+            format_tuning(line),
         )
         for line in report.fairness
     ]
@@ -286,7 +286,7 @@ def tabulate_fairness(report: Report) -> Table:
     return Table("fairness", "Fairness: what else differs between an arm and its baseline", header, tuple(rows), note)
 
 
-def write_tuning(line: Fairness) -> str:
+def format_tuning(line: Fairness) -> str:
     """Trials, and over which values, with the best."""
     if line.tuning_trials is None:
         return "not recorded"
@@ -296,8 +296,7 @@ def write_tuning(line: Fairness) -> str:
 def tabulate_mishaps(report: Report) -> Table:
     header = ("Arm", "Seed", "State", "Step", "What happened")
     rows = tuple(
-        (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.reason or NOTHING)
-        for m in report.mishaps
+        (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.reason or DASH) for m in report.mishaps
     )
     return Table("failures", "Runs that did not finish their budget, or whose curve is damaged", header, rows)
 

@@ -18,7 +18,7 @@ MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 6_000, 8
 
 
 @dataclass(frozen=True)
-class Line:
+class DrawnCurve:
     """A curve: `costs` by axis and `mean` [point], with the band `low` to `high` (the extremes over `n_runs` seeds).
 
     `state` is empty for the whole runs of an arm, else what became of the single run that is drawn.
@@ -33,7 +33,7 @@ class Line:
     n_runs: int
 
 
-def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line]:
+def thin_curves(results: Results, column: str, axes: Sequence[str]) -> list[DrawnCurve]:
     """One line an arm over its whole runs; one more for each run that diverged, was cut, or still runs."""
     lines = []
     limit = max(min(MAX_POINTS, ALL_POINTS // len(results.arms)), MIN_POINTS)
@@ -47,7 +47,7 @@ def draw_column(results: Results, column: str, axes: Sequence[str]) -> list[Line
     return lines
 
 
-def find_range(lines: Sequence[Line]) -> tuple[float, float] | None:
+def find_loss_range(lines: Sequence[DrawnCurve]) -> tuple[float, float] | None:
     """Ends of a linear axis of losses where a few lines, as of runs that diverged, would flatten all the others.
 
     The upper end is twice the median of the highest loss of each line. None where no line goes beyond it.
@@ -73,7 +73,7 @@ class Diagnostic:
     layers: dict[str, Floats]
 
 
-def draw_diagnostics(results: Results, axes: Sequence[str]) -> dict[str, list[Diagnostic]]:
+def thin_diagnostics(results: Results, axes: Sequence[str]) -> dict[str, list[Diagnostic]]:
     """By name, such as `alpha_attn` with its layers or `grad_norm` without: a curve for each arm that records it.
 
     Of a deep model at most `MAX_LAYERS` layers, evenly spread.
@@ -100,17 +100,17 @@ def _pick_layers(columns: Sequence[str]) -> list[str]:
     return [columns[index] for index in np.unique(indices)]
 
 
-def _draw_known(runs: Sequence[RunCurve], column: str, axes: Sequence[str], limit: int) -> Line | None:
+def _draw_known(runs: Sequence[RunCurve], column: str, axes: Sequence[str], limit: int) -> DrawnCurve | None:
     known = [run for run in runs if np.isfinite(run.columns.get(column, np.empty(0))).any()]
     return _draw(known, column, axes, "", limit) if known else None
 
 
-def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str, limit: int) -> Line:
+def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str, limit: int) -> DrawnCurve:
     known = [np.isfinite(run.columns[column]) for run in runs]
     steps = [run.columns["step"][mask] for run, mask in zip(runs, known, strict=True)]
     first, last = max(s[0] for s in steps), min(s[-1] for s in steps)
     grid = min(steps, key=len)
-    grid = thin(grid[(grid >= first) & (grid <= last)], limit)
+    grid = thin_points(grid[(grid >= first) & (grid <= last)], limit)
     values = np.stack(
         [np.interp(grid, s, run.columns[column][m]) for run, s, m in zip(runs, steps, known, strict=True)]
     )
@@ -120,10 +120,10 @@ def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str
         )
         for axis in axes
     }
-    return Line(runs[0].arm, state, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
+    return DrawnCurve(runs[0].arm, state, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
 
 
-def thin(points: Floats, limit: int) -> Floats:
+def thin_points(points: Floats, limit: int) -> Floats:
     """At most `limit` of the points, half spread evenly and half evenly in the logarithm: either scale is filled."""
     if points.size <= limit:
         return points

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ablate.formatting import count
-from ablate.search.words import write_settings, write_value
+from ablate.search.descriptions import format_settings, format_value
 
 ALPHA = 0.05
 
 
-def answer(summary: Mapping[str, Any]) -> list[str]:
+def state_conclusions(summary: Mapping[str, Any]) -> list[str]:
     """The finding, the confirmation first, then how far it reaches."""
     return [*_confirmed(summary), *map(_describe_best, summary["arms"]), _reach(summary)]
 
@@ -58,7 +58,7 @@ def _describe_best(arm: Mapping[str, Any]) -> str:
     if arm["best"] is None:
         return f"{name}: no trial was completed."
     best, default = rows[arm["best"]], rows.get(arm["default"])
-    value = write_value(best["values"][0])
+    value = format_value(best["values"][0])
     edge = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
     n_shared = sum(len(row.get("same", ())) for row in arm["history"])
     if n_shared:
@@ -66,8 +66,8 @@ def _describe_best(arm: Mapping[str, Any]) -> str:
     of = f"of {count(arm['n_configurations'], 'trial')}"
     if arm["best"] == arm["default"]:
         return f"{name}: {of}, none was better than the defaults ({value}).{edge}"
-    against = "the defaults diverged" if default is None else f"the defaults {write_value(default['values'][0])}"
-    settings = write_settings(best["params"])
+    against = "the defaults diverged" if default is None else f"the defaults {format_value(default['values'][0])}"
+    settings = format_settings(best["params"])
     return f"{name}: {of}, number {arm['best']} was best ({value}, {against}): {settings}.{edge}"
 
 

@@ -17,7 +17,7 @@ AXIS_NAMES = {
     "seconds": "seconds",
     "gpu_seconds": "GPU-seconds",
 }
-NOTHING = "\N{EN DASH}"
+DASH = "\N{EN DASH}"
 
 HOW_JUDGED = "95 % intervals, not adjusted; judged by Holm-adjusted p-values"
 """What Holm's method changes, and what it does not. Every text that shows both says it in these words."""
@@ -51,35 +51,35 @@ def label_level(axis: str, level: Value) -> str:
     return level if isinstance(level, str) and "." not in axis else f"{axis.rpartition('.')[2]}={level}"
 
 
-def write_ratio(value: float | None) -> str:
+def format_ratio(value: float | None) -> str:
     """A ratio to three digits: 1.45x."""
     if value is None:
-        return NOTHING
+        return DASH
     rounded = round_digits(value)
     return f"{value:.0f}x" if rounded >= 100 else f"{value:.1f}x" if rounded >= 10 else f"{value:.2f}x"
 
 
-def write_speed_up(row: SpeedUp) -> str:
+def format_speedup(row: SpeedUp) -> str:
     """The value of a row with its interval, its bound, or the reason for neither."""
-    return write_bounded(row.ratio, row.low, row.high, row.bound)
+    return format_bounded(row.ratio, row.low, row.high, row.bound)
 
 
-def write_bounded(ratio: float | None, low: float | None, high: float | None, bound: Bound | None) -> str:
+def format_bounded(ratio: float | None, low: float | None, high: float | None, bound: Bound | None) -> str:
     """A ratio with its interval, its bound, or the reason for neither."""
     if bound == "at_most":
-        return f"at most {write_ratio(high)}"
+        return f"at most {format_ratio(high)}"
     if bound == "at_least":
-        return f"at least {write_ratio(low)}"
+        return f"at least {format_ratio(low)}"
     if bound == "not_determined":
         return "not determined"
     if ratio is None:
-        return NOTHING
+        return DASH
     if low is None or high is None:
-        return f"{write_ratio(ratio)} (no interval)"
-    return f"{write_ratio(ratio)} [{low:.2f}, {high:.2f}]"
+        return f"{format_ratio(ratio)} (no interval)"
+    return f"{format_ratio(ratio)} [{low:.2f}, {high:.2f}]"
 
 
-def write_target(target: Target) -> str:
+def format_target(target: Target) -> str:
     """A target in words: where on the baseline's budget, or which loss."""
     if isinstance(target, float):
         return f"a validation loss of {target:g}"
@@ -104,38 +104,38 @@ def shorten_target(target: Target) -> str:
     return f"{target:g}" if isinstance(target, float) else target if target == "final" else f"{target} %"
 
 
-def write_spread(spread: Spread, digits: int = 4) -> str:
+def format_spread(spread: Spread, digits: int = 4) -> str:
     """Mean and standard deviation: 3.1234 ± 0.0021."""
     if spread.mean is None:
-        return NOTHING
+        return DASH
     sd = f" ± {spread.sd:.{digits}f}" if spread.sd is not None else ""
     return f"{spread.mean:.{digits}f}{sd}"
 
 
-def write_count(value: float | None) -> str:
+def format_size(value: float | None) -> str:
     """A large number to three digits with its prefix: 1.23M."""
-    return NOTHING if value is None else format_count(value)
+    return DASH if value is None else format_count(value)
 
 
-def write_bytes(value: int | None) -> str:
-    return NOTHING if value is None else f"{value / 2**30:.2f} GiB"
+def format_bytes(value: int | None) -> str:
+    return DASH if value is None else f"{value / 2**30:.2f} GiB"
 
 
-def write_time(seconds: float | None) -> str:
+def format_time(seconds: float | None) -> str:
     """A time to three digits in its own unit."""
     if seconds is None:
-        return NOTHING
+        return DASH
     rounded = round_digits(seconds)
     size, unit = next(((size, unit) for size, unit in _TIMES if rounded >= size), (0.001, "ms"))
     return f"{format_number(rounded / size)} {unit}"
 
 
-def write_p(value: float | None) -> str:
+def format_p_value(value: float | None) -> str:
     if value is None:
-        return NOTHING
+        return DASH
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def join(parts: list[str]) -> str:
+def join_with_and(parts: list[str]) -> str:
     """a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""

@@ -19,9 +19,9 @@ from ablate.analysis.speedup import TARGETS, SpeedUp, Target, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.analysis.trend import Trend, find_trends
 from ablate.errors import AblateError, suggest
-from ablate.report.answer import answer
-from ablate.report.findings import describe_sums, describe_trends
-from ablate.report.words import label_arms
+from ablate.report.growth_and_interactions import describe_growth, describe_interactions
+from ablate.report.headline import state_result
+from ablate.report.notation import label_arms
 from ablate.tracking.study_record import StudyRecord, Value
 
 
@@ -171,9 +171,9 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     )
     headline = tuple(row for row in rows if row.target == options.headline)
     labels = label_arms(results.record.arms)
-    finding, caveats = answer(headline, full_schedule, arms, fairness, axis, labels, results.record.caveats)
+    finding, caveats = state_result(headline, full_schedule, arms, fairness, axis, labels, results.record.caveats)
     told = trends if "final" in options.targets else ()  # the target that they are of
-    further = (*describe_trends(told, axis), *describe_sums(effects, results.record.compare_within))
+    further = (*describe_growth(told, axis), *describe_interactions(effects, results.record.compare_within))
     return Report(
         record=results.record,
         options=options,

@@ -10,7 +10,15 @@ from ablate.analysis.fairness import UNKNOWN, Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary
 from ablate.formatting import count
-from ablate.report.words import AXIS_NAMES, HOW_JUDGED, join, write_p, write_ratio, write_speed_up, write_target
+from ablate.report.notation import (
+    AXIS_NAMES,
+    HOW_JUDGED,
+    format_p_value,
+    format_ratio,
+    format_speedup,
+    format_target,
+    join_with_and,
+)
 
 SIGNIFICANT = 0.05
 LISTED = 4
@@ -18,7 +26,7 @@ LISTED = 4
 Verdict = Literal["faster", "slower", "undecided"]
 
 
-def answer(
+def state_result(
     rows: Sequence[SpeedUp],
     full_schedule: Sequence[SpeedUp],
     arms: Sequence[ArmSummary],
@@ -48,7 +56,7 @@ def answer(
     return finding, _sentence(parts or [_describe_unflagged(fairness)])
 
 
-def judge(row: SpeedUp) -> Verdict:
+def judge_speedup(row: SpeedUp) -> Verdict:
     """faster or slower where Holm's p is below 0.05 and the interval, or the bound, on one side of 1; else undecided.
 
     One seed has no p-value and decides nothing.
@@ -65,7 +73,7 @@ def _rank(row: SpeedUp) -> tuple[int, bool, float, float]:
     limits the surer is the better one.
     """
     value = row.ratio or row.low or row.high or 0.0
-    verdict = {"faster": 2, "undecided": 1, "slower": 0}[judge(row)] if value else -1
+    verdict = {"faster": 2, "undecided": 1, "slower": 0}[judge_speedup(row)] if value else -1
     return verdict, row.bound != "at_most", value, -1.0 if row.p_value is None else -row.p_value
 
 
@@ -78,32 +86,32 @@ def _describe_alone(arms: Sequence[ArmSummary]) -> str:
         return f"There is one arm, {ended[0].arm}; it ends at a validation loss of {first}."
     losses = [f"{ended[0].arm} ends at a validation loss of {first}"]
     losses += [f"{arm.arm} at {loss}" for arm, loss in zip(ended[1:], others, strict=False)]
-    return f"No arm has a baseline to be compared with: {join(losses)}."
+    return f"No arm has a baseline to be compared with: {join_with_and(losses)}."
 
 
 def _describe_one(row: SpeedUp, axis: str) -> str:
-    goal = write_target(row.target).replace("the baseline", row.baseline)
+    goal = format_target(row.target).replace("the baseline", row.baseline)
     name, than = AXIS_NAMES[axis], f" as {row.baseline}" if isinstance(row.target, float) else ""
     if row.bound == "at_most":
         n_missed = row.n_pairs - row.n_reached
         missed = f"{n_missed} of {count(row.n_pairs, 'run')} never reached {goal}"
         reason = missed if n_missed else f"{row.baseline} is below {goal} at its first evaluation"
         return (
-            f"In {name}, {row.arm} is at most {write_ratio(row.high)} as fast as {row.baseline}: "
-            f"{reason}, {_VERDICTS[judge(row)]}."
+            f"In {name}, {row.arm} is at most {format_ratio(row.high)} as fast as {row.baseline}: "
+            f"{reason}, {_VERDICTS[judge_speedup(row)]}."
         )
     if row.bound == "at_least":
-        speed = f"at least {write_ratio(row.low)} as fast{than}"
-        return f"In {name}, {row.arm} reaches {goal} {speed}, {_VERDICTS[judge(row)]}."
+        speed = f"at least {format_ratio(row.low)} as fast{than}"
+        return f"In {name}, {row.arm} reaches {goal} {speed}, {_VERDICTS[judge_speedup(row)]}."
     if row.ratio is None:
         reason = f": {row.note}" if row.note else ""
         return f"Whether {row.arm} reaches {goal} in fewer {name} is not determined{reason}."
-    start = f"In {name}, {row.arm} reaches {goal} {write_ratio(row.ratio)} as fast{than}"
+    start = f"In {name}, {row.arm} reaches {goal} {format_ratio(row.ratio)} as fast{than}"
     if row.low is None or row.high is None:
         return f"{start}, a number without an interval: {row.note.rpartition('no interval: ')[2]}."
     size = count(row.n_pairs, "unpaired run" if row.method.startswith("Welch") else "seed")
-    certainty = f"95 % interval {row.low:.2f} to {row.high:.2f}, {size}, p {_equals(write_p(row.p_holm))}"
-    return f"{start} ({certainty}), {_VERDICTS[judge(row)]}."
+    certainty = f"95 % interval {row.low:.2f} to {row.high:.2f}, {size}, p {_equals(format_p_value(row.p_holm))}"
+    return f"{start} ({certainty}), {_VERDICTS[judge_speedup(row)]}."
 
 
 _VERDICTS: dict[Verdict, str] = {
@@ -114,18 +122,16 @@ _VERDICTS: dict[Verdict, str] = {
 
 
 def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
+    goal = format_target(rows[0].target)
     if all(_rank(row)[0] < 0 for row in rows):
         reason = f": {rows[0].note}" if rows[0].note else ""
-        return (
-            f"None of {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to {write_target(rows[0].target)}{reason}."
-        )
-    verdicts = [judge(row) for row in rows]
-    listed = [f"{row.arm} {write_speed_up(row)}" for row in rows[:LISTED]]
+        return f"None of {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to {goal}{reason}."
+    verdicts = [judge_speedup(row) for row in rows]
+    listed = [f"{row.arm} {format_speedup(row)}" for row in rows[:LISTED]]
     rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
     has_interval = any(row.ratio is not None and row.low is not None for row in rows)
     how = f" ({HOW_JUDGED})" if has_interval else ""
-    goal = write_target(rows[0].target)
-    return f"In {AXIS_NAMES[axis]} to {goal}, {_count_verdicts(verdicts)}{how}: {join([*listed, *rest])}."
+    return f"In {AXIS_NAMES[axis]} to {goal}, {_count_verdicts(verdicts)}{how}: {join_with_and([*listed, *rest])}."
 
 
 def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
@@ -136,7 +142,7 @@ def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
     if not others:
         return f"{'both' if n == 2 else f'all {n}'} arms are {whole}"
     first = f"{n} of {len(verdicts)} arms {'is' if n == 1 else 'are'} {whole}"
-    return join([first, *(f"{n} {'is' if n == 1 else 'are'} {word}" for word, n in others)])
+    return join_with_and([first, *(f"{n} {'is' if n == 1 else 'are'} {word}" for word, n in others)])
 
 
 _MANY_WORDS: dict[Verdict, str] = {"faster": "clearly faster", "slower": "clearly slower", "undecided": "undecided"}
@@ -157,16 +163,16 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSumma
     text = f"in {AXIS_NAMES[other]}, {row.arm} {_say_speed(row)}"
     step_ratio = next(arm.step_ratio for arm in arms if arm.arm == row.arm)
     if steps and seconds and steps.ratio and seconds.ratio and step_ratio:
-        times = write_ratio(step_ratio)
+        times = format_ratio(step_ratio)
         text += f": a step takes {'' if times == '1.00x' else f'{times} '}as long as the baseline's"
     return [text]
 
 
 def _say_speed(row: SpeedUp) -> str:
-    """`write_speed_up` as the end of a sentence."""
+    """`format_speedup` as the end of a sentence."""
     if row.ratio is None and row.bound in (None, "not_determined"):
         return "cannot be compared"
-    value, gap, interval = write_speed_up(row).partition("x")
+    value, gap, interval = format_speedup(row).partition("x")
     return f"is {value}{gap} as fast{interval}"
 
 
@@ -211,7 +217,7 @@ def _describe_unflagged(fairness: Sequence[Fairness]) -> str:
     unknown = [name for name, values in known.items() if None in values]
     if not unknown:
         return "nothing was flagged: all runs finished, and sizes and conditions are alike"
-    return f"nothing was flagged: all runs finished; not known for every arm, so not compared: {join(unknown)}"
+    return f"nothing was flagged: all runs finished; not known for every arm, so not compared: {join_with_and(unknown)}"
 
 
 def _sentence(parts: Sequence[str]) -> str:

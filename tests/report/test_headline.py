@@ -7,8 +7,8 @@ import pytest
 from ablate.analysis.fairness import Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary, Spread
-from ablate.report.answer import answer, judge
-from ablate.report.words import explain_targets, join, label_arms, write_ratio, write_speed_up, write_time
+from ablate.report.headline import judge_speedup, state_result
+from ablate.report.notation import explain_targets, format_ratio, format_speedup, format_time, join_with_and, label_arms
 from ablate.tracking.study_record import ArmRecord
 
 ROW = SpeedUp("arm", "base", {}, "tokens", "final", 3.0, 1.45, 1.3, 1.61, None, 3, 3, 0.002, 0.004)
@@ -56,7 +56,7 @@ def fair(*flags):
 
 
 def say(*rows, arms=(), fairness=(), full=(), axis="tokens"):
-    return answer(rows, full, arms or [summary()], fairness or [fair()], axis, LABELS)
+    return state_result(rows, full, arms or [summary()], fairness or [fair()], axis, LABELS)
 
 
 def test_one_clear_arm_with_its_price():
@@ -210,7 +210,7 @@ def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
     ],
 )
 def test_verdicts(changes, verdict):
-    assert judge(replace(ROW, **changes)) == verdict
+    assert judge_speedup(replace(ROW, **changes)) == verdict
 
 
 def test_seconds_that_cannot_be_compared_were_named_twice():
@@ -244,16 +244,27 @@ def test_labels_are_levels_and_never_shared():
 
 
 def test_numbers_in_words():
-    assert [write_ratio(v) for v in (None, 0.456, 1.454, 12.34, 345.6)] == [
+    assert [format_ratio(v) for v in (None, 0.456, 1.454, 12.34, 345.6)] == [
         "\N{EN DASH}",
         "0.46x",
         "1.45x",
         "12.3x",
         "346x",
     ]
-    assert [write_time(v) for v in (0.0123, 1.5, 90, 7200, 200_000)] == ["12.3 ms", "1.5 s", "1.5 min", "2 h", "2.31 d"]
-    assert write_speed_up(replace(ROW, low=None, high=None)) == "1.45x (no interval)"
-    assert [join(parts) for parts in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [format_time(v) for v in (0.0123, 1.5, 90, 7200, 200_000)] == [
+        "12.3 ms",
+        "1.5 s",
+        "1.5 min",
+        "2 h",
+        "2.31 d",
+    ]
+    assert format_speedup(replace(ROW, low=None, high=None)) == "1.45x (no interval)"
+    assert [join_with_and(parts) for parts in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
 
 
 @pytest.mark.parametrize(
