@@ -10,7 +10,7 @@ from .errors import ConfigError
 from .presets import PRESETS
 
 if TYPE_CHECKING:
-    from .cache import Cache
+    from .context import Cache
     from .gpt import GPT
     from .gpt2 import load_gpt2
     from .kernels.call import BackendError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "GPT": "gpt",
     "BackendError": "kernels.call",
-    "Cache": "cache",
+    "Cache": "context",
     "Sampling": "sampling",
     "generate": "sampling",
     "drop": "pruning",

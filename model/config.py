@@ -1,10 +1,10 @@
-"""The description of a model: sizes, components and nothing that does not change its function."""
+"""The configuration of a model: parsing, checks, prices, and which settings change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -14,18 +14,13 @@ from . import mlp as mlp_axis
 from . import normalization as normalization_axis
 from . import position as position_axis
 from . import topology as topology_axis
-from .attention.base import Attention
+from .contracts import NO_MLP, Architecture, Attention, Linear, Mlp, Normalization, Position, Size, Topology
 from .cost import count_forward_flops, count_params
-from .dropped import NO_MLP, Part, check_dropped
 from .errors import ConfigError, describe_unknown, quote
-from .linear.base import Linear
-from .mlp.base import Mlp
-from .normalization.base import Normalization
-from .position.base import Position
+from .knobs import translate
 from .presets import PRESETS
 from .schema import describe_schema
-from .topology.base import Topology
-from .variant import Knobs, Table, translate
+from .table import Table
 
 TABLES: dict[str, Table[Any]] = {
     table.axis: table
@@ -38,38 +33,34 @@ TABLES: dict[str, Table[Any]] = {
         topology_axis.TABLE,
     )
 }
-Size = Annotated[int, Field(ge=1, le=1_000_000)]  # above it a typing error is likelier than a model
 
 
 def _default_d_ff(known: Mapping[str, Any]) -> int:
-    """The mlp's own choice; any number where an invalid mlp or d_model is going to be reported anyway."""
+    """Return the MLP's own choice, or any number if an invalid mlp or d_model is about to be reported anyway."""
     if "mlp" not in known or "d_model" not in known:
         return 1
     width: int = known["mlp"].default_d_ff(known["d_model"])
     return width
 
 
-class ModelConfig(Knobs):
+class ModelConfig(Architecture):
     """A decoder-only language model, fully resolved: every default that depends on a size has become a number.
 
     A component (attention, normalization, mlp, position, linear, topology) is given by its name, by a mapping
     {name: ..., knob: value}, or as its own config object. Raises ConfigError for anything that cannot be built.
     """
 
-    d_model: Size = Field(description="width of the residual stream")
-    n_layers: int = Field(ge=1, le=10_000, description="blocks")
-    n_heads: Size = Field(description="value heads, each of width d_model / n_heads")
-    vocab_size: Size = Field(description="tokens in the vocabulary")
-    context_length: Size = Field(description="tokens in a training sequence")
     attention: SerializeAsAny[Attention] = Field(
-        default_factory=attention_axis.TABLE.default, description="how tokens mix"
+        default_factory=attention_axis.TABLE.default, description="how tokens exchange information"
     )
     normalization: SerializeAsAny[Normalization] = Field(
         default_factory=normalization_axis.TABLE.default, description="how the residual stream is kept in bounds"
     )
-    mlp: SerializeAsAny[Mlp] = Field(default_factory=mlp_axis.TABLE.default, description="how features mix")
+    mlp: SerializeAsAny[Mlp] = Field(
+        default_factory=mlp_axis.TABLE.default, description="how the features of one token are mixed"
+    )
     position: SerializeAsAny[Position] = Field(
-        default_factory=position_axis.TABLE.default, description="how order is known"
+        default_factory=position_axis.TABLE.default, description="how the model knows the order of tokens"
     )
     linear: SerializeAsAny[Linear] = Field(
         default_factory=linear_axis.TABLE.default, description="what hidden linear layers compute"
@@ -77,22 +68,8 @@ class ModelConfig(Knobs):
     topology: SerializeAsAny[Topology] = Field(
         default_factory=topology_axis.TABLE.default, description="how blocks are joined"
     )
-    d_ff: Size = Field(default_factory=_default_d_ff, description="inner width of the MLP; null is the mlp's default")
-    tie_embeddings: bool = Field(default=False, description="the head's matrix is the embedding's")
-    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e12, description="final logits <- c tanh(logits / c)")
-    value_residual: Literal["none", "half", "learned"] = Field(
-        default="none", description="mix the first layer's values into every layer's: by half, or by a learned share"
-    )
-    embedding_shortcut: bool = Field(
-        default=False, description="before each block h <- a h + b h_0, a and b learned, 1 and 0 at the start"
-    )
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on the embedding and on sub-layer outputs")
-    dropped: tuple[str, ...] = Field(
-        default=(), strict=False, description="sub-layers left out: attention/LAYER or mlp/LAYER, layers from 0"
-    )
-    bias: bool = Field(default=False, description="biases in hidden linear layers and layer norms")
-    weight_dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="storage of hidden matrices; bfloat16 has no float32 master copy"
+    d_ff: Size = Field(
+        default_factory=_default_d_ff, description="inner width of the MLP; null takes the MLP's default"
     )
 
     def __init__(self, **data: Any) -> None:
@@ -117,7 +94,7 @@ class ModelConfig(Knobs):
         if self.d_model % self.n_heads:
             divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             raise ConfigError("n_heads", f"must divide d_model = {self.d_model}, got {self.n_heads}", divisors)
-        self.__dict__["dropped"] = check_dropped(self.dropped, self.n_layers)
+        self.__dict__["dropped"] = _check_dropped(self.dropped, self.n_layers)
         for axis in TABLES:
             self.__dict__[axis] = getattr(self, axis).resolve(self)  # frozen for everybody else from here on
         for axis in TABLES:
@@ -150,26 +127,6 @@ class ModelConfig(Knobs):
         components = {axis: getattr(self, axis).to_dict() for axis in TABLES}
         return {**self.model_dump(mode="json", exclude=set(TABLES)), **components}
 
-    def keeps(self, part: Part, layer: int) -> bool:
-        """Whether block `layer` still has its attention or MLP; a block is kept while it has either."""
-        if part == "block":
-            return self.keeps("attention", layer) or self.keeps("mlp", layer)
-        return f"{part}/{layer}" not in self.dropped
-
-    def count_kept(self, part: Part) -> int:
-        """How many layers keep that part."""
-        return sum(self.keeps(part, layer) for layer in range(self.n_layers))
-
-    @property
-    def head_dim(self) -> int:
-        """The width of a value head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def base_std(self) -> float:
-        """The standard deviation of initial weights."""
-        return self.normalization.base_std(self.d_model)
-
     def num_params(self) -> int:
         return count_params(self)
 
@@ -185,8 +142,9 @@ class ModelConfig(Knobs):
             *(f"{path} {attrgetter(path)(self)} decides nothing: {why}" for path, why in idle.items()),
         )
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
-        found = super().idle(config)
+    def idle(self) -> dict[str, str]:
+        """Return the settings that change nothing in this model: dotted path to the reason (see `Variant.idle`)."""
+        found = {f"{axis}.{knob}": why for axis in TABLES for knob, why in getattr(self, axis).idle(self).items()}
         later_layers = [layer for path in self.topology.paths(self.n_layers) for layer in path[1:]]
         if not any(self.keeps("attention", layer) for layer in later_layers):
             found["value_residual"] = "no attention comes after the first of a path"
@@ -204,12 +162,12 @@ class ModelConfig(Knobs):
         usual = self.canonical()
         if usual is self:
             return {}
-        idle = self.idle(self).items()
+        idle = self.idle().items()
         return {path: why for path, why in idle if attrgetter(path)(self) != attrgetter(path)(usual)}
 
     def canonical(self) -> Self:
         """This model with the settings that decide nothing at their defaults: one config for all that train alike."""
-        strays = [path for path in self.idle(self) if attrgetter(path)(self) != self._default(path)]
+        strays = [path for path in self.idle() if attrgetter(path)(self) != self._default(path)]
         if not strays:
             return self
         data = self.to_dict()
@@ -255,3 +213,15 @@ def variants() -> dict[str, dict[str, dict[str, Any]]]:
 def broken_lines() -> list[ConfigError]:
     """What is wrong with the lines of the tables that `variants` leaves out."""
     return [error for table in TABLES.values() for error in table.describe()[1]]
+
+
+def _check_dropped(dropped: Iterable[str], n_layers: int) -> tuple[str, ...]:
+    """Return each name once, in the order of the layers. Raises ConfigError for one that is not a sub-layer."""
+    names = dict.fromkeys(dropped)
+    if not names:  # the usual case, which must stay fast for ten thousand layers
+        return ()
+    legal = dict.fromkeys(f"{part}/{layer}" for layer in range(n_layers) for part in ("attention", "mlp"))
+    for name in names:
+        if name not in legal:
+            raise ConfigError("dropped", f"there is no sub-layer {quote(name)}", legal)
+    return tuple(name for name in legal if name in names)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .config import ModelConfig
+from .contracts import Architecture
 
 
-def count_params(config: ModelConfig) -> int:
+def count_params(config: Architecture) -> int:
     """Exactly the number of parameters of GPT(config)."""
     normalization = config.normalization
     attention = config.attention.num_params(config) + normalization.num_residual_params(config, "attention")
@@ -22,7 +19,7 @@ def count_params(config: ModelConfig) -> int:
     return n_attention * attention + n_mlp * mlp + vocabulary + outside + shortcuts + mixes
 
 
-def count_forward_flops(config: ModelConfig, context_length: int) -> int:
+def count_forward_flops(config: Architecture, context_length: int) -> int:
     """Matmul FLOPs of one forward pass per token, causal attention counted as half of the square."""
     attention = config.count_kept("attention") * config.attention.flops_per_token(config, context_length)
     mlp = config.count_kept("mlp") * config.mlp.flops_per_token(config, context_length)

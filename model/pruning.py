@@ -6,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
-from .dropped import Part
+from .contracts import Part, Residual
 from .errors import ConfigError
 from .gpt import GPT
-from .normalization.base import Residual
 from .wrapped import plain_weights, unwrap
 
 
@@ -51,7 +49,7 @@ def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str,
             handle = block.register_forward_hook(lambda _block, x, y, cosine=cosine: cosine.add(x[0], y))
             watches.callback(handle.remove)
             for part, residual in (("attention", block.attention_residual), ("mlp", block.mlp_residual)):
-                if isinstance(residual, Residual):
+                if residual is not None:
                     watches.enter_context(_watch(residual, cosines[f"{part}/{layer}"]))
         for ids_bt in batches:
             model(ids_bt)
@@ -61,22 +59,19 @@ def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str,
 
 @contextmanager
 def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
-    """Adds the stream before and after every write to `cosine`."""
+    """Add the stream before and after every write to `cosine`."""
     write = residual.write
 
-    def watched(h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        after_btd = write(h_btd, y_btd)
-        cosine.add(h_btd, after_btd)
-        return after_btd
+    def watched(h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        written = write(h_btd, y_btd)
+        cosine.add(h_btd, written[0])
+        return written
 
-    # these shadow the methods of this one module; what is handed on is written, too
-    shadows = {"write": watched, "hand_on": partial(Residual.hand_on, residual)}
-    residual.__dict__.update(shadows)
+    residual.__dict__["write"] = watched  # shadows the method of this one module
     try:
         yield
     finally:
-        for name in shadows:
-            del residual.__dict__[name]
+        del residual.__dict__["write"]
 
 
 def drop(

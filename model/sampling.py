@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .cache import Cache
+from .context import Cache
 from .gpt import GPT
 from .wrapped import unwrap
 

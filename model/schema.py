@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .variant import Table
+from .table import Table
 
 
 def describe_schema(config: type[BaseModel], tables: Mapping[str, Table[Any]]) -> dict[str, Any]:

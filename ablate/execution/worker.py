@@ -31,6 +31,7 @@ from ablate.tracking.study_record import State
 from ablate.training.loop import Outcome, Recorder, free_memory, train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import GPT, ModelConfig
+from ablate_model.attention_backend import report_attention
 
 NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 NO_RIGHT = frozenset({errno.EACCES, errno.EPERM})
@@ -205,7 +206,7 @@ class RunWorker:
         key = json.dumps([job.config["model"], settings.attention_backend, settings.precision], sort_keys=True)
         if key not in self._attention:
             dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-            self._attention[key] = model.report_attention(dtype)
+            self._attention[key] = report_attention(model, dtype)
         return self._attention[key]
 
     def _describe(self) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: M
 
 def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
     """Why settings in which two arms differ decide nothing."""
-    model = one.model.idle(one.model) | other.model.idle(other.model)
+    model = one.model.idle() | other.model.idle()
     train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, and not the result")
     train |= one.train.explain_idle() | other.train.explain_idle()
     idle = {f"model.{path}": why for path, why in model.items()} | {f"train.{key}": why for key, why in train.items()}

@@ -21,6 +21,7 @@ from ablate.training.timing import time_call
 from ablate.training.together import time_together
 from ablate.training.windows import WARM_UP_STEPS, WINDOWS, random_corpus, run_windows, start
 from ablate_model import ModelConfig
+from ablate_model.attention_backend import report_attention
 from ablate_model.kernels.call import BackendError
 
 CEILING_SIZE = {"cuda": 8192, "cpu": 1024}  # of the square matrices whose product is the ceiling
@@ -198,7 +199,7 @@ def bench_arm(
         step_ms = statistics.median(windows_ms)
         tflops = training.flops_per_step / step_ms / 1e9
         dtype = training.precision.autocast or torch.float32
-        attention = training.model.report_attention(dtype)
+        attention = report_attention(training.model, dtype)
         return Speed(
             arm=name,
             n_params=model.num_params(),

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ablate.training.loop import Training
 from ablate.training.timing import now, time_call
-from ablate_model.attention.base import Context
-from ablate_model.block import Block
+from ablate_model.blocks import Block
 
 COUNT = 10  # calls in a window
 KERNEL_STEPS, MAX_KERNELS = 3, 25
@@ -26,10 +25,8 @@ def time_components(training: Training, step_ms: float) -> dict[str, float]:
     shape = (training.micro_batch_size, training.context_length)
     ids_bt = torch.zeros(shape, dtype=torch.long, device=training.device)
     with torch.no_grad():
-        h_btd = model.input(model.embedding(ids_bt))
+        h_btd, context = model.embed(ids_bt)
     h_btd = h_btd.detach().requires_grad_()
-    tables = model.position.tables(0, shape[1], training.device, h_btd.dtype)
-    context = Context(tables, model.backend, model.source(h_btd.detach()))
     blocks = [block for block in model.stack.blocks if isinstance(block, Block)]
     block = next((b for b in blocks if b.attention is not None and b.mlp is not None), blocks[0])
     found: dict[str, float] = {}

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ablate_model.kernels.capture import capture
+from ablate_model.kernels.cuda_graph import capture_graph
 
 EAGER_STEPS = 2  # before the capture: they make the optimizer's state and load every kernel
 
@@ -24,7 +24,7 @@ class StepGraph:
 
     def __init__(self, compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
         self.inputs_bt, self.targets_bt = torch.empty_like(inputs_bt), torch.empty_like(targets_bt)
-        self.replay = capture(partial(compute, self.inputs_bt, self.targets_bt))
+        self.replay = capture_graph(partial(compute, self.inputs_bt, self.targets_bt))
 
     def __call__(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
         self.inputs_bt.copy_(inputs_bt, non_blocking=True)

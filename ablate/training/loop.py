@@ -29,6 +29,7 @@ from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
 from ablate.training.timing import now
 from ablate_model import GPT, ModelConfig
+from ablate_model.attention_backend import choose_backend
 
 # At once in an evaluation. Fixed, so that no micro-batch, which memory may shrink, moves a validation loss.
 EVALUATION_TOKENS = 8192
@@ -142,7 +143,7 @@ class Training:
         self.graph: StepGraph | None = None
         self.n_eager, self.capture_s = 0, 0.0
         if train.attention_backend == "fastest":
-            self.model.choose_backend(self.micro_batch_size, self.precision.autocast or torch.float32)
+            choose_backend(self.model, self.micro_batch_size, self.precision.autocast or torch.float32)
         if train.recompute:
             self.model.recompute_blocks()
         if train.compile:

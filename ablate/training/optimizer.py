@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ablate.study.schema import TrainConfig
 from ablate_model import GPT
-from ablate_model.kernels.fused import is_fusible
+from ablate_model.numerics import is_fusible
 
 # How a group is stepped here, whatever the run that saved its state did.
 OWN = ("lr", "capturable")

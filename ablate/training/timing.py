@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from ablate_model.kernels.capture import capture
+from ablate_model.kernels.cuda_graph import capture_graph
 
 REPEATS = 3
 WARM_UP_CALLS = 3  # before a capture
@@ -44,4 +44,4 @@ def _capture_warm(call: Callable[[], object]) -> Callable[[], None]:
         for _ in range(WARM_UP_CALLS):
             call()
     torch.cuda.current_stream().wait_stream(stream)
-    return capture(call)
+    return capture_graph(call)

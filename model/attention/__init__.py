@@ -1,7 +1,7 @@
-"""The attention axis: one line a variant."""
+"""The attention axis: one line per variant."""
 
-from ..variant import Table
-from .base import Attention
+from ..contracts import Attention
+from ..table import Table
 
 TABLE: Table[Attention] = Table(
     Attention,

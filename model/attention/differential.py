@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..cache import LayerCache
-from ..declared import Spec
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Neutral
 from ..errors import ConfigError
 from ..numerics import upcast
-from ..variant import Neutral
-from .base import AttentionLayer, Context
-from .head_norm import HeadNorm, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
-from .heads import HeadAttention, HeadLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..parameters import Spec
+from .heads import HeadAttention
+from .layer import HeadLayer
+from .maps import HeadNorm, MapLayer, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
 
 
 def lambda_init_at(layer: int) -> float:
@@ -27,8 +24,8 @@ def lambda_init_at(layer: int) -> float:
     return 0.8 - 0.6 * math.exp(-0.3 * layer)
 
 
-class DifferentialLayer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: DifferentialAttention, layer: int) -> None:
+class DifferentialLayer(MapLayer):
+    def __init__(self, config: Architecture, knobs: DifferentialAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         self.n_signals = config.n_heads // knobs.noise_heads(config)
         spec = Spec("vector", std=knobs.lambda_std)
@@ -66,7 +63,7 @@ class DifferentialLayer(HeadLayer):
     ) -> Tensor:
         out_bthmv = self.call_maps(self.pair(q_bthk), self.pair(k_bshk), v_bshv, 2, context)
         lambda_now = self.lambda_now()
-        if self.fuses_maps(out_bthmv, self.head_norm):
+        if self.can_fuse(out_bthmv, self.head_norm):
             weights_m = torch.stack((torch.ones_like(lambda_now), -lambda_now))
             return fuse_maps(out_bthmv, weights_m, self.head_norm, self.output_scale)
         signal_bthv, noise_bthv = upcast(out_bthmv).unbind(3)
@@ -117,30 +114,30 @@ class DifferentialAttention(HeadAttention):
     head_norm: HeadNorm = Field(default="auto", description="norm of each head's output; auto is rms, inside nGPT l2")
     has_output_scale: bool = Field(default=True, description="multiply normed heads by 1 - lambda_init")
 
-    def noise_heads(self, config: ModelConfig) -> int:
+    def noise_heads(self, config: Architecture) -> int:
         return self.n_noise_heads or config.n_heads
 
-    def query_heads(self, config: ModelConfig) -> int:
+    def query_heads(self, config: Architecture) -> int:
         return config.n_heads + self.noise_heads(config)
 
-    def key_heads(self, config: ModelConfig) -> int:
+    def key_heads(self, config: Architecture) -> int:
         return self.kv_heads(config) + min(self.kv_heads(config), self.noise_heads(config))
 
-    def called_heads(self, config: ModelConfig) -> int:
+    def called_heads(self, config: Architecture) -> int:
         return 2 * config.n_heads
 
-    def default_qk_width(self, config: ModelConfig) -> int:
+    def default_qk_width(self, config: Architecture) -> int:
         return config.d_model // self.query_heads(config) // 2 * 2
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         return 4 * self.qk_width(config) + count_head_norm(self.head_norm, config.head_dim)
 
-    def resolve(self, config: ModelConfig) -> Self:
+    def resolve(self, config: Architecture) -> Self:
         head_norm = choose_head_norm(self.head_norm, config.normalization.has_unit_stream)
         own = {"head_norm": head_norm, "n_noise_heads": self.noise_heads(config)}
         return super().resolve(config).model_copy(update=own)
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: Architecture) -> None:
         super().check(config)
         n_heads, n_noise = config.n_heads, self.noise_heads(config)
         if n_heads % n_noise:
@@ -149,18 +146,18 @@ class DifferentialAttention(HeadAttention):
         if n_noise < n_heads and self.kv_heads(config) < n_heads:
             raise ConfigError("attention.n_noise_heads", "shared noise heads need all key and value heads", [n_heads])
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)
         if config.normalization.has_unit_stream and not config.bias:
             found["has_output_scale"] = "its factor cancels where the sub-layer's output is normalised"
         return found
 
-    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+    def notices(self, config: Architecture) -> tuple[str, ...]:
         is_stuck = ("lambda_std 0 leaves lambda at lambda_init: lambda vectors at 0 have no gradient",)
         cancels = self.has_output_scale and config.normalization.has_scale_free_writes and not config.bias
         where = "nGPT" if config.normalization.name == "ngpt" else config.normalization.name
         own = (f"(1 - lambda_init) cancels inside {where}: the sub-layer's output is normalised",) if cancels else ()
         return (*super().notices(config), *own, *(is_stuck if self.lambda_std == 0 else ()))
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return DifferentialLayer(config, self, layer)

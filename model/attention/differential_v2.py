@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..cache import LayerCache
-from ..linear.base import Gate
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Neutral
 from ..numerics import upcast
-from ..variant import Neutral
-from .base import AttentionLayer, Context
-from .head_norm import build_head_norm, fuse_maps
-from .heads import HeadAttention, HeadLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from .gate import Gate
+from .heads import HeadAttention
+from .layer import HeadLayer
+from .maps import MapLayer, build_head_norm, fuse_maps
 
 
-class DifferentialV2Layer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: DifferentialV2Attention, layer: int) -> None:
+class DifferentialV2Layer(MapLayer):
+    def __init__(self, config: Architecture, knobs: DifferentialV2Attention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         self.kind = knobs.lambda_gate
         self.gate = None if knobs.lambda_gate == "one" else Gate(config, config.n_heads)
@@ -32,7 +29,7 @@ class DifferentialV2Layer(HeadLayer):
     ) -> Tensor:
         out_bthv = self.call(q_bthk, k_bshk, v_bshv, context)
         lambda_bth = self.lambda_now(x_btd)
-        if self.fuses_maps(out_bthv, self.head_norm):
+        if self.can_fuse(out_bthv, self.head_norm):
             weights = torch.stack((torch.ones_like(lambda_bth), -lambda_bth), -1)
             return fuse_maps(torch.unflatten(out_bthv, 2, (-1, 2)), weights, self.head_norm)
         out_bthv = upcast(out_bthv)
@@ -65,17 +62,17 @@ class DifferentialV2Attention(HeadAttention):
         default="sigmoid", description="sigmoid of the projection, the projection itself, or 1 without a projection"
     )
 
-    def query_heads(self, config: ModelConfig) -> int:
+    def query_heads(self, config: Architecture) -> int:
         return 2 * config.n_heads
 
-    def key_heads(self, config: ModelConfig) -> int:
+    def key_heads(self, config: Architecture) -> int:
         return self.kv_heads(config)
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         return 0 if self.lambda_gate == "one" else config.d_model * config.n_heads
 
-    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+    def extra_flops(self, config: Architecture, visible: float) -> float:
         return 2 * self.num_extra_params(config)
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return DifferentialV2Layer(config, self, layer)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from ..cache import LayerCache
-from ..declared import Spec
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Neutral
 from ..numerics import unit, upcast
-from ..variant import Neutral
-from .base import AttentionLayer, Context
-from .heads import HeadLayer
+from ..parameters import Spec
+from .layer import HeadLayer
 from .standard import StandardHeads
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 
 class ExclusiveLayer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: ExclusiveAttention, layer: int) -> None:
+    def __init__(self, config: Architecture, knobs: ExclusiveAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         is_learned = knobs.fraction == "learned"
         self.fraction = self.declare("fraction", (config.n_heads,), Spec("vector")) if is_learned else None
@@ -54,8 +50,8 @@ class ExclusiveAttention(StandardHeads):
 
     fraction: Literal["full", "learned"] = Field(default="full", description="how much of the component is taken away")
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         return config.n_heads if self.fraction == "learned" else 0
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return ExclusiveLayer(config, self, layer)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cache import LayerCache
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Neutral
 from ..kernels.bias import DecayBias
 from ..kernels.running_sum import running_sum
-from ..linear.base import Gate
 from ..numerics import upcast
-from ..variant import Neutral
-from .base import AttentionLayer, Context
-from .heads import HeadLayer
+from .gate import Gate
+from .layer import HeadLayer
 from .standard import StandardHeads
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 
 class ForgettingLayer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: ForgettingAttention, layer: int) -> None:
+    def __init__(self, config: Architecture, knobs: ForgettingAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         self.gate = Gate(config, config.n_heads, bias=knobs.bias_init)
 
@@ -56,11 +52,11 @@ class ForgettingAttention(StandardHeads):
         default=0.0, ge=-1e6, le=1e6, description="b at the start: sigmoid(b) is the share kept a token"
     )
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         return (config.d_model + 1) * config.n_heads
 
-    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+    def extra_flops(self, config: Architecture, visible: float) -> float:
         return 2 * config.d_model * config.n_heads
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return ForgettingLayer(config, self, layer)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from ..cache import LayerCache
-from ..linear.base import Gate
+from ..context import Context, LayerCache
+from ..contracts import Architecture
 from ..numerics import split_last, upcast
-from .base import AttentionLayer, Context
-from .heads import HeadLayer
+from .gate import Gate
+from .layer import HeadLayer
 from .standard import StandardHeads
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 
 class GatedLayer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: GatedAttention, layer: int) -> None:
+    def __init__(self, config: Architecture, knobs: GatedAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         self.gate = Gate(config, knobs.gate_features(config))
 
@@ -46,18 +43,18 @@ class GatedAttention(StandardHeads):
         default="elementwise", description="one gate a head or one a feature"
     )
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)
         return {**found, "gate": "a head has one feature"} if config.head_dim == 1 else found
 
-    def gate_features(self, config: ModelConfig) -> int:
+    def gate_features(self, config: Architecture) -> int:
         return config.n_heads if self.gate == "headwise" else config.d_model
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         return config.d_model * self.gate_features(config)
 
-    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+    def extra_flops(self, config: Architecture, visible: float) -> float:
         return 2 * self.num_extra_params(config)
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return GatedLayer(config, self, layer)

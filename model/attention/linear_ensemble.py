@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..cache import LayerCache
-from ..declared import Spec
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Neutral
 from ..errors import ConfigError
-from ..linear.base import Gate
 from ..numerics import split_last, upcast
-from ..variant import Neutral
-from .base import AttentionLayer, Context
+from ..parameters import Spec
 from .differential import lambda_init_at
-from .head_norm import HeadNorm, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
-from .heads import HeadAttention, HeadLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from .gate import Gate
+from .heads import HeadAttention
+from .layer import HeadLayer
+from .maps import HeadNorm, MapLayer, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
 
 ALTERNATING = 0.1  # raw weights start at +-0.1, as the authors' do
 
 
-class LinearEnsembleLayer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: LinearEnsembleAttention, layer: int) -> None:
+class LinearEnsembleLayer(MapLayer):
+    def __init__(self, config: Architecture, knobs: LinearEnsembleAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         self.num_maps, self.kind = knobs.num_maps, knobs.map_weight
         n_rows = 1 if knobs.scope == "layer" else config.n_heads
@@ -66,7 +63,7 @@ class LinearEnsembleLayer(HeadLayer):
     ) -> Tensor:
         out_bthmv = self.call_maps(q_bthk, k_bshk, v_bshv, self.num_maps, context)
         weights = self.map_weights(x_btd)
-        if self.fuses_maps(out_bthmv, self.head_norm):
+        if self.can_fuse(out_bthmv, self.head_norm):
             return fuse_maps(out_bthmv, weights, self.head_norm)
         normed: Tensor = self.head_norm((upcast(out_bthmv) * weights[..., None]).sum(3))
         return normed
@@ -124,40 +121,40 @@ class LinearEnsembleAttention(HeadAttention):
                 raws = {"tanh": math.atanh(1 / n) if n > 1 else math.inf, "softmax": 0.0, "free": 1 / n}
                 return (raws[self.map_weight],) * n
 
-    def query_heads(self, config: ModelConfig) -> int:
+    def query_heads(self, config: Architecture) -> int:
         return self.num_maps * config.n_heads
 
-    def key_heads(self, config: ModelConfig) -> int:
+    def key_heads(self, config: Architecture) -> int:
         return self.num_maps * self.kv_heads(config)
 
-    def default_qk_width(self, config: ModelConfig) -> int:
+    def default_qk_width(self, config: Architecture) -> int:
         return config.head_dim if self.width == "full" else config.d_model // (self.num_maps * config.n_heads) // 2 * 2
 
-    def factor_cancels(self, config: ModelConfig) -> bool:
+    def factor_cancels(self, config: Architecture) -> bool:
         """Whether a factor that all weights of a layer share changes nothing at all: what follows has no eps."""
         is_normed_later = self.head_norm == "none" and config.normalization.has_unit_stream and not config.bias
         return self.head_norm == "l2" or is_normed_later
 
-    def learns_weights(self, config: ModelConfig) -> bool:
+    def learns_weights(self, config: Architecture) -> bool:
         """Whether the weights of maps can change anything: that of a single one may be 1, or cancel in a norm."""
         is_shared = self.head_norm == "l2" or self.scope == "layer"
         return self.num_maps > 1 or not (self.map_weight == "softmax" or (is_shared and self.factor_cancels(config)))
 
-    def learns_gain(self, config: ModelConfig) -> bool:
+    def learns_gain(self, config: Architecture) -> bool:
         return self.map_weight == "tanh" and not self.factor_cancels(config)
 
-    def has_gate(self, config: ModelConfig) -> bool:
+    def has_gate(self, config: Architecture) -> bool:
         return self.scope == "token" and self.learns_weights(config)
 
-    def num_gate_params(self, config: ModelConfig) -> int:
+    def num_gate_params(self, config: Architecture) -> int:
         return config.d_model * self.query_heads(config) if self.has_gate(config) else 0
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         raw = self.num_maps * (1 if self.scope == "layer" else config.n_heads) if self.learns_weights(config) else 0
         gates = self.learns_gain(config) + self.num_gate_params(config)
         return raw + gates + count_head_norm(self.head_norm, config.head_dim)
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         by_hand = self.qk_width(config) != self.default_qk_width(config)
         # qk_head_dim is a number by now, which alone counts; where `width` made it, there is nothing to tell.
         found = {"width": "qk_head_dim says how wide a map is" if by_hand else "", **super().idle(config)}
@@ -170,14 +167,14 @@ class LinearEnsembleAttention(HeadAttention):
             found["scope"] = "a layer has one head"
         return found
 
-    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+    def extra_flops(self, config: Architecture, visible: float) -> float:
         return 2 * self.num_gate_params(config)
 
-    def resolve(self, config: ModelConfig) -> Self:
+    def resolve(self, config: Architecture) -> Self:
         head_norm = choose_head_norm(self.head_norm, config.normalization.has_unit_stream)
         return super().resolve(config).model_copy(update={"head_norm": head_norm})
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: Architecture) -> None:
         super().check(config)
         if self.map_weight == "softmax" and self.map_init != "uniform":
             raise ConfigError(
@@ -191,10 +188,10 @@ class LinearEnsembleAttention(HeadAttention):
                 "attention.map_weight", "tanh never reaches the weight 1 of a single map", ["softmax", "free"]
             )
 
-    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+    def notices(self, config: Architecture) -> tuple[str, ...]:
         cancels = self.head_norm != "none" or (config.normalization.has_scale_free_writes and not config.bias)
         own = ("the overall factor of the map weights cancels in the norm that follows",) if cancels else ()
         return (*super().notices(config), *own)
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return LinearEnsembleLayer(config, self, layer)

@@ -6,20 +6,15 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..declared import Declared, Spec
 from ..normalization.norms import RMSNorm
 from ..numerics import unit
+from ..parameters import Spec, SpecModule
 
 QueryKeyNorm = Literal["none", "rms", "l2"]
 EPS = 1e-6
 
 
-class NoNorm(Declared):
-    def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
-        return q_bthk, k_bshk
-
-
-class RmsNorms(Declared):
+class RmsNorms(SpecModule):
     """RMSNorm with one gain (k,) for all query heads and one for all key heads."""
 
     def __init__(self, width: int) -> None:
@@ -30,7 +25,7 @@ class RmsNorms(Declared):
         return self.query(q_bthk), self.key(k_bshk)
 
 
-class L2Norms(Declared):
+class L2Norms(SpecModule):
     """Unit queries and keys; a learned temperature a query head, starting at sqrt(k), the logits' scale under rms."""
 
     def __init__(self, n_query: int, width: int) -> None:
@@ -41,10 +36,10 @@ class L2Norms(Declared):
         return unit(q_bthk) * self.temperature[:, None], unit(k_bshk)
 
 
-def build_qk_norm(kind: QueryKeyNorm, n_query: int, width: int) -> Declared:
+def build_qk_norm(kind: QueryKeyNorm, n_query: int, width: int) -> SpecModule | None:
     match kind:
         case "none":
-            return NoNorm()
+            return None
         case "rms":
             return RmsNorms(width)
         case "l2":

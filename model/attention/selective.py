@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cache import LayerCache
+from ..context import Context, LayerCache
+from ..contracts import Architecture
 from ..kernels.running_sum import running_sum
 from ..numerics import upcast
-from .base import AttentionLayer, Context
-from .heads import HeadLayer
+from .layer import HeadLayer
 from .standard import StandardHeads
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 
 class SelectiveLayer(HeadLayer):
@@ -35,7 +32,7 @@ class SelectiveLayer(HeadLayer):
     def vote(self, q_btk: Tensor, k_bsk: Tensor) -> Tensor:
         """S (b, t, s): ReLU of head 0's logits on earlier keys, but never on the first token; in at least float32."""
         with torch.autocast(q_btk.device.type, enabled=False):
-            logits_bts = torch.einsum("btk,bsk->bts", upcast(q_btk), upcast(k_bsk)) * self.query_key.scale
+            logits_bts = torch.einsum("btk,bsk->bts", upcast(q_btk), upcast(k_bsk)) * self.scale
         n_queries, n_keys = logits_bts.shape[1:]
         votes_bts = logits_bts.relu().tril(n_keys - n_queries - 1)
         return F.pad(votes_bts[:, :, 1:], (1, 0))
@@ -53,8 +50,8 @@ class SelectiveAttention(StandardHeads):
     )
     neutral: ClassVar[str] = "None: it has no knob; it equals the baseline where head 0's logits are nowhere positive."
 
-    def extra_flops(self, config: ModelConfig, visible: float) -> float:
+    def extra_flops(self, config: Architecture, visible: float) -> float:
         return self.qk_width(config) * visible
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return SelectiveLayer(config, self, layer)

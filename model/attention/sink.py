@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..cache import LayerCache
-from ..declared import Spec
-from ..variant import Neutral
-from .base import AttentionLayer, Context
-from .heads import HeadLayer
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Neutral
+from ..parameters import Spec
+from .layer import HeadLayer
 from .standard import StandardHeads
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 
 class SinkLayer(HeadLayer):
-    def __init__(self, config: ModelConfig, knobs: SinkAttention, layer: int) -> None:
+    def __init__(self, config: Architecture, knobs: SinkAttention, layer: int) -> None:
         super().__init__(config, knobs, layer)
         self.is_learned = knobs.sink == "learned"
         if self.is_learned:
@@ -53,12 +49,12 @@ class SinkAttention(StandardHeads):
     sink: Literal["learned", "off_by_one"] = Field(default="learned", description="s learned a head, or fixed at 0")
     init: float = Field(default=0.0, ge=-1e6, le=1e6, description="s at the start, when learned")
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)
         return {**found, "init": "the sink is fixed at 0"} if self.sink == "off_by_one" else found
 
-    def num_extra_params(self, config: ModelConfig) -> int:
+    def num_extra_params(self, config: Architecture) -> int:
         return config.n_heads if self.sink == "learned" else 0
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return SinkLayer(config, self, layer)

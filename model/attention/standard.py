@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from ..variant import Neutral
-from .base import AttentionLayer
-from .heads import HeadAttention, HeadLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture, Neutral
+from .heads import HeadAttention
+from .layer import HeadLayer
 
 
 class StandardHeads(HeadAttention, ABC):
     """Heads as ordinary attention has them: n_heads query heads on n_kv_heads key and value heads."""
 
-    def query_heads(self, config: ModelConfig) -> int:
+    def query_heads(self, config: Architecture) -> int:
         return config.n_heads
 
-    def key_heads(self, config: ModelConfig) -> int:
+    def key_heads(self, config: Architecture) -> int:
         return self.kv_heads(config)
 
 
@@ -34,5 +31,5 @@ class StandardAttention(StandardHeads):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    def build(self, config: ModelConfig, layer: int) -> AttentionLayer:
+    def build(self, config: Architecture, layer: int) -> HeadLayer:
         return HeadLayer(config, self, layer)

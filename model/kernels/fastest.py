@@ -18,7 +18,7 @@ from torch import Tensor
 from .attention import BACKENDS
 from .bias import DecayBias
 from .call import BackendError, Call
-from .capture import capture
+from .cuda_graph import capture_graph
 from .flash import find_flash
 
 REPEATS = 7  # of forward and backward; the median counts
@@ -107,7 +107,7 @@ def _capture_or_keep(once: Callable[[], None], device: torch.device) -> Callable
     """`once` as a CUDA graph, so that the kernels are timed and not what Python takes to launch them."""
     with torch.cuda.device(device):
         try:
-            return capture(once)
+            return capture_graph(once)
         except RuntimeError:  # it waits for the device in between, or memory is short, which it will say again
             return once
 

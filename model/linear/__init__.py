@@ -1,7 +1,7 @@
-"""The axis of hidden linear layers: one line a variant."""
+"""The axis of hidden linear layers: one line per variant."""
 
-from ..variant import Table
-from .base import Linear
+from ..contracts import Linear
+from ..table import Table
 
 TABLE: Table[Linear] = Table(
     Linear,

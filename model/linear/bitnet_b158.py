@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
+from ..contracts import Architecture, Linear
+from ..layers import LinearLayer, multiply
 from ..numerics import rms, upcast
-from .base import Linear, LinearLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 FLOOR = 1e-5  # of both scales, as in the authors' code
 NORM_EPS = 1e-6
@@ -30,15 +28,14 @@ def quantize_weights(weight: Tensor, axis: int | None) -> Tensor:
 
 
 class BitLayer(LinearLayer):
-    def __init__(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> None:
+    def __init__(self, config: Architecture, shape: tuple[int, int], axis: int, std: float) -> None:
         super().__init__(config, shape, axis, std)
         self.is_on_sphere = config.normalization.has_unit_stream
 
-    def prepare(self, x: Tensor) -> Tensor:
-        return quantize_activations(upcast(x) if self.is_on_sphere else rms(x, NORM_EPS))
-
-    def form_weight(self) -> Tensor:
-        return quantize_weights(self.read_weight(), self.axis if self.is_on_sphere else None)
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        x = quantize_activations(upcast(x) if self.is_on_sphere else rms(x, NORM_EPS))
+        weight = quantize_weights(self.read_weight(), self.axis if self.is_on_sphere else None)
+        return multiply(x, weight, self.bias, gain)
 
 
 class BitNet(Linear):
@@ -61,12 +58,12 @@ class BitNet(Linear):
     def has_input_norm(self) -> bool:
         return True
 
-    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+    def notices(self, config: Architecture) -> tuple[str, ...]:
         if not config.normalization.has_unit_stream:
             return ()
         return (
             f"bitnet_b158 inside {config.normalization.name} is an extension: unit vectors are quantised one by one",
         )
 
-    def build(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
+    def build(self, config: Architecture, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
         return BitLayer(config, shape, axis, std)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from ..variant import Neutral
-from .base import Linear, LinearLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture, Linear, Neutral
+from ..layers import LinearLayer
 
 
 class Dense(Linear):
@@ -22,9 +19,5 @@ class Dense(Linear):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    @property
-    def has_input_norm(self) -> bool:
-        return False
-
-    def build(self, config: ModelConfig, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
+    def build(self, config: Architecture, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:
         return LinearLayer(config, shape, axis, std)

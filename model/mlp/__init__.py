@@ -1,7 +1,7 @@
-"""The MLP axis: one line a variant."""
+"""The MLP axis: one line per variant."""
 
-from ..variant import Table
-from .base import Mlp
+from ..contracts import Mlp
+from ..table import Table
 
 TABLE: Table[Mlp] = Table(
     Mlp,

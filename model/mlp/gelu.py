@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor
 from torch.nn import functional as F
 
-from ..dropped import NO_MLP
-from .base import MlpLayer, PlainMlp
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import NO_MLP, Architecture, Mlp
+from ..layers import MlpLayer
 
 
-class GeluLayer(MlpLayer):
-    def __init__(self, config: ModelConfig, approximate: str) -> None:
-        super().__init__(config)
-        self.approximate = approximate
-
-    def activate(self, hidden: Tensor) -> Tensor:
-        return F.gelu(hidden, approximate=self.approximate)
-
-
-class Gelu(PlainMlp):
+class Gelu(Mlp):
     """Two matrices around a GELU."""
 
     name: ClassVar[str] = "gelu"
@@ -36,8 +24,8 @@ class Gelu(PlainMlp):
 
     approximate: Literal["tanh", "none"] = Field(default="tanh", description="tanh as GPT-2, or the exact function")
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         return {} if config.count_kept("mlp") else {"approximate": NO_MLP}
 
-    def build(self, config: ModelConfig, layer: int) -> MlpLayer:
-        return GeluLayer(config, self.approximate)
+    def build(self, config: Architecture, layer: int) -> MlpLayer:
+        return MlpLayer(config, partial(F.gelu, approximate=self.approximate))

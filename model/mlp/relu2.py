@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from .base import MlpLayer, PlainMlp
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture, Mlp
+from ..layers import MlpLayer
 
 
-class Relu2Layer(MlpLayer):
-    def activate(self, hidden: Tensor) -> Tensor:
-        return hidden.relu().square()
+def relu2(hidden: Tensor) -> Tensor:
+    return hidden.relu().square()
 
 
-class Relu2(PlainMlp):
+class Relu2(Mlp):
     """Two matrices around ReLU(x)^2."""
 
     name: ClassVar[str] = "relu2"
@@ -31,5 +28,5 @@ class Relu2(PlainMlp):
     def is_homogeneous(self) -> bool:
         return True
 
-    def build(self, config: ModelConfig, layer: int) -> MlpLayer:
-        return Relu2Layer(config)
+    def build(self, config: Architecture, layer: int) -> MlpLayer:
+        return MlpLayer(config, relu2)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..kernels.fused import is_fusible
-from ..variant import Neutral
-from .base import Mlp, MlpLayer
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture, Mlp, Neutral
+from ..layers import MlpLayer
+from ..numerics import is_fusible
 
 
-class SwiGLULayer(MlpLayer):
-    def activate(self, hidden: Tensor) -> Tensor:
-        if is_fusible(hidden):
-            from ..kernels.fused.swiglu import swiglu
+def swiglu(hidden: Tensor) -> Tensor:
+    """Multiply the first half of the features by the SiLU of the second: (..., 2 f) -> (..., f)."""
+    if is_fusible(hidden):
+        from ..kernels.fused import swiglu as fused
 
-            return swiglu(hidden)
-        value, gate = hidden.chunk(2, dim=-1)
-        return value * F.silu(gate)
+        return fused.swiglu(hidden)
+    value, gate = hidden.chunk(2, dim=-1)
+    return value * F.silu(gate)
 
 
 class SwiGLU(Mlp):
@@ -36,11 +33,8 @@ class SwiGLU(Mlp):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    def default_d_ff(self, d_model: int) -> int:
-        return 4 * d_model
-
-    def hidden_features(self, config: ModelConfig) -> int:
+    def hidden_features(self, config: Architecture) -> int:
         return 2 * config.d_ff
 
-    def build(self, config: ModelConfig, layer: int) -> MlpLayer:
-        return SwiGLULayer(config)
+    def build(self, config: Architecture, layer: int) -> MlpLayer:
+        return MlpLayer(config, swiglu)

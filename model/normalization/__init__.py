@@ -1,7 +1,7 @@
-"""The normalization axis: one line a variant."""
+"""The normalization axis: one line per variant."""
 
-from ..variant import Table
-from .base import Normalization
+from ..contracts import Normalization
+from ..table import Table
 
 TABLE: Table[Normalization] = Table(
     Normalization,

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..declared import Declared, Spec
-from ..dropped import NO_ATTENTION, NO_MLP
+from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Final, Normalization, Residual, Site
 from ..numerics import upcast
-from .base import Final, Normalization, Residual, Site
-from .norms import FinalNorm
-from .prenorm import PreNormResidual
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..parameters import Spec, SpecModule
+from .norms import FinalNorm, PreNormResidual
 
 
-class DynamicTanh(Declared):
+class DynamicTanh(SpecModule):
     """gain * tanh(a x) + bias over (..., d), a one learned scalar."""
 
     def __init__(self, width: int, start: float) -> None:
@@ -32,7 +27,7 @@ class DynamicTanh(Declared):
         return self.gain * (self.slope * upcast(x)).tanh() + self.bias
 
 
-class EmbeddingScale(Declared):
+class EmbeddingScale(SpecModule):
     """One learned factor on the embedding, sqrt(d) at the start."""
 
     def __init__(self, d_model: int) -> None:
@@ -64,7 +59,7 @@ class DyT(Normalization):
         default=True, description="one learned factor on the embedding, sqrt(d) at the start"
     )
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)
         if config.linear.has_input_norm:
             why = f"{config.linear.name} normalises its own input, so there is no tanh before a sub-layer"
@@ -75,20 +70,20 @@ class DyT(Normalization):
             found["mlp_start"] = NO_MLP
         return found
 
-    def build_input(self, config: ModelConfig) -> nn.Module:
-        return EmbeddingScale(config.d_model) if self.has_embedding_scale else nn.Identity()
+    def build_input(self, config: Architecture) -> nn.Module | None:
+        return EmbeddingScale(config.d_model) if self.has_embedding_scale else None
 
-    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+    def build_residual(self, config: Architecture, site: Site) -> Residual:
         if config.linear.has_input_norm:
             return PreNormResidual(nn.Identity())
         start = self.attention_start if site == "attention" else self.mlp_start
         return PreNormResidual(DynamicTanh(config.d_model, start))
 
-    def build_final(self, config: ModelConfig) -> Final:
+    def build_final(self, config: Architecture) -> Final:
         return FinalNorm(DynamicTanh(config.d_model, self.final_start))
 
-    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+    def num_residual_params(self, config: Architecture, site: Site) -> int:
         return 0 if config.linear.has_input_norm else 2 * config.d_model + 1
 
-    def num_model_params(self, config: ModelConfig) -> int:
+    def num_model_params(self, config: Architecture) -> int:
         return 2 * config.d_model + 1 + self.has_embedding_scale

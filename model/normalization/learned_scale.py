@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..declared import Declared, Spec
-from ..variant import Knobs
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture
+from ..knobs import Knobs
+from ..parameters import Spec, SpecModule
 
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Symbol = Literal["1/n_layers", "1/sqrt(d_model)", "1/d_model", "sqrt(d_model)"]
@@ -31,18 +29,15 @@ class Scale(Knobs):
     init: Number | Symbol = Field(default=1.0, description="the value at the start; its only value when fixed")
     scale: Number | Symbol = Field(default="1/sqrt(d_model)", description="the raw value at the start; not 0")
 
-    def resolve(self, config: ModelConfig) -> Scale:
+    def resolve(self, config: Architecture) -> Scale:
         """The same with numbers in place of symbols."""
         return Scale(mode=self.mode, init=_evaluate(self.init, config), scale=_evaluate(self.scale, config))
-
-    def idle(self, config: ModelConfig) -> dict[str, str]:
-        return {"scale": "a fixed scale has no raw value"} if self.mode == "fixed" else {}
 
     def num_params(self, n_features: int) -> int:
         return {"vector": n_features, "scalar": 1, "fixed": 0}[self.mode]
 
 
-def _evaluate(value: float | Symbol, config: ModelConfig) -> float:
+def _evaluate(value: float | Symbol, config: Architecture) -> float:
     match value:
         case "1/n_layers":
             return 1 / config.n_layers
@@ -56,10 +51,10 @@ def _evaluate(value: float | Symbol, config: ModelConfig) -> float:
             return float(number)
 
 
-class LearnedScale(Declared):
+class LearnedScale(SpecModule):
     """The scale itself; calling it gives the effective value, (n_features,), (1,) or a constant ()."""
 
-    def __init__(self, knobs: Scale, n_features: int, config: ModelConfig) -> None:
+    def __init__(self, knobs: Scale, n_features: int, config: Architecture) -> None:
         super().__init__()
         init, scale = _evaluate(knobs.init, config), _evaluate(knobs.scale, config)
         n = knobs.num_params(n_features)

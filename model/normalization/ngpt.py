@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ..dropped import NO_ATTENTION, NO_MLP
+from ..context import Tables
+from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Final, HeadPlacement, Normalization, Residual, Rotate, Site
 from ..errors import ConfigError
-from ..kernels.fused import is_fusible
-from ..numerics import unit
-from ..position.base import Rotate, Tables
+from ..numerics import is_fusible, unit
+from ..parameters import SpecModule
 from ..position.rope import rotate_pairs
-from .base import Final, HiddenScale, Normalization, QueryKey, Residual, Site
 from .learned_scale import LearnedScale, Scale
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
 SCALES = ("alpha_attn", "alpha_mlp", "s_qk", "s_uv", "s_z")
 MIN_SCALE = 1e-9
@@ -62,9 +58,9 @@ UPDATES = {"lerp_norm": lerp_norm, "slerp": slerp, "riemann": riemann}
 class SphereResidual(Residual):
     """h <- update(h, Norm(y), alpha)."""
 
-    def __init__(self, alpha: LearnedScale, update: str, is_positive: bool, site: Site, hands_on_copy: bool) -> None:
+    def __init__(self, alpha: LearnedScale, update: str, is_positive: bool, site: Site, has_copy: bool) -> None:
         super().__init__()
-        self.hands_on_copy = hands_on_copy
+        self.has_copy = has_copy
         self.alpha = alpha
         self.update = UPDATES[update]
         self.is_positive = is_positive
@@ -73,66 +69,58 @@ class SphereResidual(Residual):
     def read(self, h_btd: Tensor) -> Tensor:
         return h_btd
 
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        if self.is_fused(h_btd, y_btd):
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        if self.update is lerp_norm and is_fusible(h_btd) and is_fusible(y_btd):
             from ..kernels.fused import sphere
 
-            return sphere.lerp_norm(h_btd, y_btd, self.step_sizes())
-        moved_btd: Tensor = self.update(h_btd, unit(y_btd), self.step_sizes())
-        return moved_btd
-
-    def hand_on(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
-        if self.hands_on_copy and self.is_fused(h_btd, y_btd):
-            from ..kernels.fused import sphere
-
-            return sphere.lerp_norm_twice(h_btd, y_btd, self.step_sizes())
-        return super().hand_on(h_btd, y_btd)
+            if self.has_copy:
+                return sphere.lerp_norm_twice(h_btd, y_btd, self.step_sizes())
+            h_btd = sphere.lerp_norm(h_btd, y_btd, self.step_sizes())
+        else:
+            h_btd = self.update(h_btd, unit(y_btd), self.step_sizes())
+        return h_btd, h_btd
 
     def step_sizes(self) -> Tensor:
         alpha_d: Tensor = self.alpha()
         return alpha_d.abs() if self.is_positive else alpha_d
-
-    def is_fused(self, h_btd: Tensor, y_btd: Tensor) -> bool:
-        return self.update is lerp_norm and is_fusible(h_btd) and is_fusible(y_btd)
 
     def diagnostics(self) -> dict[str, Tensor]:
         alpha_d: Tensor = self.alpha()
         return {self.label: alpha_d.mean()}
 
 
-class SphereQueryKey(QueryKey):
+class SphereQueryKey(HeadPlacement):
     """q, k <- s_qk Norm(.), both factors s_qk folded into q, so that key heads may be fewer; logit scale sqrt(k)."""
 
     def __init__(self, s_qk: LearnedScale, n_heads: int, width: int, has_norm: bool) -> None:
-        super().__init__(width**0.5)
+        super().__init__()
+        self.scale = width**0.5
         self.s_qk = s_qk
         self.shape = (n_heads, width)
         self.has_norm = has_norm
-
-    def forward(self, q_bthk: Tensor, k_bshk: Tensor) -> tuple[Tensor, Tensor]:
-        if self.has_norm:
-            q_bthk, k_bshk = unit(q_bthk), unit(k_bshk)
-        return q_bthk * self.query_scale(), k_bshk
 
     def query_scale(self) -> Tensor:
         """s_qk^2, (n_heads, k) or one number."""
         s: Tensor = self.s_qk()
         return s.square().view(self.shape) if s.numel() > 1 else s.square()
 
-    def rotate(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]:
+    def forward(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]:
         if rotate is rotate_pairs and self.has_norm and is_fusible(q_bthk):
             from ..kernels.fused.placed_heads import place_heads
 
             cos_t1k, sin_t1k = tables
             placed_bthk = place_heads(q_bthk, cos_t1k, sin_t1k, self.query_scale())
             return placed_bthk, place_heads(k_bshk, cos_t1k, sin_t1k, None)
-        return super().rotate(q_bthk, k_bshk, rotate, tables)
+        q_bthk, k_bshk = rotate(q_bthk, tables), rotate(k_bshk, tables)
+        if self.has_norm:
+            q_bthk, k_bshk = unit(q_bthk), unit(k_bshk)
+        return q_bthk * self.query_scale(), k_bshk
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"s_qk": self.s_qk().mean()}
 
 
-class SphereHiddenScale(HiddenScale):
+class SphereHiddenScale(SpecModule):
     """s_uv sqrt(d_model): unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
 
     def __init__(self, s_uv: LearnedScale, d_model: int) -> None:
@@ -158,9 +146,9 @@ class SphereFinal(Final):
     def read(self, h_btd: Tensor) -> Tensor:
         return h_btd
 
-    def scale(self, logits_btv: Tensor) -> Tensor:
+    def logit_scale(self) -> Tensor:
         s_v: Tensor = self.s_z()
-        return logits_btv * s_v
+        return s_v
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"s_z": self.s_z().mean()}
@@ -209,10 +197,6 @@ class NGPT(Normalization):
         return "off" if value is False else value  # YAML reads an unquoted off as false
 
     @property
-    def owns_query_key_norm(self) -> bool:
-        return True
-
-    @property
     def has_unit_stream(self) -> bool:
         return True
 
@@ -238,10 +222,10 @@ class NGPT(Normalization):
     def recipe(self) -> dict[str, float]:
         return {"weight_decay": 0.0, "warmup_fraction": 0.0}
 
-    def resolve(self, config: ModelConfig) -> Self:
+    def resolve(self, config: Architecture) -> Self:
         return self.model_copy(update={name: getattr(self, name).resolve(config) for name in SCALES})
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: Architecture) -> None:
         for name in SCALES:
             knobs = getattr(self, name)
             if abs(knobs.scale) < MIN_SCALE:
@@ -254,9 +238,13 @@ class NGPT(Normalization):
                 raise ConfigError(
                     f"normalization.{name}.init", "a learned scale must not start at 0: raw * init / scale stays 0"
                 )
+        if getattr(config.attention, "qk_norm", "none") != "none":
+            own = f"queries and keys are normalised by {self.name}, which has its own knob for it"
+            raise ConfigError("attention.qk_norm", own, ["none"])
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
-        found = super().idle(config)
+    def idle(self, config: Architecture) -> dict[str, str]:
+        fixed = [name for name in SCALES if getattr(self, name).mode == "fixed"]
+        found = {f"{name}.scale": "a fixed scale has no raw value" for name in fixed}
         steps = [self.alpha_attn] * (config.count_kept("attention") > 0) + [self.alpha_mlp] * (
             config.count_kept("mlp") > 0
         )
@@ -268,43 +256,43 @@ class NGPT(Normalization):
             found |= dict.fromkeys(("alpha_mlp", "s_uv"), NO_MLP)
         return found
 
-    def notices(self, config: ModelConfig) -> tuple[str, ...]:
+    def notices(self, config: Architecture) -> tuple[str, ...]:
         cancels = config.mlp.is_homogeneous and not config.bias
         own = (f"the overall factor of s_uv cancels: {config.mlp.name} passes it on to an output that is normalised",)
         return own if cancels else ()
 
     @property
-    def settle(self) -> Callable[[Tensor], Tensor]:
+    def constrain(self) -> Callable[[Tensor], Tensor]:
         return unit
 
     @property
-    def source(self) -> Callable[[Tensor], Tensor]:
+    def normalize_source(self) -> Callable[[Tensor], Tensor]:
         return unit
 
-    def build_input(self, config: ModelConfig) -> nn.Module:
-        return nn.Identity() if self.has_unit_weights else Unit()
+    def build_input(self, config: Architecture) -> nn.Module | None:
+        return None if self.has_unit_weights else Unit()
 
-    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+    def build_residual(self, config: Architecture, site: Site) -> Residual:
         knobs = self.alpha_attn if site == "attention" else self.alpha_mlp
         alpha = LearnedScale(knobs, config.d_model, config)
-        reads_products = not config.linear.has_input_norm  # a layer that first normalises reads the stream itself
-        return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site, reads_products)
+        has_copy = site == "attention" and not config.linear.has_input_norm  # the MLP multiplies what it reads
+        return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site, has_copy)
 
-    def build_query_key(self, config: ModelConfig, n_heads: int, width: int, scale: float) -> QueryKey:
+    def build_query_key(self, config: Architecture, n_heads: int, width: int) -> HeadPlacement:
         return SphereQueryKey(LearnedScale(self.s_qk, n_heads * width, config), n_heads, width, self.qk_norm)
 
-    def build_hidden_scale(self, config: ModelConfig, n_features: int) -> HiddenScale:
+    def build_hidden_scale(self, config: Architecture, n_features: int) -> nn.Module:
         return SphereHiddenScale(LearnedScale(self.s_uv, n_features, config), config.d_model)
 
-    def build_final(self, config: ModelConfig) -> Final:
+    def build_final(self, config: Architecture) -> Final:
         return SphereFinal(LearnedScale(self.s_z, config.vocab_size, config))
 
-    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+    def num_residual_params(self, config: Architecture, site: Site) -> int:
         if site == "attention":
             return self.alpha_attn.num_params(config.d_model) + self.s_qk.num_params(
                 config.attention.query_features(config)
             )
         return self.alpha_mlp.num_params(config.d_model) + self.s_uv.num_params(config.mlp.hidden_features(config))
 
-    def num_model_params(self, config: ModelConfig) -> int:
+    def num_model_params(self, config: Architecture) -> int:
         return self.s_z.num_params(config.vocab_size)

@@ -1,25 +1,16 @@
-"""RMSNorm and LayerNorm, and what the normalizations made of them share."""
+"""Norms, and their places before a sub-layer and before the head."""
 
 from __future__ import annotations
 
-from abc import ABC
-from typing import TYPE_CHECKING, Literal
-
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..declared import Declared, Spec
+from ..contracts import Final, Residual
 from ..numerics import rms, upcast
-from .base import Final, Normalization
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
-
-NormKind = Literal["rmsnorm", "layernorm"]
+from ..parameters import Spec, SpecModule
 
 
-class RMSNorm(Declared):
+class RMSNorm(SpecModule):
     """gain * x / sqrt(mean(x^2) + eps) over the last dimension, in at least float32 (arXiv 1910.07467)."""
 
     def __init__(self, width: int, eps: float) -> None:
@@ -31,7 +22,7 @@ class RMSNorm(Declared):
         return rms(x, self.eps) * self.gain
 
 
-class LayerNorm(Declared):
+class LayerNorm(SpecModule):
     """gain * (x - mean) / sqrt(var + eps) (+ bias) over the last dimension, in at least float32 (arXiv 1607.06450)."""
 
     def __init__(self, width: int, eps: float, has_bias: bool) -> None:
@@ -56,30 +47,21 @@ class FinalNorm(Final):
         normed: Tensor = self.norm(h_btd)
         return normed
 
+    def logit_scale(self) -> None:
+        return None
 
-class BuiltOfNorms(Normalization, ABC):
-    """A normalization with one kind of norm in all places, one of them before the head."""
 
-    norm: NormKind = Field(default="rmsnorm", description="the norm; layernorm has a bias where the model has biases")
-    eps: float = Field(default=1e-6, ge=1e-30, le=1.0, description="added to the mean square (variance) under the root")
+class PreNormResidual(Residual):
+    """h <- h + f(N(h))."""
 
-    def build_norm(self, config: ModelConfig) -> nn.Module:
-        if self.norm == "rmsnorm":
-            return RMSNorm(config.d_model, self.eps)
-        return LayerNorm(config.d_model, self.eps, config.bias)
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
 
-    def count_norm(self, config: ModelConfig) -> int:
-        return config.d_model * (2 if self.norm == "layernorm" and config.bias else 1)
+    def read(self, h_btd: Tensor) -> Tensor:
+        normed: Tensor = self.norm(h_btd)
+        return normed
 
-    def build_input_norm(self, config: ModelConfig) -> nn.Module:
-        """The norm before a sub-layer, which linear layers that normalise their own input replace."""
-        return nn.Identity() if config.linear.has_input_norm else self.build_norm(config)
-
-    def count_input_norm(self, config: ModelConfig) -> int:
-        return 0 if config.linear.has_input_norm else self.count_norm(config)
-
-    def build_final(self, config: ModelConfig) -> Final:
-        return FinalNorm(self.build_norm(config))
-
-    def num_model_params(self, config: ModelConfig) -> int:
-        return self.count_norm(config)
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        h_btd = h_btd + y_btd
+        return h_btd, h_btd

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .base import Residual, Site
-from .norms import BuiltOfNorms
-from .prenorm import PreNormResidual
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture, Residual, Site
+from .norms import PreNormResidual
+from .prenorm import BuiltOfNorms
 
 
 class PeriResidual(PreNormResidual):
@@ -19,9 +16,8 @@ class PeriResidual(PreNormResidual):
         super().__init__(norm)
         self.norm_out = norm_out
 
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        normed: Tensor = self.norm_out(y_btd)
-        return h_btd + normed
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        return super().write(h_btd, self.norm_out(y_btd))
 
 
 class Peri(BuiltOfNorms):
@@ -38,8 +34,8 @@ class Peri(BuiltOfNorms):
     def has_scale_free_writes(self) -> bool:
         return True
 
-    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+    def build_residual(self, config: Architecture, site: Site) -> Residual:
         return PeriResidual(self.build_input_norm(config), self.build_norm(config))
 
-    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+    def num_residual_params(self, config: Architecture, site: Site) -> int:
         return self.count_input_norm(config) + self.count_norm(config)

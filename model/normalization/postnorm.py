@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from .base import Final, Residual, Site
-from .norms import BuiltOfNorms, FinalNorm
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..contracts import Architecture, Final, Residual, Site
+from .norms import FinalNorm
+from .prenorm import BuiltOfNorms
 
 
 class SumNormResidual(Residual):
@@ -24,17 +22,17 @@ class SumNormResidual(Residual):
     def read(self, h_btd: Tensor) -> Tensor:
         return h_btd
 
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        normed: Tensor = self.norm(h_btd + y_btd)
-        return normed
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        h_btd = self.norm(h_btd + y_btd)
+        return h_btd, h_btd
 
 
 class OutputNormResidual(SumNormResidual):
     """h <- h + N(y)."""
 
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        normed: Tensor = self.norm(y_btd)
-        return h_btd + normed
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        h_btd = h_btd + self.norm(y_btd)
+        return h_btd, h_btd
 
 
 class PostNorm(BuiltOfNorms):
@@ -57,15 +55,15 @@ class PostNorm(BuiltOfNorms):
     def has_scale_free_writes(self) -> bool:
         return self.place == "output"
 
-    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+    def build_residual(self, config: Architecture, site: Site) -> Residual:
         norm = self.build_norm(config)
         return SumNormResidual(norm) if self.place == "sum" else OutputNormResidual(norm)
 
-    def build_final(self, config: ModelConfig) -> Final:
+    def build_final(self, config: Architecture) -> Final:
         return FinalNorm(nn.Identity() if self.place == "sum" else self.build_norm(config))
 
-    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+    def num_residual_params(self, config: Architecture, site: Site) -> int:
         return self.count_norm(config)
 
-    def num_model_params(self, config: ModelConfig) -> int:
+    def num_model_params(self, config: Architecture) -> int:
         return 0 if self.place == "sum" else self.count_norm(config)

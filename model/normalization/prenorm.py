@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from abc import ABC
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from pydantic import Field
+from torch import nn
 
-from ..variant import Neutral
-from .base import Residual, Site
-from .norms import BuiltOfNorms
+from ..contracts import Architecture, Final, Neutral, Normalization, Residual, Site
+from .norms import FinalNorm, LayerNorm, PreNormResidual, RMSNorm
 
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+NormKind = Literal["rmsnorm", "layernorm"]
 
 
-class PreNormResidual(Residual):
-    """h <- h + f(N(h))."""
+class BuiltOfNorms(Normalization, ABC):
+    """A normalization with one kind of norm in all places, one of them before the head."""
 
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
+    norm: NormKind = Field(default="rmsnorm", description="the norm; layernorm has a bias where the model has biases")
+    eps: float = Field(default=1e-6, ge=1e-30, le=1.0, description="added to the mean square (variance) under the root")
 
-    def read(self, h_btd: Tensor) -> Tensor:
-        normed: Tensor = self.norm(h_btd)
-        return normed
+    def build_norm(self, config: Architecture) -> nn.Module:
+        if self.norm == "rmsnorm":
+            return RMSNorm(config.d_model, self.eps)
+        return LayerNorm(config.d_model, self.eps, config.bias)
 
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> Tensor:
-        return h_btd + y_btd
+    def count_norm(self, config: Architecture) -> int:
+        return config.d_model * (2 if self.norm == "layernorm" and config.bias else 1)
+
+    def build_input_norm(self, config: Architecture) -> nn.Module:
+        """The norm before a sub-layer, which linear layers that normalise their own input replace."""
+        return nn.Identity() if config.linear.has_input_norm else self.build_norm(config)
+
+    def count_input_norm(self, config: Architecture) -> int:
+        return 0 if config.linear.has_input_norm else self.count_norm(config)
+
+    def build_final(self, config: Architecture) -> Final:
+        return FinalNorm(self.build_norm(config))
+
+    def num_model_params(self, config: Architecture) -> int:
+        return self.count_norm(config)
 
 
 class PreNorm(BuiltOfNorms):
@@ -42,8 +55,8 @@ class PreNorm(BuiltOfNorms):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    def build_residual(self, config: ModelConfig, site: Site) -> Residual:
+    def build_residual(self, config: Architecture, site: Site) -> Residual:
         return PreNormResidual(self.build_input_norm(config))
 
-    def num_residual_params(self, config: ModelConfig, site: Site) -> int:
+    def num_residual_params(self, config: Architecture, site: Site) -> int:
         return self.count_input_norm(config)

@@ -1,7 +1,7 @@
-"""The position axis: one line a variant."""
+"""The position axis: one line per variant."""
 
-from ..variant import Table
-from .base import Position
+from ..contracts import Position
+from ..table import Table
 
 TABLE: Table[Position] = Table(
     Position,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..linear.base import Embedding
-from .base import Position, PositionEncoding
+from ..context import Tables
+from ..contracts import Architecture, Position
+from ..layers import Embedding
+from ..parameters import SpecModule
 
-if TYPE_CHECKING:
-    from ..config import ModelConfig
 
-
-class LearnedEncoding(PositionEncoding):
-    def __init__(self, config: ModelConfig) -> None:
+class LearnedEncoding(SpecModule):
+    def __init__(self, config: Architecture) -> None:
         super().__init__()
         self.table = Embedding(config, config.context_length)
+        self.constrain = config.normalization.constrain
 
-    def embed(self, start: int, length: int) -> Tensor | None:
+    def forward(self, h_btd: Tensor, start: int) -> tuple[Tensor, Tables]:
         """Raises ValueError beyond the last learned position."""
-        n_positions = self.table.weight.shape[0]
-        if start + length > n_positions:
-            raise ValueError(f"learned positions end at {n_positions}; {start + length} tokens are too many")
-        vectors_td: Tensor = self.table(torch.arange(start, start + length, device=self.table.weight.device))
-        return vectors_td
+        n_positions, end = self.table.weight.shape[0], start + h_btd.shape[1]
+        if end > n_positions:
+            raise ValueError(f"learned positions end at {n_positions}; {end} tokens are too many")
+        return self.constrain(h_btd + self.table(torch.arange(start, end, device=h_btd.device))), ()
 
 
 class Learned(Position):
@@ -38,8 +37,8 @@ class Learned(Position):
     deviations: ClassVar[str] = "inside nGPT as nViT does: unit rows, and the sum normalised"
     neutral: ClassVar[str] = "None: without vectors it is `none`, not rope."
 
-    def num_params(self, config: ModelConfig) -> int:
+    def num_params(self, config: Architecture) -> int:
         return config.context_length * config.d_model
 
-    def build(self, config: ModelConfig) -> PositionEncoding:
+    def build(self, config: Architecture) -> LearnedEncoding:
         return LearnedEncoding(config)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ..context import Tables
+from ..contracts import Architecture, Position, Rotate
 from ..errors import ConfigError
 from ..numerics import split_last, upcast
-from .base import Position, PositionEncoding, Rotate, Tables
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from .rope import RopeEncoding
 
 BASE = 10000.0
 
@@ -24,16 +23,12 @@ def swap_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
     return torch.stack((-odd * b_t1k, even * a_t1k), dim=-1).flatten(-2)
 
 
-class ReferenceEncoding(PositionEncoding):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
+class ReferenceEncoding(RopeEncoding):
     def tables(self, start: int, length: int, device: torch.device, dtype: torch.dtype) -> Tables:
         """The halves a and b of a table with sin(p w_j) in even, cos(p w_j) in odd columns, each (length, 1, k / 2)."""
         positions_t = torch.arange(start, start + length, device=device, dtype=torch.float64)
         exponents_k = torch.arange(0, self.width, 2, device=device, dtype=torch.float64) / self.width
-        angles_tk = positions_t[:, None] * BASE**-exponents_k
+        angles_tk = positions_t[:, None] * self.base**-exponents_k
         table_tk = torch.stack((angles_tk.sin(), angles_tk.cos()), dim=-1).flatten(1).to(dtype)
         a_tk, b_tk = table_tk.chunk(2, dim=-1)
         return a_tk[:, None], b_tk[:, None]
@@ -53,16 +48,13 @@ class NGPTReference(Position):
     deviations: ClassVar[str] = "none: the fault is reproduced"
     neutral: ClassVar[str] = "None: it has no knob and is no rotation."
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: Architecture) -> None:
         width = config.attention.qk_width(config)
         if width % 2:
             raise ConfigError("n_heads", f"ngpt_reference takes pairs, but the width of a query head is {width}")
 
-    def num_params(self, config: ModelConfig) -> int:
-        return 0
-
-    def build(self, config: ModelConfig) -> PositionEncoding:
-        return ReferenceEncoding(config.attention.qk_width(config))
+    def build(self, config: Architecture) -> RopeEncoding:
+        return ReferenceEncoding(BASE, config.attention.qk_width(config))
 
     @property
     def rotate(self) -> Rotate:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from .base import Position, PositionEncoding
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..context import Tables
+from ..contracts import Architecture, Position
+
+
+class NoEncoding(nn.Module):
+    def forward(self, h_btd: Tensor, start: int) -> tuple[Tensor, Tables]:
+        return h_btd, ()
 
 
 class NoPosition(Position):
@@ -20,8 +25,5 @@ class NoPosition(Position):
     deviations: ClassVar[str] = "none"
     neutral: ClassVar[str] = "None: rope rotates for every base."
 
-    def num_params(self, config: ModelConfig) -> int:
-        return 0
-
-    def build(self, config: ModelConfig) -> PositionEncoding:
-        return PositionEncoding()
+    def build(self, config: Architecture) -> NoEncoding:
+        return NoEncoding()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..dropped import NO_ATTENTION
+from ..context import Tables
+from ..contracts import NO_ATTENTION, Architecture, Neutral, Position, Rotate
 from ..errors import ConfigError
 from ..numerics import split_last, upcast
-from ..variant import Neutral
-from .base import Position, PositionEncoding, Rotate, Tables
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..parameters import SpecModule
 
 
 def rotate_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
@@ -28,11 +25,15 @@ def rotate_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
     return x_bthk * cos_t1k + split_last(x_bthk, -1, 2).flip(-1).flatten(-2) * sin_t1k
 
 
-class RopeEncoding(PositionEncoding):
+class RopeEncoding(SpecModule):
     def __init__(self, base: float, width: int) -> None:
         super().__init__()
         self.base = base
         self.width = width
+
+    def forward(self, h_btd: Tensor, start: int) -> tuple[Tensor, Tables]:
+        dtype = torch.promote_types(h_btd.dtype, torch.float32)
+        return h_btd, self.tables(start, h_btd.shape[1], h_btd.device, dtype)
 
     def tables(self, start: int, length: int, device: torch.device, dtype: torch.dtype) -> Tables:
         """cos(a), cos(a), ... and -sin(a), sin(a), ... of the angles a = p * base^(-2j / width): (length, 1, width).
@@ -61,23 +62,20 @@ class Rope(Position):
 
     base: float = Field(default=10000.0, gt=1.0, le=1e15, description="wavelengths grow from 2 pi to 2 pi base")
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: Architecture) -> None:
         width = config.attention.qk_width(config)
         if width % 2:
             is_by_hand = width != config.attention.default_qk_width(config)
             place = "attention.qk_head_dim" if is_by_hand else "n_heads"
             raise ConfigError(place, f"rope rotates pairs, but the width of a query head is {width}: make it even")
 
-    def idle(self, config: ModelConfig) -> dict[str, str]:
+    def idle(self, config: Architecture) -> dict[str, str]:
         if not config.count_kept("attention"):
             return {"base": NO_ATTENTION}
         is_one_pair = config.attention.qk_width(config) == 2
         return {"base": "a query head of width 2 has one angle, which no base changes"} if is_one_pair else {}
 
-    def num_params(self, config: ModelConfig) -> int:
-        return 0
-
-    def build(self, config: ModelConfig) -> PositionEncoding:
+    def build(self, config: Architecture) -> RopeEncoding:
         return RopeEncoding(self.base, config.attention.qk_width(config))
 
     @property

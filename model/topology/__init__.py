@@ -1,7 +1,7 @@
-"""The axis of how blocks are joined: one line a variant."""
+"""The axis of how blocks are joined: one line per variant."""
 
-from ..variant import Table
-from .base import Topology
+from ..contracts import Topology
+from ..table import Table
 
 TABLE: Table[Topology] = Table(
     Topology,

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..attention.base import Context
-from ..cache import Cache
-from ..declared import Spec
+from ..blocks import Stack
+from ..context import Cache, Context
+from ..contracts import Architecture, Topology
 from ..errors import ConfigError
-from ..linear.base import READS, StreamMatrix, multiply
-from .base import Stack, Topology
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
+from ..layers import READS, StreamMatrix, multiply
+from ..parameters import Spec
 
 MIX_START = 0.5  # before the sigmoid, as in the authors' code: the first path weighs 0.62
 
@@ -23,7 +20,7 @@ MIX_START = 0.5  # before the sigmoid, as in the authors' code: the first path w
 class Entry(StreamMatrix):
     """The linear layer, with a bias, through which the embedding enters a path."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: Architecture) -> None:
         super().__init__(config, (config.d_model, config.d_model), "matrix", READS, config.base_std)
         self.bias = self.declare("bias", (config.d_model,), Spec("vector"))
 
@@ -32,12 +29,12 @@ class Entry(StreamMatrix):
 
 
 class ParallelStack(Stack):
-    def __init__(self, config: ModelConfig, inference: str) -> None:
+    def __init__(self, config: Architecture, inference: str) -> None:
         super().__init__(config)
         self.layers = config.topology.paths(config.n_layers)
         self.entries = nn.ModuleList(Entry(config) for _ in self.layers)
         self.mix = self.declare("mix", (1,), Spec("vector", mean=MIX_START))
-        self.settle = config.normalization.settle
+        self.constrain = config.normalization.constrain
         self.runs_heavier_alone = inference == "heavier"
 
     def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
@@ -45,10 +42,10 @@ class ParallelStack(Stack):
             return self.follow(0 if self.mix.item() >= 0 else 1, h_btd, context, cache)
         first_btd, second_btd = (self.follow(path, h_btd, context, cache) for path in (0, 1))
         weight = self.mix.sigmoid()
-        return self.settle(weight * first_btd + (1 - weight) * second_btd)
+        return self.constrain(weight * first_btd + (1 - weight) * second_btd)
 
     def follow(self, path: int, h_btd: Tensor, context: Context, cache: Cache | None) -> Tensor:
-        return self.run(self.layers[path], self.settle(self.entries[path](h_btd)), context, cache)
+        return self.run(self.layers[path], self.constrain(self.entries[path](h_btd)), context, cache)
 
     def diagnostics(self) -> dict[str, Tensor]:
         return {"path_weight": self.mix.sigmoid()}
@@ -76,18 +73,18 @@ class ParallelGPT(Topology):
         default="both", description="paths run in eval mode: both, or the one of larger weight alone (pgpt-1)"
     )
 
-    def check(self, config: ModelConfig) -> None:
+    def check(self, config: Architecture) -> None:
         if config.n_layers % 2:
             raise ConfigError("n_layers", f"parallel_gpt halves the blocks: {config.n_layers} is odd")
 
     def paths(self, n_layers: int) -> list[range]:
         return [range(n_layers // 2), range(n_layers // 2, n_layers)]
 
-    def num_params(self, config: ModelConfig) -> int:
+    def num_params(self, config: Architecture) -> int:
         return 2 * config.d_model * (config.d_model + 1) + 1
 
-    def flops_per_token(self, config: ModelConfig) -> int:
+    def flops_per_token(self, config: Architecture) -> int:
         return 4 * config.d_model**2
 
-    def build(self, config: ModelConfig) -> Stack:
+    def build(self, config: Architecture) -> Stack:
         return ParallelStack(config, self.inference)

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
-
-from ..attention.base import Context
-from ..cache import Cache
-from ..variant import Neutral
-from .base import Stack, Topology
-
-if TYPE_CHECKING:
-    from ..config import ModelConfig
-
-
-class SequentialStack(Stack):
-    def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
-        return self.run(range(len(self.blocks)), h_btd, context, cache)
+from ..blocks import Stack
+from ..contracts import Architecture, Neutral, Topology
 
 
 class Sequential(Topology):
@@ -34,11 +22,5 @@ class Sequential(Topology):
     def paths(self, n_layers: int) -> list[range]:
         return [range(n_layers)]
 
-    def num_params(self, config: ModelConfig) -> int:
-        return 0
-
-    def flops_per_token(self, config: ModelConfig) -> int:
-        return 0
-
-    def build(self, config: ModelConfig) -> Stack:
-        return SequentialStack(config)
+    def build(self, config: Architecture) -> Stack:
+        return Stack(config)

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ablate_model import ConfigError, ModelConfig
 from ablate_model.config import TABLES
-from ablate_model.variant import literal_values
+from ablate_model.knobs import literal_values
 
 Factors = Mapping[str, Sequence[Any]]  # dotted path into the model's mapping -> the values to try
 Row = dict[str, Any]

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ablate_model import GPT
+from ablate_model.attention_backend import report_attention
 from ablate_model.kernels import flex
 from ablate_model.kernels.attention import BACKENDS, attention, choose
 from ablate_model.kernels.bias import DecayBias
@@ -195,7 +196,7 @@ def test_flash_says_why_it_cannot() -> None:
 )
 def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason: str) -> None:
     backend = settings.pop("backend", "sdpa")
-    report = GPT(tiny(**settings), backend=backend).report_attention(torch.bfloat16)
+    report = report_attention(GPT(tiny(**settings), backend=backend), torch.bfloat16)
     assert report["reason"] == reason
     assert report["requested"] == backend
     assert report["backend"] in BACKENDS
@@ -244,7 +245,7 @@ def test_flex_gets_no_head_too_narrow_for_a_gpu(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_model_without_attention_reports_none() -> None:
-    report = GPT(tiny(dropped=["attention/0", "attention/1"])).report_attention()
+    report = report_attention(GPT(tiny(dropped=["attention/0", "attention/1"])))
     assert (report["backend"], report["reason"]) == ("none", "every attention is dropped")
 
 

@@ -13,8 +13,8 @@ import torch
 from cases import tiny, tokens
 
 from ablate_model import GPT
+from ablate_model.attention_backend import choose_backend, collect_calls, report_attention
 from ablate_model.kernels import fastest
-from ablate_model.kernels.report import collect_calls
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def cache(tmp_path: Path) -> Path:
 def test_the_fastest_that_can_is_taken_and_reported(cache: Path) -> None:
     model = GPT(tiny(attention="linear_ensemble"))
     before = model(tokens())
-    model.choose_backend(2, cache=cache)
+    choose_backend(model, 2, cache=cache)
     assert set(model.measured_ms) == {"sdpa", "math"}  # flash has no CPU kernels, and flex no gradients there
     assert list(model.measured_ms.values()) == sorted(model.measured_ms.values())
     assert model.backend == next(iter(model.measured_ms))
     torch.testing.assert_close(model(tokens()), before, atol=1e-5, rtol=1e-5)
-    report = model.report_attention()
+    report = report_attention(model)
     assert (report["requested"], report["backend"]) == ("fastest", model.backend)
     assert report["reason"].startswith(f"measured: {model.backend} ")
 
@@ -53,12 +53,12 @@ def test_what_no_graph_can_hold_is_timed_as_it_is(monkeypatch: pytest.MonkeyPatc
 
 def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = GPT(tiny())
-    model.choose_backend(2, cache=cache)
+    choose_backend(model, 2, cache=cache)
     monkeypatch.setattr(fastest, "_measure", lambda _calls: ({"math": 1.0, "sdpa": 2.0}, {}))
     other = GPT(tiny(normalization="ngpt"))  # the same shape
-    other.choose_backend(2, cache=cache)
+    choose_backend(other, 2, cache=cache)
     assert other.measured_ms == model.measured_ms
-    other.choose_backend(3, cache=cache)
+    choose_backend(other, 3, cache=cache)
     assert (other.backend, other.measured_ms) == ("math", {"math": 1.0, "sdpa": 2.0})
     assert len(json.loads(cache.read_text())) == 2
 
@@ -79,15 +79,15 @@ def test_a_cache_that_is_torn_or_cannot_be_written_is_done_without(cache: Path) 
     cache.parent.mkdir()
     cache.write_text('{"half')
     model = GPT(tiny())
-    model.choose_backend(1, cache=cache)
+    choose_backend(model, 1, cache=cache)
     assert json.loads(cache.read_text())
-    model.choose_backend(1, cache=cache / "a file is no folder")
+    choose_backend(model, 1, cache=cache / "a file is no folder")
     assert model.backend in model.measured_ms
 
 
 def test_without_attention_there_is_nothing_to_choose(cache: Path) -> None:
     model = GPT(tiny(dropped=["attention/0", "attention/1"]))
-    model.choose_backend(1, cache=cache)
+    choose_backend(model, 1, cache=cache)
     assert (model.backend, model.measured_ms) == ("auto", {})
 
 
@@ -109,14 +109,14 @@ def test_a_passing_lack_of_memory_removed_a_backend_for_good(
     model, time = GPT(tiny()), fastest._time
     with monkeypatch.context() as patch:
         patch.setattr(fastest, "_time", lambda name, call: (lack if name == "sdpa" else time)(name, call))
-        model.choose_backend(1, cache=cache)
+        choose_backend(model, 1, cache=cache)
         assert "math" in model.measured_ms and "sdpa" not in model.measured_ms
         patch.setattr(fastest, "_time", lack)
         for _ in range(2):
             with pytest.raises(torch.OutOfMemoryError, match=f"no attention backend .*; math: .*{str(error)[-9:]}"):
-                model.choose_backend(1, cache=cache)
+                choose_backend(model, 1, cache=cache)
     assert not cache.exists()
-    model.choose_backend(1, cache=cache)
+    choose_backend(model, 1, cache=cache)
     assert "sdpa" in model.measured_ms and cache.exists()
 
 
@@ -126,19 +126,19 @@ def test_an_error_that_is_no_lack_of_memory_is_raised(cache: Path, monkeypatch: 
 
     monkeypatch.setattr(fastest, "_time", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        GPT(tiny()).choose_backend(1, cache=cache)
+        choose_backend(GPT(tiny()), 1, cache=cache)
 
 
 @pytest.mark.parametrize("table", [{}, None, [], {"sdpa": "1"}, {"sdpa": -1.0}, {"sdpa": float("nan")}, {"gone": 1.0}])
 def test_an_empty_table_on_disk_ended_in_stop_iteration(table: object, cache: Path) -> None:
     model = GPT(tiny())
-    model.choose_backend(1, cache=str(cache))
+    choose_backend(model, 1, cache=str(cache))
     (key,) = json.loads(cache.read_text())
     cache.write_text(json.dumps({key: table, "another machine": {"math": 1.0}}))
-    model.choose_backend(1, cache=cache)
+    choose_backend(model, 1, cache=cache)
     assert set(model.measured_ms) == {"sdpa", "math"}
     assert json.loads(cache.read_text()) == {key: model.measured_ms, "another machine": {"math": 1.0}}
     for whole in ("[]", "3", "[" * 200_000):
         cache.write_text(whole)
-        model.choose_backend(1, cache=cache)
+        choose_backend(model, 1, cache=cache)
         assert json.loads(cache.read_text()).keys() == {key}

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablate_model.kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
-from ablate_model.numerics import HAS_TRITON, project
+from ablate_model.kernels.unit_vectors import project
+from ablate_model.numerics import HAS_TRITON
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,16 +23,14 @@ def test_importance_is_one_minus_the_mean_cosine(normalization: str) -> None:
     batches = [tokens(7, 2), tokens(5, 3)]
     totals: dict[str, list[torch.Tensor]] = {}
     for ids in batches:
-        h = model.input(model.embedding(ids))
-        tables = model.position.tables(0, ids.shape[1], h.device, h.dtype)
-        context = type("Context", (), {"tables": tables, "backend": "auto", "first_values": None, "source": None})()
+        h, context = model.embed(ids)
         for layer, block in enumerate(model.stack.blocks):
             start = h
             for part in ("attention", "mlp"):
                 residual = getattr(block, f"{part}_residual")
                 x = residual.read(h)
                 y = block.attention(x, context) if part == "attention" else block.mlp(x)
-                after = residual.write(h, y)
+                after, _ = residual.write(h, y)
                 totals.setdefault(f"{part}/{layer}", []).append(F.cosine_similarity(h, after, dim=-1).flatten())
                 h = after
             totals.setdefault(f"block/{layer}", []).append(F.cosine_similarity(start, h, dim=-1).flatten())

@@ -20,8 +20,9 @@ from ablate_model import variants as describe_variants
 from ablate_model.attention.heads import HeadAttention
 from ablate_model.attention.standard import StandardAttention
 from ablate_model.config import TABLES, broken_lines
+from ablate_model.contracts import Neutral, Variant
 from ablate_model.cost import count_forward_flops
-from ablate_model.variant import Neutral, Table, Variant
+from ablate_model.table import Table
 
 ROOT = Path(ablate_model.__file__).parent
 LINES = [pytest.param(table, name, id=f"{axis}-{name}") for axis, table in TABLES.items() for name in table]
@@ -75,7 +76,7 @@ BROKEN = {
     "standard:Gone": r"cannot be imported: AttributeError: ",
     "gone:Gone": r"cannot be imported: ModuleNotFoundError: ",
     "standard": r"cannot be imported: AttributeError: ",
-    "heads:HeadLayer": r"names no subclass of Attention",
+    "layer:HeadLayer": r"names no subclass of Attention",
     "standard:annotations": r"names no subclass of Attention",
     "standard:WithoutBuild": r"lacks build, key_heads, query_heads, name, summary, paper, ",
     "standard:NeedsKnob": r"lacks a default of strength",

@@ -13,6 +13,7 @@ from ablate.training import loop
 from ablate.training.optimizer import OPTIMIZERS
 from ablate.training.schedule import SHAPES, learning_rate
 from ablate_model import GPT, ModelConfig
+from ablate_model.attention_backend import report_attention
 
 ROUNDING_64 = 1e-10
 """Relative, after a dozen float64 steps: other summation orders (1e-16 each), amplified by training."""
@@ -367,7 +368,7 @@ def test_the_fastest_backend_trains_as_any(run, model_config, make_train_config,
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     _, usual = run(model_config, make_train_config())
     outcome, measured = run(model_config, make_train_config(attention_backend="fastest"))
-    assert outcome.model.report_attention()["requested"] == "fastest"
+    assert report_attention(outcome.model)["requested"] == "fastest"
     assert (tmp_path / "ablate" / "attention.json").exists()
     for one, other in zip(usual.curve(), measured.curve(), strict=True):
         assert one == pytest.approx(other, rel=ROUNDING_32)

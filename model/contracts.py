@@ -1,0 +1,390 @@
+"""What a variant of each axis provides, and the architecture that it reads.
+
+These contracts are one file because they need each other: an architecture has one variant of each axis, and the price
+of a variant depends on the rest of its architecture.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+from torch import Tensor, nn
+
+from .context import Tables
+from .knobs import Knobs, describe_knobs
+from .numerics import rms
+from .parameters import SpecModule
+
+WORDS = ("name", "summary", "paper", "equations", "deviations", "neutral")  # each variant documents itself with these
+NO_ATTENTION, NO_MLP = "no layer keeps its attention", "no layer keeps its MLP"  # why their knobs are idle
+SOURCE_EPS = 1e-6  # as RMSNorm's
+
+Part = Literal["attention", "mlp", "block"]
+Site = Literal["attention", "mlp"]
+Rotate = Callable[[Tensor, Tables], Tensor]
+Size = Annotated[int, Field(ge=1, le=1_000_000)]  # a larger number is more likely a typing error than a model
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """The point at which a variant computes exactly what the baseline of its axis computes.
+
+    `knobs` are the variant's; parameters with a name part in `zeros` (`ones`) are set to 0 (1). Where the variant has
+    several query (key) heads per head of the baseline, the baseline gets every `query_every`-th (`key_every`-th).
+    """
+
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
+    ones: tuple[str, ...] = ()
+    query_every: int = 1
+    key_every: int = 1
+
+
+class Variant(Knobs, ABC):
+    """One value of an axis. Its fields are its knobs; its class variables say what it is and where it comes from.
+
+    Raise `version` whenever the mathematics change, so that results of different mathematics never share an identity.
+    """
+
+    extra_keys: ClassVar[tuple[str, ...]] = ("name",)
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    equations: ClassVar[str]
+    deviations: ClassVar[str]
+    neutral: ClassVar[str]
+    neutral_point: ClassVar[Neutral | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_groups(cls, data: Any) -> Any:
+        """Complete a group of knobs with this variant's defaults, which may differ from those of the group's class."""
+        if not isinstance(data, Mapping):
+            return data
+        groups = {name: f.default for name, f in cls.model_fields.items() if isinstance(f.default, Knobs)}
+        partial = {name: group for name, group in groups.items() if isinstance(data.get(name), Mapping)}
+        return {**data, **{name: {**group.model_dump(), **data[name]} for name, group in partial.items()}}
+
+    def resolve(self, config: Architecture) -> Self:
+        """Return this variant with every default that depends on the model's sizes filled in."""
+        return self
+
+    def check(self, config: Architecture) -> None:
+        """Raise ConfigError, with a path from the model's mapping, when the model cannot be built."""
+
+    def idle(self, config: Architecture) -> dict[str, str]:
+        """Return the knobs that change nothing in this model: dotted name to the reason.
+
+        The reason is empty where another knob fixes this one, so that there is nothing to report. The remaining knobs
+        must be legal when all of these have their defaults.
+        """
+        return {}
+
+    def notices(self, config: Architecture) -> tuple[str, ...]:
+        """Return facts about this variant in this model that the reader of a result should know."""
+        return ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "version": self.version, **self.model_dump(mode="json")}
+
+    @classmethod
+    def describe(cls) -> dict[str, Any]:
+        """Return the documentation of this variant as plain data."""
+        words = {word: getattr(cls, word) for word in (*WORDS[1:], "version")}
+        return {**words, "knobs": describe_knobs(cls)}
+
+
+class Attention(Variant, ABC):
+    """A kind of causal self-attention."""
+
+    @abstractmethod
+    def default_qk_width(self, config: Architecture) -> int:
+        """Width of one query or key head that follows from the model's sizes only."""
+
+    @abstractmethod
+    def qk_width(self, config: Architecture) -> int:
+        """Width of one query or key head, which the positional encoding rotates."""
+
+    @abstractmethod
+    def query_features(self, config: Architecture) -> int:
+        """Number of query features per token: heads times width."""
+
+    @abstractmethod
+    def num_params(self, config: Architecture) -> int:
+        """Parameters of one layer, without those that the normalization adds."""
+
+    @abstractmethod
+    def flops_per_token(self, config: Architecture, context_length: int) -> int:
+        """Forward matmul FLOPs of one layer per token, averaged over the positions of a causal context."""
+
+    @abstractmethod
+    def build(self, config: Architecture, layer: int) -> nn.Module:
+        """Build the layer at 0-based depth `layer`: (x (b, t, d), context, cache or None) -> (b, t, d).
+
+        With a cache, x holds the newest t tokens, which see all tokens before them.
+        """
+
+
+class Residual(SpecModule, ABC):
+    """Connects one sub-layer f to the residual stream: y = f(read(h)), then h <- write(h, y)."""
+
+    @abstractmethod
+    def read(self, h_btd: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the new stream, and the stream for the next sub-layer to read, which may be a 16-bit copy of it."""
+
+
+class HeadPlacement(SpecModule, ABC):
+    """Positions, norms and scales of queries and keys, for a normalization that has its own.
+
+    `scale` multiplies the logits.
+    """
+
+    scale: float
+
+    @abstractmethod
+    def forward(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]: ...
+
+
+class Final(SpecModule, ABC):
+    """Connects the last block to the head."""
+
+    @abstractmethod
+    def read(self, h_btd: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def logit_scale(self) -> Tensor | None:
+        """Return the factor of the logits, (v,), (1,) or (), if there is one."""
+
+
+def keep_stream(h_btd: Tensor) -> Tensor:
+    """Leave an unconstrained stream as it is."""
+    return h_btd
+
+
+def scale_source(h_btd: Tensor) -> Tensor:
+    """Scale the embedding to RMS 1, without a gain."""
+    return rms(h_btd, SOURCE_EPS)
+
+
+class Normalization(Variant, ABC):
+    """Where the stream is normalized, with every scale, constraint and training default that belongs to it."""
+
+    # facts that other components ask for
+    @property
+    def has_unit_stream(self) -> bool:
+        """Whether the residual stream consists of unit vectors."""
+        return False
+
+    @property
+    def has_unit_weights_in_forward(self) -> bool:
+        """Whether the forward pass normalizes weights, with the gradient through it."""
+        return False
+
+    @property
+    def has_unit_weights_after_step(self) -> bool:
+        """Whether weights are projected to unit vectors before training and after each optimizer step."""
+        return False
+
+    @property
+    def has_scale_free_writes(self) -> bool:
+        """Whether multiplying a sub-layer's output by a positive constant changes nothing."""
+        return False
+
+    def base_std(self, d_model: int) -> float:
+        """Standard deviation of initial weights."""
+        return 0.02
+
+    def recipe(self) -> dict[str, float]:
+        """Training defaults that belong to this normalization."""
+        return {"weight_decay": 0.1, "warmup_fraction": 0.1}
+
+    # what it builds; None means that nothing happens there
+    @property
+    def constrain(self) -> Callable[[Tensor], Tensor]:
+        """Function that restores the constraint on the stream after streams were added or mixed."""
+        return keep_stream
+
+    @property
+    def normalize_source(self) -> Callable[[Tensor], Tensor]:
+        """Function that prepares the embedding for the embedding shortcut."""
+        return scale_source
+
+    def build_input(self, config: Architecture) -> nn.Module | None:
+        """Build the module between the embedding (b, t, d) and the first block."""
+        return None
+
+    @abstractmethod
+    def build_residual(self, config: Architecture, site: Site) -> Residual: ...
+
+    def build_query_key(self, config: Architecture, n_heads: int, width: int) -> HeadPlacement | None:
+        """Build its own placement for queries of `n_heads` heads of `width` features."""
+        return None
+
+    def build_hidden_scale(self, config: Architecture, n_features: int) -> nn.Module | None:
+        """Build the factor of an MLP's hidden features before the activation: () -> (n_features,), (1,) or ()."""
+        return None
+
+    @abstractmethod
+    def build_final(self, config: Architecture) -> Final: ...
+
+    # what that costs
+    @abstractmethod
+    def num_residual_params(self, config: Architecture, site: Site) -> int:
+        """Parameters that one sub-layer carries because of this normalization, its scales included."""
+
+    @abstractmethod
+    def num_model_params(self, config: Architecture) -> int:
+        """Parameters that the model carries once: before the first block, after the last, on the logits."""
+
+
+class Mlp(Variant, ABC):
+    """A two-matrix MLP around an activation."""
+
+    @property
+    def is_homogeneous(self) -> bool:
+        """Whether a positive factor of the hidden features is a factor of the output."""
+        return False
+
+    def default_d_ff(self, d_model: int) -> int:
+        """Inner width used when the model config leaves it open."""
+        return 4 * d_model
+
+    def hidden_features(self, config: Architecture) -> int:
+        """Outputs of the first matrix: d_ff, or more when it also makes gates."""
+        return config.d_ff
+
+    @abstractmethod
+    def build(self, config: Architecture, layer: int) -> nn.Module:
+        """Build the layer: (b, t, d) -> (b, t, d)."""
+
+    def num_params(self, config: Architecture) -> int:
+        """Parameters of one layer, without those that the normalization adds."""
+        hidden = config.linear_params(config.d_model, self.hidden_features(config))
+        return hidden + config.linear_params(config.d_ff, config.d_model)
+
+    def flops_per_token(self, config: Architecture, context_length: int) -> int:
+        """Forward matmul FLOPs of one layer, per token."""
+        return 2 * config.d_model * (self.hidden_features(config) + config.d_ff)
+
+
+def keep_heads(x_bthk: Tensor, _tables: Tables) -> Tensor:
+    """Leave queries and keys as they are, for encodings that do not rotate."""
+    return x_bthk
+
+
+class Position(Variant, ABC):
+    """A positional encoding."""
+
+    @property
+    def rotate(self) -> Rotate:
+        """Function applied to queries and keys (b, t, h, k) in every layer."""
+        return keep_heads
+
+    def num_params(self, config: Architecture) -> int:
+        """Parameters of the whole model's positional encoding."""
+        return 0
+
+    @abstractmethod
+    def build(self, config: Architecture) -> nn.Module:
+        """Build the encoding: (token vectors (b, t, d), first position) -> (b, t, d) and the tables of `rotate`."""
+
+
+class Linear(Variant, ABC):
+    """A kind of linear layer for every hidden matrix of attention and MLP; embedding and head stay dense."""
+
+    @property
+    def has_input_norm(self) -> bool:
+        """Whether a layer normalizes its own input, so that blocks omit their norms before it."""
+        return False
+
+    @abstractmethod
+    def build(self, config: Architecture, shape: tuple[int, int], axis: int, std: float) -> nn.Module:
+        """Build a layer whose weight has the (out, in) `shape` and starts from N(0, std^2).
+
+        It maps (x (..., in), gain of the outputs or None) to (..., out).
+        """
+
+
+class Topology(Variant, ABC):
+    """How blocks are joined."""
+
+    @abstractmethod
+    def paths(self, n_layers: int) -> list[range]:
+        """Layer numbers of each path, in order; together 0 to n_layers - 1."""
+
+    def num_params(self, config: Architecture) -> int:
+        """Parameters outside the blocks."""
+        return 0
+
+    def flops_per_token(self, config: Architecture) -> int:
+        """Forward matmul FLOPs per token outside the blocks."""
+        return 0
+
+    @abstractmethod
+    def build(self, config: Architecture) -> Any:
+        """Build the `Stack` (blocks.py) of all blocks."""
+
+
+class Architecture(Knobs):
+    """Sizes, options and one variant of each axis. `ModelConfig` parses and checks it."""
+
+    d_model: Size = Field(description="width of the residual stream")
+    n_layers: int = Field(ge=1, le=10_000, description="number of blocks")
+    n_heads: Size = Field(description="value heads, each of width d_model / n_heads")
+    vocab_size: Size = Field(description="tokens in the vocabulary")
+    context_length: Size = Field(description="tokens in a training sequence")
+    attention: SerializeAsAny[Attention]
+    normalization: SerializeAsAny[Normalization]
+    mlp: SerializeAsAny[Mlp]
+    position: SerializeAsAny[Position]
+    linear: SerializeAsAny[Linear]
+    topology: SerializeAsAny[Topology]
+    d_ff: Size
+    tie_embeddings: bool = Field(default=False, description="use the embedding matrix as the head's matrix")
+    logit_softcap: float | None = Field(default=None, gt=0.0, le=1e12, description="final logits <- c tanh(logits / c)")
+    value_residual: Literal["none", "half", "learned"] = Field(
+        default="none", description="mix the first layer's values into every layer's: by half, or by a learned share"
+    )
+    embedding_shortcut: bool = Field(
+        default=False, description="before each block h <- a h + b h_0, with a and b learned from 1 and 0"
+    )
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on the embedding and on sub-layer outputs")
+    dropped: tuple[str, ...] = Field(
+        default=(), strict=False, description="sub-layers to leave out: attention/LAYER or mlp/LAYER, layers from 0"
+    )
+    bias: bool = Field(default=False, description="add biases to hidden linear layers and layer norms")
+    weight_dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="storage of hidden matrices; bfloat16 keeps no float32 master copy"
+    )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a value head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def base_std(self) -> float:
+        """Standard deviation of initial weights."""
+        return self.normalization.base_std(self.d_model)
+
+    def linear_params(self, n_in: int, n_out: int) -> int:
+        """Parameters of one hidden linear layer."""
+        return n_in * n_out + (n_out if self.bias else 0)
+
+    def keeps(self, part: Part, layer: int) -> bool:
+        """Whether block `layer` still has its attention or MLP; a block is kept while it has either."""
+        if part == "block":
+            return self.keeps("attention", layer) or self.keeps("mlp", layer)
+        return f"{part}/{layer}" not in self.dropped
+
+    def count_kept(self, part: Part) -> int:
+        """Number of layers that keep that part."""
+        return sum(self.keeps(part, layer) for layer in range(self.n_layers))
