@@ -68,7 +68,7 @@ def compare_schedulers(n_runs: int, log: Path) -> SchedulerCost:
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, start_cluster(None, available, log):
         plan, corpus = _plan(Path(folder), n_runs)
         lanes = place(plan.study.resources, [available], None, n_runs).lanes
-        ours = _time_driver(plan, corpus, StudyFolder(Path(folder) / "runs" / plan.study.study))
+        ours = _time_driver(plan, corpus, StudyFolder(Path(folder) / "runs" / plan.study.name))
         return SchedulerCost(n_runs, lanes, ours, _time_tune(n_runs, Path(folder)))
 
 

@@ -24,7 +24,8 @@ from ablate.execution.worker import RunWorker
 from ablate.plan import Run
 from ablate.plan.plan import Arm
 from ablate.search.arm_search import ARM, best_of
-from ablate.search.problem import Problem, load_search, pose
+from ablate.search.pose import load_search, pose
+from ablate.search.problem import Problem
 from ablate.search.trials import Trials
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.folders import StudyFolder

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ablate.plan.expand import Expander, read_predicate
+from ablate.plan.axes import Axes
+from ablate.plan.expand import expand
 from ablate.plan.plan import read_names
 from ablate.study import load_study, predicates
 from ablate.study.yaml_source import parse_yaml
@@ -66,7 +67,7 @@ def test_a_documented_expression_can_be_evaluated(place: str, text: str, tmp_pat
     path = tmp_path / "grid.yaml"
     path.write_text(yaml.safe_dump(grid))
     study = load_study(path)
-    expander = Expander(study, read_names())
-    predicate = read_predicate(study, expander.names, expander.axes, text)
-    for arm in expander.expand().arms:
-        assert isinstance(predicate(expander.environment(arm)), bool), place
+    axes = Axes(study, read_names(), study.axes)
+    predicate = axes.compile(text, study.place())
+    for arm in expand(study, axes).arms:
+        assert isinstance(predicate(axes.environment(arm)), bool), place

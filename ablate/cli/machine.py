@@ -96,7 +96,7 @@ def bench(
 
     report = bench_arms(
         {arm.name: (arm.model, arm.train) for arm in planned.arms},
-        study=planned.study.study,
+        study=planned.study.name,
         command=write_command(),
         threads=planned.study.resources.cpus or 1,
         steps=steps,

@@ -20,7 +20,7 @@ from ablate.cli.options import (
     TrackingUri,
     Workers,
 )
-from ablate.errors import DataError, GridError
+from ablate.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -90,14 +90,13 @@ def search(
 
 def _pose(file: Path, runs: Path, settings: list[str]) -> Problem:
     from ablate.data import describe
-    from ablate.search.problem import load_search, pose
-    from ablate.study.schema import locate_data
+    from ablate.search.pose import load_search, pose
 
     declared = load_search(file, settings)
     try:
         return pose(declared, describe(declared.data, file.parent, runs / ".shards"))
     except DataError as error:
-        raise GridError(locate_data(declared._source, error)) from None
+        raise declared.refuse_data(error) from None
 
 
 def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] | None, *, as_json: bool) -> None:
@@ -117,7 +116,7 @@ def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console:
     """Run the trials of a grid's `tune:`. Returns the plan at each arm's best; ends the command if trials are left."""
     from ablate.search.run import tune_study
 
-    outcome, tuned = tune_study(planned.study, planned.corpus, runs, base, options, console, view)
+    outcome, tuned = tune_study(planned.grid, planned.corpus, runs, base, options, console, view)
     if tuned is None:
         raise typer.Exit(outcome.exit_code)
     return tuned
@@ -127,9 +126,9 @@ def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
     """Print what a grid's `tune:` adds to its plan: the space, and the cost of the trials."""
     from ablate.search.cost import describe_tuning
     from ablate.search.optimizer import check_names
-    from ablate.search.tuning import pose_tuning
+    from ablate.search.pose import pose_tuning
 
-    problem = pose_tuning(planned.study, planned.corpus)
+    problem = pose_tuning(planned.grid, planned.corpus)
     check_names(problem)
     for line in describe_tuning(problem, placement.lanes, pace):
         print(line)

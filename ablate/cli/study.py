@@ -56,8 +56,8 @@ def plan(
     where = planned.study.locate(("resources",))
     placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
     pace = measure_pace(placement)
-    print_plan(planned, StudyFolder(runs / planned.study.study), placement, pace)
-    if planned.study.tune is not None:
+    print_plan(planned, StudyFolder(runs / planned.study.name), placement, pace)
+    if planned.grid.tune is not None:
         search.show_tuning(planned, placement, pace)
 
 
@@ -99,7 +99,7 @@ def run(
     from ablate.tracking.folders import StudyFolder
 
     planned = read_plan(grid, runs, set_, with_)
-    store = StudyFolder(runs / planned.study.study)
+    store = StudyFolder(runs / planned.study.name)
     command = write_command(tracking_uri)
     budget = parse_bytes(disk_budget) if disk_budget is not None else None
     options = Options(
@@ -118,7 +118,7 @@ def run(
     console = Console(stderr=log_json, quiet=quiet)
     view = View(Console(), quiet=quiet, as_json=log_json)
     try:
-        if planned.study.tune is not None:
+        if planned.grid.tune is not None:
             planned = search.tune_first(planned, runs, grid.parent, options, console, view)
         outcome = run_study(planned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
@@ -150,6 +150,6 @@ def submit(
 
     planned = read_plan(grid, runs, set_)
     job = send(address, grid, runs, [word for setting in set_ or () for word in ("--set", setting)])
-    print(f"{planned.study.study}: submitted {count(len(planned.runs), 'run')} as job {job}")
-    print(f"progress: ablate status {planned.study.study} --runs {runs} --watch")
+    print(f"{planned.study.name}: submitted {count(len(planned.runs), 'run')} as job {job}")
+    print(f"progress: ablate status {planned.study.name} --runs {runs} --watch")
     print(f"output: ray job logs --address {address} {job}")

@@ -44,7 +44,7 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace)
     """Print the arms with their sizes, and the cost of the runs that the `store` does not have yet."""
     console = open_console()
     seconds_of_arm = estimate_seconds(plan, store, pace)
-    console.print(f"[bold]{escape(plan.study.study)}[/]  {escape(plan.study.question)}", highlight=False)
+    console.print(f"[bold]{escape(plan.study.name)}[/]  {escape(plan.study.question)}", highlight=False)
     console.print(_render_arms(plan, seconds_of_arm))
     baselines = {arm.baseline for arm in plan.arms}
     if len(baselines) == 1:

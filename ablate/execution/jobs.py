@@ -34,11 +34,11 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
     """The plan as the record that the study's folder keeps."""
     study = plan.study
     return StudyRecord(
-        study=study.study,
+        study=study.name,
         question=study.question,
-        design=study.design,
-        match=study.match,
-        compare_within=study.compare_within,
+        design=plan.design,
+        match=plan.match,
+        compare_within=plan.compare_within,
         baseline=plan.baseline,
         axes=plan.axes,
         data={

@@ -123,7 +123,7 @@ def run_study(
     done = len(plan.runs) - len(pending)
     what = f", {done} of them {'left as they are' if options.retry_failed else 'done before'}" if done else ""
     more = f", at most {n_more} more to come" if n_more else ""
-    console.print(f"{plan.study.study}: {len(plan.runs)} runs{what}{more}", highlight=False)
+    console.print(f"{plan.study.name}: {len(plan.runs)} runs{what}{more}", highlight=False)
     corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
     for vocab_size in {arm.model.vocab_size for arm in plan.arms}:
         try:

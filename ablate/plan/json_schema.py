@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ablate.study.schema import Study
+from ablate.study.declaration import Study
 from ablate_model import ModelConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from ablate.study.schema import Match
+from ablate.study.declaration import Match
 from ablate_model import ModelConfig
 
 STEP = 8  # d_ff stays a multiple of 8, which matrix kernels want

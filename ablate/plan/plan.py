@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
-from ablate.plan.expand import Assignment, Expansion, arm_name, expand
+from ablate.plan.axes import Assignment, Axes, arm_name
+from ablate.plan.expand import Expansion, expand
 from ablate.plan.identity import identify, run_id
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.remarks import (
@@ -21,8 +22,9 @@ from ablate.plan.remarks import (
 )
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.plan.setting_names import Names
+from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
-from ablate.study.schema import Study, TrainConfig
+from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig, variants
 
 MAX_RUNS = 1_000_000
@@ -73,15 +75,24 @@ class Run:
 class Plan:
     """The arms and the runs of a study, seed by seed, so that what has finished early is already comparable."""
 
-    study: Study
+    study: Declaration
     corpus: CorpusInfo
     axes: Mapping[str, tuple[Any, ...]]
     baseline: Mapping[str, Any]
     arms: tuple[Arm, ...]
     runs: tuple[Run, ...]
     notices: tuple[str, ...]
-    tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
+    design: Design = "full"
+    match: Match = "none"
+    compare_within: tuple[str, ...] = ()
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # the search for settings, if there was one
     stands_for: Mapping[str, str] = field(default_factory=dict)  # an arm left out, to the one of its configuration
+
+    @property
+    def grid(self) -> Study:
+        """The grid that the plan was built from. Not for the plans of a search."""
+        assert isinstance(self.study, Study)
+        return self.study
 
     @property
     def total_flops(self) -> int:
@@ -95,8 +106,9 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     shorter than a context.
     """
     names = read_names()
-    expansion = expand(study, names)
-    resolver = Resolver(study, names, expansion.axes, corpus, overlays)
+    space = Axes(study, names, study.axes)
+    expansion = expand(study, space)
+    resolver = Resolver(study, space, corpus, overlays)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
@@ -124,7 +136,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     notices += (*corpus.notices, *find_uneven_split(study, corpus))
     notices += tuple(find_spare_vocabulary(study, corpus, (arm.model for arm in arms)))
     baseline = _common_levels(arms)
-    return Plan(study, corpus, axes, baseline, arms, runs, notices, stands_for=stands_for)
+    declared = study.design, study.match, study.compare_within
+    return Plan(study, corpus, axes, baseline, arms, runs, notices, *declared, stands_for=stands_for)
 
 
 def read_names() -> Names:

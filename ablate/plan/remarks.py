@@ -7,12 +7,14 @@ from typing import Any
 
 from ablate.data import CorpusInfo
 from ablate.formatting import count, quote
-from ablate.plan.expand import Expansion, arm_name, display
+from ablate.plan.axes import arm_name, display
+from ablate.plan.expand import Expansion
 from ablate.plan.identity import IMMATERIAL
 from ablate.plan.resolve import Resolved
 from ablate.plan.setting_names import Names
-from ablate.study.schema import Study, TrainConfig
-from ablate.study.settings import NAME, Settings, find_same
+from ablate.study.declaration import Study
+from ablate.study.schema import TrainConfig
+from ablate.study.settings import NAME, Settings, find_same, flatten
 from ablate.study.yaml_source import KeyPath
 from ablate_model import ModelConfig
 
@@ -44,26 +46,11 @@ def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
     train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, and not the result")
     train |= one.train.explain_idle() | other.train.explain_idle()
     idle = {f"model.{path}": why for path, why in model.items()} | {f"train.{key}": why for key, why in train.items()}
-    values, others = _flatten(one), _flatten(other)
+    values, others = dict(flatten(one.to_dict())), dict(flatten(other.to_dict()))
     for path, why in idle.items():
         parts = [key for key in values.keys() & others.keys() if key == path or key.startswith(f"{path}.")]
         if why and any(values[key] != others[key] for key in parts):
             yield f"{path} decides nothing: {why}"
-
-
-def _flatten(arm: Resolved) -> dict[str, Any]:
-    """Every setting by its dotted path."""
-    found: dict[str, Any] = {}
-
-    def visit(prefix: str, tree: Mapping[str, Any]) -> None:
-        for key, value in tree.items():
-            if isinstance(value, Mapping):
-                visit(f"{prefix}{key}.", value)
-            else:
-                found[f"{prefix}{key}"] = value
-
-    visit("", {"model": arm.model.to_dict(), "train": arm.train.model_dump()})
-    return found
 
 
 def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:
@@ -144,9 +131,9 @@ def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> 
 def _find_base_value(study: Study, path: str) -> tuple[KeyPath, Any]:
     """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
     knobs, which says whose they are."""
-    place = tuple(path.split("."))
-    above = study.model.get(place[1])
-    if place[2:] == (NAME,) and isinstance(above, str):
-        return place[:2], above
-    has_knobs = place[2:] == (NAME,) and isinstance(above, Mapping) and len(above) > 1
-    return place, None if has_knobs else Settings({"model": study.model}).get(path)
+    settings, keys = Settings({"model": study.model}), tuple(path.split("."))
+    component = settings.get(keys[:2]) if keys[2:] == (NAME,) else None
+    if isinstance(component, str):
+        return keys[:2], component
+    has_knobs = isinstance(component, Mapping) and len(component) > 1
+    return keys, None if has_knobs else settings.get(keys)

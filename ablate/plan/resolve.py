@@ -11,70 +11,69 @@ from pydantic import ValidationError
 
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
-from ablate.plan.expand import Assignment, Level, arm_name, compile_predicate, read_predicate
-from ablate.plan.setting_names import Names
+from ablate.plan.axes import Assignment, Axes, arm_name, holds
+from ablate.study.declaration import Declaration
 from ablate.study.load import explain
 from ablate.study.overlay import Overlay
-from ablate.study.predicates import Predicate, PredicateError
-from ablate.study.schema import Study, TrainConfig
+from ablate.study.predicates import Environment, Predicate
+from ablate.study.schema import TrainConfig
 from ablate.study.settings import NAME, Settings, is_same
-from ablate.study.yaml_source import KeyPath
+from ablate.study.yaml_source import Place
 from ablate_model import ConfigError, ModelConfig
 
-MAX_WARMUP_STEPS = 2000  # nGPT's own baseline warms up for 2000 steps; a short run for a share of its own
+MAX_WARMUP_STEPS = 2000  # the warm-up of nGPT's own baseline
 LONGEST = 10**12  # steps; a typing error may be too large for a float
+
+Change = tuple[str, Any, Place]  # a dotted path, its new value, and where that stands
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What an arm is. `notices` are remarks that its reader should see."""
+    """The configuration of an arm, and remarks for its reader."""
 
     model: ModelConfig
     train: TrainConfig
     notices: tuple[str, ...]
     settings: frozenset[str]  # the dotted paths that its levels and rules set
 
+    def to_dict(self) -> dict[str, Any]:
+        """The model and the training as nested mappings."""
+        return {"model": self.model.to_dict(), "train": self.train.model_dump()}
+
 
 class Resolver:
-    """Lays an arm's levels and the rules over the base of the grid.
+    """Applies an arm's levels and the rules to the base of a declaration.
 
-    `resolve` raises `GridError` for a configuration that the model package or the training refuses, naming the line
-    that brought the value in.
+    `budget` has the places of the settings of `train` that a search's `budget` replaced. `resolve` raises `GridError`
+    for a configuration that the model package or the training refuses, naming the line that brought the value in.
     """
 
     def __init__(
         self,
-        study: Study,
-        names: Names,
-        axes: Mapping[str, tuple[Level, ...]],
+        declared: Declaration,
+        axes: Axes,
         corpus: CorpusInfo,
         overlays: Sequence[Overlay] = (),
+        budget: Mapping[str, Place] | None = None,
     ) -> None:
-        self.study, self.names, self.axes, self.corpus = study, names, axes, corpus
+        self.declared, self.axes, self.names, self.corpus = declared, axes, axes.names, corpus
         self.rules = [
-            compile_predicate(study, names, axes, rule.when, ("rules", index, "when"))
-            for index, rule in enumerate(study.rules)
+            axes.compile(rule.when, declared.place("rules", index, "when")) for index, rule in enumerate(declared.rules)
         ]
-        self.base = {
-            "model": {
-                key: {NAME: value} if key in names.variants and isinstance(value, str) else value
-                for key, value in study.model.items()
-            },
-            "train": study.train.model_dump(),
-        }
+        self.base = Settings({"model": declared.model, "train": declared.train.model_dump()}, budget)
         self._models: dict[str, ModelConfig] = {}
         self.used = [False] * len(self.rules)
-        self.base_environment = names.base_environment(study)
-        for index, rule in enumerate(study.rules):
+        self.base_environment = self.names.base_environment(declared)
+        for index, rule in enumerate(declared.rules):
             for key in rule.set:
-                self._check_rule_key(index, key)
-        for component in names.variants:
+                self._check_rule_key(key, declared.place("rules", index, "set", key))
+        for component in self.names.variants:
             self._check_base(component)
         self.overlays = [(overlay, self._compile_overlay(overlay)) for overlay in overlays]
 
     @property
     def notices(self) -> list[str]:
-        """About rules that held for no arm resolved so far."""
+        """Remarks about rules that held for no arm resolved so far."""
         return [
             f"the rule {rule.text!r} holds for no arm"
             for rule, used in zip(self.rules, self.used, strict=True)
@@ -82,27 +81,30 @@ class Resolver:
         ]
 
     def resolve(self, arm: Assignment) -> Resolved:
-        settings = Settings(self.base)
+        settings = Settings(self.base.tree, self.base.places)
+        environment = self.axes.environment(arm, self.base_environment)
         notices: list[str] = []
-        for path, value, place in _names_first(self._settings(arm)):
+        for path, value, place in _names_first(self._changes(arm, environment)):
             self._check_free(path, settings, place)
             notices += self._set(settings, path, value, place)
-        for index in range(len(self.overlays)):
-            notices += self._lay_over(arm, index, settings)
-        settings.tree["model"].setdefault("vocab_size", self.corpus.vocab_size)
+        for overlay, predicate in self.overlays:
+            if overlay.arm in ("", arm_name(arm)):
+                notices += self._apply_overlay(overlay, predicate, environment, settings)
+        if "vocab_size" not in settings.get("model"):
+            settings.set("model.vocab_size", self.corpus.vocab_size)
         config = self._parse_model(settings)
         training = self._parse_train(settings, config)
         self._check_processes(training, arm)
         return Resolved(config, training, (*notices, *config.notices()), frozenset(settings.places))
 
-    def _set(self, settings: Settings, path: str, value: Any, place: KeyPath) -> Sequence[str]:
-        """Set it, and say which knobs another variant does not take over."""
+    def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
+        """Set a value; return remarks about the knobs of another variant that are dropped."""
         *_, component, last = path.split(".")
         notices = self._switch(settings, component, value) if last == NAME and component in self.names.variants else ()
         try:
             settings.set(path, value, place)
         except ValueError as error:
-            raise self._refuse_at(place, f"{path}: {error}") from None
+            raise place.refuse(f"{path}: {error}") from None
         return notices
 
     def _compile_overlay(self, overlay: Overlay) -> Predicate:
@@ -110,120 +112,104 @@ class Resolver:
             try:
                 self.names.check_setting(key)
             except ValueError as error:
-                raise GridError(f"{overlay.locate(key)}: {error}") from None
-        try:
-            return read_predicate(self.study, self.names, self.axes, overlay.when or "True")
-        except ValueError as error:
-            raise GridError(f"{overlay.locate_condition()}: {error}") from None
+                raise overlay.place_of(key).refuse(str(error)) from None
+        return self.axes.compile(overlay.when or "True", overlay.condition_place)
 
-    def _lay_over(self, arm: Assignment, index: int, settings: Settings) -> Iterator[str]:
-        """Set what the arm has and leaves open; what is left out is said."""
-        overlay, predicate = self.overlays[index]
-        if overlay.arm and overlay.arm != arm_name(arm):
+    def _apply_overlay(
+        self, overlay: Overlay, predicate: Predicate, environment: Environment, settings: Settings
+    ) -> Iterator[str]:
+        """Set what the arm has and its levels leave open; yield remarks about what is left out."""
+        if not holds(predicate, environment, overlay.condition_place):
+            yield f"{overlay.origin} is for {overlay.when}: left out here: {', '.join(overlay.settings)}"
             return
-        if not self._applies(overlay, predicate, arm):
-            left_out = ", ".join(overlay.settings)
-            yield f"{overlay.origin} is for {overlay.when}: left out here: {left_out}"
-            return
-        spread = [
-            setting
+        changes = [
+            (path, setting, overlay.place_of(key))
             for key, value in overlay.settings.items()
-            for setting in self.names.spread(key, value, ("overlay", index, key))
+            for path, setting in self.names.spread(key, value)
         ]
-        for path, value, place in _names_first(spread):
+        for path, value, place in _names_first(changes):
             root, component, *knob = path.split(".")
             table = self.names.variants.get(component, {}) if root == "model" else {}
-            variant = settings.get(f"model.{component}.name") or next(iter(table), "")
-            if any(near[0] == "matrix" for near in settings.places_near(path)):
+            variant = settings.get(f"model.{component}.{NAME}") or next(iter(table), "")
+            if any(near.level for near in settings.places_near(path)):
                 yield f"{overlay.origin}: {path} is left out: a level of the arm sets it"
             elif table and knob not in ([], [NAME]) and not self.names.has_knob(component, variant, ".".join(knob)):
                 yield f"{overlay.origin}: {path} is left out: {variant} has no such knob"
             else:
                 yield from self._set(settings, path, value, place)
 
-    def _applies(self, overlay: Overlay, predicate: Predicate, arm: Assignment) -> bool:
-        try:
-            return predicate(self.names.environment(self.base_environment, self.axes, arm))
-        except PredicateError as error:
-            raise GridError(f"{overlay.locate_condition()}: {error}") from None
-
-    def _settings(self, arm: Assignment) -> Iterator[tuple[str, Any, KeyPath]]:
+    def _changes(self, arm: Assignment, environment: Environment) -> Iterator[Change]:
+        """What the levels of an arm set, then what the rules set that hold for it."""
         for axis, level in arm.items():
-            place: KeyPath = ("matrix", axis, level.index)
-            for path, value in {axis: level.name, **level.overrides}.items():
-                yield from self.names.spread(path, value, place)
-        environment = self.names.environment(self.base_environment, self.axes, arm)
-        for index, rule in enumerate(self.rules):
-            if self._holds(rule, environment, index):
+            place = Place(self.declared.source, level.place, level.text)
+            for key, value in {axis: level.name, **level.overrides}.items():
+                for path, setting in self.names.spread(key, value):
+                    yield path, setting, place
+        for index, (rule, predicate) in enumerate(zip(self.declared.rules, self.rules, strict=True)):
+            if holds(predicate, environment, self.declared.place("rules", index, "when")):
                 self.used[index] = True
-                for key, value in self.study.rules[index].set.items():
-                    yield from self.names.spread(key, value, ("rules", index, "set", key))
+                for key, value in rule.set.items():
+                    for path, setting in self.names.spread(key, value):
+                        yield path, setting, self.declared.place("rules", index, "set", key)
 
-    def _check_free(self, path: str, settings: Settings, place: KeyPath) -> None:
-        """A later rule wins over an earlier one, but a level says what the arm is: nothing else may change that."""
-        taken = next((near for near in settings.places_near(path) if near[0] == "matrix"), None)
+    def _check_free(self, path: str, settings: Settings, place: Place) -> None:
+        """A later rule overrides an earlier one, but nothing may change what a level sets: it says what the arm is."""
+        taken = next((near.level for near in settings.places_near(path) if near.level), None)
         if taken is not None:
-            level = self.axes[str(taken[1])][int(taken[2])]
-            raise self.study.refuse(place, f"the level {level.text} sets {path} too")
+            raise place.refuse(f"the level {taken} sets {path} too")
 
-    def _holds(self, rule: Predicate, environment: Mapping[str, Any], index: int) -> bool:
-        try:
-            return rule(environment)
-        except PredicateError as error:
-            raise self.study.refuse(("rules", index, "when"), str(error)) from None
-
-    def _check_rule_key(self, index: int, key: str) -> None:
-        place = ("rules", index, "set", key)
+    def _check_rule_key(self, key: str, place: Place) -> None:
         try:
             self.names.check_setting(key)
         except ValueError as error:
-            raise self.study.refuse(place, str(error)) from None
-        if self.names.axis_of(key, self.axes) is not None:
-            raise self.study.refuse(
-                place, f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead"
-            )
+            raise place.refuse(str(error)) from None
+        if self.names.axis_of(key, self.axes.levels) is not None:
+            raise place.refuse(f"{key!r} is an axis of the matrix: a rule cannot set it; exclude the arms instead")
 
     def _check_base(self, component: str) -> None:
-        """A knob of the base goes to the variants that have it, so one that none has must be told here."""
-        base = self.study.model.get(component, {})
+        """Check a component's knobs in the base. Each goes to the variants that have it, so one must have it."""
+        base = self.declared.model.get(component, {})
         if not isinstance(base, str | dict):
-            raise self.study.refuse(("model", component), f"expected a name, or a mapping with a name, got {base!r}")
-        for knob in base if isinstance(base, dict) else ():
-            if knob not in ("name", "version"):
-                try:
-                    self.names.check_knob(component, knob)
-                except ValueError as error:
-                    raise self.study.refuse(("model", component, knob), str(error)) from None
+            message = f"expected a name, or a mapping with a name, got {base!r}"
+            raise self.declared.refuse(("model", component), message)
+        if isinstance(base, str):
+            self.base.set(f"model.{component}", {NAME: base})
+            return
+        for knob in (key for key in base if key not in (NAME, "version")):
+            try:
+                self.names.check_knob(component, knob)
+            except ValueError as error:
+                raise self.declared.refuse(("model", component, knob), str(error)) from None
 
     def _switch(self, settings: Settings, component: str, variant: Any) -> list[str]:
-        """Keep of the base's knobs those that another variant has."""
+        """Keep the knobs of the base that another variant has as well."""
         base = settings.get(f"model.{component}") or {}
         if is_same(base.get(NAME, variant), variant) and (NAME in base or not base):
             return []
         kept = {key: value for key, value in base.items() if self.names.has_knob(component, variant, key)}
-        settings.tree["model"][component] = kept
+        settings.set(f"model.{component}", kept)
         left_out = [key for key in base if key != NAME and key not in kept]
         return [f"{variant} has no knob {key!r}: model.{component}.{key} is left out" for key in left_out]
 
     def _parse_model(self, settings: Settings) -> ModelConfig:
         """Arms that differ in training alone share one config, which a plan of many arms needs to be quick."""
-        key = repr(settings.tree["model"])
+        key = repr(settings.get("model"))
         if key not in self._models:
             self._models[key] = self._check_model(settings)
         return self._models[key]
 
     def _check_model(self, settings: Settings) -> ModelConfig:
         try:
-            config = ModelConfig.parse(settings.tree["model"])
+            config = ModelConfig.parse(settings.get("model"))
         except ConfigError as error:
             path = f"model.{error.path}" if error.path else "model"
             raise self._refuse(path, settings, f"{error.message}{self._hint(error)}") from None
-        if config.vocab_size < self.corpus.vocab_size and self.study.data.source != "bin":
+        if config.vocab_size < self.corpus.vocab_size and self.declared.data.source != "bin":
             raise self._refuse(
                 "model.vocab_size",
                 settings,
                 f"{config.vocab_size} is less than the {self.corpus.vocab_size} tokens of the tokenizer "
-                f"{self.study.data.tokenizer!r}",
+                f"{self.declared.data.tokenizer!r}",
             )
         if (largest := self.corpus.largest_token) is not None and config.vocab_size <= largest:
             raise self._refuse(
@@ -240,7 +226,7 @@ class Resolver:
 
     def _check_processes(self, train: TrainConfig, arm: Assignment) -> None:
         """Raises `GridError` where the processes of a run cannot share its batch evenly."""
-        processes = self.study.resources.n_processes
+        processes = self.declared.resources.n_processes
         if processes == 1:
             return
         share, rest = divmod(train.batch_size, processes)
@@ -255,28 +241,30 @@ class Resolver:
             text = "train.cuda_graph is for runs of one process"
         else:
             return
-        where = ("resources", "processes" if self.study.resources.processes else "gpus")
-        raise self.study.refuse(where, f"{text} (the arm {arm_name(arm)})")
+        where = ("resources", "processes" if self.declared.resources.processes else "gpus")
+        raise self.declared.refuse(where, f"{text} (the arm {arm_name(arm)})")
 
     def _hint(self, error: ConfigError) -> str:
         """A knob on an axis that only some variants have wants a condition rather than another spelling."""
         component, _, knob = error.path.partition(".")
         owners = self.names.owners(component, knob)
-        axis = next((axis for axis in self.axes if self.names.path(axis).startswith(f"model.{error.path}")), None)
+        axis = next(
+            (axis for axis in self.axes.levels if self.names.path(axis).startswith(f"model.{error.path}")), None
+        )
         if knob and owners and axis is not None and "unknown key" in error.message:
             condition = " or ".join(f"{component} == '{name}'" for name in owners)
             return f"; it exists for {', '.join(owners)}: write `conditions: {{{axis}: {condition}}}`"
         return f" (legal: {', '.join(map(str, error.legal))})" if error.legal else ""
 
     def _parse_train(self, settings: Settings, model: ModelConfig) -> TrainConfig:
-        train, recipe = settings.tree["train"], model.recipe()
-        steps = train["steps"]
-        if train["weight_decay"] is None:
-            train["weight_decay"] = recipe["weight_decay"]
-        if train["warmup_steps"] is None and isinstance(steps, int):
-            train["warmup_steps"] = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * min(steps, LONGEST)))
+        recipe, steps = model.recipe(), settings.get("train.steps")
+        if settings.get("train.weight_decay") is None:
+            settings.set("train.weight_decay", recipe["weight_decay"])
+        if settings.get("train.warmup_steps") is None and isinstance(steps, int):
+            warmup = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * min(steps, LONGEST)))
+            settings.set("train.warmup_steps", warmup)
         try:
-            return TrainConfig.model_validate(train)
+            return TrainConfig.model_validate(settings.get("train"))
         except ValidationError as error:
             problem = error.errors()[0]
             path = ("train", *problem["loc"])
@@ -295,17 +283,11 @@ class Resolver:
             if other.startswith(f"{path.split('.')[0]}.") and re.search(rf"\b{other.rpartition('.')[2]}\b", said)
         ]
         for place in (*([own] if own else ()), *reversed(named)):
-            prefix = "" if str(place[-1]).startswith(path) else f"{path}: "
-            return self._refuse_at(place, f"{prefix}{message}")
-        return self.study.refuse(tuple(path.split(".")), message)
-
-    def _refuse_at(self, place: KeyPath, message: str) -> GridError:
-        if place[0] == "overlay":
-            overlay, _ = self.overlays[int(place[1])]
-            return GridError(f"{overlay.locate(str(place[2]))}: {message}")
-        return self.study.refuse(place, message)
+            prefix = "" if str(place.keys[-1]).startswith(path) else f"{path}: "
+            return place.refuse(f"{prefix}{message}")
+        return self.declared.refuse(tuple(path.split(".")), message)
 
 
-def _names_first(settings: Iterable[tuple[str, Any, KeyPath]]) -> list[tuple[str, Any, KeyPath]]:
+def _names_first(changes: Iterable[Change]) -> list[Change]:
     """A component's name comes before its knobs, which belong to the variant of that name."""
-    return sorted(settings, key=lambda setting: not setting[0].endswith(f".{NAME}"))
+    return sorted(changes, key=lambda change: not change[0].endswith(f".{NAME}"))

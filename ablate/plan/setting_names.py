@@ -8,8 +8,9 @@ from typing import Any
 
 from ablate.errors import suggest
 from ablate.formatting import quote
-from ablate.study.schema import Study, TrainConfig
-from ablate.study.yaml_source import KeyPath
+from ablate.study.declaration import Declaration
+from ablate.study.schema import TrainConfig
+from ablate.study.settings import NAME, flatten
 
 SHORT_NAMES: Mapping[str, str] = {
     "attention": "model.attention.name",
@@ -135,15 +136,14 @@ class Names:
                 return f"{root}.{key}"
         raise ValueError(f"unknown key {quote(key)}{suggest(key, (*knobs, *self.model_fields))}")
 
-    def spread(self, key: str, value: Any, place: KeyPath) -> Iterator[tuple[str, Any, KeyPath]]:
-        """(dotted path, value, place) of a setting: a component or a group given as a mapping is each of its knobs."""
+    def spread(self, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """(dotted path, value) of a setting: a component or a group given as a mapping becomes each of its knobs."""
         path = self.path(key)
         if isinstance(value, Mapping) and value and path.startswith("model."):
-            group = path.removesuffix(".name") if path in self._components.values() else path
-            for knob, setting in value.items():
-                yield from self.spread(f"{group}.{knob}", setting, place)
+            group = path.removesuffix(f".{NAME}") if path in self._components.values() else path
+            yield from flatten(value, f"{group}.")
         else:
-            yield path, value, place
+            yield path, value
 
     def axis_of(self, name: str, axes: Mapping[str, Any]) -> str | None:
         """The axis that a name in an expression reads, or None where it reads a fixed value."""
@@ -152,22 +152,13 @@ class Names:
         path = self.path(name)
         return next((axis for axis in axes if self.path(axis) == path), None)
 
-    def base_environment(self, study: Study) -> dict[str, Any]:
+    def base_environment(self, declared: Declaration) -> dict[str, Any]:
         """The values that no axis varies, by dotted path and by short name."""
         values: dict[str, Any] = dict(self._defaults)
-
-        def flatten(prefix: str, tree: Mapping[str, Any]) -> None:
-            for key, value in tree.items():
-                path = f"{prefix}.{key}"
-                if isinstance(value, Mapping):
-                    flatten(path, value)
-                elif path in self._components:
-                    values[self._components[path]] = values[path] = value
-                else:
-                    values[path] = value
-
-        flatten("model", study.model)
-        flatten("train", study.train.model_dump())
+        for path, value in flatten({"model": declared.model, "train": declared.train.model_dump()}):
+            if value != {}:
+                values[path] = value
+                values[self.path(path)] = value
         for name in (*SHORT_NAMES, *self._components):
             values[name] = values.get(self.path(name))
         return values

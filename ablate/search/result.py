@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from ablate.analysis.intervals import paired_t
 from ablate.analysis.results import Results, read_results
 from ablate.errors import RecordError
-from ablate.plan.expand import display
+from ablate.plan.axes import display
 from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
-from ablate.search.confirm import SETTINGS, plan_confirmation
 from ablate.search.descriptions import describe_horizon, describe_scope, describe_size
+from ablate.search.follow_up import SETTINGS, best_params, plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
@@ -62,7 +62,6 @@ def _summarize_arm(problem: Problem, trials: Trials, search: ArmSearch) -> Summa
     rows = [_summarize_trial(trials, search, trial) for trial in distinct(search.trials) if trial.state in STATES]
     complete = [row for row in rows if row["state"] == "complete"]
     best, sign = best_of(search), 1.0 if problem.objectives[0].direction == "minimize" else -1.0
-    best_params = dict(trials.params_of(best.user_attrs[ARM])) if best is not None else {}
     importance = rate_settings([row["params"] for row in complete], [sign * row["values"][0] for row in complete])
     return {
         "arm": " / ".join(display(level.label) for level in space.fixed.values()) or problem.name,
@@ -75,7 +74,9 @@ def _summarize_arm(problem: Problem, trials: Trials, search: ArmSearch) -> Summa
         "history": rows,
         "best": None if best is None else _number_of(rows, best.user_attrs[ARM]),
         "default": _number_of(rows, trials.default_of(search).name),
-        "at_edge": [path for path, value in best_params.items() if space.parameters[path].is_edge(value)],
+        "at_edge": [
+            path for path, value in best_params(trials, search).items() if space.parameters[path].is_edge(value)
+        ],
         "importance": [asdict(row) for row in importance],
     }
 
@@ -102,7 +103,7 @@ def _summarize_confirmation(problem: Problem, trials: Trials, store: StudyFolder
     plan = plan_confirmation(problem, trials)
     if plan is None:
         return None
-    place = StudyFolder(store.path.parent / plan.study.study)
+    place = StudyFolder(store.path.parent / plan.study.name)
     try:
         results = read_results(place)
     except RecordError:
@@ -112,7 +113,7 @@ def _summarize_confirmation(problem: Problem, trials: Trials, store: StudyFolder
     axes = {arm.name: dict(arm.axes) for arm in plan.arms}
     pairs = [(one, other) for one, other in _pairs(axes) if losses.get(one) and losses.get(other)]
     return {
-        "study": plan.study.study,
+        "study": plan.study.name,
         "seeds": list(plan.study.seeds),
         "horizon": describe_horizon(plan.arms[0].model, plan.study.train),
         "losses": [

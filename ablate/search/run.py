@@ -24,14 +24,14 @@ from ablate.formatting import count
 from ablate.plan import Plan
 from ablate.search.best_yaml import write_best
 from ablate.search.conclusions import count_open, state_conclusions
-from ablate.search.confirm import plan_confirmation
+from ablate.search.follow_up import plan_confirmation, plan_tuned
 from ablate.search.optimizer import check_names
 from ablate.search.page import SUMMARY, write_pages
+from ablate.search.pose import pose_tuning
 from ablate.search.problem import Problem
 from ablate.search.pruning import Pruning
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
-from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study
 from ablate.tracking.folders import StudyFolder, read_json
 from ablate.tracking.mlflow_publisher import publish
@@ -59,7 +59,7 @@ def run_search(
             write_best(problem, trials, store)
             confirmation = plan_confirmation(problem, trials)
             if confirmation is not None:
-                trained = StudyFolder(store.path.parent / confirmation.study.study)
+                trained = StudyFolder(store.path.parent / confirmation.study.name)
                 outcome = run_study(confirmation, trained, base, options, console, view)
         # How it ended is told to those too who want to be told of nothing else.
         report_search(problem, trials, store, options, Console(stderr=view.as_json), out)

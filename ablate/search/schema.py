@@ -1,15 +1,14 @@
-"""The model of search.yaml: everything of a grid's base, and what to look for where."""
+"""The model of search.yaml."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ablate.errors import GridError
-from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, TrainConfig
+from ablate.study.declaration import Declaration
+from ablate.study.schema import Seeds, StudyName
 from ablate.study.tuning import FreshSeeds, Strict, Tuning
-from ablate.study.yaml_source import KeyPath, Source
 
 
 class Objective(Strict):
@@ -30,12 +29,12 @@ class Objective(Strict):
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.target is not None and self.direction == "maximize":
-            raise ValueError("steps to a target are minimised")
+            raise ValueError("steps to a target are always minimized: leave out the direction")
         return self
 
 
 class Confirm(FreshSeeds):
-    """Best against default, trained anew with seeds that no trial used."""
+    """Best against default, trained again with seeds that no trial used."""
 
     seeds: int | tuple[int, ...] = Field(
         3, description="a number of fresh seeds (0: no confirmation), or a list of them"
@@ -65,32 +64,28 @@ Objectives = Annotated[
 ]
 
 
-class Search(Tuning):
-    """One declared search."""
+class Search(Declaration, Tuning):
+    """A search: everything of a grid except its matrix, and what to look for where."""
 
-    search: StudyName = Field(description="the search's name, which is also its folder's")
-    question: str = Field("", description="what the search asks, in a sentence")
-    data: DataConfig = DataConfig()
-    model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
-    train: TrainConfig
-    arm: Arms = Field((), description="levels of the axes that the search does not vary; a list: one Optuna study each")
-    rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
-    resources: Resources = Resources()
-    seeds: Seeds = Field((0,), description="runs a trial: a number of seeds, or a list of them")
-    objective: Objectives = Field(
-        (Objective(),), description="what is made small (or large); several give the best trade-offs"
+    KEY: ClassVar[str] = "search"
+
+    search: StudyName = Field(description="name of the search and of its folder")
+    arm: Arms = Field(
+        (), description="levels of the axes that the search does not vary; a list makes one Optuna study per arm"
     )
-    storage: str = Field("", description="a storage URL of Optuna's; default: a journal file in the search's folder")
-    confirm: Confirm = Field(Confirm(), description="best against default with fresh seeds")
-
-    _source: Source = PrivateAttr(default_factory=Source)
+    seeds: Seeds = Field((0,), description="runs per trial: the number of seeds, or a list of them")
+    objective: Objectives = Field(
+        (Objective(),), description="what to minimize (or maximize); several objectives give the best trade-offs"
+    )
+    storage: str = Field("", description="storage URL for Optuna; default: a journal file in the search's folder")
+    confirm: Confirm = Field(Confirm(), description="train the best against the default with fresh seeds")
 
     @field_validator("arm")
     @classmethod
     def _have_the_same_axes(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         for arm in value:
             if set(arm) != set(value[0]) or not arm:
-                raise ValueError("every arm names its level on the same axes, one at least")
+                raise ValueError("every arm must name its level on the same axes, at least one")
         return value
 
     @model_validator(mode="after")
@@ -101,9 +96,5 @@ class Search(Tuning):
         if not self.objective:
             raise ValueError("objective: name at least one")
         if len(set(self.objective)) < len(self.objective):
-            raise ValueError("objective: one stands twice")
+            raise ValueError("objective: one is listed twice")
         return self
-
-    def refuse(self, path: KeyPath, message: str) -> GridError:
-        """The error to raise about the value at `path`, with the file and the line where it stands."""
-        return GridError(f"{self._source.locate(path)}: {message}")

@@ -11,10 +11,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ablate.errors import GridError
-from ablate.plan.expand import Assignment, Expander, Level, arm_name
+from ablate.plan.axes import Assignment, Axes, Level, arm_name
 from ablate.plan.identity import arm_identity
 from ablate.plan.match import SIZES, MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
+from ablate.study.declaration import Match
 from ablate.study.settings import Settings, find_same, is_same, value_key
 from ablate.study.tuning import GRID, MAX_TRIALS, Parameter, Tuning
 from ablate_model import ModelConfig
@@ -39,24 +40,25 @@ class ArmSpace:
 
     def __init__(
         self,
-        expander: Expander,
+        axes: Axes,
         resolver: Resolver,
-        space: Mapping[str, Parameter],
+        tuning: Tuning,
         fixed: Assignment,
+        match: Match = "none",
         base: ModelConfig | None = None,
     ) -> None:
-        self.expander, self.resolver, self.fixed, self.base = expander, resolver, fixed, base
-        self.names, self.study = expander.names, expander.study
+        self.axes, self.resolver, self.fixed, self.match, self.base = axes, resolver, fixed, match, base
+        self.names, self._section = axes.names, (*tuning.SECTION, "space")
         self.label = arm_name(fixed)
         self.parameters: dict[str, Parameter] = {}
         self._places: dict[str, Params] = {}
         missing = []
-        for path in sorted((path for path in expander.order if path in space), key=self._comes_later):
+        for path in sorted((path for path in axes.order if path in tuning.space), key=self._comes_later):
             place = self._find_place(path)
             if place is None:
                 missing.append(path)
                 continue
-            self.parameters[path] = parameter = self._type(path, space[path], place)
+            self.parameters[path] = parameter = self._type(path, tuning.space[path], place)
             self._places[path] = place
             for value in parameter.ends:
                 self.resolve({**place, path: value})
@@ -65,20 +67,20 @@ class ArmSpace:
     def resolve(self, params: Params) -> Resolved:
         """The arm with these settings. Raises `GridError` where they cannot go together."""
         resolved = self.resolver.resolve(self.assign(params))
-        match = self.study.match
+        match = self.match
         if match == "none":
             return resolved
         if "model.d_ff" in resolved.settings:
-            raise self.study.refuse(("match",), f"match adapts d_ff, which the arm {self.label} sets itself")
+            raise self.axes.declared.refuse(("match",), f"match adapts d_ff, which the arm {self.label} sets itself")
         if self.base is None:
             if params and SIZES[match](resolved.model) != SIZES[match](self.default.model):
                 message = f"the trials of {self.label}, to which others are matched, have one size in {match}, and"
-                raise self.study.refuse(("match",), f"{message} {', '.join(params)} would change it")
+                raise self.axes.declared.refuse(("match",), f"{message} {', '.join(params)} would change it")
             return resolved
         try:
             return replace(resolved, model=match_size(resolved.model, self.base, match))
         except MatchError as error:
-            raise self.study.refuse(("match",), f"the arm {self.label} {error}") from None
+            raise self.axes.declared.refuse(("match",), f"the arm {self.label} {error}") from None
 
     @cached_property
     def default(self) -> Resolved:
@@ -91,7 +93,7 @@ class ArmSpace:
         found: dict[str, Any] = {}
         for path in self.parameters:
             value = self._read(self.default, path)
-            if value is not None and self.expander.exists(path, self.assign(found)):
+            if value is not None and self.axes.exists(path, self.assign(found)):
                 found[path] = self._spell(path, value, found)
         return found
 
@@ -135,7 +137,7 @@ class ArmSpace:
         """Draw every setting that exists, in order; what the trial has already keeps its value."""
         params: dict[str, Any] = {}
         for path in self.parameters:
-            if self.expander.exists(path, self.assign(params)):
+            if self.axes.exists(path, self.assign(params)):
                 params[path] = self.suggest_one(trial, path)
         return params
 
@@ -159,10 +161,10 @@ class ArmSpace:
         for path, parameter in self.parameters.items():
             if not parameter.choices:
                 message = f"{GRID} tries every combination of choices, and this is a range: list the values"
-                raise self.study.refuse(("matrix", path), message)
+                raise self._refuse(path, message)
         if self.n_combinations > MAX_TRIALS:
             message = f"the choices have {self.n_combinations:,} combinations, more than {MAX_TRIALS:,}"
-            raise self.study.refuse(("matrix", next(iter(self.parameters))), message)
+            raise self._refuse(next(iter(self.parameters)), message)
         found: dict[Hashable, list[Params]] = {self.identify(self.default): [self.defaults]}
         for params in self._combine(self.parameters):
             try:
@@ -198,13 +200,20 @@ class ArmSpace:
 
     def assign(self, params: Params) -> dict[str, Level]:
         """The arm's levels with these settings, as a study's arm has them."""
-        return {**self.fixed, **{path: Level(path, 0, value, value) for path, value in params.items()}}
+        return {
+            **self.fixed,
+            **{path: Level(path, 0, value, value, (*self._section, path)) for path, value in params.items()},
+        }
+
+    def _refuse(self, path: str, message: str) -> GridError:
+        """The error to raise about a setting of the space."""
+        return self.axes.declared.refuse((*self._section, path), message)
 
     # Checking
 
     def _comes_later(self, path: str) -> bool:
         """A component's name is drawn before its knobs, unless it is conditional itself."""
-        return path in self.expander.conditions or not self.names.path(path).endswith(".name")
+        return path in self.axes.conditions or not self.names.path(path).endswith(".name")
 
     def _find_place(self, path: str) -> dict[str, Any] | None:
         """Settings at which `path` exists in this arm; None where there are none.
@@ -215,7 +224,7 @@ class ArmSpace:
         deciding = [other for other in self.parameters if self._decides(other, path)]
         for params in itertools.islice(self._combine(deciding), MAX_COMBINATIONS):
             assignment = self.assign(params)
-            if not self.expander.exists(path, assignment):
+            if not self.axes.exists(path, assignment):
                 continue
             variant = self._variant_without(path, assignment)
             if not variant:
@@ -226,7 +235,7 @@ class ArmSpace:
             condition = " or ".join(
                 f"{component} == '{owner}'" for owner in self.names.owners(component, ".".join(knob))
             )
-            raise self.study.refuse(("matrix", path), f"{lacking} has no such knob: write `when: {condition}`")
+            raise self._refuse(path, f"{lacking} has no such knob: write `when: {condition}`")
         return place
 
     def _combine(self, paths: Collection[str]) -> Iterator[dict[str, Any]]:
@@ -234,14 +243,14 @@ class ArmSpace:
         for values in itertools.product(*(self.parameters[path].values for path in paths)):
             params: dict[str, Any] = {}
             for path, value in zip(paths, values, strict=True):
-                if self.expander.exists(path, self.assign(params)):
+                if self.axes.exists(path, self.assign(params)):
                     params[path] = value
             yield params
 
     def _decides(self, other: str, path: str) -> bool:
         """Whether `path` exists or not by the value of `other`, or by whether that exists."""
-        condition = self.expander.conditions.get(path)
-        read = {self.names.axis_of(name, self.expander.axes) for name in condition.names} if condition else set()
+        condition = self.axes.conditions.get(path)
+        read = {self.names.axis_of(name, self.axes.levels) for name in condition.names} if condition else set()
         return (
             other in read
             or self.names.path(other) == self._component(path)
@@ -258,13 +267,12 @@ class ArmSpace:
         component = self._component(path)
         if not component:
             return ""
-        variant = str(self.expander.environment(assignment)[component])
+        variant = str(self.axes.environment(assignment)[component])
         _, name, *knob = self.names.path(path).split(".")
         return "" if self.names.has_knob(name, variant, ".".join(knob)) else variant
 
     def _read(self, resolved: Resolved, path: str) -> Any:
-        tree = {"model": resolved.model.to_dict(), "train": resolved.train.model_dump()}
-        return Settings(tree).get(self.names.path(path))
+        return Settings(resolved.to_dict()).get(self.names.path(path))
 
     def _type(self, path: str, parameter: Parameter, place: Params) -> Parameter:
         """A range of whole numbers where the setting's own default is one."""
@@ -276,4 +284,4 @@ class ArmSpace:
             return Parameter.model_validate({**parameter.model_dump(), "type": "int" if is_int else "float"})
         except ValueError:
             message = f"this setting is a whole number ({default} by default), and so are its low, high and step"
-            raise self.study.refuse(("matrix", path), message) from None
+            raise self._refuse(path, message) from None

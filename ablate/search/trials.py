@@ -235,7 +235,7 @@ class Trials(RunSource):
                 arm = self._find_arm(space, params, is_default=entry.arm == default.name)
                 if arm.name != entry.arm:
                     raise GridError(
-                        f"{self.problem.study._source.file}: {self.problem.name} was run before, with other `rules`: "
+                        f"{self.problem.study.file}: {self.problem.name} was run before, with other `rules`: "
                         f"the trial {entry.arm} had other settings; take that back, or give this search another name"
                     )
                 self._add(arm, params)

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from ablate.errors import GridError, suggest
 from ablate.files import NAME_RULE, study_name_problem
 from ablate.formatting import quote
-from ablate.study.schema import Study
+from ablate.study.declaration import Declaration, Study
 from ablate.study.settings import Settings
 from ablate.study.yaml_source import KeyPath, Source, parse_yaml
 
@@ -21,7 +21,7 @@ MAX_BYTES = 1_000_000
 # These hold names that may contain dots themselves: matrix.train.learning_rate is one axis.
 FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline", "space", "arm", "set"})
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T", bound=Declaration)
 
 
 def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
@@ -29,27 +29,25 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
 
     Raises `GridError` with one message for everything that is wrong with the file, up to five problems at once.
     """
-    study, source = load_declared(Study, path, settings)
-    study._source = source
-    return study
+    return load_declared(Study, path, settings)
 
 
-def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ()) -> tuple[T, Source]:
-    """What the file `path` declares, as a `kind`, and where its values stand. Raises `GridError` as `load_study`."""
+def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ()) -> T:
+    """Read the declaration of a `kind` from the file `path`. Raises `GridError` as `load_study` does."""
     data, source = read_declaration(Path(path))
-    other = {"study": "search", "search": "study"}
-    for mine, theirs in other.items():
-        if mine in kind.model_fields and theirs in data and mine not in data:
-            verb = "ablate search" if theirs == "search" else "ablate run"
-            raise GridError(f"{path}: this declares a {theirs}: use `{verb}` for it")
+    theirs, verb = ("search", "ablate search") if kind.KEY == "study" else ("study", "ablate run")
+    if theirs in data and kind.KEY not in data:
+        raise GridError(f"{path}: this file declares a {theirs}: use `{verb}` for it")
     declared = Settings(data)
     for setting in settings:
         source = _apply_setting(declared, source, setting)
     try:
-        return kind.model_validate(declared.tree), source
+        result = kind.model_validate(declared.tree)
     except ValidationError as error:
         problems = [describe_problem(problem, source, kind) for problem in error.errors()[:5]]
         raise GridError("\n".join(dict.fromkeys(problems))) from None
+    result._source = source
+    return result
 
 
 def study_name(path: str | Path) -> str:

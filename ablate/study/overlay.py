@@ -1,4 +1,4 @@
-"""`--with best.yaml`: settings laid over a grid, such as the best that a search found."""
+"""`--with best.yaml`: settings that override a grid, such as the best that a search found."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from pydantic import Field, ValidationError
 
 from ablate.errors import GridError
 from ablate.study.load import describe_problem, read_declaration
+from ablate.study.schema import Rule
 from ablate.study.tuning import Frozen
-from ablate.study.yaml_source import KeyPath, Source
+from ablate.study.yaml_source import KeyPath, Place, Source
 
 
 @dataclass(frozen=True)
 class Overlay:
-    """Settings for the arms for which `when` holds, or for the arm of a name. They win over the grid's base and rules,
-    but never over an arm's own levels. They stand at `place` in the file of `source`."""
+    """Settings for the arms for which `when` holds, or for the arm named `arm`. They override the grid's base and its
+    rules, but never an arm's own levels. They stand at `keys` in the file of `source`."""
 
     settings: dict[str, Any]
     source: Source
-    place: KeyPath = ()
+    keys: KeyPath = ()
     when: str = ""
     arm: str = ""
 
@@ -30,18 +31,18 @@ class Overlay:
         """The name of the file that the settings come from."""
         return Path(self.source.file).name
 
-    def locate(self, key: str) -> str:
-        """The file, the line and the dotted name of a setting."""
-        return self.source.locate((*self.place, key))
+    def place_of(self, key: str) -> Place:
+        """The place of a setting."""
+        return Place(self.source, (*self.keys, key))
 
-    def locate_condition(self) -> str:
-        """The same of `when`."""
-        return self.source.locate((*self.place[:-1], "when"))
+    @property
+    def condition_place(self) -> Place:
+        """The place of `when`."""
+        return Place(self.source, (*self.keys[:-1], "when"))
 
 
-class _Entry(Frozen):
+class _Entry(Rule):
     when: str = ""
-    set: dict[str, Any] = Field(min_length=1)
 
 
 class _File(Frozen):
@@ -50,11 +51,11 @@ class _File(Frozen):
 
 
 def load_overlay(path: Path) -> tuple[Overlay, ...]:
-    """What a search wrote as best.yaml, or a mapping of dotted paths to values. Raises `GridError`."""
+    """Read the best.yaml of a search, or a mapping of dotted paths to values. Raises `GridError`."""
     form = "an overlay is a mapping of dotted paths to values, or the best.yaml of a search"
     data, source = read_declaration(path, form)
     if not data:
-        raise GridError(f"{path}: {form}; this one is empty")
+        raise GridError(f"{path}: the file is empty; {form}")
     if not {"overlay", "search"} & data.keys():
         return (Overlay(data, source),)
     try:

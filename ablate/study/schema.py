@@ -1,8 +1,4 @@
-"""The models of grid.yaml.
-
-The `model:` section stays a plain mapping here: its keys belong to `ablate_model`, which this room may not import.
-`ablate.plan.resolve` checks them.
-"""
+"""The sections that a grid and a search have in common: data, training, rules, seeds and resources."""
 
 from __future__ import annotations
 
@@ -14,17 +10,14 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PrivateAttr,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from ablate.errors import DataError, GridError
 from ablate.files import STUDY_NAME, study_name_problem
 from ablate.formatting import quote
-from ablate.study.tuning import Frozen, Strict, Tune
-from ablate.study.yaml_source import KeyPath, Source
+from ablate.study.tuning import Frozen, Strict
 
 MAX_SEEDS = 10_000
 # Beyond these a typing error is likelier than a study.
@@ -279,67 +272,3 @@ class Resources(Strict):
                 f"processes: each of {self.n_processes} takes a GPU of its own, not {self.gpus:g} together"
             )
         return self
-
-
-Design = Literal["full", "one_at_a_time", "leave_one_out"]
-Match = Literal["none", "parameters", "flops"]
-
-
-class Study(Frozen):
-    """One declared question."""
-
-    study: StudyName = Field(description="the study's name, which is also its folder's")
-    question: str = Field("", description="what the study asks, in a sentence")
-    data: DataConfig = DataConfig()
-    model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
-    train: TrainConfig
-    matrix: dict[str, tuple[Any, ...]] = Field(
-        description="axis to levels; short names attention, normalization, context_length, num_maps, or a dotted path"
-    )
-    seeds: Seeds = Field((0,), description="a number of seeds, or a list of them")
-    conditions: dict[str, str] = Field({}, description="axis to the expression for which it exists")
-    exclude: Texts = Field((), description="expressions: an arm for which one holds is left out")
-    rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
-    baseline: dict[str, Any] = Field({}, description="axis to level; default: the first level of every axis")
-    compare_within: Texts = Field((), description="axes within whose levels arms are compared")
-    design: Design = "full"
-    match: Match = Field("none", description="make every arm equal to its baseline by adapting d_ff")
-    resources: Resources = Resources()
-    tune: Tune | None = Field(None, description="look for each arm's best settings first, with equal trials")
-
-    _source: Source = PrivateAttr(default_factory=Source)
-
-    @field_validator("matrix")
-    @classmethod
-    def _has_levels(cls, value: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-        if not value:
-            raise ValueError("the matrix is empty: name at least one axis with its levels")
-        for axis, levels in value.items():
-            if not levels:
-                raise ValueError(f"axis {quote(axis)} has no levels")
-        return value
-
-    @field_validator("compare_within", "exclude", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
-    def locate(self, path: KeyPath) -> str:
-        """The file and the line of the value at `path`, and its dotted name."""
-        return self._source.locate(path)
-
-    def refuse(self, path: KeyPath, message: str) -> GridError:
-        """The error to raise about the value at `path`, with the file and the line where it stands."""
-        return GridError(f"{self.locate(path)}: {message}")
-
-    def refuse_data(self, error: DataError) -> GridError:
-        """The same for what is wrong with the corpus."""
-        return GridError(locate_data(self._source, error))
-
-
-def locate_data(source: Source, error: DataError) -> str:
-    """What is wrong with the corpus, with its place: many such messages begin with the key, as `data.path: ...`."""
-    key, _, rest = str(error).partition(": ")
-    if key.removeprefix("data.") in DataConfig.model_fields:
-        return f"{source.locate(tuple(key.split('.')))}: {rest}"
-    return f"{source.locate(('data',))}: {error}"

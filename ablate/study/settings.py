@@ -1,27 +1,27 @@
-"""Settings at dotted paths of a nested mapping, each with its place, and when two values are the same."""
+"""Settings at dotted paths of a nested mapping, each with its place, and the equality of their values."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
-from ablate.study.yaml_source import KeyPath
+from ablate.study.yaml_source import KeyPath, Place
 
 NAME = "name"  # the key of a component's variant: `attention: gated` is short for `attention: {name: gated}`
 
 
 class Settings:
-    """A nested mapping, read and changed by dotted path. It keeps the place of every value that was set.
+    """A nested mapping, read and changed by dotted path. It keeps the place of every value that was set with one.
 
-    A path is text, or a tuple where a key may hold a dot or is the number of a list's entry.
+    A path is text, or a tuple where a key holds a dot or is the index of a list's entry.
     """
 
-    def __init__(self, tree: Mapping[str, Any]) -> None:
+    def __init__(self, tree: Mapping[str, Any], places: Mapping[str, Place] | None = None) -> None:
         self.tree: dict[str, Any] = _copy(tree)
-        self.places: dict[str, KeyPath] = {}
+        self.places = dict(places or {})
 
     def get(self, path: str | KeyPath) -> Any:
-        """The value at `path`; None where there is none."""
+        """The value at `path`, or None."""
         tree: Any = self.tree
         for key in _split(path):
             if isinstance(tree, str) and key == NAME:
@@ -31,7 +31,7 @@ class Settings:
             tree = tree[key]
         return tree
 
-    def set(self, path: str | KeyPath, value: Any, place: KeyPath = ()) -> None:
+    def set(self, path: str | KeyPath, value: Any, place: Place | None = None) -> None:
         """Put `value` at `path`, and remember its place. Raises `ValueError` where a value above has no parts."""
         *above, last = _split(path)
         tree: Any = self.tree
@@ -48,9 +48,10 @@ class Settings:
             tree = child
         _check_entry(tree, last)
         tree[last] = value
-        self.places[".".join(map(str, (*above, last)))] = place
+        if place is not None:
+            self.places[".".join(map(str, (*above, last)))] = place
 
-    def places_near(self, path: str) -> Iterator[KeyPath]:
+    def places_near(self, path: str) -> Iterator[Place]:
         """The places of what was set at `path`, above it or inside it."""
         if path in self.places:
             yield self.places[path]
@@ -59,8 +60,17 @@ class Settings:
                 yield place
 
 
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted path, value) of every value of a nested mapping; an empty mapping is a value."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def value_key(value: Any) -> Hashable:
-    """Two values are the same where their keys are equal: 1 is 1.0, but neither is true or "1"."""
+    """A key that is equal for values that are the same: 1 is 1.0, but neither is true or "1"."""
     key: Hashable = value
     if isinstance(value, bool):
         key = "bool", value
@@ -74,12 +84,12 @@ def value_key(value: Any) -> Hashable:
 
 
 def is_same(one: Any, other: Any) -> bool:
-    """Whether two values are the same, of the same kind: 1 is 1.0, but neither is true or "1"."""
+    """Compare two values and their kinds: 1 is 1.0, but neither is true or "1"."""
     return value_key(one) == value_key(other)
 
 
 def find_same(value: Any, values: Iterable[Any]) -> int | None:
-    """The index of the first of `values` that is the same as `value`; None where none is."""
+    """The index of the first of `values` that is the same as `value`, or None."""
     key = value_key(value)
     return next((index for index, other in enumerate(values) if value_key(other) == key), None)
 
@@ -94,7 +104,7 @@ def _is_entry(tree: Any, key: str | int) -> bool:
 
 def _check_entry(tree: Any, key: str | int) -> None:
     if isinstance(tree, list) and not _is_entry(tree, key):
-        raise ValueError(f"{key!r} is not the number of an entry, from 0 to {len(tree) - 1}")
+        raise ValueError(f"{key!r} is not the index of an entry (legal: 0 to {len(tree) - 1})")
 
 
 def _copy(tree: Any) -> Any:

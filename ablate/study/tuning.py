@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -49,7 +49,7 @@ class Parameter(Strict):
             if any(isinstance(choice, dict | list | tuple | None) for choice in self.choices):
                 raise ValueError("a choice is a word, a number or a truth value")
             if len(set(map(value_key, self.choices))) != len(self.choices):
-                raise ValueError("a choice stands twice")
+                raise ValueError("a choice is listed twice")
             return self
         if self.low is None or self.high is None:
             raise ValueError("a range needs low and high; or give choices")
@@ -154,7 +154,12 @@ Budget = Annotated[dict[str, Any], BeforeValidator(_read_steps, json_schema_inpu
 
 
 class Tuning(Frozen):
-    """How to look for good settings: what a search and a grid's `tune:` have in common."""
+    """How to look for good settings: what a search and a grid's `tune:` have in common.
+
+    `SECTION` is where the keys below stand in the file.
+    """
+
+    SECTION: ClassVar[tuple[str, ...]] = ()
 
     space: dict[str, Entry] = Field(description="dotted path to the values that it may take")
     trials: int = Field(
@@ -218,6 +223,8 @@ class FreshSeeds(Frozen):
 
 class Tune(Tuning, FreshSeeds):
     """A grid's `tune:`: every arm gets the same trials over the same space, then trains at its best."""
+
+    SECTION: ClassVar[tuple[str, ...]] = ("tune",)
 
     seeds: int | tuple[int, ...] = Field(
         1,

@@ -100,6 +100,19 @@ class Source:
         return replace(self, settings=self.settings | {path})
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a value of a declaration stands. `level` is the level of the arm that the value belongs to, as text."""
+
+    source: Source
+    keys: KeyPath
+    level: str = ""
+
+    def refuse(self, message: str) -> GridError:
+        """The error to raise about the value, with its file and line."""
+        return GridError(f"{self.source.locate(self.keys)}: {message}")
+
+
 def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
     """Plain data and the line of every value.
 

@@ -12,8 +12,7 @@ import pytest
 from ablate.data import CorpusInfo
 from ablate.plan import build_plan
 from ablate.plan.identity import arm_identity, run_id
-from ablate.search.problem import load_search, pose
-from ablate.search.tuning import pose_tuning
+from ablate.search.pose import load_search, pose, pose_tuning
 from ablate.study import load_study
 
 WriteGrid = Callable[..., Path]

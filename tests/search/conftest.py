@@ -11,7 +11,7 @@ import yaml
 from pretended import ALPHA, RATE, Pose
 
 from ablate.data import CorpusInfo
-from ablate.search.problem import load_search, pose
+from ablate.search.pose import load_search, pose
 
 
 @pytest.fixture

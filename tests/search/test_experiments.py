@@ -10,8 +10,8 @@ import pytest
 from ablate.data import describe, prepare
 from ablate.plan import Plan, Run, build_plan
 from ablate.search.arm_search import best_of
-from ablate.search.confirm import plan_confirmation
-from ablate.search.problem import load_search, pose
+from ablate.search.follow_up import plan_confirmation
+from ablate.search.pose import load_search, pose
 from ablate.search.trials import Trials
 from ablate.study import DataConfig, load_study
 from ablate.tracking.folders import StudyFolder

@@ -98,7 +98,7 @@ def test_a_search_of_one_arm_whose_trials_fail_says_why_and_what_to_do(
 
 def test_a_confirmation_whose_runs_fail_is_named(ablate: Ablate, write_search: Callable[..., Path]) -> None:
     def fails(plan: Plan, run: Run) -> bool:
-        return plan.study.study == "tiny-confirm" and run.arm.axes["settings"] == "best"
+        return plan.study.name == "tiny-confirm" and run.arm.axes["settings"] == "best"
 
     code, _, err = ablate("search", write_search(), fails=fails)
     assert code == 1

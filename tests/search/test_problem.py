@@ -10,7 +10,7 @@ from pretended import ALPHA, RATE, Pose
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.search.optimizer import check_names
-from ablate.search.problem import load_search, pose
+from ablate.search.pose import load_search, pose
 
 LINEAR = {"low": 1e-4, "high": 1e-2}
 SIZES = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16}
@@ -30,7 +30,7 @@ MAPS = "model.attention.num_maps"
         ({"space": {RATE: {"low": 1e-4, "high": 1e-2, "logg": True}}}, ("did you mean 'log'",)),
         ({"space": {RATE: {"low": 1e-4}}}, ("low and high",)),
         ({"space": {RATE: {"low": 1e-4, "high": 1e-2, "choices": [1]}}}, ("choices stand alone",)),
-        ({"space": {RATE: [1e-3, 1e-3]}}, ("stands twice",)),
+        ({"space": {RATE: [1e-3, 1e-3]}}, ("listed twice",)),
         ({"space": {}}, ("the space is empty",)),
         ({"space": {RATE: {"low": -1, "high": 1}}}, ("greater than 0", "-1")),
         ({"space": {"model.n_layers": {"low": 1, "high": 2.5}}}, ("whole number",)),
@@ -41,7 +41,7 @@ MAPS = "model.attention.num_maps"
         ({"arm": {"normalization": "ngptt"}}, ("arm.normalization", "did you mean 'ngpt'")),
         ({"arm": {"normalisation": "ngpt"}}, ("did you mean 'normalization'",)),
         ({"arm": [{"normalization": "ngpt"}, {"attention": "standard"}]}, ("same axes",)),
-        ({"arm": [{"normalization": "ngpt"}, {"normalization": "ngpt"}]}, ("stands twice",)),
+        ({"arm": [{"normalization": "ngpt"}, {"normalization": "ngpt"}]}, ("listed twice",)),
         ({"arm": {"normalization": "ngpt"}, "space": {"model.normalization.name": ["ngpt"]}}, ("same axis",)),
         ({"budget": {"step": 3}}, ("budget.step", "did you mean 'steps'")),
         ({"budget": {"steps": 3, "tokens": 3}}, ("the same thing",)),
@@ -54,7 +54,7 @@ MAPS = "model.attention.num_maps"
         ({"confirm": {"seeds": [7, 7]}}, ("confirm.seeds: must be",)),
         ({"confirm": {"seeds": [2**63]}}, ("confirm.seeds: must be",)),
         ({"confirm": {"seeds": 20261124}}, ("confirm.seeds", "a seed of that value is [20261124]")),
-        ({"objective": ["val_loss", "val_loss"]}, ("objective: one stands twice",)),
+        ({"objective": ["val_loss", "val_loss"]}, ("objective: one is listed twice",)),
         ({"space": {RATE: {"low": 0.1, "high": 1, "step": 0.4}}}, (RATE, "do not meet high 1: say 0.9")),
         ({"space": {"model.n_layers": {"low": 1, "high": 4, "step": 2}}}, ("do not meet high 4: say 3",)),
         ({"space": {RATE: {"low": 1e-4, "high": True}}}, (f"{RATE}.high", "True")),
@@ -64,9 +64,9 @@ MAPS = "model.attention.num_maps"
         ({"objective": {"metric": "val_loss", "target": True}}, ("target", "number")),
         ({"budget": {"steps": 3}, "space": {"train.steps": [2, 4]}}, ("budget.steps: the space varies train.steps",)),
         ({"budget": {"tokens": 3}, "space": {"train.steps": [2, 4]}}, ("budget.tokens: the space varies train.steps",)),
-        ({"budget": {"tokens": 640}, "space": {"train.batch_size": [2, 4]}}, ("budget.tokens", "say `steps`")),
+        ({"budget": {"tokens": 640}, "space": {"train.batch_size": [2, 4]}}, ("budget.tokens", "use `steps`")),
         ({"budget": {"tokens": 640}, "arm": {"context_length": 32}, "space": {RATE: LINEAR}},
-         ("budget.tokens: a step of the arm context_length=32 has 128 tokens, and not 64", "say `steps`")),
+         ("budget.tokens: a step of the arm context_length=32 has 128 tokens instead of 64", "use `steps`")),
         ({"budget": {"tokens": 640, "batch_size": 0}}, ("budget.batch_size", "greater than 0")),
         ({"budget": {"tokens": 640}, "model": {**SIZES, "context_length": "x"}},
          ("budget.tokens", "model.context_length is 'x'")),

@@ -18,8 +18,9 @@ from ablate.report import Report, ReportOptions, load
 from ablate.report.page import write_page
 from ablate.report.report import make_report
 from ablate.report.summary import summarize
+from ablate.search.follow_up import plan_tuned
+from ablate.search.pose import pose_tuning
 from ablate.search.trials import Trials
-from ablate.search.tuning import plan_tuned, pose_tuning
 from ablate.study import Study, load_study
 from ablate.tracking.archive import merge, pack
 from ablate.tracking.folders import StudyFolder

@@ -16,7 +16,7 @@ from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
 from ablate.search.best_yaml import write_best
 from ablate.search.conclusions import count_open, state_conclusions
-from ablate.search.confirm import plan_confirmation
+from ablate.search.follow_up import plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.page import read_summary, write_pages
 from ablate.search.result import summarize

@@ -18,11 +18,12 @@ from ablate.errors import GridError
 from ablate.plan.identity import canonical_json
 from ablate.search.arm_search import ARM, best_of
 from ablate.search.conclusions import count_open, state_conclusions
+from ablate.search.follow_up import describe_arm, plan_tuned
 from ablate.search.optimizer import DECLARATION, JOURNAL
 from ablate.search.page import write_pages
+from ablate.search.pose import pose_tuning
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
-from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
 from ablate.tracking.folders import StudyFolder
 
@@ -174,7 +175,7 @@ def test_a_list_may_become_longer_in_other_words(pose_search: Pose, store: Study
     train(Trials(pose_lists(pose_search, {"train.grad_clip": [1, 2]}, 2), store))
     wider = Trials(pose_lists(pose_search, {"train.grad_clip": [1.0, 2.0, 3]}, 3), store)
     assert [run.arm.train.grad_clip for run in train(wider)] == [3.0]
-    with pytest.raises(GridError, match="stands twice"):
+    with pytest.raises(GridError, match="listed twice"):
         pose_lists(pose_search, {"train.grad_clip": [1, 1.0]}, 2)
 
 
@@ -190,7 +191,7 @@ def test_tuned_arms_try_every_configuration_and_the_record_tells_how_many(
     assert len(runs) == (2 + 4) * 2
     tried = {(run.arm.train.learning_rate, run.arm.model.attention.to_dict().get("head_norm")) for run in runs}
     assert tried == {(rate, norm) for rate in (1e-3, 1e-2) for norm in (None, "rms", "l2")}
-    told = {arm.label: describe_arm(trials, arm.label)["trials"] for arm in trials.problem.arms}
+    told = {search.space.label: describe_arm(trials, search)["trials"] for search in trials.searches}
     assert told == {"attention=standard": 2, "attention=differential": 4}
     plan = plan_tuned(trials.problem, study, trials)
     assert {arm.train.learning_rate for arm in plan.arms} == {1e-2}

@@ -21,11 +21,12 @@ from ablate.plan import Plan, build_plan
 from ablate.plan.estimate import Pace
 from ablate.search.conclusions import state_conclusions
 from ablate.search.cost import describe_tuning
+from ablate.search.follow_up import describe_arm, plan_tuned
 from ablate.search.optimizer import JOURNAL
+from ablate.search.pose import pose_tuning
 from ablate.search.result import summarize
 from ablate.search.run import tune_study
 from ablate.search.trials import Trials
-from ablate.search.tuning import describe_arm, plan_tuned, pose_tuning
 from ablate.study import load_study
 from ablate.tracking.folders import StudyFolder
 
@@ -73,7 +74,7 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     assert len(train(pose(RATES[:3]))) == 4 * 3 - 5
     narrow = pose(RATES[:3])
     assert not train(narrow)
-    edges = [describe_arm(narrow, arm.label)["at_edge"] for arm in narrow.problem.arms]
+    edges = [describe_arm(narrow, search)["at_edge"] for search in narrow.searches]
     assert edges == [[RATE]] * 4  # the best of the three is the last: the optimum is at 1e-2
     ended = train(pose(RATES), limit=1)
     (tmp_path / "runs" / "tiny-tune" / JOURNAL).unlink()  # as on a machine to which the runs were merged
@@ -82,7 +83,7 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     assert len(ended) == 4
     wide = pose(RATES)
     assert [sorted(t.params[RATE] for t in search.trials) for search in wide.searches] == [RATES] * 4
-    assert describe_arm(wide, wide.problem.arms[0].label)["at_edge"] == []
+    assert describe_arm(wide, wide.searches[0])["at_edge"] == []
     with pytest.raises(GridError, match="with other `space`"):
         pose(RATES[:3])
 
@@ -199,7 +200,7 @@ def test_the_record_tells_the_trials_that_an_arm_had(write_grid, corpus_info: Co
     train(pose(5, "prenorm"))
     later = pose(2, "prenorm", "ngpt")
     train(later)
-    assert [describe_arm(later, arm.label)["trials"] for arm in later.problem.arms] == [5, 2]
+    assert [describe_arm(later, search)["trials"] for search in later.searches] == [5, 2]
 
 
 def test_named_seeds_let_the_matrix_grow_without_new_trials(

@@ -44,5 +44,5 @@ def test_a_setting_is_read_and_set_at_its_path() -> None:
     assert declared["model"]["attention"] == "gated"  # the declaration stays as it was
     with pytest.raises(ValueError, match="'n_layers' is 2, which has no parts"):
         settings.set("model.n_layers.x", 1)
-    with pytest.raises(ValueError, match="1 is not the number of an entry, from 0 to 0"):
+    with pytest.raises(ValueError, match=r"1 is not the index of an entry .legal: 0 to 0"):
         settings.set(("rules", 1, "set"), {})

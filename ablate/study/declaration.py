@@ -1,0 +1,135 @@
+"""What a file declares: `Declaration` is common to grids and searches, `Study` is a grid.
+
+The `model:` section stays a plain mapping here because its keys belong to `ablate_model`, which this room may not
+import. `ablate.plan.resolve` checks them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, PrivateAttr, field_validator
+
+from ablate.errors import DataError, GridError
+from ablate.formatting import quote
+from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
+from ablate.study.tuning import Frozen, Tune
+from ablate.study.yaml_source import KeyPath, Place, Source
+
+Design = Literal["full", "one_at_a_time", "leave_one_out"]
+Match = Literal["none", "parameters", "flops"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis as a file declares it: its values at `place`, and the condition under which it exists.
+
+    `is_list` is true where the values are the entries of a list at `place`.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    place: KeyPath
+    when: str | None = None
+    when_place: KeyPath = ()
+    is_list: bool = False
+
+    def place_of(self, index: int) -> KeyPath:
+        """The place of one value."""
+        return (*self.place, index) if self.is_list else self.place
+
+
+class Declaration(Frozen):
+    """What a grid and a search have in common: everything that decides a run, apart from the axes."""
+
+    KEY: ClassVar[str]  # the key of the file that holds the name
+
+    question: str = Field("", description="the question to answer, as a sentence")
+    data: DataConfig = DataConfig()
+    model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
+    train: TrainConfig
+    rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
+    resources: Resources = Resources()
+    seeds: Seeds = Field((0,), description="the number of seeds, or a list of them")
+
+    _source: Source = PrivateAttr(default_factory=Source)
+
+    @property
+    def name(self) -> str:
+        """The name of the study or search, and of its folder."""
+        return str(getattr(self, self.KEY))
+
+    @property
+    def file(self) -> str:
+        """The file as messages name it."""
+        return self._source.file
+
+    def replace(self, *, name: str | None = None, **changes: Any) -> Self:
+        """A copy with another name or other sections."""
+        return self.model_copy(update=changes if name is None else {**changes, self.KEY: name})
+
+    @property
+    def source(self) -> Source:
+        """Where the values of the file stand."""
+        return self._source
+
+    def place(self, *keys: str | int) -> Place:
+        """The place of the value at `keys`."""
+        return Place(self._source, keys)
+
+    def locate(self, keys: KeyPath) -> str:
+        """The file, the line and the dotted name of the value at `keys`."""
+        return self._source.locate(keys)
+
+    def refuse(self, keys: KeyPath, message: str) -> GridError:
+        """The error to raise about the value at `keys`, with its file and line."""
+        return self.place(*keys).refuse(message)
+
+    def refuse_data(self, error: DataError) -> GridError:
+        """The error to raise about the corpus. Most such messages begin with their key, as in `data.path: ...`."""
+        key, _, rest = str(error).partition(": ")
+        if key.removeprefix("data.") in DataConfig.model_fields:
+            return self.refuse(tuple(key.split(".")), rest)
+        return self.refuse(("data",), str(error))
+
+
+class Study(Declaration):
+    """A grid: one declared question."""
+
+    KEY: ClassVar[str] = "study"
+
+    study: StudyName = Field(description="name of the study and of its folder")
+    matrix: dict[str, tuple[Any, ...]] = Field(
+        description="axis to levels; an axis is attention, normalization, context_length, num_maps, or a dotted path"
+    )
+    conditions: dict[str, str] = Field({}, description="axis to the expression under which it exists")
+    exclude: Texts = Field((), description="expressions; an arm for which one holds is left out")
+    baseline: dict[str, Any] = Field({}, description="axis to level; default: the first level of every axis")
+    compare_within: Texts = Field((), description="axes within whose levels arms are compared")
+    design: Design = "full"
+    match: Match = Field("none", description="adapt d_ff to give every arm the size of its baseline")
+    tune: Tune | None = Field(None, description="search for each arm's best settings first, with equal trials")
+
+    @field_validator("matrix")
+    @classmethod
+    def _has_levels(cls, value: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        if not value:
+            raise ValueError("the matrix is empty: name at least one axis with its levels")
+        for axis, levels in value.items():
+            if not levels:
+                raise ValueError(f"axis {quote(axis)} has no levels")
+        return value
+
+    @field_validator("compare_within", "exclude", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of the matrix, with their conditions."""
+        return tuple(
+            Axis(name, levels, ("matrix", name), self.conditions.get(name), ("conditions", name), is_list=True)
+            for name, levels in self.matrix.items()
+        )
