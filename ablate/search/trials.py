@@ -235,8 +235,8 @@ class Trials(RunSource):
                 arm = self._find_arm(space, params, is_default=entry.arm == default.name)
                 if arm.name != entry.arm:
                     raise GridError(
-                        f"{self.problem.study.file}: {self.problem.name} was run before, with other `rules`: "
-                        f"the trial {entry.arm} had other settings; take that back, or give this search another name"
+                        f"{self.problem.study.file}: {self.problem.name} was run before with other `rules`: "
+                        f"the trial {entry.arm} had other settings; undo that change, or give this search another name"
                     )
                 self._add(arm, params)
                 if arm.name not in known:

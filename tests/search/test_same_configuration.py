@@ -57,7 +57,7 @@ def test_a_grid_trains_every_configuration_of_the_lists_once(
     pose_search: Pose, store: StudyFolder, arm, space, n_listed: int, n_trained: int, read: str, wanted: set
 ) -> None:
     for trials in (n_trained - 1, n_listed + 1):
-        with pytest.raises(GridError, match=f"trials: .*say {n_trained}"):
+        with pytest.raises(GridError, match=f"trials: .*set trials to {n_trained}"):
             pose_lists(pose_search, space, trials, arm=arm)
     problem = pose_lists(pose_search, space, n_listed, arm=arm)
     assert problem.n_trials == n_trained

@@ -131,7 +131,7 @@ def test_a_grid_tries_each_combination_that_exists(pose_search: Pose, store: Stu
     trials = Trials(pose_search(arm={"normalization": "prenorm"}, space=space, trials=6, sampler="GridSampler"), store)
     tried = {(run.arm.axes.get("model.attention.num_maps"), run.arm.train.learning_rate) for run in train(trials)}
     assert tried == {(maps, rate) for maps in (None, 2, 4) for rate in space[RATE]}
-    with pytest.raises(GridError, match="say 6"):
+    with pytest.raises(GridError, match="set trials to 6"):
         pose_search(arm={"normalization": "prenorm"}, space=space, trials=5, sampler="GridSampler")
 
 
@@ -271,14 +271,14 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: StudyF
     database = f"sqlite:///{tmp_path}/optuna.db"
     train(Trials(pose_search(storage=database), store))
     before = read_curve(next(store.path.glob("*/curve.jsonl")))
-    with pytest.raises(GridError, match="was run before, with other `space`"):
+    with pytest.raises(GridError, match="was run before with other `space`"):
         Trials(pose_search(space={RATE: [1e-3]}, storage=database), store)
     with pytest.raises(GridError, match="with other `model`, `train`"):
         Trials(pose_search(budget=6, storage=database), store)
     with pytest.raises(GridError, match="holds another search of the name 'tiny'"):
         Trials(pose_search(space={RATE: [1e-3]}, storage=database), StudyFolder(tmp_path / "elsewhere" / "tiny"))
     rules = [{"when": "train.learning_rate > 0.01", "set": {"train.beta1": 0.5}}]
-    with pytest.raises(GridError, match=r"was run before, with other `rules`: the trial .* had other settings"):
+    with pytest.raises(GridError, match=r"was run before with other `rules`: the trial .* had other settings"):
         Trials(pose_search(storage=database, rules=rules), store)
     assert read_curve(next(store.path.glob("*/curve.jsonl"))) == before
     assert len(train(Trials(pose_search(trials=8, storage=database), store))) == 2  # more trials are the same search
@@ -306,7 +306,7 @@ def test_a_study_and_a_search_do_not_share_a_name(
         run_study(plan, store, store.path, Options(""), console, View(console))
     assert store.record.read_bytes() == before
     store.write_study(record_study(plan, "0", ""))
-    with pytest.raises(GridError, match=r"search.yaml: a study of the name 'tiny' was run before"):
+    with pytest.raises(GridError, match=r"search.yaml: a study named 'tiny' was run before"):
         Trials(pose_search(), store)
 
 

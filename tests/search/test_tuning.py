@@ -242,7 +242,7 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
             ("tune.budget.steps", "differ in train.steps"),
         ),
         ({"tune": {"space": SPACE, "trials": 2, "sampler": "GridSampler"}}, ("tune.space", "list the values")),
-        ({"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}}, ("tune.trials", "say 2")),
+        ({"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}}, ("tune.trials", "set trials to 2")),
         (
             {"tune": {"space": {RATE: [1e-3]}, "trials": 1, "sampler": {"name": "GridSampler", "seed": 1}}},
             ("tune.sampler", "'seed'"),
@@ -261,7 +261,7 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
                 "tune": {"space": SPACE, "trials": 2, "budget": {"tokens": 640}},
                 "rules": [{"when": "normalization == 'ngpt'", "set": {"train.batch_size": 8}}],
             },
-            ("tune.budget.tokens", "128 tokens, and not 64"),
+            ("tune.budget.tokens", "128 tokens instead of 64"),
         ),
         (
             {
