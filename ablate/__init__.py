@@ -1,6 +1,6 @@
-"""ablate: declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.
+"""ablate: declare an ablation study, train it, and learn whether a change helps, by how much, and how certain it is.
 
-`ablate.load("runs/NAME")` gives a notebook the curves, speed-ups and effects of a study.
+`ablate.load("runs/NAME")` gives a notebook the curves, speedups and effects of a study.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # imported when asked for: pandas takes a second
+    if name == "load":  # imported on first use, because pandas takes a second
         from ablate.report import load
 
         return load

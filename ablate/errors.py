@@ -1,4 +1,4 @@
-"""Errors that a person can act on. The CLI prints each as one message and never shows a traceback for them."""
+"""Errors that a user can act on. The CLI prints each as one message, without a traceback."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from ablate.formatting import quote
 
-MOST_SHOWN = 100  # legal values in a message
-LONGEST_WORD = 200  # characters of a word that may be a misspelt one
+MOST_SHOWN = 100  # legal values in one message
+LONGEST_WORD = 200  # characters; no suggestion is made for a longer word
 
 
 class AblateError(Exception):
-    """A problem with one clear message. `exit_code` is what the CLI ends with."""
+    """A problem with one clear message. The CLI exits with `exit_code`."""
 
     exit_code = 2
 
@@ -22,25 +22,25 @@ class GridError(AblateError):
 
 
 class DataError(AblateError):
-    """The corpus is missing, unreadable, or too short for what was asked."""
+    """The corpus is missing, unreadable, or too short."""
 
 
 class ResourceError(AblateError):
-    """The cluster, the disk or the device lacks what was asked for."""
+    """The cluster, the disk or the device does not have what was asked for."""
 
 
 class FailedRunsError(AblateError):
-    """Runs failed of which the rest needs the results."""
+    """Runs failed, and later steps need their results."""
 
     exit_code = 1
 
 
 class RecordError(AblateError):
-    """What a run left behind is missing or cannot be read."""
+    """A record of a run or study is missing or cannot be read."""
 
 
 def suggest(wrong: object, legal: Iterable[object]) -> str:
-    """The end of a message about a wrong word: the nearest spelling, and the legal values."""
+    """The end of a message about a wrong word: the nearest legal value, then all of them."""
     values = [str(value) for value in legal]
     word = str(wrong)
     near = difflib.get_close_matches(word, values, n=1, cutoff=0.6) if len(word) <= LONGEST_WORD else []

@@ -1,7 +1,7 @@
-"""Files that are never half written, and never anything but files.
+"""Safe reading and writing of files: never half written, and never anything but a regular file.
 
-A folder of runs is copied, mounted and edited by hand, so anything can stand where a file should: a folder, a FIFO that
-blocks whoever opens it, a device, a loop of links. Everything that ablate reads or writes by name goes through here.
+People copy, mount and edit folders of runs, so anything can be where a file should be: a folder, a FIFO that blocks
+when it is opened, a device, a loop of links. Everything that ablate reads or writes by name goes through this module.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import BinaryIO, Literal
 from ablate.formatting import quote
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-NAME_RULE = "a study's name is letters, digits, '.', '_' and '-', starts with a letter or a digit, and has at most 100"
-# What ablate keeps beside the studies: MLflow's database (mlflow.db, mlflow.db-wal) and files, and pages that compare
-# studies. Hidden files cannot be studies' names anyway.
+NAME_RULE = "a study's name has up to 100 letters, digits, '.', '_' and '-', and starts with a letter or a digit"
+# ablate keeps these beside the studies: MLflow's database (mlflow.db, mlflow.db-wal), its files, and pages that compare
+# studies. The name of a study cannot start with a dot, so hidden files need no rule.
 _RESERVED = re.compile(r"mlflow\..*|mlartifacts|comparison", re.IGNORECASE)
 
 _KINDS = {
@@ -33,23 +33,23 @@ _KINDS = {
 
 
 def study_name_problem(name: object) -> str:
-    """Why this cannot be the name of a study, with the legal form; empty where it can."""
+    """Why this cannot be the name of a study, with the legal form. Empty if it can."""
     if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
         return f"{NAME_RULE}, got {quote(name)}"
     if is_reserved(name):
-        return f"{name!r} is kept for MLflow's files or for comparisons, which stand beside the studies; {NAME_RULE}"
+        return f"{name!r} is reserved: MLflow's files and comparisons are kept beside the studies; {NAME_RULE}"
     return ""
 
 
 def is_reserved(name: str) -> bool:
-    """Whether ablate itself keeps something by this name in the folder of all studies."""
+    """True if ablate itself uses this name in the folder of all studies."""
     return _RESERVED.fullmatch(name) is not None
 
 
 def check_regular(path: Path) -> None:
-    """Raise `OSError`, with the reason, where something other than a regular file stands at `path`.
+    """Raise `OSError`, with the reason, if something other than a regular file is at `path`.
 
-    A link counts as what it leads to; nothing at all is fine.
+    Links are followed. A missing file is fine.
     """
     try:
         mode = path.stat().st_mode
@@ -62,21 +62,21 @@ def check_regular(path: Path) -> None:
 
 
 def open_regular(path: Path, mode: Literal["rb", "ab", "a+b"] = "rb") -> BinaryIO:
-    """Open a regular file, unbuffered where it is written.
+    """Open a regular file, unbuffered for writing.
 
-    Raises `OSError` as `check_regular`, before anything else is opened: opening a FIFO waits for its other end.
+    Raises `OSError` like `check_regular`, before it opens anything, because opening a FIFO waits for its other end.
     """
     check_regular(path)
     return open(path, mode, buffering=-1 if mode == "rb" else 0, opener=_open_quickly)
 
 
 def _open_quickly(name: str, flags: int) -> int:
-    """In case it has become a FIFO meanwhile; this changes nothing for a file."""
+    """Do not block if the file has just become a FIFO. This changes nothing for a regular file."""
     return os.open(name, flags | os.O_NONBLOCK, 0o666)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises `OSError` where something else stands there."""
+    """Make a folder and its parents. Raises `OSError` if something else is there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -84,11 +84,11 @@ def make_folder(path: Path) -> None:
 
 
 def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, durable: bool = True) -> None:
-    """Write under a temporary name, then rename, so that readers, and a process that dies meanwhile, see a whole file.
+    """Write under a temporary name, then rename, so that readers never see half a file, even if this process dies.
 
-    `durable`: the file also survives the death of the machine, which means waiting for the disk. `content` is the
-    bytes, or a function that writes them. Raises `OSError` where the disk is full, the folder cannot be written, or
-    something other than a file stands at `path`; whatever stood there is then still there.
+    `content` is the bytes, or a function that writes them. With `durable`, the call waits for the disk, so the file
+    also survives a crash of the machine. Raises `OSError` if the disk is full, the folder is not writable, or something
+    other than a file is at `path`. `path` is unchanged after an error.
     """
     check_regular(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
@@ -103,9 +103,9 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, d
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # a disk that is read-only refuses this too, and the first error tells more
+        with suppress(OSError):  # a read-only disk refuses this too, and the first error says more
             temporary.unlink()
         if isinstance(error, OSError):
-            error.filename = str(path)  # the name that people know
+            error.filename = str(path)  # not the temporary name
             del error.filename2
         raise

@@ -1,11 +1,11 @@
-"""Numbers and errors as people read them."""
+"""Numbers, values and errors as text for people."""
 
 from __future__ import annotations
 
 import re
 from itertools import dropwhile
 
-# The second is an exception group's, whose lines have a margin; those of the exceptions in it stand further right.
+# The second form starts an exception group, whose lines have a margin. Exceptions inside the group are indented more.
 _TRACEBACK = re.compile(r"^(?:|  \+ Exception Group )Traceback \(most recent call last\):$", re.MULTILINE)
 _MARGIN = "  | "
 _PREFIXES = "kMGTPEZYRQ"
@@ -22,12 +22,12 @@ def format_seconds(seconds: float) -> str:
 
 
 def round_digits(number: float, digits: int = 3) -> float:
-    """The number rounded to significant digits. A unit is chosen by this: 999,999 is 1M, not 1000k."""
+    """The number rounded to significant digits. Choose a unit after rounding: 999,999 is 1M, not 1000k."""
     return float(f"{number:.{digits}g}")
 
 
 def format_number(number: float, digits: int = 3) -> str:
-    """`0.0123`, `950`, `12300`: significant digits, and no exponent however large the number is."""
+    """`0.0123`, `950`, `12300`: significant digits, without an exponent for large numbers."""
     rounded = round_digits(number, digits)
     return f"{rounded:.0f}" if abs(rounded) >= 10**digits else f"{rounded:.{digits}g}"
 
@@ -42,7 +42,7 @@ def format_count(number: float) -> str:
 
 
 def quote(value: object, limit: int = 120) -> str:
-    """A value as messages show it: as Python writes it, without the middle where that is long."""
+    """The `repr` of a value for a message. A long one is cut in the middle."""
     text = repr(value)
     if len(text) <= limit:
         return text
@@ -55,10 +55,10 @@ def count(n: int, noun: str) -> str:
 
 
 def name_error(text: str) -> str:
-    """An error in one line: the exception of the last traceback in the text, or the text's last line without any.
+    """An error in one line: the exception of the last traceback in the text, or the text's last line.
 
-    Of a message of several lines that is the first, as the last are often hints; with the second, where the first ends
-    in a colon.
+    A message of several lines is cut to its first line, because the last ones are often hints. The second line is kept
+    if the first one ends in a colon.
     """
     *before, last = _TRACEBACK.split(text)
     lines = [line for line in (line.removeprefix(_MARGIN).rstrip() for line in last.splitlines()) if line]

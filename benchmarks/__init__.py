@@ -1,1 +1,1 @@
-"""What the tool itself costs, measured. Run from a checkout; no part of the installed package. See README.md."""
+"""Measurements of the tool itself, run from a checkout and not installed. See README.md."""

@@ -1,4 +1,4 @@
-"""How fast a report is: writes a synthetic study, reads it and reports on it, and asks MLflow for the same curves."""
+"""Time a report: write a synthetic study, read it, report on it, and read the same curves from MLflow."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ _EVALUATIONS = 100
 
 METRIC = "train_loss"
 MAX_MLFLOW_POINTS = 100_000
-"""Points that the comparison with MLflow writes: it takes a minute a million, and reading is in proportion."""
+"""Points that the comparison writes to MLflow. A million take a minute; reading time is proportional."""
 
 
 @dataclass(frozen=True)
 class MlflowResult:
-    """Seconds to read one metric of `n_points` points of all runs together: from our files, where that reads every
-    column; from MLflow by one statement; and by a call of `MlflowClient.get_metric_history` a run."""
+    """Seconds to read one metric, `n_points` points in all runs together.
+
+    `files_s` is for our files, with every column; `statement_s` for one SQL statement on MLflow's database; `client_s`
+    for one call of `MlflowClient.get_metric_history` per run.
+    """
 
     n_points: int
     files_s: float
@@ -46,8 +49,10 @@ class MlflowResult:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Seconds of each part, imports apart: `read_s` reads the curves, `numbers_s` computes, `report_s` does both and
-    writes all files. `peak_memory_bytes` is that of the whole process.
+    """Seconds of each part, without imports.
+
+    `read_s` reads the curves, `numbers_s` computes, and `report_s` does both and writes all files. `peak_memory_bytes` is
+    that of the whole process.
     """
 
     n_runs: int
@@ -65,9 +70,9 @@ class BenchResult:
 
 
 def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000, mlflow_uri: str | None = None) -> BenchResult:
-    """Write a study of about `n_runs` runs (four seeds an arm) of `n_points` lines under `folder`, and measure.
+    """Write a study of about `n_runs` runs (four seeds per arm) of `n_points` lines under `folder`, and measure.
 
-    With `mlflow_uri`, reading is compared with that MLflow's, over as many runs as have `MAX_MLFLOW_POINTS` points.
+    With `mlflow_uri`, the same curves are read from that MLflow, for runs with `MAX_MLFLOW_POINTS` points in total.
     """
     store, seeds = StudyFolder(folder / f"bench-{n_runs}x{n_points}"), range(min(_SEEDS, n_runs))
     n_arms = max(n_runs // len(seeds), 1)
@@ -98,7 +103,7 @@ def bench_report(folder: Path, n_runs: int = 100, n_points: int = 1_000, mlflow_
 
 
 def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, uri: str) -> MlflowResult:
-    """The same curves from files and from MLflow. Raises `AssertionError` where the two differ."""
+    """Time reading the same curves from files and from MLflow. Raises `AssertionError` if they differ."""
     runs = study.runs[: max(MAX_MLFLOW_POINTS // n_points, 1)]
     arms = {arm.arm: arm for arm in study.arms}
     writer = MlflowWriter(uri, study)
@@ -131,13 +136,13 @@ def _peak_memory() -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="where the synthetic study and its pages go")
-    parser.add_argument("--n-runs", type=int, default=100, metavar="N", help="runs, at least 2")
-    parser.add_argument("--n-points", type=int, default=1_000, metavar="N", help="points of each curve, at least 4")
-    parser.add_argument("--no-mlflow", action="store_true", help="do not compare reading with MLflow on SQLite")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the synthetic study and its pages")
+    parser.add_argument("--n-runs", type=int, default=100, metavar="N", help="number of runs, at least 2")
+    parser.add_argument("--n-points", type=int, default=1_000, metavar="N", help="points per curve, at least 4")
+    parser.add_argument("--no-mlflow", action="store_true", help="skip the comparison with MLflow on SQLite")
     options = parser.parse_args()
     if options.n_runs < 2 or options.n_points < 4:
-        parser.error("--n-runs is at least 2, --n-points at least 4")
+        parser.error("--n-runs must be at least 2, and --n-points at least 4")
     uri = None if options.no_mlflow else f"sqlite:///{(options.folder / 'bench.db').resolve()}"
     print(json.dumps(bench_report(options.folder, options.n_runs, options.n_points, uri).to_dict(), indent=2))
 

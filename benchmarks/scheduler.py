@@ -1,4 +1,4 @@
-"""What a run costs besides its training: the scheduler beside Ray Tune, on runs that train nothing."""
+"""Measure the cost of a run besides its training, compared with Ray Tune, on runs that train nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ seeds: {n_runs}
 
 
 class IdleWorker(RunWorker):
-    """Does for a run all that a worker does, files and all, except the training."""
+    """A worker that does everything for a run, with all files, except the training."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments, train=self._train_nothing)
@@ -50,7 +50,7 @@ class IdleWorker(RunWorker):
 
 @dataclass(frozen=True)
 class SchedulerCost:
-    """Milliseconds a run, process start aside: from the end of the first to the end of the last."""
+    """Milliseconds per run, from the end of the first run to the end of the last, so without process start."""
 
     n_runs: int
     lanes: int
@@ -63,7 +63,7 @@ class SchedulerCost:
 
 
 def compare_schedulers(n_runs: int, log: Path) -> SchedulerCost:
-    """Send the same number of empty runs through the driver and through Ray Tune, actors reused, in one Ray session."""
+    """Send as many empty runs through the driver as through Ray Tune, which reuses actors, in one Ray session."""
     available = local_resources()
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, start_cluster(None, available, log):
         plan, corpus = _plan(Path(folder), n_runs)
@@ -90,12 +90,12 @@ def _time_driver(plan: Plan, corpus: Corpus, store: StudyFolder) -> float:
     record = record_study(plan, "", "")
     store.write_study(record)
     uri = f"sqlite:///{store.mlflow_database}"
-    MlflowWriter(uri, record)  # loads MLflow and makes its database, as the first seconds of a study do
+    MlflowWriter(uri, record)  # load MLflow and make its database first, which a study does only once
     mirror = MlflowMirror(uri, store, record)
     placement = place(plan.study.resources, [local_resources()], None, len(plan.runs))
     Driver(plan, store, corpus, placement, mirror, watch, worker_class=IdleWorker).train(plan.runs)
     mirror.close(0)
-    return _ms_a_run(ended)
+    return _ms_per_run(ended)
 
 
 def _time_tune(n_runs: int, folder: Path) -> float:
@@ -113,20 +113,20 @@ def _time_tune(n_runs: int, folder: Path) -> float:
         tune_config=tune.TuneConfig(num_samples=n_runs, reuse_actors=True),
         run_config=tune.RunConfig(storage_path=str(folder / "tune"), verbose=0, callbacks=[Watch()]),
     ).fit()
-    return _ms_a_run(ended)
+    return _ms_per_run(ended)
 
 
 def _report_nothing(_config: Any) -> dict[str, float]:
     return {"loss": 0.0}
 
 
-def _ms_a_run(ended: list[float]) -> float:
+def _ms_per_run(ended: list[float]) -> float:
     return 1000 * (ended[-1] - ended[0]) / (len(ended) - 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduler", description=__doc__)
-    parser.add_argument("--count", type=int, default=100, metavar="N", help="empty runs for each scheduler, at least 2")
+    parser.add_argument("--count", type=int, default=100, metavar="N", help="empty runs per scheduler, at least 2")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     if options.count < 2:

@@ -1,4 +1,4 @@
-"""What a search is worth and what it costs: samplers at equal trials, and the time of asking and telling."""
+"""Compare samplers with the same number of trials, and measure the time of a trial besides its training."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ trials: {trials}
 sampler: {{name: {sampler}, seed: {seed}}}
 """
 SAMPLERS = ("TPESampler", "RandomSampler")
-MAX_SEED_STEP = 10_000  # between two repetitions, so that a sampler which goes on never draws as another one began
+MAX_SEED_STEP = 10_000  # seeds between two repetitions, so that no sampler repeats draws of another one
 
 
 @dataclass(frozen=True)
 class SamplerResult:
-    """`confirmed` are the mean losses (nats), over fresh seeds, of what each repetition found best."""
+    """A sampler's result. `confirmed` has, per repetition, the best configuration's mean loss (nats) over fresh seeds."""
 
     sampler: str
     confirmed: tuple[float, ...]
@@ -65,7 +65,7 @@ class SamplerResult:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """Milliseconds a trial of asking and telling, training aside: ours with its files, and Optuna's alone."""
+    """Milliseconds per trial to ask and tell, without training: ablate with its files, and only Optuna."""
 
     n_trials: int
     ablate_ms: float
@@ -76,9 +76,9 @@ class SearchCost:
 
 
 def compare_samplers(trials: int, steps: int, repetitions: int, console: Console) -> list[SamplerResult]:
-    """Search with each sampler, several times over, and train what each found best, and the defaults, anew.
+    """Search several times with each sampler, then train each best configuration and the defaults again.
 
-    A configuration is confirmed by two runs with seeds that no trial used, the same for all.
+    A configuration is confirmed by two runs. Their seeds are the same for all configurations, and no trial used them.
     """
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as place:
         folder = Path(place)
@@ -102,9 +102,9 @@ def compare_samplers(trials: int, steps: int, repetitions: int, console: Console
 
 
 def measure_overhead(n_trials: int) -> SearchCost:
-    """The median time of a trial, from asking to having told, where training takes none.
+    """The median time to ask and tell a trial that trains nothing.
 
-    Optuna alone does the same with the same sampler, space and kind of storage.
+    The comparison does the same with only Optuna, with the same sampler, space and kind of storage.
     """
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as place:
         folder = Path(place)
@@ -174,7 +174,7 @@ def _train(trials: Trials, store: StudyFolder, corpus: Corpus, run: Run) -> None
 
 
 def _pretend(store: StudyFolder, run: Run) -> None:
-    """What a run that trained nothing leaves."""
+    """Write the files of a finished run that trained nothing."""
     folder = store.run(run.run_id)
     folder.path.mkdir(parents=True)
     with CurveWriter(folder.curve) as curve:
@@ -186,14 +186,14 @@ def _pretend(store: StudyFolder, run: Run) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
-    parser.add_argument("--trials", type=int, default=24, metavar="N", help="trials of a search, at least 2")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of a trial")
-    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="searches with each sampler")
+    parser.add_argument("--trials", type=int, default=24, metavar="N", help="trials per search, at least 2")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps per trial")
+    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="searches per sampler")
     parser.add_argument("--count", type=int, default=100, metavar="N", help="trials that train nothing, at least 2")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     if min(options.trials, options.count) < 2 or min(options.steps, options.repetitions) < 1:
-        parser.error("--trials and --count are at least 2, --steps and --repetitions at least 1")
+        parser.error("--trials and --count must be at least 2, --steps and --repetitions at least 1")
     cost = measure_overhead(options.count)
     results = compare_samplers(options.trials, options.steps, options.repetitions, Console(stderr=True))
     if options.json:
@@ -201,12 +201,12 @@ def main() -> None:
         asked = {"trials": options.trials, "steps": options.steps, "confirmed": losses}
         print(json.dumps(asked | cost.to_dict()))
         return
-    print(f"{options.trials} trials of {options.steps} steps, {options.repetitions} searches with each sampler")
+    print(f"{options.trials} trials of {options.steps} steps, {options.repetitions} searches per sampler")
     print("validation loss of the best configuration, trained again")
     for result in results:
         each = " ".join(f"{loss:.4f}" for loss in result.confirmed)
         print(f"{result.sampler:14} {result.mean:.4f}   {each}")
-    print(f"a trial that trains nothing: {cost.ablate_ms:.1f} ms, of which Optuna alone {cost.optuna_ms:.1f} ms")
+    print(f"a trial that trains nothing: {cost.ablate_ms:.1f} ms; with only Optuna: {cost.optuna_ms:.1f} ms")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Studies with a known truth, written as a real study would be: what the report benchmark and the tests read.
+"""Write studies with a known speedup, in the files of a real study, for the report benchmark and the tests.
 
-The loss is linear in the logarithm of the steps, L(x) = 6 - 0.5 ln(1 + speedup x / 10), and evaluations lie densely, so
-that an arm with `speedup` 2 reaches any of its baseline's losses in half of the steps but for the interpolation.
+The loss is linear in the logarithm of the steps, L(x) = 6 - 0.5 ln(1 + speedup x / 10), and evaluations are dense. An
+arm with `speedup` 2 therefore reaches each loss of its baseline in half the steps, except for interpolation error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LINE = (
 
 @dataclass(frozen=True)
 class SyntheticArm:
-    """An arm whose truth is known: it learns `speedup` times as fast a step, and a step costs `step_s` seconds."""
+    """An arm that learns `speedup` times as fast per step as `speedup` 1. A step takes `step_s` seconds."""
 
     arm: str
     axes: Mapping[str, Value] = field(default_factory=dict)
@@ -52,8 +52,10 @@ def write_study(
     question: str = "Does it help?",
     design: str = "full",
 ) -> StudyRecord:
-    """Write the study and all of its finished runs. `noise` is the standard deviation (nats) of an offset that each run
-    adds to its losses; the same arguments write the same files."""
+    """Write the study and all of its finished runs. The same arguments write the same files.
+
+    `noise` is the standard deviation (nats) of an offset that each run adds to its losses.
+    """
     records = tuple(
         ArmRecord(
             arm=arm.arm,
@@ -63,7 +65,7 @@ def write_study(
             n_params=arm.n_params,
             flops_per_token=arm.flops_per_token,
             n_steps=arm.n_steps or n_steps,
-            n_tokens=(arm.n_steps or n_steps) * _TOKENS_A_STEP,
+            n_tokens=(arm.n_steps or n_steps) * _TOKENS_PER_STEP,
         )
         for arm in arms
     )
@@ -94,12 +96,12 @@ def write_study(
     return study
 
 
-_TOKENS_A_STEP = 4_096
+_TOKENS_PER_STEP = 4_096
 _LEARNING_RATE = 1e-3
 
 
 def true_loss(step_n: np.ndarray, speedup: float) -> np.ndarray:
-    """The noiseless loss (nats a token) after steps [n]."""
+    """The loss without noise (nats per token) after steps [n]."""
     return 6.0 - 0.5 * np.log1p(speedup * step_n / 10)
 
 
@@ -110,7 +112,7 @@ def _write_run(
     rng = np.random.default_rng(int(run_id, 16))
     step = np.arange(log_every, record.n_steps + 1, log_every)
     loss = true_loss(step, arm.speedup) + noise * rng.standard_normal()
-    tokens = step * _TOKENS_A_STEP
+    tokens = step * _TOKENS_PER_STEP
     columns = [
         step,
         tokens,
@@ -120,7 +122,7 @@ def _write_run(
         loss,
         _LEARNING_RATE * (0.5 + 0.5 * np.cos(np.pi * step / record.n_steps)),
         np.exp(0.1 * rng.standard_normal(step.size)),
-        np.full(step.size, _TOKENS_A_STEP / arm.step_s),
+        np.full(step.size, _TOKENS_PER_STEP / arm.step_s),
         *(0.05 + 0.2 * (layer + 1) / _LAYERS * step / record.n_steps for layer in range(_LAYERS)),
     ]
     diagnostics = ",".join(f'"alpha_attn/{layer}":%.4f' for layer in range(_LAYERS))

@@ -43,7 +43,8 @@ def test_it_names_everything_that_a_report_of_a_fault_needs(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("build", "advice"), [(None, "a CPU-only torch beside an NVIDIA card"), ("12.8", "torch cannot use the card")]
+    ("build", "advice"),
+    [(None, "this torch is CPU-only, but there is an NVIDIA card"), ("12.8", "torch cannot use the card")],
 )
 def test_a_card_that_torch_cannot_use_is_said(
     card: list[str], monkeypatch: pytest.MonkeyPatch, build: str | None, advice: str

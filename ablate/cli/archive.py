@@ -18,9 +18,9 @@ def clean(
     runs: Runs = DEFAULT_RUNS,
     keep: Keep = "all",
     disk_budget: DiskBudget = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed without removing it.")] = False,
 ) -> None:
-    """Remove weights by a rule, checkpoints of runs that ended, and half-written files. Curves always stay."""
+    """Remove weights by a rule, checkpoints of ended runs, and half-written files. Curves always stay."""
     from ablate.cli.tables import open_console, print_plain
     from ablate.formatting import count, format_count
     from ablate.tracking import cleaning
@@ -43,7 +43,7 @@ def pack(
     ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Include the trained weights.")] = False,
 ) -> None:
-    """Pack the results of a study's finished runs into one archive, to merge on another machine."""
+    """Pack the results of a study's finished runs into an archive that another machine can merge."""
     from ablate.formatting import count
     from ablate.tracking.archive import pack as write_archive
 
@@ -54,7 +54,7 @@ def pack(
 
 
 def merge(
-    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE...", help="Archives that `ablate pack` wrote.")],
+    archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE", help="Archives that `ablate pack` wrote.")],
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Merge archives from several machines into one study. Refuses a run that is already there with other results."""

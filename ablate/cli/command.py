@@ -18,7 +18,7 @@ from ablate.cli import archive, machine, results, search, study
 from ablate.errors import AblateError
 from ablate.execution.packages import check_packages
 
-PLACES = frozenset({"ARCHIVE...", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY", "[STUDY]..."})
+PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY"})
 MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
 
 
@@ -49,7 +49,7 @@ def _check_path(_ctx: object, parameter: Any, value: Any) -> Any:
 
 app = typer.Typer(
     cls=Verbs,
-    help="Declare an ablation study, train it, and learn whether the change helps, by how much, and how surely.",
+    help="Declare an ablation study, train it, and learn whether a change helps, by how much, and how certain it is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -58,8 +58,8 @@ for title, verbs in {
     "Train a study": (study.plan, study.run, study.stop, study.submit),
     "Look at results": (results.status, results.logs, results.report, results.generate),
     "Search for settings": (search.search,),
-    "Keep and move results": (archive.clean, archive.pack, archive.merge),
-    "This tool and this machine": (machine.variants, machine.schema, machine.doctor, machine.bench),
+    "Clean up and move results": (archive.clean, archive.pack, archive.merge),
+    "Variants and this machine": (machine.variants, machine.schema, machine.doctor, machine.bench),
 }.items():
     for verb in verbs:
         app.command(rich_help_panel=title)(verb)

@@ -1,4 +1,4 @@
-"""What this machine has for training, and what would go wrong: `ablate doctor`."""
+"""What this machine has for training, and what would go wrong on it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import ablate
 PACKAGES = ("ray", "mlflow", "optuna", "flash-attn-4")
 LEAST_DISK_BYTES = 2**30
 LONGEST_TMPDIR = 50
-"""Ray keeps sockets below TMPDIR, and the path of a Unix socket may have about 100 characters."""
+"""Ray puts its sockets under TMPDIR, and the path of a Unix socket is limited to about 100 characters."""
 
 SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and, where something is wrong, the advice."""
+    """One fact about the machine, with advice if something is wrong."""
 
     name: str
     found: str
@@ -32,7 +32,7 @@ class Finding:
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Look at this machine. `folder` is where the studies go. Nothing is started or written."""
+    """Examine this machine. `folder` is where the studies go. Starts and writes nothing."""
     yield Finding("ablate", ablate.__version__)
     yield Finding("python", f"{platform.python_version()}, {platform.platform()}")
     cards = list_nvidia_cards()
@@ -48,7 +48,7 @@ def examine(folder: Path) -> Iterator[Finding]:
 
 
 def describe(findings: Sequence[Finding]) -> Iterator[str]:
-    """The findings as lines, each advice below its finding."""
+    """The findings as lines of text, with each advice below its finding."""
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         yield f"{finding.name:{width}}  {finding.found}"
@@ -64,7 +64,7 @@ def find_version(package: str) -> str:
 
 
 def examine_torch(cards: list[str]) -> Finding:
-    """The version of torch with its build, and whether it can use the NVIDIA `cards` that are there."""
+    """The version and build of torch, with advice if it cannot use the NVIDIA `cards` of this machine."""
     try:
         import torch
     except (ImportError, OSError) as error:
@@ -75,14 +75,16 @@ def examine_torch(cards: list[str]) -> Finding:
     usable = f"; uses {n_usable} of {len(cards)} NVIDIA cards" if cards else ""
     found = f"{torch.__version__} ({build}){usable}"
     if cards and not torch.version.cuda:
-        return Finding("torch", found, "a CPU-only torch beside an NVIDIA card: install torch's CUDA build")
+        return Finding(
+            "torch", found, "this torch is CPU-only, but there is an NVIDIA card: install torch's CUDA build"
+        )
     if cards and not n_usable:
-        return Finding("torch", found, "torch cannot use the card: look at the driver and at CUDA_VISIBLE_DEVICES")
+        return Finding("torch", found, "torch cannot use the card: check the driver and CUDA_VISIBLE_DEVICES")
     return Finding("torch", found)
 
 
 def list_nvidia_cards() -> list[str]:
-    """Name, memory and driver of each NVIDIA card, as `nvidia-smi` tells; empty where there is none."""
+    """Name, memory and driver of each NVIDIA card, from `nvidia-smi`. Empty without a card."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
@@ -92,12 +94,12 @@ def list_nvidia_cards() -> list[str]:
 
 
 def count_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _examine_disk(name: str, folder: Path) -> Finding:
-    """Free space of the disk that holds `folder`, or will hold it."""
+    """The free space of the disk where `folder` is or will be."""
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         usage = shutil.disk_usage(place)
@@ -111,6 +113,6 @@ def _examine_tmpdir() -> Finding:
     try:
         folder = tempfile.gettempdir()
     except OSError as error:
-        return Finding("TMPDIR", f"{error.strerror or error}", "set TMPDIR to a folder that can be written")
-    advice = "long for Ray's sockets: set TMPDIR to a shorter path" if len(folder) > LONGEST_TMPDIR else ""
+        return Finding("TMPDIR", f"{error.strerror or error}", "set TMPDIR to a writable folder")
+    advice = "too long for Ray's sockets: set TMPDIR to a shorter path" if len(folder) > LONGEST_TMPDIR else ""
     return Finding("TMPDIR", folder, advice)

@@ -19,7 +19,7 @@ from ablate.errors import AblateError
 def schema(
     search: Annotated[bool, typer.Option("--search", help="Print the schema of search.yaml instead.")] = False,
 ) -> None:
-    """Print the JSON Schema of grid.yaml, with which an editor completes and checks it."""
+    """Print the JSON Schema of grid.yaml, so that an editor can complete and check it."""
     from ablate.plan.json_schema import file_schema, grid_schema
     from ablate.search.schema import Search
 

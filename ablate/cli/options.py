@@ -17,36 +17,40 @@ Study = Annotated[str, typer.Argument(metavar="STUDY", help=STUDY_HELP)]
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder that holds all studies.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the file: train.steps=100. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the file, e.g. train.steps=100. Repeatable."),
 ]
 Overlays = Annotated[
     list[Path] | None,
     typer.Option(
-        "--with", metavar="FILE", help="Override settings of arms with a file: best.yaml of a search. Repeatable."
+        "--with", metavar="FILE", help="Override settings of arms with a file, e.g. a search's best.yaml. Repeatable."
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", metavar="N", min=1, help="Most runs at a time. Default: as many as fit.")
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Maximum number of runs at a time. Default: as many as fit."),
 ]
 Address = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Running Ray cluster: auto or HOST:PORT. Default: only this machine."),
+    typer.Option(metavar="ADDRESS", help="Running Ray cluster: auto or HOST:PORT. Default: start Ray on this machine."),
 ]
 TrackingUri = Annotated[
-    str | None, typer.Option(metavar="URI", help="Where MLflow is. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db.")
+    str | None,
+    typer.Option(metavar="URI", help="MLflow's address. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db."),
 ]
 Minutes = Annotated[
     float | None,
     typer.Option(
-        min=0, metavar="N", help="Save checkpoints and stop after N minutes. No run starts that cannot end in time."
+        min=0, metavar="N", help="Save checkpoints and stop after N minutes. Runs that cannot end in time do not start."
     ),
 ]
 Keep = Annotated[
-    str, typer.Option(metavar="RULE", help="Runs that keep their weights: all, best (one per arm), baseline, none.")
+    str, typer.Option(metavar="RULE", help="Which runs keep their weights: all, best (one per arm), baseline or none.")
 ]
 DiskBudget = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Disk space of the study: 20GB. Beyond it, the worst runs lose their weights."),
+    typer.Option(
+        metavar="SIZE", help="Disk space for the study, e.g. 20GB. Weights of the worst runs are removed first."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and the outcome.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")]

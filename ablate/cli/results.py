@@ -48,7 +48,7 @@ def logs(
         int, typer.Option("--lines", "-n", metavar="N", min=0, help="Show the last N lines of the curve.")
     ] = 10,
 ) -> None:
-    """Show what happened to a run: its state, its notes, the end of its curve, and its error with the traceback."""
+    """Show what happened to a run: its state, its notes, the end of its curve, and its error with traceback."""
     from ablate.cli.status_output import print_log
     from ablate.tracking.folders import find_run
 
@@ -58,7 +58,7 @@ def logs(
 def report(
     studies: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[STUDY]...", help=f"{STUDY_HELP} Also the folder of a published report."),
+        typer.Argument(metavar="STUDY", help=f"{STUDY_HELP} A published report's folder works too."),
     ] = None,
     runs: Runs = DEFAULT_RUNS,
     out: Annotated[
@@ -68,20 +68,23 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="TARGET",
-            help="Loss to reach: 50, 75 or 90 (the baseline's after that % of its budget), final, or a loss in nats "
-            "per token: 3.28. Repeatable.",
+            help="Loss to reach: the baseline's after 50, 75 or 90 % of its budget or at its end (final), or a "
+            "number of nats per token, e.g. 3.28. Repeatable.",
         ),
     ] = None,
     axis: Annotated[
         str | None,
         typer.Option(
             metavar="AXIS",
-            help="Cost in the headline: steps, tokens, flops, seconds or gpu_seconds. Default: tokens, if known.",
+            help="Cost axis of the headline: steps, tokens, flops, seconds or gpu_seconds. Default: tokens, if known.",
         ),
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(metavar="EXPRESSION", help="Report only the arms that match, e.g. attention == 'standard'."),
+        typer.Option(
+            metavar="EXPRESSION",
+            help="Report only the arms that match, written as in `exclude`: attention == 'standard'.",
+        ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
@@ -164,13 +167,11 @@ def report(
 
 
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN_HELP} Also the run's folder.")],
-    prompt: Annotated[
-        str, typer.Option(metavar="TEXT", help="Text to continue. Empty: the model begins a document.")
-    ] = "",
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Most new tokens.")] = 200,
+    run: Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN_HELP} The run's folder works too.")],
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue. Default: start a new document.")] = "",
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of new tokens.")] = 200,
     temperature: Annotated[
-        float, typer.Option(metavar="T", min=0, help="Randomness; 0 always takes the most likely token.")
+        float, typer.Option(metavar="T", min=0, help="Sampling temperature; 0 always takes the most likely token.")
     ] = 0.8,
     top_k: Annotated[
         int | None, typer.Option(metavar="K", min=1, help="Sample only from the K most likely tokens.")
@@ -184,7 +185,9 @@ def generate(
         typer.Option(metavar="P", help="Sample only from tokens at least P times as likely as the most likely one."),
     ] = None,
     stop: Annotated[str, typer.Option(metavar="TEXT", help="End before this text.")] = "",
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The same seed gives the same text.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Seed of the sampling; the same seed gives the same text.")
+    ] = 0,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Continue a prompt with the model of a finished run."""

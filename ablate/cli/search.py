@@ -48,7 +48,7 @@ def search(
     tracking_uri: TrackingUri = None,
     minutes: Minutes = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Write the pages of the trials so far, and train nothing.")
+        bool, typer.Option("--report", help="Only write the pages of the trials so far. Train nothing.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder for the pages. Default: RUNS/SEARCH/report.")
@@ -56,7 +56,7 @@ def search(
     quiet: Quiet = False,
     log_json: LogJson = False,
 ) -> None:
-    """Find the best settings of each arm, then confirm them with fresh seeds. The same command resumes a search."""
+    """Find the best settings of each arm, then confirm them with fresh seeds. Run it again to resume."""
     from rich.console import Console
 
     import ablate

@@ -38,7 +38,7 @@ def plan(
     with_: Overlays = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a grid or a search declares: arms, runs, sizes and cost. Trains nothing and writes nothing."""
+    """Show what a grid or a search declares: arms, runs, sizes and cost. Trains and writes nothing."""
     from ablate.study.load import is_search
 
     if is_search(grid):
@@ -78,7 +78,8 @@ def run(
         ),
     ] = None,
     stuck_after: Annotated[
-        float, typer.Option(min=10, metavar="SECONDS", help="Replace a worker that is silent for so long.")
+        float,
+        typer.Option(min=10, metavar="SECONDS", help="Replace a worker that shows no sign of life for this long."),
     ] = 600.0,
     minutes: Minutes = None,
     keep: Keep = "all",
@@ -86,7 +87,7 @@ def run(
     quiet: Quiet = False,
     log_json: LogJson = False,
 ) -> None:
-    """Train every run of a grid. The same command resumes a study; a finished study trains nothing."""
+    """Train every run of a grid. Run the same command again to resume; finished runs are not repeated."""
     from rich.console import Console
 
     import ablate
@@ -129,7 +130,7 @@ def run(
 
 
 def stop(study: Study, runs: Runs = DEFAULT_RUNS) -> None:
-    """Ask a study that trains, here or on another machine, to save checkpoints and stop. `ablate run` resumes it."""
+    """Ask a running study, on this or another machine, to save checkpoints and stop. `ablate run` resumes it."""
     store = find_store(study, runs)
     store.read_study()
     if not store.has_driver():
@@ -140,7 +141,7 @@ def stop(study: Study, runs: Runs = DEFAULT_RUNS) -> None:
 
 def submit(
     grid: Grid,
-    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's job server: http://HEAD:8265.")],
+    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's job server, e.g. http://HEAD:8265.")],
     runs: Runs = DEFAULT_RUNS,
     set_: Settings = None,
 ) -> None:

@@ -1,1 +1,1 @@
-"""What a trained model can do."""
+"""Uses of a trained model."""

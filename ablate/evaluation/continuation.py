@@ -1,4 +1,4 @@
-"""A prompt continued by the model that a run left behind."""
+"""Continue a prompt with a run's trained model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ablate_model import GPT, ConfigError, Sampling, generate, load
 
 
 def find_run(name: str, runs: Path) -> RunFolder:
-    """The run whose folder `name` is, or whose id begins with it among all studies under `runs`.
+    """The run in the folder `name`, or the run under `runs` whose id begins with `name`.
 
-    Several studies may have the same run: then one that has its weights, where one does.
-    Raises `RecordError` where there is none, or more than one.
+    If several studies have the same run, one that has its weights is taken. Raises `RecordError` if no run or more than
+    one run matches.
     """
     if (Path(name) / "config.json").is_file():
         return RunFolder(Path(name))
@@ -29,19 +29,19 @@ def find_run(name: str, runs: Path) -> RunFolder:
     if len(found) == 1:
         return RunFolder(next(iter(found.values())))
     if name and Path(name).is_dir():
-        raise RecordError(f"{name}: this folder is no run's: it holds no config.json")
+        raise RecordError(f"{name}: this is not a run's folder: it has no config.json")
     if found:
-        raise RecordError(f"{name}: more than one run begins so: {', '.join(found)}")
+        raise RecordError(f"{name}: several runs have an id that begins like this: {', '.join(found)}")
     raise RecordError(f"{name}: no such run under {runs}{suggest(name, dict.fromkeys(f.name for f in folders[:12]))}")
 
 
 def continue_prompt(
     run: RunFolder, prompt: str, max_new_tokens: int, sampling: Sampling, *, stop: str = "", seed: int = 0
 ) -> str:
-    """The prompt and what the run's model makes of it, up to the text `stop` or `max_new_tokens` tokens.
+    """The prompt and its continuation by the run's model, up to the text `stop` or `max_new_tokens` tokens.
 
-    An empty prompt stands for the beginning of a document. Raises `RecordError` where the run has no weights or they
-    do not fit its configuration or this code, `DataError` where its tokenizer's vocabulary is gone.
+    With an empty prompt the model starts a document. Raises `RecordError` if the run has no weights, or if they do not
+    fit its config or this code. Raises `DataError` if its tokenizer's vocabulary is gone.
     """
     if not run.weights.is_file():
         raise RecordError(f"{run.path}: {_explain_missing_weights(run)}")
@@ -49,7 +49,7 @@ def continue_prompt(
     model = _load_model(run)
     ids = [int(token) for token in tokenizer.encode(prompt)] or [tokenizer.separator]
     if max(ids) >= model.config.vocab_size:
-        message = f"the prompt holds the token {max(ids)}, beyond the model's vocabulary of {model.config.vocab_size}"
+        message = f"the prompt holds token {max(ids)}, but the model's vocabulary has {model.config.vocab_size} tokens"
         raise RecordError(f"{run.path}: {message}")
     stops = [int(token) for token in tokenizer.encode(stop)]
     device = next(model.parameters()).device
@@ -59,10 +59,10 @@ def continue_prompt(
             torch.tensor([ids], device=device),
             max_new_tokens,
             sampling=sampling,
-            stop=stops if len(stops) == 1 else (),  # a longer one is looked for in the text
+            stop=stops if len(stops) == 1 else (),  # a longer stop is searched for in the text below
             seed=seed,
         )
-    except ValueError as error:  # weights that are not numbers, from a run that diverged
+    except ValueError as error:  # the run diverged and its weights are not numbers
         raise RecordError(f"{run.path}: its model cannot continue the prompt: {error}") from None
     text = tokenizer.decode(out[0, len(ids) :].tolist())
     return prompt + (text.partition(stop)[0] if stop else text)
@@ -71,11 +71,9 @@ def continue_prompt(
 def _explain_missing_weights(run: RunFolder) -> str:
     status = run.read_status()
     if status.state == "finished":
-        return (
-            f"its {run.weights.name} is gone: it finished, but `ablate clean` or a rule of --keep removed the weights"
-        )
+        return f"its {run.weights.name} is gone: the run finished, but `ablate clean` or --keep removed the weights"
     notes = "".join(f"; {note}" for note in status.notes)
-    return f"has no weights (it is {status.state}; they are kept once a run has finished{notes})"
+    return f"it has no weights: it is {status.state}, and only a finished run has weights{notes}"
 
 
 def _load_model(run: RunFolder) -> GPT:

@@ -83,7 +83,7 @@ def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
     with pytest.raises(RecordError, match="cannot be loaded"):
         continue_prompt(run, "x", 1, GREEDY)
     run.weights.unlink()
-    with pytest.raises(RecordError, match=r"its model\.safetensors is gone: it finished"):
+    with pytest.raises(RecordError, match=r"its model\.safetensors is gone: the run finished"):
         continue_prompt(run, "x", 1, GREEDY)
     run.write_status(Status("queued"))
     with pytest.raises(RecordError, match="it is queued"):
@@ -92,7 +92,7 @@ def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
     with pytest.raises(RecordError, match=r"has no weights .*status\.json was damaged"):
         continue_prompt(run, "x", 1, GREEDY)
     run.config.unlink()
-    with pytest.raises(RecordError, match=r"this folder is no run's: it holds no config\.json"):
+    with pytest.raises(RecordError, match=r"this is not a run's folder: it has no config\.json"):
         find_run(str(run.path), run.path.parents[1])
 
 
@@ -124,7 +124,7 @@ SMALL = ModelConfig.parse({**CONFIG.to_dict(), "vocab_size": 100})
         (lambda run: run.config.write_text(json.dumps(HUGE.to_dict())), r"describes [\d,]+ parameters \([\d.]+ TB"),
         (
             lambda run: save(GPT(SMALL), run.path),
-            "the prompt holds the token 120, beyond the model's vocabulary of 100",
+            "the prompt holds token 120, but the model's vocabulary has 100 tokens",
         ),
         (lambda run: change_study(run, validation_fraction=2), r"study\.json: data\.validation_fraction: .* got 2"),
         (lambda run: change_study(run, validation_fraction="x"), r"study\.json: data\.validation_fraction: .* got 'x'"),

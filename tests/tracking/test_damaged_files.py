@@ -158,7 +158,7 @@ def test_a_study_that_cannot_be_read_hid_the_runs_of_the_others(write_study: Wri
     "name", ["mlflow.db", "MLflow.db", "mlflow.db-wal", "mlartifacts", "comparison", "a/b", "", "."]
 )
 def test_a_study_took_the_name_of_a_file_of_ablate(name: str) -> None:
-    assert "a study's name is letters, digits" in study_name_problem(name)
+    assert "a study's name has up to 100 letters, digits" in study_name_problem(name)
     assert not study_name_problem("mlflow")
 
 
