@@ -1,4 +1,4 @@
-# Everything runs in $(ROOT)/.venv and from $(ROOT), wherever make was called.
+# Everything runs in $(ROOT)/.venv and from $(ROOT), wherever make is called.
 ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 VENV := $(ROOT)/.venv
 BIN := $(VENV)/bin
@@ -8,10 +8,14 @@ PYTHON ?= python3
 .PHONY: help install quickstart test test-all test-stress check format clean
 
 help:
-	@echo "make quickstart   install, train a small study on this machine, write its report"
-	@echo "make test         install, run the tests (make test-all: the long versions too)"
-	@echo "make test-stress  COUNT=200 studies, each hit by a fault at a random moment"
-	@echo "make check        formatting, lint, types, tests"
+	@echo "make install      install ablate and its tools into .venv"
+	@echo "make quickstart   train a small study on this machine and write its report"
+	@echo "make check        check formatting, lint and types, then run the tests"
+	@echo "make format       let ruff rewrite what it can"
+	@echo "make test         run the tests, under 6 minutes on 2 cores"
+	@echo "make test-all     run the long tests too"
+	@echo "make test-stress  run COUNT studies (default: 200), each with a fault at a random moment"
+	@echo "make clean        remove .venv, runs/ and build files"
 
 install: $(INSTALLED)
 

@@ -51,8 +51,8 @@ class MlflowResult:
 class BenchResult:
     """Seconds of each part, without imports.
 
-    `read_s` reads the curves, `numbers_s` computes, and `report_s` does both and writes all files. `peak_memory_bytes` is
-    that of the whole process.
+    `read_s` reads the curves, `numbers_s` computes, and `report_s` does both and writes all files.
+    `peak_memory_bytes` is that of the whole process.
     """
 
     n_runs: int

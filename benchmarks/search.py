@@ -53,7 +53,7 @@ MAX_SEED_STEP = 10_000  # seeds between two repetitions, so that no sampler repe
 
 @dataclass(frozen=True)
 class SamplerResult:
-    """A sampler's result. `confirmed` has, per repetition, the best configuration's mean loss (nats) over fresh seeds."""
+    """`confirmed` has the mean loss (nats), over fresh seeds, of the best configuration of each repetition."""
 
     sampler: str
     confirmed: tuple[float, ...]

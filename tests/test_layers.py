@@ -1,4 +1,4 @@
-"""Who imports whom. An arrow that is not in this picture is a design change, and wants a reason."""
+"""Which folder imports which. An import that is not listed here is a design change and needs a reason."""
 
 from __future__ import annotations
 
@@ -91,6 +91,14 @@ def test_the_table_of_rooms_is_the_tree() -> None:
         cell = told.get(room) or told[f"{room}.py"]
         names = {"ablate_model" if name == "model" else name for name in cell.split(", ")}
         assert names == (arrows or {"nothing"}) or (cell == "all, lazily" and room == "cli")
+
+
+def test_the_paths_that_contributing_names_exist() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"\b(?:ablate|model|tests|experiments|docs|benchmarks)/[\w/.-]*\w", page))
+    assert named
+    for name in named:
+        assert (ROOT / name).exists(), name
 
 
 def test_the_model_package_never_imports_ablate() -> None:

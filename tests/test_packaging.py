@@ -1,4 +1,4 @@
-"""What is installed is what is in the tree."""
+"""Packaging: the installed files, versions, hooks and constraints agree with the tree."""
 
 from __future__ import annotations
 
@@ -45,9 +45,12 @@ def test_the_hooks_and_the_workflow_call_what_make_calls() -> None:
     workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text()
     called = set(re.findall(r"\bmake ([\w-]+)", workflow))
     assert {"check"} <= called <= targets
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    assert [repository["repo"] for repository in hooks] == ["local"]
-    entries = [hook["entry"] for hook in hooks[0]["hooks"]]
+    settings = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    (local,) = settings["repos"]
+    assert local["repo"] == "local"
+    entries = [hook["entry"] for hook in local["hooks"]]
+    stages = {stage for hook in local["hooks"] for stage in hook.get("stages", settings["default_stages"])}
+    assert stages == set(settings["default_install_hook_types"])
     assert {entry.split()[1] for entry in entries if entry.startswith("make ")} <= targets
     assert set(re.findall(r"\$\(BIN\)/(ruff|mypy)", (ROOT / "Makefile").read_text())) == {
         tool for entry in entries for tool in ("ruff", "mypy") if tool in entry
@@ -67,8 +70,8 @@ def test_every_file_that_is_no_module_is_packaged() -> None:
 
 
 def test_the_command_is_installed() -> None:
-    (script,) = [entry for entry in entry_points(group="console_scripts") if entry.name == "ablate"]
-    assert script.value == "ablate.cli:main"
+    scripts = {entry.value for entry in entry_points(group="console_scripts") if entry.name == "ablate"}
+    assert scripts == {"ablate.cli:main"}
 
 
 def test_the_constraints_pin_what_the_project_asks_for() -> None:
