@@ -31,7 +31,7 @@ def find_run(name: str, runs: Path) -> RunFolder:
     if name and Path(name).is_dir():
         raise RecordError(f"{name}: this is not a run's folder: it has no config.json")
     if found:
-        raise RecordError(f"{name}: several runs have an id that begins like this: {', '.join(found)}")
+        raise RecordError(f"{name}: more than one run id begins like this: {', '.join(found)}")
     raise RecordError(f"{name}: no such run under {runs}{suggest(name, dict.fromkeys(f.name for f in folders[:12]))}")
 
 

@@ -89,7 +89,7 @@ def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
     with pytest.raises(RecordError, match="it is queued"):
         continue_prompt(run, "x", 1, GREEDY)
     run.status.write_text("{torn")
-    with pytest.raises(RecordError, match=r"has no weights .*status\.json was damaged"):
+    with pytest.raises(RecordError, match=r"has no weights: .*status\.json was damaged"):
         continue_prompt(run, "x", 1, GREEDY)
     run.config.unlink()
     with pytest.raises(RecordError, match=r"this is not a run's folder: it has no config\.json"):
