@@ -1,4 +1,4 @@
-"""Fixtures that several rooms' tests share."""
+"""Fixtures that tests in several folders share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORDS = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that may take longest go first, so that no worker is left with one of them at the end."""
+    """Run the tests with the longest timeouts first, so that no worker starts one of them at the end."""
 
     def allowed_s(item: pytest.Item) -> float:
         mark = item.get_closest_marker("timeout")
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 200 kB of text that a small model can learn something of."""
+    """About 200 kB of text from which a small model can learn."""
     draw = random.Random(0)
     path = tmp_path_factory.mktemp("corpus") / "words.txt"
     path.write_text(" ".join(draw.choice(WORDS) for _ in range(40_000)))
@@ -53,13 +53,13 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def corpus_info() -> CorpusInfo:
-    """A corpus of which only the sizes matter."""
+    """A corpus whose sizes are all that matters."""
     return CorpusInfo(hash="c0ffee", n_train_tokens=1_000_000, n_validation_tokens=100_000, vocab_size=256)
 
 
 @pytest.fixture
 def write_grid(tmp_path: Path, corpus_file: Path) -> Callable[..., Path]:
-    """Writes a tiny grid, with top-level keys replaced by the arguments; None leaves a key out."""
+    """A function that writes a tiny grid. Its arguments replace top-level keys; None leaves a key out."""
 
     def write(**changes: Any) -> Path:
         grid: dict[str, Any] = {
@@ -88,5 +88,5 @@ def write_grid(tmp_path: Path, corpus_file: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def experiments(tmp_path_factory: pytest.TempPathFactory) -> Experiments:
-    """An MLflow on SQLite with an empty experiment, `neighbour`: what a test needs it logs, under a name of its own."""
+    """An MLflow on SQLite with the empty experiment `neighbour`. Each test logs into an experiment of its own."""
     return Experiments(tmp_path_factory.mktemp("mlflow") / "of others.db")

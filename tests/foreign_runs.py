@@ -1,4 +1,4 @@
-"""Runs in MLflow as anybody's training code writes them: by plain MlflowClient, into SQLite."""
+"""Runs in MLflow as any training code logs them, with a plain MlflowClient into SQLite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAST = {step: 5 - math.log1p(2 * step) / 2 for step in STEPS}
 
 
 class Experiments:
-    """A database, or a folder of files where the path does not end in .db, and how to log runs into it."""
+    """An MLflow to log runs into: a database if the path ends in .db, otherwise a folder of files."""
 
     def __init__(self, path: Path) -> None:
         from mlflow.tracking import MlflowClient
@@ -51,7 +51,7 @@ class Experiments:
         return str(run.info.run_id)
 
     def pair(self, experiment: str, seeds: int = 3, **changes: Any) -> None:
-        """Two arms, the second twice as fast, whose seeds differ by an offset."""
+        """Log two arms, the second twice as fast, whose seeds differ by an offset."""
         for seed in range(seeds):
             for arm, curve in (("gpt", SLOW), ("new", FAST)):
                 shifted = {step: loss + seed / 100 for step, loss in curve.items()}

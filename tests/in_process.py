@@ -1,4 +1,4 @@
-"""Training without Ray, driver or other processes, for tests of what comes before and after."""
+"""Training without Ray, driver or other processes, for tests of the steps before and after training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ONE_CPU = Placement(1, 0, 1)
 
 
 def train_here(plan: Plan, runs: Iterable[Run], store: StudyFolder, corpus: Corpus) -> None:
-    """Train runs one after another, each to its end, from whatever their folders hold."""
+    """Train runs one after another to their end, starting from whatever their folders hold."""
     worker = RunWorker(store.path, corpus, ONE_CPU)
     for run in runs:
         assert worker.train(make_job(plan, run, ONE_CPU, {})) == "finished"

@@ -1,4 +1,4 @@
-"""The benchmarks of the tool, at sizes that only show that they measure what they say."""
+"""The benchmarks of the tool, at small sizes that show that they measure what they claim."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_samplers_are_compared_at_equal_trials_by_losses_trained_anew() -> None:
     results = {result.sampler: result for result in compare_samplers(3, 2, 2, Console(quiet=True))}
     assert list(results) == ["TPESampler", "RandomSampler", "defaults"]
     assert len(results["TPESampler"].confirmed) == 2
-    assert len(set(results["TPESampler"].confirmed)) == 2  # the repetitions draw other settings
+    assert len(set(results["TPESampler"].confirmed)) == 2  # the repetitions draw different settings
     assert all(1 < loss < 10 for result in results.values() for loss in result.confirmed)
 
 

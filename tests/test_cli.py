@@ -1,4 +1,4 @@
-"""The command line: what it prints, and what it says about bad input. Nothing here trains."""
+"""The command line: its output, and its messages for bad input. Nothing is trained here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Ablate = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
-    """Runs the command in an empty folder and gives exit code, output and error output."""
+    """A function that runs the command in an empty folder and returns exit code, output and error output."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -46,7 +46,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 @pytest.fixture
 def token_files(tmp_path: Path) -> Path:
-    """nanoGPT's two files, whose last token is 49 and every other one 7."""
+    """nanoGPT's two files, in which every token is 7 except the last one, which is 49."""
     for name, n_tokens in (("train.bin", 1000), ("val.bin", 1001)):
         (tmp_path / name).write_bytes(bytes([7, 0]) * n_tokens + bytes([49, 0]))
     return tmp_path
@@ -77,7 +77,7 @@ def test_plan_counted_finished_runs_among_those_to_come(
 ) -> None:
     monkeypatch.setattr(
         "ablate.execution.placement.measure_pace", lambda _: Pace(1e6, 1e9)
-    )  # so that a run takes minutes
+    )  # slow enough that a run takes minutes
     grid = write_grid(seeds=2)
     rows = json.loads(ablate("plan", grid, "--json")[1])
     before = ablate("plan", grid)[1]
@@ -234,7 +234,9 @@ def test_the_schema_accepts_the_grids_that_ship_and_refuses_a_misspelt_key(ablat
 
 def test_every_grid_that_ships_can_be_planned(ablate: Ablate) -> None:
     for path in sorted((ROOT / "experiments").glob("*.yaml")):
-        code, out, err = ablate("plan", path, "--json", "--set", "data={source: python-stdlib}")  # wiki is the user's
+        code, out, err = ablate(
+            "plan", path, "--json", "--set", "data={source: python-stdlib}"
+        )  # the wiki data is not in the repository
         assert code == 0, err
         assert json.loads(out)
 
@@ -275,7 +277,7 @@ def test_variants(ablate: Ablate) -> None:
 
 
 def test_a_cluster_that_does_not_answer_is_refused_at_once(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
-    with socket.socket() as unheard:  # bound, and nobody listens
+    with socket.socket() as unheard:  # bound, but not listening
         unheard.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unheard.getsockname()[1]}"
         assert_refused(
@@ -305,7 +307,7 @@ def test_one_broken_line_of_a_table_ended_every_verb_in_a_traceback(
 
 @pytest.mark.parametrize("name", ["nul\0byte", "new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep"])
 def test_a_name_that_no_file_can_have_ended_in_a_traceback(ablate: Ablate, name: str) -> None:
-    """Every path of every verb, found by its type or by what it is called in the help."""
+    """Tries every path argument of every verb, found by its name in the help."""
     tried = 0
     for verb, command in get_command(app).commands.items():
         needed = ["x" for parameter in command.params if parameter.required and not parameter.opts[0].startswith("-")]

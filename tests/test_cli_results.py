@@ -1,4 +1,4 @@
-"""The verbs that look at results, on a made-up study."""
+"""Verbs that read results, on a made-up study."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Ablate = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
-    """Runs the command beside `runs/made-up`, a study of two arms of which one is twice as fast."""
+    """A function that runs the command beside `runs/made-up`, a study of two arms, one twice as fast."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
     arms = [
@@ -116,11 +116,11 @@ def test_generate_names_a_run_that_is_not_there_and_a_value_out_of_range(ablate:
     assert (code, "no such run" in err) == (2, True)
     code, _, err = ablate("generate", "ffff", "--top-p", "1.5")
     assert (code, "--top-p must be" in err) == (2, True)
-    code, _, err = ablate("generate", "ffff", "--prompt", "\udcff")  # how Python has bytes that are not UTF-8
+    code, _, err = ablate("generate", "ffff", "--prompt", "\udcff")  # Python's form of bytes that are not UTF-8
     assert (code, "--prompt: this is not text in UTF-8" in err) == (2, True)
 
 
-# MLflow and SQLAlchemy deprecate each other's and their own calls.
+# MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_runs_that_only_mlflow_knows_are_reported(ablate: Ablate, experiments: Experiments, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`ablate doctor`: what it says of this machine, and of machines that lack something."""
+"""`ablate doctor` on this machine, and on machines that lack something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every expression that the documentation and the shipped files show can be evaluated."""
+"""Every expression in the documentation and the shipped files can be evaluated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRIDS = sorted((ROOT / "experiments").glob("*.yaml"))
 
 
 def expressions(tree: Any, key: str = "") -> Iterator[str]:
-    """The values of `when`, `exclude` and `conditions`, wherever they stand."""
+    """The values of `when`, `exclude` and `conditions`, at any depth."""
     if isinstance(tree, dict):
         for name, value in tree.items():
             inner = key if key == "conditions" else str(name)

@@ -1,4 +1,4 @@
-"""Numbers and errors as people read them."""
+"""Numbers and errors as text for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.report.notation import format_ratio, format_time
 
 
 class CompilerError(Exception):
-    """As torch's compiler raises it: the hint how to see more comes last."""
+    """An error like those of torch's compiler, whose message ends with a hint."""
 
     def __str__(self) -> str:
         return "TypeError: list indices must be integers\n\nSet TORCHDYNAMO_VERBOSE=1 for the internal stack trace\n"

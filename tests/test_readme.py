@@ -1,4 +1,4 @@
-"""What the README shows works as shown."""
+"""The README's examples work as shown."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_networks_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.fixture
 def gain(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The attention of the README, registered as it says."""
+    """The README's example attention, registered as the README says."""
     code = next(block for block in blocks("python") if "class GainAttention" in block)
     module = types.ModuleType("ablate_model.attention.gain")
     module.__package__ = "ablate_model.attention"

@@ -1,4 +1,4 @@
-"""The tutorial runs from top to bottom, and says today what it says in the repository."""
+"""The tutorial runs from top to bottom, with the same output as in the repository."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 
-# Jupyter's own: its event loop, its parsers and its sockets.
+# These warnings come from Jupyter's event loop, parsers and sockets.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def read_outputs(notebook: nbformat.NotebookNode) -> list[tuple[str, str]]:
-    """What each output shows: tables and text as they are, of a picture only that it is one."""
+    """The content of each output: tables and text, and for a picture only its type."""
     shown = []
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):

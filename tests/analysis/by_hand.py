@@ -1,4 +1,4 @@
-"""Studies made in memory, point by point, so that their numbers can be worked out by hand."""
+"""Studies made in memory, point by point, so that their numbers can be computed by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_run(
     manifest: Mapping[str, Any] = CPU,
     **columns: Sequence[float],
 ) -> RunCurve:
-    """A run that was evaluated at each of its logged steps, on 10 tokens a step and 2 FLOPs a token."""
+    """A run that was evaluated at each of its logged steps, with 10 tokens per step and 2 FLOPs per token."""
     step = np.array(steps, np.float64)
     known = {
         "step": step,
@@ -42,7 +42,7 @@ def make_run(
 
 
 def make_results(*runs: RunCurve, baseline: str | Mapping[str, str] = "base", **changes: Any) -> Results:
-    """A study of these runs: `baseline` names the one arm, or the one of each arm."""
+    """A study of these runs. `baseline` is the baseline of all arms, or maps each arm to its own."""
     arms = tuple(dict.fromkeys(run.arm for run in runs))
     records = tuple(
         ArmRecord(

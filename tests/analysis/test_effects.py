@@ -33,7 +33,7 @@ def test_effects_of_a_two_by_two_by_hand():
     assert pick(effects, a="a1").estimate == pytest.approx(-0.7, abs=ROUNDING)  # mean of -1.0 and -0.4
     assert pick(effects, b="b1").estimate == pytest.approx(-0.2, abs=ROUNDING)  # mean of -0.5 and +0.1
     assert pick(effects, a="a1", b="b1").estimate == pytest.approx(0.6, abs=ROUNDING)  # -0.4 against -1.0
-    # the seed is a block: what is common to all arms of a seed leaves no noise
+    # the seed is a block: an offset common to all arms of a seed adds no noise
     assert pick(effects, a="a1").high - pick(effects, a="a1").low == pytest.approx(0.0, abs=ROUNDING)
 
 
@@ -66,7 +66,7 @@ def test_three_axes_of_one_seed_had_effects_with_intervals():
 
     assert find_effects(study(1)) == ()
     assert find_effects(study(2))
-    # --where leaves a baseline all of its seeds
+    # --where keeps all seeds of a baseline
     assert find_effects(select(study(2), "seed == 1")) == ()
 
 

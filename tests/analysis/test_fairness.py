@@ -110,7 +110,7 @@ def test_learning_rates_and_weight_decay_that_differ_were_not_on_the_page():
         "learning_rate 0.004, weight_decay 0.1",
         "learning_rate 0.016, weight_decay 0",
     ]
-    assert check_fairness(make_results(*runs))[0].recipe == "unknown"  # as of runs that MLflow has
+    assert check_fairness(make_results(*runs))[0].recipe == "unknown"  # as in runs that only MLflow has
 
 
 def test_runs_that_took_turns_at_a_gpu_are_flagged_and_their_times_not_compared():
@@ -149,11 +149,11 @@ def test_damaged_notes_on_tuning_count_as_unknown(damaged):
         (BASE, None),
         ([4.0, 3.0, 1.1, 1.0], None),
         ([3.0, 3.0, 3.0, 3.0], 12),  # learns nothing
-        ([4.0, 1.0, 2.0, 3.0], 16),  # learns by heart: 2^(1/3) times step 100
+        ([4.0, 1.0, 2.0, 3.0], 16),  # memorizes: 2^(1/3) times step 100
     ],
 )
 def test_a_baseline_that_is_at_its_final_loss_long_before_its_end_is_flagged(losses, share):
-    """An arm that is exactly as good gets a speed-up there: the baseline's cost is its whole budget."""
+    """An arm that is exactly as good has a speedup there: the baseline's cost is its whole budget."""
     line = check(*(make_run(arm, seed, losses) for arm in ("base", "arm") for seed in (0, 1)))["base"]
     wanted = [] if share is None else [f"already at its final loss after {share} % of its budget"]
     assert [flag.partition(",")[0] for flag in line.flags] == wanted

@@ -5,7 +5,7 @@ from by_hand import make_results, make_run
 
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 
-# The baseline ends at 4, 3, 2 after 100, 200, 400 steps: a nat a doubling of the budget.
+# The baseline ends at 4, 3, 2 after 100, 200, 400 steps: 1 nat per doubling of the budget.
 HORIZONS = {100: 4.0, 200: 3.0, 400: 2.0}
 
 

@@ -1,4 +1,4 @@
-"""Importance of axes where there is no balanced grid."""
+"""Importance of axes in an unbalanced grid."""
 
 import math
 

@@ -9,8 +9,8 @@ from scipy import stats
 from ablate.analysis.intervals import holm, paired_t, welch_t
 
 N_SIMULATIONS = 20_000
-COVERAGE = (0.93, 0.97)  # what the statistics owe for a nominal 95 %
-FALSE_POSITIVES = (0.03, 0.07)  # and for a nominal 5 %
+COVERAGE = (0.93, 0.97)  # tolerated coverage for a nominal 95 %
+FALSE_POSITIVES = (0.03, 0.07)  # tolerated error rate for a nominal 5 %
 
 
 def log_costs(rng, n, correlation, true_ratio=1.0):

@@ -10,7 +10,7 @@ from ablate.analysis.summary import describe_device
 from ablate.errors import AblateError
 from ablate.report.headline import judge_speedup
 
-# The baseline loses 1 nat a doubling of the steps: 4, 3, 2, 1. An arm shifted by d nats is exp2(d) times as fast.
+# The baseline loses 1 nat per doubling of the steps: 4, 3, 2, 1. An arm shifted by d nats is exp2(d) times as fast.
 BASE = [4.0, 3.0, 2.0, 1.0]
 ARMS = ("base", "arm")
 COVERAGE = (0.93, 0.97)
@@ -41,7 +41,7 @@ def test_paired_ratio_and_interval_by_hand():
 
 def test_targets_are_each_seeds_own_and_ladder_costs_are_exact_shares():
     rows = speed_ups(study(1.0, 1.0, base_shifts=[0.0, 0.5]))
-    # against its own baseline the first arm is 1 nat ahead, the second half a nat
+    # the first arm is 1 nat ahead of its baseline, the second one half a nat
     for target in ("50", "75", "90", "final"):
         assert pick(rows, target=target).ratio == pytest.approx(math.sqrt(2 * math.sqrt(2)))
     assert pick(rows).target_loss == pytest.approx(0.75)
@@ -58,7 +58,7 @@ def test_gpu_seconds_only_where_every_run_held_a_gpu():
     assert {row.axis for row in speed_ups(study(1.0))} == {"steps", "tokens", "flops", "seconds"}
     runs = [make_run("base", 0, BASE, manifest=gpu), make_run("arm", 0, shifted(1.0), manifest=gpu | {"gpus": 1})]
     rows = speed_ups(make_results(*runs))
-    assert pick(rows, "gpu_seconds").ratio == pytest.approx(1.0)  # half of the time on twice the share
+    assert pick(rows, "gpu_seconds").ratio == pytest.approx(1.0)  # half the time on twice the share of the device
     assert pick(rows, "seconds").ratio is None
     assert "different devices" in pick(rows, "seconds").note
 
@@ -127,10 +127,12 @@ def test_a_bound_is_tested_on_the_losses_at_the_same_cost():
     by = [-0.3, -0.4, -0.6]
     row = pick(speed_ups(study(*by)))
     assert (row.bound, row.high) == ("at_most", pytest.approx(1.0))
-    assert row.p_value == pytest.approx(stats.ttest_1samp(by, 0).pvalue)  # at the budget the arm is that much above
+    assert row.p_value == pytest.approx(
+        stats.ttest_1samp(by, 0).pvalue
+    )  # the arm is this much above at the end of the budget
     assert (row.p_holm, row.method) == (row.p_value, "paired t on the loss at the same cost")
-    # the one that arrives is compared where it does, half way: there it is 1 below its baseline
-    assert pick(speed_ups(study(1.0, -0.5))).p_value is None  # on average below, which does not bear "at most" out
+    # the run that arrives is compared at its crossing, half way, where it is 1 below its baseline
+    assert pick(speed_ups(study(1.0, -0.5))).p_value is None  # below on average, which contradicts "at most"
     assert pick(speed_ups(study(1.0, -1.5))).p_value == pytest.approx(stats.ttest_1samp([1.0, -1.5], 0).pvalue)
     early = pick(speed_ups(study(1.0, 1.2), [0.5]), target=0.5)
     assert (early.bound, early.p_value) == ("at_least", pytest.approx(stats.ttest_1samp([1.0, 1.2], 0).pvalue))
@@ -197,7 +199,7 @@ def test_an_absolute_target_that_only_the_arm_reaches_gives_a_lower_bound():
     row = pick(speed_ups(study(1.0, 1.0), [0.5]), target=0.5)
     assert row.bound == "at_least"
     assert row.low == pytest.approx(800 / (400 * math.sqrt(2)))
-    assert (row.ratio, row.high, row.n_reached, row.target_loss) == (None, None, 2, 0.5)  # the arm's runs, both there
+    assert (row.ratio, row.high, row.n_reached, row.target_loss) == (None, None, 2, 0.5)  # the arm's runs, both present
 
 
 def test_an_absolute_target_that_nobody_reaches_is_not_determined():

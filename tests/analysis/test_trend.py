@@ -1,4 +1,4 @@
-"""Growth of a speed-up along an axis of numbers: known answers, coverage, and what censoring leaves."""
+"""Growth of a speedup along a numeric axis: known answers, coverage, and the effect of censoring."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ COVERAGE = (0.93, 0.97)
 
 
 def study(factors: Mapping[int, Sequence[float]], **changes: object) -> Results:
-    """At each level, an arm that is so many times as fast as its baseline, seed by seed. A doubling of the steps is
-    worth a nat, so the crossing is exact; a factor below 1 never gets there."""
+    """An arm with the given speedups over its baseline, per level and seed. A doubling of the steps is
+    worth 1 nat, so the crossing is exact. An arm with a factor below 1 never crosses."""
     runs, axes, baseline = [], {}, {}
     for level, by_seed in factors.items():
         for kind in ("base", "arm"):
@@ -100,7 +100,7 @@ def test_a_bound_from_noisy_numbers_is_not_beyond_chance() -> None:
 def test_the_difference_of_losses_is_known_where_the_speed_up_is_not() -> None:
     trend = pick(study({256: [0.8, 0.9, 0.5], 1024: [0.4, 0.6, 0.3]}))
     assert (trend.growth, trend.bound) == (None, "not_determined")
-    changes = -np.log2([0.4 / 0.8, 0.6 / 0.9, 0.3 / 0.5])  # a nat a doubling
+    changes = -np.log2([0.4 / 0.8, 0.6 / 0.9, 0.3 / 0.5])  # 1 nat per doubling
     half = stats.t.ppf(0.975, 2) * changes.std(ddof=1) / math.sqrt(3)
     assert trend.loss_change == pytest.approx(changes.mean())
     assert (trend.loss_low, trend.loss_high) == (

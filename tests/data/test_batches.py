@@ -1,4 +1,4 @@
-"""Batches: pure functions of (seed, step), the same for every arm."""
+"""Batches are pure functions of (seed, step), the same for every arm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ contexts = st.integers(1, 40)
 @given(seed=st.integers(0, 2**70), step=st.integers(1, 2**40), batch_size=sizes, context_length=contexts)
 def test_a_training_batch_depends_on_seed_and_step_alone(seed, step, batch_size, context_length):
     first = training_batch(TOKENS, seed, step, batch_size, context_length)
-    training_batch(TOKENS, seed + 1, step + 1, batch_size, context_length)  # an arm that ran in between changes nothing
+    training_batch(
+        TOKENS, seed + 1, step + 1, batch_size, context_length
+    )  # another arm's batches in between change nothing
     again = training_batch(TOKENS, seed, step, batch_size, context_length)
     for one, other in zip(first, again, strict=True):
         assert one.dtype == np.int64
@@ -38,7 +40,7 @@ def test_seed_and_step_each_change_the_batch():
 
 
 def test_known_windows_stay_what_they_are():
-    """Other starts would silently change every study's data order."""
+    """Different offsets would silently change the data order of every study."""
     inputs, _ = training_batch(TOKENS, 7, 3, 4, 16)
     assert inputs[:, 0].tolist() == [594, 775, 614, 653]
 
@@ -62,7 +64,7 @@ def test_validation_windows_are_spaced_evenly_without_overlap(length, n_tokens, 
     batches = list(validation_batches(tokens, n_tokens, batch_size, context_length))
     targets = np.concatenate([targets for _, targets in batches])
     assert all(len(inputs) == batch_size for inputs, _ in batches[:-1])
-    assert len(np.unique(targets)) == targets.size  # no target counts twice
+    assert len(np.unique(targets)) == targets.size  # no target is counted twice
     assert len(set(np.diff(targets[:, 0]).tolist())) <= 1
     wanted = max(n_tokens // context_length, 1)
     assert len(targets) == min(wanted, (length - 1) // context_length)

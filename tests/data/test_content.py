@@ -1,4 +1,4 @@
-"""What is taken for text, whatever its name is, and what is not."""
+"""Which files are read as text, whatever their names are, and which are not."""
 
 from __future__ import annotations
 

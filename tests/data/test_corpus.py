@@ -1,4 +1,4 @@
-"""Corpora: what is made, what is reused, what is refused."""
+"""Corpora: what is built, reused and refused."""
 
 from __future__ import annotations
 
@@ -234,7 +234,7 @@ def test_half_a_token_is_refused(tmp_path):
 
 @pytest.mark.parametrize("vocab_size", [50_257, 200_000])
 def test_tokens_of_four_bytes_are_refused(tmp_path: Path, vocab_size: int) -> None:
-    """As tokens of two bytes they would be a corpus of twice the length, every other token of which is nothing."""
+    """Read as tokens of two bytes, they would be twice as many, and every other token would be 0."""
     config = write_bin(tmp_path / "owt", [1], [7, 300])
     draw = np.random.default_rng(0)
     draw.integers(vocab_size, size=100).astype("<u4").tofile(tmp_path / "owt" / "train.bin")

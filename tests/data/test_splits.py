@@ -1,4 +1,4 @@
-"""Which files are found, and on which side of the split they stand."""
+"""Which files are found, and to which split each belongs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_both_splits_hold_something(keys, fraction):
 
 @given(fraction=fractions, more=keys)
 def test_a_larger_corpus_keeps_the_sides(fraction, more):
-    few = [f"file {i}" for i in range(1000)]  # enough that neither split would be empty
+    few = [f"file {i}" for i in range(1000)]  # enough files that neither split is empty
     assert choose_validation(few + more, fraction)[:1000] == choose_validation(few, fraction)
 
 
@@ -159,7 +159,7 @@ def test_links_to_the_same_file_count_once(tmp_path: Path, monkeypatch: pytest.M
         path.write_text(path.name)
     (folder / "again.txt").symlink_to(folder / "m.txt")
     os.link(folder / "z.txt", folder / "zz.txt")
-    for i in range(3):  # each circle of links doubles the ways to a file
+    for i in range(3):  # each loop of links doubles the number of paths to a file
         (folder / f"circle{i}").symlink_to(folder)
     (folder / "sub" / "up").symlink_to("..")
     (folder / "gone.txt").symlink_to("nowhere")
@@ -183,7 +183,7 @@ def test_a_link_does_not_change_the_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_name_behind_a_link_is_not_shortened(tmp_path: Path) -> None:
-    """`link/..` is the folder above the link's target, not the one that holds the link."""
+    """`link/..` is the parent of the link's target, not the folder that holds the link."""
     for folder in ("here", "there/deep"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "here" / "a.txt").write_text("here")

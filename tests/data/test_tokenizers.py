@@ -1,4 +1,4 @@
-"""Bytes, and GPT-2's byte-pair encoding: a small vocabulary made here, and the real one where it is present."""
+"""Bytes, and GPT-2's byte-pair encoding with a small vocabulary, and with the real one if it is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest.importorskip("tiktoken", reason="tokenizer: gpt2 needs tiktoken")
 
 @pytest.fixture
 def vocabulary(tmp_path: Path) -> Path:
-    """A folder with GPT-2's kind of files: 256 bytes and a few merges."""
+    """A folder with vocabulary files like GPT-2's: 256 bytes and a few merges."""
     signs = tokenizers._printable_bytes()
     numbers = {sign: i for i, sign in enumerate(signs)} | {m.replace(" ", ""): 256 + i for i, m in enumerate(MERGES)}
     numbers["<|endoftext|>"] = len(numbers)
@@ -120,7 +120,7 @@ def test_long_runs_have_the_tokens_that_tiktoken_gives_them(text, block):
 
 @pytest.mark.parametrize("run", ["-", "a", "7", " ", "\n", "漢"])
 def test_a_run_of_a_million_signs_is_tokenized(run):
-    """The stack of the pattern's engine overflows on it."""
+    """The regular expression engine's stack overflows on this text."""
     tokenizer = GPT2Tokenizer(RANKS)
     text = f"it's {run * 1_000_000} end"
     tokens = np.concatenate(list(tokenizer.encode_stream(io.BytesIO(text.encode()))))
@@ -181,7 +181,7 @@ def test_the_message_says_which_package_is_missing(vocabulary, monkeypatch):
 class TestRealVocabulary:
     def test_known_tokens(self):
         tokenizer = load(REAL)
-        # "Hello world" and the rest are documented examples of GPT-2's encoding.
+        # These are documented examples of GPT-2's encoding.
         assert tokenizer.encode("Hello world").tolist() == [15496, 995]
         assert tokenizer.encode("<|endoftext|>").tolist() == [50256] == [tokenizer.separator]
         assert tokenizer.encode("I'll  go\n\n").tolist()[:2] == [40, 1183]

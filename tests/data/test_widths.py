@@ -1,4 +1,4 @@
-"""Token files of other widths are told from uint16 tokens, and no uint16 tokens are taken for others."""
+"""Token files of other widths are recognized, and uint16 files are not mistaken for them."""
 
 from __future__ import annotations
 

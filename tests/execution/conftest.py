@@ -1,4 +1,4 @@
-"""One Ray cluster in this process for the tests of a module, what a driver needs besides, and a study for processes."""
+"""Fixtures: one Ray cluster per module, what a driver needs, and a study for tests with processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ray_cluster() -> Iterator[None]:
 
 
 class NoMirror:
-    """MLflow takes seconds to load, and these tests are not about it."""
+    """Replace MLflow, which takes seconds to load and is not tested here."""
 
     def __init__(self) -> None:
         self.announced: list[tuple[RunRecord, ArmRecord]] = []
@@ -56,7 +56,7 @@ class NoMirror:
 
 @dataclass
 class Bench:
-    """A planned study that a driver in this process trains, with the events that it told of."""
+    """A planned study, trained by a driver in this process, and the events that the driver reported."""
 
     plan: Plan
     store: StudyFolder
@@ -82,7 +82,7 @@ class Bench:
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
     def finish(self) -> None:
-        """Train what is left in this process, as a driver that was killed leaves it."""
+        """Train what is left in this process, starting from what a killed driver leaves."""
         self.store.write_study(record_study(self.plan, "0", ""))
         train_here(self.plan, find_unfinished(self.plan, self.store), self.store, self.corpus)
 
@@ -90,7 +90,7 @@ class Bench:
         return "\n".join(event.text for event in self.events)
 
     def curves(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-        """By arm and seed, without what the clock decides."""
+        """Curves by arm and seed, without values that depend on the clock."""
         return {
             f"{run.arm.name},{run.seed}": [
                 {key: value for key, value in record.items() if key not in TIMES}
@@ -105,7 +105,7 @@ MakeBench = Callable[..., Bench]
 
 @pytest.fixture(scope="module")
 def make_bench(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, ray_cluster: None) -> MakeBench:  # noqa: ARG001
-    """Plans a tiny study of two arms in a folder of its own, or in `folder`."""
+    """A function that plans a tiny study of two arms in a new folder, or in `folder`."""
     place = tmp_path_factory.mktemp("bench")
     grid = place / "grid.yaml"
 
@@ -130,7 +130,7 @@ def make_bench(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, ray_
 
 @pytest.fixture(scope="session")
 def process_grid(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Path:
-    """Four runs of a second or more each, on the CPU: long enough to be hit in the middle."""
+    """Four runs on the CPU that each take at least a second, long enough to be interrupted."""
     path = tmp_path_factory.mktemp("grid") / "grid.yaml"
     declared = {
         "study": "tiny",
@@ -149,7 +149,7 @@ def process_grid(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) ->
 
 @pytest.fixture(scope="session")
 def undisturbed_curves(process_grid: Path, tmp_path_factory: pytest.TempPathFactory) -> Curves:
-    """What that study comes to, trained in this process and without Ray."""
+    """The results of that study, trained in this process without Ray."""
     folder = tmp_path_factory.mktemp("undisturbed")
     study = load_study(process_grid)
     plan = build_plan(study, describe(study.data, folder))

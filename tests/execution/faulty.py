@@ -1,4 +1,4 @@
-"""Workers in which something breaks for real. A marker file in the study's folder makes it happen once."""
+"""Workers in which something really breaks. A marker file in the study's folder makes it happen only once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _FaultyWorker(RunWorker):
 
 
 class SuspendedWorker(_FaultyWorker):
-    """Stops like a process whose GPU hangs, in the middle of the first run; otherwise it gives signs often."""
+    """Hangs in the middle of the first run, like a process with a stuck GPU, and otherwise sends many heartbeats."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -51,8 +51,8 @@ class SuspendedWorker(_FaultyWorker):
 
 
 class LosingWorker(_FaultyWorker):
-    """As one of a group, dies in the middle of standard attention, once, and has no room for more than one sequence of
-    any other."""
+    """In a group of processes, dies once in the middle of standard attention, and has memory for only one sequence of
+    any other attention."""
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         def die() -> bool:
@@ -68,9 +68,9 @@ class LosingWorker(_FaultyWorker):
 
 
 class TroubledWorker(_FaultyWorker):
-    """Dies, as of a signal, of differential attention with more than 2 sequences at once, always in the middle of the
-    linear ensemble, and twice before standard attention begins; raises, the first time, from the second differential
-    attention."""
+    """Dies as from a signal: for differential attention with more than 2 sequences at once, always in the middle of the
+    linear ensemble, and twice before standard attention begins. Raises the first time that it trains the second
+    differential attention."""
 
     def train(self, job: Job) -> Result:
         if job.config["model"]["attention"]["name"] == "standard" and any(_is_first(self, name) for name in "ab"):
@@ -94,7 +94,7 @@ class TroubledWorker(_FaultyWorker):
 
 
 class SlowWorker(_FaultyWorker):
-    """Takes its time over each step, so that a test can come in between."""
+    """Takes so long per step that a test can act in between."""
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         def wait() -> bool:

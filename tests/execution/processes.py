@@ -1,4 +1,4 @@
-"""`ablate` as a process, and what it left behind."""
+"""Run `ablate` as a process, and read what it left behind."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def wait_until(happened: Callable[[], Any], process: subprocess.Popen[str]) -> N
 
 
 def is_in_mid_run(runs: Path) -> bool:
-    """Whether a run has a checkpoint and went on beyond it."""
+    """True if a run has a checkpoint and has trained further."""
     checkpoints = list(runs.glob("tiny/*/checkpoint.pt"))
     return any(len(read_curve(path.with_name("curve.jsonl"))) > 3 for path in checkpoints)
 
 
 def children(process: subprocess.Popen[str], *words: str) -> list[psutil.Process]:
-    """The processes below this one whose command line or name has one of the words."""
+    """The descendants of this process with one of these words in their name or command line."""
     found = []
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
@@ -61,7 +61,7 @@ def children(process: subprocess.Popen[str], *words: str) -> list[psutil.Process
 
 
 def curves(store: StudyFolder) -> Curves:
-    """By run, without what the clock decides."""
+    """Curves by run, without values that depend on the clock."""
     return {
         entry.run_id: [
             {key: value for key, value in record.items() if key not in TIMES}
@@ -72,7 +72,7 @@ def curves(store: StudyFolder) -> Curves:
 
 
 def mirrored(database: Path) -> Mapping[str, dict[str, Any]]:
-    """What the MLflow database holds, by run_id: tags, parameters, points."""
+    """The contents of the MLflow database by run_id: tags, parameters, points."""
     with sqlite3.connect(database) as connection:
         tags = connection.execute("SELECT run_uuid, key, value FROM tags").fetchall()
         params = connection.execute("SELECT run_uuid, key, value FROM params").fetchall()
@@ -95,7 +95,7 @@ def mirrored(database: Path) -> Mapping[str, dict[str, Any]]:
 
 
 def assert_is_mirrored(store: StudyFolder) -> None:
-    """MLflow has every point of every curve, each once."""
+    """Check that MLflow has every point of every curve exactly once."""
     found = mirrored(store.mlflow_database)
     runs = store.read_study().runs
     assert len(found) == len(runs)

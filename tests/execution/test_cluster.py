@@ -1,4 +1,4 @@
-"""Ray clusters on this machine: a node may die, a folder may be seen by one node alone, a job server takes a study."""
+"""Ray clusters on this machine: a node dies, only one node sees a folder, a job server accepts a study."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-c
 
 @pytest.fixture
 def hidden(tmp_path: Path) -> Path:
-    """A folder that the second node does not see: another file system lies over it there."""
+    """A folder that the second node does not see, because another file system is mounted over it there."""
     folder = tmp_path / "hidden"
     folder.mkdir()
     return folder
@@ -41,7 +41,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def job_server(tmp_path: Path, token: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:  # noqa: ARG001
-    """The address of the job server of a cluster of one node, on loopback."""
+    """The address of the job server of a one-node cluster on the loopback interface."""
     if get_dashboard_dependency_error() is not None:
         pytest.skip("the job server needs `ray[default]`")
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -61,8 +61,8 @@ def job_server(tmp_path: Path, token: None, monkeypatch: pytest.MonkeyPatch) -> 
 def cluster(
     tmp_path: Path, hidden: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address of a cluster of two nodes, and the second node's process group. The parameter is options of the
-    head."""
+    """The address of a cluster of two nodes, and the second node's process group. The parameter has options of the
+    head node."""
     if subprocess.run(["unshare", "-m", "true"], check=False).returncode:
         pytest.skip("a mount namespace of one's own takes root")
     for name in ("RAY_health_check_period_ms", "RAY_health_check_initial_delay_ms"):
@@ -139,7 +139,7 @@ def test_a_node_that_dies_takes_nothing_with_it(
     address, node = cluster
     runs = tmp_path / "runs"
     process = start("run", process_grid, "--runs", runs, "--address", address)
-    # Some of the first lines: whichever runs are on the two nodes, none of them is at its end.
+    # After only a few lines, no run on either node has ended.
     wait_until(lambda: sum(len(read_curve(path)) for path in runs.glob("tiny/*/curve.jsonl")) >= N_LINES, process)
     _kill_group(node)
     output, _ = process.communicate(timeout=PATIENCE_S)
@@ -176,7 +176,7 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     assert "4 runs, as the job " in sent.stdout
     store = StudyFolder(runs / "tiny")
     deadline = time.monotonic() + PATIENCE_S
-    while not (store.has_driver() and store.record.exists()):  # the job starts a while after it was taken
+    while not (store.has_driver() and store.record.exists()):  # the job starts some time after it was accepted
         assert time.monotonic() < deadline, "the job did not start"
         time.sleep(0.1)
     followed = run("status", "tiny", "--runs", runs, "--watch")

@@ -1,4 +1,4 @@
-"""The driver on a real cluster, with workers in which something breaks."""
+"""The driver on a real cluster, with workers that fail."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_no_lane_is_opened_for_which_there_is_no_run(make_bench, monkeypatch: py
 
 @pytest.fixture(scope="module")
 def troubled(make_bench):
-    """A study of four arms, all of which are in trouble, and how it ended."""
+    """A study of four arms that all fail in some way, and its outcome."""
     attentions = ["standard", "differential", "differential_v2", "linear_ensemble"]
     bench = make_bench(matrix={"attention": attentions})
     rule = Onlooker()
@@ -132,7 +132,7 @@ def test_a_rule_of_early_stopping_sees_every_line_once_whatever_becomes_of_its_w
 
 
 class Onlooker(Stopping):  # type: ignore[misc]
-    """Cuts nothing, and remembers what it was shown."""
+    """A rule that stops no run and remembers what it was shown."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[int]] = {}
@@ -178,7 +178,7 @@ def test_a_stop_from_another_terminal_keeps_checkpoints(bench, undisturbed) -> N
     assert outcome.exit_code == 130
     assert outcome.states.get("queued")
     assert "its checkpoint is kept" in bench.texts()
-    assert outcome.states == {"interrupted": 1, "queued": 1}  # the one with a checkpoint is not just queued
+    assert outcome.states == {"interrupted": 1, "queued": 1}  # the run with a checkpoint is interrupted, not queued
     bench.finish()
     assert bench.curves() == undisturbed
 
@@ -194,13 +194,13 @@ def test_a_run_that_is_cut_counts_as_censored_and_can_go_on(bench, undisturbed) 
     assert [run.arm.name for run in cut] == ["attention=differential"]
     assert "patience: none" in bench.texts()
     assert find_unfinished(bench.plan, bench.store, cut_counts=True) == []
-    bench.finish()  # without the rule, it goes on from where it was cut
+    bench.finish()  # without the rule, it resumes from where it was stopped
     assert bench.curves() == undisturbed
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB, where this user may mount one."""
+    """A file system of 16 MiB, if this user may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -268,7 +268,7 @@ def test_a_run_folder_that_is_broken_stopped_the_others_or_ended_well(make_bench
     broken, other = bench.plan.runs
     path = bench.store.run(broken.run_id).path
     if name:
-        (path / name).mkdir(parents=True)  # where a file must be
+        (path / name).mkdir(parents=True)  # a folder where a file must be
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a file where the folder must be")
@@ -293,7 +293,7 @@ def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
 
 
 class OneByOne(RunSource):
-    """Gives the runs that a plan has beyond the one that the driver was given."""
+    """A source of the runs that the plan has beyond those given to the driver."""
 
     def __init__(self, bench, whole) -> None:
         self.bench, self.whole = bench, whole

@@ -1,4 +1,4 @@
-"""Runs that ended and lost a file since: nothing is lost silently, and no good curve is trained again."""
+"""Runs that ended and then lost a file: nothing is lost silently, and no good curve is trained again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from in_process import ONE_CPU, train_here
 
 
 class Trained:
-    """A study of two finished runs, and what healing it says."""
+    """A study of two finished runs, and the messages of healing it."""
 
     def __init__(self, grid: Path, folder: Path) -> None:
         self.study = load_study(grid)
@@ -64,7 +64,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path) -> Trained
 
 @pytest.fixture
 def trained(kept: Trained) -> Trained:
-    """As it was after training, whatever the test before did."""
+    """The study as it was after training, whatever the previous test did."""
     backup = kept.store.path.with_name("backup")
     if not backup.exists():
         shutil.copytree(kept.store.path, backup)
@@ -76,7 +76,7 @@ def trained(kept: Trained) -> Trained:
 def test_a_whole_study_needs_nothing(trained: Trained) -> None:
     assert trained.heal() == ""
     config = json.loads(trained.folder.config.read_text())
-    config["train"] |= {"micro_batch_size": 1, "checkpoint_every": 7}  # which decide nothing
+    config["train"] |= {"micro_batch_size": 1, "checkpoint_every": 7}  # settings without effect on the result
     trained.folder.config.write_text(json.dumps(config))
     assert trained.heal() == ""
 
@@ -108,7 +108,7 @@ def test_lost_weights_were_not_noticed(trained: Trained, content: bytes | None) 
     said = trained.heal()
     assert f"remove its folder: {trained.folder.path}" in said
     assert "curve is whole" in said or "curves are whole" in said
-    assert (trained.heal(needs_weights=False) == "") == (content is None)  # cleaned away on purpose
+    assert (trained.heal(needs_weights=False) == "") == (content is None)  # removed on purpose by `ablate clean`
     assert "model.safetensors" in trained.folder.weights_flaw()
     assert trained.folder.curve.read_bytes() == curve
     assert not find_unfinished(trained.plan, trained.store)
@@ -137,7 +137,7 @@ def test_what_cannot_be_healed_is_named(trained: Trained, name: str, make: Calla
 
 @pytest.mark.parametrize("name", ["status.json", "config.json", "manifest.json"])
 def test_a_run_that_could_not_write_its_status_counted_as_queued(trained: Trained, name: str) -> None:
-    """What the status cannot tell is raised, so that the driver counts the run as failed and exits with 1."""
+    """An error that the status cannot record is raised, so the driver counts the run as failed and exits with 1."""
     worker = RunWorker(trained.store.path, trained.corpus, ONE_CPU)
     job = make_job(trained.plan, trained.run, ONE_CPU, {})
     trained.folder.status.unlink()

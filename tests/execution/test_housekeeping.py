@@ -1,4 +1,4 @@
-"""A study's disk budget while it trains."""
+"""The disk budget of a study that is training."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_the_worst_weights_go_while_others_train(tmp_path: Path) -> None:
         folder.write_status(Status("finished", step=4, n_steps=4))
     seen: list[Event] = []
     keeper = Housekeeper(store, Options("").keep, 2 * WEIGHTS, seen.append)
-    with CurveWriter(store.run("00").curve):  # the worst, but somebody is at it
+    with CurveWriter(store.run("00").curve):  # the worst run, but a worker is training it
         keeper.observe(Event("started"))
         assert all(store.run(run.run_id).weights.exists() for run in runs)
         keeper.observe(Event("ended", state="finished"))
     assert [store.run(run.run_id).weights.exists() for run in runs] == [True, False, False]
     assert [event.kind for event in seen] == ["started", "ended", "notice"]
     assert "the disk budget" in seen[-1].text
-    keeper.observe(Event("ended", state="finished"))  # not at once again
+    keeper.observe(Event("ended", state="finished"))  # not again immediately
     assert [event.kind for event in seen][3:] == ["ended"]

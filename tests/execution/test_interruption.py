@@ -1,4 +1,4 @@
-"""Who may end a study before its time, and who not. Nothing is trained here."""
+"""Which signals and requests may end a study early. Nothing is trained here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_stop_is_heard_from_the_moment_that_a_driver_is_at_work(store: StudyFo
         assert not interruption.look()
         store.request_stop()
         assert interruption.look()
-        assert not Interruption(store).look()  # of a driver that came later
+        assert not Interruption(store).look()  # from a later driver
     assert not store.has_driver()
 
 
@@ -125,5 +125,5 @@ def test_a_signal_to_every_process_of_a_job_was_taken_for_the_death_of_the_node(
     interruption = Interruption(store)
     with interruption.heard():
         assert not interruption.arrives_within(0)
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()  # the node was faster to die
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()  # the node died first
         assert interruption.arrives_within(10)

@@ -1,4 +1,4 @@
-"""What is left to train, in which order, and how long it will take."""
+"""Which runs are left to train, their order, and their estimated time."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
             write(store, run.run_id, Status("finished", step=12, n_steps=12, took_s=took))
     measured = estimate_seconds(plan, store, PACE)
     assert measured[three] == 30.5
-    for name in (one, two):  # never seen: off by as much as the one that was
+    for name in (one, two):  # not measured: its estimate is off by the same factor as the measured arm's
         assert measured[name] == pytest.approx(guessed[name] * 30.5 / guessed[three])
 
 
@@ -91,7 +91,7 @@ def test_where_nothing_failed_the_states_are_told_as_they_are(plan: Plan, tmp_pa
 
 
 class Mirrored:
-    """In place of an MLflow that has it all."""
+    """Replaces an MLflow that already has everything."""
 
     behind = None
 
@@ -99,7 +99,7 @@ class Mirrored:
 
 
 def test_the_record_tells_arms_apart_by_what_decides_their_results(write_grid, corpus_info: CorpusInfo) -> None:
-    """Two parts of a study that are merged have no other way to see that a rule differs, where seeds do too."""
+    """A merge of two parts with different seeds has no other way to see that a rule differs."""
 
     def identities(**changes: Any) -> list[str]:
         plan = build_plan(load_study(write_grid(**changes)), corpus_info)

@@ -1,4 +1,4 @@
-"""What a limit of minutes lets begin."""
+"""Which runs a limit of minutes allows to start."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def test_a_run_is_expected_to_be_as_fast_as_its_network(
     plan = build_plan(load_study(write_grid()), corpus_info)
     fast, slow, unknown, _ = plan.runs
     limit = TimeLimit(1, clock=lambda: now[0])
-    assert limit.allows(slow)  # nothing is known, and there is time
+    assert limit.allows(slow)  # no pace is known, and there is time
     limit.learn(fast, 10)
     limit.learn(slow, 40)
-    limit.learn(unknown, 0)  # one that was trained by nobody says nothing
+    limit.learn(unknown, 0)  # a run that took no time says nothing about the pace
     now[0] = 30
     assert limit.allows(fast)
     assert not limit.is_over
     assert not limit.allows(slow)
-    assert not limit.allows(unknown)  # as slow as the slowest
+    assert not limit.allows(unknown)  # assumed as slow as the slowest
     assert limit.is_over
-    assert limit.allows(fast)  # what still fits may begin
+    assert limit.allows(fast)  # a run that still fits may start
     assert limit.allows(_of_steps(slow, slow.arm.train.steps // 2))
     now[0] = 51
     assert not limit.allows(fast)

@@ -35,7 +35,7 @@ def test_what_ray_says_of_a_dead_worker_is_in_its_log_alone(tmp_path: Path, capf
 
 @pytest.fixture
 def usual(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The folder that is taken if TMPDIR is of no use."""
+    """The folder that is used if TMPDIR is unusable."""
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.delenv("TMPDIR", raising=False)
     return "/tmp"

@@ -22,14 +22,14 @@ from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import RunFolder, read_json
 
-# Half the micro-batch sums in another order; over a few steps that stays near float32's rounding of a loss of about 5.
+# Half the micro-batch sums in another order. Over a few steps the difference stays near float32's rounding.
 ROUNDING_32 = 1e-4
 
-# By default glibc comes to keep freed tensors in its heap, where the second run would find all that the first one had.
-# With a threshold of one's own, every large tensor is mapped by itself, and goes back when it is freed.
+# By default, glibc keeps freed tensors in its heap, and the second run would reuse the memory of the first one.
+# With an explicit threshold, every large tensor is mapped separately and returned to the system when it is freed.
 TENSORS_GO_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 
-# Trains the last run of a grid here, twice: with all the memory, and with what MEMORY leaves.
+# Trains the last run of a grid in this process twice: with all memory, then within the limit MEMORY.
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
@@ -140,7 +140,7 @@ def test_a_model_that_no_memory_here_holds_is_refused_before_anything_starts(
 def test_a_model_that_fits_somehow_is_not_refused(
     write_grid: Callable[..., Path], corpus_info: CorpusInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only what no micro-batch can spare counts, and only of runs that are left."""
+    """Only memory that no micro-batch can avoid counts, and only for runs that are left."""
     plan = build_plan(load_study(write_grid(train={"steps": 1, "batch_size": 10_000_000})), corpus_info)
     placement = Placement(cpus=1, gpus=0.0, lanes=1)
     check_memory(plan.study, plan.runs, placement)

@@ -1,4 +1,4 @@
-"""Which copies of the packages are in use."""
+"""The check that both packages come from one checkout."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_fingerprint_tells_versions_apart(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_node_with_another_version_trained_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two nodes, of which one answers with another fingerprint; no cluster is started."""
+    """Two nodes, one with a different fingerprint. No cluster is started."""
     nodes = [
         {"Alive": True, "Resources": {"CPU": 1.0}, "NodeID": "0" * 56, "NodeManagerAddress": f"10.0.0.{n}"}
         for n in (1, 2)

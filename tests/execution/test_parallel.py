@@ -1,4 +1,4 @@
-"""Runs that several processes train together: the same curve, whatever happens to any of them."""
+"""Runs trained by several processes together have the same curve, whatever happens to one of the processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ablate.execution.events import Event
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 
-# Two processes sum a batch in another order than one. A dozen float64 steps move the 14th digit at most.
+# Two processes sum a batch in a different order. After a dozen float64 steps, at most the 14th digit differs.
 ROUNDING_64 = 1e-12
-# nGPT's projections after each step, Muon's matrices, and two micro-batches in each process.
+# Covers nGPT's projections after each step, Muon's matrices, and two micro-batches per process.
 STUDY: Mapping[str, Any] = {
     "matrix": {"attention": ["standard", "differential"]},
     "model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "normalization": "ngpt"},

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
 ]
-ROUNDING_32 = 1e-4  # relative, after a dozen steps: two devices sum a batch in another order than one
+ROUNDING_32 = 1e-4  # relative, after a dozen steps: two devices sum a batch in a different order
 
 
 def test_two_gpus_train_as_one_does(write_grid: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The verbs that look at a study and act on it from another terminal. Nothing here trains."""
+"""Verbs that read a study or act on it from another terminal. Nothing is trained here."""
 
 from __future__ import annotations
 

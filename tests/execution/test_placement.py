@@ -1,4 +1,4 @@
-"""How many runs go side by side, and what is refused."""
+"""How many runs train at the same time, and which resources are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ablate run` as a process: real workers, real signals. The finished study equals an undisturbed one, bit for bit."""
+"""`ablate run` as a process, with real workers and signals. The study ends bit for bit like an undisturbed one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @dataclass(frozen=True)
 class Story:
-    """A study that Ctrl-C stopped in the middle and that the same command finished."""
+    """A study that Ctrl-C interrupted and the same command finished."""
 
     runs: Path
     interrupted: str
@@ -115,14 +115,14 @@ def test_retry_failed_tries_the_failed_runs_alone(process_grid: Path, tmp_path: 
     runs, settings = tmp_path / "runs", ("--set", "train.steps=20", "--set", "matrix.normalization=[prenorm]")
     planned = json.loads(run("plan", process_grid, "--runs", runs, *settings, "--json").stdout)
     obstacle = runs / "tiny" / planned[-1]["run_id"] / "config.json"
-    obstacle.mkdir(parents=True)  # where a file must be written
+    obstacle.mkdir(parents=True)  # a folder where a file must be written
     first = run("run", process_grid, "--runs", runs, *settings)
     assert first.returncode == 1, first.stdout + first.stderr
     assert "1 failed, 1 finished" in first.stdout
     assert "--retry-failed tries only them" in first.stdout
     assert "IsADirectoryError" in run("logs", planned[-1]["run_id"], "--runs", runs).stdout
     obstacle.rmdir()
-    shutil.rmtree(runs / "tiny" / planned[0]["run_id"])  # left as it is: not trained again now
+    shutil.rmtree(runs / "tiny" / planned[0]["run_id"])  # left as it is, not trained again
     again = run("run", process_grid, "--runs", runs, *settings, "--retry-failed")
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("started") == 1

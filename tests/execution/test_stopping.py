@@ -1,4 +1,4 @@
-"""Which runs early stopping cuts, and which never."""
+"""Which runs early stopping stops, and which it never stops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ablate.study import load_study
 
 @pytest.fixture
 def plan(write_grid: Callable[..., Path], tmp_path: Path) -> Plan:
-    """A baseline and five other arms, 27 steps each: rungs at 1, 3 and 9."""
+    """A baseline and five other arms of 27 steps, with rungs at 1, 3 and 9."""
     grid = write_grid(matrix={"model.n_layers": [1, 2, 3, 4, 5, 6]}, baseline={}, train={"steps": 27, "batch_size": 4})
     study = load_study(grid)
     return build_plan(study, describe(study.data, tmp_path))
@@ -30,7 +30,7 @@ def line(step: int, loss: float | None) -> list[dict[str, Any]]:
 def test_asha_lets_the_best_third_go_on(plan: Plan) -> None:
     asha = Asha()
     reasons = [asha.judge(run, line(9, 5.0 - index)) for index, run in enumerate(plan.runs)]
-    assert reasons == [""] * 6  # each was the best when it came
+    assert reasons == [""] * 6  # each run was the best when it arrived
     asha = Asha()
     reasons = [asha.judge(run, line(9, 1.0 + index)) for index, run in enumerate(plan.runs)]
     assert [bool(reason) for reason in reasons] == [False, False, True, True, True, True]

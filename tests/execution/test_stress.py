@@ -1,6 +1,6 @@
-"""A study that is hit at a random moment, by a random fault, ends like one that nobody touched.
+"""A study with a random fault at a random moment ends like an undisturbed one.
 
-`make test-stress COUNT=200` does it so often; the number of a trial is also its seed. `make test` has the first.
+`make test-stress COUNT=200` runs 200 trials, and the number of a trial is its seed. `make test` runs only the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COUNT = int(os.environ.get("ABLATE_STRESS_COUNT", "1"))
 MAX_RUNS = 4
 FAULTS = ("driver", "worker", "node", "suspended worker", "ctrl-c", "second driver", "everything")
 NOTICES = {"worker": "its worker died", "node": "the local Ray node died; starting another one"}
-SURE = 0.5  # of the study's lines: whoever is hit before these are written has work left
+SURE = 0.5  # of the study's lines: a fault before these are written leaves work to do
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -42,7 +42,7 @@ def inflict(fault: str, process: subprocess.Popen[str], draw: random.Random, gri
         for child in (*children(process, "ray"), *([process] if draw.random() < 0.5 else [])):
             child.kill()
     elif fault == "worker":
-        # The title names the method only while one runs, so any of them may be between two runs: all are hit.
+        # The title names the method only while it runs, so any worker may be between two runs: stop all of them.
         for child in children(process, "RunWorker"):
             child.kill()
     elif workers := children(process, "RunWorker"):
@@ -58,7 +58,7 @@ def test_nothing_is_lost(trial: int, process_grid: Path, undisturbed_curves: Cur
     moment = draw.random()
     n_lines = moment * sum(map(len, undisturbed_curves.values()))
     process = start(*arguments)
-    # A tail of runs ends between two looks, so the last moments are also those after the end.
+    # The last runs can end between two polls, so the last moments include those after the end.
     wait_until(lambda: sum(len(read_curve(path)) for path in tmp_path.glob("tiny/*/curve.jsonl")) >= n_lines, process)
     inflict(fault, process, draw, process_grid, tmp_path)
     output, _ = process.communicate(timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""What a person, a pipe and a program see of a study while it trains."""
+"""What a terminal, a pipe and a program see of a study that is training."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_terminal_cut_losses_in_two(plan: Plan) -> None:
     run = plan.runs[0]
     name = f"[1/20] {run.arm.name},seed={run.seed}: "
     out = io.StringIO()
-    # one column less than the line: the terminal itself would put the last digit into a line of its own
+    # one column less than the line: the terminal itself would wrap the last digit
     width = len(name + "finished, validation loss 2.2500") - 1
     view = View(Console(file=out, width=width, force_terminal=True))
     with view.shown(plan.runs, 2):
@@ -73,7 +73,7 @@ def test_a_terminal_cut_losses_in_two(plan: Plan) -> None:
 @pytest.mark.parametrize(("width", "height"), [(200, 60), (60, 8), (20, 3)])
 def test_the_live_table_fits_a_terminal_of_any_size(plan: Plan, width: int, height: int) -> None:
     view, console, _ = show(plan, terminal=True)
-    console.width, console.height = width, height  # as after a resize
+    console.width, console.height = width, height  # like after a resize
     with console.capture() as captured:
         console.print(view)
     text = re.sub("\x1b\\[[0-9;]*m", "", captured.get())

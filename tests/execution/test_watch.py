@@ -1,4 +1,4 @@
-"""A worker that hangs, told from one whose clock was set."""
+"""Telling a worker that hangs from one whose clock was changed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_clock_that_jumps_is_no_silence(status: Path) -> None:
     clock = Clock()
     watchdog = Watchdog(10.0, clock)
     watchdog.begin(status)
-    for index, moment in enumerate((0.0, 4e9, 1.0)):  # the worker's clock, set back and forth
+    for index, moment in enumerate((0.0, 4e9, 1.0)):  # the worker's clock is set back and forth
         write_atomic(status, str(index).encode())
         os.utime(status, (moment, moment))
         clock.now += 9.0

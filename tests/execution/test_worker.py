@@ -1,4 +1,4 @@
-"""One worker, without Ray: it runs in this process."""
+"""One worker in this process, without Ray."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_worker(tmp_path: Path, write_grid: Callable[..., Path]) -> Callable[...
 
 
 def losses(folder: RunFolder) -> list[dict[str, Any]]:
-    """The curve without what the clock decides."""
+    """The curve without values that depend on the clock."""
     return [{key: value for key, value in record.items() if key not in TIMES} for record in read_curve(folder.curve)]
 
 
@@ -171,7 +171,7 @@ def test_a_run_without_a_share_of_a_gpu_trains_on_the_cpu_where_there_are_gpus(
 def test_a_checkpoint_never_outlives_its_curve_where_the_machine_dies(
     make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was waited for is on the disk; of the rest, take the worst to be lost."""
+    """Keep what was synced to disk, and assume that the rest is lost."""
     worker, job, folder = make_worker()
     on_disk: dict[int, int] = {}
     saved: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Foreign runs in the neutral form that every reader fills, without the program that logged them."""
+"""Runs of other programs in the form that every reader fills, without those programs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ablate.tracking.study_record import State
 
 STEPS = tuple(range(0, 2001, 100))
 DAY = 86_400.0
-Points = Sequence[tuple[float, float, float]]  # step, value, seconds since the run began
+Points = Sequence[tuple[float, float, float]]  # step, value, seconds since the start of the run
 
 
 def slow(step: float) -> float:
@@ -33,7 +33,7 @@ LOSSES = {"gpt": slow, "new": fast}
 
 
 class Lab:
-    """Collects runs; a day lies between the starts of two."""
+    """Collects runs that start a day apart."""
 
     def __init__(self) -> None:
         self.runs: list[LoggedRun] = []
@@ -70,7 +70,7 @@ class Lab:
         metric: str = "val/loss",
         **facts: object,
     ) -> str:
-        """Steps from `first` to `last`, evaluated every 100, `pace` seconds each; seeds differ by an offset."""
+        """A curve from step `first` to `last`, evaluated every 100, at `pace` seconds per step, offset per seed."""
         offset = seed / 100 if isinstance(seed, int) else 0.0
         tell = clock or (lambda step: (step - first) * pace + 5)
         points = [(s, LOSSES[arm](s) + offset, tell(s)) for s in STEPS if first <= s <= last]

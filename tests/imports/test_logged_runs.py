@@ -1,4 +1,4 @@
-"""Foreign runs are read with care: what cannot be established is left out and said, and never becomes a ratio."""
+"""Runs of other programs: a value that cannot be established is left out with a note, and never becomes a ratio."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pairs(arms: tuple[str, ...] = ("gpt", "new"), **facts: object) -> Lab:
 
 
 def caveats(lab: Lab) -> str:
-    """What the reader sees beside the verdict."""
+    """The notes that the reader sees beside the verdict."""
     report = make_report(rebase(lab.read(), {"arm": "gpt"}), ReportOptions())
     assert all(caveat in report.answer[-1] for caveat in report.record.caveats[1:])
     return report.answer[-1].lower()
@@ -51,7 +51,7 @@ def test_the_halves_of_a_requeued_training_are_one_training(requeued: tuple[int,
         else:
             lab.train("new", seed, 0, 2000, 1.25, tokens_per_step=1000)
     assert lab.compare("steps").ratio == lab.compare("tokens").ratio == TWICE
-    lost = (cut - resumed) * 1.25 if resumed < cut else 0.0  # both clocks count, so work that was lost does, too
+    lost = (cut - resumed) * 1.25 if resumed < cut else 0.0  # both clocks count, so lost work counts too
     seconds = [run for run in lab.read().runs if run.arm == "new"][requeued[0]].cost("seconds")
     assert seconds[-1] == pytest.approx(2000 * 1.25 + lost, abs=130)
     assert (np.diff(seconds) >= 0).all()
@@ -64,7 +64,7 @@ def test_the_halves_of_a_requeued_training_are_one_training(requeued: tuple[int,
 def test_a_second_half_without_its_first_is_no_ratio_of_401(begins_at: int) -> None:
     lab = pairs(("gpt",))
     for seed in range(3):
-        if begins_at == 1500:  # what comes between is missing
+        if begins_at == 1500:  # the steps in between are missing
             lab.train("new", seed, 0, 500, state="failed")
         lab.train("new", seed, begins_at, 2000)
     row = lab.compare("seconds")
@@ -111,7 +111,7 @@ def test_an_empty_or_smoke_run_takes_no_place_of_the_real_one(curves: dict[str, 
     is_diverged = state != "running" and any(math.isnan(p[1]) for points in curves.values() for p in points)
     for seed in range(3):
         lab.log(curves, {"arm": "new", "seed": seed}, state)  # type: ignore[arg-type]
-    if is_diverged:  # it ended by itself and is the latest: leaving it out would choose the better one
+    if is_diverged:  # it ended normally and is the latest, so leaving it out would select the better run
         assert lab.compare().bound == "at_most"
         return
     assert (lab.compare().ratio, lab.compare().n_pairs) == (TWICE, 3)
@@ -152,9 +152,9 @@ def history(*points: tuple[float, float]) -> History:
     ("points", "kept"),
     [
         ([(0, 0), (100, 1), (200, 2), (100, 3), (200, 4), (300, 5)], [0, 3, 4, 5]),
-        ([(0, 0), (100, 1), (200, 2), (300, 3), (150, 4), (250, 5)], [0, 1, 4, 5]),  # on other steps than before
+        ([(0, 0), (100, 1), (200, 2), (300, 3), (150, 4), (250, 5)], [0, 1, 4, 5]),  # at different steps than before
         ([(0, 0), (100, 1), (200, 2), (300, 3), (0, 4), (100, 5)], [4, 5]),
-        ([(0, 0), (100, 1), (200, 2), (300, 3), (100, 4)], [0, 4, 2, 3]),  # the best checkpoint, evaluated again
+        ([(0, 0), (100, 1), (200, 2), (300, 3), (100, 4)], [0, 4, 2, 3]),  # the best checkpoint is evaluated again
         ([(0, 0), (100, 1), (100, 2), (200, 3)], [0, 2, 3]),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_clock_that_was_set_back_drops_no_point_and_gives_no_seconds() -> None
     [
         (lambda step: step + 5 + (DAY if step > 1000 else 0), "the clock jumps"),  # it waited in a queue
         (lambda step: step / 4000, "points were logged all at once"),
-        (lambda step: step / 20, ""),  # a faster device is no fault
+        (lambda step: step / 20, ""),  # a faster device is not an error
         (lambda step: step / 50, "too little per step"),
         (lambda _: 5.0, "the clock does not grow"),
     ],
@@ -224,11 +224,11 @@ def test_time_before_the_first_step_is_no_cost_or_none_is_known() -> None:
     [
         (lambda step: 1000.0 * step, ""),
         (lambda step: 1000.0 * (step + 1), ""),  # the first step is called 0
-        (lambda _: 1000.0, "the count does not grow with the steps"),  # of one step
-        (lambda step: 1000.0 * (step % 1000), "the count goes back"),  # starts again after a resume
+        (lambda _: 1000.0, "the count does not grow with the steps"),  # a curve of one step
+        (lambda step: 1000.0 * (step % 1000), "the count goes back"),  # the count starts again after a resume
         (lambda step: 1e7 + 1000.0 * step, "the count does not begin where the training begins"),
         (lambda step: 1000.0 * step + (1e6 if step > 500 else 0), "the count jumps"),
-        (lambda step: step / 1e4, "too little per step"),  # millions of tokens, beside tokens
+        (lambda step: step / 1e4, "too little per step"),  # millions of tokens, next to tokens
     ],
 )
 def test_tokens_that_are_not_those_of_the_training_give_no_ratio(tokens: Callable[[float], float], reason: str) -> None:
@@ -242,7 +242,7 @@ def test_tokens_that_are_not_those_of_the_training_give_no_ratio(tokens: Callabl
 
 
 def test_seconds_are_of_one_kind_in_all_runs() -> None:
-    """Training time in one arm and time with evaluation in the other would be a ratio of two things."""
+    """Training time in one arm and time including evaluation in the other must not form a ratio."""
     lab = Lab()
     for seed in range(3):
         lab.train("gpt", seed)
@@ -255,7 +255,7 @@ def test_seconds_are_of_one_kind_in_all_runs() -> None:
 
 
 def epochs(lab: Lab, arm: str, seed: int, loss: Callable[[float], float], train: bool, **facts: object) -> None:
-    """Evaluated once for each epoch of 100 steps, by the number of the epoch."""
+    """Evaluated once per epoch of 100 steps, logged by epoch number."""
     curves = {"val/loss": [(e, loss(100 * e) + seed / 100, 100 * e + 2) for e in range(1, 21)]}
     if train:
         curves["train_loss"] = [(s, loss(s), s + 1) for s in range(0, 2001, 20)]

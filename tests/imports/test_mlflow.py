@@ -1,4 +1,4 @@
-"""Studies that only MLflow knows, written by plain MlflowClient as anybody's training code would."""
+"""Studies that only MLflow has, logged with a plain MlflowClient as any training code would."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ablate.imports.mlflow import MlflowReader, read_mlflow_study, read_points
 from ablate.imports.names import Names
 from foreign_runs import FAST, SLOW, STEPS, Experiments
 
-# MLflow and SQLAlchemy deprecate each other's and their own calls.
+# MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -43,7 +43,7 @@ def compare(experiments: Experiments, experiment: str, axis: str = "steps", **ch
 def test_arms_are_compared_in_pairs_by_the_tags_arm_and_seed(experiments: Experiments) -> None:
     experiments.pair("plain")
     row = compare(experiments, "plain")
-    # Between steps 40 and 80, where the loss of the fast arm passes 5 - ln(161) / 2, linearly in the logarithm.
+    # The fast arm passes 5 - ln(161) / 2 between steps 40 and 80, linearly in the logarithm of the steps.
     fraction = (math.log(161) - math.log(81)) / (math.log(161) - math.log(81))
     assert row.ratio == pytest.approx(160 / math.exp(math.log(40) + fraction * math.log(2)))
     assert (row.n_pairs, row.n_reached, row.method) == (3, 3, "paired t on the log ratio")
@@ -265,7 +265,7 @@ def test_a_folder_of_files_gives_the_same_as_a_database(
 
 
 def test_a_server_gives_the_same_as_its_database(experiments: Experiments, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a server is asked for is what the client gives, here without a network between the two."""
+    """Answers a server's requests from the client, without a network."""
     experiments.pair("served", 2)
     straight = read(experiments, "served")
     reader = MlflowReader(experiments.uri)

@@ -1,4 +1,4 @@
-"""Small models for the contract tests: every registered variant with its default knobs, and the knobs worth a case."""
+"""Small models for the contract tests: every registered variant with its defaults, and with other knobs."""
 
 from __future__ import annotations
 
@@ -96,18 +96,18 @@ def tiny(**settings: Any) -> ModelConfig:
 
 
 def _needs_bias(settings: Mapping[str, Any]) -> bool:
-    """Layer norms are tested with their biases, which the model's `bias` switches."""
+    """Turn on the model's `bias`, so that layer norms are tested with biases."""
     normalization = settings.get("normalization")
     return isinstance(normalization, Mapping) and normalization.get("norm") == "layernorm"
 
 
 def is_refused(attention: Mapping[str, Any], normalization: Mapping[str, Any]) -> bool:
-    """The one pair that a config refuses: a second norm of queries and keys inside nGPT."""
+    """True for the one pair that a config refuses: a second norm of queries and keys inside nGPT."""
     return "qk_norm" in attention and normalization["name"] == "ngpt"
 
 
 def settings() -> Iterator[dict[str, Any]]:
-    """What the contract tests build: the pairs; then the other axes and settings under pre-norm and under nGPT."""
+    """The cases of the contract tests: all pairs, then other axes and settings under pre-norm and nGPT."""
     for attention, normalization in pairs():
         yield {"attention": attention, "normalization": normalization}
     others = [
@@ -130,7 +130,7 @@ def kinds() -> list[dict[str, str]]:
 
 
 def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    """Every attention with every normalization; cases with knobs with a few of the other axis."""
+    """Every attention with every normalization. Cases with knobs meet only some variants of the other axis."""
     for attention in variants("attention"):
         for normalization in variants("normalization"):
             has_few_knobs = len(attention) == 1 and len(normalization) == 1
@@ -141,7 +141,7 @@ def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
 
 
 def scrambled(config: ModelConfig, dtype: torch.dtype = torch.float64, backend: str = "auto") -> GPT:
-    """A model whose every parameter, also those that start at a constant, has been moved off its start."""
+    """A model with all parameters, even constant ones, moved away from their initial values."""
     model = GPT(config, backend=backend).to(dtype)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Configurations in which every two settings meet, derived from what the variants declare.
+"""Configurations in which every two settings meet, derived from the declarations of the variants.
 
-A new knob, variant or setting of the model is covered without a line here.
+A new knob, variant or model setting is covered without a change here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ablate_model.knobs import literal_values
 
 Factors = Mapping[str, Sequence[Any]]  # dotted path into the model's mapping -> the values to try
 Row = dict[str, Any]
-LENGTH = 13  # of the sequences: longer than what sdpa pads, and than each window
+LENGTH = 13  # of the sequences: longer than sdpa's padding and than each window
 GIVEN = {"context_length": LENGTH}
-UNTRIED = {*SIZES, "dropout", "weight_dtype"}  # dropout is off in eval mode; bfloat16 rounds away what is compared
+UNTRIED = {*SIZES, "dropout", "weight_dtype"}  # dropout is off in eval mode; bfloat16 would round away the differences
 NUMBERS: Mapping[type, Sequence[Any]] = {int: (1, 2), float: (0.5,)}
 MORE_NUMBERS: Mapping[type, Sequence[Any]] = {int: (1, 2, 4), float: (0.0, 0.5, 2.0)}
 LISTS: Mapping[str, Sequence[Any]] = {"dropped": ((), ("mlp/0",), ("attention/1",))}
@@ -42,7 +42,7 @@ def knob_factors(axis: str, variant: str, numbers: Mapping[type, Sequence[Any]] 
 
 
 def _field_values(cls: type[BaseModel], numbers: Mapping[type, Sequence[Any]]) -> dict[str, list[Any]]:
-    """The default of each field, every word and flag that it takes, and some numbers; groups of knobs by field."""
+    """The default of each field, all its words and flags, and some numbers; groups of knobs by field."""
     factors: dict[str, list[Any]] = {}
     for name, info in cls.model_fields.items():
         if name in TABLES or name in LISTS or info.is_required():
@@ -73,10 +73,10 @@ def parse(row: Row, **given: Any) -> ModelConfig | None:
 
 
 def cover(factors: Factors, fixed: Row, free: Factors = {}) -> Iterator[Row]:  # noqa: B006 - never changed
-    """Rows in which every two values meet that the package does not refuse to combine.
+    """Rows in which every two values meet, except pairs that the package refuses.
 
-    `free` factors are no part of the model. Raises AssertionError for a pair that could not be placed although the
-    package accepts the two by themselves.
+    `free` factors are not part of the model. Raises AssertionError for a pair that could not be placed although the
+    package accepts it.
     """
     draw = random.Random(0)
     values = {**factors, **free}
@@ -107,7 +107,7 @@ def _is_accepted(chosen: Mapping[str, int], values: Factors, fixed: Row, free: F
 def _complete(
     chosen: dict[str, int], values: Factors, missing: set[Any], fixed: Row, free: Factors, draw: random.Random
 ) -> dict[str, int]:
-    """A value for every factor: of those that the package accepts so far, the one with the most missing pairs."""
+    """A value for every factor: the accepted value with the most missing pairs."""
     rest = [name for name in values if name not in chosen]
     draw.shuffle(rest)
     for name in rest:

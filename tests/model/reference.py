@@ -1,4 +1,4 @@
-"""A naive float64 GPT, written from the formulas alone: one sequence, one head, one map at a time."""
+"""A naive float64 GPT, written only from the formulas: one sequence, one head, one map at a time."""
 
 from __future__ import annotations
 

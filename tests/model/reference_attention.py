@@ -16,7 +16,7 @@ from ablate_model import ModelConfig
 
 @dataclass
 class Site:
-    """What a naive attention needs to know about where it stands."""
+    """What a naive attention needs to know about its block."""
 
     config: ModelConfig
     layer: int

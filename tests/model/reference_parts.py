@@ -1,4 +1,4 @@
-"""The pieces of the naive model that its attentions and its blocks share."""
+"""The parts of the naive model that its attentions and blocks share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Get = Callable[[str], Tensor]
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:
-    """Norm(x), and 0 where x is 0 but for rounding: the fast model's convention."""
+    """Norm(x), and 0 if x is 0 up to rounding, as in the fast model."""
     is_zero = x.detach().square().sum(dim, keepdim=True) < 1e-12
     safe = torch.where(is_zero, torch.ones_like(x), x)
     return torch.where(is_zero, torch.zeros_like(x), safe / safe.square().sum(dim, keepdim=True).sqrt())

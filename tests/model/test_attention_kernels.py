@@ -1,4 +1,4 @@
-"""attention(): every backend against the written-out formula."""
+"""attention(): every backend against the explicit formula."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ablate_model.kernels.call import BackendError, Call
 from ablate_model.kernels.flex import attend_flex
 from ablate_model.kernels.sdpa import _align
 
-# eager FlexAttention, which is what there is on a CPU, says that it is slow, and looks at .grad of what it captures
+# on a CPU, FlexAttention is eager: it warns that it is slow, and reads .grad of what it captures
 pytestmark = pytest.mark.filterwarnings(
     "ignore:flex_attention called without torch.compile", "ignore:The .grad attribute of a Tensor"
 )
@@ -60,7 +60,7 @@ SETTINGS = ALONE + TOGETHER
 
 
 def calls() -> Iterator[Any]:
-    """Every backend with every setting; those of ALONE, which TOGETHER has again, are slow to trace for flex."""
+    """Every backend with every setting. For flex, ALONE is left out: it is slow to trace, and TOGETHER covers it."""
     for backend, (index, settings) in itertools.product(["auto", *BACKENDS], enumerate(SETTINGS)):
         marks = [pytest.mark.slow] if backend == "flex" and settings in ALONE else []
         yield pytest.param(backend, index, id=f"{backend}-{settings}", marks=marks)
@@ -121,7 +121,7 @@ def naive(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, sink: Tensor | None, se
 
 @dataclass(frozen=True)
 class Case:
-    """The inputs of a call, and what the formula says: the output, and the gradients in the inputs that have one."""
+    """The inputs of a call, the formula's output, and its gradients with respect to the inputs."""
 
     knobs: dict[str, Any]
     inputs: list[Tensor]
@@ -131,7 +131,7 @@ class Case:
 
 @functools.cache
 def write_out(index: int) -> Case:
-    """The case of SETTINGS[index], whose formula is as slow as it is plain: once for all backends."""
+    """The case of SETTINGS[index], computed once for all backends because the formula is slow."""
     settings = SETTINGS[index]
     q, k, v = make(**{key: value for key, value in settings.items() if key in SHAPES})
     bias = make_bias(settings.get("bias"), q, k)
@@ -147,7 +147,7 @@ def write_out(index: int) -> Case:
 @pytest.mark.parametrize(("backend", "index"), list(calls()))
 def test_backends_equal_the_formula(backend: str, index: int) -> None:
     case = write_out(index)
-    has_gradients = backend != "flex"  # torch has none for it on a CPU; tests marked gpu compare them
+    has_gradients = backend != "flex"  # torch has none for it on a CPU; GPU tests compare them
     try:
         with torch.set_grad_enabled(has_gradients):
             out = attention(**case.knobs, backend=backend)
@@ -161,7 +161,7 @@ def test_backends_equal_the_formula(backend: str, index: int) -> None:
 
 
 def test_auto_never_refuses() -> None:
-    """The skip above is for backends asked for by name only."""
+    """Only a backend that was requested by name may be skipped above."""
     for settings in SETTINGS:
         q, k, v = make(n_queries=settings.get("n_queries", 7), n_keys=settings.get("n_keys", 7))
         attention(q, k, v, softcap=settings.get("softcap"), bias=make_bias(settings.get("bias"), q, k))
@@ -218,7 +218,7 @@ def test_the_choice_is_reported_with_its_reason(settings: dict[str, Any], reason
     ids=str,
 )
 def test_what_a_gpu_computes_on(settings: dict[str, Any], dtype: torch.dtype, backend: str) -> None:
-    """Asked of tensors that are on a GPU by name only."""
+    """The backend for tensors that only claim to be on a GPU."""
     with FakeTensorMode():
         q, k, v = (torch.empty(2, n, 4, 8, dtype=dtype, device="cuda:0") for n in (settings.get("n_queries", 7), 7, 7))
         decay = torch.empty(2, 4, 7, device="cuda:0")
@@ -270,7 +270,7 @@ def test_flex_is_traced_whole(settings: dict[str, Any]) -> None:
 
 
 def test_padding_to_an_even_multiple_of_eight_changes_nothing() -> None:
-    """What a GPU is given for maps of 42 features."""
+    """The backend that a GPU gets for maps of 42 features."""
     q, k, v = make(v_width=6)
     padded = attention(*(_align(x) for x in (q, k, v)), scale=0.5, backend="sdpa")
     torch.testing.assert_close(padded[..., :6], attention(q, k, v, scale=0.5), atol=FLOAT64, rtol=FLOAT64)
@@ -280,7 +280,7 @@ def test_padding_to_an_even_multiple_of_eight_changes_nothing() -> None:
 
 @pytest.mark.slow
 def test_flex_takes_another_softcap_in_the_same_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiled as it is on a GPU. torch makes a symbol of a number that was another one in the call before."""
+    """Compile as on a GPU. torch replaces a number by a symbol once it changes between two calls."""
     q, k, v = (torch.randn(2, 128, 2, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
     torch._dynamo.reset()
     monkeypatch.setattr(flex, "flex_attention", torch.compile(flex.flex_attention))

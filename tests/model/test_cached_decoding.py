@@ -1,4 +1,4 @@
-"""Decoding with a cache: every option of every attention beside every other one, in prompts and steps of any size."""
+"""Decoding with a cache: every option of every attention with every other one, in prompts and steps of any size."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from ablate_model.kernels.bias import DecayBias
 from ablate_model.linear import bitnet_b158
 
 FLOAT64 = 1e-9
-CHUNKS = [[1, 1, 2, 6, 3]]  # single steps below and at a window; then more than one, after few and after many tokens
+CHUNKS = [
+    [1, 1, 2, 6, 3]
+]  # single steps below and at a window, then several tokens at once, after few and after many tokens
 EVERY_CHUNK = [*CHUNKS, *([size] * (LENGTH // size) + [LENGTH % size] * (LENGTH % size > 0) for size in range(1, 14))]
 BACKENDS = {"backend": ["auto", "math"]}
 
 
 @pytest.fixture(autouse=True)
 def no_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ratios of ternary sums often lie exactly between two levels, where the last bit decides."""
+    """Ratios of ternary sums are often exactly between two levels, so the last bit decides."""
     monkeypatch.setattr(bitnet_b158, "quantize_activations", lambda x: x)
 
 

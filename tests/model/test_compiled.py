@@ -11,7 +11,7 @@ from cases import kinds, tiny
 
 from ablate_model import GPT
 
-# torch warns itself: dynamo looks at .grad of every input, Inductor imports modules that still use TorchScript
+# torch triggers its own warnings: dynamo reads .grad of every input, and Inductor still uses TorchScript
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor", "ignore:.*torch.jit:DeprecationWarning"
 )
@@ -58,7 +58,7 @@ def test_every_kind_trains_compiled_as_eager(settings: dict[str, str]) -> None:
 
 @needs_compiler
 def test_layers_of_different_depth_share_one_graph() -> None:
-    """lambda_init differs by layer; were it a number, each layer would be compiled anew."""
+    """lambda_init differs by layer. If it were a number, each layer would be compiled again."""
     torch._dynamo.reset()
     model = GPT(tiny(n_layers=6, attention="differential"))
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")

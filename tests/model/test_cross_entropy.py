@@ -1,4 +1,4 @@
-"""The fused head loss against torch's own on whole logits."""
+"""The fused head loss against torch's cross-entropy on full logits."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from ablate_model.kernels import cross_entropy
 from ablate_model.kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 
 FLOAT64_TOLERANCE = 1e-13  # the same sums in another order
-BFLOAT16_RATIO = 1.1  # both ways round the same logits and the same gradient of them to bfloat16
+BFLOAT16_RATIO = 1.1  # both round the same logits and the same gradients to bfloat16
 
 
 def naive(h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None) -> Tensor:
@@ -39,7 +39,7 @@ def test_loss_and_gradients_equal_those_of_whole_logits(
     h_nd, weight_vd, targets_n = draw(10, 7, 5)
     loss = linear_cross_entropy(h_nd, weight_vd, targets_n, softcap)
     expected = naive(h_nd, weight_vd, targets_n, softcap)
-    factor = 0.25  # as gradient accumulation scales it
+    factor = 0.25  # scaled as in gradient accumulation
     found = torch.autograd.grad(loss * factor, (h_nd, weight_vd))
     wanted = torch.autograd.grad(expected * factor, (h_nd, weight_vd))
     for one, other in zip((loss, *found), (expected, *wanted), strict=True):
@@ -79,7 +79,7 @@ def test_bfloat16_is_as_exact_as_autocast_over_whole_logits(is_compiled: bool) -
     ids=str,
 )
 def test_what_a_gpu_computes_is_the_loss_of_the_logits(settings: dict[str, object]) -> None:
-    """s_z in the rows of the matrix instead of on the logits, which a CPU keeps."""
+    """Apply s_z to the rows of the matrix instead of to the logits, as on a GPU."""
     model = scrambled(tiny(**settings))
     ids, targets = tokens(), tokens().roll(-1, 1)
     h_btd, weight_vd = model.read_end(model.encode(ids))

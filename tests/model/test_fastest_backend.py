@@ -1,4 +1,4 @@
-"""The measured choice of an attention backend, and what is remembered of it."""
+"""The measured choice of an attention backend, and its cache."""
 
 from __future__ import annotations
 

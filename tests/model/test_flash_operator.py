@@ -1,4 +1,4 @@
-"""flash-attn-4 as an operator of ours, with a stand-in for the package, which needs a GPU."""
+"""flash-attn-4 as a custom operator, with a stand-in for the package, which needs a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written_out(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, win
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """A flash_attn.cute with the real one's signatures, which records what it was asked."""
+    """A stand-in for flash_attn.cute with the same signatures, which records its calls."""
     asked: dict[str, Any] = {}
 
     def flash_attn_func(
@@ -55,7 +55,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
             inputs = [x.detach().requires_grad_() for x in (q, k, v)]
             return torch.autograd.grad(written_out(*inputs, scale, causal, window, softcap), inputs, dout)
 
-        with ThreadPoolExecutor(1) as another:  # inside an operator torch records no gradients on this thread
+        with ThreadPoolExecutor(1) as another:  # torch records no gradients on this thread inside an operator
             return tuple(gradient.contiguous() for gradient in another.submit(differentiate).result())
 
     cute, interface = types.ModuleType("flash_attn.cute"), types.ModuleType("flash_attn.cute.interface")

@@ -1,4 +1,4 @@
-"""Triton's kernels against the naive code in float64: on a GPU where there is one, else in Triton's interpreter."""
+"""Triton's kernels against naive float64 code, on a GPU if there is one, else in Triton's interpreter."""
 
 import os
 
@@ -24,8 +24,11 @@ from ablate_model.position.rope import RopeEncoding, rotate_pairs
 from ablate_model.pruning import measure_importance
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROUNDING = 1e-6  # of a gradient that is a small difference of large sums: one number's, or one that is zero
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of the norm: one rounding of inputs, outputs and gradients
+ROUNDING = 1e-6  # for a gradient that is a small difference of large sums: of a scalar, or one that is zero
+TOLERANCE = {
+    torch.float32: 2e-5,
+    torch.bfloat16: 1e-2,
+}  # relative to the norm: one rounding of inputs, outputs and gradients
 
 
 def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -110,7 +113,7 @@ def test_summed_maps(
     ids=str,
 )
 def test_projected_vectors(dtype: torch.dtype, dim: int, shape: tuple[int, int]) -> None:
-    """Tiles of columns that end with the matrix and before it; from 1,057 rows on a program has several."""
+    """Tiles that end at the last column and beyond it. From 1,057 rows on, a program has several tiles."""
     matrix = draw(*shape, seed=1, dtype=dtype).detach()
     (matrix if dim else matrix.T)[1:2] = 1e-3 * NOISE_NORM
     exact = matrix.double()
@@ -171,7 +174,7 @@ def test_a_model_of_fused_operations_equals_the_naive_one(changes: dict, monkeyp
 def test_the_mlp_reads_the_stream_in_the_type_of_its_products(
     linear: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layer that quantises its input reads float32, under autocast too; so does its attention's output layer."""
+    """A layer that quantizes its input reads float32, also under autocast. So does its attention's output layer."""
     for module in (ngpt, maps):
         monkeypatch.setattr(module, "is_fusible", lambda _: True)
     shapes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "vocab_size": 32, "context_length": 8}

@@ -1,4 +1,4 @@
-"""The kernels in Triton against their twins in torch."""
+"""Triton's kernels against the same operations in torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(not (torch.cuda.is_available() and HAS_TRITON), reason="needs a CUDA device and Triton"),
 ]
 ROUNDING_32 = 1e-6  # relative, of a float32 norm
-BFLOAT16_RATIO = 1.2  # times the error of autocast over whole logits, which rounds the weight's gradient once more
+BFLOAT16_RATIO = 1.2  # times the error of autocast on full logits, which rounds the weight's gradient once more
 
 
 @pytest.mark.parametrize("dim", [0, 1])

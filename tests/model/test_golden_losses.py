@@ -1,4 +1,4 @@
-"""The loss of every variant at fixed weights: who changes its mathematics meets this table, and raises `version`."""
+"""The loss of every variant at fixed weights. A change of its mathematics fails here and must raise `version`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GOLDEN: dict[tuple[str, str, int], float] = {
 
 
 def compute_loss(axis: str, name: str) -> float:
-    """In float64; weights are sines, so that no random generator takes part, spread as the variant's own start."""
+    """The loss in float64. Weights are sines, not random numbers, scaled like the variant's initialization."""
     model = GPT(tiny(**{axis: name})).double()
     with torch.no_grad():
         for index, (_, parameter, spec) in enumerate(walk_parameters(model)):

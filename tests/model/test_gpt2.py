@@ -1,4 +1,4 @@
-"""GPT-2 checkpoints of other origin."""
+"""GPT-2 checkpoints from other sources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG = {"model_type": "gpt2", "n_embd": 12, "n_layer": 2, "n_head": 3, "vocab_
 
 
 def random_gpt2() -> dict[str, Tensor]:
-    """Weights of a small GPT-2, under the names and in the layouts of Hugging Face's."""
+    """Weights of a small GPT-2 with the names and layouts of Hugging Face's."""
     generator = torch.Generator().manual_seed(0)
     d, shapes = 12, {"wte.weight": (17, 12), "wpe.weight": (9, 12), "ln_f.weight": (12,), "ln_f.bias": (12,)}
     for layer in range(2):
@@ -30,7 +30,7 @@ def random_gpt2() -> dict[str, Tensor]:
 
 
 def gpt2_logits(w: dict[str, Tensor], ids_t: Tensor) -> Tensor:
-    """GPT-2 written out once more, in float64, from its published code's conventions: x W + b, three heads of four."""
+    """An independent GPT-2 in float64 that follows the published code: x W + b, three heads of four."""
     w = {name: value.double() for name, value in w.items()}
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -125,7 +125,9 @@ def test_buffers_duplicates_and_a_tied_head_of_others_were_refused(tmp_path: Pat
     masks |= {f"transformer.h.{i}.attn.masked_bias": torch.tensor(-1e4) for i in range(2)}
     assert_whole(write_folder(tmp_path, {**weights, **masks}))
     assert_whole(write_folder(tmp_path, {**weights, "module.wte.weight": weights["transformer.wte.weight"].clone()}))
-    weights["lm_head.weight"] = weights.pop("transformer.wte.weight")  # as safetensors leaves out one of two names
+    weights["lm_head.weight"] = weights.pop(
+        "transformer.wte.weight"
+    )  # safetensors leaves out one of two names of a tensor
     assert_whole(write_folder(tmp_path, weights))
 
 

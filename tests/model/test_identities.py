@@ -73,7 +73,7 @@ def test_only_the_keys_part_of_a_decay_matters() -> None:
 
 
 def test_neighbouring_queries_share_a_key_head() -> None:
-    """Version 2's one call: 2 n_heads queries, pairs inside a group."""
+    """The single call of version 2: 2 n_heads queries, in pairs inside a group."""
     q, k, v = heads(8, 4, 0), heads(2, 4, 1), heads(2, 4, 2)
     out = attention(q, k, v)
     for pair in range(4):
@@ -84,7 +84,7 @@ def test_neighbouring_queries_share_a_key_head() -> None:
 
 
 def test_two_maps_weighted_1_and_minus_lambda_are_differential_attention() -> None:
-    """lambda = lambda_init, where the lambda vectors are 0; by depth in both."""
+    """lambda = lambda_init, which depends on depth in both, if the lambda vectors are 0."""
     ensemble = tiny(
         d_model=32,
         attention={"name": "linear_ensemble", "num_maps": 2, "map_weight": "free", "map_init": "differential"},
@@ -92,7 +92,7 @@ def test_two_maps_weighted_1_and_minus_lambda_are_differential_attention() -> No
     differential = tiny(d_model=32, attention={"name": "differential", "lambda_std": 0.0, "has_output_scale": False})
     model = GPT(ensemble).double()
     with torch.no_grad():
-        for depth, block in enumerate(model.stack.blocks):  # the start itself is a float32 number
+        for depth, block in enumerate(model.stack.blocks):  # the initial value itself is a float32 number
             block.attention.map_raw.copy_(torch.tensor([1.0, -lambda_init_at(depth)], dtype=torch.float64))
     close(model(tokens()), GPT(differential).double()(tokens()))
 
@@ -152,7 +152,7 @@ def test_exclusive_outputs_are_orthogonal_to_the_tokens_own_value() -> None:
     context = type("Context", (), {"backend": "math"})()
     out = layer.attend(q, k, v, torch.zeros(2, 6, 24, dtype=torch.float64), context, None)
     close((out * v).sum(-1), torch.zeros(2, 6, 4, dtype=torch.float64))
-    assert (out[:, 0] == 0).all()  # a token that sees only itself is left with nothing
+    assert (out[:, 0] == 0).all()  # nothing is left for a token that sees only itself
     assert (out[:, 1:].norm(dim=-1) > 0.01).all()
 
 
@@ -199,7 +199,7 @@ def test_dropout_acts_in_training_only() -> None:
 @pytest.mark.parametrize("linear", ["dense", "bitnet_b158"])
 @pytest.mark.parametrize("shape", [(6,), (1,), ()])
 def test_gains_on_the_weight_are_gains_on_the_outputs(linear: str, shape: tuple[int, ...]) -> None:
-    """Which of the two is multiplied depends on the number of tokens: 24 features, so 23 and 24 of them."""
+    """The order of multiplication depends on the number of tokens. With 24 features, test 23 and 24 tokens."""
     config = tiny(linear=linear, bias=True, normalization="ngpt")
     layer = build_reader(config, 6).double()
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Every knob of every variant changes the model or its training, or the config knows that it decides nothing."""
+"""Every knob of every variant changes the model or its training, or the config declares that it has no effect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "no mlp": {"dropped": ["mlp/0", "mlp/1"]},
     "biased ngpt": {"normalization": "ngpt", "bias": True},
 }
-# Values of knobs that have no list of them, by the end of the knob's name.
+# Values for knobs without a list of legal values, by the end of the knob's name.
 VALUES: dict[str, list[Any]] = {
     "window": [3, 8, 99],
     "logit_softcap": [0.5],
@@ -38,7 +38,7 @@ VALUES: dict[str, list[Any]] = {
     "num_maps": [1, 2],
     "init": [0.7, -0.7],
 }
-# A knob decides nothing only beside another: what stands with it.
+# These knobs have no effect beside certain others, which are listed here.
 COMPANIONS: dict[str, list[dict[str, Any]]] = {
     "qk_norm_place": [{}, {"qk_norm": "rms"}, {"qk_norm": "l2"}],
     "init": [{}, {"sink": "off_by_one"}],
@@ -65,7 +65,7 @@ OWN: list[tuple[str, Any]] = [
     ("bias", True),
     ("dropout", 0.5),
 ]
-SAME = 1e-9  # what float64 rounds in three steps of a small model is far less, and any real difference is far more
+SAME = 1e-9  # far above float64's rounding in three steps of a small model, and far below any real difference
 
 
 @cache
@@ -104,7 +104,7 @@ def nest(path: str, value: Any) -> dict[str, Any]:
 
 
 def lay(tree: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """`more` laid over `tree`."""
+    """`tree` with the values of `more`."""
     both = {
         key: lay(tree[key], value) if isinstance(value, Mapping) and isinstance(tree.get(key), Mapping) else value
         for key, value in more.items()
@@ -163,7 +163,7 @@ def test_the_same_inside_every_kind_of_model(axis: str, name: str, knob: str) ->
 
 
 def compare(axis: str, name: str, knob: str, models: Iterable[str]) -> None:
-    """Every value of a knob with its default, in each of the models, beside each of its companions."""
+    """Every value of a knob with its default, in each model, beside each of its companions."""
     values = levels(knob, variants()[axis][name]["knobs"][knob])
     n_compared = 0
     for model in models:

@@ -1,4 +1,4 @@
-"""ModelConfig: what it resolves, what it refuses and how it says so."""
+"""ModelConfig: what it resolves, what it refuses, and its messages."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_flops_of_the_standard_model_are_six_a_parameter_and_six_ldt() -> None:
 
 @pytest.mark.parametrize("window", [1, 3, 8, 20])
 def test_flops_of_a_window_count_the_keys_it_shows(window: int) -> None:
-    """In the continuous convention in which a causal context shows t keys to the query at t: an integral, by hand."""
+    """An integral by hand, in the continuous convention: the query at t sees t keys of a causal context."""
     length, steps = 8, 8000
     shown = sum(min((i + 0.5) * length / steps, window) for i in range(steps)) / steps
     config = tiny(attention={"name": "standard", "window": window})

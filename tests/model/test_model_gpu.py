@@ -28,10 +28,10 @@ pytestmark = [
 ]
 SIZES = {"d_model": 512, "n_layers": 2, "n_heads": 4, "vocab_size": 512, "context_length": 256}
 BATCH, DRAWS = 4, 8
-OUT_RATIO, GRAD_RATIO, FLOOR = 2.0, 3.0, 1e-5  # the house's tolerances: times a bfloat16 math reference's error
-NEGLIGIBLE = 1e-4  # of the largest gradient: less than bfloat16 resolves next to it
-LEARNT = 0.9  # of the first loss is left at most: the comparison is of models that learn
-DRIFT = 0.1  # nats: fusion drops bfloat16 roundings, which a steep part of the curve turns into a shift along it
+OUT_RATIO, GRAD_RATIO, FLOOR = 2.0, 3.0, 1e-5  # times the error of a bfloat16 reference
+NEGLIGIBLE = 1e-4  # relative to the largest gradient: less than bfloat16 resolves next to it
+LEARNT = 0.9  # largest final share of the first loss, so that the compared models learn
+DRIFT = 0.1  # nats: fusion drops bfloat16 roundings, which shift the steep part of a curve
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def table() -> Iterator[list[str]]:
 
 
 def cases() -> list[Any]:
-    """Every attention case under pre-norm and nGPT, every other axis' variant with standard attention."""
+    """Every attention case under pre-norm and nGPT, and every variant of the other axes with standard attention."""
     found: list[dict[str, Any]] = []
     for attention in variants("attention"):
         for name in ("prenorm", "ngpt"):
@@ -87,13 +87,12 @@ def math_errors(case: str) -> tuple[float, float]:
 
 
 def errors(model: GPT, case: str) -> tuple[float, float]:
-    """Largest error of the logits on all batches, and of any gradient in units of that gradient's largest entry on all.
+    """The largest error of the logits on all batches, and of any gradient relative to its largest entry on all batches.
 
-    Gradients that are zero but for rounding (of factors that a norm cancels) are measured against the largest of all.
-    On one batch the comparison of two backends would be a lottery: the gradients of a layer's lambda or map weights are
-    few numbers, each a sum over all tokens that nearly cancels, so both its size and its error are one draw, and either
-    is small by chance (on a CPU, from batch to batch, relative errors of 0.009 to 0.16 for one and the same backend,
-    where those of the matrices are 0.010 to 0.012).
+    Gradients that are zero up to rounding, because a norm cancels the factor, are measured against the largest of all.
+    Comparing two backends on one batch would be a lottery. The gradients of a layer's lambda or map weights are a few
+    numbers, each a sum over all tokens that nearly cancels, so their size or error is sometimes small by chance. On a
+    CPU, one backend has relative errors of 0.009 to 0.16 from batch to batch; those of the matrices are 0.010 to 0.012.
     """
     wrong, sizes = defaultdict(float), defaultdict(float)
     for draw in range(DRAWS):
@@ -138,7 +137,7 @@ def test_bfloat16_errors_and_three_steps(case: Mapping[str, Any], backend: str, 
 
 
 def train(model: GPT, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """The losses of 100 steps on sequences of 192 tokens: scans over more than 128 are compiled in another way."""
+    """The losses of 100 steps on sequences of 192 tokens, because scans over more than 128 are compiled differently."""
     optimizer = torch.optim.AdamW(model.parameter_groups(0.0), lr=1e-3, fused=True)
     generator, losses = torch.Generator().manual_seed(0), []
     for _ in range(100):
@@ -167,12 +166,12 @@ def test_compiled_blocks_train_as_eager_ones_in_bfloat16(kind: Mapping[str, str]
     assert eager_curve[-1] < LEARNT * eager_curve[0]
     is_peri = kind.get("normalization") == "peri"
     if kind.get("linear") == "bitnet_b158" or is_peri:
-        # Weights of three levels make of a rounding a step from one level to the next: eager bfloat16 itself is 0.47
-        # nats from float32 on a CPU; with peri's norms, on an H200, 0.26. Beyond its error times the house's ratio is a
-        # fault.
+        # With weights of three levels, a rounding becomes a jump between two levels: eager bfloat16 itself is 0.47
+        # nats from float32 on a CPU, and 0.26 with peri's norms on an H200. Beyond its error times the ratio is a
+        # bug.
         exact_curve = train(in_float32, torch.float32)
         assert distance(compiled_curve, exact_curve) <= OUT_RATIO * distance(eager_curve, exact_curve)
-        if is_peri:  # 0.0016 in float32, on an H200: it is the rounding, and not the compilation
+        if is_peri:  # 0.0016 in float32 on an H200, so the cause is rounding and not compilation
             compiled_in_float32.compile_blocks()
             assert distance(train(compiled_in_float32, torch.float32), exact_curve) < DRIFT
     else:

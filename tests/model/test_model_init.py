@@ -1,4 +1,4 @@
-"""Initialisation and the model's dealings with optimizers."""
+"""Initialization, and the model's parameter groups for optimizers."""
 
 from __future__ import annotations
 

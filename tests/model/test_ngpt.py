@@ -89,7 +89,7 @@ def test_the_three_updates_agree_for_small_steps_and_the_arc_is_exact() -> None:
         torch.nn.functional.normalize(torch.randn(5, 16, generator=generator, dtype=torch.float64)) for _ in range(2)
     )
     small = torch.tensor([1e-4], dtype=torch.float64)
-    for update in (slerp, riemann):  # riemann moves alpha sin(w) along the arc, lerp too, slerp alpha w
+    for update in (slerp, riemann):  # riemann and lerp move alpha sin(w) along the arc, slerp moves alpha w
         moved, straight = update(h, target, small) - h, lerp_norm(h, target, small) - h
         cosine = torch.nn.functional.cosine_similarity(moved, straight)
         assert (cosine > 1 - 1e-6).all()

@@ -7,7 +7,7 @@ import pytest
 from ablate_model import PRESETS, ConfigError, ModelConfig
 
 MILLION = 1e6
-COUNTS = {  # as published; the papers cut after the first decimal
+COUNTS = {  # as published; the papers truncate after the first decimal
     "gpt_0.5b": 468.2,
     "ngpt_0.5b": 468.4,
     "gpt_1b": 1025.7,
@@ -89,7 +89,7 @@ def test_core_flops(n_heads: int, attention: dict[str, object], context_length: 
 
 @pytest.mark.parametrize(("num_maps", "width"), [(3, 42), (5, 24)])
 def test_three_and_five_maps_work_at_eight_heads(num_maps: int, width: int) -> None:
-    """1024 / (3 * 8) and 1024 / (5 * 8) are no even numbers: the public code could not run them."""
+    """1024 / (3 * 8) and 1024 / (5 * 8) are not even numbers, so the public code could not run these."""
     name = "let_ngpt_1kctx" if num_maps == 3 else "let_ngpt_1kctx_maps5"
     config = ModelConfig.preset(name)
     assert config.attention.qk_width(config) == width

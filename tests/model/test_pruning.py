@@ -18,7 +18,7 @@ def model_of_four_layers(normalization: str = "prenorm") -> GPT:
 
 @pytest.mark.parametrize("normalization", ["prenorm", "ngpt"])
 def test_importance_is_one_minus_the_mean_cosine(normalization: str) -> None:
-    """By hand, along the stream."""
+    """Importance computed by hand along the residual stream."""
     model = model_of_four_layers(normalization)
     batches = [tokens(7, 2), tokens(5, 3)]
     totals: dict[str, list[torch.Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Blocks that are computed again for their gradients: the same gradients, less kept."""
+"""Recomputed blocks: the same gradients with less memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CASES: list[dict[str, Any]] = [
 
 
 def differentiate(recomputes: bool, **settings: Any) -> tuple[list[Tensor], int]:
-    """Gradients, and the bytes that autograd kept for them outside of parameters."""
+    """Gradients, and the bytes besides parameters that autograd kept for them."""
     model = scrambled(tiny(**settings))
     if recomputes:
         model.recompute_blocks()

@@ -11,7 +11,7 @@ FLOAT64 = 1e-12
 
 
 def scores(offset: int, length: int = 12, width: int = 8) -> torch.Tensor:
-    """q . k of one and the same q and k at every pair of positions."""
+    """q . k of the same q and k at every pair of positions."""
     tables = RopeEncoding(10000.0, width).tables(offset, length, torch.device("cpu"), torch.float64)
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(width, generator=generator, dtype=torch.float64).expand(1, length, 1, width) for _ in range(2))
@@ -24,7 +24,7 @@ def test_scores_depend_only_on_the_distance() -> None:
         diagonal = table.diagonal(distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=FLOAT64, rtol=FLOAT64)
     torch.testing.assert_close(scores(1000), table, atol=1e3 * FLOAT64, rtol=FLOAT64)  # angles of 1000 radians
-    assert table[0].std() > 0.1  # and they do depend on it
+    assert table[0].std() > 0.1  # and the products do depend on it
 
 
 def test_rotation_keeps_norms() -> None:

@@ -18,7 +18,7 @@ def test_it_sums_and_differentiates_as_cumsum_does(dim: int) -> None:
 
 
 def test_it_is_an_operator_like_any_other() -> None:
-    """Of a tensor whose entries do not lie in order; torch checks shapes, strides, aliases and tracing."""
+    """The running sum of a non-contiguous tensor. torch checks shapes, strides, aliases and tracing."""
     x = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0)).transpose(0, 1).requires_grad_()
     torch.library.opcheck(running_sum, (x, 1))
 

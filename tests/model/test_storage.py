@@ -57,7 +57,7 @@ def test_torn_files_are_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def process_group() -> Iterator[None]:
-    """One process that is a group of its own, without a network."""
+    """A process group with a single process, without a network."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     yield
     torch.distributed.destroy_process_group()
@@ -104,7 +104,7 @@ def test_a_wrapped_model_was_saved_as_what_load_refuses(wrapper: str, tmp_path: 
     save(model, str(tmp_path / "folder"))
     again = load(str(tmp_path / "folder")).eval()
     assert again.state_dict().keys() == plain.state_dict().keys()
-    with torch.compiler.set_stance("force_eager"):  # or each wrapper compiles for half a minute
+    with torch.compiler.set_stance("force_eager"):  # otherwise each wrapper compiles for half a minute
         assert torch.equal(again(tokens()), model(tokens()))
         assert torch.equal(generate(model, tokens(3), 4), generate(again, tokens(3), 4))
         assert measure_importance(model, [tokens()]) == measure_importance(again, [tokens()])
@@ -112,7 +112,7 @@ def test_a_wrapped_model_was_saved_as_what_load_refuses(wrapper: str, tmp_path: 
 
 
 class Temperature(nn.Module):
-    """A wrapper of one's own, which computes something else."""
+    """A custom wrapper that computes something else."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ FILES = ["model.safetensors", "config.json"]
 def test_a_save_that_fails_half_way_changed_the_folder(
     failing: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever of the writes and renames it is that fails."""
+    """Fails at any one of the writes and renames."""
     old, new = scrambled(tiny(), torch.float32), scrambled(tiny(logit_softcap=0.5), torch.float32)
     save(old, tmp_path / "good")
     work: Callable[..., Any] = getattr(Path, failing)

@@ -12,7 +12,7 @@ from ablate_model import GPT
 from ablate_model.config import TABLES
 
 STEPS = 10
-LEARNT = 0.9  # of the first loss is left at most after 10 steps, in the slowest cell
+LEARNT = 0.9  # largest share of the first loss after 10 steps, in the slowest cell
 
 
 @pytest.mark.parametrize("normalization", list(TABLES["normalization"]))
@@ -24,7 +24,7 @@ def test_a_cell_learns(attention: str, normalization: str) -> None:
     losses = []
     for _ in range(STEPS):
         first = torch.randint(11, (8, 1), generator=generator)
-        ids = (first + torch.arange(9)) % 11  # each token follows from the last
+        ids = (first + torch.arange(9)) % 11  # each token follows from the previous one
         loss = model.loss(ids[:, :-1], ids[:, 1:])
         optimizer.zero_grad()
         loss.backward()

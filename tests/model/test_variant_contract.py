@@ -1,4 +1,4 @@
-"""What every attention owes with every normalization, registered variants included unasked."""
+"""The contract of every attention with every normalization; registered variants are included automatically."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ablate_model import GPT, Cache, ModelConfig
 
 CASES = pytest.mark.parametrize("case", [pytest.param(case, id=describe(case)) for case in settings()])
 FLOAT64 = 1e-10  # sums of a few thousand float64 products, with room for cancellation
-FLOAT32_OUT, FLOAT32_GRAD = 1e-5, 1e-4  # the house's tolerances for float32 on a CPU
-BFLOAT16 = 0.05  # logits of at most 1 after two layers of 8-bit mantissas; BitNet's roundings can go the other way
-INIT_SLACK = 0.15  # nats; logits at the start are small but not zero
+FLOAT32_OUT, FLOAT32_GRAD = 1e-5, 1e-4  # tolerances for float32 on a CPU
+BFLOAT16 = 0.05  # logits are at most 1 after two layers of 8-bit mantissas; BitNet's values can round the other way
+INIT_SLACK = 0.15  # nats; initial logits are small but not zero
 
 
 def gradients(model: GPT, out: Tensor) -> dict[str, Tensor]:
-    """Gradients of a fixed random projection of `out` in every parameter."""
+    """Gradients of a fixed random projection of `out` with respect to every parameter."""
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     found = torch.autograd.grad((out * weights).sum() / out.numel(), list(model.parameters()), allow_unused=True)
     return {n: g for (n, _), g in zip(model.named_parameters(), found, strict=True) if g is not None}
@@ -30,7 +30,7 @@ def gradients(model: GPT, out: Tensor) -> dict[str, Tensor]:
 
 @CASES
 def test_outputs_and_gradients_equal_the_naive_model(case: Mapping[str, Any]) -> None:
-    """In float64 to its rounding, in float32 to that of the house."""
+    """Exact up to rounding in float64, and within the tolerance in float32."""
     config = tiny(**case)
     fast = scrambled(config)
     parameters = dict(fast.named_parameters())
@@ -50,7 +50,7 @@ def test_outputs_and_gradients_equal_the_naive_model(case: Mapping[str, Any]) ->
 
 @CASES
 def test_logits_do_not_depend_on_later_tokens(case: Mapping[str, Any]) -> None:
-    """By gradient: the logits at t move with the token vectors up to t, and with no later one."""
+    """By gradient: the logits at t depend on the token vectors up to t, and on no later one."""
     model = scrambled(tiny(**case))
     vectors = model.embedding(tokens(batch=1)).detach().requires_grad_()
     model.embedding.forward = lambda _ids: vectors
@@ -97,6 +97,6 @@ def test_loss_starts_near_the_log_of_the_vocabulary(case: Mapping[str, Any]) -> 
 
 
 def _start_size(config: ModelConfig) -> float:
-    """Unit vectors of few features have cosines far from 0, which s_z multiplies: allow for their variance."""
+    """Unit vectors of few features have cosines far from 0, which s_z multiplies, so allow for their variance."""
     s_z = getattr(config.normalization, "s_z", None)
     return 0.0 if s_z is None else s_z.init**2 / config.d_model

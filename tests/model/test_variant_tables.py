@@ -1,4 +1,4 @@
-"""The tables of variants: every line resolves, no variant's file is forgotten, every variant is documented."""
+"""The tables of variants: every line resolves, every variant's file is registered, every variant is documented."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ablate_model.table import Table
 ROOT = Path(ablate_model.__file__).parent
 LINES = [pytest.param(table, name, id=f"{axis}-{name}") for axis, table in TABLES.items() for name in table]
 CASES = [pytest.param(axis, case, id=f"{axis}-{label(case)}") for axis in TABLES for case in variants(axis)]
-FLOAT64 = 1e-12  # the same operations in the same order, but for the number of heads in a call
+FLOAT64 = 1e-12  # the same operations in the same order, except for the number of heads per call
 
 
 @pytest.mark.parametrize(("table", "name"), LINES)
@@ -63,7 +63,7 @@ def test_the_first_line_is_the_baseline(axis: str) -> None:
 
 
 class WithoutBuild(HeadAttention):
-    """It forgets `build`, `query_heads` and every word about itself."""
+    """A variant without `build`, `query_heads` and any documentation."""
 
 
 class NeedsKnob(StandardAttention):
@@ -121,7 +121,7 @@ def test_plain_data_gives_the_same_config_again(axis: str, case: dict[str, Any])
 
 @pytest.mark.parametrize(("axis", "case"), CASES)
 def test_formulas_equal_the_module_and_the_flop_counter(axis: str, case: dict[str, Any]) -> None:
-    """The counter sees whole squares of attention where the formula halves them, so their halves are added back."""
+    """The counter counts full attention squares and the formula only halves, so add the other halves."""
     config = tiny(**{axis: {**case, "window": None} if "window" in case else case})
     model = GPT(config, backend="math")
     assert config.num_params() == sum(p.numel() for p in model.parameters())

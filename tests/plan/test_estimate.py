@@ -1,4 +1,4 @@
-"""What a plan says that it costs, against a step counted by hand."""
+"""The estimated cost of a plan, against a step counted by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = 2 * (16 * 64 + 4 * 256) * 4 + 3 * 4 * 256
 
 
 def test_a_run_takes_the_time_of_its_products_its_memory_and_its_launches() -> None:
-    tokens = 10 * 4 * 32 + 2 * 96 / 3  # an evaluation is a third of the work
+    tokens = 10 * 4 * 32 + 2 * 96 / 3  # an evaluation is a third of a training step's work
     products = run_seconds(MODEL, TRAIN, Pace(1e6, 1e30))
     assert products == pytest.approx(tokens * MODEL.flops_per_token() / (0.9 * 1e6) + 10 * 2 * 1e-3)
     moved = run_seconds(MODEL, TRAIN, Pace(1e30, 1e6))

@@ -1,4 +1,4 @@
-"""The matrix to arms, through the whole plan."""
+"""From the matrix to arms, through the whole plan."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_full_factorial_in_the_declared_order(plan_grid: PlanGrid) -> None:
         ),
         ({"attention": "standard"}, {}, ""),  # the baseline's
         ({"attention": "differential"}, {"baseline": {"attention": "differential"}}, ""),
-        ({"attention": {"name": "differential", "lambda_init": 0.5}}, {}, ""),  # whose knob it is
+        ({"attention": {"name": "differential", "lambda_init": 0.5}}, {}, ""),  # the attention that has the knob
         ({"n_heads": 2}, {"matrix": {"attention": ["standard", {"name": "differential", "n_heads": 1}]}}, ""),
         ({"attention": {"lambda_init": 0.5}}, {"matrix": LAMBDA, "conditions": WHERE_DIFFERENTIAL}, ""),
         (

@@ -1,4 +1,4 @@
-"""What makes two runs the same run."""
+"""When two runs are the same run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_published_grid_is_on_record() -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED["runs"])
 def test_run_ids_of_published_grids_stay(name: str) -> None:
-    """Recorded before settings without an effect were merged: who has runs of these grids goes on with them."""
+    """Recorded before settings without effect were merged, so that studies with runs of these grids can resume."""
     assert digest(run_ids(EXPERIMENTS / f"{name}.yaml", WIKI)) == PUBLISHED["runs"][name]
 
 

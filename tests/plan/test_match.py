@@ -1,4 +1,4 @@
-"""Arms made equal to their baseline."""
+"""Matching arms to their baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Levels that decide nothing are one arm, under the id that the first of them has always had, and the plan says why."""
+"""Levels without effect are one arm, with the id that the first of them has always had, and the plan says why."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_levels_that_train_alike_are_one_arm_with_the_id_of_the_first(
 
 
 def test_the_id_of_a_setting_that_decides_nothing_is_the_published_one(plan_grid: PlanGrid) -> None:
-    """A grid of a window as long as the context was trained under this id before the two were known to be the same."""
+    """A grid with a window as long as the context was trained under this id before both were known to be the same."""
     plan = plan_grid(model=SIZES, train=TRAIN, matrix={"model.attention.window": [16]})
     assert plan.runs[0].run_id == "421e11ddd3a6c446"
     assert plan.arms[0].notices == (
@@ -140,7 +140,7 @@ def test_arms_that_tuning_may_tell_apart_stay_apart(plan_grid: PlanGrid) -> None
 
 
 def test_matching_sizes_leaves_the_spelling_of_each_arm(plan_grid: PlanGrid) -> None:
-    """Equal models share one search for a width, and keep their own settings and so their own ids."""
+    """Equal models share one search for a width, but keep their own settings and therefore their own ids."""
     changes: dict[str, Any] = {"model": SIZES, "match": "parameters", "baseline": {"attention": "standard"}}
     levels = [{"name": "gated", "window": 16}, {"name": "gated", "window": 64}]
     ids = []

@@ -1,4 +1,4 @@
-"""`--with`: what it may set, where it yields, and that an error names the file and the line that hold the value."""
+"""`--with`: what it may set, what overrides it, and errors that name the file and line of the value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16}
 
 @pytest.fixture
 def lay(write_grid: Callable[..., Path], corpus_info: CorpusInfo, tmp_path: Path) -> Lay:
-    """The plan of a tiny grid with the texts as files `0.yaml`, `1.yaml`, ... laid over it."""
+    """The plan of a tiny grid with the texts as overlays `0.yaml`, `1.yaml`, ..."""
 
     def plan(*texts: str, **changes: object) -> Plan:
         study = load_study(write_grid(**{"matrix": {"normalization": ["prenorm", "ngpt"]}, "baseline": None} | changes))

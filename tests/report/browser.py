@@ -1,4 +1,4 @@
-"""A headless Chromium through the WebDriver protocol, with nothing but the standard library."""
+"""A headless Chromium through the WebDriver protocol, using only the standard library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-
 
 
 class Browser:
-    """One page at a time. `downloads` is the folder that saved files go to."""
+    """A browser with one page. `downloads` is the folder for saved files."""
 
     def __init__(self, downloads: Path) -> None:
         with socket.socket() as probe:
@@ -58,7 +58,7 @@ class Browser:
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
 
     def click(self, selector: str) -> None:
-        """A real click, as of a mouse, on the first match, scrolled into view."""
+        """Click on the first match like a mouse, after scrolling it into view."""
         self.run("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
         element = self._post("/element", {"using": "css selector", "value": selector})
         self._post(f"/element/{next(iter(element.values()))}/click", {})
@@ -79,11 +79,11 @@ class Browser:
         return path.read_bytes()
 
     def console(self) -> list[str]:
-        """What stands in the console since the last call."""
+        """The console's messages since the last call."""
         return [entry["message"] for entry in self._post("/se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
-        """The addresses that were requested since the last call."""
+        """The addresses requested since the last call."""
         entries = (json.loads(e["message"])["message"] for e in self._post("/se/log", {"type": "performance"}))
         return [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
 

@@ -1,8 +1,8 @@
-"""Which figures of a Markdown page cannot be found in the published report that their paragraph links to.
+"""Find figures of a Markdown page that are not in the published report to which their paragraph links.
 
-A paragraph, list or table (what stands between blank lines) with a link to `reports/NAME` quotes that report. Each
-number in it must stand in a `summary.json` in `reports/NAME` (for a bench, in the `.json` files there), rounded as it
-is printed. What is no figure of the report has no place in such a paragraph, or stands in `code`.
+A paragraph, list or table between blank lines with a link to `reports/NAME` quotes that report. Each number in it must
+be in a `summary.json` in `reports/NAME` (for a bench, in the `.json` files there), rounded as it is printed. Any other
+number must be in another paragraph, or in `code`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIGURE = re.compile(
 
 @dataclass(frozen=True)
 class Source:
-    """What a report holds: its rows, each number with its key, and the numbers that stand in its texts."""
+    """The contents of a report: its rows, each number with its key, and the numbers in its texts."""
 
     rows: Sequence[Mapping[str, Any]]
     numbers: Sequence[tuple[str, float]]
@@ -56,7 +56,7 @@ class Source:
 
 
 def find_missing(page: Path, root: Path) -> list[str]:
-    """The figures of a page that the reports do not hold, each with its paragraph's report."""
+    """The figures of a page that the reports do not have, each with its paragraph's report."""
     missing = []
     for block in re.split(r"\n\s*\n", page.read_text()):
         names = dict.fromkeys(re.findall(r"\]\([./]*reports/([\w.-]+)", block))
@@ -96,7 +96,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_printed(value: Any, text: str) -> bool:
-    """Whether a value, rounded to as many digits as the text has, is the text."""
+    """True if the value, rounded to as many digits as the text has, equals the text."""
     if not _is_number(value):
         return False
     digits = len(text.partition(".")[2])

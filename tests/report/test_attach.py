@@ -1,4 +1,4 @@
-"""The report in MLflow: on one parent run, above the runs of the study."""
+"""The report in MLflow, attached to one parent run of the study's runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ablate.tracking.mlflow_writer import MlflowWriter
 from benchmarks.synthetic import SyntheticArm, write_study
 from foreign_runs import Experiments
 
-# MLflow and SQLAlchemy deprecate each other's and their own calls.
+# MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

@@ -1,4 +1,4 @@
-"""The page in a real browser: it draws, it answers clicks, it asks nothing of the network, its console stays empty."""
+"""The page in a real browser draws, answers clicks, uses no network, and leaves the console empty."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Records that a hand, a crash or a disk has damaged: what is left counts, what does not is told, no traceback."""
+"""Damaged records: intact ones count, the report names the others, and there is no traceback."""
 
 import json
 import os
@@ -25,7 +25,7 @@ HUGE = 10**400
 
 
 class Damaged:
-    """A study of two arms and three seeds, with ways to damage it."""
+    """A study of two arms and three seeds, and functions that damage it."""
 
     def __init__(self, path):
         self.store = StudyFolder(path / "runs" / "damaged")
@@ -59,7 +59,7 @@ class Damaged:
         return report, json.loads(report.paths["summary"].read_text())
 
     def summarize(self):
-        """The page and the summary alone: most of a report's time goes into its pictures."""
+        """Only the page and the summary, because most of a report's time goes into its pictures."""
         report = make_report(read_study(self.store), ReportOptions())
         assert write_page(report) and format_table(report)
         return json.loads(json.dumps(summarize(report), allow_nan=False))
@@ -166,7 +166,7 @@ def test_a_value_that_is_no_measurement_ended_in_a_traceback(damaged, values):
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-@pytest.mark.parametrize("depth", [3_000, 1_000_000])  # beyond Python's stack; beyond the one of pyarrow's parser
+@pytest.mark.parametrize("depth", [3_000, 1_000_000])  # too deep for Python's stack, and for that of pyarrow's parser
 def test_a_very_deep_line_broke_the_stack(damaged, opening, depth):
     closing = {"[": "]"}.get(opening, "}")
     path = damaged.folder("fast").curve
@@ -329,7 +329,7 @@ def test_a_record_that_does_not_fit_together(damaged, changes, problem):
 
 def test_two_arms_of_one_name(damaged):
     damaged.change_arm(arm="baseline")
-    damaged.change(damaged.store.record, runs=[])  # or they would name an arm that is not there
+    damaged.change(damaged.store.record, runs=[])  # otherwise they would name a missing arm
     assert "two of its arms are named 'baseline'" in refusal(damaged)
 
 

@@ -1,4 +1,4 @@
-"""The sentences about growth and about sums, from numbers given by hand."""
+"""The sentences about growth and interactions, from given numbers."""
 
 from dataclasses import replace
 
@@ -84,7 +84,9 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
         effect(0.01, 0.01, attention="b", normalization="ngpt"),
         effect(-0.02, 0.01, attention="c", normalization="ngpt"),
     ]
-    (sums,) = describe_interactions(pairs, ())  # without a main effect that the design can tell, nothing "changes by"
+    (sums,) = describe_interactions(
+        pairs, ()
+    )  # without a main effect that the design can estimate, nothing "changes by"
     assert sums == (
         "Do the gains add up? Of 3 pairs of levels, 1 ends clearly above its sum (together it gains less, or loses "
         "more), 1 ends clearly below its sum (together it gains more, or loses less) and 1 is undecided; from the sum "

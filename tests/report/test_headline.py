@@ -1,4 +1,4 @@
-"""The two sentences, from numbers given by hand."""
+"""The two sentences of the headline, from given numbers."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def say(*rows, arms=(), fairness=(), full=(), axis="tokens"):
 
 
 def test_one_clear_arm_with_its_price():
-    # the time a step is that of the table, over whole runs, where 1.45 / 1.10 is that up to the crossing
+    # the time per step is that of the table, over whole runs; 1.45 / 1.10 is the ratio up to the crossing
     arms = [summary(step_ratio=1.3)]
     first, second = say(ROW, steps_of(ROW), seconds_of(ROW, 1.1, 0.98, 1.23), arms=arms)
     assert first == (

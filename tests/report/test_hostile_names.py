@@ -1,4 +1,4 @@
-"""Names that people give cannot become markup, a formula, or a path."""
+"""A user's names cannot become markup, a formula, or a path."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What a page, a picture or a summary says of its numbers is what they are."""
+"""Labels of numbers on a page, in a picture or in a summary are correct."""
 
 import itertools
 import json
@@ -51,7 +51,7 @@ def report(store, out):
 
 
 def study_within(store, levels, **speedups):
-    """Arms `kind-...` with their baselines `plain-...` at every combination of levels of the axes within."""
+    """Arms `kind-...` with their baselines `plain-...` at every combination of levels of the `within` axes."""
     arms = []
     for cell in itertools.product(*levels.values()):
         within = dict(zip(levels, cell, strict=True))
@@ -107,7 +107,7 @@ def test_intervals_were_said_to_be_adjusted_where_only_p_values_are(store, tmp_p
     made, summary = report(store, tmp_path / "out")
     assert "(95 % intervals, not adjusted; judged by Holm-adjusted p-values)" in summary["answer"][0]
     tables = {table.name: table for table in tabulate(made)}
-    assert "Holm p (tokens)" in tables["speedup"].header  # of the columns of costs, it is the p-value of one
+    assert "Holm p (tokens)" in tables["speedup"].header  # it is the p-value of one of the cost columns
     assert tables["speedup"].caption.endswith("with 95 % intervals (not adjusted)")
     for name in ("differences", "effects"):
         assert tables[name].note.endswith("The p-values are adjusted by Holm's method; the intervals are not.")
@@ -120,7 +120,7 @@ def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):
     write_study(store, [SyntheticArm("a", {"x": 1}, "a"), SyntheticArm("b", {"x": 2}, "a", speedup=2.0)])
     document = json.loads(store.record.read_text())
     document["arms"][0] |= {"n_params": None, "flops_per_token": None, "n_tokens": None}
-    document["arms"][1] |= {"n_params": 0, "flops_per_token": 0, "n_tokens": 0}  # what older records say
+    document["arms"][1] |= {"n_params": 0, "flops_per_token": 0, "n_tokens": 0}  # as in older records
     store.record.write_text(json.dumps(document))
     made, summary = report(store, tmp_path / "out")
     jsonschema.Draft202012Validator(SCHEMA).validate(summary)

@@ -1,4 +1,4 @@
-"""Studies that are not as one would wish: each gives a correct, plainly worded page, or one clear message."""
+"""Odd studies: each gives a correct page in plain words, or one clear message."""
 
 import json
 from importlib import resources
@@ -28,7 +28,7 @@ SCHEMA = json.loads(resources.files("ablate.report").joinpath("summary.schema.js
 
 
 def report(store):
-    """Every study of this file, however odd, has all its pages and a summary that keeps to the documented schema."""
+    """Check that each study, however odd, has all its pages and a summary that follows the documented schema."""
     made = write_report(store, store.path / "report")
     assert all(path.stat().st_size for path in made.paths.values())
     summary = json.loads(made.paths["summary"].read_text())

@@ -1,4 +1,4 @@
-"""What a report writes besides the page, and what its options change."""
+"""Files that a report writes besides the page, and the effect of its options."""
 
 import json
 import re
@@ -217,7 +217,7 @@ def test_full_schedules_are_reported_where_the_horizon_is_an_axis(tmp_path):
     write_study(store, arms, noise=0.001)
     made, summary = report(store, tmp_path / "out")
     rows = {row["arm"]: row for row in summary["full_schedule"] if row["axis"] == "steps"}
-    assert rows["new-200"]["ratio"] == pytest.approx(1.5, rel=0.02)  # the loss is log1p, not quite log, of the budget
+    assert rows["new-200"]["ratio"] == pytest.approx(1.5, rel=0.02)  # the loss is log1p of the budget, not exactly log
     assert rows["new-400"]["bound"] == "at_least"
     assert "between full schedules, the number to quote" in made.answer[-1].lower()
     assert "Speed-up between full schedules" in made.paths["html"].read_text()
@@ -290,7 +290,7 @@ def test_the_door_escapes_what_people_wrote(store):
     assert "<script>" not in named._repr_html_()
 
 
-# MLflow and SQLAlchemy deprecate each other's and their own calls.
+# MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_is_the_same_for_all_arms_stands_once_below_the_fairness_table(store, tmp_path):
     made, _ = report(store, tmp_path / "same")

@@ -1,4 +1,4 @@
-"""Every figure that the README and the documents quote stands in the report that they link to, rounded as printed."""
+"""Every figure quoted in the README and docs is in the linked report, rounded as printed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from benchmarks.synthetic import SyntheticArm, write_study
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-DIGITS = 9  # of a number that another version of numpy must give again
+DIGITS = 9  # digits of a number that another version of numpy must reproduce
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root with one published report, of a made-up study."""
+    """A repository root with one published report of a made-up study."""
     root = tmp_path_factory.mktemp("root")
     arms = [
         SyntheticArm(f"attention={name}", {"attention": name}, "attention=a", speedup=speedup)
@@ -64,7 +64,7 @@ def test_right_figures_are_found(published: Path, quote: str) -> None:
 
 
 def _changes(quote: str) -> Iterator[str]:
-    """The paragraph with one digit of one number changed, number by number."""
+    """The paragraph with one digit changed, once per number."""
     for place in range(quote.index("aside"), len(quote)):
         if quote[place].isdigit() and not quote[place + 1 : place + 2].isdigit():
             yield f"{quote[:place]}{(int(quote[place]) + 5) % 10}{quote[place + 1 :]}"
@@ -83,7 +83,7 @@ def test_a_quote_of_what_is_not_published_fails(published: Path) -> None:
 
 
 def recompute(folder: Path) -> tuple[object, object]:
-    """A published summary, and the one that its curves give today, both rounded."""
+    """A published summary and the one that its curves give now, both rounded."""
     told = json.loads((folder / "summary.json").read_text())
     report = make_report(read_study(StudyFolder(folder)), ReportOptions())
     return _round(told), _round(json.loads(json.dumps(summarize(report))))

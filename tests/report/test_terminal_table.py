@@ -1,4 +1,4 @@
-"""The table of speed-ups in a terminal: at no width is a figure cut."""
+"""The table of speedups in a terminal never cuts a figure, at any width."""
 
 from collections import Counter
 from itertools import pairwise
@@ -14,7 +14,7 @@ from benchmarks.synthetic import SyntheticArm, write_study
 
 
 def arms_within(*lengths):
-    """ngpt against the prenorm of its context length, from clearly slower to clearly faster."""
+    """ngpt against prenorm at its context length, from clearly slower to clearly faster."""
     for length in lengths:
         within, base = {"context_length": length}, f"prenorm,{length}"
         yield SyntheticArm(base, {"normalization": "prenorm"} | within, base, within)
@@ -46,7 +46,7 @@ def made(request, tmp_path_factory):
 
 
 def read(text):
-    """How often each word is printed, and the columns that the note says are left out."""
+    """The number of times that each word is printed, and the columns that the note calls left out."""
     body, _, note = " ".join(text.split()).partition("Left out at this width, but on the page: ")
     return Counter(body.split()), note.removesuffix(".").replace(" and ", ", ").split(", ") if note else []
 

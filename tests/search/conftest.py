@@ -16,7 +16,7 @@ from ablate.search.pose import load_search, pose
 
 @pytest.fixture
 def write_search(tmp_path: Path, corpus_file: Path) -> Callable[..., Path]:
-    """Writes a tiny search, with top-level keys replaced by the arguments; None leaves a key out."""
+    """A function that writes a tiny search. Its arguments replace top-level keys; None leaves a key out."""
 
     def write(**changes: Any) -> Path:
         declared: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Runs that end without training, so that asking and telling can be tested by itself."""
+"""Runs that end without training, to test asking and telling separately."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Pose = Callable[..., Problem]
 
 
 def quadratic(run: Run) -> float:
-    """A loss with its optimum at a learning rate of 1e-2 and an alpha of 0.1, where the arm has one."""
+    """A loss with its optimum at a learning rate of 1e-2 and, if the arm has one, an alpha of 0.1."""
     loss = math.log10(run.arm.train.learning_rate / 1e-2) ** 2
     alpha = run.arm.axes.get(ALPHA)
     return 1 + loss + (math.log10(alpha / 0.1) ** 2 if alpha else 0.0) + 1e-3 * run.seed
 
 
 def end_run(store: StudyFolder, run: Run, loss: float, state: State = "finished", step: int | None = None) -> None:
-    """What a worker leaves of a run that ended: a falling curve with three evaluations, and its status."""
+    """Write the files of an ended run: a falling curve with three evaluations, and its status."""
     folder = store.run(run.run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
     n_steps = run.arm.train.steps
@@ -44,7 +44,7 @@ def end_run(store: StudyFolder, run: Run, loss: float, state: State = "finished"
 def train(
     trials: Trials, loss: Callable[[Run], float] = quadratic, limit: int = 10_000, together: int = 1
 ) -> Sequence[Run]:
-    """Stand in for the driver: end up to `limit` runs, `together` of them at a time; the runs that ended."""
+    """Stand in for the driver: end up to `limit` runs, `together` at a time, and return them."""
     ended: list[Run] = []
     waiting = [run for run in trials.plan.runs if not trials.store.run(run.run_id).curve.exists()]
     while len(ended) < limit:

@@ -1,4 +1,4 @@
-"""What ships in experiments/ about nGPT's scales runs, at a size for a CPU: every arm and trial trains to its end."""
+"""The experiments about nGPT's scales run at a size for a CPU: every arm and trial trains to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How `ablate search`, and `ablate run` of a grid with `tune:`, end where runs fail: which, of what, and what to do."""
+"""`ablate search`, and `ablate run` with `tune:`, say which runs failed, with which error, and what to do."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Ablate = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
-    """Runs a command whose runs end without training, those of which `fails` with an error."""
+    """A function that runs a command without training; runs for which `fails` is true end with an error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*words: str | Path, fails: Callable[[Plan, Run], bool], halted: str = "") -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""`ablate search` as a process that is killed, and started again, until it is done."""
+"""`ablate search` as a process that is killed and restarted until it is done."""
 
 from __future__ import annotations
 

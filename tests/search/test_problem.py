@@ -1,4 +1,4 @@
-"""Search files: what is refused, with which words, and what the space of an arm comes to."""
+"""Search files: what is refused with which message, and the space of each arm."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_the_example_of_the_documentation_is_a_search(corpus_info: CorpusInfo, t
 
 def test_the_defaults_are_the_papers(pose_search: Pose) -> None:
     (arm,) = pose_search().arms
-    assert arm.label == "normalization=ngpt"  # which alone has the knob
+    assert arm.label == "normalization=ngpt"  # the only arm that has the knob
     assert arm.defaults == {ALPHA: 0.05, RATE: 1e-3}
 
 

@@ -1,4 +1,4 @@
-"""The grids of the published studies, at a size for a CPU: tuned, trained in pieces, packed, merged and reported."""
+"""The grids of the published studies at a size for a CPU: tuned, trained in parts, packed, merged and reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ATTENTIONS = 7
 
 
 class Machine:
-    """One of the machines that share nothing: `train` is a session on it, which packs what it has trained."""
+    """A machine that shares nothing with others. `train` is one session, which packs its results."""
 
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder, self.study = folder, study
@@ -46,7 +46,7 @@ class Machine:
         self.corpus = prepare(study.data, folder, folder / "shards")
 
     def tune(self, limit: int | None = None) -> Plan | None:
-        """Up to `limit` trials; the plan at each arm's best, once all are over."""
+        """Run up to `limit` trials. Returns the plan at each arm's best once all are done."""
         problem = pose_tuning(self.study, describe(self.study.data, self.folder))
         trials = Trials(problem, self.tuning)
         begun = [run for run in trials.plan.runs if not self.tuning.run(run.run_id).curve.exists()]
@@ -63,7 +63,7 @@ class Machine:
 
 
 def publish(name: str, settings: Sequence[str], corpus_file: Path, folder: Path) -> tuple[Report, Mapping[str, Any]]:
-    """Two sessions, the first of which ends in the middle of the trials; the report and its summary."""
+    """Two sessions, the first of which ends during the trials. Returns the report and its summary."""
     study = load_study(
         ROOT / "experiments" / f"{name}.yaml", (*TINY, *settings, f"data={{source: text, path: {corpus_file}}}")
     )

@@ -1,4 +1,4 @@
-"""What a search says: numbers, sentences and pages, from runs that ended without training."""
+"""The numbers, sentences and pages of a search, from runs that ended without training."""
 
 from __future__ import annotations
 

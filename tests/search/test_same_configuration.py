@@ -1,4 +1,4 @@
-"""Combinations that come to the same configuration share a trial, and every other one is trained."""
+"""Combinations that give the same configuration share a trial, and all others are trained."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_page_claims_the_trials_that_trained_and_names_the_same_ones(
 
 
 def test_a_journal_from_before_the_fix_goes_on(pose_search: Pose, store: StudyFolder) -> None:
-    """It drew one spelling again and again: four trials of one run."""
+    """The sampler drew the same combination repeatedly: four trials of one run."""
     problem = pose_lists(pose_search, {HEAD_NORM: ["auto", "rms", "l2", "none"]}, 4, arm=DIFFERENTIAL)
     first = Trials(problem, store)
     ended = train(first, limit=1)
@@ -139,7 +139,7 @@ def test_a_sampler_that_repeats_itself_still_tries_what_is_left(pose_search: Pos
 
 
 def test_a_search_for_more_than_there_is_ends(pose_search: Pose, store: StudyFolder) -> None:
-    """Whole numbers from 1 to 3 have three values, which a range does not tell."""
+    """Integers from 1 to 3 have three values, which a range does not show."""
     problem = pose_search(space={"model.n_layers": {"low": 1, "high": 3}}, trials=5, sampler="RandomSampler")
     trials = Trials(problem, store)
     assert sorted(run.arm.model.n_layers for run in train(trials)) == [1, 2, 3]
@@ -150,7 +150,7 @@ def test_a_search_for_more_than_there_is_ends(pose_search: Pose, store: StudyFol
 
 @pytest.mark.parametrize("state", ["diverged", "failed"])
 def test_a_combination_shares_the_end_of_its_trial(pose_search: Pose, store: StudyFolder, state) -> None:
-    """The defaults diverge, or crash and stay open; the same configuration in other words does not train again."""
+    """The defaults diverge, or crash and stay open. The same configuration spelled differently is not trained again."""
     problem = pose_lists(pose_search, {HEAD_NORM: ["rms", "auto", "l2"]}, 3, arm=DIFFERENTIAL, seeds=2)
     trials = Trials(problem, store)
     for run in trials.plan.runs:
@@ -182,7 +182,7 @@ def test_a_list_may_become_longer_in_other_words(pose_search: Pose, store: Study
 def test_tuned_arms_try_every_configuration_and_the_record_tells_how_many(
     write_grid, corpus_info: CorpusInfo, tmp_path: Path
 ) -> None:
-    """An arm without a knob of the space has fewer trials, which the report flags."""
+    """An arm that lacks a knob of the space has fewer trials, and the report flags this."""
     tune = {"space": {RATE: [1e-3, 1e-2], HEAD_NORM: ["auto", "rms", "l2"]}, "trials": 6, "sampler": "GridSampler"}
     matrix = {"attention": ["standard", "differential"]}
     study = load_study(write_grid(matrix=matrix, baseline=None, tune=tune | {"seeds": 2}, seeds=1))

@@ -1,4 +1,4 @@
-"""Ask and tell: no trial lost, none repeated, whatever is left of a search that was interrupted."""
+"""Ask and tell: no trial is lost or repeated, whatever an interrupted search leaves behind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_defaults_are_trial_0_and_the_sampler_learns(pose_search: Pose, stor
     assert search.trials[0].params == {ALPHA: 0.05, RATE: 1e-3}
     assert {trial.state for trial in search.trials} == {TrialState.COMPLETE}
     assert best_of(search).value < search.trials[0].value - 0.5
-    later, earlier = search.trials[20:], search.trials[1:11]  # ten are drawn at random first
+    later, earlier = search.trials[20:], search.trials[1:11]  # the first ten are drawn at random
     assert sum(trial.value for trial in later) / 10 < sum(trial.value for trial in earlier) / 10
 
 
@@ -87,7 +87,7 @@ def test_a_search_that_dies_anywhere_loses_and_repeats_nothing(
 
 @pytest.mark.parametrize("cut", range(1, 17, 3))
 def test_a_journal_that_ends_anywhere_is_taken_up(pose_search: Pose, store: StudyFolder, cut: int) -> None:
-    """What a killed process may leave: the journal up to any line, the next one torn, and the lock still there."""
+    """The files of a killed process: the journal up to any line, a torn line after it, and the lock."""
     problem = pose_search(trials=3)
     train(Trials(problem, store))
     journal = store.path / JOURNAL
@@ -183,7 +183,7 @@ def test_a_failed_trial_stays_open_and_is_tried_again(pose_search: Pose, store: 
 
 
 def test_an_objective_that_is_never_logged_is_named() -> None:
-    """As in a curve that another version wrote; `ablate plan` refuses a metric that the model does not log."""
+    """As in a curve from another version. `ablate plan` refuses a metric that the model does not log."""
     curve = [{"step": 4, "val_loss": 1.0}]
     with pytest.raises(RecordError, match="'val_los' is never logged; did you mean 'val_loss'"):
         score_run(curve, Objective(metric="val_los"))
@@ -214,7 +214,7 @@ def test_several_objectives_give_a_front(pose_search: Pose, store: StudyFolder) 
 
 
 def test_a_pruned_trial_ends_with_its_first_seed(pose_search: Pose, store: StudyFolder) -> None:
-    never = {"name": "ThresholdPruner", "upper": 0.5}  # every loss is above it
+    never = {"name": "ThresholdPruner", "upper": 0.5}  # all losses are above it
     trials = Trials(pose_search(trials=1, seeds=2, pruner=never), store)
     first, second = trials.plan.runs
     rule = Pruning(trials)
@@ -242,7 +242,7 @@ def test_pruning_read_every_trial_at_every_evaluation(
     for step in (4, 8, 12):
         assert rule.judge(run, [{"step": step, "val_loss": 3.0}]) == ""
     assert read == []
-    again = Pruning(trials)  # as another process goes on: what was reported is not reported again
+    again = Pruning(trials)  # as in another process that resumes: reported values are not reported again
     assert again.judge(run, [{"step": 12, "val_loss": 1.0}, {"step": 16, "val_loss": 2.0}]) == ""
     assert search.trials[0].intermediate_values == {4: 3.0, 8: 3.0, 12: 3.0, 16: 2.0}
 
@@ -281,7 +281,9 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: StudyF
     with pytest.raises(GridError, match=r"was run before with other `rules`: the trial .* had other settings"):
         Trials(pose_search(storage=database, rules=rules), store)
     assert read_curve(next(store.path.glob("*/curve.jsonl"))) == before
-    assert len(train(Trials(pose_search(trials=8, storage=database), store))) == 2  # more trials are the same search
+    assert (
+        len(train(Trials(pose_search(trials=8, storage=database), store))) == 2
+    )  # a search with more trials is the same search
 
 
 def test_a_storage_whose_trials_were_trained_elsewhere_is_refused(
@@ -297,7 +299,7 @@ def test_a_storage_whose_trials_were_trained_elsewhere_is_refused(
 def test_a_study_and_a_search_do_not_share_a_name(
     pose_search: Pose, write_grid, corpus_info: CorpusInfo, store: StudyFolder
 ) -> None:
-    """The record of a search alone lists its trials: nothing may be written in its place."""
+    """Only the record of a search lists its trials, so nothing may overwrite it."""
     trials = Trials(pose_search(), store)
     train(trials)
     plan = build_plan(load_study(write_grid()), corpus_info)

@@ -1,4 +1,4 @@
-"""A grid's `tune:`: equal trials for every arm, the matrix at each arm's best, and what the report is told."""
+"""A grid's `tune:`: equal trials for every arm, the matrix at each arm's best, and the facts for the report."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_grid_tries_every_value_once_in_pieces_and_may_become_wider(
     edges = [describe_arm(narrow, search)["at_edge"] for search in narrow.searches]
     assert edges == [[RATE]] * 4  # the best of the three is the last: the optimum is at 1e-2
     ended = train(pose(RATES), limit=1)
-    (tmp_path / "runs" / "tiny-tune" / JOURNAL).unlink()  # as on a machine to which the runs were merged
+    (tmp_path / "runs" / "tiny-tune" / JOURNAL).unlink()  # as on the machine that merged the runs
     ended = [*ended, *train(pose(RATES))]
     assert {run.arm.train.learning_rate for run in ended} == {3e-2}
     assert len(ended) == 4
@@ -105,7 +105,7 @@ def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
 
 
 def test_trials_that_are_over_need_no_machine_for_more(write_grid, corpus_info: CorpusInfo, tmp_path: Path) -> None:
-    """As where archives from a larger machine were merged. New ones are refused before anything is written."""
+    """As after merging archives from a larger machine. New runs are refused before anything is written."""
     tune = {"space": {RATE: RATES[:2]}, "trials": 2, "sampler": "GridSampler"}
     study = load_study(write_grid(tune=tune, resources={"cpus": 1000}))
     options, console = Options(f"sqlite:///{tmp_path}/mlflow.db"), Console(quiet=True)
@@ -145,7 +145,7 @@ def test_trials_are_not_cut_by_the_rule_of_the_matrix(
 def test_a_trial_that_was_cut_is_over_whatever_the_pruner_is_later(
     write_grid, corpus_info: CorpusInfo, tmp_path: Path
 ) -> None:
-    """Trained on to its end it would cost time, and nobody would be told its value."""
+    """Training it to its end would cost time, and its value would never be used."""
     study = load_study(write_grid(tune={"space": SPACE, "trials": 2}, resources={"cpus": 1000}))
     trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
     folder = trials.store.run(train(trials)[-1].run_id)
@@ -177,7 +177,7 @@ def test_an_arm_that_is_added_is_tuned_alone(write_grid, corpus_info: CorpusInfo
 def test_an_arm_that_another_one_stands_for_is_not_trained_untuned(
     write_grid, corpus_info: CorpusInfo, tmp_path: Path
 ) -> None:
-    """AdamW reads no momentum of Muon's: two of the four arms are one, at the best settings too."""
+    """AdamW does not read Muon's momentum, so two of the four arms are one, also at the best settings."""
     matrix = {"train.optimizer": ["adamw", "muon"], "train.muon_momentum": [0.9, 0.95]}
     study = load_study(write_grid(matrix=matrix, baseline=None, tune={"space": {RATE: SPACE[RATE]}, "trials": 3}))
     trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
@@ -190,7 +190,7 @@ def test_an_arm_that_another_one_stands_for_is_not_trained_untuned(
 
 
 def test_the_record_tells_the_trials_that_an_arm_had(write_grid, corpus_info: CorpusInfo, tmp_path: Path) -> None:
-    """Fewer in the file than there were: an arm that is added now has fewer, and the fairness panel must see it."""
+    """The file asks for fewer trials than before. An arm added now has fewer, and the fairness panel must see it."""
 
     def pose(n_trials: int, *levels: str) -> Trials:
         tune = {"space": {RATE: SPACE[RATE]}, "trials": n_trials}
@@ -242,7 +242,10 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
             ("tune.budget.steps", "differ in train.steps"),
         ),
         ({"tune": {"space": SPACE, "trials": 2, "sampler": "GridSampler"}}, ("tune.space", "list the values")),
-        ({"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}}, ("tune.trials", "set trials to 2")),
+        (
+            {"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}},
+            ("tune.trials", "set trials to 2"),
+        ),
         (
             {"tune": {"space": {RATE: [1e-3]}, "trials": 1, "sampler": {"name": "GridSampler", "seed": 1}}},
             ("tune.sampler", "'seed'"),

@@ -1,4 +1,4 @@
-"""What no study asks for is refused: numbers out of range, files without measure. Soon, and in a short message."""
+"""Absurd input, such as numbers out of range and huge files, is refused quickly and with a short message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.study import load_study
 from ablate.study.schema import Resources, TrainConfig
 
 MINIMAL = "study: s\nmodel: {d_model: 8}\ntrain: {steps: 10}\nmatrix: {attention: [standard]}\n"
-SOON_S = 20.0  # a second or two of one core that has nothing else to do
+SOON_S = 20.0  # a second or two on one idle core
 LONGEST_LINE = 1500
 
 

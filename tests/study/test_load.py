@@ -1,4 +1,4 @@
-"""grid.yaml to Study, and what is said where that cannot be."""
+"""From grid.yaml to Study, and the messages for files that cannot be read."""
 
 from __future__ import annotations
 

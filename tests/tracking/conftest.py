@@ -18,7 +18,7 @@ ARMS = ("a=1", "a=2")
 
 
 def weights(n_bytes: int = 1000, shape: Sequence[int] = (2,)) -> bytes:
-    """A file of this length that holds one tensor, `w`, of zeros."""
+    """Write a file of this length with one tensor of zeros, `w`."""
     size = 4 * math.prod(shape)
     header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
     header = header.ljust(n_bytes - 8 - size)
@@ -27,7 +27,7 @@ def weights(n_bytes: int = 1000, shape: Sequence[int] = (2,)) -> bytes:
 
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[..., StudyFolder]:
-    """Writes a study of two arms with finished runs of these seeds; the loss is the arm's, less for late seeds."""
+    """A function that writes a study of two arms with finished runs of these seeds. Later seeds have a lower loss."""
 
     def write(
         folder: str = "one",

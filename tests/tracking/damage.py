@@ -1,4 +1,4 @@
-"""What can stand where a file of a run should."""
+"""Things that can be where a run's file should be."""
 
 from __future__ import annotations
 

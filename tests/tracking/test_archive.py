@@ -1,4 +1,4 @@
-"""Studies trained in parts on machines that share nothing."""
+"""Studies trained in parts on machines that share no storage."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_archive_writes_nowhere_but_into_the_study(write_study: WriteStudy, t
 
 
 def rewrite(archive: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> Path:
-    """The archive with each file's name and content changed."""
+    """Rewrite the archive with changed names and contents."""
     changed = archive.with_name("changed.tar.gz")
     with tarfile.open(archive) as source, tarfile.open(changed, "w:gz") as tar:
         for entry in source:
@@ -181,7 +181,7 @@ def test_a_run_is_nobody_elses_while_it_is_merged(
     half.path.mkdir(parents=True)
     half.curve.write_bytes(b'{"step": 1}\n')
     half.checkpoint.write_bytes(b"c")
-    inode = half.curve.stat().st_ino  # somebody about to train it may have it open
+    inode = half.curve.stat().st_ino  # a worker about to train it may have it open
     seen: list[bool] = []
 
     def write(path: Path, content: bytes) -> None:
@@ -201,7 +201,7 @@ def test_a_run_is_nobody_elses_while_it_is_merged(
 
 
 def test_a_bit_that_changed_on_the_way_changes_no_result(write_study: WriteStudy, tmp_path: Path) -> None:
-    """tarfile takes an entry that it cannot read for the end, and never reads as far as the checksum."""
+    """tarfile treats an unreadable entry as the end, and never reads as far as the checksum."""
     archive = packed(write_study(), weights=True)
     good, damaged, header = archive.read_bytes(), tmp_path / "x.tar.gz", 10
     merge(StudyFolder(tmp_path / "whole" / "s"), [archive])
@@ -223,7 +223,7 @@ def test_a_bit_that_changed_on_the_way_changes_no_result(write_study: WriteStudy
 
 
 def test_nothing_is_merged_into_a_search_at_work(write_study: WriteStudy) -> None:
-    """It writes the record anew with every trial: what came meanwhile would be lost from it."""
+    """The search rewrites the record with every trial, so runs merged meanwhile would be lost from it."""
     store, archive = write_study("a"), packed(write_study("b", seeds=(7,)))
     store.write_study(replace(store.read_study(), tuning={"space": {}}))
     with store.driver_lock.open("w") as lock:
@@ -347,7 +347,7 @@ def test_an_archive_of_a_stranger_filled_memory_or_disk(
 @pytest.mark.parametrize("breaks", ["status.json", "config.json", "curve.jsonl", "study.json", "model.safetensors"])
 @pytest.mark.parametrize("is_new", [True, False])
 def test_half_a_merge_was_left(write_study: WriteStudy, tmp_path: Path, breaks: str, is_new: bool) -> None:
-    """The last of the runs has something in the way."""
+    """Something is in the way of the last run."""
     archive = packed(write_study("a"), weights=True)
     store = StudyFolder(tmp_path / "m" / "s")
     run_ids = [run.run_id for run in StudyFolder(tmp_path / "a" / "s").read_study().runs]

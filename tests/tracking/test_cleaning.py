@@ -1,4 +1,4 @@
-"""What `ablate clean` removes, and what it never touches."""
+"""Files that `ablate clean` removes, and files that it never touches."""
 
 from __future__ import annotations
 

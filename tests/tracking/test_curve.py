@@ -1,4 +1,4 @@
-"""The curve file: appended, cut back, followed, leased."""
+"""The curve file: appending, cutting back, following and leases."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_reader_follows_and_repeats_nothing(tmp_path: Path) -> None:
 
 
 def test_a_reader_omits_nothing_of_a_curve_that_grew_past_where_it_was(tmp_path: Path) -> None:
-    """Lines written again have other times, hence other lengths."""
+    """Lines that are written again have other times and therefore other lengths."""
     path = tmp_path / "curve.jsonl"
     reader = CurveReader(path)
     with CurveWriter(path) as curve:

@@ -1,4 +1,4 @@
-"""Every file of a run, replaced by what is no such file: only that run suffers, and its reason is named."""
+"""Every file of a run, replaced by something else: only that run is affected, and the reason is given."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_one_damaged_file_blocked_the_whole_study(
     is_over = victim.has_ended(victim.read_status())
     assert (row["state"] == "finished") == is_over == (file not in ("status.json", "curve.jsonl"))
     if not is_over and (file, how) != ("status.json", "missing"):
-        assert row["state"] == "interrupted"  # its checkpoint is left
+        assert row["state"] == "interrupted"  # its checkpoint remains
         (note,) = row["notes"]
         assert note.startswith(file)
         assert file == "status.json" or "`ablate run` trains" in note

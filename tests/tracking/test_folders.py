@@ -1,4 +1,4 @@
-"""The records of a study's folder."""
+"""The files of a study's folder."""
 
 from __future__ import annotations
 

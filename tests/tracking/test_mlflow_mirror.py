@@ -30,7 +30,7 @@ from ablate.tracking.mlflow_publisher import publish
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
-# MLflow and SQLAlchemy deprecate each other's and their own calls.
+# MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -46,7 +46,7 @@ LINES = [{"step": step, "wall_s": step / 8, "train_loss": 1 / step, "learning_ra
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow with nothing in it, which takes seconds to make."""
+    """An empty MLflow database, made once because it takes seconds."""
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     MlflowWriter(f"sqlite:///{path}", RECORD)
     return path
@@ -54,7 +54,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, database: Path) -> StudyFolder:
-    """A study with one finished run, and an MLflow that has not heard of it."""
+    """A study with one finished run, and an MLflow that does not have it yet."""
     store = StudyFolder(tmp_path / "s")
     with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(store.mlflow_database)) as copy:
         source.backup(copy)
@@ -155,7 +155,7 @@ def test_an_mlflow_that_is_away_holds_nobody_up_and_names_no_secret(store: Study
     assert mirror.behind is not None
     assert "hunter2" not in mirror.behind
     assert "127.0.0.1:9" in mirror.behind
-    assert mirror_all(store).behind is None  # elsewhere, later: all of it
+    assert mirror_all(store).behind is None  # later, in another MLflow: all of it
     assert_has_all(store)
 
 
@@ -234,7 +234,7 @@ def test_a_writer_made_anew_knows_what_is_there(store: StudyFolder) -> None:
 
 def test_a_run_that_is_announced_later_is_mirrored_too(store: StudyFolder) -> None:
     mirror = MlflowMirror(uri(store), store, replace(RECORD, arms=(), runs=()))
-    for _ in range(2):  # a driver that begins it anew announces it again
+    for _ in range(2):  # a driver that restarts it announces it again
         mirror.announce(RECORD.runs[0], ARM)
     mirror.add("0f", LINES)
     mirror.end("0f", "finished")

@@ -1,4 +1,4 @@
-"""The mirror into a real `mlflow server` that is killed in mid-run, and into a real PostgreSQL."""
+"""The mirror with a real `mlflow server` that is killed during a run, and with a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ablate.tracking.folders import StudyFolder, write_json
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
-# MLflow and SQLAlchemy deprecate each other's and their own calls.
+# MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> StudyFolder:
 
 
 def train(store: StudyFolder, mirror: MlflowMirror, half: int) -> None:
-    """Half of the run's lines, as a worker and a driver bring them."""
+    """Half of the run's lines, delivered as a worker and a driver would."""
     with CurveWriter(store.run("0f").curve) as curve:
         for line in LINES[10 * half : 10 * half + 10]:
             curve.append(line)
@@ -96,7 +96,7 @@ def answers(port: int) -> bool:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[int, Callable[[], None], Callable[[], None]]]:
-    """A port, and how to start and to kill the server there."""
+    """A port, with functions that start and kill the server on it."""
     port = free_port()
     running: list[subprocess.Popen[bytes]] = []
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -128,7 +128,7 @@ def test_a_server_that_is_killed_in_mid_run_ends_up_with_all(
     mirror = MlflowMirror(uri, store, RECORD)
     train(store, mirror, 0)
     wait_for(lambda: mirror._queue.empty())
-    time.sleep(3.0)  # the mirror gathers for two seconds, then writes
+    time.sleep(3.0)  # the mirror collects for two seconds before it writes
     kill()
     began = time.monotonic()
     train(store, mirror, 1)
@@ -145,7 +145,7 @@ def test_a_server_that_is_killed_in_mid_run_ends_up_with_all(
 
 @pytest.fixture
 def postgresql() -> Iterator[str]:
-    """The address of a database of its own. PostgreSQL refuses to run as root."""
+    """The address of a new database. PostgreSQL refuses to run as root."""
     places = [*Path("/usr/lib/postgresql").glob("*/bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
     folder = next((place for place in places if (place / "initdb").exists()), None)
     if folder is None:

@@ -1,4 +1,4 @@
-"""A small corpus, and a recorder that keeps lines in memory and checkpoints in a file."""
+"""A small corpus, and a recorder with lines in memory and checkpoints in a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTEXT = 12
 
 
 class Recording:
-    """A recorder whose checkpoints go through the real file format."""
+    """A recorder that writes checkpoints in the real file format."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,13 +42,13 @@ class Recording:
         self.beats.append(step)
 
     def curve(self) -> list[dict[str, Any]]:
-        """The lines without what a clock decides."""
+        """The lines without values that depend on the clock."""
         return [{k: v for k, v in line.items() if k not in ("wall_s", "tokens_per_s")} for line in self.lines]
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Tokens with some order in them: each is mostly the last one plus a step."""
+    """Tokens with some structure: each is mostly the previous one plus a step."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = np.random.default_rng(0)
     for name, n_tokens in (("train.bin", 4000), ("validation.bin", 600)):

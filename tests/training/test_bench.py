@@ -1,4 +1,4 @@
-"""`bench_arms`: what it says of a small arm on the CPU."""
+"""`bench_arms` on a small arm on the CPU."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_error_of_one_of_several_processes_is_the_reason(make_small_arm):
 
 
 class Mortal(ModelConfig):
-    """A config that ends the first process that it is sent to."""
+    """A config that kills the first process that receives it."""
 
     mark: ClassVar[Path]
 
@@ -106,7 +106,7 @@ def test_processes_do_not_wait_for_one_that_died(make_small_arm, tmp_path, monke
 
 
 class Lingering(ModelConfig):
-    """A config that makes the end of each process that it is sent to take minutes, as a pool of compilers may."""
+    """A config that makes each process that receives it take minutes to exit, as a pool of compilers may."""
 
     def __reduce__(self):
         return _linger, (self.to_dict(),)

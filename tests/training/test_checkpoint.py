@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything."""
+"""Checkpoints are written completely or not at all, and read without executing anything."""
 
 from __future__ import annotations
 

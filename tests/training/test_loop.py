@@ -1,4 +1,4 @@
-"""The loop: against a naive one, against itself interrupted, split, and gone wrong."""
+"""The loop against a naive one, and against itself after interruptions, splits and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def variant(base: ModelConfig, attention: str, normalization: str) -> ModelConfi
 
 
 def train_naively(config, train, seed, corpus):
-    """The same training, written out: yields (mean loss, gradient norm, validation loss) of each step."""
+    """The same training in naive code. Yields (mean loss, gradient norm, validation loss) per step."""
     model = GPT(config).double()
     model.initialize(seed)
     optimizer = torch.optim.AdamW(
@@ -69,7 +69,7 @@ def test_the_loop_equals_a_naive_one(run, model_config, make_train_config, corpu
 
 @pytest.mark.parametrize("names", VARIANTS)
 def test_golden_curves(run, model_config, make_train_config, names):
-    """Other numbers mean that every published curve would change: know why before writing new ones here."""
+    """If these numbers change, so does every published curve. Find out why before writing new ones here."""
     _, recording = run(variant(model_config, *names), make_train_config(precision="float64", steps=6))
     losses = [value for line in recording.lines for key, value in line.items() if key in ("train_loss", "val_loss")]
     assert losses == pytest.approx(GOLDEN[names], rel=ROUNDING_64)
@@ -99,7 +99,7 @@ def test_lines_stand_where_they_are_due(run, model_config, make_train_config):
     assert [line["step"] for line in recording.lines] == [3, 5, 6, 9, 10, 12, 13]
     assert [line["step"] for line in recording.lines if "val_loss" in line] == [5, 10, 13]
     assert sorted(set(recording.beats)) == list(range(1, 14))
-    assert recording.beats.count(5) > 1  # a long evaluation gives signs of life too
+    assert recording.beats.count(5) > 1  # a long evaluation sends heartbeats too
     assert outcome.wall_s == recording.lines[-1]["wall_s"] > 0
     assert outcome.peak_memory_bytes > 1_000_000
 
@@ -170,7 +170,7 @@ def test_what_the_forward_pass_draws_is_resumed_too(run, model_config, make_trai
     _, undisturbed = run(model_config, make_train_config())
     stops = iter([False] * 3 + [True])
     _, recording = run(model_config, make_train_config(), should_stop=lambda: next(stops))
-    torch.rand(17)  # what else the process draws must not matter
+    torch.rand(17)  # other random draws of the process must not matter
     run(model_config, make_train_config(), recording=recording)
     assert recording.curve() == undisturbed.curve()
 
@@ -200,7 +200,7 @@ def test_idle_settings_decide_nothing_and_the_others_do(run, model_config, make_
 def test_a_crash_goes_on_from_the_last_checkpoint(run, new_recording, model_config, make_train_config):
     train = make_train_config(checkpoint_every=4)
     _, undisturbed = run(model_config, train)
-    assert undisturbed.saved == [4, 8]  # none at the end, where the weights are saved anyway
+    assert undisturbed.saved == [4, 8]  # none at the end, because the weights are saved anyway
 
     def crash():
         if len(recording.beats) == 7:
@@ -210,7 +210,7 @@ def test_a_crash_goes_on_from_the_last_checkpoint(run, new_recording, model_conf
     recording = new_recording()
     with pytest.raises(RuntimeError, match="power cut"):
         run(model_config, train, recording=recording, should_stop=crash)
-    recording.lines = [line for line in recording.lines if line["step"] <= 4]  # as the curve is cut back
+    recording.lines = [line for line in recording.lines if line["step"] <= 4]  # as when the curve is cut back
     run(model_config, train, recording=recording)
     assert recording.curve() == undisturbed.curve()
 
@@ -262,7 +262,7 @@ def test_every_arm_of_a_seed_sees_the_same_batches(run, model_config, make_train
 
 @pytest.fixture
 def _torch_may_warn():
-    """torch warns about its own affairs while it compiles."""
+    """torch triggers its own warnings while it compiles."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -276,7 +276,7 @@ def test_a_compiled_run_is_close_to_an_eager_one(run, model_config, make_train_c
     _, eager = run(config, make_train_config())
     outcome, compiled = run(config, make_train_config(compile=True))
     assert compiled.lines[-1]["val_loss"] == pytest.approx(eager.lines[-1]["val_loss"], rel=ROUNDING_32)
-    assert outcome.wall_s < 2.0  # s; compiling takes ten times as long and is not in it
+    assert outcome.wall_s < 2.0  # s; compiling takes ten times as long and must not be included
 
 
 @pytest.mark.parametrize("names", VARIANTS)
@@ -307,7 +307,7 @@ def test_clipping_can_be_switched_off(run, model_config, make_train_config):
 def test_a_train_loss_that_is_no_number_is_divergence(run, model_config, make_train_config, monkeypatch):
     _poison(monkeypatch, is_training=True)
     outcome, recording = run(model_config, make_train_config())
-    assert (outcome.state, outcome.step) == ("diverged", 3)  # found at the first line
+    assert (outcome.state, outcome.step) == ("diverged", 3)  # detected at the first line
     assert [line["step"] for line in recording.lines] == [3]
     assert math.isnan(recording.lines[0]["train_loss"])
 
@@ -336,7 +336,7 @@ def test_what_is_not_resolved_is_refused(run, model_config, make_train_config, m
 
 
 def test_auto_finds_the_micro_batch_that_fits(run, model_config, make_train_config, monkeypatch):
-    """A device with room for two sequences at once."""
+    """A device with memory for two sequences at once."""
     loss = GPT.loss
 
     def lose(model, ids, targets):
@@ -375,7 +375,7 @@ def test_the_fastest_backend_trains_as_any(run, model_config, make_train_config,
 
 
 def test_what_a_graph_adds_to_stays_the_same_tensor(corpus, new_recording, model_config, make_train_config):
-    """The curve of a graphed run on a GPU would otherwise stand still after its first line."""
+    """Otherwise the curve of a graphed run on a GPU would not change after its first line."""
     training = loop.Training(model_config, make_train_config(), 0, corpus, new_recording(), torch.device("cpu"))
     before = training.loss_sum
     training.go_on(lambda: False)

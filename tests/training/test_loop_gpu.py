@@ -35,7 +35,7 @@ def run_on_gpu(corpus, new_recording):
     return run_once
 
 
-# flex is compiled where the run is not, and then nobody has silenced torch
+# flex is compiled although the run is not, so torch's warnings are not silenced
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("attention", ["standard", {"name": "standard", "window": 3}, "forgetting"], ids=str)
@@ -43,7 +43,7 @@ def test_the_gpu_trains_as_the_cpu_does(run, run_on_gpu, model_config, make_trai
     model_config = type(model_config).parse({**model_config.to_dict(), "attention": attention})
     _, on_cpu = run(model_config, make_train_config(precision=precision))
     free_memory(torch.device("cuda"))
-    held = torch.cuda.memory_allocated()  # by what other tests keep
+    held = torch.cuda.memory_allocated()  # because of memory that other tests keep
     outcome, on_gpu = run_on_gpu(model_config, make_train_config(precision=precision))
     for one, other in zip(on_cpu.curve(), on_gpu.curve(), strict=True):
         assert one == pytest.approx(other, rel=ROUNDING_32)
@@ -105,7 +105,7 @@ def test_a_graphed_run_resumes_one_that_was_not(run_on_gpu, model_config, make_t
 def test_a_graph_updates_its_weights_in_one_pass_as_in_several(
     run_on_gpu, model_config, make_train_config, monkeypatch, normalization
 ):
-    """Widths of no power of two, a clipped gradient, decay: weights, moments and curve after 20 steps."""
+    """Weights, moments and curve after 20 steps, with widths that are not powers of two, clipping and weight decay."""
     sizes = {"d_model": 72, "n_layers": 2, "n_heads": 2}
     data = {"vocab_size": model_config.vocab_size, "context_length": model_config.context_length}
     model = ModelConfig(**sizes, **data, normalization=normalization)
@@ -133,7 +133,7 @@ def test_a_graph_updates_its_weights_in_one_pass_as_in_several(
     ids=str,
 )
 def test_the_fast_path_trains_as_plain_float32(run_on_gpu, model_config, make_train_config, attention, normalization):
-    """Every arm of the speed table: compiled, bfloat16, one graph, kernels of its own, against none of it."""
+    """Every arm of the speed table: compiled, bfloat16, one graph and custom kernels, against none of these."""
     sizes = {"d_model": 64, "n_layers": 2, "n_heads": 4}
     data = {"vocab_size": model_config.vocab_size, "context_length": model_config.context_length}
     model = ModelConfig(**sizes, **data, attention=attention, normalization=normalization)

@@ -1,4 +1,4 @@
-"""Clipping, AdamW and weight normalisation in one pass: on a GPU where there is one, else in Triton's interpreter."""
+"""Clipping, AdamW and weight normalization in one pass, on a GPU if there is one, else in Triton's interpreter."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from ablate_model.kernels.unit_vectors import project
 from ablate_model.numerics import NOISE_NORM
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-ROUNDING = 1e-6  # relative, of a few steps in float32
+ROUNDING = 1e-6  # relative, after a few steps in float32
 RATE, BETAS, EPS = 1e-2, (0.9, 0.999), 1e-8
 
 
@@ -92,7 +92,7 @@ def test_what_the_kernel_does_not_take_is_told():
 
 @pytest.mark.parametrize("normalization", ["prenorm", {"name": "ngpt", "normalize_weights": "both"}], ids=str)
 def test_an_update_in_one_pass_is_the_usual_one(corpus, new_recording, make_train_config, monkeypatch, normalization):
-    """Weights, state, gradient norms; one matrix has no gradient in one of the steps."""
+    """Weights, state and gradient norms. One matrix has no gradient in one of the steps."""
     config = ModelConfig(
         d_model=16, n_layers=1, n_heads=2, vocab_size=32, context_length=12, normalization=normalization
     )
@@ -121,7 +121,7 @@ def test_an_update_in_one_pass_is_the_usual_one(corpus, new_recording, make_trai
             assert all(parameter.grad is None for parameter in training.parameters)
             norms.append(training.grad_norm)
         n_matrices = sum(parameter.dim() == 2 for parameter in training.parameters)
-        assert len(taken) == 3 * n_matrices - 1  # torch's first step makes the state
+        assert len(taken) == 3 * n_matrices - 1  # torch creates the state in the first step
         (part,) = training.optimizer.parts
         state = [value for parameter in training.parameters for value in part.state[parameter].values()]
         seen[in_one_pass] = [*norms, *training.parameters, *state]

@@ -1,4 +1,4 @@
-"""Optimizers: what decays, what they keep, and at what rate they step."""
+"""Optimizers: which weights decay, their state, and their learning rates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BF16_STEPS = 3e-2
 
 
 def orthogonalise(matrix_rc: torch.Tensor) -> torch.Tensor:
-    """Five Newton-Schulz steps in float64: X <- a X + (b A + c A A) X with A = X X^T, rows no more than columns."""
+    """Five Newton-Schulz steps in float64: X <- a X + (b A + c A A) X, A = X X^T, rows no more than columns."""
     x_rc = matrix_rc / matrix_rc.norm()
     if is_tall := x_rc.shape[0] > x_rc.shape[1]:
         x_rc = x_rc.T
@@ -47,7 +47,7 @@ SCALES = {
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_muon_equals_the_formulas_written_out(model_config, make_train_config, scale):
-    """Nesterov momentum as the published sum, against torch's running mean; several steps, so that it matters."""
+    """Nesterov momentum as the published sum, against torch's running mean, over several steps."""
     train = make_train_config(optimizer="muon", weight_decay=0.5, muon_scale=scale, muon_momentum=0.9)
     model = GPT(model_config).double()
     matrices = {name for name, role in model.parameter_roles().items() if role == "matrix"}
@@ -71,7 +71,7 @@ def test_muon_equals_the_formulas_written_out(model_config, make_train_config, s
             update = dict(model.named_parameters())[name].detach() - matrix * (1 - rate * 0.5)
             assert (update - expected).norm() < BF16_STEPS * expected.norm(), name
             shapes.add(matrix.shape[0] > matrix.shape[1])
-    assert shapes == {True, False}  # tall and wide matrices were both there
+    assert shapes == {True, False}  # both tall and wide matrices occurred
 
 
 def test_muon_leaves_embeddings_head_and_vectors_to_adamw(model, make_train_config):

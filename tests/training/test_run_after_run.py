@@ -13,7 +13,7 @@ from ablate.training import compilation
 from ablate_model import ModelConfig
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, of its own affairs
+@pytest.mark.filterwarnings("ignore")  # torch triggers its own warning
 def test_a_compiled_run_has_the_memory_of_the_one_before(run, model_config, make_train_config, monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     train = make_train_config(compile=True)
@@ -28,11 +28,11 @@ def test_a_compiled_run_has_the_memory_of_the_one_before(run, model_config, make
     assert alive and not any(alive)
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, of its own affairs
+@pytest.mark.filterwarnings("ignore")  # torch triggers its own warning
 def test_a_process_compiles_each_kind_of_model_once_and_any_number_of_kinds(
     run, model_config, make_train_config, monkeypatch
 ):
-    """torch gives up compiling a function that it had to compile too often, and a worker trains many models."""
+    """torch stops compiling a function that was compiled too often, and a worker trains many models."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     monkeypatch.setattr(compilation, "MAX_KINDS", 2)
     compilation.forget_compiled()
@@ -49,6 +49,6 @@ def test_a_process_compiles_each_kind_of_model_once_and_any_number_of_kinds(
             del outcome, recording
     one = n_compiled[0]
     assert one > 0
-    assert n_compiled == [one, one, 0, one, one]  # the fourth is one kind too many: all before it are forgotten
+    assert n_compiled == [one, one, 0, one, one]  # the fourth kind is one too many, so the earlier ones are dropped
     gc.collect()
-    assert [model() for model in models] == [None] * 5  # what is compiled holds no model's memory
+    assert [model() for model in models] == [None] * 5  # compiled code keeps no model's memory

@@ -1,4 +1,4 @@
-"""The learning rate, against the formulas written out."""
+"""The learning rate against the explicit formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`reports/performance/stacked_models.py`: stacked models are the models, and its check would say if they were not."""
+"""`reports/performance/stacked_models.py`: stacked models equal the models, and its check detects differences."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_losses_and_gradients_are_those_of_models_on_their_own(script, size):
 
 FAULTS = {
     "norm": lambda _, x_nrd, gain_nd: rms(x_nrd, 1.0) * gain_nd[:, None],  # another eps
-    "split_heads": lambda _, x_nrd: x_nrd.reshape(-1, 12, 2, 12).roll(1, 0),  # attends over a neighbour's sequence
-    "clip": lambda stacked, limit: clip_grad_norm_(stacked.weights.values(), limit),  # one norm of all models
+    "split_heads": lambda _, x_nrd: x_nrd.reshape(-1, 12, 2, 12).roll(1, 0),  # attends to a neighbour's sequence
+    "clip": lambda stacked, limit: clip_grad_norm_(stacked.weights.values(), limit),  # one norm over all models
 }
 
 
