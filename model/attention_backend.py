@@ -12,7 +12,7 @@ from .gpt import GPT
 from .kernels.attention import WATCHERS, choose
 from .kernels.call import Call
 from .kernels.fastest import choose_fastest, default_cache
-from .kernels.sdpa import name_kernel
+from .kernels.sdpa import form_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str
             reason = "measured: " + ", ".join(
                 f"{other} {float(f'{ms:.3g}'):g} ms" for other, ms in model.measured_ms.items()
             )
-        report.update({"backend": name, "reason": reason, "kernel": name_kernel(call) if name == "sdpa" else name})
+        report.update({"backend": name, "reason": reason, "kernel": _name_kernel(call) if name == "sdpa" else name})
     if device.type == "cuda" and report["kernel"] == SDPBackend.MATH.name.lower():
         logger.warning("SDPA falls back to its math kernel for %s", model.config.attention.name)
     return report
@@ -56,6 +56,13 @@ def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str
 def collect_calls(model: GPT, n_sequences: int, dtype: torch.dtype) -> list[Call]:
     """Collect the attention calls of a forward pass over `n_sequences` full contexts under autocast to `dtype`."""
     return [call for call, _ in _collect(model, n_sequences, dtype)]
+
+
+def _name_kernel(call: Call) -> str:
+    """The kernel that SDPA picks for this call: "cudnn_attention", "flash_attention", "efficient_attention", "math"."""
+    q, k, v, mask, is_causal, is_gqa = form_arguments(call)
+    picked = torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
+    return SDPBackend(picked).name.lower()
 
 
 def _collect(model: GPT, n_sequences: int, dtype: torch.dtype) -> list[tuple[Call, str]]:

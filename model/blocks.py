@@ -65,9 +65,8 @@ class Stack(SpecModule):
         for layer in layers:
             block = self.blocks[layer]
             if self.recomputes and cache is None and torch.is_grad_enabled():
-                h_btd = checkpoint(
-                    block, h_btd, context, use_reentrant=False, preserve_rng_state=self.has_dropout and self.training
-                )
+                keep_rng = self.has_dropout and self.training
+                h_btd = checkpoint(block, h_btd, context, use_reentrant=False, preserve_rng_state=keep_rng)
             else:
                 h_btd = block(h_btd, context, None if cache is None else cache.layers[layer])
         return h_btd

@@ -23,6 +23,14 @@ class Context:
     source: Tensor | None = None
     first_values: Tensor | None = None
 
+    def mix_values(self, v_bshv: Tensor, is_first: bool, mix: Tensor | float) -> Tensor:
+        """v <- (1 - m) v + m v_first, v_first the path's first values before any mixing (arXiv 2410.17897)."""
+        if is_first:  # not `first_values is None`: a recomputed layer finds the values of its first run
+            self.first_values = v_bshv
+            return v_bshv
+        assert self.first_values is not None  # config.py: the first layer of a path keeps its attention
+        return (v_bshv + mix * (self.first_values - v_bshv)).to(v_bshv.dtype)
+
 
 class LayerCache:
     """Named tensors of one attention layer; those of `append` grow along time, dimension 1."""

@@ -206,17 +206,12 @@ class Normalization(Variant, ABC):
         """Training defaults that belong to this normalization."""
         return {"weight_decay": 0.1, "warmup_fraction": 0.1}
 
+    # restores the constraint on the stream after streams were added or mixed
+    constrain: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(keep_stream)
+    # prepares the embedding for the embedding shortcut
+    normalize_source: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(scale_source)
+
     # what it builds; None means that nothing happens there
-    @property
-    def constrain(self) -> Callable[[Tensor], Tensor]:
-        """Function that restores the constraint on the stream after streams were added or mixed."""
-        return keep_stream
-
-    @property
-    def normalize_source(self) -> Callable[[Tensor], Tensor]:
-        """Function that prepares the embedding for the embedding shortcut."""
-        return scale_source
-
     def build_input(self, config: Architecture) -> nn.Module | None:
         """Build the module between the embedding (b, t, d) and the first block."""
         return None
@@ -283,10 +278,7 @@ def keep_heads(x_bthk: Tensor, _tables: Tables) -> Tensor:
 class Position(Variant, ABC):
     """A positional encoding."""
 
-    @property
-    def rotate(self) -> Rotate:
-        """Function applied to queries and keys (b, t, h, k) in every layer."""
-        return keep_heads
+    rotate: ClassVar[Rotate] = staticmethod(keep_heads)  # applied to queries and keys (b, t, h, k) in every layer
 
     def num_params(self, config: Architecture) -> int:
         """Parameters of the whole model's positional encoding."""

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .blocks import Stack
 from .config import ModelConfig
 from .context import Cache, Context
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
-from .kernels.unit_vectors import project
 from .layers import READS, Embedding, StreamMatrix, multiply
 from .numerics import upcast
-from .parameters import Role, collect_diagnostics, initialize, walk_parameters
+from .parameters import SpecModel
 
 
-class GPT(nn.Module):
+class GPT(SpecModel):
     """A decoder-only transformer, initialized with a seed.
 
     `backend` is the attention backend (kernels/attention.py) of every layer; `attention_backend.py` measures which is
@@ -29,7 +26,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig, backend: str = "auto", seed: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.has_unit_weights = config, config.normalization.has_unit_weights_after_step
         self.backend = backend
         self.measured_ms: dict[str, float] = {}
         self.embedding = Embedding(config, config.vocab_size)
@@ -42,11 +39,6 @@ class GPT(nn.Module):
         self.normalize_source = config.normalization.normalize_source
         self._compiled_end: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self.initialize(seed)
-
-    def initialize(self, seed: int) -> None:
-        """Fill each parameter from a stream keyed by (seed, its name), then project nGPT's weights to the sphere."""
-        initialize(self, seed)
-        self.post_step()
 
     def forward(self, ids_bt: Tensor, cache: Cache | None = None) -> Tensor:
         """Token ids (b, t) to logits (b, t, v). With a cache, ids are the newest tokens and the cache grows by them."""
@@ -100,22 +92,6 @@ class GPT(nn.Module):
     def _head_weight(self) -> Tensor:
         return (self.embedding if self.head is None else self.head).read_weight()
 
-    def unit_axes(self) -> dict[Tensor, int]:
-        """The weights whose vectors nGPT keeps on the unit sphere after each step, and the dimension of the vectors."""
-        if not self.config.normalization.has_unit_weights_after_step:
-            return {}
-        return {parameter: spec.axis for _, parameter, spec in walk_parameters(self) if spec.axis is not None}
-
-    @torch.no_grad()
-    def post_step(self, unit: AbstractSet[Tensor] = frozenset()) -> None:
-        """Project weights back to the unit sphere where nGPT asks for it. Call it after every optimizer step.
-
-        Weights in `unit` have unit vectors already; weights on the meta device have no values.
-        """
-        for weight, axis in self.unit_axes().items():
-            if weight not in unit and not weight.is_meta:
-                project(weight, axis)
-
     def compile_blocks(self) -> None:
         """Compile the blocks in place and the loss. Blocks share one graph, so depth costs no compilation time."""
         for block in self.stack.blocks:
@@ -125,29 +101,3 @@ class GPT(nn.Module):
     def recompute_blocks(self) -> None:
         """Keep only the input of each block for the backward pass, and recompute the rest (arXiv 1604.06174)."""
         self.stack.recomputes = True
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW's groups: parameters of two or more dimensions decay, the others do not."""
-        decayed = [parameter for parameter in self.parameters() if parameter.dim() >= 2]
-        rest = [parameter for parameter in self.parameters() if parameter.dim() < 2]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-    def parameter_roles(self) -> dict[str, Role]:
-        """Parameter name to its role for an optimizer: matrix (hidden, Muon's), embedding, head, gate or vector."""
-        return {name: spec.role for name, _, spec in walk_parameters(self)}
-
-    @torch.no_grad()
-    def diagnostics(self) -> dict[str, float]:
-        """Scalars of the variants, "name/layer" inside blocks and "name" outside, in one transfer from the device."""
-        found = collect_diagnostics(self)
-        if not found:
-            return {}
-        values = torch.stack([value.reshape(()).to(torch.float64) for value in found.values()]).tolist()
-        return dict(zip(found, values, strict=True))
-
-    @classmethod
-    @torch.no_grad()
-    def diagnostic_names(cls, config: ModelConfig) -> tuple[str, ...]:
-        """The names that `diagnostics` returns for a model, without memory for its weights."""
-        with torch.device("meta"):
-            return tuple(collect_diagnostics(cls(config)))

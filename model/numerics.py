@@ -23,11 +23,6 @@ def upcast(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def split_last(x: Tensor, *sizes: int) -> Tensor:
-    """Split the last dimension into several; one size may be -1."""
-    return torch.unflatten(x, -1, sizes)
-
-
 def unit(x: Tensor, dim: int = -1) -> Tensor:
     """Return x / ||x||_2 along `dim`, without gain and eps (Norm of nGPT, arXiv 2410.01131).
 

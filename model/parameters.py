@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from .kernels.unit_vectors import project
 
 Role = Literal["matrix", "embedding", "head", "gate", "vector"]
 
@@ -39,47 +42,93 @@ class SpecModule(nn.Module):
     def declare(
         self, name: str, shape: tuple[int, ...], spec: Spec, dtype: torch.dtype = torch.float32
     ) -> nn.Parameter:
-        """Register an uninitialized parameter under `name`; `initialize` fills it."""
+        """Register an uninitialized parameter under `name`; `SpecModel.initialize` fills it."""
         parameter = nn.Parameter(torch.empty(shape, dtype=dtype))
         self.specs[name] = spec
         self.register_parameter(name, parameter)
         return parameter
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Return scalars worth logging, by short name; `collect_diagnostics` adds the layer."""
+        """Return scalars worth logging, by short name; the model adds the layer."""
         return {}
 
 
-def walk_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Spec]]:
-    """Yield (full name, parameter, spec) of each parameter once, in the order of `named_parameters`."""
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not isinstance(module, SpecModule):
-                raise TypeError(f"{prefix}.{name} belongs to {type(module).__name__}, which is not a SpecModule")
-            yield (f"{prefix}.{name}" if prefix else name), parameter, module.specs[name]
+class SpecModel(nn.Module):
+    """A whole model, whose parameters all belong to SpecModules; `has_unit_weights` if nGPT projects them."""
 
+    has_unit_weights: bool
 
-def collect_diagnostics(model: nn.Module) -> dict[str, Tensor]:
-    """Collect the scalars of all modules: "name/layer" inside blocks, "name" outside."""
-    found: dict[str, Tensor] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, SpecModule):
-            layer = path.split(".")[2:3] if path.startswith("stack.blocks.") else []
-            found.update({"/".join([name, *layer]): value for name, value in module.diagnostics().items()})
-    return found
+    def walk_parameters(self) -> Iterator[tuple[str, nn.Parameter, Spec]]:
+        """Yield (full name, parameter, spec) of each parameter once, in the order of `named_parameters`."""
+        for prefix, module in self.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not isinstance(module, SpecModule):
+                    raise TypeError(f"{prefix}.{name} belongs to {type(module).__name__}, which is not a SpecModule")
+                yield (f"{prefix}.{name}" if prefix else name), parameter, module.specs[name]
 
+    @torch.no_grad()
+    def initialize(self, seed: int) -> None:
+        """Fill every parameter from its own random stream, keyed by (seed, parameter name), and project to the sphere.
 
-@torch.no_grad()
-def initialize(model: nn.Module, seed: int) -> None:
-    """Fill every parameter from its own random stream, keyed by (seed, parameter name).
+        The draw happens on the CPU in float32, whatever the device and dtype. Parameters of equal name and shape
+        therefore start equal in every arm of a study, on every machine, whatever other parameters the arm has.
+        """
+        found = [item for item in self.walk_parameters() if not item[1].is_meta]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch draws each parameter on a single thread
+            starts = pool.map(lambda item: _draw(seed, *item), found)
+            for (_, parameter, _), start in zip(found, starts, strict=True):
+                parameter.copy_(start)
+        self.post_step()
 
-    The draw happens on the CPU in float32, whatever the device and dtype. Parameters of equal name and shape therefore
-    start equal in every arm of a study, on every machine, whatever other parameters the arm has.
-    """
-    found = [item for item in walk_parameters(model) if not item[1].is_meta]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch draws each parameter on a single thread
-        for (_, parameter, _), start in zip(found, pool.map(lambda item: _draw(seed, *item), found), strict=True):
-            parameter.copy_(start)
+    def unit_axes(self) -> dict[Tensor, int]:
+        """The weights whose vectors nGPT keeps on the unit sphere after each step, and the dimension of the vectors."""
+        if not self.has_unit_weights:
+            return {}
+        return {parameter: spec.axis for _, parameter, spec in self.walk_parameters() if spec.axis is not None}
+
+    @torch.no_grad()
+    def post_step(self, unit: AbstractSet[Tensor] = frozenset()) -> None:
+        """Project weights back to the unit sphere where nGPT asks for it. Call it after every optimizer step.
+
+        Weights in `unit` have unit vectors already; weights on the meta device have no values.
+        """
+        for weight, axis in self.unit_axes().items():
+            if weight not in unit and not weight.is_meta:
+                project(weight, axis)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Return AdamW's groups: parameters of two or more dimensions decay, the others do not."""
+        decayed = [parameter for parameter in self.parameters() if parameter.dim() >= 2]
+        rest = [parameter for parameter in self.parameters() if parameter.dim() < 2]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+    def parameter_roles(self) -> dict[str, Role]:
+        """Map each parameter to its role for an optimizer: matrix (hidden, Muon's), embedding, head, gate or vector."""
+        return {name: spec.role for name, _, spec in self.walk_parameters()}
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[str, float]:
+        """Return the scalars of all modules, in one transfer from the device."""
+        found = self.collect_diagnostics()
+        if not found:
+            return {}
+        values = torch.stack([value.reshape(()).to(torch.float64) for value in found.values()]).tolist()
+        return dict(zip(found, values, strict=True))
+
+    @classmethod
+    def diagnostic_names(cls, config: Any) -> tuple[str, ...]:
+        """Return the names that `diagnostics` returns for a model, without memory for its weights."""
+        with torch.device("meta"), torch.no_grad():
+            return tuple(cls(config).collect_diagnostics())
+
+    def collect_diagnostics(self) -> dict[str, Tensor]:
+        """Return the scalars of all modules as tensors: "name/layer" inside blocks, "name" outside."""
+        found: dict[str, Tensor] = {}
+        for path, module in self.named_modules():
+            if isinstance(module, SpecModule):
+                layer = path.split(".")[2:3] if path.startswith("stack.blocks.") else []
+                found.update({"/".join([name, *layer]): value for name, value in module.diagnostics().items()})
+        return found
 
 
 def _draw(seed: int, name: str, parameter: nn.Parameter, spec: Spec) -> Tensor:

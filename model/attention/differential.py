@@ -20,7 +20,7 @@ from .maps import HeadNorm, MapLayer, build_head_norm, choose_head_norm, count_h
 
 
 def lambda_init_at(layer: int) -> float:
-    """0.8 - 0.6 exp(-0.3 l) with l the 0-based layer (arXiv 2410.05258, section 2.1, where l counts from 1)."""
+    """Return 0.8 - 0.6 exp(-0.3 l), l the 0-based layer (arXiv 2410.05258, section 2.1, where l counts from 1)."""
     return 0.8 - 0.6 * math.exp(-0.3 * layer)
 
 
@@ -32,7 +32,7 @@ class DifferentialLayer(MapLayer):
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             self.declare(name, (self.qk_width,), spec)
         lambda_init = lambda_init_at(layer) if knobs.lambda_init == "depth" else knobs.lambda_init
-        # tensors, not numbers: layers of different depth share one compiled graph
+        # tensors, not numbers, so that layers of different depth share one compiled graph
         self.register_buffer("lambda_init", torch.tensor(lambda_init, dtype=torch.float64), persistent=False)
         factor = 1 - lambda_init if knobs.has_output_scale else 1.0
         self.register_buffer("output_scale", torch.tensor(factor, dtype=torch.float64), persistent=False)
@@ -46,7 +46,7 @@ class DifferentialLayer(MapLayer):
     output_scale: Tensor
 
     def pair(self, heads: Tensor) -> Tensor:
-        """Heads in the layout (n_noise_heads, signals and their noise) as (n_heads, signal and noise)."""
+        """Rearrange heads from (n_noise_heads, signals and their noise) to (n_heads, signal and noise)."""
         if self.n_signals == 1:
             return heads
         groups = torch.unflatten(heads, 2, (-1, self.n_signals + 1))
@@ -54,7 +54,7 @@ class DifferentialLayer(MapLayer):
         return torch.stack((signal, noise.expand_as(signal)), dim=4).flatten(2, 4)
 
     def lambda_now(self) -> Tensor:
-        """exp(l_q1 . l_k1) - exp(l_q2 . l_k2) + lambda_init, one scalar a layer (equation 2)."""
+        """Compute exp(l_q1 . l_k1) - exp(l_q2 . l_k2) + lambda_init, one scalar per layer (equation 2)."""
         first = (self.lambda_q1 * self.lambda_k1).sum().exp()
         return first - (self.lambda_q2 * self.lambda_k2).sum().exp() + self.lambda_init
 
@@ -78,7 +78,7 @@ class DifferentialAttention(HeadAttention):
     """The difference of two softmax maps on shared values of twice their width."""
 
     name: ClassVar[str] = "differential"
-    summary: ClassVar[str] = "the difference of two softmax maps, a learned lambda a layer, a norm a head"
+    summary: ClassVar[str] = "the difference of two softmax maps, with a learned lambda per layer and a norm per head"
     paper: ClassVar[str] = "Differential Transformer, arXiv 2410.05258; grouped: 2510.06949"
     equations: ClassVar[str] = (
         "out = (softmax(Q1 K1^T / sqrt(k)) - lambda softmax(Q2 K2^T / sqrt(k))) V; lambda = exp(l_q1 . l_k1) - "
@@ -86,11 +86,11 @@ class DifferentialAttention(HeadAttention):
         "grouped: signal map h takes noise map h // (n_heads / n_noise_heads)"
     )
     deviations: ClassVar[str] = (
-        "both maps run as heads of one call and are subtracted after V; inside nGPT every map's queries and keys are "
-        "normalised and scaled by s_qk, and the head norm has no gain"
+        "both maps run as heads of one call and are subtracted after V; inside nGPT the queries and keys of each map "
+        "are normalized and scaled by s_qk, and the head norm has no gain"
     )
     neutral: ClassVar[str] = (
-        "lambda 0 (lambda_init 0, lambda vectors 0), no head norm and no output scale: the first map alone."
+        "lambda 0 (lambda_init 0, lambda vectors 0), no head norm and no output scale: only the first map."
     )
     neutral_point: ClassVar[Neutral | None] = Neutral(
         knobs={"lambda_init": 0.0, "head_norm": "none", "has_output_scale": False},
@@ -103,16 +103,18 @@ class DifferentialAttention(HeadAttention):
         default=None,
         ge=1,
         le=1_000_000,
-        description="noise maps; fewer than n_heads are shared by n_heads / n_noise_heads signal maps",
+        description="number of noise maps; if fewer than n_heads, n_heads / n_noise_heads signal maps share one",
     )
     lambda_init: Annotated[float, Field(ge=-100, le=100)] | Literal["depth"] = Field(
         default="depth", description="0.8 - 0.6 exp(-0.3 layer), or a constant"
     )
     lambda_std: float = Field(
-        default=0.1, ge=0.0, le=100.0, description="standard deviation of the lambda vectors at the start"
+        default=0.1, ge=0.0, le=100.0, description="initial standard deviation of the lambda vectors"
     )
-    head_norm: HeadNorm = Field(default="auto", description="norm of each head's output; auto is rms, inside nGPT l2")
-    has_output_scale: bool = Field(default=True, description="multiply normed heads by 1 - lambda_init")
+    head_norm: HeadNorm = Field(
+        default="auto", description="norm of each head's output; auto is rms, or l2 inside nGPT"
+    )
+    has_output_scale: bool = Field(default=True, description="multiply the normalized heads by 1 - lambda_init")
 
     def noise_heads(self, config: Architecture) -> int:
         return self.n_noise_heads or config.n_heads
@@ -144,19 +146,23 @@ class DifferentialAttention(HeadAttention):
             divisors = [n for n in range(1, n_heads + 1) if n_heads % n == 0]
             raise ConfigError("attention.n_noise_heads", f"must divide n_heads = {n_heads}", divisors)
         if n_noise < n_heads and self.kv_heads(config) < n_heads:
-            raise ConfigError("attention.n_noise_heads", "shared noise heads need all key and value heads", [n_heads])
+            raise ConfigError(
+                "attention.n_noise_heads", "shared noise heads need as many key and value heads as n_heads", [n_heads]
+            )
 
     def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)
         if config.normalization.has_unit_stream and not config.bias:
-            found["has_output_scale"] = "its factor cancels where the sub-layer's output is normalised"
+            found["has_output_scale"] = "its factor cancels because the sub-layer's output is normalized"
         return found
 
     def notices(self, config: Architecture) -> tuple[str, ...]:
-        is_stuck = ("lambda_std 0 leaves lambda at lambda_init: lambda vectors at 0 have no gradient",)
+        is_stuck = (
+            "lambda stays at lambda_init: with lambda_std 0 the lambda vectors start at 0, where they have no gradient",
+        )
         cancels = self.has_output_scale and config.normalization.has_scale_free_writes and not config.bias
         where = "nGPT" if config.normalization.name == "ngpt" else config.normalization.name
-        own = (f"(1 - lambda_init) cancels inside {where}: the sub-layer's output is normalised",) if cancels else ()
+        own = (f"(1 - lambda_init) cancels inside {where}: the sub-layer's output is normalized",) if cancels else ()
         return (*super().notices(config), *own, *(is_stuck if self.lambda_std == 0 else ()))
 
     def build(self, config: Architecture, layer: int) -> HeadLayer:

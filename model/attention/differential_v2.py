@@ -36,7 +36,7 @@ class DifferentialV2Layer(MapLayer):
         return out_bthv[:, :, 0::2] - lambda_bth[..., None] * out_bthv[:, :, 1::2]
 
     def lambda_now(self, x_btd: Tensor) -> Tensor:
-        """What the second of each pair of maps is multiplied by: (b, t, h), or one number (1,)."""
+        """Compute the factor of the second map of each pair: (b, t, h), or one number (1,)."""
         if self.gate is None:
             return x_btd.new_ones(1, dtype=torch.promote_types(x_btd.dtype, torch.float32))
         raw_bth: Tensor = upcast(self.gate(x_btd))
@@ -44,18 +44,18 @@ class DifferentialV2Layer(MapLayer):
 
 
 class DifferentialV2Attention(HeadAttention):
-    """Twice the query heads on unchanged keys and values; neighbours are subtracted with a lambda a token and head."""
+    """Twice the query heads on the same keys and values; neighbors are subtracted, with a lambda per token and head."""
 
     name: ClassVar[str] = "differential_v2"
-    summary: ClassVar[str] = "2 n_heads query heads, neighbours subtracted with a lambda a token and head"
+    summary: ClassVar[str] = "2 n_heads query heads; neighbors are subtracted, with a lambda per token and head"
     paper: ClassVar[str] = "Diff Transformer V2, microsoft/unilm, blog of 20 January 2026"
     equations: ClassVar[str] = (
         "out_i = attn_2i - sigmoid(x W_lambda)_i attn_2i+1; heads 2i and 2i+1 share keys and values"
     )
     deviations: ClassVar[str] = (
-        "W_lambda starts like the model's other weights; inside nGPT it is exempt from weight normalisation"
+        "W_lambda starts like the model's other weights; inside nGPT it is exempt from weight normalization"
     )
-    neutral: ClassVar[str] = "lambda_gate free with W_lambda = 0: the even heads alone."
+    neutral: ClassVar[str] = "lambda_gate free with W_lambda = 0: only the even heads."
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"lambda_gate": "free"}, zeros=("gate",), query_every=2)
 
     lambda_gate: Literal["sigmoid", "free", "one"] = Field(

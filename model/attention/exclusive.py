@@ -28,7 +28,7 @@ class ExclusiveLayer(HeadLayer):
         own_bthv = upcast(v_bshv[:, -x_btd.shape[1] :]).repeat_interleave(self.n_heads // self.n_kv_heads, dim=2)
         direction_bthv = unit(own_bthv)
         if self.fraction is None:
-            # the same as for out itself, but exactly 0 where a token sees only itself, which norms would blow up
+            # same result, but exactly 0 where a token sees only itself; a norm would amplify rounding noise there
             out_bthv = out_bthv - own_bthv
         along_bthv = (out_bthv * direction_bthv).sum(-1, keepdim=True) * direction_bthv
         return out_bthv - (along_bthv if self.fraction is None else self.fraction.tanh()[:, None] * along_bthv)
@@ -38,17 +38,17 @@ class ExclusiveLayer(HeadLayer):
 
 
 class ExclusiveAttention(StandardHeads):
-    """Standard attention without what it says about the token itself."""
+    """Standard attention without the component along the token's own value."""
 
     name: ClassVar[str] = "exclusive"
     summary: ClassVar[str] = "head outputs without their component along the token's own value (XSA)"
     paper: ClassVar[str] = "Exclusive Self Attention, arXiv 2603.09078; learned fraction: modded-nanogpt"
-    equations: ClassVar[str] = "z_i = y_i - a (y_i . v_i) v_i / ||v_i||^2 per head; a = 1, or tanh of a scalar a head"
+    equations: ClassVar[str] = "z_i = y_i - a (y_i . v_i) v_i / ||v_i||^2 per head; a = 1, or tanh of a scalar per head"
     deviations: ClassVar[str] = "the learned fraction starts at 0"
-    neutral: ClassVar[str] = "fraction learned at 0, its start."
+    neutral: ClassVar[str] = "a learned fraction of 0, its start."
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"fraction": "learned"}, zeros=("fraction",))
 
-    fraction: Literal["full", "learned"] = Field(default="full", description="how much of the component is taken away")
+    fraction: Literal["full", "learned"] = Field(default="full", description="how much of the component to remove")
 
     def num_extra_params(self, config: Architecture) -> int:
         return config.n_heads if self.fraction == "learned" else 0

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..context import Context, LayerCache
 from ..contracts import Architecture, Neutral
-from ..kernels.bias import DecayBias
+from ..kernels.call import DecayBias
 from ..kernels.running_sum import running_sum
 from ..numerics import upcast
 from .gate import Gate
@@ -42,14 +42,14 @@ class ForgettingAttention(StandardHeads):
     paper: ClassVar[str] = "Forgetting Transformer, arXiv 2503.02130"
     equations: ClassVar[str] = "f_t = sigmoid(w_h . x_t + b_h); z_ij <- z_ij + sum_{l = j+1 .. i} log f_l"
     deviations: ClassVar[str] = (
-        "positions are an axis of their own here: the paper's model is `position: none`; b starts at a knob, by "
-        "default 0; inside nGPT w is exempt from weight normalisation; sums are kept in float32"
+        "position is a separate axis here: the paper's model is `position: none`; b starts at bias_init, by "
+        "default 0; inside nGPT w is exempt from weight normalization; sums are kept in float32"
     )
     neutral: ClassVar[str] = "bias_init so large that every gate is 1."
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"bias_init": 100.0})
 
     bias_init: float = Field(
-        default=0.0, ge=-1e6, le=1e6, description="b at the start: sigmoid(b) is the share kept a token"
+        default=0.0, ge=-1e6, le=1e6, description="initial b: sigmoid(b) is the share kept per token"
     )
 
     def num_extra_params(self, config: Architecture) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..context import Context, LayerCache
 from ..contracts import Architecture
-from ..numerics import split_last, upcast
+from ..numerics import upcast
 from .gate import Gate
 from .layer import HeadLayer
 from .standard import StandardHeads
@@ -23,24 +24,26 @@ class GatedLayer(HeadLayer):
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
-        gate_bthv = split_last(upcast(self.gate(x_btd)).sigmoid(), self.n_heads, -1)
+        gate_bthv = torch.unflatten(upcast(self.gate(x_btd)).sigmoid(), -1, (self.n_heads, -1))
         return upcast(self.call(q_bthk, k_bshk, v_bshv, context)) * gate_bthv
 
 
 class GatedAttention(StandardHeads):
-    """Standard attention whose head outputs pass a sigmoid gate read from the layer's input."""
+    """Standard attention whose head outputs are multiplied by a sigmoid gate on the layer's input."""
 
     name: ClassVar[str] = "gated"
-    summary: ClassVar[str] = "head outputs times a sigmoid gate read from the layer's input"
+    summary: ClassVar[str] = "head outputs times a sigmoid gate computed from the layer's input"
     paper: ClassVar[str] = "Gated Attention for Large Language Models, arXiv 2505.06708"
-    equations: ClassVar[str] = "out = attn(x) * sigmoid(x W_g), before W_o; W_g to one number a head, or one a feature"
-    deviations: ClassVar[str] = (
-        "inside nGPT W_g is exempt from weight normalisation; qk_norm, which the models use, is a knob"
+    equations: ClassVar[str] = (
+        "out = attn(x) * sigmoid(x W_g), before W_o; W_g gives one number per head, or one per feature"
     )
-    neutral: ClassVar[str] = "None: a sigmoid without a bias is 1 for no weights."
+    deviations: ClassVar[str] = (
+        "inside nGPT W_g is exempt from weight normalization; qk_norm, which the paper's models use, is a knob"
+    )
+    neutral: ClassVar[str] = "None: without a bias, no weights make the sigmoid 1."
 
     gate: Literal["headwise", "elementwise"] = Field(
-        default="elementwise", description="one gate a head or one a feature"
+        default="elementwise", description="one gate per head, or one per feature"
     )
 
     def idle(self, config: Architecture) -> dict[str, str]:

@@ -14,26 +14,31 @@ from .query_key_norm import QueryKeyNorm, count_qk_norm
 
 
 class HeadAttention(Attention, ABC):
-    """The knobs and prices of softmax heads. `n_heads` of the model counts value heads, of width d_model / n_heads."""
+    """Knobs and prices of softmax heads. The model's `n_heads` counts value heads, of width d_model / n_heads."""
 
     n_kv_heads: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="value heads; fewer than n_heads is GQA, 1 is MQA"
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="number of key and value heads; fewer than n_heads is GQA, 1 is MQA",
     )
     qk_head_dim: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="width of one map's queries and keys, by hand"
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="width of one map's queries and keys; null derives it from the model's sizes",
     )
     qk_norm: QueryKeyNorm = Field(
-        default="none", description="normalise each query and key head: rms has a gain, l2 a temperature a head"
+        default="none", description="normalize each query and key head: rms has a gain, l2 a temperature per head"
     )
     qk_norm_place: Literal["before_position", "after_position"] = Field(
-        default="before_position", description="where qk_norm stands relative to the positional encoding"
+        default="before_position", description="apply qk_norm before or after the positional encoding"
     )
     logit_softcap: float | None = Field(default=None, gt=0.0, le=1e12, description="logits <- c tanh(logits / c)")
     window: int | None = Field(
-        default=None, ge=1, le=1_000_000_000, description="a query sees this many newest keys, itself included"
+        default=None, ge=1, le=1_000_000_000, description="number of newest keys that a query sees, itself included"
     )
 
-    # how many heads there are
     def kv_heads(self, config: Architecture) -> int:
         return self.n_kv_heads or config.n_heads
 
@@ -57,7 +62,7 @@ class HeadAttention(Attention, ABC):
         return 0
 
     def extra_flops(self, config: Architecture, visible: float) -> float:
-        """Forward FLOPs a token beyond projections and the kernel call; `visible` is twice the mean number of keys."""
+        """Forward FLOPs per token beyond projections and the kernel; `visible` is twice the mean number of keys."""
         return 0
 
     def resolve(self, config: Architecture) -> Self:
@@ -77,21 +82,21 @@ class HeadAttention(Attention, ABC):
         found = super().idle(config)
         if not config.count_kept("attention"):
             width = type(self)().default_qk_width(config)
-            is_legal = width > 0 and width % 2 == 0  # for every position, which looks at the width nevertheless
+            is_legal = width > 0 and width % 2 == 0  # because positions check the width anyway
             knobs = [name for name in type(self).model_fields if is_legal or name != "qk_head_dim"]
             return dict.fromkeys(knobs, NO_ATTENTION)
         if self.qk_norm == "none":
             found["qk_norm_place"] = "there is no qk_norm"
         elif config.position.rotate is keep_heads:
-            found["qk_norm_place"] = f"position {config.position.name} leaves queries and keys as they are"
+            found["qk_norm_place"] = f"position {config.position.name} leaves queries and keys unchanged"
         elif self.qk_norm == "l2" and config.position.rotate is rotate_pairs:
-            found["qk_norm_place"] = "a rotation keeps the l2 norm"
+            found["qk_norm_place"] = "a rotation preserves the l2 norm"
         if self.window is not None and self.window >= config.context_length:
-            found["window"] = f"a context has {config.context_length} tokens, all of which it shows"
+            found["window"] = f"it shows all {config.context_length} tokens of a context"
         return found
 
     def projected_features(self, config: Architecture) -> tuple[int, int, int]:
-        """The features of queries, keys and values."""
+        """Number of query, key and value features per token."""
         keys = self.key_heads(config) * self.qk_width(config)
         return self.query_features(config), keys, self.kv_heads(config) * config.head_dim
 
@@ -104,7 +109,7 @@ class HeadAttention(Attention, ABC):
         usual = f"heads of width {config.head_dim}"
         return (
             f"{maps} make {queries} query features where d_model is {config.d_model}: "
-            f"{more:+,} query and key weights a layer against {usual}",
+            f"{more:+,} query and key weights per layer compared with {usual}",
         )
 
     def num_params(self, config: Architecture) -> int:
@@ -121,5 +126,5 @@ class HeadAttention(Attention, ABC):
         return round(linear + core + self.extra_flops(config, visible))
 
     def called_heads(self, config: Architecture) -> int:
-        """The heads of the kernel call: one a map and value head."""
+        """Number of heads in the kernel call: one per map and value head."""
         return self.query_heads(config)

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ..context import Context, LayerCache
 from ..contracts import Architecture
-from ..kernels.attention import attention
-from ..kernels.bias import Bias
+from ..kernels.attention import attend
+from ..kernels.call import Bias, Call
 from ..layers import build_reader, build_writer
-from ..numerics import split_last
 from ..parameters import Spec, SpecModule
 from .heads import HeadAttention
 from .query_key_norm import build_qk_norm
@@ -42,26 +41,17 @@ class HeadLayer(SpecModule):
 
     def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """(b, t, d) -> (b, t, d). With a cache, x holds the newest t tokens."""
-        q_bthk = split_last(self.query(x_btd), -1, self.qk_width)
-        k_bshk = split_last(self.key(x_btd), -1, self.qk_width)
-        v_bshv = split_last(self.value(x_btd), -1, self.v_width)
+        q_bthk = torch.unflatten(self.query(x_btd), -1, (-1, self.qk_width))
+        k_bshk = torch.unflatten(self.key(x_btd), -1, (-1, self.qk_width))
+        v_bshv = torch.unflatten(self.value(x_btd), -1, (-1, self.v_width))
         if self.mixes_values:
-            v_bshv = self.mix_values(v_bshv, context)
+            v_bshv = context.mix_values(v_bshv, self.is_first, 0.5 if self.value_mix is None else self.value_mix)
         q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)
         q_bthk, k_bshk = q_bthk.to(v_bshv.dtype), k_bshk.to(v_bshv.dtype)
         if cache is not None:
             k_bshk, v_bshv = cache.append("key", k_bshk), cache.append("value", v_bshv)
         mixed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, cache).flatten(2))
         return mixed_btd
-
-    def mix_values(self, v_bshv: Tensor, context: Context) -> Tensor:
-        """v <- (1 - m) v + m v_first, v_first the path's first values before any mixing (arXiv 2410.17897)."""
-        if self.is_first:  # not `first_values is None`: a recomputed layer finds the values of its first run
-            context.first_values = v_bshv
-            return v_bshv
-        assert context.first_values is not None  # config.py: the first layer of a path keeps its attention
-        mix = 0.5 if self.value_mix is None else self.value_mix
-        return (v_bshv + mix * (context.first_values - v_bshv)).to(v_bshv.dtype)
 
     def place(self, q_bthk: Tensor, k_bshk: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Apply positions and norms, in float32."""
@@ -91,15 +81,7 @@ class HeadLayer(SpecModule):
         sink: Tensor | None = None,
     ) -> Tensor:
         """Call the kernel with this layer's scale, window and softcap."""
-        return attention(
-            q_bthk,
-            k_bshk,
-            v_bshv,
-            scale=self.scale,
-            window=self.window,
-            softcap=self.softcap,
-            bias=bias,
-            sink=sink,
-            backend=context.backend,
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-        )
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        scale, window, softcap = self.scale, self.window, self.softcap
+        call = Call(q_bthk, k_bshk, v_bshv, True, scale, window, bias, softcap, sink, deterministic)
+        return attend(call, context.backend)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..context import Context, LayerCache
 from ..contracts import Architecture, Neutral
 from ..errors import ConfigError
-from ..numerics import split_last, upcast
+from ..numerics import upcast
 from ..parameters import Spec
 from .differential import lambda_init_at
 from .gate import Gate
@@ -20,7 +20,7 @@ from .heads import HeadAttention
 from .layer import HeadLayer
 from .maps import HeadNorm, MapLayer, build_head_norm, choose_head_norm, count_head_norm, fuse_maps
 
-ALTERNATING = 0.1  # raw weights start at +-0.1, as the authors' do
+ALTERNATING = 0.1  # raw weights start at +-0.1, as in the authors' code
 
 
 class LinearEnsembleLayer(MapLayer):
@@ -29,7 +29,7 @@ class LinearEnsembleLayer(MapLayer):
         self.num_maps, self.kind = knobs.num_maps, knobs.map_weight
         n_rows = 1 if knobs.scope == "layer" else config.n_heads
         starts = knobs.raw_starts(layer) * n_rows
-        # What no gradient reaches is a buffer of the name that it would have as a parameter.
+        # A value that no gradient reaches is a buffer, under the name that it would have as a parameter.
         if knobs.learns_weights(config):
             self.map_raw = self.declare("map_raw", (n_rows * self.num_maps,), Spec("vector", mean=starts))
         else:
@@ -45,10 +45,10 @@ class LinearEnsembleLayer(MapLayer):
     map_gain: Tensor | None
 
     def map_weights(self, x_btd: Tensor) -> Tensor:
-        """Weights that broadcast to (b, t, h, m)."""
-        raw_hm = split_last(self.map_raw, -1, self.num_maps)
+        """Compute weights that broadcast to (b, t, h, m)."""
+        raw_hm = torch.unflatten(self.map_raw, -1, (-1, self.num_maps))
         if self.gate is not None:
-            raw_hm = raw_hm + split_last(upcast(self.gate(x_btd)), -1, self.num_maps)
+            raw_hm = raw_hm + torch.unflatten(upcast(self.gate(x_btd)), -1, (-1, self.num_maps))
         match self.kind:
             case "tanh":
                 assert self.map_gain is not None  # built together with tanh
@@ -76,41 +76,45 @@ class LinearEnsembleLayer(MapLayer):
 
 
 class LinearEnsembleAttention(HeadAttention):
-    """num_maps softmax maps a head, weighted and summed, on values that they share."""
+    """A weighted sum of num_maps softmax maps per head, on shared values."""
 
     name: ClassVar[str] = "linear_ensemble"
-    summary: ClassVar[str] = "a weighted sum of num_maps softmax maps on shared values, a norm a head"
+    summary: ClassVar[str] = "a weighted sum of num_maps softmax maps on shared values, with a norm per head"
     paper: ClassVar[str] = "no paper: himbostradamus/LinearEnsembleAttention (LET), 2025"
     equations: ClassVar[str] = (
         "out = N(sum_i w_i softmax(Q_i K_i^T / sqrt(k)) V) per head; w = tanh(r) g, softmax(r) or r; k = d / (num_maps "
         "n_heads) (split) or d / n_heads (full), rounded down to even"
     )
     deviations: ClassVar[str] = (
-        "the public code cannot run where num_maps n_heads does not divide d, mixes heads with positions and "
-        "normalises over time: none of that is kept; free weights have no gain g; token weights are r + x W"
+        "the public code fails unless num_maps n_heads divides d, mixes heads with positions and normalizes over "
+        "time; this variant does none of that; free weights have no gain g; token weights are r + x W"
     )
     neutral: ClassVar[str] = "num_maps 1 with the weight 1 (free, uniform) and no head norm: one softmax map."
     neutral_point: ClassVar[Neutral | None] = Neutral(
         knobs={"num_maps": 1, "map_weight": "free", "map_init": "uniform", "head_norm": "none"}, ones=("map_raw",)
     )
 
-    num_maps: int = Field(default=3, ge=1, le=10_000, description="softmax maps a head")
+    num_maps: int = Field(default=3, ge=1, le=10_000, description="softmax maps per head")
     width: Literal["split", "full"] = Field(
-        default="split", description="maps share the width of a head, or each has all of it, at the price of parameters"
+        default="split",
+        description="split divides a head's width among its maps; full gives each map all of it, with more parameters",
     )
     map_init: Literal["alternating", "differential", "uniform"] = Field(
-        default="alternating", description="weights at the start: +-0.1 by turns; 1, -lambda_init, 0, ...; 1 / num_maps"
+        default="alternating",
+        description="initial weights: alternating +0.1 and -0.1; 1, -lambda_init, 0, ...; or 1 / num_maps",
     )
     map_weight: Literal["tanh", "softmax", "free"] = Field(
-        default="tanh", description="what makes weights of raw values"
+        default="tanh", description="function from raw values to weights"
     )
     scope: Literal["layer", "head", "token"] = Field(
-        default="layer", description="one set of weights a layer, a head, or a token and head by a projection"
+        default="layer", description="one set of weights per layer, per head, or per token and head by a projection"
     )
-    head_norm: HeadNorm = Field(default="auto", description="norm of each head's output; auto is rms, inside nGPT l2")
+    head_norm: HeadNorm = Field(
+        default="auto", description="norm of each head's output; auto is rms, or l2 inside nGPT"
+    )
 
     def raw_starts(self, layer: int) -> tuple[float, ...]:
-        """Raw values at the start, one a map."""
+        """Return the initial raw values, one per map."""
         n = self.num_maps
         match self.map_init:
             case "alternating":
@@ -131,12 +135,12 @@ class LinearEnsembleAttention(HeadAttention):
         return config.head_dim if self.width == "full" else config.d_model // (self.num_maps * config.n_heads) // 2 * 2
 
     def factor_cancels(self, config: Architecture) -> bool:
-        """Whether a factor that all weights of a layer share changes nothing at all: what follows has no eps."""
+        """Whether a common factor of all weights of a layer changes nothing, because a norm without eps follows."""
         is_normed_later = self.head_norm == "none" and config.normalization.has_unit_stream and not config.bias
         return self.head_norm == "l2" or is_normed_later
 
     def learns_weights(self, config: Architecture) -> bool:
-        """Whether the weights of maps can change anything: that of a single one may be 1, or cancel in a norm."""
+        """Whether the map weights can change anything: the weight of a single map may be 1, or cancel in a norm."""
         is_shared = self.head_norm == "l2" or self.scope == "layer"
         return self.num_maps > 1 or not (self.map_weight == "softmax" or (is_shared and self.factor_cancels(config)))
 
@@ -156,10 +160,10 @@ class LinearEnsembleAttention(HeadAttention):
 
     def idle(self, config: Architecture) -> dict[str, str]:
         by_hand = self.qk_width(config) != self.default_qk_width(config)
-        # qk_head_dim is a number by now, which alone counts; where `width` made it, there is nothing to tell.
-        found = {"width": "qk_head_dim says how wide a map is" if by_hand else "", **super().idle(config)}
+        # Only qk_head_dim counts, which is a number by now. If it follows from `width`, there is nothing to report.
+        found = {"width": "qk_head_dim sets the width of a map" if by_hand else "", **super().idle(config)}
         if not self.learns_weights(config):
-            why = "a single map has no other to be weighed against"
+            why = "a single map has no other map to be weighted against"
             found |= dict.fromkeys(
                 ("scope",) if self.map_weight == "softmax" else ("scope", "map_weight", "map_init"), why
             )
@@ -178,19 +182,19 @@ class LinearEnsembleAttention(HeadAttention):
         super().check(config)
         if self.map_weight == "softmax" and self.map_init != "uniform":
             raise ConfigError(
-                "attention.map_init", "softmax weights are positive: they can only start uniform", ["uniform"]
+                "attention.map_init", "softmax weights are positive and can only start uniform", ["uniform"]
             )
         if self.map_init == "differential" and self.map_weight != "free":
-            why = f"{self.map_weight} weights cannot start at 1, -lambda_init: only free ones can"
+            why = f"{self.map_weight} weights cannot start at 1, -lambda_init; only free weights can"
             raise ConfigError("attention.map_weight", why, ["free"])
         if self.map_init == "uniform" and self.map_weight == "tanh" and self.num_maps == 1:
             raise ConfigError(
-                "attention.map_weight", "tanh never reaches the weight 1 of a single map", ["softmax", "free"]
+                "attention.map_weight", "tanh never reaches 1, the weight of a single map", ["softmax", "free"]
             )
 
     def notices(self, config: Architecture) -> tuple[str, ...]:
         cancels = self.head_norm != "none" or (config.normalization.has_scale_free_writes and not config.bias)
-        own = ("the overall factor of the map weights cancels in the norm that follows",) if cancels else ()
+        own = ("the common factor of the map weights cancels in the norm that follows",) if cancels else ()
         return (*super().notices(config), *own)
 
     def build(self, config: Architecture, layer: int) -> HeadLayer:

@@ -26,7 +26,7 @@ class RmsNorms(SpecModule):
 
 
 class L2Norms(SpecModule):
-    """Unit queries and keys; a learned temperature a query head, starting at sqrt(k), the logits' scale under rms."""
+    """Unit queries and keys; a learned temperature per query head, starting at sqrt(k), the logits' scale under rms."""
 
     def __init__(self, n_query: int, width: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class SelectiveLayer(HeadLayer):
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
         votes_bts = self.vote(q_bthk[:, :, 0], k_bshk[:, :, 0])
-        masked_bts = running_sum(votes_bts, 1) - votes_bts  # by the queries before this one
+        masked_bts = running_sum(votes_bts, 1) - votes_bts  # only the votes of earlier queries
         if cache is not None:
             before_bs = cache.tensors.get("masked", votes_bts[:, 0, :0])
             before_bs = F.pad(before_bs, (0, k_bshk.shape[1] - before_bs.shape[1]))
@@ -30,7 +30,7 @@ class SelectiveLayer(HeadLayer):
         return self.call(q_bthk, k_bshk, v_bshv, context, bias=-masked_bts[:, None])
 
     def vote(self, q_btk: Tensor, k_bsk: Tensor) -> Tensor:
-        """S (b, t, s): ReLU of head 0's logits on earlier keys, but never on the first token; in at least float32."""
+        """Compute S (b, t, s): ReLU of head 0's logits on earlier keys except the first token; in at least float32."""
         with torch.autocast(q_btk.device.type, enabled=False):
             logits_bts = torch.einsum("btk,bsk->bts", upcast(q_btk), upcast(k_bsk)) * self.scale
         n_queries, n_keys = logits_bts.shape[1:]
@@ -42,13 +42,16 @@ class SelectiveAttention(StandardHeads):
     """Standard attention in which tokens can hide earlier tokens from all later ones."""
 
     name: ClassVar[str] = "selective"
-    summary: ClassVar[str] = "head 0's positive logits, summed over past queries, lower all heads' logits on a key"
+    summary: ClassVar[str] = (
+        "all heads' logits on a key are lowered by head 0's positive logits, summed over past queries"
+    )
     paper: ClassVar[str] = "Selective Attention Improves Transformer, arXiv 2410.02703"
     equations: ClassVar[str] = "z_ij <- z_ij - F_ij; F_ij = sum_{k < i} S_kj; S = ReLU(head 0's z), S_kk = S_k0 = 0"
     deviations: ClassVar[str] = (
-        "S is formed before a logit softcap; no pruning of the cache and no memory loss, whose constants are uncertain"
+        "S is computed before a logit softcap; no pruning of the cache, and no memory loss, because its constants are "
+        "uncertain"
     )
-    neutral: ClassVar[str] = "None: it has no knob; it equals the baseline where head 0's logits are nowhere positive."
+    neutral: ClassVar[str] = "None: it has no knob, and equals the baseline only while no logit of head 0 is positive."
 
     def extra_flops(self, config: Architecture, visible: float) -> float:
         return self.qk_width(config) * visible

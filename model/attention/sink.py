@@ -1,4 +1,4 @@
-"""Attention that may attend to nothing."""
+"""Attention with a sink: a head can attend to nothing."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class SinkLayer(HeadLayer):
 
 
 class SinkAttention(StandardHeads):
-    """Standard attention with one more term in the softmax's denominator."""
+    """Standard attention with an extra term in the softmax's denominator."""
 
     name: ClassVar[str] = "sink"
-    summary: ClassVar[str] = "a term exp(s) in the softmax's denominator: learned a head, or 1 (off by one)"
+    summary: ClassVar[str] = "a term exp(s) in the softmax's denominator: learned per head, or 1 (off by one)"
     paper: ClassVar[str] = "gpt-oss (learned); E. Miller, Attention Is Off By One, 2023 (off_by_one)"
-    equations: ClassVar[str] = "a_ij = exp(z_ij) / (exp(s) + sum_j exp(z_ij)), s a scalar a head, or 0"
+    equations: ClassVar[str] = "a_ij = exp(z_ij) / (exp(s) + sum_j exp(z_ij)), s a scalar per head, or 0"
     deviations: ClassVar[str] = "s starts at 0, where learned equals off_by_one"
-    neutral: ClassVar[str] = "learned with init far below every logit: exp(s) = 0."
+    neutral: ClassVar[str] = "a learned sink with init far below every logit: exp(s) = 0."
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"init": -1e4})
 
-    sink: Literal["learned", "off_by_one"] = Field(default="learned", description="s learned a head, or fixed at 0")
-    init: float = Field(default=0.0, ge=-1e6, le=1e6, description="s at the start, when learned")
+    sink: Literal["learned", "off_by_one"] = Field(default="learned", description="s learned per head, or fixed at 0")
+    init: float = Field(default=0.0, ge=-1e6, le=1e6, description="initial s, if learned")
 
     def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)

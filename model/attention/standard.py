@@ -11,7 +11,7 @@ from .layer import HeadLayer
 
 
 class StandardHeads(HeadAttention, ABC):
-    """Heads as ordinary attention has them: n_heads query heads on n_kv_heads key and value heads."""
+    """The heads of ordinary attention: n_heads query heads on n_kv_heads key and value heads."""
 
     def query_heads(self, config: Architecture) -> int:
         return config.n_heads
@@ -24,7 +24,7 @@ class StandardAttention(StandardHeads):
     """Softmax attention."""
 
     name: ClassVar[str] = "standard"
-    summary: ClassVar[str] = "multi-head attention; grouped-query and multi-query by n_kv_heads"
+    summary: ClassVar[str] = "multi-head attention; n_kv_heads makes it grouped-query or multi-query"
     paper: ClassVar[str] = "Attention Is All You Need, arXiv 1706.03762; GQA, 2305.13245"
     equations: ClassVar[str] = "out = softmax(Q K^T / sqrt(k)) V per head, causal"
     deviations: ClassVar[str] = "none"

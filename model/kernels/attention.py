@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import describe_unknown
-from .bias import Bias, DecayBias
-from .call import BackendError, Call
+from .call import BackendError, Bias, Call, DecayBias
 from .flash import attend_flash
 from .flex import attend_flex
 from .math import attend_math
@@ -47,9 +46,12 @@ def attention(
 
     Raises BackendError when `backend` is unknown or, asked for by name, cannot compute the call.
     """
-    call = Call(
-        q, k, v, causal, q.shape[-1] ** -0.5 if scale is None else scale, window, bias, softcap, sink, deterministic
-    )
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    return attend(Call(q, k, v, causal, scale, window, bias, softcap, sink, deterministic), backend)
+
+
+def attend(call: Call, backend: str) -> Tensor:
+    """Compute the call on `backend`, as `attention` does."""
     name = choose(call)[0] if backend == "auto" else backend
     if name not in BACKENDS:
         raise BackendError(f"{describe_unknown(name, BACKENDS, 'backend')} (legal: auto, {', '.join(BACKENDS)})")
@@ -64,7 +66,7 @@ def choose(call: Call) -> tuple[str, str]:
         if call.softcap is not None:
             return "math", "sdpa has no logit softcap, and flex no gradients on a CPU"
         return "sdpa", "the fused kernel of a CPU"
-    # while decoding, each length would be compiled anew
+    # flex would compile each length of decoding again
     fits_flex = call.q.shape[1] == call.k.shape[1] and call.q.dtype != torch.float64
     if call.softcap is not None:
         return ("flex" if fits_flex else "math"), "sdpa has no logit softcap"

@@ -1,12 +1,30 @@
-"""One attention call, and the error of a backend that cannot compute it."""
+"""One attention call, its bias, and the error of a backend that cannot compute it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
-from .bias import Bias
+
+class DecayBias(NamedTuple):
+    """The bias query_bht[i] - key_bhs[j], never formed by the backends that take its factors; float32 or float64."""
+
+    query_bht: Tensor
+    key_bhs: Tensor
+
+    def dense(self) -> Tensor:
+        """(b, h, t, s)."""
+        return self.query_bht[..., :, None] - self.key_bhs[..., None, :]
+
+
+Bias = Tensor | DecayBias
+
+
+def densify(bias: Bias) -> Tensor:
+    """The bias as a tensor that broadcasts to (b, h, t, s)."""
+    return bias.dense() if isinstance(bias, DecayBias) else bias
 
 
 class BackendError(ValueError):

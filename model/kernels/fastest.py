@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from .attention import BACKENDS
-from .bias import DecayBias
-from .call import BackendError, Call
+from .call import BackendError, Call, DecayBias
 from .cuda_graph import capture_graph
 from .flash import find_flash
 

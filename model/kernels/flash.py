@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .call import BackendError, Call
-from .sink import prepend_sink
+from .masks import prepend_sink
 
 WIDTH_STEP = 8  # head widths come in multiples of this
 MAX_WIDTH = {"flash-attn-4": 128, "flash-attn": 256}

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 
 from ..numerics import upcast
-from .bias import DecayBias
-from .call import BackendError, Call
+from .call import BackendError, Call, DecayBias
 
 # A dense bias is one more block in shared memory for each pipeline stage: with Inductor's blocks for Hopper, backward
 # asks for more than a multiprocessor has.

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from ..numerics import upcast
-from .bias import densify
-from .call import Call
+from .call import Call, densify
 from .masks import visible_keys
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend
 
-from .bias import densify
 from .call import BackendError, Call
-from .masks import visible_keys
-from .sink import prepend_sink
+from .masks import form_mask, prepend_masked_sink
 
 # with enable_gqa above this width, or with k and v of different widths, SDPA falls back to math in silence
 GQA_MAX_WIDTH = 256
@@ -20,14 +15,11 @@ WIDTH_STEP = 8
 MAX_PADDED_QUERIES = 8  # so few missing queries are cheaper to pad than a mask is
 
 
-Arguments = tuple[Tensor, Tensor, Tensor, Tensor | None, bool, bool]
-
-
 def attend_sdpa(call: Call) -> Tensor:
     """Raises BackendError for a softcap, which SDPA lacks."""
     if call.softcap is not None:
         raise BackendError("sdpa has no logit softcap; use flex or math")
-    q, k, v, mask, is_causal, is_gqa = _form_arguments(call)
+    q, k, v, mask, is_causal, is_gqa = form_arguments(call)
     out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
     out = out[:, :, -call.q.shape[1] :, : call.v.shape[-1]]
     if isinstance(call.bias, Tensor) and mask is not None and call.sink is None:
@@ -35,17 +27,10 @@ def attend_sdpa(call: Call) -> Tensor:
     return out.transpose(1, 2)
 
 
-def name_kernel(call: Call) -> str:
-    """The kernel that SDPA picks for this call: "cudnn_attention", "flash_attention", "efficient_attention", "math"."""
-    q, k, v, mask, is_causal, is_gqa = _form_arguments(call)
-    picked = torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
-    return SDPBackend(picked).name.lower()
-
-
-def _form_arguments(call: Call) -> Arguments:
+def form_arguments(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, bool]:
     """q, k, v in SDPA's layout (b, h, t, d), its mask, and its flags for causality and grouped heads."""
     if call.sink is not None:
-        call = _prepend_sink(call, call.sink)
+        call = prepend_masked_sink(call, call.sink)
     q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
     n_queries, n_keys = q.shape[2], k.shape[2]
     n_missing = n_keys - n_queries
@@ -56,7 +41,7 @@ def _form_arguments(call: Call) -> Arguments:
         # is_causal aligns first query with first key: blank queries in front bring the last ones together
         q, n_missing = F.pad(q, (0, 0, n_missing, 0)), 0
     if not is_plain or (is_causal and n_missing):
-        mask, is_causal = _form_mask(call), False
+        mask, is_causal = form_mask(call), False
     if q.device.type != "cpu":
         q, k, v = (_align(x) for x in (q, k, v))
     is_gqa = q.shape[1] != k.shape[1]
@@ -69,24 +54,3 @@ def _form_arguments(call: Call) -> Arguments:
 def _align(x: Tensor) -> Tensor:
     """Zeros up to a width that fused kernels take: without them SDPA falls back to math for maps of 42 features."""
     return x if x.shape[-1] % WIDTH_STEP == 0 else F.pad(x, (0, -x.shape[-1] % WIDTH_STEP))
-
-
-def _form_mask(call: Call) -> Tensor:
-    """Bias and visibility as one additive (b or 1, h or 1, t, s) or boolean (t, s) tensor."""
-    seen_ts = visible_keys(call.q.shape[1], call.k.shape[1], call.causal, call.window, call.q.device)
-    if call.bias is None:
-        assert seen_ts is not None  # a mask is formed only where something is hidden
-        return seen_ts
-    bias = densify(call.bias)
-    if seen_ts is not None:
-        bias = bias.masked_fill(~seen_ts, -torch.inf)
-    return bias.to(call.q.dtype)
-
-
-def _prepend_sink(call: Call, sink_h: Tensor) -> Call:
-    """The sink as a first key; a window, which would hide it, becomes part of the bias."""
-    if call.window is None and call.bias is None:
-        return prepend_sink(call, sink_h)
-    bias = _form_mask(replace(call, bias=call.q.new_zeros(1, 1, 1, 1) if call.bias is None else call.bias))
-    bias = bias.expand(-1, -1, -1, call.k.shape[1])  # one entry for all keys is not one for the sink
-    return replace(prepend_sink(call, sink_h), bias=F.pad(bias, (1, 0)), window=None)

@@ -1,4 +1,4 @@
-"""The axis of hidden linear layers: one line per variant."""
+"""The linear axis, for hidden linear layers: one line per variant."""
 
 from ..contracts import Linear
 from ..table import Table

@@ -15,13 +15,13 @@ NORM_EPS = 1e-6
 
 
 def quantize_activations(x: Tensor) -> Tensor:
-    """Each token's vector on 256 levels, -128 to 127, of its largest magnitude; the gradient passes unchanged."""
+    """Round each token's vector to 256 levels, -128 to 127, of its largest magnitude; the gradient passes unchanged."""
     scale = 127.0 / x.abs().amax(-1, keepdim=True).clamp_min(FLOOR)
     return x + ((x * scale).round().clamp(-128, 127) / scale - x).detach()
 
 
 def quantize_weights(weight: Tensor, axis: int | None) -> Tensor:
-    """-1, 0 or 1 times the mean magnitude, of the tensor or along `axis`; the gradient passes unchanged."""
+    """Round weights to -1, 0 or 1 times the mean magnitude, overall or along `axis`; the gradient passes unchanged."""
     magnitude = weight.abs().mean() if axis is None else weight.abs().mean(axis, keepdim=True)
     scale = magnitude.clamp_min(FLOOR)
     return weight + ((weight / scale).round().clamp(-1, 1) * scale - weight).detach()
@@ -42,15 +42,15 @@ class BitNet(Linear):
     """Ternary weights, 8-bit activations, a norm inside each layer."""
 
     name: ClassVar[str] = "bitnet_b158"
-    summary: ClassVar[str] = "ternary weights and 8-bit activations, quantised in training"
+    summary: ClassVar[str] = "ternary weights and 8-bit activations, quantized during training"
     paper: ClassVar[str] = "The Era of 1-bit LLMs, arXiv 2402.17764, and its Training Tips, Code, FAQ"
     equations: ClassVar[str] = (
         "x' = RMSNorm(x); q = clamp(round(s x'), -128, 127) / s, s = 127 / max|x'|; W' = clamp(round(W / g), -1, 1) g, "
         "g = mean|W|; y = q W'^T; gradients pass both roundings"
     )
     deviations: ClassVar[str] = (
-        "the norm inside has no gain; blocks drop their own norms before it. Inside nGPT, as an extension: the unit "
-        "weights are quantised one unit vector at a time, and there is no norm inside"
+        "the norm inside has no gain; blocks omit their own norms before it. Inside nGPT, as an extension, the unit "
+        "weights are quantized one unit vector at a time, and there is no norm inside"
     )
     neutral: ClassVar[str] = "None: three levels cannot hold the baseline's weights."
 
@@ -62,7 +62,7 @@ class BitNet(Linear):
         if not config.normalization.has_unit_stream:
             return ()
         return (
-            f"bitnet_b158 inside {config.normalization.name} is an extension: unit vectors are quantised one by one",
+            f"bitnet_b158 inside {config.normalization.name} is an extension: unit vectors are quantized one by one",
         )
 
     def build(self, config: Architecture, shape: tuple[int, int], axis: int, std: float) -> LinearLayer:

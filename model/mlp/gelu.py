@@ -20,9 +20,11 @@ class Gelu(Mlp):
     paper: ClassVar[str] = "Gaussian Error Linear Units, arXiv 1606.08415"
     equations: ClassVar[str] = "y = GELU(x W_h) W_o, GELU(x) = x Phi(x)"
     deviations: ClassVar[str] = "GPT-2's tanh approximation by default"
-    neutral: ClassVar[str] = "None: without a gate it is another function than SwiGLU."
+    neutral: ClassVar[str] = "None: without a gate it cannot equal SwiGLU."
 
-    approximate: Literal["tanh", "none"] = Field(default="tanh", description="tanh as GPT-2, or the exact function")
+    approximate: Literal["tanh", "none"] = Field(
+        default="tanh", description="tanh is GPT-2's approximation, none is the exact function"
+    )
 
     def idle(self, config: Architecture) -> dict[str, str]:
         return {} if config.count_kept("mlp") else {"approximate": NO_MLP}

@@ -22,7 +22,7 @@ class Relu2(Mlp):
     paper: ClassVar[str] = "Primer, arXiv 2109.08668"
     equations: ClassVar[str] = "y = ReLU(x W_h)^2 W_o"
     deviations: ClassVar[str] = "none"
-    neutral: ClassVar[str] = "None: without a gate it is another function than SwiGLU."
+    neutral: ClassVar[str] = "None: without a gate it cannot equal SwiGLU."
 
     @property
     def is_homogeneous(self) -> bool:

@@ -26,10 +26,12 @@ class SwiGLU(Mlp):
     """Gated MLP with a SiLU gate."""
 
     name: ClassVar[str] = "swiglu"
-    summary: ClassVar[str] = "value * SiLU(gate), both read from the stream by one fused matrix"
+    summary: ClassVar[str] = "value * SiLU(gate), both computed by one matrix"
     paper: ClassVar[str] = "GLU Variants Improve Transformer, arXiv 2002.05202"
     equations: ClassVar[str] = "u, v = halves of x W_h; y = (u * SiLU(v)) W_o; inner width d_ff"
-    deviations: ClassVar[str] = "d_ff defaults to 4 d_model as in nGPT's code, not to the parameter-neutral 8/3 d_model"
+    deviations: ClassVar[str] = (
+        "d_ff defaults to 4 d_model, as in nGPT's code, instead of the parameter-neutral 8/3 d_model"
+    )
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 

@@ -1,4 +1,4 @@
-"""Dynamic tanh in place of norms."""
+"""Dynamic tanh (DyT) in place of norms."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .norms import FinalNorm, PreNormResidual
 
 
 class DynamicTanh(SpecModule):
-    """gain * tanh(a x) + bias over (..., d), a one learned scalar."""
+    """gain * tanh(a x) + bias over (..., d), where a is one learned scalar."""
 
     def __init__(self, width: int, start: float) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class DynamicTanh(SpecModule):
 
 
 class EmbeddingScale(SpecModule):
-    """One learned factor on the embedding, sqrt(d) at the start."""
+    """One learned factor on the embedding, initially sqrt(d)."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -46,23 +46,23 @@ class DyT(Normalization):
     paper: ClassVar[str] = "Transformers without Normalization, arXiv 2503.10622"
     equations: ClassVar[str] = "DyT(x) = gain * tanh(a x) + bias; h <- h + f(DyT(h)); logits = DyT(h) W_head^T"
     deviations: ClassVar[str] = (
-        "a starts at 0.5 everywhere by default, where the paper's language models choose it by width and larger in "
-        "attention: knobs; gain and bias are always there, as in the paper, even where the model's `bias` is false and "
-        "no other layer has one; with linear layers that normalise their own input, the tanh before sub-layers goes"
+        "by default a starts at 0.5 everywhere, whereas the paper's language models choose it by width, and larger in "
+        "attention; gain and bias always exist, as in the paper, even if the model's `bias` is false; linear layers "
+        "that normalize their own input replace the tanh before sub-layers"
     )
-    neutral: ClassVar[str] = "None: an elementwise function divides by no statistic of the vector."
+    neutral: ClassVar[str] = "None: an elementwise function cannot divide by a statistic of the vector."
 
-    attention_start: float = Field(default=0.5, gt=0.0, le=1e3, description="a before attention at the start")
-    mlp_start: float = Field(default=0.5, gt=0.0, le=1e3, description="a before the MLP at the start")
-    final_start: float = Field(default=0.5, gt=0.0, le=1e3, description="a before the head at the start")
+    attention_start: float = Field(default=0.5, gt=0.0, le=1e3, description="initial a before attention")
+    mlp_start: float = Field(default=0.5, gt=0.0, le=1e3, description="initial a before the MLP")
+    final_start: float = Field(default=0.5, gt=0.0, le=1e3, description="initial a before the head")
     has_embedding_scale: bool = Field(
-        default=True, description="one learned factor on the embedding, sqrt(d) at the start"
+        default=True, description="one learned factor on the embedding, initially sqrt(d)"
     )
 
     def idle(self, config: Architecture) -> dict[str, str]:
         found = super().idle(config)
         if config.linear.has_input_norm:
-            why = f"{config.linear.name} normalises its own input, so there is no tanh before a sub-layer"
+            why = f"{config.linear.name} normalizes its own input, so there is no tanh before a sub-layer"
             return found | dict.fromkeys(("attention_start", "mlp_start"), why)
         if not config.count_kept("attention"):
             found["attention_start"] = NO_ATTENTION

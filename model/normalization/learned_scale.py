@@ -1,4 +1,4 @@
-"""nGPT's learned scales: raw values that Adam sees at one size and the forward pass at another."""
+"""nGPT's learned scales: Adam sees raw values of one size, the forward pass uses values of another."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Symbol = Literal["1/n_layers", "1/sqrt(d_model)", "1/d_model", "sqrt(d_model)"]
 
 
 class Scale(Knobs):
-    """How one scale is parametrised (arXiv 2410.01131, section 2.5): value = raw * init / scale, raw starts at `scale`.
+    """Parametrization of one scale (arXiv 2410.01131, section 2.5): value = raw * init / scale; raw starts at `scale`.
 
     `scale` therefore sets only the effective learning rate: Adam's relative step is proportional to lr / scale.
     """
 
     mode: Literal["vector", "scalar", "fixed"] = Field(
-        default="vector", description="one a feature, one in all, or none"
+        default="vector", description="one value per feature, one shared value, or a constant"
     )
-    init: Number | Symbol = Field(default=1.0, description="the value at the start; its only value when fixed")
-    scale: Number | Symbol = Field(default="1/sqrt(d_model)", description="the raw value at the start; not 0")
+    init: Number | Symbol = Field(default=1.0, description="initial value; the constant value when fixed")
+    scale: Number | Symbol = Field(default="1/sqrt(d_model)", description="initial raw value; must not be 0")
 
     def resolve(self, config: Architecture) -> Scale:
-        """The same with numbers in place of symbols."""
+        """Return the same scale with numbers in place of symbols."""
         return Scale(mode=self.mode, init=_evaluate(self.init, config), scale=_evaluate(self.scale, config))
 
     def num_params(self, n_features: int) -> int:
@@ -52,14 +52,14 @@ def _evaluate(value: float | Symbol, config: Architecture) -> float:
 
 
 class LearnedScale(SpecModule):
-    """The scale itself; calling it gives the effective value, (n_features,), (1,) or a constant ()."""
+    """A scale as a module that returns its effective value: (n_features,), (1,) or a constant ()."""
 
     def __init__(self, knobs: Scale, n_features: int, config: Architecture) -> None:
         super().__init__()
         init, scale = _evaluate(knobs.init, config), _evaluate(knobs.scale, config)
         n = knobs.num_params(n_features)
         self.raw = self.declare("raw", (n,), Spec("vector", mean=scale)) if n else None
-        # a float64 scalar tensor: exact in every precision, and models with other inits share one compiled graph
+        # a float64 tensor, not a number: exact in every precision, and all initial values share one compiled graph
         factor = torch.tensor(init / scale if n else init, dtype=torch.float64)
         self.register_buffer("factor", factor, persistent=False)
 

@@ -1,4 +1,4 @@
-"""nGPT: the stream, the weights, the queries and the keys live on unit spheres."""
+"""nGPT: stream, weights, queries and keys are unit vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .learned_scale import LearnedScale, Scale
 
 SCALES = ("alpha_attn", "alpha_mlp", "s_qk", "s_uv", "s_z")
 MIN_SCALE = 1e-9
-SLERP_MIN_SINE = 1e-3  # below this angle sin(a x)/sin(x) = a to float32 precision, and its quotient is not
+SLERP_MIN_SINE = 1e-3  # below this sine, a is more exact than the quotient sin(a x) / sin(x) in float32
 
 
 class Unit(nn.Module):
@@ -90,7 +90,7 @@ class SphereResidual(Residual):
 
 
 class SphereQueryKey(HeadPlacement):
-    """q, k <- s_qk Norm(.), both factors s_qk folded into q, so that key heads may be fewer; logit scale sqrt(k)."""
+    """q, k <- s_qk Norm(.) and logit scale sqrt(k). Both factors multiply q, as key heads may be fewer."""
 
     def __init__(self, s_qk: LearnedScale, n_heads: int, width: int, has_norm: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class SphereQueryKey(HeadPlacement):
         self.has_norm = has_norm
 
     def query_scale(self) -> Tensor:
-        """s_qk^2, (n_heads, k) or one number."""
+        """Return s_qk^2, (n_heads, k) or one number."""
         s: Tensor = self.s_qk()
         return s.square().view(self.shape) if s.numel() > 1 else s.square()
 
@@ -121,7 +121,7 @@ class SphereQueryKey(HeadPlacement):
 
 
 class SphereHiddenScale(SpecModule):
-    """s_uv sqrt(d_model): unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
+    """s_uv sqrt(d_model), because unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
 
     def __init__(self, s_uv: LearnedScale, d_model: int) -> None:
         super().__init__()
@@ -173,22 +173,23 @@ class NGPT(Normalization):
         "the embedding is normalised once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
         "slerp's result is normalised again, because a vector alpha leaves the sphere"
     )
-    neutral: ClassVar[str] = (
-        "None: every update ends on the unit sphere, and no knob value takes a pre-norm stream there."
-    )
+    neutral: ClassVar[str] = "None: every update ends on the unit sphere, which no pre-norm stream does."
 
-    alpha_attn: Scale = Field(default=Scale(init=0.05), description="step size of attention")
-    alpha_mlp: Scale = Field(default=Scale(init=0.05), description="step size of the MLP")
+    constrain: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(unit)
+    normalize_source: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(unit)
+    alpha_attn: Scale = Field(default=Scale(init=0.05), description="step size after attention")
+    alpha_mlp: Scale = Field(default=Scale(init=0.05), description="step size after the MLP")
     s_qk: Scale = Field(default=Scale(), description="scale of queries and keys")
     s_uv: Scale = Field(default=Scale(scale=1.0), description="scale of the MLP's hidden features")
     s_z: Scale = Field(default=Scale(), description="scale of the logits")
     alpha_sign: Literal["abs", "free"] = Field(default="abs", description="abs keeps step sizes positive")
     update: Literal["lerp_norm", "slerp", "riemann"] = Field(
-        default="lerp_norm", description="how h moves to the target"
+        default="lerp_norm", description="how h moves toward the target"
     )
-    qk_norm: bool = Field(default=True, description="normalise queries and keys")
+    qk_norm: bool = Field(default=True, description="normalize queries and keys")
     normalize_weights: Literal["post_step", "parametrize", "both", "off"] = Field(
-        default="post_step", description="project after each step, inside the forward pass, in both places, or never"
+        default="post_step",
+        description="normalize weights after each step, inside the forward pass, in both places, or never",
     )
 
     @field_validator("normalize_weights", mode="before")
@@ -231,15 +232,16 @@ class NGPT(Normalization):
             if abs(knobs.scale) < MIN_SCALE:
                 raise ConfigError(
                     f"normalization.{name}.scale",
-                    "must not be 0: the value is raw * init / scale",
+                    "must not be 0, because the value is raw * init / scale",
                     [f"at least {MIN_SCALE:g} in magnitude"],
                 )
             if knobs.init == 0 and knobs.mode != "fixed":
                 raise ConfigError(
-                    f"normalization.{name}.init", "a learned scale must not start at 0: raw * init / scale stays 0"
+                    f"normalization.{name}.init",
+                    "must not be 0 for a learned scale, because raw * init / scale would stay 0",
                 )
         if getattr(config.attention, "qk_norm", "none") != "none":
-            own = f"queries and keys are normalised by {self.name}, which has its own knob for it"
+            own = f"{self.name} normalizes queries and keys itself and has its own knob for it"
             raise ConfigError("attention.qk_norm", own, ["none"])
 
     def idle(self, config: Architecture) -> dict[str, str]:
@@ -249,7 +251,7 @@ class NGPT(Normalization):
             config.count_kept("mlp") > 0
         )
         if all(alpha.mode == "fixed" and (isinstance(alpha.init, str) or alpha.init >= 0) for alpha in steps):
-            found["alpha_sign"] = "all step sizes are fixed at positive numbers"
+            found["alpha_sign"] = "all step sizes are fixed and positive"
         if not config.count_kept("attention"):
             found |= dict.fromkeys(("alpha_attn", "s_qk", "qk_norm"), NO_ATTENTION)
         if not config.count_kept("mlp"):
@@ -258,16 +260,8 @@ class NGPT(Normalization):
 
     def notices(self, config: Architecture) -> tuple[str, ...]:
         cancels = config.mlp.is_homogeneous and not config.bias
-        own = (f"the overall factor of s_uv cancels: {config.mlp.name} passes it on to an output that is normalised",)
+        own = (f"the common factor of s_uv cancels: {config.mlp.name} passes it on to an output that is normalized",)
         return own if cancels else ()
-
-    @property
-    def constrain(self) -> Callable[[Tensor], Tensor]:
-        return unit
-
-    @property
-    def normalize_source(self) -> Callable[[Tensor], Tensor]:
-        return unit
 
     def build_input(self, config: Architecture) -> nn.Module | None:
         return None if self.has_unit_weights else Unit()
@@ -275,7 +269,7 @@ class NGPT(Normalization):
     def build_residual(self, config: Architecture, site: Site) -> Residual:
         knobs = self.alpha_attn if site == "attention" else self.alpha_mlp
         alpha = LearnedScale(knobs, config.d_model, config)
-        has_copy = site == "attention" and not config.linear.has_input_norm  # the MLP multiplies what it reads
+        has_copy = site == "attention" and not config.linear.has_input_norm  # for the matrix product of the MLP
         return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site, has_copy)
 
     def build_query_key(self, config: Architecture, n_heads: int, width: int) -> HeadPlacement:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..contracts import Final, Residual
-from ..numerics import rms, upcast
+from ..numerics import rms
 from ..parameters import Spec, SpecModule
 
 
@@ -20,20 +19,6 @@ class RMSNorm(SpecModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms(x, self.eps) * self.gain
-
-
-class LayerNorm(SpecModule):
-    """gain * (x - mean) / sqrt(var + eps) (+ bias) over the last dimension, in at least float32 (arXiv 1607.06450)."""
-
-    def __init__(self, width: int, eps: float, has_bias: bool) -> None:
-        super().__init__()
-        self.eps = eps
-        self.gain = self.declare("gain", (width,), Spec("vector", mean=1.0))
-        self.bias = self.declare("bias", (width,), Spec("vector")) if has_bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else upcast(self.bias)
-        return F.layer_norm(upcast(x), self.gain.shape, upcast(self.gain), bias, self.eps)
 
 
 class FinalNorm(Final):

@@ -27,7 +27,7 @@ class Peri(BuiltOfNorms):
     summary: ClassVar[str] = "h <- h + N_out(f(N_in(h))), and N before the head"
     paper: ClassVar[str] = "Peri-LN, arXiv 2502.02732"
     equations: ClassVar[str] = "h <- h + N_out(ATTN(N_in(h))), the same for MLP; logits = N(h) W_head^T"
-    deviations: ClassVar[str] = "no norm of the embedding; with linear layers that normalise their own input, N_in goes"
+    deviations: ClassVar[str] = "no norm of the embedding; linear layers that normalize their own input replace N_in"
     neutral: ClassVar[str] = "None: no gain makes N_out the identity."
 
     @property

@@ -36,7 +36,7 @@ class OutputNormResidual(SumNormResidual):
 
 
 class PostNorm(BuiltOfNorms):
-    """The first transformer's norms; or, on the output alone, OLMo 2's."""
+    """The norms of the first transformer, or those of OLMo 2 on the output only."""
 
     name: ClassVar[str] = "postnorm"
     summary: ClassVar[str] = "h <- N(h + f(h)), or h <- h + N(f(h)) with a norm before the head"
@@ -44,11 +44,11 @@ class PostNorm(BuiltOfNorms):
     equations: ClassVar[str] = (
         "sum: h <- N(h + f(h)), no norm before the head; output: h <- h + N(f(h)), logits = N(h) W^T"
     )
-    deviations: ClassVar[str] = "RMSNorm by default, where the first transformer has LayerNorm"
-    neutral: ClassVar[str] = "None: the sub-layers read a stream that no norm has touched."
+    deviations: ClassVar[str] = "RMSNorm by default; the first transformer has LayerNorm"
+    neutral: ClassVar[str] = "None: the sub-layers read a stream without a norm before them."
 
     place: Literal["sum", "output"] = Field(
-        default="sum", description="what is normed: the sum, or the sub-layer's output"
+        default="sum", description="what the norm applies to: the sum, or the sub-layer's output"
     )
 
     @property

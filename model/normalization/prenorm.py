@@ -1,4 +1,4 @@
-"""Pre-normalisation, the baseline."""
+"""Pre-normalization, the baseline."""
 
 from __future__ import annotations
 
@@ -6,19 +6,38 @@ from abc import ABC
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..contracts import Architecture, Final, Neutral, Normalization, Residual, Site
-from .norms import FinalNorm, LayerNorm, PreNormResidual, RMSNorm
+from ..numerics import upcast
+from ..parameters import Spec, SpecModule
+from .norms import FinalNorm, PreNormResidual, RMSNorm
 
 NormKind = Literal["rmsnorm", "layernorm"]
 
 
-class BuiltOfNorms(Normalization, ABC):
-    """A normalization with one kind of norm in all places, one of them before the head."""
+class LayerNorm(SpecModule):
+    """gain * (x - mean) / sqrt(var + eps) (+ bias) over the last dimension, in at least float32 (arXiv 1607.06450)."""
 
-    norm: NormKind = Field(default="rmsnorm", description="the norm; layernorm has a bias where the model has biases")
-    eps: float = Field(default=1e-6, ge=1e-30, le=1.0, description="added to the mean square (variance) under the root")
+    def __init__(self, width: int, eps: float, has_bias: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gain = self.declare("gain", (width,), Spec("vector", mean=1.0))
+        self.bias = self.declare("bias", (width,), Spec("vector")) if has_bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else upcast(self.bias)
+        return F.layer_norm(upcast(x), self.gain.shape, upcast(self.gain), bias, self.eps)
+
+
+class BuiltOfNorms(Normalization, ABC):
+    """A normalization with one kind of norm everywhere, also before the head."""
+
+    norm: NormKind = Field(default="rmsnorm", description="kind of norm; layernorm has a bias if the model has biases")
+    eps: float = Field(
+        default=1e-6, ge=1e-30, le=1.0, description="added to the mean square (or variance) under the root"
+    )
 
     def build_norm(self, config: Architecture) -> nn.Module:
         if self.norm == "rmsnorm":
@@ -29,7 +48,7 @@ class BuiltOfNorms(Normalization, ABC):
         return config.d_model * (2 if self.norm == "layernorm" and config.bias else 1)
 
     def build_input_norm(self, config: Architecture) -> nn.Module:
-        """The norm before a sub-layer, which linear layers that normalise their own input replace."""
+        """Build the norm before a sub-layer, unless linear layers normalize their own input."""
         return nn.Identity() if config.linear.has_input_norm else self.build_norm(config)
 
     def count_input_norm(self, config: Architecture) -> int:
@@ -51,7 +70,7 @@ class PreNorm(BuiltOfNorms):
         "On Layer Normalization in the Transformer Architecture, arXiv 2002.04745; RMSNorm, 1910.07467"
     )
     equations: ClassVar[str] = "h <- h + ATTN(N(h)); h <- h + MLP(N(h)); logits = N(h) W_head^T"
-    deviations: ClassVar[str] = "with linear layers that normalise their own input, the norms before sub-layers go"
+    deviations: ClassVar[str] = "linear layers that normalize their own input replace the norms before sub-layers"
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 

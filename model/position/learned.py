@@ -20,7 +20,7 @@ class LearnedEncoding(SpecModule):
         self.constrain = config.normalization.constrain
 
     def forward(self, h_btd: Tensor, start: int) -> tuple[Tensor, Tables]:
-        """Raises ValueError beyond the last learned position."""
+        """Add the vectors of the positions. Raises ValueError beyond the last learned position."""
         n_positions, end = self.table.weight.shape[0], start + h_btd.shape[1]
         if end > n_positions:
             raise ValueError(f"learned positions end at {n_positions}; {end} tokens are too many")
@@ -28,14 +28,14 @@ class LearnedEncoding(SpecModule):
 
 
 class Learned(Position):
-    """One learned vector a position, added to the token's."""
+    """One learned vector per position, added to the token's."""
 
     name: ClassVar[str] = "learned"
-    summary: ClassVar[str] = "one learned vector a position, added to the token's"
+    summary: ClassVar[str] = "one learned vector per position, added to the token's"
     paper: ClassVar[str] = "GPT-2 (Radford et al., 2019)"
     equations: ClassVar[str] = "h_0 = E[token] + P[position]; inside nGPT Norm(E + P) with unit rows"
-    deviations: ClassVar[str] = "inside nGPT as nViT does: unit rows, and the sum normalised"
-    neutral: ClassVar[str] = "None: without vectors it is `none`, not rope."
+    deviations: ClassVar[str] = "inside nGPT as in nViT: unit rows, and the sum is normalized"
+    neutral: ClassVar[str] = "None: with all vectors 0 it equals `none`, not rope."
 
     def num_params(self, config: Architecture) -> int:
         return config.context_length * config.d_model

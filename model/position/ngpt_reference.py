@@ -1,4 +1,4 @@
-"""The public nGPT code's faulty rotary function, for comparisons with curves made by it."""
+"""The faulty rotary function of the public nGPT code, for comparisons with its curves."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 from ..context import Tables
 from ..contracts import Architecture, Position, Rotate
 from ..errors import ConfigError
-from ..numerics import split_last, upcast
+from ..numerics import upcast
 from .rope import RopeEncoding
 
 BASE = 10000.0
 
 
 def swap_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
-    """out[2j] = -x[2j+1] b_j; out[2j+1] = x[2j] a_j. No rotation: neither norms nor relative positions survive."""
+    """out[2j] = -x[2j+1] b_j; out[2j+1] = x[2j] a_j. Not a rotation: norms and relative positions are lost."""
     a_t1k, b_t1k = tables
-    even, odd = split_last(upcast(x_bthk), -1, 2).unbind(-1)
+    even, odd = torch.unflatten(upcast(x_bthk), -1, (-1, 2)).unbind(-1)
     return torch.stack((-odd * b_t1k, even * a_t1k), dim=-1).flatten(-2)
 
 
@@ -35,18 +35,19 @@ class ReferenceEncoding(RopeEncoding):
 
 
 class NGPTReference(Position):
-    """Not a positional encoding to choose, but the one that the public nGPT curves were made with."""
+    """The encoding behind the public nGPT curves. Use it only to compare with them."""
 
     name: ClassVar[str] = "ngpt_reference"
     summary: ClassVar[str] = (
-        "the public nGPT code's rotary function, which does not rotate; only to compare with its curves"
+        "the rotary function of the public nGPT code, which does not rotate; only to compare with its curves"
     )
-    paper: ClassVar[str] = "NVIDIA/ngpt at ed19eb2; the paper's own code is another"
+    paper: ClassVar[str] = "NVIDIA/ngpt at ed19eb2; the paper's own code differs"
     equations: ClassVar[str] = (
         "out[2j] = -x[2j+1] b_j; out[2j+1] = x[2j] a_j; a, b halves of a table sin, cos, sin, cos, ..."
     )
-    deviations: ClassVar[str] = "none: the fault is reproduced"
-    neutral: ClassVar[str] = "None: it has no knob and is no rotation."
+    deviations: ClassVar[str] = "none; the fault is reproduced"
+    neutral: ClassVar[str] = "None: it has no knob and is not a rotation."
+    rotate: ClassVar[Rotate] = staticmethod(swap_pairs)
 
     def check(self, config: Architecture) -> None:
         width = config.attention.qk_width(config)
@@ -55,7 +56,3 @@ class NGPTReference(Position):
 
     def build(self, config: Architecture) -> RopeEncoding:
         return ReferenceEncoding(BASE, config.attention.qk_width(config))
-
-    @property
-    def rotate(self) -> Rotate:
-        return swap_pairs

@@ -16,10 +16,10 @@ class NoEncoding(nn.Module):
 
 
 class NoPosition(Position):
-    """Order is known from the causal mask alone."""
+    """Only the causal mask tells the order."""
 
     name: ClassVar[str] = "none"
-    summary: ClassVar[str] = "order is known from the causal mask alone"
+    summary: ClassVar[str] = "only the causal mask tells the order"
     paper: ClassVar[str] = "The Impact of Positional Encoding on Length Generalization, arXiv 2305.19466"
     equations: ClassVar[str] = "h_0 = E[token]"
     deviations: ClassVar[str] = "none"

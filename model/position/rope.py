@@ -11,18 +11,18 @@ from torch import Tensor
 from ..context import Tables
 from ..contracts import NO_ATTENTION, Architecture, Neutral, Position, Rotate
 from ..errors import ConfigError
-from ..numerics import split_last, upcast
+from ..numerics import upcast
 from ..parameters import SpecModule
 
 
 def rotate_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
     """Rotate the adjacent pairs (x[2j], x[2j+1]) of a (b, t, h, k) tensor by the angles of its positions.
 
-    Written without a stack of halves, for each of whose entries a compiler would compute both.
+    Without a stack of the halves, because a compiler would compute both halves for each of its entries.
     """
     cos_t1k, sin_t1k = tables
     x_bthk = upcast(x_bthk)
-    return x_bthk * cos_t1k + split_last(x_bthk, -1, 2).flip(-1).flatten(-2) * sin_t1k
+    return x_bthk * cos_t1k + torch.unflatten(x_bthk, -1, (-1, 2)).flip(-1).flatten(-2) * sin_t1k
 
 
 class RopeEncoding(SpecModule):
@@ -38,7 +38,7 @@ class RopeEncoding(SpecModule):
     def tables(self, start: int, length: int, device: torch.device, dtype: torch.dtype) -> Tables:
         """cos(a), cos(a), ... and -sin(a), sin(a), ... of the angles a = p * base^(-2j / width): (length, 1, width).
 
-        Angles are formed in float64: at position 10^5 a float32 product is already wrong in the third decimal.
+        Angles are float64, because at position 10^5 a float32 product is wrong in the third decimal.
         """
         positions_t = torch.arange(start, start + length, device=device, dtype=torch.float64)
         exponents_k = torch.arange(0, self.width, 2, device=device, dtype=torch.float64) / self.width
@@ -60,6 +60,7 @@ class Rope(Position):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
+    rotate: ClassVar[Rotate] = staticmethod(rotate_pairs)
     base: float = Field(default=10000.0, gt=1.0, le=1e15, description="wavelengths grow from 2 pi to 2 pi base")
 
     def check(self, config: Architecture) -> None:
@@ -67,7 +68,7 @@ class Rope(Position):
         if width % 2:
             is_by_hand = width != config.attention.default_qk_width(config)
             place = "attention.qk_head_dim" if is_by_hand else "n_heads"
-            raise ConfigError(place, f"rope rotates pairs, but the width of a query head is {width}: make it even")
+            raise ConfigError(place, f"rope rotates pairs, but the width of a query head is {width}; make it even")
 
     def idle(self, config: Architecture) -> dict[str, str]:
         if not config.count_kept("attention"):
@@ -77,7 +78,3 @@ class Rope(Position):
 
     def build(self, config: Architecture) -> RopeEncoding:
         return RopeEncoding(self.base, config.attention.qk_width(config))
-
-    @property
-    def rotate(self) -> Rotate:
-        return rotate_pairs

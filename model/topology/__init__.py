@@ -1,4 +1,4 @@
-"""The axis of how blocks are joined: one line per variant."""
+"""The topology axis, for how blocks are joined: one line per variant."""
 
 from ..contracts import Topology
 from ..table import Table

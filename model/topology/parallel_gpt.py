@@ -14,11 +14,11 @@ from ..errors import ConfigError
 from ..layers import READS, StreamMatrix, multiply
 from ..parameters import Spec
 
-MIX_START = 0.5  # before the sigmoid, as in the authors' code: the first path weighs 0.62
+MIX_START = 0.5  # before the sigmoid, as in the authors' code; the first path starts with weight 0.62
 
 
 class Entry(StreamMatrix):
-    """The linear layer, with a bias, through which the embedding enters a path."""
+    """The linear layer, with a bias, between the embedding and a path."""
 
     def __init__(self, config: Architecture) -> None:
         super().__init__(config, (config.d_model, config.d_model), "matrix", READS, config.base_std)
@@ -35,10 +35,10 @@ class ParallelStack(Stack):
         self.entries = nn.ModuleList(Entry(config) for _ in self.layers)
         self.mix = self.declare("mix", (1,), Spec("vector", mean=MIX_START))
         self.constrain = config.normalization.constrain
-        self.runs_heavier_alone = inference == "heavier"
+        self.runs_only_heavier = inference == "heavier"
 
     def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
-        if self.runs_heavier_alone and not self.training:
+        if self.runs_only_heavier and not self.training:
             return self.follow(0 if self.mix.item() >= 0 else 1, h_btd, context, cache)
         first_btd, second_btd = (self.follow(path, h_btd, context, cache) for path in (0, 1))
         weight = self.mix.sigmoid()
@@ -61,21 +61,20 @@ class ParallelGPT(Topology):
         "x_i = W_i h_0 + b_i; h = s(w) f_1(x_1) + (1 - s(w)) f_2(x_2), s the sigmoid, f_i the stacks"
     )
     deviations: ClassVar[str] = (
-        "the heavier path alone keeps the final norm, which the authors' code forgets; inside nGPT x_i and h are "
-        "normalised; the embedding shortcut mixes in the embedding itself; value residuals stay within a path; "
-        "W_i starts like every hidden matrix here and b_i at 0, and what writes to the stream starts smaller by "
-        "sqrt(2 n_layers) of all blocks, though a path has half of them; apart from w, the authors' starting values "
-        "were not compared"
+        "with inference `heavier`, the final norm stays, which the authors' code omits; inside nGPT x_i and h are "
+        "normalized; the embedding shortcut mixes in the embedding itself; value residuals stay within a path; "
+        "W_i starts like every hidden matrix and b_i at 0; matrices that write to the stream start smaller by "
+        "sqrt(2 n_layers), with the layers of both paths; apart from w, the authors' initial values were not compared"
     )
     neutral: ClassVar[str] = "None: each path has half the depth."
 
     inference: Literal["both", "heavier"] = Field(
-        default="both", description="paths run in eval mode: both, or the one of larger weight alone (pgpt-1)"
+        default="both", description="paths to run in eval mode: both, or only the one with the larger weight (pgpt-1)"
     )
 
     def check(self, config: Architecture) -> None:
         if config.n_layers % 2:
-            raise ConfigError("n_layers", f"parallel_gpt halves the blocks: {config.n_layers} is odd")
+            raise ConfigError("n_layers", f"parallel_gpt needs an even number of blocks, got {config.n_layers}")
 
     def paths(self, n_layers: int) -> list[range]:
         return [range(n_layers // 2), range(n_layers // 2, n_layers)]

@@ -18,8 +18,7 @@ from ablate_model import GPT
 from ablate_model.attention_backend import report_attention
 from ablate_model.kernels import flex
 from ablate_model.kernels.attention import BACKENDS, attention, choose
-from ablate_model.kernels.bias import DecayBias
-from ablate_model.kernels.call import BackendError, Call
+from ablate_model.kernels.call import BackendError, Call, DecayBias
 from ablate_model.kernels.flex import attend_flex
 from ablate_model.kernels.sdpa import _align
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ablate_model import Cache, ModelConfig
 from ablate_model.config import TABLES
 from ablate_model.kernels.attention import attention
-from ablate_model.kernels.bias import DecayBias
+from ablate_model.kernels.call import DecayBias
 from ablate_model.linear import bitnet_b158
 
 FLOAT64 = 1e-9

@@ -10,7 +10,6 @@ from cases import tiny
 
 from ablate_model import GPT
 from ablate_model.config import TABLES
-from ablate_model.parameters import walk_parameters
 
 FLOAT64 = 1e-11  # other libraries may sum in another order
 LINES = [(axis, name) for axis in TABLES for name in TABLES[axis]]
@@ -47,7 +46,7 @@ def compute_loss(axis: str, name: str) -> float:
     """The loss in float64. Weights are sines, not random numbers, scaled like the variant's initialization."""
     model = GPT(tiny(**{axis: name})).double()
     with torch.no_grad():
-        for index, (_, parameter, spec) in enumerate(walk_parameters(model)):
+        for index, (_, parameter, spec) in enumerate(model.walk_parameters()):
             mean = torch.tensor(spec.mean, dtype=torch.float64).expand(parameter.shape)
             waves = torch.sin(1.7 * torch.arange(parameter.numel(), dtype=torch.float64) + index).view(parameter.shape)
             parameter.copy_(mean + 0.3 * waves)

@@ -33,7 +33,12 @@ REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
     ({"attention": {"n_kv_heads": 3}}, "attention.n_kv_heads", "must divide n_heads = 4", (1, 2, 4)),
     ({"attention": {"qk_head_dim": 5}}, "attention.qk_head_dim", "width of a query head is 5: make it even", ()),
     ({"n_heads": 8}, "n_heads", "width of a query head is 3", ()),
-    ({"attention": {"qk_norm": "l2"}, "normalization": "ngpt"}, "attention.qk_norm", "normalised by ngpt", ("none",)),
+    (
+        {"attention": {"qk_norm": "l2"}, "normalization": "ngpt"},
+        "attention.qk_norm",
+        "ngpt normalizes queries and keys",
+        ("none",),
+    ),
     ({"attention": "differential", "n_heads": 24}, "n_heads", "no room for 48 query heads", ()),
     (
         {"normalization": {"name": "ngpt", "s_qk": {"inti": 1.0}}},
@@ -80,7 +85,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
         "tanh never reaches",
         ("softmax", "free"),
     ),
-    ({"topology": "parallel_gpt", "n_layers": 3}, "n_layers", "3 is odd", ()),
+    ({"topology": "parallel_gpt", "n_layers": 3}, "n_layers", "even number of blocks, got 3", ()),
     ({"dropped": ["attention/2"]}, "dropped", "no sub-layer 'attention/2'", ("attention/0", "mlp/1")),
     ({"dropped": ["attention/0"], "value_residual": "half"}, "dropped", "needs the values of attention/0", ()),
     ({"dropout": 1.0}, "dropout", "less than 1", ()),

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ablate_model import GPT
 from ablate_model.normalization.ngpt import lerp_norm, riemann, slerp
-from ablate_model.parameters import walk_parameters
 
 FLOAT32 = 1e-6  # a few ulps of 1
 BFLOAT16 = 3e-3  # an ulp of 1 is 2^-8; a norm averages many of them
@@ -24,7 +23,7 @@ def step(model: GPT) -> None:
 
 
 def stream_axes(model: GPT) -> dict[str, int]:
-    return {name: spec.axis for name, _, spec in walk_parameters(model) if spec.axis is not None}
+    return {name: spec.axis for name, _, spec in model.walk_parameters() if spec.axis is not None}
 
 
 def norms(model: GPT) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def plan_grid(write_grid: Callable[..., Path], corpus_info: CorpusInfo) -> PlanG
             {"attention": {"name": "linear_ensemble", "num_maps": 2, "qk_head_dim": 2}},
             "model.attention.width",
             ["split", "full"],
-            "qk_head_dim says how wide a map is",
+            "qk_head_dim sets the width of a map",
         ),
         ({}, "train.min_learning_rate", [0.0, 1e-4], "a constant schedule does not fall"),
         ({}, "train.decay_fraction", [0.2, 0.5], "only schedule wsd reads it"),
