@@ -31,7 +31,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
     ),
     ({"attention": {"qk_norm": "rmz"}}, "attention.qk_norm", "got 'rmz'", ("none", "rms", "l2")),
     ({"attention": {"n_kv_heads": 3}}, "attention.n_kv_heads", "must divide n_heads = 4", (1, 2, 4)),
-    ({"attention": {"qk_head_dim": 5}}, "attention.qk_head_dim", "width of a query head is 5: make it even", ()),
+    ({"attention": {"qk_head_dim": 5}}, "attention.qk_head_dim", "width of a query head is 5; make it even", ()),
     ({"n_heads": 8}, "n_heads", "width of a query head is 3", ()),
     (
         {"attention": {"qk_norm": "l2"}, "normalization": "ngpt"},
@@ -63,7 +63,7 @@ REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
     (
         {"attention": {"name": "differential", "n_noise_heads": 2, "n_kv_heads": 2}},
         "attention.n_noise_heads",
-        "need all key",
+        "need as many key",
         (4,),
     ),
     ({"attention": {"name": "linear_ensemble", "num_maps": 0}}, "attention.num_maps", "greater than", ()),
@@ -151,7 +151,7 @@ def test_a_width_that_does_not_divide_is_rounded_down_to_even_and_reported() -> 
     assert config.attention.qk_width(config) == 4
     (notice,) = config.notices()
     assert "8 query heads of width 4 make 32 query features where d_model is 40" in notice
-    assert f"{-2 * 8 * 40:+,} query and key weights a layer" in notice
+    assert f"{-2 * 8 * 40:+,} query and key weights per layer" in notice
 
 
 def test_the_constant_factor_is_reported_to_cancel_inside_ngpt() -> None:
