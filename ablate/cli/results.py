@@ -227,12 +227,12 @@ def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, st
 def _print_report(made: Report) -> None:
     from rich.console import Console
 
-    from ablate.report import WIDEST, render_table
+    from ablate.report import WIDEST, SpeedupTable
 
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDEST
-    console.print(render_table(made))
+    console.print(SpeedupTable(made))
     for sentence in made.answer:
         console.print(sentence, highlight=False, markup=False)
     console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)

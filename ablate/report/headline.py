@@ -1,8 +1,8 @@
-"""The answer to a study's question, made from the numbers: the finding, and its price and caveats."""
+"""The first and the last sentence of the answer: the result, and its price and caveats."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,15 +13,16 @@ from ablate.formatting import count
 from ablate.report.notation import (
     AXIS_NAMES,
     HOW_JUDGED,
+    LISTED,
+    SIGNIFICANT,
+    capitalize,
     format_p_value,
     format_ratio,
     format_speedup,
     format_target,
     join_with_and,
+    name_rest,
 )
-
-SIGNIFICANT = 0.05
-LISTED = 4
 
 Verdict = Literal["faster", "slower", "undecided"]
 
@@ -35,9 +36,10 @@ def state_result(
     labels: Mapping[str, str],
     known: Sequence[str] = (),
 ) -> tuple[str, str]:
-    """Two sentences from the rows of the headline's target and of full schedules (all axes of both).
+    """The result, and its price and caveats.
 
-    `labels` is what each arm is called, `known` the caveats of the study's record.
+    `rows` are at the headline's target; `rows` and `full_schedule` contain all axes of cost. `labels` maps arms to
+    their names on the page. `known` lists caveats from the study's record.
     """
     arms = [replace(arm, arm=labels[arm.arm]) for arm in arms]
     fairness = [replace(line, arm=labels[line.arm]) for line in fairness]
@@ -46,20 +48,19 @@ def state_result(
         renamed = replace(row, arm=labels[row.arm], baseline=labels[row.baseline])
         by_arm.setdefault(renamed.arm, {})[row.axis] = renamed
     main = sorted((axes[axis] for axes in by_arm.values() if axis in axes), key=_rank, reverse=True)
-    caveats = [*known, *_list_caveats(main, arms, fairness)]
+    caveats = [*(["; ".join(known)] if known else []), *_list_caveats(main, arms, fairness)]
     if not main:
-        advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that they share"
-        return _describe_alone(arms), _sentence(caveats) if caveats else f"No effect can be shown: {advice}."
-    caveats = [*_describe_full_schedules(full_schedule, axis, labels), *caveats]
+        advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that the arms share"
+        return _describe_uncompared(arms), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
     finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
-    parts = [*_describe_price(by_arm[main[0].arm], axis, arms), *caveats]
-    return finding, _sentence(parts or [_describe_unflagged(fairness)])
+    costs = [*_describe_price(by_arm[main[0].arm], axis, arms), *_describe_full_schedules(full_schedule, axis, labels)]
+    return finding, _write_sentences([*costs, *caveats] or [_describe_unflagged(fairness)])
 
 
 def judge_speedup(row: SpeedUp) -> Verdict:
-    """faster or slower where Holm's p is below 0.05 and the interval, or the bound, on one side of 1; else undecided.
+    """Decide only if Holm's p is below 0.05 and the interval, or the bound, lies on one side of 1.
 
-    One seed has no p-value and decides nothing.
+    A single seed has no p-value, so it decides nothing.
     """
     if row.p_holm is None or row.p_holm >= SIGNIFICANT:
         return "undecided"
@@ -69,21 +70,23 @@ def judge_speedup(row: SpeedUp) -> Verdict:
 
 
 def _rank(row: SpeedUp) -> tuple[int, bool, float, float]:
-    """Larger is better. An upper limit, as of a run that diverged early, is worth less than any speed-up seen; of equal
-    limits the surer is the better one.
+    """A sort key: larger is better.
+
+    An upper limit, for example of a run that diverged early, ranks below any measured speedup. Equal limits are ranked
+    by their p-values.
     """
     value = row.ratio or row.low or row.high or 0.0
     verdict = {"faster": 2, "undecided": 1, "slower": 0}[judge_speedup(row)] if value else -1
     return verdict, row.bound != "at_most", value, -1.0 if row.p_value is None else -row.p_value
 
 
-def _describe_alone(arms: Sequence[ArmSummary]) -> str:
+def _describe_uncompared(arms: Sequence[ArmSummary]) -> str:
     ended = [arm for arm in arms if arm.final_loss.mean is not None]
     if not ended:
         return "No run has finished with an evaluation yet, so there is nothing to compare."
     first, *others = [f"{arm.final_loss.mean:.4f} ({count(arm.final_loss.n, 'seed')})" for arm in ended[:LISTED]]
     if len(arms) == 1:
-        return f"There is one arm, {ended[0].arm}; it ends at a validation loss of {first}."
+        return f"The only arm, {ended[0].arm}, ends at a validation loss of {first}."
     losses = [f"{ended[0].arm} ends at a validation loss of {first}"]
     losses += [f"{arm.arm} at {loss}" for arm, loss in zip(ended[1:], others, strict=False)]
     return f"No arm has a baseline to be compared with: {join_with_and(losses)}."
@@ -92,31 +95,31 @@ def _describe_alone(arms: Sequence[ArmSummary]) -> str:
 def _describe_one(row: SpeedUp, axis: str) -> str:
     goal = format_target(row.target).replace("the baseline", row.baseline)
     name, than = AXIS_NAMES[axis], f" as {row.baseline}" if isinstance(row.target, float) else ""
+    verdict = _VERDICTS[judge_speedup(row)]
     if row.bound == "at_most":
         n_missed = row.n_pairs - row.n_reached
         missed = f"{n_missed} of {count(row.n_pairs, 'run')} never reached {goal}"
         reason = missed if n_missed else f"{row.baseline} is below {goal} at its first evaluation"
         return (
-            f"In {name}, {row.arm} is at most {format_ratio(row.high)} as fast as {row.baseline}: "
-            f"{reason}, {_VERDICTS[judge_speedup(row)]}."
+            f"In {name}, {row.arm} is at most {format_ratio(row.high)} as fast as {row.baseline}: {reason}, {verdict}."
         )
     if row.bound == "at_least":
-        speed = f"at least {format_ratio(row.low)} as fast{than}"
-        return f"In {name}, {row.arm} reaches {goal} {speed}, {_VERDICTS[judge_speedup(row)]}."
+        return f"In {name}, {row.arm} reaches {goal} at least {format_ratio(row.low)} as fast{than}, {verdict}."
     if row.ratio is None:
         reason = f": {row.note}" if row.note else ""
-        return f"Whether {row.arm} reaches {goal} in fewer {name} is not determined{reason}."
+        return f"This study cannot determine whether {row.arm} reaches {goal} in fewer {name}{reason}."
     start = f"In {name}, {row.arm} reaches {goal} {format_ratio(row.ratio)} as fast{than}"
     if row.low is None or row.high is None:
         return f"{start}, a number without an interval: {row.note.rpartition('no interval: ')[2]}."
     size = count(row.n_pairs, "unpaired run" if row.method.startswith("Welch") else "seed")
-    certainty = f"95 % interval {row.low:.2f} to {row.high:.2f}, {size}, p {_equals(format_p_value(row.p_holm))}"
-    return f"{start} ({certainty}), {_VERDICTS[judge_speedup(row)]}."
+    p = format_p_value(row.p_holm)
+    certainty = f"95 % interval {row.low:.2f} to {row.high:.2f}, {size}, p {p if p.startswith('<') else f'= {p}'}"
+    return f"{start} ({certainty}), {verdict}."
 
 
 _VERDICTS: dict[Verdict, str] = {
-    "faster": "a clear speed-up",
-    "slower": "a clear slow-down",
+    "faster": "a clear speedup",
+    "slower": "a clear slowdown",
     "undecided": "so the study does not decide whether it helps",
 }
 
@@ -125,13 +128,11 @@ def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
     goal = format_target(rows[0].target)
     if all(_rank(row)[0] < 0 for row in rows):
         reason = f": {rows[0].note}" if rows[0].note else ""
-        return f"None of {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to {goal}{reason}."
-    verdicts = [judge_speedup(row) for row in rows]
-    listed = [f"{row.arm} {format_speedup(row)}" for row in rows[:LISTED]]
-    rest = [f"{len(rows) - LISTED} more in the table"] if len(rows) > LISTED else []
-    has_interval = any(row.ratio is not None and row.low is not None for row in rows)
-    how = f" ({HOW_JUDGED})" if has_interval else ""
-    return f"In {AXIS_NAMES[axis]} to {goal}, {_count_verdicts(verdicts)}{how}: {join_with_and([*listed, *rest])}."
+        return f"None of the {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to reach {goal}{reason}."
+    verdicts = _count_verdicts([judge_speedup(row) for row in rows])
+    listed = join_with_and([f"{row.arm} {format_speedup(row)}" for row in rows[:LISTED]] + name_rest(rows))
+    how = f" ({HOW_JUDGED})" if any(row.ratio is not None and row.low is not None for row in rows) else ""
+    return f"In {AXIS_NAMES[axis]} to reach {goal}, {verdicts}{how}: {listed}."
 
 
 def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
@@ -148,27 +149,25 @@ def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
 _MANY_WORDS: dict[Verdict, str] = {"faster": "clearly faster", "slower": "clearly slower", "undecided": "undecided"}
 
 
-def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSummary]) -> list[str]:
-    """What the first arm's speed-up becomes on the clock."""
+def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSummary]) -> Iterator[str]:
+    """The speedup of the first arm in seconds; in steps if the headline is in seconds."""
     other = "steps" if axis in ("seconds", "gpu_seconds") else "seconds"
     row, steps, seconds = axes.get(other), axes.get("steps"), axes.get("seconds")
     if row is None:
-        return []
+        return
     if row.ratio is None and row.bound in (None, "not_determined"):
-        return (
-            [f"{AXIS_NAMES[other]} cannot be compared ({row.note.rpartition(f'{other}: ')[2]})"]
-            if row.note and axes[axis].ratio is not None
-            else []
-        )
-    text = f"in {AXIS_NAMES[other]}, {row.arm} {_say_speed(row)}"
+        if row.note and axes[axis].ratio is not None:
+            yield f"{AXIS_NAMES[other]} cannot be compared ({row.note.rpartition(f'{other}: ')[2]})"
+        return
+    text = f"in {AXIS_NAMES[other]}, {row.arm} {_describe_speed(row)}"
     step_ratio = next(arm.step_ratio for arm in arms if arm.arm == row.arm)
     if steps and seconds and steps.ratio and seconds.ratio and step_ratio:
         times = format_ratio(step_ratio)
         text += f": a step takes {'' if times == '1.00x' else f'{times} '}as long as the baseline's"
-    return [text]
+    yield text
 
 
-def _say_speed(row: SpeedUp) -> str:
+def _describe_speed(row: SpeedUp) -> str:
     """`format_speedup` as the end of a sentence."""
     if row.ratio is None and row.bound in (None, "not_determined"):
         return "cannot be compared"
@@ -176,38 +175,43 @@ def _say_speed(row: SpeedUp) -> str:
     return f"is {value}{gap} as fast{interval}"
 
 
-def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str]) -> list[str]:
-    """The number to quote where horizons vary: no learning rate is caught half way in it."""
+def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str]) -> Iterator[str]:
+    """The number to quote if horizons vary, because it compares no run in the middle of its schedule."""
     mine = [row for row in rows if row.axis == axis]
-    if not mine:
-        return []
-    best, chosen = max(mine, key=_rank), f", the best of {len(mine)} arms" if len(mine) > 1 else ""
-    return [f"between full schedules, the number to quote, {labels[best.arm]} {_say_speed(best)}{chosen}"]
+    if mine:
+        best, chosen = max(mine, key=_rank), f"; it is the best of {len(mine)} arms" if len(mine) > 1 else ""
+        yield f"between full schedules (the number to quote), {labels[best.arm]} {_describe_speed(best)}{chosen}"
 
 
-def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> list[str]:
+def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> Iterator[str]:
     n_unfinished, n_failed = sum(arm.n_unfinished for arm in arms), sum(arm.n_failed for arm in arms)
     n_diverged, n_stopped = sum(arm.n_diverged for arm in arms), sum(arm.n_stopped for arm in arms)
     n_incomplete = sum(arm.n_incomplete for arm in arms)
-    few = [row.n_pairs for row in rows if row.ratio is not None]
-    caveats = [
-        f"{count(n_unfinished, 'run')} not finished and left out" if n_unfinished else "",
-        f"{count(n_failed, 'run')} failed and left out" if n_failed else "",
-        f"{count(n_incomplete, 'run')} with an incomplete curve left out" if n_incomplete else "",
-        f"{count(n_diverged, 'run')} diverged" if n_diverged else "",
-        f"{count(n_stopped, 'run')} stopped before the end of the budget" if n_stopped else "",
-        "one seed gives no interval" if few and min(few) < 2 and len(rows) > 1 else "",
+    left_out = [
+        *([count(n_unfinished, "unfinished run")] if n_unfinished else []),
+        *([count(n_failed, "failed run")] if n_failed else []),
+        *([f"{count(n_incomplete, 'run')} with an incomplete curve"] if n_incomplete else []),
     ]
+    if left_out:
+        yield f"{join_with_and(left_out)} {'is' if n_unfinished + n_failed + n_incomplete == 1 else 'are'} left out"
+    ended_early = [
+        *([f"{count(n_diverged, 'run')} diverged"] if n_diverged else []),
+        *([f"{count(n_stopped, 'run')} stopped before the end of the budget"] if n_stopped else []),
+    ]
+    if ended_early:
+        yield join_with_and(ended_early)
+    few = [row.n_pairs for row in rows if row.ratio is not None]
+    if few and min(few) < 2 and len(rows) > 1:
+        yield "one seed gives no interval"
     flagged = [line for line in fairness if line.flags]
     if len(flagged) == 1:
-        caveats.append(f"{flagged[0].arm}: {'; '.join(flagged[0].flags)}")
+        yield f"fairness flags of {flagged[0].arm}: {'; '.join(flagged[0].flags)}"
     elif flagged:
-        caveats.append(f"{len(flagged)} arms carry fairness flags")
-    return [caveat for caveat in caveats if caveat]
+        yield f"{len(flagged)} arms have fairness flags"
 
 
 def _describe_unflagged(fairness: Sequence[Fairness]) -> str:
-    """No more than was compared: what is not known cannot be flagged."""
+    """Claims only what was compared: an unknown size or condition cannot be flagged."""
     known: dict[str, list[object]] = {
         "parameters": [line.params_ratio for line in fairness],
         "FLOPs": [line.flops_ratio for line in fairness],
@@ -216,14 +220,10 @@ def _describe_unflagged(fairness: Sequence[Fairness]) -> str:
     }
     unknown = [name for name, values in known.items() if None in values]
     if not unknown:
-        return "nothing was flagged: all runs finished, and sizes and conditions are alike"
-    return f"nothing was flagged: all runs finished; not known for every arm, so not compared: {join_with_and(unknown)}"
+        return "nothing was flagged: all runs finished, and the arms are alike in size and conditions"
+    reason = "because they are not known for every arm"
+    return f"nothing was flagged: all runs finished; {join_with_and(unknown)} were not compared, {reason}"
 
 
-def _sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _equals(text: str) -> str:
-    return text if text.startswith("<") else f"= {text}"
+def _write_sentences(parts: Sequence[str]) -> str:
+    return " ".join(f"{capitalize(part)}." for part in parts)

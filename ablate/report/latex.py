@@ -1,4 +1,4 @@
-"""`tables/*.tex`: each table of the report for a paper, with the rules of booktabs."""
+"""`tables/*.tex`: each table of the report for a paper, in the style of booktabs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PATTERN = re.compile("|".join(map(re.escape, _SPECIAL)))
 
 
 def write_latex(table: Table) -> str:
-    r"""A `tabular`, to be put into a `table` by `\input`; it needs `\usepackage{booktabs}` and `[T1]{fontenc}`."""
+    r"""Write a `tabular` for `\input` inside a `table`. It needs `\usepackage{booktabs}` and `[T1]{fontenc}`."""
     lines = [_write_row(row) for row in table.rows]
     return "\n".join(
         [
@@ -48,7 +48,7 @@ def write_latex(table: Table) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX sets as it stands, on one line."""
+    """Escape text so that LaTeX prints it literally, on one line."""
     return _PATTERN.sub(lambda match: _SPECIAL[match[0]], " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""`report.md`: the report for a README or a pull request, with static pictures."""
+"""`report.md`: the report for a README or a pull request, with static figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def write_markdown(report: Report, pictures: dict[str, str]) -> str:
-    """The page in Markdown; `pictures` maps a path relative to the page to a caption."""
+    """Write the page. `pictures` maps paths relative to the page to captions."""
     record = report.record
     parts = [f"# {escape(record.study)}"]
     if record.question:
@@ -20,7 +20,7 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
     parts.append(escape(" ".join(report.answer)))
     parts += [f"![{escape(caption)}]({path})" for path, caption in pictures.items()]
     parts += [write_table(table) for table in tabulate(report)]
-    parts.append("## How to reproduce it")
+    parts.append("## How to reproduce this study")
     if report.command:
         parts.append(_write_code(report.command))
     facts = [
@@ -33,13 +33,13 @@ def write_markdown(report: Report, pictures: dict[str, str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it stands, on one line: no markup, no HTML, no end of a table's cell."""
+    """Escape text so that Markdown shows it literally, on one line, also in the cell of a table."""
     line = _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
     return re.sub("[<>&]", lambda match: _HTML[match[0]], line)
 
 
 def write_table(table: Table) -> str:
-    """A table with its caption above and its note below."""
+    """Write a table with its caption above and its note below."""
     lines = [table.header, *table.rows]
     body = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
     body.insert(1, "| --- " * len(table.header) + "|")

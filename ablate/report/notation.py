@@ -1,9 +1,10 @@
-"""How numbers are written in every page, table and sentence, so that all of them agree."""
+"""How numbers, targets and names of arms are written on every page, in every table and in every sentence."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from ablate.analysis.speedup import Bound, SpeedUp, Target
 from ablate.analysis.summary import Spread
@@ -18,15 +19,20 @@ AXIS_NAMES = {
     "gpu_seconds": "GPU-seconds",
 }
 DASH = "\N{EN DASH}"
+"""Stands for a number that is not known."""
 
-HOW_JUDGED = "95 % intervals, not adjusted; judged by Holm-adjusted p-values"
-"""What Holm's method changes, and what it does not. Every text that shows both says it in these words."""
+SIGNIFICANT = 0.05
+LISTED = 4
+"""Arms, trends or effects that a sentence names; the table has the others."""
+
+HOW_JUDGED = "unadjusted 95 % intervals; verdicts use Holm-adjusted p-values"
+"""Holm's method changes the p-values only. Every text that shows both says so in these words."""
 
 _TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
 def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
-    """What arms are called on the pages: their levels, `differential / ngpt`; in full where two would share a name.
+    """Name arms by their levels, such as `differential / ngpt`, or by their full name if two would share a label.
 
     Control characters, which a terminal would obey, become spaces.
     """
@@ -37,17 +43,17 @@ def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
 
 
 def clean_name(text: str) -> str:
-    """A name, such as a diagnostic's, as part of a file's name."""
+    """A name, such as a diagnostic's, as part of a file name."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
 def shorten(text: str, limit: int = 36) -> str:
-    """The text, or its beginning and an ellipsis, for where a picture has little room."""
+    """The text, cut with an ellipsis to fit into a picture."""
     return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
 def label_level(axis: str, level: Value) -> str:
-    """The level, where it names itself, as a variant does; with its axis, where it is a number or a setting's value."""
+    """The name of a variant by itself; a number, or the value of a setting, with its axis."""
     return level if isinstance(level, str) and "." not in axis else f"{axis.rpartition('.')[2]}={level}"
 
 
@@ -60,12 +66,12 @@ def format_ratio(value: float | None) -> str:
 
 
 def format_speedup(row: SpeedUp) -> str:
-    """The value of a row with its interval, its bound, or the reason for neither."""
+    """A speedup with its interval, its bound, or a note that it is not determined."""
     return format_bounded(row.ratio, row.low, row.high, row.bound)
 
 
 def format_bounded(ratio: float | None, low: float | None, high: float | None, bound: Bound | None) -> str:
-    """A ratio with its interval, its bound, or the reason for neither."""
+    """A ratio with its interval, its bound, or a note that it is not determined."""
     if bound == "at_most":
         return f"at most {format_ratio(high)}"
     if bound == "at_least":
@@ -80,27 +86,27 @@ def format_bounded(ratio: float | None, low: float | None, high: float | None, b
 
 
 def format_target(target: Target) -> str:
-    """A target in words: where on the baseline's budget, or which loss."""
+    """A target as a phrase: the baseline's loss at a share of its budget, or an absolute loss."""
     if isinstance(target, float):
         return f"a validation loss of {target:g}"
     return "the baseline's final loss" if target == "final" else f"the baseline's loss at {target} % of its budget"
 
 
 def explain_targets(targets: Sequence[Target], share: str) -> str:
-    """What the targets of a ladder are: `share` in its words, a loss, or either."""
-    loss = "a validation loss (nats a token)"
+    """Define the targets of a ladder: `share` describes those at a share of the budget; the others are losses."""
+    loss = "a validation loss (nats per token)"
     are_losses = {isinstance(target, float) for target in targets}
     return f"{share}, or {loss}" if len(are_losses) > 1 else loss if True in are_losses else share
 
 
 def label_targets(targets: Sequence[Target]) -> str:
-    """The title of a ladder's axis, whose ticks are `shorten_target`."""
+    """The title of a ladder's axis. Its ticks come from `shorten_target`."""
     share = "the baseline's loss at this share of its budget"
     return f"target: {explain_targets(targets, share)}"
 
 
 def shorten_target(target: Target) -> str:
-    """A target where there is little room: `50 %`, `final` or a loss."""
+    """A target in a column's header or a tick: `50 %`, `final` or a loss."""
     return f"{target:g}" if isinstance(target, float) else target if target == "final" else f"{target} %"
 
 
@@ -139,3 +145,13 @@ def format_p_value(value: float | None) -> str:
 def join_with_and(parts: list[str]) -> str:
     """a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}" if parts else ""
+
+
+def name_rest(items: Sequence[Any]) -> list[str]:
+    """How many items a sentence that names `LISTED` of them leaves to the table; empty if it names them all."""
+    return [f"{len(items) - LISTED} more in the table"] if len(items) > LISTED else []
+
+
+def capitalize(sentence: str) -> str:
+    """The sentence with a capital first letter; names in it stay as they are."""
+    return f"{sentence[0].upper()}{sentence[1:]}"

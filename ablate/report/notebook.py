@@ -1,4 +1,4 @@
-"""The Python door for notebooks: `ablate.load("runs/quickstart")`."""
+"""A study in a notebook: `ablate.load("runs/quickstart")`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ablate.analysis.speedup import TARGETS, Target, speed_ups
 from ablate.analysis.trend import find_trends
 from ablate.errors import AblateError
 from ablate.report.palette import Look, assign_looks
-from ablate.report.pictures import draw_curves, draw_ladder, draw_speed_ups, save_picture, styled
+from ablate.report.pictures import draw_curves, draw_ladder, draw_speedups, save_picture, styled
 from ablate.report.report import Report, ReportOptions, make_report
-from ablate.report.tables import Table, tabulate_arms, tabulate_speed_ups
+from ablate.report.tables import Table, tabulate_arms, tabulate_speedups
 from ablate.report.write import read_study, write_report
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Value
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-_NUMBERS = ("target_loss", "ratio", "low", "high", "p_value", "p_holm")  # null for some rows: nan in a table
+_NUMBERS = ("target_loss", "ratio", "low", "high", "p_value", "p_holm")  # None in some rows, NaN in a data frame
 
 
 def load(path: str | Path) -> Study:
-    """The study in a folder of runs, or in a published report.
+    """Load the study in a folder of runs or in a published report.
 
-    Raises `RecordError` where there is none.
+    Raises `RecordError` if the folder contains neither.
     """
     return Study(read_study(StudyFolder(Path(path))))
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A matplotlib `figure` that shows itself in Jupyter, whatever its backend."""
+    """A matplotlib `figure` that Jupyter displays with any backend."""
 
     figure: Figure
 
@@ -55,7 +55,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study as tables: `curves`, `runs`, `speedup()`, `effects()`; it shows itself in Jupyter."""
+    """A study as data frames: `curves`, `runs`, `speedup()`, `effects()`. Jupyter displays its answer and table."""
 
     results: Results
 
@@ -74,12 +74,12 @@ class Study:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """One row a run and logged step."""
+        """One row per run and logged step."""
         return self.results.frame()
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row a run: its arm, seed, levels, state, last step and final validation loss (nats a token)."""
+        """One row per run: its arm, seed, levels, state, last step and final validation loss (nats per token)."""
         import pandas as pd
 
         rows = [
@@ -97,69 +97,69 @@ class Study:
         return pd.DataFrame(rows)
 
     def where(self, expression: str) -> Study:
-        """The runs for which the expression holds, with their baselines. Raises `AblateError` where it is wrong."""
+        """Select the runs that match the expression, with their baselines. Raises `AblateError` if it is not valid."""
         return Study(select(self.results, expression))
 
     def against(self, baseline: Mapping[str, Value]) -> Study:
-        """The same runs with another baseline: axis to level, or `arm` to a name.
+        """Compare the same runs with another baseline, given as axis to level or as `arm` to a name.
 
-        Raises `AblateError` where there is no such axis, level or arm.
+        Raises `AblateError` if there is no such axis, level or arm.
         """
         return Study(rebase(self.results, baseline))
 
     def speedup(self, *targets: Target) -> pd.DataFrame:
-        """The rows of `summary.json`; targets are `50`, `75`, `90`, `final` as text, or losses (nats a token)."""
+        """The speedups of `summary.json`. Targets are "50", "75", "90", "final", or losses (nats per token)."""
         import pandas as pd
 
         rows = [row.to_dict() for row in speed_ups(self.results, targets or TARGETS)]
         return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, "float64")) if rows else pd.DataFrame()
 
     def full_schedule(self) -> pd.DataFrame:
-        """Speed-ups between complete schedules, where `train.steps` is an axis."""
+        """Speedups between complete schedules, for studies that vary `train.steps`."""
         import pandas as pd
 
         return pd.DataFrame([row.to_dict() for row in full_schedule_speed_ups(self.results)])
 
     def trends(self) -> pd.DataFrame:
-        """How speed-ups change along an axis of numbers within whose levels arms are compared, such as a horizon."""
+        """How speedups change along a numeric axis of `compare_within`, such as the horizon."""
         import pandas as pd
 
         return pd.DataFrame([row.to_dict() for row in find_trends(self.results)])
 
     def effects(self, axis: str = "tokens") -> pd.DataFrame:
-        """Differences of arms from their baselines, and the effects of a factorial, on loss and on log cost."""
+        """Differences between arms and their baselines, and the effects of a factorial on loss and on log cost."""
         import pandas as pd
 
         found = (*find_differences(self.results), *find_effects(self.results, axis))
         return pd.DataFrame([effect.to_dict() for effect in found])
 
     def importance(self) -> pd.DataFrame:
-        """Which axes matter, in a search or a grid with holes; empty for a balanced grid, which has effects."""
+        """The importance of each axis in a search or a grid with gaps. Empty for a balanced grid, which has effects."""
         import pandas as pd
 
         return pd.DataFrame([line.to_dict() for line in find_importance(self.results)])
 
     def plot_curves(self, axis: str | None = None) -> Picture:
-        """Validation loss against cost, with the band of the extremes over seeds."""
+        """Plot validation loss against cost. The band spans the lowest to the highest seed."""
         return self._plot(draw_curves, axis)
 
     def plot_speedup(self, axis: str | None = None) -> Picture:
-        """The speed-up of each arm to its baseline's final loss, with 95 % intervals; a triangle is a bound.
+        """Plot the speedup of each arm to its baseline's final loss, with 95 % intervals. A triangle is a bound.
 
-        Raises `AblateError` where no arm has a baseline to be compared with.
+        Raises `AblateError` if no arm has a baseline to be compared with.
         """
         if not self.results.compared_arms:
-            raise AblateError(f"{self.name}: no arm has a baseline to be compared with; see against()")
-        return self._plot(draw_speed_ups, axis)
+            raise AblateError(f"{self.name}: no arm has a baseline to be compared with; choose one with against()")
+        return self._plot(draw_speedups, axis)
 
     def plot_ladder(self, axis: str | None = None) -> Picture:
-        """Speed-up against target, from losses reached early to the final one."""
+        """Plot speedup against target, from losses that are reached early to the final one."""
         return self._plot(draw_ladder, axis)
 
     def report(self, out: str | Path, axis: str | None = None, *, figures: bool = False) -> Path:
-        """Write the pages, tables and pictures of `ablate report` into a folder; the path of `report.html`.
+        """Write the files of `ablate report` into a folder and return the path of `report.html`.
 
-        Raises `ResourceError` where it cannot be written.
+        Raises `ResourceError` if the folder cannot be written.
         """
         return write_report(self.results, out, options=ReportOptions(axis=axis, figures=figures)).paths["html"]
 
@@ -177,7 +177,7 @@ class Study:
         report = make_report(self.results, ReportOptions())
         heading = f"<h3>{html.escape(self.name)}</h3><p><i>{html.escape(self.question)}</i></p>"
         sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in report.answer)
-        table = tabulate_speed_ups(report) if report.headline_rows else tabulate_arms(report)
+        table = tabulate_speedups(report) if report.headline_rows else tabulate_arms(report)
         return f"{heading}{sentences}{_write_table(table)}"
 
 

@@ -1,7 +1,7 @@
-"""Pages that open offline: one file, with the style and the drawing library in it.
+"""HTML pages that work offline: a single file with its style and the drawing library.
 
-Scripts run only where their hash stands in the page's own policy, and the policy forbids every request: no name that a
-person gave can run, load or send anything.
+The page's Content-Security-Policy lists the hash of each script and forbids all requests. So the name of an arm or a
+study, which may contain anything, cannot run, load or send anything.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 
 def render_page(template: str, script: str, data: Any, **context: Any) -> str:
-    """A page from its template (Jinja) and its own script, which finds the data as JSON in the element `data`.
+    """Render a page from a Jinja template and a script, which finds the data as JSON in the element `data`.
 
-    The template gets `style`, `scripts`, `policy` and `data` besides the context.
+    The template gets `style`, `scripts`, `policy` and `data` in addition to the context.
     """
     import jinja2
 
@@ -35,14 +35,14 @@ def render_page(template: str, script: str, data: Any, **context: Any) -> str:
 
 
 def embed_json(data: Any) -> str:
-    """JSON that may stand inside a script element: no character of it can end the element or open a comment."""
+    """JSON that is safe inside a script element: it cannot end the element or open a comment."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 @cache
 def read_template(name: str, package: str = "ablate.report") -> str:
-    """A file of the package's folder `templates`."""
+    """Read a file from the folder `templates` of a package."""
     return resources.files(package).joinpath("templates", name).read_text(encoding="utf-8")
 
 

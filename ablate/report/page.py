@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens offline."""
+"""`report.html`: one file that works offline, with interactive figures."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ablate.report.offline_page import read_template, render_page
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import caption_figures
 from ablate.report.report import Report
-from ablate.report.tables import Table, name_levels, tabulate
+from ablate.report.tables import name_levels, tabulate
 from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves, thin_diagnostics
 
 DIGITS = 5
-"""Significant digits of a drawn number: more than a screen has pixels."""
+"""Significant digits of a drawn number. A screen cannot show more."""
 
+_DRAWN = ("arm", "axis", "target", "ratio", "low", "high", "bound")
 _CURVES = {"val_loss": "validation loss", "train_loss": "training loss"}
 
 
 def write_page(report: Report) -> str:
-    """The page as text."""
     data = collect_data(report)
     looks = assign_looks(report.arms)
     return render_page(
@@ -31,7 +31,7 @@ def write_page(report: Report) -> str:
         read_template("page.js"),
         data,
         report=report,
-        tables={table.name: _pad(table) for table in tabulate(report)},
+        tables={table.name: {"table": table, "notes": table.note.splitlines()} for table in tabulate(report)},
         looks={report.labels[arm]: look for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
         diagnostics=list(data["diagnostics"]),
@@ -41,7 +41,7 @@ def write_page(report: Report) -> str:
 
 
 def collect_data(report: Report) -> dict[str, Any]:
-    """What the page's script draws: curves thinned, looks, and the speed-ups."""
+    """The data that the page's script draws: thinned curves, colors, speedups, effects and diagnostics."""
     looks = assign_looks(report.arms)
     return {
         "axis": report.axis,
@@ -62,18 +62,7 @@ def collect_data(report: Report) -> dict[str, Any]:
             column: _pack_lines(text, thin_curves(report.results, column, report.axes))
             for column, text in _CURVES.items()
         },
-        "speedup": [
-            {
-                "arm": r.arm,
-                "axis": r.axis,
-                "target": r.target,
-                "ratio": r.ratio,
-                "low": r.low,
-                "high": r.high,
-                "bound": r.bound,
-            }
-            for r in report.rows
-        ],
+        "speedup": [{name: getattr(row, name) for name in _DRAWN} for row in report.rows],
         "target_axis": label_targets(report.options.targets),
         "growths": {
             name: {
@@ -123,7 +112,3 @@ def _pack_contrast(effect: Effect, label: str, arm: str | None) -> dict[str, Any
 
 def _round(values: Floats) -> list[float | None]:
     return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values.tolist()]
-
-
-def _pad(table: Table) -> dict[str, Any]:
-    return {"table": table, "notes": table.note.splitlines()}

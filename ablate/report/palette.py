@@ -1,4 +1,4 @@
-"""One look for an arm in every picture: colours that the colour-blind can tell apart, and dashes after those."""
+"""The color and dash of each arm, the same in every figure, in colors that color-blind readers can tell apart."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from ablate.analysis.summary import ArmSummary
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito, Color Universal Design (2008), without black and the yellow that white paper swallows."""
+"""Okabe and Ito, Color Universal Design (2008), without black, and without yellow, which is invisible on white."""
 
 BASELINE_COLORS = ("#6b7280", "#a16207", "#7c3aed", "#0f766e")
-"""Muted, one a group of `compare_within`."""
+"""Muted colors, one per group of `compare_within`."""
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-"""As Plotly names them."""
-
+"""Plotly's names."""
 
 _STROKES = {"solid": (), "dash": (6, 3), "dot": (2, 2), "dashdot": (6, 2, 2, 2), "longdash": (10, 3)}
 
@@ -27,12 +26,12 @@ class Look:
 
     @property
     def strokes(self) -> tuple[int, ...]:
-        """Lengths of strokes and gaps (pixels), alternating; empty for a solid line."""
+        """Alternating lengths of strokes and gaps in pixels. Empty for a solid line."""
         return _STROKES[self.dash]
 
 
 def assign_looks(arms: Sequence[ArmSummary]) -> dict[str, Look]:
-    """Baselines first take their own colours; then each arm a colour, and with each round of colours a new dash."""
+    """Give baselines the muted colors and other arms the bright ones, with a new dash after each round of colors."""
     looks: dict[str, Look] = {}
     n_baselines = n_others = 0
     for arm in arms:

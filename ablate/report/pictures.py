@@ -1,4 +1,4 @@
-"""Static pictures by matplotlib, for Markdown and papers. The same data writes the same bytes."""
+"""Static figures by matplotlib, for Markdown and papers. The same data always give the same bytes."""
 
 from __future__ import annotations
 
@@ -37,38 +37,41 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 MAX_NAMED, MAX_ROWS = 20, 40
-"""Lines up to which a picture has a legend, and rows of a picture: more than a page can hold is for the HTML page."""
+"""The most lines that a legend names, and the most rows of a figure. The HTML page shows the others."""
 
 _NEUTRAL = "#6b7280"
 _WIDTH = 6.4  # inches, the width of a text column
 
 
 def caption_figures(report: Report) -> dict[str, str]:
-    """What each figure shows, by its name. A diagnostic's figure has none."""
-    goal = format_target(report.options.headline)
+    """The caption of each figure by its name. Figures of diagnostics have no caption."""
+    goal, differences = format_target(report.options.headline), caption_differences(report)
     return {
-        "curves": "Validation loss against cost, with the band from the lowest to the highest seed",
-        "speedup": f"Speed-up of each arm to {goal}, with 95 % intervals; {_BOUNDS}",
-        "ladder": f"Speed-up against target, with 95 % intervals; {_BOUNDS}",
-        "differences": f"{caption_differences(report)}, with 95 % intervals; below zero the arm ends at a lower loss",
-        "effects": "Effects of the axes on the final validation loss, averaged over the others, with 95 % intervals",
+        "curves": "Validation loss against cost; the band spans the lowest to the highest seed",
+        "speedup": f"Speedup of each arm to {goal}, with 95 % intervals; {_BOUNDS}",
+        "ladder": f"Speedup against target, with 95 % intervals; {_BOUNDS}",
+        "differences": f"{differences}, with 95 % intervals; below zero, the arm ends at a lower loss",
+        "effects": "Effects of each axis on the final validation loss, averaged over the others, with 95 % intervals",
     } | {
-        name: f"Speed-up to the baseline's final loss along {trends[0].along}, with 95 % intervals; {_BOUNDS}"
+        name: f"Speedup to the baseline's final loss along {trends[0].along}, with 95 % intervals; {_BOUNDS}"
         for name, trends in report.growth_figures.items()
     }
 
 
-_BOUNDS = "an open triangle is a bound"
+_BOUNDS = "an open triangle marks a bound"
 
 
 def draw_pictures(report: Report) -> dict[str, Figure]:
-    """The figures by name: `curves`, `speedup` where arms are compared, `growth` for each axis of numbers along which
-    they are, and with `options.figures` all the others."""
+    """Draw the figures by name.
+
+    They are `curves`, `speedup` if arms are compared, `growth` per numeric axis of `compare_within`, and with
+    `options.figures` all others.
+    """
     looks = assign_looks(report.arms)
     with styled():
         figures = {"curves": draw_curves(report, looks)}
         if report.headline_rows:
-            figures["speedup"] = draw_speed_ups(report, looks)
+            figures["speedup"] = draw_speedups(report, looks)
         for name, trends in report.growth_figures.items():
             figures[name] = draw_growth(report, looks, trends)
         if report.options.figures:
@@ -77,7 +80,7 @@ def draw_pictures(report: Report) -> dict[str, Figure]:
 
 
 def styled() -> AbstractContextManager[None]:
-    """Within it, figures are made and written in the report's style."""
+    """A context in which figures get the report's style."""
     import matplotlib as mpl
 
     context: AbstractContextManager[None] = mpl.rc_context(_STYLE)
@@ -85,7 +88,7 @@ def styled() -> AbstractContextManager[None]:
 
 
 def save_picture(figure: Figure, ending: str, file: BinaryIO) -> None:
-    """Write as `svg` or `pdf`, without a date."""
+    """Write as `svg` or `pdf`, without a date, so that the bytes do not change."""
     dated: dict[str, Any] = {"Date": None} if ending == "svg" else {"CreationDate": None}
     with styled(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a name may be in any script
@@ -93,7 +96,7 @@ def save_picture(figure: Figure, ending: str, file: BinaryIO) -> None:
 
 
 def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
-    """Validation loss against cost, a line an arm, with the band of the extremes over seeds."""
+    """Draw validation loss against cost, one line per arm, with a band from the lowest to the highest seed."""
     axis = report.axis
     lines = thin_curves(report.results, "val_loss", report.axes)
     figure, ax = _new_figure(3.8)
@@ -107,15 +110,15 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
         ax.set_xscale("log")
         _name_lines(ax, len(lines))
     _label_costs(ax, axis)
-    ax.set_ylabel("validation loss (nats a token)")
+    ax.set_ylabel("validation loss (nats per token)")
     if bounds := find_loss_range(lines):
         ax.set_ylim(*bounds)
-        ax.set_ylabel(f"validation loss (nats a token), cut at {bounds[1]:.3g}")
+        ax.set_ylabel(f"validation loss (nats per token), cut at {bounds[1]:.3g}")
     return figure
 
 
-def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
-    """One point an arm on the headline's axis, with its interval; an open triangle where there is only a bound."""
+def draw_speedups(report: Report, looks: Mapping[str, Look]) -> Figure:
+    """Draw one point per arm on the headline's axis, with its interval, or an open triangle for a bound."""
     axis = report.axis
     every = [row for row in report.headline_rows if row.axis == axis]
     rows = _keep_largest(every, lambda row: _value(row) or 0.0)
@@ -132,7 +135,7 @@ def draw_speed_ups(report: Report, looks: Mapping[str, Look]) -> Figure:
     ax.set_xlim(*_widen(ax.get_xlim()))
     _label_ratios(ax.xaxis)
     goal = format_target(report.options.headline)
-    ax.set_xlabel(f"speed-up in {AXIS_NAMES[axis]} to {goal}{_tell_kept(rows, every)}")
+    ax.set_xlabel(f"speedup in {AXIS_NAMES[axis]} to {goal}{_tell_kept(rows, every)}")
     return figure
 
 
@@ -158,7 +161,7 @@ def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]
 
 
 def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
-    """A line an arm over the targets of the ladder, on the headline's axis, with its intervals."""
+    """Draw one line per arm over the targets, on the headline's axis, with intervals."""
     axis, targets = report.axis, report.options.targets
     figure, ax = _new_figure(3.2)
     n_arms = len(report.results.compared_arms)
@@ -174,7 +177,7 @@ def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
 
 
 def draw_growth(report: Report, looks: Mapping[str, Look], trends: Sequence[Trend]) -> Figure:
-    """A line a family of arms over the levels of an axis of numbers, on the headline's axis of cost, with intervals."""
+    """Draw one line per family of arms over the levels of a numeric axis, on the headline's axis, with intervals."""
     figure, ax = _new_figure(3.2)
     rows = {row.arm: row for row in report.rows if (row.axis, row.target) == (report.axis, "final")}
     for place, trend in enumerate(trends):
@@ -191,7 +194,7 @@ def draw_growth(report: Report, looks: Mapping[str, Look], trends: Sequence[Tren
 
 
 def _join_ratios(ax: Axes, points: Sequence[tuple[float, SpeedUp]], label: str, look: Look) -> None:
-    """A line through neighbouring ratios, with the interval of each. A bound is a marker that no line touches."""
+    """Draw a line through neighboring ratios with their intervals. The line breaks at a bound, which is a marker."""
     ratios = [math.nan if row.ratio is None else row.ratio for _, row in points]
     ax.plot([x for x, _ in points], ratios, label=label, **_style(look))
     for x, row in points:
@@ -206,12 +209,12 @@ def _finish_ratios(ax: Axes, axis: str, n_lines: int) -> None:
     ax.set_yscale("log")
     ax.set_ylim(*_widen(ax.get_ylim()))
     _label_ratios(ax.yaxis)
-    ax.set_ylabel(f"speed-up in {AXIS_NAMES[axis]}")
+    ax.set_ylabel(f"speedup in {AXIS_NAMES[axis]}")
     _name_lines(ax, n_lines)
 
 
 def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:
-    """Bars from zero, a row a contrast, with their intervals."""
+    """Draw one bar per contrast, from zero, with its interval."""
     rows = _keep_largest(items, lambda item: abs(item[1].estimate))
     figure, ax = _new_figure(1.2 + 0.32 * len(rows))
     for y, (_, effect, color) in enumerate(rows):
@@ -220,12 +223,12 @@ def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:
             ax.plot([effect.low, effect.high], [y, y], color=color, linewidth=1.6)
     ax.axvline(0.0, color=_NEUTRAL, linewidth=1)
     _name_rows(ax, [label for label, _, _ in rows])
-    ax.set_xlabel(f"difference in final validation loss (nats a token){_tell_kept(rows, items)}")
+    ax.set_xlabel(f"difference in final validation loss (nats per token){_tell_kept(rows, items)}")
     return figure
 
 
 def _keep_largest(items: Sequence[T], size: Callable[[T], float]) -> list[T]:
-    """From the bottom of the picture to its top: at most `MAX_ROWS`, in their order."""
+    """The `MAX_ROWS` largest items, in reverse order, because a figure is filled from the bottom."""
     kept = set(sorted(range(len(items)), key=lambda index: -size(items[index]))[:MAX_ROWS])
     return [items[index] for index in reversed(range(len(items))) if index in kept]
 
@@ -240,12 +243,12 @@ def _name_lines(ax: Axes, n_lines: int) -> None:
 
 
 def _value(row: SpeedUp) -> float | None:
-    """What is drawn of a row: its ratio, or the value of its bound."""
+    """The value to draw: the ratio, or the value of the bound."""
     return row.ratio if row.ratio is not None else row.high if row.high is not None else row.low
 
 
 def _marker(row: SpeedUp, at_most: str, at_least: str) -> dict[str, Any]:
-    """A ratio is a full circle, a bound an open triangle that points to where the value can be."""
+    """A filled circle for a ratio, or an open triangle that points to the possible values for a bound."""
     if row.ratio is not None:
         return {"marker": "o"}
     return {"marker": at_most if row.bound == "at_most" else at_least, "markerfacecolor": "none", "linestyle": "none"}

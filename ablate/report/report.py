@@ -1,4 +1,4 @@
-"""What a report says, before it is written in any format."""
+"""All numbers and sentences of a report, independent of the format in which they are written."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from ablate.tracking.study_record import StudyRecord, Value
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What to report.
+    """The choices that a user makes for a report.
 
-    `targets` of the ladder; the headline's target is `final` where it is among them, else the last. `axis`: the
-    headline's axis of cost, by default tokens, or steps where nobody recorded tokens. `where`: an expression over axes,
-    `arm` and `seed`; what it does not hold for is left out, but for baselines. `baseline`: axis to level (or `arm` to a
-    name) of another baseline. `figures`: every figure as SVG and PDF, not only those of the Markdown page.
-    `measured_step_s`: seconds a step by arm, as a benchmark measured them, for where clock times of the runs cannot be
-    compared.
-    Raises `AblateError` for an axis that is not one of `analysis.AXES`, or without any target.
+    `targets`: the losses of the ladder. The headline's target is `final` if it is among them, otherwise the last one.
+    `axis`: the headline's axis of cost, by default tokens, or steps if tokens were not recorded.
+    `where`: an expression over axes, `arm` and `seed` that selects runs. Their baselines always stay.
+    `baseline`: another baseline, as axis to level or as `arm` to a name.
+    `figures`: write all figures as SVG and PDF, not only those of the Markdown page.
+    `measured_step_s`: seconds per step by arm from a benchmark, for runs whose clock times cannot be compared.
+    Raises `AblateError` if the axis is not in `analysis.AXES` or there is no target.
     """
 
     targets: tuple[Target, ...] = TARGETS
@@ -56,15 +56,14 @@ class ReportOptions:
         return "final" if "final" in self.targets else self.targets[-1]
 
 
-_LENT = re.compile(r" --minutes[ =]\S+")
+_MINUTES = re.compile(r" --minutes[ =]\S+")
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The numbers of a study, the sentences that answer its question, and where the pages are once written.
+    """The numbers of a study, the sentences that answer its question, and the paths of the pages once written.
 
-    `answer`: the finding; whether it grows along an axis, and whether gains add up, where the study can tell; last its
-    price and caveats.
+    `answer` is the result, then sentences about growth and interactions if the design has them, then price and caveats.
     """
 
     record: StudyRecord
@@ -84,37 +83,37 @@ class Report:
     answer: tuple[str, ...]
     versions: Mapping[str, str]
     paths: Mapping[str, Path] = field(default_factory=dict)
-    others: tuple[Path, ...] = ()  # pictures and tables
+    others: tuple[Path, ...] = ()  # figures and tables
 
     @property
     def command(self) -> str:
-        """The command that trains the study, without the minutes that some machine was lent for."""
-        return _LENT.sub("", self.record.command)
+        """The command that trains the study, without the time limit of the machine on which it ran."""
+        return _MINUTES.sub("", self.record.command)
 
     @cached_property
     def table_axes(self) -> tuple[str, ...]:
-        """The axes of cost side by side in tables: GPU-seconds only where they can say another thing than seconds."""
+        """The axes of cost in tables. GPU-seconds appear only if they can differ from seconds."""
         is_same = len({run.n_gpus for run in self.results.runs}) == 1
         return tuple(axis for axis in self.axes if axis != "gpu_seconds" or axis == self.axis or not is_same)
 
     @cached_property
     def labels(self) -> Mapping[str, str]:
-        """What each arm is called on the pages."""
+        """The name of each arm on the pages."""
         return label_arms(self.record.arms)
 
     @cached_property
     def headline_rows(self) -> tuple[SpeedUp, ...]:
-        """The rows at the headline's target: all axes, one arm after the other."""
+        """The rows at the headline's target, on all axes of cost, arm by arm."""
         return tuple(row for row in self.rows if row.target == self.options.headline)
 
     @cached_property
     def growths(self) -> tuple[Trend, ...]:
-        """The trends on the headline's axis of cost, where the target that they are of is reported."""
+        """The trends on the headline's axis of cost, if their target, the final loss, is reported."""
         return tuple(t for t in self.trends if t.axis == self.axis) if "final" in self.options.targets else ()
 
     @cached_property
     def growth_figures(self) -> Mapping[str, tuple[Trend, ...]]:
-        """One figure for each axis along which there are growths, by name: `growth`, then `growth-2` and so on."""
+        """The trends of each growth figure, one figure per axis: `growth`, `growth-2` and so on."""
         alongs = dict.fromkeys(trend.along for trend in self.growths)
         return {
             f"growth-{place}" if place > 1 else "growth": tuple(t for t in self.growths if t.along == along)
@@ -137,7 +136,7 @@ class Report:
 
     @property
     def data_facts(self) -> dict[str, str]:
-        """What the record says of the corpus, in words; the hash only where the runs' manifests have another."""
+        """The record's facts about the corpus as text, with the hash only if the manifests have another one."""
         facts = {
             name: ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             for name, value in self.record.data.items()
@@ -148,9 +147,9 @@ class Report:
 
 
 def make_report(results: Results, options: ReportOptions) -> Report:
-    """All the numbers. Pure: nothing is written.
+    """Compute all numbers and sentences, without writing anything.
 
-    Raises `AblateError` where the options name what the study has not.
+    Raises `AblateError` if the options name something that the study does not have.
     """
     if options.baseline:
         results = rebase(results, options.baseline)
@@ -164,16 +163,12 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
     rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
     full_schedule, trends, effects = full_schedule_speed_ups(results), find_trends(results), find_effects(results, axis)
-    arms, fairness, mishaps = (
-        summarize_arms(results, options.measured_step_s),
-        check_fairness(results),
-        find_mishaps(results),
-    )
+    arms, fairness = summarize_arms(results, options.measured_step_s), check_fairness(results)
     headline = tuple(row for row in rows if row.target == options.headline)
     labels = label_arms(results.record.arms)
     finding, caveats = state_result(headline, full_schedule, arms, fairness, axis, labels, results.record.caveats)
-    told = trends if "final" in options.targets else ()  # the target that they are of
-    further = (*describe_growth(told, axis), *describe_interactions(effects, results.record.compare_within))
+    growing = trends if "final" in options.targets else ()  # trends are of the final loss
+    further = (*describe_growth(growing, axis), *describe_interactions(effects, results.record.compare_within))
     return Report(
         record=results.record,
         options=options,
@@ -188,14 +183,14 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         importance=find_importance(results),
         arms=arms,
         fairness=fairness,
-        mishaps=mishaps,
+        mishaps=find_mishaps(results),
         answer=(finding, *further, caveats),
         versions=collect_versions(results),
     )
 
 
 def collect_versions(results: Results) -> dict[str, str]:
-    """Versions, commits and data hashes of all runs; several, joined by commas, where they differ."""
+    """Versions, commits and data hashes of all runs, joined by commas if runs differ."""
     found: dict[str, set[str]] = {}
     for run in results.runs:
         manifest: Mapping[str, Any] = run.manifest

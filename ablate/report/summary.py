@@ -1,4 +1,4 @@
-"""`summary.json` and `speedup.csv`: the numbers for other programs. The schema stands in `summary.schema.json`."""
+"""`summary.json` and `speedup.csv`: the numbers for other programs. `summary.schema.json` is the schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA_VERSION = 2
 
 
 def summarize(report: Report) -> dict[str, Any]:
-    """The content of `summary.json`: no value in it is infinite or not a number."""
+    """The content of `summary.json`. No value in it is infinite or NaN."""
     record = report.record
     summary = {
         "schema_version": SCHEMA_VERSION,
@@ -45,9 +45,9 @@ def summarize(report: Report) -> dict[str, Any]:
 
 
 def final_metrics(report: Report) -> dict[str, float]:
-    """The final figures by name: `final_loss/ARM` (nats a token), and `speedup/AXIS/ARM` at the headline's target.
+    """Metrics for MLflow: `final_loss/ARM` (nats per token), and `speedup/AXIS/ARM` at the headline's target.
 
-    Ends of intervals, and bounds, are `speedup/AXIS/ARM/low` and `/high`.
+    `speedup/AXIS/ARM/low` and `/high` are the ends of its interval, or its bound.
     """
     names = {arm: label.replace(" / ", " ") for arm, label in report.labels.items()}
     figures = {f"final_loss/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
@@ -58,13 +58,13 @@ def final_metrics(report: Report) -> dict[str, float]:
 
 
 def write_speedup_csv(report: Report) -> str:
-    """One line a row of `speedup`; `within` as `axis=level` pairs, empty cells for null."""
+    """One line per row of `speedup`, with `within` as `axis=level` pairs and empty cells for null."""
     names = [field.name for field in fields(SpeedUp)]
     return write_csv(names, [[_flatten(getattr(row, name)) for name in names] for row in report.rows])
 
 
 def write_csv(header: list[str], rows: list[list[Any]]) -> str:
-    """Comma-separated values. Text that a spreadsheet would run as a formula is given a leading apostrophe."""
+    """Comma-separated values. Text that a spreadsheet would run as a formula gets a leading apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)

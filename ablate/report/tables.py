@@ -1,9 +1,8 @@
-"""The tables of a report as cells of text: one form for the page, the Markdown, LaTeX and the terminal."""
+"""The tables of a report as cells of text, which the HTML page, Markdown, LaTeX and the terminal share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import compress
 
 from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
@@ -27,14 +26,14 @@ from ablate.report.notation import (
 from ablate.report.report import Report
 
 STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
-"""Columns beside the speed-ups: over the baseline's time per step, and the p-value on the headline's axis of cost."""
+"""Columns next to the speedups: time per step over the baseline's, and the p-value on the headline's axis of cost."""
 
 _ADJUSTED = "The p-values are adjusted by Holm's method; the intervals are not."
 
 
 @dataclass(frozen=True)
 class Table:
-    """`header` and `rows` of text; the first column names the row. `note` explains below the table."""
+    """`header` and `rows` of text. The first column names the row. `note` stands below the table."""
 
     name: str
     caption: str
@@ -43,8 +42,8 @@ class Table:
     note: str = ""
 
 
-def tabulate_speed_ups(report: Report) -> Table:
-    """All axes side by side at the headline's target, with the time a step that links steps to seconds."""
+def tabulate_speedups(report: Report) -> Table:
+    """All axes of cost at the headline's target, with the time per step, which links steps to seconds."""
     step_ratio = {arm.arm: arm.step_ratio for arm in report.arms}
     baselines = {row.baseline for row in report.headline_rows}
     rows = []
@@ -70,12 +69,12 @@ def tabulate_speed_ups(report: Report) -> Table:
         "Reached",
         P_VALUE.format(AXIS_NAMES[report.axis]),
     )
-    caption = f"Speed-up{over} to {format_target(report.options.headline)}, with 95 % intervals (not adjusted)"
+    caption = f"Speedup{over} to {format_target(report.options.headline)}, with unadjusted 95 % intervals"
     return Table("speedup", caption, header, tuple(rows), _collect_notes(report))
 
 
 def _collect_notes(report: Report) -> str:
-    """A line for each note of the headline's rows, with the arms that it is about."""
+    """One line per note of the headline's rows, with the arms that it is about."""
     arms: dict[str, dict[str, None]] = {}
     for row in report.headline_rows:
         for note in filter(None, row.note.split("; ")):
@@ -84,42 +83,38 @@ def _collect_notes(report: Report) -> str:
 
 
 def tabulate_ladder(report: Report) -> Table:
-    """Speed-up on the headline's axis at every target."""
+    """The speedup on the headline's axis at every target."""
     axis = report.axis
-    header = (
-        "Arm",
-        *map(shorten_target, report.options.targets),
-    )
+    header = ("Arm", *map(shorten_target, report.options.targets))
     cells = {(row.arm, row.target): format_speedup(row) for row in report.rows if row.axis == axis}
     rows = tuple(
         (report.labels[arm], *(cells[arm, target] for target in report.options.targets))
         for arm in report.results.compared_arms
     )
-    share = "the loss that the baseline of the same seed has at that share of its budget"
+    share = "the loss of the baseline with the same seed at that share of its budget"
     note = f"A target is {explain_targets(report.options.targets, share)}."
-    return Table("ladder", f"Speed-up in {AXIS_NAMES[axis]} by target", header, rows, note)
+    return Table("ladder", f"Speedup in {AXIS_NAMES[axis]} at each target", header, rows, note)
 
 
 def tabulate_full_schedules(report: Report) -> Table:
-    header = (
-        "Arm",
-        *(AXIS_NAMES[axis] for axis in report.table_axes),
-        "Reached",
-        P_VALUE.format(AXIS_NAMES[report.axis]),
-    )
+    p_value = P_VALUE.format(AXIS_NAMES[report.axis])
+    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.table_axes), "Reached", p_value)
     cells = {(row.arm, row.axis): row for row in report.full_schedule}
     rows = []
     for arm in dict.fromkeys(row.arm for row in report.full_schedule):
         main = cells[arm, report.axis]
         ratios = (format_speedup(cells[arm, axis]) for axis in report.table_axes)
         rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", format_p_value(main.p_holm)))
-    note = "The budget at which the baseline would end at the arm's final loss, over the arm's: the number to quote."
-    caption = "Speed-up between full schedules, with 95 % intervals (not adjusted)"
+    note = (
+        "The budget at which the baseline would end at the arm's final loss, divided by the arm's budget. "
+        "This is the number to quote."
+    )
+    caption = "Speedup between full schedules, with unadjusted 95 % intervals"
     return Table("full_schedule", caption, header, tuple(rows), note)
 
 
 def tabulate_trends(report: Report) -> Table:
-    """Growth of the speed-ups along an axis of numbers, on all axes of cost side by side."""
+    """The growth of the speedups along a numeric axis, on all axes of cost."""
     rows = {(trend.along, name_family(trend)): trend for trend in report.trends if trend.axis == report.axis}
     cells = {(trend.along, name_family(trend), trend.axis): format_growth(trend) for trend in report.trends}
     lines = tuple(
@@ -135,16 +130,14 @@ def tabulate_trends(report: Report) -> Table:
     )
     notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
     how = (
-        "The speed-up at the last level over that at the first, by a straight line in the logarithms, paired by seed, "
-        f"with the p-value of no growth in {AXIS_NAMES[report.axis]}, not adjusted; and by how much the difference of "
-        "final losses, arm minus baseline, changes over the same levels (nats). A growth of at least so much is the "
-        "mean of the seeds' own limits and has their noise."
+        "The growth is the speedup at the last level divided by that at the first, from a straight line in the "
+        f"logarithms, paired by seed. p tests for no growth in {AXIS_NAMES[report.axis]} and is not adjusted. The last "
+        "column is the change, over the same levels, in the difference of final losses, arm minus baseline (nats). A "
+        "growth with the words at least is the mean of the seeds' own limits and has their noise."
     )
     header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.table_axes), "p", "Loss difference")
-    return Table("trends", _GROWTH, header, lines, "\n".join((how, *notes)))
-
-
-_GROWTH = "Growth of the speed-up to the baseline's final loss, with 95 % intervals"
+    caption = "Growth of the speedup to the baseline's final loss, with 95 % intervals"
+    return Table("trends", caption, header, lines, "\n".join((how, *notes)))
 
 
 def tabulate_differences(report: Report) -> Table:
@@ -153,14 +146,14 @@ def tabulate_differences(report: Report) -> Table:
         (report.labels[effect.arm], report.labels[effect.baseline], *_write_effect(effect), str(effect.n))
         for effect in report.differences
     )
-    note = f"Below zero the arm ends at a lower loss. Paired by seed. {_ADJUSTED}"
+    note = f"Below zero, the arm ends at a lower loss. Runs are paired by seed. {_ADJUSTED}"
     return Table("differences", caption_differences(report), header, rows, note)
 
 
 def caption_differences(report: Report) -> str:
-    """What the differences mean in the study's design."""
+    """The caption of the differences, whose meaning depends on the study's design."""
     if report.record.design == "leave_one_out":
-        return "What each component is worth: final validation loss without it, minus the loss with all of them"
+        return "Value of each component: final validation loss without it minus the loss with all components"
     return "Final validation loss: arm minus baseline"
 
 
@@ -169,8 +162,8 @@ def tabulate_effects(report: Report) -> Table:
     rows = tuple((name_levels(effect), _name_outcome(effect), *_write_effect(effect)) for effect in report.effects)
     caption = "Effects of the axes: main effects and two-way interactions, averaged over the other axes"
     note = (
-        "Against the baseline's levels, by least squares with the seed as a block; of costs, the natural logarithm. "
-        f"{_ADJUSTED}"
+        "Effects are relative to the baseline's levels, by least squares with the seed as a block. Effects on costs "
+        f"are in the natural logarithm. {_ADJUSTED}"
     )
     return Table("effects", caption, header, rows, note)
 
@@ -192,16 +185,15 @@ def _write_effect(effect: Effect) -> tuple[str, str, str]:
 def tabulate_importance(report: Report) -> Table:
     rows = tuple((line.axis, f"{100 * line.importance:.0f} %", str(line.n)) for line in report.importance)
     note = (
-        "PED-ANOVA: how far the best settings set an axis apart, all axes together 100 %. "
-        "An importance says which axis to look at, not by how much a level helps."
+        "PED-ANOVA: how clearly an axis separates the best settings from the others; all axes together are 100 %. "
+        "It shows which axis to look at, not how much a level helps."
     )
-    return Table(
-        "importance", "Importance of the axes for a low final loss", ("Axis", "Importance", "Arms"), rows, note
-    )
+    header = ("Axis", "Importance", "Arms")
+    return Table("importance", "Importance of the axes for a low final loss", header, rows, note)
 
 
 def tabulate_arms(report: Report) -> Table:
-    header = ("Arm", "Final validation loss", "Runs", "Parameters", "FLOPs a token", "Tokens")
+    header = ("Arm", "Final validation loss", "Runs", "Parameters", "FLOPs per token", "Tokens")
     rows = tuple(
         (
             report.labels[arm.arm],
@@ -213,16 +205,12 @@ def tabulate_arms(report: Report) -> Table:
         )
         for arm in report.arms
     )
-    return Table(
-        "arms",
-        "Arms: final validation loss (nats a token, mean ± standard deviation over seeds) and size",
-        header,
-        rows,
-    )
+    caption = "Arms: final validation loss (nats per token, mean ± standard deviation over seeds) and size"
+    return Table("arms", caption, header, rows)
 
 
 def tabulate_cost(report: Report) -> Table:
-    header = ("Arm", "Time a step", "Tokens a second", "TFLOP/s", "Peak memory", "Device")
+    header = ("Arm", "Time per step", "Tokens per second", "TFLOP/s", "Peak memory", "Device")
     rows = tuple(
         (
             report.labels[arm.arm],
@@ -234,60 +222,45 @@ def tabulate_cost(report: Report) -> Table:
         )
         for arm in report.arms
     )
-    return Table("cost", "Cost: training time alone, without evaluation, checkpoints and compilation", header, rows)
+    return Table("cost", "Cost: training time only, without evaluation, checkpoints and compilation", header, rows)
 
 
 _MAY_BE_SHARED = frozenset({"Recipe", "Tokens", "Precision", "Schedule", "Backend", "Tuning"})
 
 
 def tabulate_fairness(report: Report) -> Table:
-    """What is the same for all arms stands below, once: the table is wide enough with what differs."""
-    header: tuple[str, ...] = (
-        "Arm",
-        "Flags",
-        "Recipe",
-        "Parameters",
-        "FLOPs a token",
-        "Tokens",
-        "Precision",
-        "Schedule",
-        "Crossing at",
-        "Learning rate there",
-        "Backend",
-        "Tuning",
-    )
-    rows: list[tuple[str, ...]] = [
-        (
-            report.labels[line.arm],
-            "; ".join(line.flags) or "none",
-            line.recipe,
-            format_ratio(line.params_ratio),
-            format_ratio(line.flops_ratio),
-            format_size(line.horizon_tokens),
-            line.precision,
-            line.schedule,
-            DASH if line.crossing_share is None else f"{100 * line.crossing_share:.0f} % of steps",
-            DASH if line.learning_rate_share is None else f"{100 * line.learning_rate_share:.0f} % of peak",
-            line.attention_backend,
-            format_tuning(line),
-        )
-        for line in report.fairness
-    ]
-    shared = {
-        name: cells[0]
-        for name, *cells in zip(header, *rows, strict=True)
-        if name in _MAY_BE_SHARED and len(cells) > 1 and len(set(cells)) == 1
+    """What differs between arms. A column that is the same for all arms moves to the note: the table is wide."""
+    lines = report.fairness
+    columns = {
+        "Arm": [report.labels[line.arm] for line in lines],
+        "Flags": ["; ".join(line.flags) or "none" for line in lines],
+        "Recipe": [line.recipe for line in lines],
+        "Parameters": [format_ratio(line.params_ratio) for line in lines],
+        "FLOPs per token": [format_ratio(line.flops_ratio) for line in lines],
+        "Tokens": [format_size(line.horizon_tokens) for line in lines],
+        "Precision": [line.precision for line in lines],
+        "Schedule": [line.schedule for line in lines],
+        "Crossing at": [_format_share(line.crossing_share, "steps") for line in lines],
+        "Learning rate there": [_format_share(line.learning_rate_share, "peak") for line in lines],
+        "Backend": [line.attention_backend for line in lines],
+        "Tuning": [format_tuning(line) for line in lines],
     }
-    note = "Ratios are arm over baseline; more than 2 % apart is flagged. The crossing is of the baseline's final loss."
+    can_move = {name for name in _MAY_BE_SHARED if len(lines) > 1 and len(set(columns[name])) == 1}
+    shared = {name: cells[0] for name, cells in columns.items() if name in can_move}
+    shown = {name: cells for name, cells in columns.items() if name not in can_move}
+    note = "Ratios are arm over baseline, and more than 2 % is flagged. The crossing is of the baseline's final loss."
     if shared:
-        note += f" The same for all: {'; '.join(f'{name.lower()} {cell}' for name, cell in shared.items())}."
-    differs = [name not in shared for name in header]
-    header, *rows = (tuple(compress(cells, differs)) for cells in (header, *rows))
-    return Table("fairness", "Fairness: what else differs between an arm and its baseline", header, tuple(rows), note)
+        note += f" The same for all arms: {'; '.join(f'{name.lower()} {cell}' for name, cell in shared.items())}."
+    caption = "Fairness: what else differs between an arm and its baseline"
+    return Table("fairness", caption, tuple(shown), tuple(zip(*shown.values(), strict=True)), note)
+
+
+def _format_share(share: float | None, whole: str) -> str:
+    return DASH if share is None else f"{100 * share:.0f} % of {whole}"
 
 
 def format_tuning(line: Fairness) -> str:
-    """Trials, and over which values, with the best."""
+    """The number of trials, their values and the best value."""
     if line.tuning_trials is None:
         return "not recorded"
     return f"{line.tuning_trials} trials{': ' if line.tuning else ''}{line.tuning}"
@@ -302,9 +275,9 @@ def tabulate_mishaps(report: Report) -> Table:
 
 
 def tabulate(report: Report) -> tuple[Table, ...]:
-    """Every table that has a row, in the order of the page."""
+    """All tables that are not empty, in the order of the page."""
     makers = (
-        tabulate_speed_ups,
+        tabulate_speedups,
         tabulate_ladder,
         tabulate_full_schedules,
         tabulate_trends,

@@ -1,4 +1,4 @@
-"""The table of speed-ups for a terminal, coloured by rich or as plain text."""
+"""The table of speedups in a terminal, colored by rich or as plain text."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 from ablate.report.notation import AXIS_NAMES, join_with_and
 from ablate.report.report import Report
-from ablate.report.tables import P_VALUE, STEP_TIME, Table, tabulate_arms, tabulate_speed_ups
+from ablate.report.tables import P_VALUE, STEP_TIME, Table, tabulate_arms, tabulate_speedups
 
 if TYPE_CHECKING:
     import rich.table
     from rich.console import Console, ConsoleOptions
 
-WIDEST = 10_000  # characters: of a table where nothing limits it
-_NAMES, _NARROWEST = 20, 8  # characters that names get before a column is left out for them, and at any rate
+WIDEST = 10_000  # characters, for output without a width
+_NAMES, _NARROWEST = 20, 8  # characters: what names may take from other columns, and their minimum
 _LEFT_OUT_FIRST = (
     "steps",
     "GPU-seconds",
     "FLOPs",
     "Tokens",
-    "FLOPs a token",
+    "FLOPs per token",
     "Parameters",
     "tokens",
     STEP_TIME,
@@ -34,12 +34,11 @@ _LEFT_OUT_FIRST = (
 )
 
 
-class SpeedUpTable:
-    """A rich renderable: the arms with their speed-ups at the headline's target.
+class SpeedupTable:
+    """A rich renderable: the arms with their speedups at the headline's target.
 
-    Where a line an arm is too wide for the terminal, intervals and baselines go below; then names wrap, and columns are
-    left out, which a note says. The headline's figures stay at any width, and no figure is cut. Names are never read as
-    markup.
+    In a narrow terminal, intervals and baselines move to a second line. If that is not enough, names wrap and columns
+    are left out, as a note then says. The headline's column always stays, and no number is cut. Names are not markup.
     """
 
     def __init__(self, report: Report) -> None:
@@ -51,7 +50,7 @@ class SpeedUpTable:
         def measure_spare(drawn: rich.table.Table) -> int:
             return options.max_width - Measurement.get(console, options.update(max_width=WIDEST), drawn).maximum
 
-        table = tabulate_speed_ups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
+        table = tabulate_speedups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
         drawn = _draw(table)
         if measure_spare(drawn) < 0:
             table = _put_below(table)
@@ -67,23 +66,18 @@ class SpeedUpTable:
         yield drawn
 
 
-def render_table(report: Report) -> SpeedUpTable:
-    return SpeedUpTable(report)
-
-
 def format_table(report: Report, width: int = 120) -> str:
-    """The same table as plain text."""
+    """Write the table as plain text."""
     from rich.console import Console
 
     file = io.StringIO()
-    Console(file=file, width=width, color_system=None, force_terminal=False, legacy_windows=False).print(
-        render_table(report)
-    )
+    console = Console(file=file, width=width, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(SpeedupTable(report))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def _put_below(table: Table) -> Table:
-    """The intervals below their ratios, and the baselines below the arms."""
+    """Put intervals below their ratios and baselines below the arms."""
     rows = [tuple(cell.replace(" [", "\n[") for cell in row) for row in table.rows]
     if table.header[1] != "Baseline":
         return replace(table, rows=tuple(rows))
@@ -92,7 +86,7 @@ def _put_below(table: Table) -> Table:
 
 
 def _leave_out(table: Table, headline: str) -> Iterator[Table]:
-    """The table, then without one column, without two, and so on."""
+    """Yield the table, then the table without one column, without two, and so on."""
     yield table
     left_out: list[str] = []
     for name in (column.format(headline) for column in _LEFT_OUT_FIRST):
@@ -105,7 +99,7 @@ def _leave_out(table: Table, headline: str) -> Iterator[Table]:
 
 
 def _draw(table: Table, width: int | None = None) -> rich.table.Table:
-    """`width` is what the names get; without it, what they need."""
+    """Draw the table with names of at most `width` characters, or as wide as they are."""
     import rich.table
     from rich import box
     from rich.text import Text
@@ -118,12 +112,12 @@ def _draw(table: Table, width: int | None = None) -> rich.table.Table:
     for name in table.header[1:]:
         drawn.add_column(Text(name.replace(" ", "\n", 1)), justify="right", overflow="fold")
     for name, *cells in table.rows:
-        cells = [cell.removesuffix(" (no interval)") for cell in cells]  # the note says why
+        cells = [cell.removesuffix(" (no interval)") for cell in cells]  # the note gives the reason
         drawn.add_row(Text(_break_words(name, width) if width else name), *map(Text, cells))
     return drawn
 
 
 def _break_words(name: str, width: int) -> str:
-    """The name with line breaks in words that are longer than `width`, after a mark where there is one."""
+    """Break words longer than `width`, after a punctuation mark if there is one."""
     parts = re.compile(rf"\S{{1,{width}}}(?!\S)|\S{{0,{width - 1}}}[,=_/-]|\S{{{width}}}|\s+")
     return re.sub(r"\S+", lambda word: "\n".join(parts.findall(word[0])), name)

@@ -1,4 +1,4 @@
-"""Curves thinned for drawing only: what the page and the pictures show. No number is ever computed from these."""
+"""Curves with fewer points, for drawing only. No number is computed from them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import Results, RunCurve
 
 MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
-"""Points of a drawn curve: about one a pixel pair of the figure, of all curves together at most the last."""
+"""Points per drawn curve, about one per two pixels, and the limit for all curves of a page."""
 
 MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 6_000, 8
-"""The same for a diagnostic, and its layers that are drawn: there are many, and each is smooth."""
+"""The same for diagnostics, which are many and smooth, and the number of layers that are drawn."""
 
 
 @dataclass(frozen=True)
 class DrawnCurve:
-    """A curve: `costs` by axis and `mean` [point], with the band `low` to `high` (the extremes over `n_runs` seeds).
+    """A curve for drawing: `costs` per axis, and `mean`, `low` and `high` over `n_runs` seeds, each of shape [point].
 
-    `state` is empty for the whole runs of an arm, else what became of the single run that is drawn.
+    `state` is empty for the mean of an arm's complete runs. For a single run that is not complete, it says why.
     """
 
     arm: str
@@ -34,7 +34,7 @@ class DrawnCurve:
 
 
 def thin_curves(results: Results, column: str, axes: Sequence[str]) -> list[DrawnCurve]:
-    """One line an arm over its whole runs; one more for each run that diverged, was cut, or still runs."""
+    """One curve per arm over its complete runs, and one per run that diverged or is not complete."""
     lines = []
     limit = max(min(MAX_POINTS, ALL_POINTS // len(results.arms)), MIN_POINTS)
     for arm in results.arms:
@@ -48,9 +48,9 @@ def thin_curves(results: Results, column: str, axes: Sequence[str]) -> list[Draw
 
 
 def find_loss_range(lines: Sequence[DrawnCurve]) -> tuple[float, float] | None:
-    """Ends of a linear axis of losses where a few lines, as of runs that diverged, would flatten all the others.
+    """The range of a linear loss axis if a few curves, such as diverged runs, would flatten all the others.
 
-    The upper end is twice the median of the highest loss of each line. None where no line goes beyond it.
+    The upper end is twice the median of the curves' highest losses. None if no curve exceeds it.
     """
     known = [mean for line in lines if (mean := line.mean[np.isfinite(line.mean)]).size]
     highest = sorted(float(mean.max()) for mean in known)
@@ -61,12 +61,12 @@ def find_loss_range(lines: Sequence[DrawnCurve]) -> tuple[float, float] | None:
 
 
 _MARGIN = 0.05
-"""Share of a figure's height that stays free below the lowest line."""
+"""The free share of a figure's height below the lowest curve."""
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """A variant's own quantity over training, mean over seeds: `costs` by axis [point], `layers` by name [point]."""
+    """A quantity that a variant records, averaged over seeds: `costs` per axis and `layers` by name, each [point]."""
 
     arm: str
     costs: dict[str, Floats]
@@ -74,9 +74,9 @@ class Diagnostic:
 
 
 def thin_diagnostics(results: Results, axes: Sequence[str]) -> dict[str, list[Diagnostic]]:
-    """By name, such as `alpha_attn` with its layers or `grad_norm` without: a curve for each arm that records it.
+    """The curves of each diagnostic by its name, such as `alpha_attn` (with layers) or `grad_norm` (without).
 
-    Of a deep model at most `MAX_LAYERS` layers, evenly spread.
+    A deep model shows at most `MAX_LAYERS` layers, evenly spread.
     """
     groups: dict[str, list[Diagnostic]] = {}
     limit = max(min(MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS // len(results.arms)), MIN_POINTS)
@@ -124,7 +124,7 @@ def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str
 
 
 def thin_points(points: Floats, limit: int) -> Floats:
-    """At most `limit` of the points, half spread evenly and half evenly in the logarithm: either scale is filled."""
+    """At most `limit` points, half of them spread linearly and half logarithmically, so that both scales look dense."""
     if points.size <= limit:
         return points
     half = limit // 2

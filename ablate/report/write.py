@@ -1,4 +1,4 @@
-"""Write a report: the page, the Markdown with its pictures, tables for papers and programs, and the curves."""
+"""Write a report: the HTML page, the Markdown with its figures, tables for papers and programs, and the curves."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ FILES = {
 def write_report(
     source: Results | StudyFolder | Sequence[StudyFolder], out: str | Path, *, options: ReportOptions | None = None
 ) -> Report:
-    """Report on a study, or on several compared, into the folder `out`; first all numbers, then the files.
+    """Write the report of a study, or a comparison of several, into the folder `out`.
 
-    Raises `RecordError` where no study was run or a record cannot be read, `AblateError` where the options name what
-    the study has not or `out` is empty, `ResourceError` where `out` cannot be written.
+    All numbers are computed before the first file is written.
+    Raises `RecordError` if no study was run or a record cannot be read, `AblateError` if `out` is empty or the options
+    name something that the study does not have, and `ResourceError` if `out` cannot be written.
     """
     if not str(out):
-        raise AblateError("out: it is empty: name a folder for the files of the report")
+        raise AblateError("out: the name is empty: name a folder for the files of the report")
     out, options = Path(out), options or ReportOptions()
     stores = [source] if isinstance(source, StudyFolder) else source
     if not isinstance(stores, Results) and (options.where or options.baseline):
@@ -58,21 +59,23 @@ def write_report(
 
 
 def _protect(stores: Sequence[StudyFolder], out: Path) -> None:
-    """A part of a published study must not take the place of the whole."""
+    """Refuse to overwrite a published study with a part of it or with another view of it."""
     if any(out.resolve() == store.path.resolve() for store in stores):
-        raise AblateError(f"out: {out} holds the study that this is another view of: name another folder")
+        raise AblateError(
+            f"out: {out} contains the study itself, and this report shows only a view of it: name another folder"
+        )
 
 
 def read_studies(stores: Sequence[StudyFolder]) -> Results:
-    """A study, or several as one, as `read_study` reads each."""
+    """Read one study, or several as one, with `read_study`."""
     studies = [read_study(store) for store in stores]
     return studies[0] if len(studies) == 1 else merge(studies)
 
 
 def read_study(store: StudyFolder) -> Results:
-    """A study from its run folders, or, where there is no `study.json`, from the archive of a published report.
+    """Read a study from its run folders or, if there is no `study.json`, from the archive of a published report.
 
-    Raises `RecordError` where no study was run or a record cannot be read.
+    Raises `RecordError` if no study was run or a record cannot be read.
     """
     archive = store.path / NAME
     return read_archive(archive) if archive.exists() and not store.record.exists() else read_results(store)
@@ -105,7 +108,10 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
 
 
 def attach_report(report: Report, uri: str) -> str:
-    """Bring a written report to MLflow; an excuse where MLflow did not take it, else nothing."""
+    """Attach the files and final figures of a written report to the study's parent run in MLflow.
+
+    Returns why MLflow did not accept them, or an empty string.
+    """
     files = {path.name: path for path in report.paths.values()}
     files |= {Path(path.parent.name, path.name).as_posix(): path for path in report.others}
     description = "\n\n".join(filter(None, (report.record.question, *report.answer)))

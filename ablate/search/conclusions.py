@@ -1,4 +1,4 @@
-"""What a search found, in sentences that say how sure it is and for what it holds."""
+"""The result of a search in sentences, with its certainty and its scope."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ from ablate.formatting import count
 from ablate.search.descriptions import format_settings, format_value
 
 ALPHA = 0.05
+_BIAS = "the best of many trials is optimistically biased"
 
 
 def state_conclusions(summary: Mapping[str, Any]) -> list[str]:
-    """The finding, the confirmation first, then how far it reaches."""
-    return [*_confirmed(summary), *map(_describe_best, summary["arms"]), _reach(summary)]
+    """The confirmation, the best settings of each arm, and the scope of both."""
+    return [*_state_confirmation(summary), *map(_describe_best, summary["arms"]), _state_scope(summary)]
 
 
 def count_open(summary: Mapping[str, Any]) -> int:
-    """Trials that are still to come, or are not over."""
+    """The number of trials that have not started or not ended."""
     over = sum(row["state"] != "open" for arm in summary["arms"] for row in arm["history"])
     wanted: int = sum(arm.get("n_trials", summary["trials"]) for arm in summary["arms"])
     return wanted - over if wanted > over else 0
 
 
-def _confirmed(summary: Mapping[str, Any]) -> Iterator[str]:
+def _state_confirmation(summary: Mapping[str, Any]) -> Iterator[str]:
     confirmation = summary["confirmation"]
     if summary.get("is_tuning"):
-        yield "The study trains each arm at its best, with other seeds: a search's own best value flatters."
+        yield f"The study trains each arm with its best settings and other seeds, because {_BIAS}."
         return
     is_default_best = [arm["best"] is not None and arm["best"] == arm["default"] for arm in summary["arms"]]
     if is_default_best == [True] and not count_open(summary):
         yield "There is nothing to confirm: no trial was better than the defaults."
         return
     if confirmation is None or not confirmation["differences"]:
-        yield "The best settings are not confirmed yet: a search's own best value flatters."
+        yield f"The best settings are not confirmed yet, and {_BIAS}."
         return
     for row in confirmation["differences"]:
         yield _describe_difference(row)
 
 
 def _describe_difference(row: Mapping[str, Any]) -> str:
-    names = f"{row['arm']} against {row['against']}"
+    arm, other = row["arm"], row["against"]
     if row["estimate"] is None:
-        return f"{names}: no seed in common, nothing can be said."
-    size = f"{row['estimate']:+.4f} nats of validation loss"
+        return f"{arm} and {other} have no seed in common, so they cannot be compared."
+    size = f"{row['estimate']:+.4f} nats"
     if row["low"] is None:
-        return f"{names}: {size} (no interval: one seed)."
-    interval = f"[{row['low']:+.4f}, {row['high']:+.4f}], {row['n']} fresh seeds, paired"
+        return f"{arm} against {other}: {size} of validation loss (no interval: one seed)."
+    certainty = f"95 % interval [{row['low']:+.4f}, {row['high']:+.4f}], {row['n']} fresh seeds, paired"
     if row["p_value"] > ALPHA:
-        return f"{names}: {size}, 95 % interval {interval}: no difference could be told."
+        return f"{arm} and {other} show no detectable difference in validation loss: {size} ({certainty})."
     word = "lower" if row["estimate"] < 0 else "higher"
-    return f"{names}: {size}, 95 % interval {interval}: {word} beyond chance."
+    return f"{arm} ends at a clearly {word} validation loss than {other}: {size} ({certainty})."
 
 
 def _describe_best(arm: Mapping[str, Any]) -> str:
@@ -59,22 +60,22 @@ def _describe_best(arm: Mapping[str, Any]) -> str:
         return f"{name}: no trial was completed."
     best, default = rows[arm["best"]], rows.get(arm["default"])
     value = format_value(best["values"][0])
-    edge = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
+    remarks = f" At the edge of its range: {', '.join(arm['at_edge'])}." if arm["at_edge"] else ""
     n_shared = sum(len(row.get("same", ())) for row in arm["history"])
     if n_shared:
-        edge += f" {count(n_shared, 'combination')} came to the configuration of another one and shared its trial."
-    of = f"of {count(arm['n_configurations'], 'trial')}"
+        remarks += f" {count(n_shared, 'combination')} gave the configuration of another one and shared its trial."
+    n_trials = arm["n_configurations"]
     if arm["best"] == arm["default"]:
-        return f"{name}: {of}, none was better than the defaults ({value}).{edge}"
-    against = "the defaults diverged" if default is None else f"the defaults {format_value(default['values'][0])}"
+        return f"{name}: none of {count(n_trials, 'trial')} was better than the defaults ({value}).{remarks}"
+    against = "the defaults diverged" if default is None else f"the defaults gave {format_value(default['values'][0])}"
     settings = format_settings(best["params"])
-    return f"{name}: {of}, number {arm['best']} was best ({value}, {against}): {settings}.{edge}"
+    return f"{name}: trial {arm['best']} was the best of {n_trials} ({value}; {against}), with {settings}.{remarks}"
 
 
-def _reach(summary: Mapping[str, Any]) -> str:
+def _state_scope(summary: Mapping[str, Any]) -> str:
     confirmation = summary["confirmation"]
-    later = f" They were confirmed at {confirmation['horizon']}." if confirmation else ""
+    later = f" The confirmation trained for {confirmation['horizon']}." if confirmation else ""
     return (
-        f"The trials trained {summary['scope']}.{later} Good settings move with width and horizon (arXiv 2604.27077): "
-        "this holds for these."
+        f"Scope of the trials: {summary['scope']}.{later} Good settings change with width and horizon "
+        "(arXiv 2604.27077), so these results hold only for this scope."
     )

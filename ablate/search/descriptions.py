@@ -1,4 +1,4 @@
-"""Ranges, values and the reach of a finding, as people read them."""
+"""Ranges, settings, sizes and horizons of a search as text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_range(parameter: Parameter) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Four digits of a number; nothing for nothing."""
+    """A number to four digits, or an empty string for None."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -46,7 +46,7 @@ def describe_trials(problem: Problem) -> str:
 
 
 def describe_scope(problem: Problem) -> str:
-    """For which size and horizon what the trials find holds."""
+    """The size and horizon for which the results of the trials hold."""
     arms = [arm.default for arm in problem.arms]
     horizons = dict.fromkeys(describe_horizon(arm.model, arm.train) for arm in arms)
     return f"{describe_size(arms[0].model)}, {join_with_and(list(horizons))}"
@@ -65,5 +65,5 @@ def describe_horizon(model: ModelConfig, train: TrainConfig) -> str:
 
 
 def format_condition(space: ArmSpace) -> str:
-    """The arms that a finding is for, as an expression: those with the levels of the searched arm."""
+    """The expression that selects the arms with the levels of the searched arm."""
     return " and ".join(f"{axis} == {level.name!r}" for axis, level in space.fixed.items())

@@ -1,4 +1,4 @@
-"""The pages of a search: `search.html`, `search.md`, `summary.json` and pictures, all made from the summary alone."""
+"""The pages of a search, `search.html` and `search.md`, with their figures. All are made from `summary.json`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ PACKAGE = "ablate.search"
 
 
 def write_pages(summary: Mapping[str, Any], out: Path) -> dict[str, Path]:
-    """Write everything into the folder `out`; the files by name. Raises `ResourceError` where it cannot be written."""
+    """Write all files into the folder `out` and return their paths by name.
+
+    Raises `ResourceError` if it cannot be written.
+    """
     tables = tabulate(summary)
     paths = {name: out / name for name in ("search.html", "search.md", SUMMARY)}
     pictures = {f"history-{index}.svg": _draw_history(summary, arm) for index, arm in enumerate(summary["arms"])}
@@ -43,7 +46,7 @@ def write_pages(summary: Mapping[str, Any], out: Path) -> dict[str, Path]:
 
 
 def read_summary(folder: Path) -> Mapping[str, Any]:
-    """What an earlier search, or a published one, left. Raises `RecordError` where there is none."""
+    """Read the summary of an earlier or published search. Raises `RecordError` if it is missing."""
     summary = read_json(folder / SUMMARY)
     if not isinstance(summary, dict) or "search" not in summary:
         raise RecordError(f"{folder / SUMMARY}: this is not the summary of a search")
@@ -65,8 +68,8 @@ def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:
 def _write_markdown(summary: Mapping[str, Any], tables: list[Table], pictures: Mapping[str, Figure]) -> str:
     parts = [f"# {escape(summary['question'] or summary['search'])}", *map(escape, state_conclusions(summary))]
     if count_open(summary):
-        parts.append(f"**This search is not finished: {count_open(summary)} trials are still to come.**")
-    parts += [f"![Each trial's value, and the best so far](figures/{name})" for name in pictures]
+        parts.append(f"**This search is not finished: {count_open(summary)} trials have not ended.**")
+    parts += [f"![The value of each trial and the best so far](figures/{name})" for name in pictures]
     parts += map(write_table, tables)
     parts.append(
         f"Made by ablate {summary['version']} with {summary['sampler']['name']}, data {summary['data']['hash'][:12]}."

@@ -1,4 +1,4 @@
-"""The tables of a search, for the page and the Markdown: a caption, a header and rows of text."""
+"""The tables of a search as cells of text, for the page and the Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ablate.study.tuning import Parameter
 
 
 def tabulate(summary: Mapping[str, Any]) -> list[Table]:
-    """Best settings, importance, the confirmation's losses, and every trial."""
+    """Best settings, losses of the confirmation, importance, and all trials."""
     tables = []
     for index, arm in enumerate(summary["arms"]):
         rows = {row["number"]: row for row in arm["history"]}
@@ -19,7 +19,7 @@ def tabulate(summary: Mapping[str, Any]) -> list[Table]:
         tables.append(
             Table(
                 f"settings-{index}",
-                f"{arm['arm']}: the space, the defaults and the best settings",
+                f"{arm['arm']}: search space, defaults and best settings",
                 ("Setting", "Values", "Default", "Best", "At the edge"),
                 tuple(
                     (
@@ -60,8 +60,9 @@ def _importance(index: int, arm: Mapping[str, Any]) -> Table:
     rows = tuple(
         (row["path"], f"{row['importance']:.2f}", f"{row['low']:.2f} to {row['high']:.2f}") for row in arm["importance"]
     )
-    caption = f"{arm['arm']}: importance (PED-ANOVA) for being among the best of {arm['importance'][0]['n']} trials"
-    return Table(f"importance-{index}", caption, ("Setting", "Importance", "95 % over resampled trials"), rows)
+    n_trials = arm["importance"][0]["n"]
+    caption = f"{arm['arm']}: importance (PED-ANOVA) of each setting for being among the best of {n_trials} trials"
+    return Table(f"importance-{index}", caption, ("Setting", "Importance", "95 % range over resampled trials"), rows)
 
 
 def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
@@ -80,14 +81,14 @@ def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> T
         for row in arm["history"]
     )
     header = ("Trial", *(objective["text"] for objective in summary["objectives"]), *paths, "")
-    return Table(f"trials-{index}", f"{arm['arm']}: every trial", header, rows)
+    return Table(f"trials-{index}", f"{arm['arm']}: all trials", header, rows)
 
 
 def _remark(row: Mapping[str, Any], arm: Mapping[str, Any]) -> Iterator[str]:
-    """Which trial this is, what became of it, and which other settings are the same configuration."""
+    """Is it the default, why did it give no value, and which other settings give the same configuration?"""
     if row["number"] == arm["default"]:
         yield "defaults"
     elif row["reason"] or not row["values"]:
         yield row["reason"] or row["state"]
     for settings in row.get("same", ()):
-        yield f"the same as {format_settings(settings)}"
+        yield f"same configuration as {format_settings(settings)}"

@@ -76,7 +76,7 @@ def test_switches_redraw_every_figure(browser, page):
     for axis, text in (("steps", "steps"), ("flops", "FLOPs"), ("seconds", "seconds")):
         browser.click(f"[data-axis={axis}]")
         assert axis_title(browser) == text
-        assert axis_title(browser, "speedup") == f"speed-up in {text}"
+        assert axis_title(browser, "speedup") == f"speedup in {text}"
     assert browser.run("return document.querySelector('[data-axis=seconds]').getAttribute('aria-pressed')") == "true"
     assert browser.run("return document.querySelector('[data-axis=tokens]').getAttribute('aria-pressed')") == "false"
     kind = "return document.querySelector('#figure-curves .plot').layout.xaxis.type"

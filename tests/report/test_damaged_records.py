@@ -101,7 +101,7 @@ def test_a_finished_run_whose_curve_is_truncated_counted_as_whole(damaged, arm):
     assert counts[arm] == (2, 0, 1)
     assert {line["arm"]: line["final_loss"]["n"] for line in summary["arms"]}[arm] == 2
     assert "left out (incomplete curve)" in row["note"]
-    assert "1 run with an incomplete curve left out" in report.answer[1]
+    assert "1 run with an incomplete curve is left out" in report.answer[1]
     assert "seed 0: incomplete curve" in report.paths["html"].read_text()
 
 

@@ -19,13 +19,18 @@ def effect(estimate, p_holm, **levels):
 
 def test_growth_in_words():
     assert describe_growth([replace(TREND, axis="seconds", growth=9.0), TREND], "tokens") == [
-        "Does it grow with train.steps? From steps=1500 to steps=6000, the speed-up of ngpt in tokens is multiplied by "
-        "1.35x [1.10, 1.66]: it clearly grows."
+        "The speedup of ngpt in tokens clearly grows with train.steps: from steps=1500 to steps=6000 it is multiplied "
+        "by 1.35x [1.10, 1.66]."
     ]
+    (undecided,) = describe_growth([replace(TREND, low=0.9)], "tokens")
+    assert undecided.startswith(
+        "The study does not decide whether the speedup of ngpt in tokens grows with train.steps:"
+    )
+    assert "clearly shrinks" in describe_growth([replace(TREND, growth=0.8, low=0.7, high=0.9)], "tokens")[0]
     unknown = replace(TREND, growth=None, low=None, high=None, p_value=None, note="the seeds do not match")
     assert describe_growth([unknown], "tokens") == [
-        "Whether the speed-up of ngpt in tokens grows from steps=1500 to steps=6000 is not determined: the seeds do "
-        "not match."
+        "This study cannot determine whether the speedup of ngpt in tokens grows from steps=1500 to steps=6000: the "
+        "seeds do not match."
     ]
     told = replace(unknown, loss_change=0.02, loss_low=0.01, loss_high=0.03)
     assert describe_growth([told], "tokens")[0].endswith(
@@ -33,8 +38,8 @@ def test_growth_in_words():
     )
     other = replace(TREND, family={"normalization": "peri"}, growth=None, low=1.2, high=None, bound="at_least")
     assert describe_growth([TREND, other], "tokens") == [
-        "Does it grow with train.steps? From steps=1500 to steps=6000, the speed-ups in tokens are multiplied by: ngpt "
-        "1.35x [1.10, 1.66] and peri at least 1.20x."
+        "From steps=1500 to steps=6000, the speedups in tokens are multiplied by these factors: ngpt 1.35x [1.10, "
+        "1.66] and peri at least 1.20x."
     ]
     assert describe_growth([], "tokens") == []
 
@@ -42,8 +47,8 @@ def test_growth_in_words():
 def test_families_of_other_levels_were_told_with_the_range_of_the_first():
     other = replace(TREND, family={"normalization": "peri"}, levels=(1500, 3000), growth=0.9, low=0.7, high=1.2)
     wide, narrow = describe_growth([TREND, other], "tokens")
-    assert "From steps=1500 to steps=6000, the speed-up of ngpt in tokens is multiplied by 1.35x" in wide
-    assert "From steps=1500 to steps=3000, the speed-up of peri in tokens is multiplied by 0.90x" in narrow
+    assert "speedup of ngpt in tokens" in wide and "from steps=1500 to steps=6000 it is multiplied by 1.35x" in wide
+    assert "speedup of peri in tokens" in narrow and "from steps=1500 to steps=3000 it is multiplied by 0.90x" in narrow
 
 
 @pytest.mark.parametrize(
@@ -69,11 +74,18 @@ def test_one_pair_of_levels():
         effect(-0.02, 0.01, attention="gated"),
         effect(0.015, 0.02, attention="gated", normalization="ngpt"),
     ]
-    assert describe_interactions(effects, ()) == [
-        "On average over the other axes, the final loss changes (nats a token, 95 % intervals) by attention, gated "
-        "-0.0200 [-0.0300, -0.0100]; by normalization, ngpt -0.0500 [-0.0600, -0.0400].",
-        "Do the gains add up? Together, gated and ngpt end at a clearly higher loss than the sum of what each changes "
-        "alone (from the sum, in nats: +0.0150 [+0.0050, +0.0250]).",
+    average, pair = describe_interactions(effects, ())
+    assert average == (
+        "Averaged over the other axes, the final loss changes by (nats per token, 95 % intervals) attention: gated "
+        "-0.0200 [-0.0300, -0.0100]; normalization: ngpt -0.0500 [-0.0600, -0.0400]."
+    )
+    assert pair == (
+        "Together, gated and ngpt end at a clearly higher loss than the sum of their separate effects: +0.0150 "
+        "[+0.0050, +0.0250] nats."
+    )
+    assert describe_interactions([replace(effects[2], p_holm=0.06)], ()) == [
+        "Together, gated and ngpt show no detectable interaction: +0.0150 [+0.0050, +0.0250] nats from the sum of "
+        "their separate effects."
     ]
     assert describe_interactions(effects, ("attention",)) == []  # a horizon is no component
 
@@ -84,13 +96,12 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
         effect(0.01, 0.01, attention="b", normalization="ngpt"),
         effect(-0.02, 0.01, attention="c", normalization="ngpt"),
     ]
-    (sums,) = describe_interactions(
-        pairs, ()
-    )  # without a main effect that the design can estimate, nothing "changes by"
+    (sums,) = describe_interactions(pairs, ())  # without a main effect, no sentence about averages
     assert sums == (
-        "Do the gains add up? Of 3 pairs of levels, 1 ends clearly above its sum (together it gains less, or loses "
-        "more), 1 ends clearly below its sum (together it gains more, or loses less) and 1 is undecided; from the sum "
-        "of what each level changes alone, in nats: c with ngpt -0.0200 [-0.0300, -0.0100], b with ngpt +0.0100 "
-        "[+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100]."
+        "Among 3 pairs of levels, 1 ends clearly above the sum of its separate effects (it gains less or loses more), "
+        "1 ends clearly below the sum of its separate effects (it gains more or loses less) and 1 shows no detectable "
+        "interaction. Differences from the sum of the separate effects, in nats: c with ngpt -0.0200 "
+        "[-0.0300, -0.0100], b with ngpt +0.0100 [+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100]."
     )
-    assert "3 pairs of levels, 3 are undecided" in describe_interactions([replace(p, p_holm=0.3) for p in pairs], ())[0]
+    undecided = describe_interactions([replace(pair, p_holm=0.3) for pair in pairs], ())[0]
+    assert "3 pairs of levels, 3 show no detectable interaction" in undecided

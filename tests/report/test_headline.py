@@ -65,7 +65,7 @@ def test_one_clear_arm_with_its_price():
     first, second = say(ROW, steps_of(ROW), seconds_of(ROW, 1.1, 0.98, 1.23), arms=arms)
     assert first == (
         "In tokens, new reaches old's final loss 1.45x as fast (95 % interval 1.30 to 1.61, 3 seeds, p = 0.004), "
-        "a clear speed-up."
+        "a clear speedup."
     )
     assert second == "In seconds, new is 1.10x as fast [0.98, 1.23]: a step takes 1.30x as long as the baseline's."
 
@@ -78,7 +78,7 @@ def test_an_undecided_arm_says_so():
 def test_a_bound_says_how_many_never_arrived():
     first, _ = say(bounded(ROW, 0.8))
     assert first == (
-        "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss, a clear slow-down."
+        "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss, a clear slowdown."
     )
 
 
@@ -86,7 +86,7 @@ def test_a_baseline_below_the_target_at_once_was_told_as_runs_that_never_arrived
     first, _ = say(replace(bounded(ROW, 0.5), target=5.0, n_reached=3))
     assert first == (
         "In tokens, new is at most 0.50x as fast as old: old is below a validation loss of 5 at its first evaluation, "
-        "a clear slow-down."
+        "a clear slowdown."
     )
 
 
@@ -112,7 +112,7 @@ def test_the_wide_bound_of_an_arm_that_diverged_early_headed_the_list():
     arms = [summary(), summary(arm="third")]
     rows = [replace(bounded(ROW, 4.0), arm="third"), replace(ROW, low=0.9, p_holm=0.2)]
     assert say(*rows, arms=arms)[0].endswith(
-        "both arms are undecided (95 % intervals, not adjusted; judged by Holm-adjusted p-values): "
+        "both arms are undecided (unadjusted 95 % intervals; verdicts use Holm-adjusted p-values): "
         "new 1.45x [0.90, 1.61] and third at most 4.00x."
     )
 
@@ -133,30 +133,31 @@ def test_an_absolute_target_names_the_baseline():
     assert say(row)[0].startswith("In tokens, new reaches a validation loss of 3.2 1.45x as fast as old (95 % interval")
     early = replace(row, ratio=None, low=20.0, high=None, bound="at_least")
     assert say(early)[0] == (
-        "In tokens, new reaches a validation loss of 3.2 at least 20.0x as fast as old, a clear speed-up."
+        "In tokens, new reaches a validation loss of 3.2 at least 20.0x as fast as old, a clear speedup."
     )
 
 
 def test_arms_of_one_verdict_are_counted_together():
     other = replace(ROW, arm="third")
     assert say(ROW, other)[0].startswith(
-        "In tokens to the baseline's final loss, both arms are clearly faster than the baseline (95 % intervals"
+        "In tokens to reach the baseline's final loss, both arms are clearly faster than the baseline (unadjusted 95 %"
     )
     assert say(bounded(ROW, 1.18), bounded(other, 1.13))[0] == (
-        "In tokens to the baseline's final loss, both arms are undecided: new at most 1.18x and third at most 1.13x."
+        "In tokens to reach the baseline's final loss, both arms are undecided: "
+        "new at most 1.18x and third at most 1.13x."
     )
 
 
 def test_arms_without_a_baseline_are_told_what_is_missing():
     one = summary(baseline="arm")
     assert say(arms=[one]) == (
-        "There is one arm, new; it ends at a validation loss of 3.0000 (3 seeds).",
+        "The only arm, new, ends at a validation loss of 3.0000 (3 seeds).",
         "No effect can be shown: add a level to the matrix.",
     )
     assert say(arms=[one, summary(arm="third", baseline="third")]) == (
         "No arm has a baseline to be compared with: new ends at a validation loss of 3.0000 (3 seeds) and third at "
         "3.0000 (3 seeds).",
-        "No effect can be shown: name a baseline that they share.",
+        "No effect can be shown: name a baseline that the arms share.",
     )
 
 
@@ -164,8 +165,13 @@ def test_caveats_name_every_kind_of_trouble():
     arms = [summary(n_unfinished=1, n_failed=2, n_diverged=1, n_stopped=2, n_incomplete=1)]
     _, second = say(ROW, arms=arms, fairness=[fair("5.0 % more parameters than its baseline")])
     assert second == (
-        "1 run not finished and left out; 2 runs failed and left out; 1 run with an incomplete curve left out; "
-        "1 run diverged; 2 runs stopped before the end of the budget; new: 5.0 % more parameters than its baseline."
+        "1 unfinished run, 2 failed runs and 1 run with an incomplete curve are left out. 1 run diverged and 2 runs "
+        "stopped before the end of the budget. Fairness flags of new: 5.0 % more parameters than its baseline."
+    )
+    assert say(ROW, arms=[summary(n_failed=1)])[1] == "1 failed run is left out."
+    caveats = ("tokens: not recorded", "seconds: no device")
+    assert state_result([ROW], (), [summary()], [fair("a", "b"), fair("c")], "tokens", LABELS, caveats)[1] == (
+        "Tokens: not recorded; seconds: no device. 2 arms have fairness flags."
     )
 
 
@@ -176,9 +182,10 @@ def test_without_trouble_it_says_that():
 def test_unknown_sizes_were_said_to_be_equal():
     known = say(ROW)[1]
     unknown = replace(fair(), params_ratio=None, precision="unknown")
-    assert known.endswith("sizes and conditions are alike.")
+    assert known.endswith("the arms are alike in size and conditions.")
     assert say(ROW, fairness=[fair(), unknown])[1] == (
-        "Nothing was flagged: all runs finished; not known for every arm, so not compared: parameters and precision."
+        "Nothing was flagged: all runs finished; parameters and precision were not compared, because they are not "
+        "known for every arm."
     )
 
 
@@ -186,8 +193,8 @@ def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
     slow = replace(ROW, arm="third", ratio=0.7, low=0.6, high=0.8)
     first, _ = say(slow, ROW)
     assert first == (
-        "In tokens to the baseline's final loss, 1 of 2 arms is clearly faster than the baseline and 1 is "
-        "clearly slower (95 % intervals, not adjusted; judged by Holm-adjusted p-values): "
+        "In tokens to reach the baseline's final loss, 1 of 2 arms is clearly faster than the baseline and 1 is "
+        "clearly slower (unadjusted 95 % intervals; verdicts use Holm-adjusted p-values): "
         "new 1.45x [1.30, 1.61] and third 0.70x [0.60, 0.80]."
     )
 
@@ -222,13 +229,13 @@ def test_seconds_that_cannot_be_compared_were_named_twice():
 
 def test_full_schedules_are_quoted_where_they_exist():
     _, second = say(ROW, full=[replace(ROW, ratio=1.3, low=1.2, high=1.4)])
-    assert second == "Between full schedules, the number to quote, new is 1.30x as fast [1.20, 1.40]."
+    assert second == "Between full schedules (the number to quote), new is 1.30x as fast [1.20, 1.40]."
     _, second = say(ROW, full=[ROW, replace(ROW, arm="third", ratio=1.3, low=1.2, high=1.4)])
-    assert second.endswith("the number to quote, new is 1.45x as fast [1.30, 1.61], the best of 2 arms.")
+    assert second.endswith("new is 1.45x as fast [1.30, 1.61]; it is the best of 2 arms.")
     limit = replace(ROW, ratio=None, low=1.0, high=None, bound="at_least", p_value=0.01)
     others = [replace(limit, arm="third", p_value=p) for p in (0.04, None)]
     _, second = say(ROW, full=[others[0], limit, others[1]])
-    assert second.endswith("new is at least 1.00x as fast, the best of 3 arms.")
+    assert second.endswith("new is at least 1.00x as fast; it is the best of 3 arms.")
 
 
 def arm(name, **axes):
@@ -271,8 +278,8 @@ def test_numbers_in_words():
     ("targets", "words"),
     [
         (("50", "final"), "its loss at this share"),
-        ((3.28,), "a validation loss (nats a token)"),
-        (("final", 3.28), "its loss at this share, or a validation loss (nats a token)"),
+        ((3.28,), "a validation loss (nats per token)"),
+        (("final", 3.28), "its loss at this share, or a validation loss (nats per token)"),
     ],
 )
 def test_a_ladder_of_losses_was_told_as_one_of_shares(targets, words):

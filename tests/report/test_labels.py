@@ -67,12 +67,12 @@ def test_only_the_first_axis_of_numbers_got_its_growth_figure(tmp_path):
     made, _ = report(store, tmp_path / "out")
     page, html = made.paths["markdown"].read_text(), made.paths["html"].read_text()
     for name, along in (("growth", "context_length"), ("growth-2", "d_model")):
-        caption = f"Speed-up to the baseline's final loss along {along}, with 95 % intervals"
+        caption = f"Speedup to the baseline's final loss along {along}, with 95 % intervals"
         assert f"![{escape(caption)}" in page and f"(figures/{name}.svg)" in page
         assert f'id="figure-{name}"' in html
         assert (tmp_path / "out" / "figures" / f"{name}.svg").stat().st_size
         assert {trend.along for trend in made.growth_figures[name]} == {along}
-    assert f"Does it grow with {along}?" in " ".join(made.answer)
+    assert f"From {along}=" in " ".join(made.answer)
 
 
 def test_a_line_joined_the_bounds_of_losers_so_that_they_seemed_to_climb(tmp_path):
@@ -92,10 +92,10 @@ def test_a_line_joined_the_bounds_of_losers_so_that_they_seemed_to_climb(tmp_pat
 def test_the_axis_of_a_ladder_of_losses_said_share_of_the_budget(store):
     for targets, text in (
         (("50", "final"), "target: the baseline's loss at this share of its budget"),
-        ((4.0, 3.5), "target: a validation loss (nats a token)"),
+        ((4.0, 3.5), "target: a validation loss (nats per token)"),
         (
             ("final", 3.5),
-            "target: the baseline's loss at this share of its budget, or a validation loss (nats a token)",
+            "target: the baseline's loss at this share of its budget, or a validation loss (nats per token)",
         ),
     ):
         made = make_report(read_results(store), ReportOptions(targets=targets))
@@ -105,10 +105,10 @@ def test_the_axis_of_a_ladder_of_losses_said_share_of_the_budget(store):
 
 def test_intervals_were_said_to_be_adjusted_where_only_p_values_are(store, tmp_path):
     made, summary = report(store, tmp_path / "out")
-    assert "(95 % intervals, not adjusted; judged by Holm-adjusted p-values)" in summary["answer"][0]
+    assert "(unadjusted 95 % intervals; verdicts use Holm-adjusted p-values)" in summary["answer"][0]
     tables = {table.name: table for table in tabulate(made)}
     assert "Holm p (tokens)" in tables["speedup"].header  # it is the p-value of one of the cost columns
-    assert tables["speedup"].caption.endswith("with 95 % intervals (not adjusted)")
+    assert tables["speedup"].caption.endswith("with unadjusted 95 % intervals")
     for name in ("differences", "effects"):
         assert tables[name].note.endswith("The p-values are adjusted by Holm's method; the intervals are not.")
     for path in made.paths.values():

@@ -54,7 +54,7 @@ def test_a_plain_study_answers_in_two_sentences(store):
     write(store)
     made, summary = report(store)
     assert made.answer[0].startswith("In tokens, new reaches plain's final loss 2.0")
-    assert made.answer[0].endswith("a clear speed-up.")
+    assert made.answer[0].endswith("a clear speedup.")
     assert "in seconds" in made.answer[1].lower()
     assert summary["answer"] == list(made.answer)
     assert headline(summary)["low"] < 2 < headline(summary)["high"]
@@ -72,7 +72,7 @@ def test_one_seed(store):
 def test_one_arm(store):
     write_study(store, [BASE])
     made, summary = report(store)
-    assert made.answer[0].startswith("There is one arm, plain; it ends at a validation loss of 4.1")
+    assert made.answer[0].startswith("The only arm, plain, ends at a validation loss of 4.1")
     assert summary["speedup"] == []
     assert "plain" in format_table(made) and "final validation loss" in format_table(made)
 
@@ -85,9 +85,10 @@ def test_nothing_has_run_yet(store):
             folder.curve.unlink()
     made, summary = report(store)
     assert made.answer == (
-        "Whether new reaches plain's final loss in fewer tokens is not determined: 3 runs of this arm left out "
-        "(unfinished); 3 runs of the baseline left out (unfinished); nothing to compare: no run of this arm counts.",
-        "6 runs not finished and left out.",
+        "This study cannot determine whether new reaches plain's final loss in fewer tokens: 3 runs of this arm left "
+        "out (unfinished); 3 runs of the baseline left out (unfinished); nothing to compare: no run of this "
+        "arm counts.",
+        "6 unfinished runs are left out.",
     )
     assert (headline(summary)["bound"], summary["is_complete"]) == ("not_determined", False)
 
@@ -98,9 +99,9 @@ def test_nothing_to_compare_among_many_arms(store):
         folder.write_status(Status("failed", error="Traceback\n  File /secret/x.py\nMemoryError: out of memory\n"))
     made, summary = report(store)
     assert made.answer[0].startswith(
-        "None of 2 arms can be compared in tokens to the baseline's final loss: 3 runs of the baseline left out (fail"
+        "None of the 2 arms can be compared in tokens to reach the baseline's final loss: 3 runs of the baseline left "
     )
-    assert made.answer[1] == "3 runs failed and left out."
+    assert made.answer[1] == "3 failed runs are left out."
     assert summary["failures"][0]["error"].startswith("Traceback")
     page = made.paths["html"].read_text()
     assert "<td>MemoryError: out of memory</td>" in page and "/secret" not in page
@@ -115,7 +116,7 @@ def test_a_study_that_still_runs_marks_what_it_leaves_out(store):
     running.write_status(Status("running", 100, 400))
     made, summary = report(store)
     assert headline(summary)["n_pairs"] == 2
-    assert "1 run not finished and left out" in made.answer[1]
+    assert "1 unfinished run is left out" in made.answer[1]
     assert "This study is not finished" in made.paths["html"].read_text()
     assert [failure["state"] for failure in summary["failures"]] == ["running"]
 
@@ -126,7 +127,7 @@ def test_a_diverged_baseline_is_told(store):
         cut_curve(folder, 6)
         folder.write_status(Status("diverged", 60, 400))
     made, summary = report(store)
-    assert "not determined" in made.answer[0]
+    assert "cannot determine" in made.answer[0]
     assert "3 runs of the baseline diverged" in made.answer[0]
     assert headline(summary)["bound"] == "not_determined"
 

@@ -7,7 +7,7 @@ import pytest
 
 from ablate.report import ReportOptions, format_table
 from ablate.report.report import make_report
-from ablate.report.tables import tabulate_arms, tabulate_speed_ups
+from ablate.report.tables import tabulate_arms, tabulate_speedups
 from ablate.report.write import read_studies
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
@@ -56,7 +56,7 @@ def test_every_figure_is_whole_or_its_column_is_said_to_be_on_the_page(made, wid
     text = format_table(made, width)
     assert max(map(len, text.splitlines())) <= width and "\N{HORIZONTAL ELLIPSIS}" not in text
     printed, left_out = read(text)
-    table = tabulate_speed_ups(made) if made.headline_rows else tabulate_arms(made)
+    table = tabulate_speedups(made) if made.headline_rows else tabulate_arms(made)
     columns = zip(table.header, *table.rows, strict=True)
     whole = [column for column in columns if column[0] not in ("Arm", "Baseline", *left_out)]
     assert whole and Counter(word for column in whole for cell in column for word in cell.split()) <= printed

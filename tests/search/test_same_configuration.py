@@ -89,12 +89,12 @@ def test_the_page_claims_the_trials_that_trained_and_names_the_same_ones(
     assert (arm["n_trials"], arm["n_configurations"], len(arm["history"])) == (4, 4, 4)
     assert [row["same"] for row in arm["history"]] == [[{HEAD_NORM: "auto"}], [{HEAD_NORM: "rms"}], [], []]
     sentence = state_conclusions(summary)[1]
-    assert "of 4 trials" in sentence
-    assert "2 combinations came to the configuration of another one" in sentence
+    assert "the best of 4 (" in sentence
+    assert "2 combinations gave the configuration of another one" in sentence
     write_pages(summary, tmp_path / "page")
     for page in ("search.md", "search.html"):
         assert (
-            f"the same as {HEAD_NORM} auto".replace("_", "\\_" if page == "search.md" else "_")
+            f"same configuration as {HEAD_NORM} auto".replace("_", "\\_" if page == "search.md" else "_")
             in (tmp_path / "page" / page).read_text()
         )
 

@@ -99,7 +99,7 @@ def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
     train(trials)
     sentences = state_conclusions(summarize(problem, trials, trials.store, "0"))
     assert sentences[0].startswith("The study trains each arm at its best, with other seeds")
-    assert "prenorm / 12: of 3 trials, number 2 was best" in sentences[1]
+    assert "prenorm / 12: trial 2 was the best of 3 (" in sentences[1]
     assert sentences[1].endswith("At the edge of its range: train.learning_rate.")
     assert "12 steps of 4 sequences (768 tokens) and 24 steps of 4 sequences (1,536 tokens)" in sentences[-1]
 

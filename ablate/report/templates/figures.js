@@ -1,6 +1,6 @@
 "use strict";
-// What the figures of every page share.
-// Plotly reads a little HTML in every text: a name must show as it was written.
+// Shared by the figures of all pages.
+// Plotly interprets some HTML in texts, but a name must appear as it was written.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 const isNarrow = () => matchMedia("(max-width: 40rem)").matches;
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

@@ -8,13 +8,13 @@
   const nameOf = (item) => plain(looks.get(item.arm).label + (item.state ? ", " + item.state : ""));
   const axisName = () => data.axes[state.axis];
 
-  // Arms often differ at the end of their names: what is left out is the middle. A narrow page has a line a level.
+  // Names of arms often differ at the end, so the middle is cut. A narrow page has one line per level.
   const elide = (text, room) => plain(text.length > room ? text.slice(0, Math.ceil(room / 2) - 1) + "…" + text.slice(-Math.floor(room / 2)) : text);
   const brief = (text) => (isNarrow() ? text.split(" / ").slice(0, 4).map((part) => elide(part, 18)).join("<br>") : elide(text, 46));
   const rowHeight = (labels) => (isNarrow() ? 14 + 16 * Math.max(1, ...labels.map((label) => Math.min(4, label.split(" / ").length))) : 34);
   const fade = (hex) => hex + "2e";
 
-  // Decades of a logarithmic axis alone may all lie outside of a short range.
+  // A short range of a logarithmic axis may contain no decade.
   function costAxis(traces) {
     const axis = { title: { text: axisName() }, tickformat: "~s" };
     const costs = traces.flatMap((trace) => trace.x).filter((x) => x > 0);
@@ -44,7 +44,7 @@
     return [traces, layout({
       xaxis: costAxis(traces),
       yaxis: {
-        title: { text: text + " (nats a token)" + (isCut ? ", cut at " + range[1].toPrecision(3) : "") },
+        title: { text: text + " (nats per token)" + (isCut ? ", cut at " + range[1].toPrecision(3) : "") },
         type: state.ylog ? "log" : "linear", ...(isCut && { range }),
       },
     })];
@@ -56,7 +56,7 @@
     const ends = rows.flatMap((row) => [row.low, row.high, value(row), 1]).filter((end) => end > 0);
     const low = Math.min(...ends), high = Math.max(...ends), span = high / low;
     const ticks = span > (isNarrow() ? 3 : 5) ? COARSE : FINE.filter((tick, place) => !isNarrow() || span < 1.6 || place % 2);
-    // Around one value alone, as where every arm has the same limit, Plotly would show two decades.
+    // If all values are alike, for example one limit for every arm, Plotly would show two decades.
     const range = span < 1.2 && { range: [Math.log10(low / 1.2), Math.log10(high * 1.2)] };
     return { type: "log", title: { text: title }, tickvals: ticks, ticktext: ticks.map((tick) => tick + "x"), ...range };
   }
@@ -88,12 +88,12 @@
     }));
     const ticks = { tickvals: rows.map((_, index) => index), ticktext: rows.map((row) => brief(looks.get(row.arm).label)), range: [-0.6, rows.length - 0.4] };
     return [traces, layout({
-      xaxis: ratioAxis("speed-up in " + axisName(), rows), yaxis: { ...ticks, showgrid: false }, shapes: [unity("v")],
+      xaxis: ratioAxis("speedup in " + axisName(), rows), yaxis: { ...ticks, showgrid: false }, shapes: [unity("v")],
       height: Math.max(180, 90 + rowHeight(rows.map((row) => looks.get(row.arm).label)) * rows.length),
     })];
   }
 
-  // A line through neighbouring ratios. A bound is a marker of its own, which no line touches: it breaks the line.
+  // A line through neighboring ratios. It breaks at a bound, which is a separate marker.
   function joinRatios(rows, x, look, name) {
     const hover = (known) => ({ text: known.map((row) => plain(describe(row))), hovertemplate: "%{text}<extra>" + name + "</extra>" });
     const bounds = rows.filter((row) => row.ratio === null && value(row) !== null);
@@ -116,7 +116,7 @@
     const members = new Set(families.flatMap((family) => family.arms));
     return [traces, layout({
       xaxis: { title: { text: plain(along) }, type: "log", tickvals: levels, ticktext: levels.map(String) },
-      yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter((row) => row.target === "final" && members.has(row.arm) && drawn(row))), shapes: [unity("h")],
+      yaxis: ratioAxis("speedup in " + axisName(), data.speedup.filter((row) => row.target === "final" && members.has(row.arm) && drawn(row))), shapes: [unity("h")],
       showlegend: families.length > 1,
     })];
   };
@@ -132,7 +132,7 @@
     }
     return [traces, layout({
       xaxis: { title: { text: data.target_axis }, tickvals: [...index.values()], ticktext: data.targets.map((entry) => entry.text) },
-      yaxis: ratioAxis("speed-up in " + axisName(), data.speedup.filter(drawn)), shapes: [unity("h")],
+      yaxis: ratioAxis("speedup in " + axisName(), data.speedup.filter(drawn)), shapes: [unity("h")],
     })];
   }
 
@@ -150,7 +150,7 @@
     }));
     const ticks = { tickvals: items.map((_, index) => index), ticktext: items.map((item) => brief(item.label)), range: [-0.6, items.length - 0.4] };
     return [traces, layout({
-      xaxis: { title: { text: "difference in final validation loss (nats a token)" }, zeroline: true, zerolinecolor: color("--soft") },
+      xaxis: { title: { text: "difference in final validation loss (nats per token)" }, zeroline: true, zerolinecolor: color("--soft") },
       yaxis: { ...ticks, showgrid: false }, height: Math.max(180, 90 + rowHeight(items.map((item) => item.label)) * items.length), barmode: "overlay",
     })];
   };
