@@ -13,10 +13,10 @@ from ablate.execution.placement import Placement
 from ablate.formatting import format_count
 from ablate.plan import Run
 from ablate.plan.estimate import least_bytes
-from ablate.study import Study
+from ablate.study.declaration import Declaration
 
 
-def check_memory(study: Study, runs: Sequence[Run], placement: Placement) -> None:
+def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) -> None:
     """Raises `ResourceError` where the weights, gradients and optimizer state of a run alone do not fit into this
     machine, whatever else is done to save memory."""
     if not runs:

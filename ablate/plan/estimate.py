@@ -1,4 +1,4 @@
-"""What a plan will cost: seconds, memory. Estimates, labelled as such wherever they are shown."""
+"""Estimates of what a plan costs in time and memory. Every place that shows them calls them estimates."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ablate.formatting import format_count
 from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 
-# The share of a large matrix product's rate that the products of a model reach.
+# The rate of a model's matrix products, as a share of the rate of a large one.
 EFFICIENCY = 0.9
-# How often each number that is kept for the backward pass goes through memory in a step. With it the steps of models 64
-# to 384 wide on a CPU core, and of 11M and 304M parameters compiled on an H200, come out within a third.
+# How often a step moves each number that it keeps for the backward pass through memory. With this value, estimates are
+# within a third for models of width 64 to 384 on a CPU core, and for 11M and 304M parameters compiled on an H200.
 MOVES = 9
-# Bytes that AdamW reads and writes a parameter: weight, gradient and two moments read, all but the gradient written.
+# Bytes that AdamW moves per parameter: it reads weight, gradient and two moments, and writes all but the gradient.
 UPDATE_BYTES_PER_PARAMETER = 28
 # Python and kernel launches for one layer's forward and backward pass.
 OVERHEAD_S_PER_LAYER = 1.0e-3
@@ -25,7 +25,7 @@ STATE_BYTES_PER_PARAMETER = 16  # float32 weight, gradient and two Adam moments
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast one run's share of a machine is: at a large matrix product, and at moving bytes (read or written)."""
+    """The speed of one run's share of a machine: at a large matrix product, and at reading or writing memory."""
 
     flops_per_s: float
     bytes_per_s: float
@@ -38,7 +38,7 @@ class Pace:
 def run_seconds(model: ModelConfig, train: TrainConfig, pace: Pace) -> float:
     """Seconds of one run at this pace.
 
-    An evaluation is a forward pass, a third of a training step's work a token.
+    An evaluation is a forward pass: per token, a third of the work of a training step.
     """
     evaluations = -(-train.steps // train.eval_every)
     tokens = train.steps * train.batch_size * model.context_length + evaluations * train.eval_tokens / 3
@@ -52,7 +52,7 @@ def run_seconds(model: ModelConfig, train: TrainConfig, pace: Pace) -> float:
 
 
 def study_seconds(runs_s: Iterable[float], lanes: int) -> float:
-    """Seconds until the last run ends where `lanes` of them go side by side, longest first."""
+    """Seconds until the last run ends when `lanes` runs train side by side, longest first."""
     ends = [0.0] * max(1, lanes)
     for seconds in sorted(runs_s, reverse=True):
         heapq.heapreplace(ends, ends[0] + seconds)
@@ -60,21 +60,20 @@ def study_seconds(runs_s: Iterable[float], lanes: int) -> float:
 
 
 def run_bytes(model: ModelConfig, train: TrainConfig) -> int:
-    """Bytes of memory of one run: state, and the activations that the backward pass needs."""
+    """Bytes of memory of one run: its state, and the activations for the backward pass."""
     tokens = train.sequences_at_once * model.context_length
     return STATE_BYTES_PER_PARAMETER * model.num_params() + tokens * _bytes_per_token(model, train)
 
 
 def least_bytes(model: ModelConfig, train: TrainConfig) -> int:
-    """Bytes of memory that no run can do without: weights, gradients and the optimizer's state, however small the
-    micro-batch."""
+    """Bytes of memory that a run needs with any micro-batch: weights, gradients and the optimizer's state."""
     width = 2 if model.weight_dtype == "bfloat16" else 8 if train.precision == "float64" else 4
     copies = 3 if train.optimizer == "muon" else 4  # Muon keeps one moment
     return copies * width * model.num_params()
 
 
 def _bytes_per_token(model: ModelConfig, train: TrainConfig) -> int:
-    """What the backward pass needs: about 16 d_model + 4 d_ff numbers a layer, and the logits three times."""
+    """Bytes per token for the backward pass: about 16 d_model + 4 d_ff numbers per layer, and the logits thrice."""
     width = 2 if train.precision == "bfloat16" else 8 if train.precision == "float64" else 4
     kept = model.n_layers * (16 * model.d_model + 4 * (model.d_ff or 4 * model.d_model))
     return kept * width + 3 * 4 * model.vocab_size

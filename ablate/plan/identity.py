@@ -1,4 +1,4 @@
-"""What makes two runs the same run: the hash of what decides its result."""
+"""Run ids: hashes of everything that affects the result of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 
-# These change when and where a run is trained, not what comes out of it.
+# These change when and where a run trains, but not its result.
 IMMATERIAL = frozenset(
     {"checkpoint_every", "micro_batch_size", "compile", "attention_backend", "cuda_graph", "recompute"}
 )
@@ -19,14 +19,15 @@ RUN_ID_LENGTH = 16
 
 
 def canonical_json(data: Any) -> str:
-    """The one text of some plain data: keys sorted, no spaces, no not-a-number."""
+    """A unique text for plain data: sorted keys, no spaces, no NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def arm_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
-    """The canonical JSON of an arm on a corpus, seeds aside. Each variant's `version` is in it.
+    """The canonical JSON of an arm on a corpus, without the seed. It includes the `version` of each variant.
 
-    Settings of the model that decide nothing are in it, as in the ids of runs that exist: see `canonical_identity`.
+    It also includes model settings that have no effect, because the ids of existing runs do. `canonical_identity`
+    leaves them out.
     """
     return _join(_write_model(model), train, data_hash)
 
@@ -41,12 +42,12 @@ def _join(model: str, train: TrainConfig, data_hash: str) -> str:
 
 
 def canonical_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
-    """The identity that all arms share which train alike, whatever their settings say that decide nothing."""
+    """The identity shared by all arms that train alike: settings without an effect are at their defaults."""
     return arm_identity(model.canonical(), train.canonical(), data_hash)
 
 
 def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) -> list[tuple[str, str]]:
-    """(identity, canonical identity) of each arm. Arms that share one config object share the work."""
+    """(identity, canonical identity) of each arm. Arms that share a config object share the work."""
     models = {id(model): model for model, _ in arms}
     texts = {key: (_write_model(model), _write_model(model.canonical())) for key, model in models.items()}
     result = []
@@ -57,10 +58,10 @@ def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) ->
 
 
 def arm_id(identity: str) -> str:
-    """16 hexadecimal digits of a sha256, by which records tell whether two arms are the same."""
+    """16 hexadecimal digits of a sha256, by which records compare arms."""
     return hashlib.sha256(identity.encode()).hexdigest()[:RUN_ID_LENGTH]
 
 
 def run_id(identity: str, seed: int) -> str:
-    """The name of the run's folder: 16 hexadecimal digits of a sha256."""
+    """The name of a run's folder: 16 hexadecimal digits of a sha256."""
     return hashlib.sha256(f"{identity}\n{seed}".encode()).hexdigest()[:RUN_ID_LENGTH]

@@ -1,4 +1,4 @@
-"""Arms made equal to their baseline in parameters or FLOPs, by the width of the MLP."""
+"""Give arms the parameters or FLOPs of their baseline by adapting the width of the MLP."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from ablate.study.declaration import Match
 from ablate_model import ModelConfig
 
-STEP = 8  # d_ff stays a multiple of 8, which matrix kernels want
+STEP = 8  # matrix kernels are fastest when d_ff is a multiple of 8
 TOLERANCE = 0.02
 
 SIZES: dict[str, Callable[[ModelConfig], int]] = {
@@ -18,13 +18,13 @@ SIZES: dict[str, Callable[[ModelConfig], int]] = {
 
 
 class MatchError(ValueError):
-    """No width of the MLP brings the arm within the tolerance."""
+    """No width of the MLP gives the arm a size within the tolerance."""
 
 
 def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelConfig:
-    """The arm with the `d_ff` that brings it nearest to the baseline's size.
+    """The arm with the `d_ff` that brings it closest to the baseline's size.
 
-    Size is linear in `d_ff`, so two evaluations give the answer. Raises `MatchError` where the nearest is more than 2 %
+    Size is linear in `d_ff`, so two evaluations are enough. Raises `MatchError` where the closest size is more than 2 %
     away.
     """
     width = _find_width(arm, baseline, match)
@@ -33,8 +33,9 @@ def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelCo
 
 @lru_cache(maxsize=4096)
 def _find_width(arm: ModelConfig, baseline: ModelConfig, match: Match) -> int | None:
-    """The width, or None where the sizes are equal already. Only the width is cached, because equal arms may still
-    differ in settings that decide nothing."""
+    """The width, or None where the sizes are equal already.
+
+    Only the width is cached, because equal arms may still differ in settings without an effect."""
     size = SIZES[match]
     target = size(baseline)
     if size(arm) == target:
@@ -49,7 +50,7 @@ def _find_width(arm: ModelConfig, baseline: ModelConfig, match: Match) -> int | 
     if abs(difference) > TOLERANCE:
         raise MatchError(
             f"cannot be matched in {match}: with d_ff {matched.d_ff} it has {size(matched):,} "
-            f"against {target:,} of its baseline ({difference:+.1%}, at most {TOLERANCE:.0%} is allowed)"
+            f"against {target:,} of its baseline ({difference:+.1%}; legal: at most {TOLERANCE:.0%})"
         )
     return matched.d_ff
 

@@ -1,4 +1,4 @@
-"""`build_plan`: everything that is known of a study before anything starts."""
+"""`build_plan`: everything that is known about a study before training starts."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ MAX_RUNS = 1_000_000
 class Arm:
     """One cell of the matrix, fully resolved.
 
-    `axes` maps each axis that exists for it to its level's label; `within` those of `compare_within`; `baseline` is the
-    name of the arm it is compared with, its own where it is one.
+    `axes` maps each axis that exists for the arm to the label of its level; `within` does so for `compare_within`.
+    `baseline` is the name of the arm that it is compared with: its own for a baseline.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Arm:
 
     @cached_property
     def flops_per_token(self) -> int:
-        """Of a training step: forward and backward."""
+        """FLOPs per token of a training step, forward and backward."""
         return self.model.flops_per_token()
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that a run of the arm trains on."""
+        """Training tokens of a run of the arm."""
         return self.train.steps * self.train.batch_size * self.model.context_length
 
 
@@ -73,7 +73,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arms and the runs of a study, seed by seed, so that what has finished early is already comparable."""
+    """The arms and the runs of a study, ordered by seed, so that early results are comparable."""
 
     study: Declaration
     corpus: CorpusInfo
@@ -100,10 +100,10 @@ class Plan:
 
 
 def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = ()) -> Plan:
-    """Expand, resolve, lay the overlays over, match and identify.
+    """Expand the matrix, resolve the arms with the overlays, match their sizes and identify the runs.
 
-    Raises `GridError` for whatever cannot work, naming the place in the grid, and `DataError` where the corpus is
-    shorter than a context.
+    Raises `GridError` for everything that cannot work, naming the place in the grid, and `DataError` where the corpus
+    is shorter than a context.
     """
     names = read_names()
     space = Axes(study, names, study.axes)
@@ -130,8 +130,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     )
     if corpus.largest_token is not None and max(corpus.n_train_tokens, corpus.n_validation_tokens) > CHECKED_TOKENS:
         notices += (
-            f"tokens beyond the vocabulary were looked for in the first {CHECKED_TOKENS:,} of each split; "
-            "`ablate run` looks at all before it trains",
+            f"only the first {CHECKED_TOKENS:,} tokens of each split were checked against the vocabulary; "
+            "`ablate run` checks all of them before it trains",
         )
     notices += (*corpus.notices, *find_uneven_split(study, corpus))
     notices += tuple(find_spare_vocabulary(study, corpus, (arm.model for arm in arms)))
@@ -141,7 +141,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
 
 
 def read_names() -> Names:
-    """The names that a declaration may use, as the model package has them."""
+    """The legal names of settings, from the model package."""
     return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
 
 
@@ -171,21 +171,21 @@ def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> 
 def _name_arms(
     study: Study, expansion: Expansion, resolved: Sequence[Resolved], corpus: CorpusInfo
 ) -> tuple[tuple[Arm, ...], dict[int, int]]:
-    """The arms with their names, and the index of each arm that is left out with that of the one that equals it.
+    """The arms with their names, and the index of each dropped arm with that of the arm that stands for it.
 
-    Of several that train alike the first stands for all, with the identity that its own settings give it.
+    The first of several arms that train alike stands for all, with the identity of its own settings.
     """
     labels = [arm_name(assignment) for assignment in expansion.arms]
     identities = identify([(config.model, config.train) for config in resolved], corpus.hash)
     first: dict[str, int] = {}
-    # What decides nothing now may decide something at another point of the space that `tune` searches.
+    # A setting without an effect here may have one elsewhere in the space that `tune` searches.
     may_wake = _may_wake(study)
     keys = [own if may_wake else usual for own, usual in identities]
     kept = [first.setdefault(key, index) for index, key in enumerate(keys)]
     for label, times in Counter(label for index, label in enumerate(labels) if kept[index] == index).items():
         if times > 1:
             raise study.refuse(
-                ("matrix",), f"{times} different arms would be named {label}: give their levels other labels"
+                ("matrix",), f"{times} different arms would be named {label}: give their levels different labels"
             )
     arms = tuple(
         Arm(
@@ -205,7 +205,7 @@ def _name_arms(
 
 
 def _may_wake(study: Study) -> bool:
-    """Whether `tune` varies the model, so that trials of two arms may differ that are equal at its defaults."""
+    """Tell if `tune` varies the model: trials of two arms may then differ although the arms equal at the defaults."""
     paths = [] if study.tune is None else [read_names().path(name) for name in study.tune.space]
     return any(path.startswith("model.") for path in paths)
 
@@ -215,7 +215,7 @@ def _levels(assignment: Assignment) -> dict[str, Any]:
 
 
 def _common_levels(arms: Sequence[Arm]) -> dict[str, Any]:
-    """The levels that all baselines share: what the study calls its baseline."""
+    """The levels that all baselines share."""
     baselines = [arm for arm in arms if arm.baseline == arm.name]
     return {
         axis: level for axis, level in baselines[0].axes.items() if all(b.axes.get(axis) == level for b in baselines)

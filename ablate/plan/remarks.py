@@ -1,4 +1,4 @@
-"""What a reader of a plan should know before it starts: settings without an effect, and arms that are the same."""
+"""Remarks about a plan: settings without an effect, arms that are the same, and odd data."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ablate.study.settings import NAME, Settings, find_same, flatten
 from ablate.study.yaml_source import KeyPath
 from ablate_model import ModelConfig
 
-UNEVEN = 3.0  # the factor by which a validation split may miss its share before the plan says so
+UNEVEN = 3.0  # the plan mentions a validation split that misses its share by this factor
 
 
 def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: Mapping[int, int]) -> Iterator[str]:
-    """Which arms are the same, and why. `merged` maps the index of each arm left out to that of the one it equals.
+    """Explain which arms are the same, and why. `merged` maps the index of each dropped arm to that of its equal.
 
     Arms that are the same for the same reasons share a line.
     """
@@ -34,27 +34,27 @@ def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: M
         changed = tuple(pair for pair in levels if pair[0] != pair[1])
         why = tuple(_explain_difference(resolved[left_out], resolved[kept]))
         alike.setdefault(why or changed, []).append((arm_name(arms[0]), arm_name(arms[1]), why))
-    for (left_out, name, why), *more in alike.values():
+    for (dropped, name, why), *more in alike.values():
         also = f"; the same holds for {count(len(more), 'more arm')}" if more else ""
         reasons = "".join(f"; {reason}" for reason in why)
-        yield f"the arm {left_out} is the same configuration as {name}, which stands for both{reasons}{also}"
+        yield f"the arm {dropped} is the same configuration as {name}, which stands for both{reasons}{also}"
 
 
 def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
-    """Why settings in which two arms differ decide nothing."""
+    """Explain why settings in which two arms differ have no effect."""
     model = one.model.idle() | other.model.idle()
-    train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, and not the result")
+    train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, but not the result")
     train |= one.train.explain_idle() | other.train.explain_idle()
     idle = {f"model.{path}": why for path, why in model.items()} | {f"train.{key}": why for key, why in train.items()}
     values, others = dict(flatten(one.to_dict())), dict(flatten(other.to_dict()))
     for path, why in idle.items():
         parts = [key for key in values.keys() & others.keys() if key == path or key.startswith(f"{path}.")]
         if why and any(values[key] != others[key] for key in parts):
-            yield f"{path} decides nothing: {why}"
+            yield f"{path} has no effect: {why}"
 
 
 def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:
-    """About settings of an arm's training that the length of its runs or of the corpus makes meaningless."""
+    """Remarks about training settings that make no sense for the length of the runs or of the corpus."""
     steps, defaults = train.steps, {name: field.default for name, field in TrainConfig.model_fields.items()}
     if train.eval_every >= steps:
         yield f"train.eval_every {train.eval_every}: a run of {count(steps, 'step')} has one evaluation, at its end"
@@ -79,19 +79,19 @@ def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> 
 
 
 def find_uneven_split(study: Study, corpus: CorpusInfo) -> Iterator[str]:
-    """Few files, or very unequal ones, leave a split by whole files far from the share that was asked for."""
+    """A remark where a split by whole files is far from the wanted share: there are few files, or very unequal ones."""
     data = study.data
     share = corpus.n_validation_tokens / (corpus.n_train_tokens + corpus.n_validation_tokens)
     is_near = data.validation_fraction / UNEVEN <= share <= data.validation_fraction * UNEVEN
     if data.source == "text" and not data.validation_path and not is_near:
         yield (
-            f"whole files are kept for validation, chosen by a hash of their content: {share:.1%} of the tokens, where "
-            f"data.validation_fraction is {data.validation_fraction:.1%}; data.validation_path would choose them"
+            f"validation holds out whole files, chosen by a hash of their content: {share:.1%} of the tokens, while "
+            f"data.validation_fraction is {data.validation_fraction:.1%}; choose files with data.validation_path"
         )
 
 
 def find_spare_vocabulary(study: Study, corpus: CorpusInfo, models: Iterable[ModelConfig]) -> Iterator[str]:
-    """Files of tokens do not say how large their vocabulary is, and GPT-2's may be far too large for them."""
+    """A remark where the vocabulary of GPT-2, the default for token files, is far too large for the corpus."""
     if corpus.largest_token is None or "vocab_size" in study.model:
         return
     needed = corpus.stated_vocab_size or corpus.largest_token + 1
@@ -109,8 +109,9 @@ def find_spare_vocabulary(study: Study, corpus: CorpusInfo, models: Iterable[Mod
 
 
 def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> Iterator[str]:
-    """About values of `model:` in whose place every arm takes a level of an axis. One that is a baseline's level
-    surprises nobody, nor does the default of an axis that `--set` gave."""
+    """Remarks about values of `model:` that a level of an axis overrides in every arm.
+
+    There is no remark for a value that is a baseline's level, or for an axis that `--set` gave."""
     for axis in expansion.axes:
         place, value = _find_base_value(study, names.path(axis))
         if (
@@ -129,8 +130,9 @@ def find_overridden_values(study: Study, names: Names, expansion: Expansion) -> 
 
 
 def _find_base_value(study: Study, path: str) -> tuple[KeyPath, Any]:
-    """Where `model:` sets a dotted path, and to what; None where it does not, and for the name of a component with
-    knobs, which says whose they are."""
+    """The place and the value of a dotted path in `model:`; the value is None where it is not set.
+
+    It is also None for the name of a component with knobs, which tells whose knobs they are."""
     settings, keys = Settings({"model": study.model}), tuple(path.split("."))
     component = settings.get(keys[:2]) if keys[2:] == (NAME,) else None
     if isinstance(component, str):

@@ -192,7 +192,7 @@ class Resolver:
         return [f"{variant} has no knob {key!r}: model.{component}.{key} is left out" for key in left_out]
 
     def _parse_model(self, settings: Settings) -> ModelConfig:
-        """Arms that differ in training alone share one config, which a plan of many arms needs to be quick."""
+        """Parse the model. Arms with the same model share one config, which keeps plans of many arms fast."""
         key = repr(settings.get("model"))
         if key not in self._models:
             self._models[key] = self._check_model(settings)
@@ -215,7 +215,7 @@ class Resolver:
             raise self._refuse(
                 "model.vocab_size",
                 settings,
-                f"the corpus holds the token {largest}, beyond a vocabulary of {config.vocab_size} "
+                f"the corpus contains the token {largest}, beyond a vocabulary of {config.vocab_size} "
                 f"(legal: at least {largest + 1})",
             )
         try:
@@ -234,18 +234,16 @@ class Resolver:
         if rest:
             text = f"{processes} processes cannot share a batch of {train.batch_size} sequences evenly"
         elif share % at_once:
-            text = (
-                f"each of {processes} processes has {share} sequences of a batch, which {at_once} at once do not divide"
-            )
+            text = f"each of {processes} processes has {share} sequences per batch, not divisible by {at_once} at once"
         elif train.cuda_graph:
-            text = "train.cuda_graph is for runs of one process"
+            text = "train.cuda_graph needs runs of one process"
         else:
             return
         where = ("resources", "processes" if self.declared.resources.processes else "gpus")
         raise self.declared.refuse(where, f"{text} (the arm {arm_name(arm)})")
 
     def _hint(self, error: ConfigError) -> str:
-        """A knob on an axis that only some variants have wants a condition rather than another spelling."""
+        """What to do about the error. An axis over a knob that only some variants have needs a condition."""
         component, _, knob = error.path.partition(".")
         owners = self.names.owners(component, knob)
         axis = next(
@@ -271,23 +269,21 @@ class Resolver:
             raise self._refuse(".".join(map(str, path)), settings, explain(problem, path)) from None
 
     def _refuse(self, path: str, settings: Settings, message: str) -> GridError:
-        """Point at what set the value; else at the last setting that the message names; else at the grid's own value.
-
-        Where a whole section is wrong, at what was set in it.
-        """
-        own = next(settings.places_near(path), None) if "." in path else None
+        """The error, with the place that set the value. Without one, it points at the last setting that the message
+        names, or else at the value of the base."""
+        own = [*settings.places_near(path)][:1] if "." in path else []
         said = message.partition(" (legal:")[0]
         named = [
             place
             for other, place in settings.places.items()
             if other.startswith(f"{path.split('.')[0]}.") and re.search(rf"\b{other.rpartition('.')[2]}\b", said)
         ]
-        for place in (*([own] if own else ()), *reversed(named)):
+        for place in (*own, *reversed(named)):
             prefix = "" if str(place.keys[-1]).startswith(path) else f"{path}: "
             return place.refuse(f"{prefix}{message}")
         return self.declared.refuse(tuple(path.split(".")), message)
 
 
 def _names_first(changes: Iterable[Change]) -> list[Change]:
-    """A component's name comes before its knobs, which belong to the variant of that name."""
+    """Sort names of components before knobs, because a knob belongs to the variant of that name."""
     return sorted(changes, key=lambda change: not change[0].endswith(f".{NAME}"))

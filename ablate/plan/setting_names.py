@@ -1,4 +1,4 @@
-"""What the names in a grid mean: short names, dotted paths, and the knobs of the model's components."""
+"""The names of settings in a grid: short names, dotted paths, and the knobs of the model's components."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Names:
         )
 
     def knobs(self, component: str, variant: Any) -> tuple[str, ...]:
-        """The knobs of a variant; none where there is no such variant."""
+        """The knobs of a variant; empty for an unknown variant."""
         found = self.variants.get(component, {}).get(variant) if isinstance(variant, str) else None
         return tuple(found["knobs"]) if found else ()
 
     def has_knob(self, component: str, variant: Any, knob: str) -> bool:
-        """Whether a variant has this knob, or a group of that name: `alpha_attn` stands for `alpha_attn.init`."""
+        """Tell if a variant has this knob, or a group of that name: `alpha_attn` stands for `alpha_attn.init`."""
         return any(known == knob or known.startswith(f"{knob}.") for known in self.knobs(component, variant))
 
     def owners(self, component: str, knob: str) -> list[str]:
@@ -76,7 +76,7 @@ class Names:
         path = self.path(name)
         root, *rest = path.split(".")
         if root == "data":
-            raise ValueError("arms are compared on the same data: an axis varies model.* or train.*")
+            raise ValueError("arms are compared on the same data: an axis can vary only model.* and train.*")
         if root not in ROOTS or not rest:
             nested = [candidate for candidate in self._paths if candidate.endswith(f".{name}")]
             hint = f"; did you mean {quote(nested[0])}?" if nested else suggest(name, SHORT_NAMES)
@@ -93,10 +93,10 @@ class Names:
         if has_knobs and rest[1:] not in ([], ["name"]):
             self.check_knob(rest[0], ".".join(rest[1:]))
         elif not has_knobs and len(rest) > 1:
-            raise ValueError(f"{quote(name)}: {root}.{rest[0]} is one value, which has no parts")
+            raise ValueError(f"{quote(name)}: {root}.{rest[0]} is a single value and has no parts")
 
     def check_setting(self, name: str) -> None:
-        """Raises `ValueError` where a rule or an overlay names no setting."""
+        """Raises `ValueError` where the name in a rule or an overlay is not a setting."""
         try:
             self.check_axis(name)
         except ValueError as error:
@@ -110,17 +110,17 @@ class Names:
             self.check_axis(name)
 
     def check_literal(self, name: str, value: str, levels: Sequence[Any]) -> None:
-        """Raises `ValueError` for a variant that does not exist, and for text where an axis has numbers."""
+        """Raises `ValueError` for an unknown variant, and for a text where an axis has numbers."""
         _, component, *last = (*self.path(name).split("."), "")[:3]
         if component in self.variants and last == ["name"]:
             legal = dict.fromkeys((*map(str, levels), *self.variants[component]))
             if value not in legal:
                 raise ValueError(f"there is no {component} {quote(value)}{suggest(value, legal)}")
         elif levels and all(type(level) in (int, float) for level in levels):
-            raise ValueError(f"{name} is a number, which the text {quote(value)} never equals: write it without quotes")
+            raise ValueError(f"{name} is a number and never equals the text {quote(value)}: remove the quotes")
 
     def override_path(self, axis: str, variant: Any, key: str) -> str:
-        """Where a level such as `{name: differential, n_heads: 8}` puts its key: the variant's own knob comes first.
+        """The dotted path for a key of a level such as `{name: gated, n_heads: 8}`. Knobs of the variant come first.
 
         Raises `ValueError` where nothing has that name.
         """
@@ -146,7 +146,7 @@ class Names:
             yield path, value
 
     def axis_of(self, name: str, axes: Mapping[str, Any]) -> str | None:
-        """The axis that a name in an expression reads, or None where it reads a fixed value."""
+        """The axis that a name in an expression refers to, or None where it refers to a fixed value."""
         if name in axes:
             return name
         path = self.path(name)
@@ -166,7 +166,7 @@ class Names:
     def environment(
         self, base: Mapping[str, Any], axes: Mapping[str, Any], arm: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """What an expression sees of an arm; an axis that does not exist for it is None."""
+        """The values that an expression reads of an arm. An axis that does not exist for the arm is None."""
         values = _Values(self, base)
         for axis in axes:
             level = arm.get(axis)
@@ -178,7 +178,7 @@ class Names:
         return values
 
     def _names_of(self, axis: str) -> tuple[str, ...]:
-        """Every name by which an expression may read the axis."""
+        """Every name that an expression may use for the axis."""
         if axis not in self._known:
             path = self.path(axis)
             pairs = (*SHORT_NAMES.items(), *self._components.items())
@@ -187,7 +187,7 @@ class Names:
 
 
 class _Values(dict[str, Any]):
-    """A knob that an arm leaves alone has its variant's default in an expression; what nobody has is None."""
+    """The values that an expression reads: an unset knob has its variant's default, and an unknown one is None."""
 
     def __init__(self, names: Names, base: Mapping[str, Any]) -> None:
         super().__init__(base)

@@ -46,7 +46,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
 
     Raises `GridError` for everything that cannot work, naming the place in the file.
     """
-    declared = search.arm or tuple(filter(None, [_infer_arm(search, read_names())]))
+    declared = search.arm or tuple(arm for arm in [_infer_arm(search, read_names())] if arm)
     values: dict[str, list[Any]] = {axis: [] for axis in (declared[0] if declared else ())}
     for arm in declared:
         for axis, level in arm.items():
@@ -262,7 +262,7 @@ def _check_readers(study: Study, axes: Axes, resolver: Resolver) -> None:
                 raise study.refuse(place, message)
 
 
-def _infer_arm(search: Search, names: Names) -> Mapping[str, Any]:
+def _infer_arm(search: Search, names: Names) -> dict[str, Any]:
     """The first variant that has the knobs of the space, where the file names no variant and the default lacks them."""
     found, settings = {}, Settings({"model": search.model})
     for component, table in names.variants.items():

@@ -1,4 +1,4 @@
-"""grid.yaml to `Study`. Every error names the file, the line, the key, and the nearest legal one."""
+"""Read and validate declarations. Every error names the file, the line, the key, and the nearest legal key."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ablate.study.yaml_source import KeyPath, Source, parse_yaml
 
 MAX_BYTES = 1_000_000
 
-# These hold names that may contain dots themselves: matrix.train.learning_rate is one axis.
+# The keys of these sections may contain dots: matrix.train.learning_rate is one axis.
 FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline", "space", "arm", "set"})
 
 T = TypeVar("T", bound=Declaration)
 
 
 def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
-    """The study declared in the file `path`, with each `key=value` of `settings` laid over it.
+    """Read the study that the file `path` declares; each `key=value` of `settings` overrides a value of the file.
 
     Raises `GridError` with one message for everything that is wrong with the file, up to five problems at once.
     """
@@ -51,7 +51,7 @@ def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ())
 
 
 def study_name(path: str | Path) -> str:
-    """The name alone, for the commands that look at what a study left behind."""
+    """Read only the name of a study or search, for commands that look at its results."""
     data, source = read_declaration(Path(path))
     key = "search" if "search" in data else "study"
     if problem := study_name_problem(data.get(key)):
@@ -60,7 +60,7 @@ def study_name(path: str | Path) -> str:
 
 
 def is_search(path: str | Path) -> bool:
-    """Whether the file declares a search and no study."""
+    """Tell if the file declares a search rather than a study."""
     return "search" in read_declaration(Path(path))[0]
 
 
@@ -68,21 +68,22 @@ _FORM = "a grid is a mapping that starts with `study: NAME` (a search: with `sea
 
 
 def read_declaration(path: Path, form: str = _FORM) -> tuple[dict[str, Any], Source]:
-    """A YAML file that holds a mapping, and where its values stand. Raises `GridError` for anything else, in which
-    `form` says what the file should hold."""
+    """Read a YAML file that holds a mapping. Returns the mapping and the places of its values.
+
+    Raises `GridError` for anything else; `form` tells the user what the file should hold."""
     if path.is_dir():
         raise GridError(f"{path}: this is a directory; name the grid file in it")
     try:
-        with path.open("rb") as file:  # no more than that, also of a pipe or a device
+        with path.open("rb") as file:  # a pipe or a device may have no end
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise GridError(f"{path}: a grid of more than {MAX_BYTES // 1_000_000} MB is too large")
+            raise GridError(f"{path}: grid files are limited to {MAX_BYTES // 1_000_000} MB")
         text = content.decode()
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise GridError(f"{path}: there is no such file{suggest(path.name, near)}") from None
+        raise GridError(f"{path}: no such file{suggest(path.name, near)}") from None
     except UnicodeDecodeError:
-        raise GridError(f"{path}: this is not a text file in UTF-8") from None
+        raise GridError(f"{path}: not a UTF-8 text file") from None
     except OSError as error:
         raise GridError(f"{path}: cannot be read: {error.strerror}") from None
     data, source = parse_yaml(text, str(path))
@@ -95,7 +96,7 @@ def _apply_setting(settings: Settings, source: Source, setting: str) -> Source:
     key, separator, text = setting.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        raise GridError(f"--set {quote(setting)[1:-1]}: write it as key=value, for example train.steps=100")
+        raise GridError(f"--set {quote(setting)[1:-1]}: use the form key=value, for example train.steps=100")
     value, _ = parse_yaml(text, f"--set {key}")
     path = _read_path(settings, parts)
     try:
@@ -106,7 +107,7 @@ def _apply_setting(settings: Settings, source: Source, setting: str) -> Source:
 
 
 def _read_path(settings: Settings, parts: Sequence[str]) -> KeyPath:
-    """The keys that a dotted path stands for: an entry of a list is a number, and some keys hold dots themselves."""
+    """Split a dotted path into keys. An entry of a list is a number, and some keys contain dots themselves."""
     path: KeyPath = ()
     while rest := parts[sum(str(key).count(".") + 1 for key in path) :]:
         above = settings.get(path)
@@ -121,7 +122,7 @@ def _read_path(settings: Settings, parts: Sequence[str]) -> KeyPath:
 
 
 def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
-    """What pydantic has against a declaration, in words, with the place."""
+    """Describe a problem that pydantic found in a declaration, with its place."""
     path: KeyPath = tuple(problem["loc"])
     if problem["type"] == "missing":
         return f"{source.locate(path[:-1])}: the key {quote(path[-1])} is missing"
@@ -129,7 +130,7 @@ def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel
 
 
 def explain(problem: ErrorDetails, path: KeyPath, kind: type[BaseModel] = Study) -> str:
-    """What is wrong with the value at `path` of a declaration, in words, with the legal values where they are known."""
+    """Explain what is wrong with the value at `path` of a declaration; name the legal values where they are known."""
     got = quote(problem["input"])
     match problem["type"]:
         case "extra_forbidden":
@@ -152,13 +153,13 @@ def explain(problem: ErrorDetails, path: KeyPath, kind: type[BaseModel] = Study)
 
 
 def _model_at(path: KeyPath, kind: type[BaseModel]) -> type[BaseModel] | None:
-    """The class that describes the mapping at `path`, or None where the file is free."""
+    """The class that describes the mapping at `path`, or None where any keys are allowed."""
     model: type[BaseModel] | None = kind
     is_free = False
     for part in path:
         if isinstance(part, int):
             continue
-        if is_free:  # the key of a mapping from any name to entries of one class
+        if is_free:  # a name in a mapping from names to entries of one class
             is_free = False
             continue
         field = model.model_fields.get(part) if model else None
@@ -169,7 +170,7 @@ def _model_at(path: KeyPath, kind: type[BaseModel]) -> type[BaseModel] | None:
 
 
 def _classes(annotation: Any) -> Iterator[type]:
-    """Every class that a type is made of."""
+    """Every class in a type annotation."""
     if isinstance(annotation, type):
         yield annotation
     if isinstance(get_origin(annotation), type):
@@ -184,7 +185,7 @@ def _legal_keys(path: KeyPath, kind: type[BaseModel]) -> list[str]:
 
 
 def _legal_range(path: KeyPath, kind: type[BaseModel]) -> str:
-    """The range of a number in words, at the end of a message; empty where it has none."""
+    """The legal range of a number, to end a message with; empty where there is no limit."""
     model = _model_at(path[:-1], kind)
     known = model.model_json_schema()["properties"].get(str(path[-1]), {}) if model and path else {}
     limits: dict[str, Any] = next((option for option in known.get("anyOf", [known]) if "maximum" in option), {})

@@ -22,7 +22,7 @@ MAX_LENGTH = 2_000
 
 
 class PredicateError(ValueError):
-    """The expression does not parse, uses something that is not allowed, or compares what cannot be compared."""
+    """The expression does not parse, uses forbidden syntax, or compares values that cannot be compared."""
 
 
 def _is_in(left: Value, right: Value) -> bool:
@@ -47,9 +47,9 @@ _Node = Callable[[Environment], Value]
 class Predicate:
     """A compiled expression.
 
-    `names` are the names it reads, dotted ones included; `literals` the texts that it compares a name with, so that a
-    misspelt one, which would never be equal, can be told.
-    Raises `PredicateError` at once for anything but names, literals, comparisons, `and`, `or`, `not`.
+    `names` are the names that it reads, including dotted ones. `literals` are the texts that it compares names with:
+    a misspelt one would never be equal, so callers check them.
+    The constructor raises `PredicateError` for anything but names, literals, comparisons, `and`, `or`, `not`.
     """
 
     def __init__(self, text: str) -> None:
@@ -57,7 +57,7 @@ class Predicate:
         self.names: frozenset[str] = frozenset()
         self.literals: frozenset[tuple[str, str]] = frozenset()
         if not isinstance(text, str) or len(text) > MAX_LENGTH:
-            raise PredicateError(f"an expression is text of at most {MAX_LENGTH} characters")
+            raise PredicateError(f"an expression must be text of at most {MAX_LENGTH} characters")
         try:
             self._evaluate = self._compile(ast.parse(text.strip(), mode="eval").body)
         except (RecursionError, MemoryError):
@@ -70,7 +70,7 @@ class Predicate:
             ) from None
 
     def __call__(self, environment: Environment) -> bool:
-        """Whether it holds. An axis that does not exist in the arm is None: it equals nothing and orders with nothing.
+        """Evaluate the expression. An axis that does not exist in the arm is None: it equals and orders with nothing.
 
         Raises `PredicateError` where two values cannot be compared.
         """
@@ -99,7 +99,7 @@ class Predicate:
             case ast.Compare():
                 return self._compile_comparison(node)
         raise PredicateError(
-            f"{quote(self.text)}: {quote(ast.unparse(node))} is not allowed; an expression is made of names, "
+            f"{quote(self.text)}: {quote(ast.unparse(node))} is not allowed; an expression consists of names, "
             "texts, numbers, == != < <= > >= in, and, or, not"
         )
 

@@ -20,7 +20,7 @@ from ablate.formatting import quote
 from ablate.study.tuning import Frozen, Strict
 
 MAX_SEEDS = 10_000
-# Beyond these a typing error is likelier than a study.
+# Larger values are more likely a typing error than a study.
 MAX_STEPS = 1_000_000_000
 MAX_SEQUENCES = 10_000_000
 MAX_TOKENS = 1_000_000_000_000
@@ -35,7 +35,7 @@ def _check_name(value: str) -> str:
 
 StudyName = Annotated[str, Field(pattern=STUDY_NAME), AfterValidator(_check_name)]
 
-# What the file may hold where the model holds a tuple: one value, or a list of them.
+# A tuple that the file may write as one value or as a list.
 Texts = Annotated[
     tuple[str, ...], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
 ]
@@ -45,7 +45,7 @@ def _count_to_list(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         if value > MAX_SEEDS:
             raise ValueError(
-                f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is seeds: [{value}]"
+                f"{value} is more than {MAX_SEEDS} seeds; for one seed of that value, write seeds: [{value}]"
             )
         return tuple(range(value))
     return value
@@ -53,7 +53,7 @@ def _count_to_list(value: object) -> object:
 
 def _check_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
     if not value or min(value) < 0 or max(value) >= 2**63 or len(set(value)) != len(value):
-        raise ValueError("seeds is a number of at least 1, or a list of distinct numbers from 0 to 2^63 - 1")
+        raise ValueError("seeds must be a number of at least 1, or a list of distinct numbers from 0 to 2^63 - 1")
     return value
 
 
@@ -73,21 +73,21 @@ Seeds = Annotated[
 
 
 class DataConfig(Frozen):
-    """The corpus and how it becomes tokens."""
+    """The corpus and its tokenizer."""
 
     source: Literal["python-stdlib", "text", "bin"] = Field(
         "python-stdlib",
         description="python-stdlib: the source code of the running interpreter's standard library; "
-        "text: files of your own; bin: nanoGPT's train.bin and val.bin (uint16)",
+        "text: your own files; bin: nanoGPT's train.bin and val.bin (uint16)",
     )
     tokenizer: Literal["bytes", "gpt2"] = Field(
         "bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding"
     )
-    tokenizer_path: str | None = Field(None, description="folder that holds GPT-2's encoder.json and vocab.bpe")
+    tokenizer_path: str | None = Field(None, description="folder with GPT-2's encoder.json and vocab.bpe")
     path: Texts = Field((), description="text: text files or globs (also in .gz .bz2 .xz); bin: the folder")
-    validation_path: Texts = Field((), description="text: files or globs kept for validation")
+    validation_path: Texts = Field((), description="text: files or globs held out for validation")
     validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share kept for validation where validation_path is not given"
+        0.1, gt=0, lt=1, description="share held out for validation without validation_path"
     )
 
     @field_validator("path", "validation_path", mode="before")
@@ -98,13 +98,13 @@ class DataConfig(Frozen):
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if self.source == "python-stdlib" and (self.path or self.validation_path):
-            raise ValueError("source python-stdlib takes no path; use source: text for files of your own")
+            raise ValueError("source python-stdlib takes no path; use source: text for your own files")
         if self.source != "python-stdlib" and not self.path:
             raise ValueError(f"source {self.source} needs a path")
         if self.source == "bin" and len(self.path) != 1:
-            raise ValueError("source bin takes one path: the folder that holds train.bin and val.bin")
+            raise ValueError("source bin takes one path: the folder with train.bin and val.bin")
         if self.source == "bin" and self.validation_path:
-            raise ValueError("source bin takes no validation_path: val.bin of the folder is the validation split")
+            raise ValueError("source bin takes no validation_path: the folder's val.bin is the validation split")
         return self
 
 
@@ -124,13 +124,13 @@ def _explain_idle(optimizer: str, schedule: str) -> Mapping[str, str]:
 
 
 class TrainConfig(Strict):
-    """One run's training. `None` stands for the default that the arm's normalization brings (its paper's recipe)."""
+    """The training of a run. `None` stands for the default of the arm's normalization (the recipe of its paper)."""
 
     steps: int = Field(gt=0, le=MAX_STEPS, description="optimizer steps")
-    batch_size: int = Field(16, gt=0, le=MAX_SEQUENCES, description="sequences a step")
+    batch_size: int = Field(16, gt=0, le=MAX_SEQUENCES, description="sequences per step")
     micro_batch_size: Annotated[int, Field(gt=0, le=MAX_SEQUENCES)] | Literal["auto"] | None = Field(
         None,
-        description="sequences at once on the device; changes memory, not the mathematics; auto: as many as fit",
+        description="sequences at once on the device; changes memory, not results; auto: as many as fit",
     )
     optimizer: Literal["adamw", "muon"] = Field(
         "adamw", description="muon: for hidden matrices, with adamw for embeddings, head, gates and vectors"
@@ -159,47 +159,46 @@ class TrainConfig(Strict):
         "adamw_rms: 0.2 max(rows, columns)^0.5, as large as AdamW's steps, so give it AdamW's learning rate",
     )
     grad_clip: float = Field(1.0, ge=0, le=1e9, description="global gradient norm; 0 switches clipping off")
-    log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps between two lines of the curve")
-    eval_every: int = Field(25, gt=0, le=MAX_STEPS, description="steps between two evaluations")
+    log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps between lines of the curve")
+    eval_every: int = Field(25, gt=0, le=MAX_STEPS, description="steps between evaluations")
     eval_tokens: int = Field(
-        32768, gt=0, le=MAX_TOKENS, description="validation tokens of one evaluation, the same for every arm"
+        32768, gt=0, le=MAX_TOKENS, description="validation tokens per evaluation, the same for every arm"
     )
-    checkpoint_every: int = Field(100, gt=0, le=MAX_STEPS, description="steps between two checkpoints")
+    checkpoint_every: int = Field(100, gt=0, le=MAX_STEPS, description="steps between checkpoints")
     precision: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="bfloat16: autocast over float32 master weights"
     )
     compile: bool = Field(False, description="torch.compile, block by block")
     recompute: bool = Field(
-        False, description="keep the input of each block alone, and compute the rest again for gradients: less memory"
+        False, description="save memory: keep only the input of each block, and compute the rest again for gradients"
     )
     cuda_graph: bool = Field(
         False,
-        description="launch a step as one CUDA graph, where one process trains on a GPU: "
-        "the host no longer holds up the kernels of small models",
+        description="launch each step as one CUDA graph, so that the host does not slow down small models; "
+        "for runs of one process on a GPU",
     )
     attention_backend: Literal["auto", "fastest", "sdpa", "flash", "flex", "math"] = Field(
         "auto",
-        description="kernels of attention, the same for every arm; by name it never falls back in silence; "
-        "fastest: measured once for a shape on a machine",
+        description="attention kernels, the same for every arm; a backend chosen by name never falls back silently; "
+        "fastest: measured once per shape and machine",
     )
 
     @field_validator("micro_batch_size", mode="before")
     @classmethod
     def _is_count_or_auto(cls, value: object) -> object:
-        """One message, where the union's two parts would give one each."""
+        """Give one message, because the union's two parts would give one each."""
         is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
         if value is not None and value != "auto" and not is_count:
-            raise ValueError(f"must be a positive whole number or auto, got {quote(value)}")
+            raise ValueError(f"must be a positive integer or auto, got {quote(value)}")
         return value
 
     @property
     def sequences_at_once(self) -> int:
-        """The micro-batch, or the whole batch where it is open."""
+        """The micro-batch size, or the batch size where it is not set."""
         return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
 
     def smaller_micro_batch(self, processes: int = 1) -> int | None:
-        """The largest divisor of a process's share of the batch that is at most half of what it has at once on its
-        device; None below one."""
+        """The largest divisor of a process's share of the batch that at least halves the sequences at once, or None."""
         share = self.batch_size // processes
         half = min(self.sequences_at_once, share) // 2
         return next((size for size in range(half, 0, -1) if share % size == 0), None)
@@ -224,7 +223,7 @@ class TrainConfig(Strict):
             raise ValueError("min_learning_rate is above learning_rate")
         if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise ValueError(
-                f"warmup_steps {self.warmup_steps} leaves no step of {self.steps} to train at full learning rate"
+                f"warmup_steps {self.warmup_steps} leaves no step of {self.steps} at the full learning rate"
             )
         if self.batch_size % self.sequences_at_once:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
@@ -241,22 +240,22 @@ class Rule(Frozen):
 
 
 class Resources(Strict):
-    """What one run takes. Without it: one GPU where there is one, else one CPU."""
+    """What one run takes. Without this section, a run takes one GPU where there is one, and one CPU elsewhere."""
 
     cpus: int | None = Field(
-        None, gt=0, le=MAX_WORKERS, description="CPU cores of each process, which are also its threads"
+        None, gt=0, le=MAX_WORKERS, description="CPU cores per process, which is also its number of threads"
     )
     gpus: float | None = Field(
         None,
         ge=0,
         le=MAX_WORKERS,
-        description="GPUs of the run: a share of one, or several, which train it by data parallelism",
+        description="GPUs per run: a share of one, or several that train it with data parallelism",
     )
     processes: int | None = Field(
         None,
         gt=0,
         le=MAX_WORKERS,
-        description="processes that share each batch, by data parallelism; default: one for each GPU",
+        description="processes that share each batch with data parallelism; default: one per GPU",
     )
 
     @property
@@ -266,9 +265,7 @@ class Resources(Strict):
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.gpus is not None and self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus: {self.gpus:g} is no whole number of GPUs and no share of one")
+            raise ValueError(f"gpus: {self.gpus:g} is neither a whole number of GPUs nor a share of one")
         if self.gpus and self.n_processes > 1 and self.gpus != self.n_processes:
-            raise ValueError(
-                f"processes: each of {self.n_processes} takes a GPU of its own, not {self.gpus:g} together"
-            )
+            raise ValueError(f"processes: {self.n_processes} processes need a GPU each, not {self.gpus:g} together")
         return self

@@ -1,4 +1,4 @@
-"""What a search may vary, and how it looks: shared by a search.yaml and by a grid's `tune:`."""
+"""The space, budget and sampler of a search, as a search.yaml and a grid's `tune:` declare them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from ablate.formatting import quote
 from ablate.study.settings import find_same, value_key
 
-EDGE = 0.05  # share of a range that counts as its edge
+EDGE = 0.05  # share of a range at each end that counts as its edge
 MAX_SEEDS = 1000  # of a trial, or of a confirmation
-GRID = "GridSampler"  # the one that draws nothing
+GRID = "GridSampler"  # it draws nothing
 MAX_TRIALS = 100_000
-ON_GRID = 1e-9  # how far from a whole number of steps a value may be, for rounding in binary
+ON_GRID = 1e-9  # tolerance for binary rounding, in steps
 
 
 class Frozen(BaseModel):
@@ -25,7 +25,7 @@ class Frozen(BaseModel):
 
 
 class Strict(Frozen):
-    """Also strict about types: 100.0 and "100" are no number of steps, and true is no number at all."""
+    """A part that is also strict about types: neither 100.0 nor "100" is a number of steps, and true is no number."""
 
     model_config = ConfigDict(strict=True)
 
@@ -35,19 +35,19 @@ class Parameter(Strict):
 
     low: float | None = Field(None, description="lowest value")
     high: float | None = Field(None, description="highest value")
-    log: bool = Field(False, description="even in the logarithm")
-    step: float | None = Field(None, gt=0, description="distance between two values")
-    choices: tuple[Any, ...] = Field((), strict=False, description="the values themselves, in place of a range")
-    type: Literal["float", "int"] | None = Field(None, description="default: the type of the setting's own default")
-    when: str = Field("", description="an expression: the setting is varied only where it holds")
+    log: bool = Field(False, description="draw evenly on a logarithmic scale")
+    step: float | None = Field(None, gt=0, description="distance between neighboring values")
+    choices: tuple[Any, ...] = Field((), strict=False, description="a list of values instead of a range")
+    type: Literal["float", "int"] | None = Field(None, description="default: the type of the setting's default")
+    when: str = Field("", description="expression; the setting is varied only where it holds")
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if self.choices:
             if self.low is not None or self.high is not None or self.log or self.step or self.type:
-                raise ValueError("choices stand alone: low, high, log, step and type belong to a range")
+                raise ValueError("choices take no low, high, log, step or type, which belong to a range")
             if any(isinstance(choice, dict | list | tuple | None) for choice in self.choices):
-                raise ValueError("a choice is a word, a number or a truth value")
+                raise ValueError("a choice must be a word, a number, true or false")
             if len(set(map(value_key, self.choices))) != len(self.choices):
                 raise ValueError("a choice is listed twice")
             return self
@@ -58,17 +58,19 @@ class Parameter(Strict):
         if self.log and self.low <= 0:
             raise ValueError(f"log needs a range above zero, and low is {self.low:g}")
         if self.log and self.step:
-            raise ValueError("a range is either log or has a step")
+            raise ValueError("a range can have either log or step, not both")
         if self.step and not self.holds(self.high):
             last = self.low + self.step * math.floor((self.high - self.low) / self.step)
-            raise ValueError(f"steps of {self.step:g} from {self.low:g} do not meet high {self.high:g}: say {last:g}")
+            raise ValueError(
+                f"steps of {self.step:g} from {self.low:g} do not meet high {self.high:g}: set high to {last:g}"
+            )
         if self.type == "int" and not all(float(v).is_integer() for v in (self.low, self.high, self.step or 1)):
-            raise ValueError("low, high and step of an int are whole numbers")
+            raise ValueError("low, high and step of an int must be whole numbers")
         return self
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """Of choices all; of a range its ends and up to seven values between them."""
+        """All choices, or the ends of the range and up to seven values between them."""
         if self.choices:
             return self.choices
         inner = [self.at(part / 8) for part in range(1, 8)]
@@ -77,7 +79,7 @@ class Parameter(Strict):
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Of choices all, of a range both ends: where they can be trained, what is between them can."""
+        """All choices, or both ends of the range: if they can be trained, so can the values between them."""
         return self.choices or self.values[:2]
 
     @property
@@ -85,7 +87,7 @@ class Parameter(Strict):
         return self.type == "int"
 
     def at(self, share: float) -> float:
-        """The value at a share, 0 to 1, of the range."""
+        """The value at a share of the range, from 0 to 1."""
         assert self.low is not None
         assert self.high is not None
         if self.log:
@@ -93,14 +95,14 @@ class Parameter(Strict):
         return self.low + (self.high - self.low) * share
 
     def share_of(self, value: float) -> float:
-        """Where in the range a value lies, from 0 to 1."""
+        """The position of a value in the range, from 0 to 1."""
         assert self.low is not None
         assert self.high is not None
         scale = math.log if self.log else float
         return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
 
     def holds(self, value: Any) -> bool:
-        """Whether a value, such as a default, is one that could be drawn."""
+        """Tell if a value, such as a default, could be drawn."""
         if self.choices:
             return find_same(value, self.choices) is not None
         if isinstance(value, bool) or not isinstance(value, int | float) or (self.log and value <= 0):
@@ -111,21 +113,22 @@ class Parameter(Strict):
         return self.low <= value <= self.high and abs(steps - round(steps)) < ON_GRID
 
     def is_edge(self, value: Any) -> bool:
-        """Whether a best value lies in the outermost twentieth of its range, or is the first or the last of several
-        numbers to choose from: there may be a better one beyond."""
+        """Tell if there may be a better value beyond a best value.
+
+        It then lies in the outermost twentieth of its range, or is the smallest or largest of several numbers."""
         if self.choices:
             return self.is_ladder and value in (min(self.choices), max(self.choices))
         return not EDGE <= self.share_of(value) <= 1 - EDGE
 
     @property
     def is_ladder(self) -> bool:
-        """Whether the choices are numbers, of which one can lie between two others."""
+        """Tell if the choices are at least three numbers, so that one lies between two others."""
         are_numbers = all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in self.choices)
         return len(self.choices) > 2 and are_numbers
 
 
 class Chosen(Frozen):
-    """A class of Optuna's by its name, with the arguments of its constructor."""
+    """The name of an Optuna class, with the arguments of its constructor."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -161,23 +164,23 @@ class Tuning(Frozen):
 
     SECTION: ClassVar[tuple[str, ...]] = ()
 
-    space: dict[str, Entry] = Field(description="dotted path to the values that it may take")
+    space: dict[str, Entry] = Field(description="dotted path to its values: a range or choices")
     trials: int = Field(
-        gt=0, le=MAX_TRIALS, strict=True, description="configurations to try for each arm; the defaults are the first"
+        gt=0, le=MAX_TRIALS, strict=True, description="configurations to try per arm; the defaults come first"
     )
     budget: Budget = Field(
         {},
-        description="a trial's steps (or `tokens`), and other settings of `train` for trials alone; default: none",
+        description="`steps` (or `tokens`) of a trial, and settings of `train` that only trials use; default: none",
     )
     sampler: ByName = Field(
         Chosen(name="TPESampler"),
-        description=f"Optuna's sampler by name, with its arguments; {GRID}: every combination of the choices, once",
+        description=f"name of an Optuna sampler, with its arguments; {GRID}: each combination of the choices once",
     )
-    pruner: ByName = Field(Chosen(name="NopPruner"), description="Optuna's pruner by name, with its arguments")
+    pruner: ByName = Field(Chosen(name="NopPruner"), description="name of an Optuna pruner, with its arguments")
 
     @property
     def is_grid(self) -> bool:
-        """Whether the trials are all combinations of choices, and none is drawn."""
+        """Tell if the trials are all combinations of the choices, so that none is drawn."""
         return self.sampler.name == GRID
 
     @field_validator("space")
@@ -191,50 +194,50 @@ class Tuning(Frozen):
     @classmethod
     def _has_one_length(cls, value: dict[str, Any]) -> dict[str, Any]:
         if {"steps", "tokens"} <= set(value):
-            raise ValueError("steps and tokens say the same thing: give one of them")
+            raise ValueError("steps and tokens mean the same thing: give one of them")
         tokens = value.get("tokens", 1)
         if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-            raise ValueError(f"tokens is a whole number of at least 1, got {quote(tokens)}")
+            raise ValueError(f"tokens must be a whole number of at least 1, got {quote(tokens)}")
         return value
 
 
 class FreshSeeds(Frozen):
-    """Seeds that other runs have not used: how many, or which."""
+    """Seeds that no other run has used: a number of them, or a list."""
 
     seeds: int | tuple[int, ...]
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _is_count_or_list(cls, value: object) -> object:
-        """One message, where the union's two parts would give one each."""
+        """Give one message, because the union's two parts would give one each."""
         seeds = list(value) if isinstance(value, list | tuple) else [value]
         if not seeds or any(type(s) is not int or not 0 <= s < 2**63 for s in seeds) or len({*seeds}) < len(seeds):
             raise ValueError(f"must be a number of fresh seeds, or a list of distinct ones, got {quote(value)}")
         if isinstance(value, int) and value > MAX_SEEDS:
-            raise ValueError(f"{value} is a number of seeds, at most {MAX_SEEDS}; a seed of that value is [{value}]")
+            raise ValueError(f"{value} is more than {MAX_SEEDS} seeds; for one seed of that value, write [{value}]")
         return value
 
     def fresh_seeds(self, used: tuple[int, ...]) -> tuple[int, ...]:
-        """Those of the list, or as many as wanted after the largest that was used."""
+        """The listed seeds, or the wanted number of seeds after the largest used one."""
         if isinstance(self.seeds, int):
             return tuple(range(max(used) + 1, max(used) + 1 + self.seeds))
         return self.seeds
 
 
 class Tune(Tuning, FreshSeeds):
-    """A grid's `tune:`: every arm gets the same trials over the same space, then trains at its best."""
+    """A grid's `tune:` section: every arm gets the same number of trials in the same space, then trains at its best."""
 
     SECTION: ClassVar[tuple[str, ...]] = ("tune",)
 
     seeds: int | tuple[int, ...] = Field(
         1,
-        description="runs a trial: a number of seeds after the matrix's, or a list of seeds that it does not use, "
-        "with which the matrix may get more seeds without new trials",
+        description="runs per trial: a number of seeds after the matrix's, or a list of seeds that the matrix does not "
+        "use; with a list, the matrix can get more seeds later without new trials",
     )
 
     @field_validator("seeds")
     @classmethod
     def _has_some(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
         if value == 0:
-            raise ValueError(f"a trial has 1 to {MAX_SEEDS} runs, got {value}")
+            raise ValueError(f"a trial must have 1 to {MAX_SEEDS} runs, got {value}")
         return value

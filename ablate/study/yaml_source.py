@@ -1,4 +1,4 @@
-"""YAML with the place of every value, so that an error can point at it."""
+"""Read YAML together with the place of every value, so that an error can point at it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ablate.formatting import quote
 
 KeyPath = tuple[str | int, ...]
 
-MAX_NODES = 20_000  # to read, and with aliases repeated, which can make a small file expand without end
+MAX_NODES = 20_000  # counted with repeated aliases, which can make a small file expand without end
 MAX_TEXT = 10_000  # characters of one value
 MAX_KEY = 200  # characters of one key
 TOO_MANY = f"more than {MAX_NODES:,} values"
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and with YAML 1.2's scalars: 1e-3 is a number, `off` and `no` are words, 1:30 is a string."""
+    """A safe loader with the scalars of YAML 1.2: 1e-3 is a number, `off` and `no` are words, 1:30 is a string."""
 
     n_nodes = 0
 
@@ -34,7 +34,7 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """In older versions of PyYAML, merge keys of merge keys multiply before their values are counted."""
+        """Limit merge keys: in older versions of PyYAML they multiply before their values are counted."""
         super().flatten_mapping(node)
         if len(node.value) > MAX_NODES:
             raise yaml.MarkedYAMLError(problem=TOO_MANY, problem_mark=node.start_mark)
@@ -72,9 +72,9 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 @dataclass(frozen=True)
 class Source:
-    """Where the values of a study stand.
+    """The places of the values of a file.
 
-    `file` is the name shown to people; `lines` maps a path of keys to a line, from 1; `settings` are paths that
+    `file` is the name in messages, `lines` maps key paths to line numbers from 1, and `settings` are the key paths that
     `--set` gave.
     """
 
@@ -114,9 +114,9 @@ class Place:
 
 
 def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
-    """Plain data and the line of every value.
+    """Parse YAML. Returns plain data and the line of every value.
 
-    Raises `GridError` for a syntax error, an unknown tag, a key that stands twice, or a file that expands without end.
+    Raises `GridError` for a syntax error, an unknown tag, a duplicate key, or a file that expands without end.
     """
     try:
         loader = _Loader(text)
@@ -134,7 +134,7 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
         place = f"{file}:{mark.line + 1}" if mark else file
         raise GridError(f"{place}: this is not valid YAML: {error.problem or error.context}") from None
     except RecursionError:
-        raise GridError(f"{file}: this is not valid YAML: it is nested too deeply, or in itself") from None
+        raise GridError(f"{file}: this is not valid YAML: it is nested too deeply, or contains itself") from None
     except (yaml.YAMLError, ValueError) as error:
         raise GridError(f"{file}: this is not valid YAML: {error}") from None
     finally:
@@ -150,11 +150,11 @@ class _Reader:
     def read(self, node: yaml.Node, path: KeyPath) -> Any:
         self.count += 1
         if self.count > MAX_NODES:
-            raise GridError(f"{self.file}: {TOO_MANY}; do its aliases repeat one another?")
+            raise GridError(f"{self.file}: {TOO_MANY}; do aliases repeat other aliases?")
         self.lines[path] = node.start_mark.line + 1
         if node.tag not in _TAGS:
             raise GridError(
-                f"{self.file}:{self.lines[path]}: this is not valid YAML here: the tag {quote(node.tag)} is not known"
+                f"{self.file}:{self.lines[path]}: this is not valid YAML here: unknown tag {quote(node.tag)}"
             )
         if isinstance(node, yaml.MappingNode):
             return self._read_mapping(node, path)
@@ -172,23 +172,23 @@ class _Reader:
             value = self.loader.construct_object(node)
         except (ValueError, KeyError):
             raise GridError(
-                f"{self.file}:{line}: this is not valid YAML: {quote(node.value[:40])} is no {node.tag[18:]}"
+                f"{self.file}:{line}: this is not valid YAML: {quote(node.value[:40])} is not a valid {node.tag[18:]}"
             ) from None
         if isinstance(value, str) and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in value):
-            raise GridError(f"{self.file}:{line}: {ascii(value)[:60]} holds a character that is not text")
+            raise GridError(f"{self.file}:{line}: {ascii(value)[:60]} contains a character that is not text")
         return value
 
     def _read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Hashable, Any]:
         written = Counter(str(key.value) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge")
         for key, _ in reversed(node.value):
             if written[str(key.value)] > 1:
-                raise GridError(f"{self.file}:{key.start_mark.line + 1}: the key {quote(key.value)} stands twice")
+                raise GridError(f"{self.file}:{key.start_mark.line + 1}: the key {quote(key.value)} appears twice")
         self.loader.flatten_mapping(node)
         result: dict[Hashable, Any] = {}
         for key, child in node.value:
             name = self._read_scalar(key) if isinstance(key, yaml.ScalarNode) else None
             if not isinstance(name, str | int | float | bool):
-                raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key is a word, not a {key.tag[18:]}")
+                raise GridError(f"{self.file}:{key.start_mark.line + 1}: a key must be a word, not a {key.tag[18:]}")
             name = name if isinstance(name, str) else key.value
             if len(name) > MAX_KEY:
                 where = f"{self.file}:{key.start_mark.line + 1}"

@@ -310,8 +310,8 @@ def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid
             {"resources": {"processes": 2}, "train": {"steps": 9, "batch_size": 12, "micro_batch_size": 4}},
             ["6 sequences"],
         ),
-        ({"resources": {"gpus": 1.5}}, ["resources", "no whole number"]),
-        ({"resources": {"gpus": 1, "processes": 2}}, ["resources", "a GPU of its own"]),
+        ({"resources": {"gpus": 1.5}}, ["resources", "a whole number of GPUs"]),
+        ({"resources": {"gpus": 1, "processes": 2}}, ["resources", "2 processes need a GPU each"]),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_place(

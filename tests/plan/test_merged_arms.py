@@ -101,7 +101,7 @@ def test_levels_that_train_alike_are_one_arm_with_the_id_of_the_first(
         assert len(plan.stands_for) == len(levels) - 1
         told = [notice for notice in plan.notices if "stands for both" in notice]
         assert len(told) == 1
-        assert (f"{axis} decides nothing: " in told[0]) == bool(why)
+        assert (f"{axis} has no effect: " in told[0]) == bool(why)
         assert why in told[0]
         assert len(levels) == 2 or "the same holds for 1 more arm" in told[0]
 

@@ -86,7 +86,7 @@ def test_a_group_of_knobs_never_changes_the_level_of_an_arm(lay: Lay) -> None:
         (("overlay:\n- set: {train.steps: 2}\n  when: model.n_layers < 'a'",), "0.yaml:3: overlay.0.when", "compared"),
         (("overlay:\n- set: {train.steps: 2}\n  when: nrm == 1",), "0.yaml:3: overlay.0.when", "unknown name 'nrm'"),
         (("a: &a [*a]",), "0.yaml", "not valid YAML"),
-        (("!!python/object:os.system x",), "0.yaml:1", "not known"),
+        (("!!python/object:os.system x",), "0.yaml:1", "unknown tag"),
     ],
 )
 def test_a_bad_overlay_is_one_message_with_its_line(

@@ -72,7 +72,7 @@ MERGES = "\n".join(
     ("text", "told"),
     [
         (MINIMAL + KEYS, "more than 20,000 values"),
-        (MINIMAL + f"question: {'x' * 9_900_000}", "a grid of more than 1 MB is too large"),
+        (MINIMAL + f"question: {'x' * 9_900_000}", "limited to 1 MB"),
         (MINIMAL + f"question: {'x' * 20_000}", "/grid.yaml:5: a value of 20,000 characters (legal: at most 10,000)"),
         (MINIMAL + f"{'k' * 900}: 1", "/grid.yaml:5: a key of 900 characters (legal: at most 200)"),
         (MINIMAL + f"question: {DEEP}", "nested too deeply"),
