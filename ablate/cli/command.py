@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,13 +55,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for title, verbs in {
+VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `ablate --help`
     "Train a study": (study.plan, study.run, study.stop, study.submit),
     "Look at results": (results.status, results.logs, results.report, results.generate),
     "Search for settings": (search.search,),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
     "Variants and this machine": (machine.variants, machine.schema, machine.doctor, machine.bench),
-}.items():
+}
+for title, verbs in VERBS.items():
     for verb in verbs:
         app.command(rich_help_panel=title)(verb)
 

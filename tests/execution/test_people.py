@@ -92,7 +92,7 @@ def test_stop_asks_a_driver(ablate: Ablate, store: StudyFolder, driver: None) ->
 def test_stop_without_a_driver_says_so(ablate: Ablate, store: StudyFolder) -> None:
     code, _, err = ablate("stop", "s")
     assert code == 2
-    assert "no `ablate run` is at work" in err
+    assert "no `ablate run` is training it" in err
     assert store.read_stop_request() == ""
 
 
