@@ -53,7 +53,7 @@ class SchedulerCost:
     """Milliseconds per run, from the end of the first run to the end of the last, so without process start."""
 
     n_runs: int
-    lanes: int
+    slots: int
     ablate_ms: float
     tune_ms: float
 
@@ -67,9 +67,9 @@ def compare_schedulers(n_runs: int, log: Path) -> SchedulerCost:
     available = local_resources()
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder, start_cluster(None, available, log):
         plan, corpus = _plan(Path(folder), n_runs)
-        lanes = place(plan.study.resources, [available], None, n_runs).lanes
+        slots = place(plan.study.resources, [available], None, n_runs).slots
         ours = _time_driver(plan, corpus, StudyFolder(Path(folder) / "runs" / plan.study.name))
-        return SchedulerCost(n_runs, lanes, ours, _time_tune(n_runs, Path(folder)))
+        return SchedulerCost(n_runs, slots, ours, _time_tune(n_runs, Path(folder)))
 
 
 def _plan(folder: Path, n_runs: int) -> tuple[Plan, Corpus]:
@@ -135,7 +135,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(asdict(cost) | {"ratio": cost.ratio}))
         return
-    print(f"{cost.n_runs} empty runs, {cost.lanes} at a time; milliseconds per run, without process start")
+    print(f"{cost.n_runs} empty runs, {cost.slots} at a time; milliseconds per run, without process start")
     print(f"ablate    {cost.ablate_ms:10.2f}")
     print(f"Ray Tune  {cost.tune_ms:10.2f}   {cost.ratio:.1f} times as much")
 

@@ -15,7 +15,7 @@ from ablate.files import make_folder, write_atomic
 from ablate.formatting import format_count, format_number
 
 if TYPE_CHECKING:
-    from ablate.training.bench import BenchReport
+    from ablate.training.bench.arms import BenchReport
 
 COLUMNS = (
     "arm",

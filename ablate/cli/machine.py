@@ -92,7 +92,7 @@ def bench(
     """Measure how fast each arm of a grid trains on this machine's first device, with random tokens."""
     planned = read_plan(grid, runs, set_)
     from ablate.cli.bench_output import print_speeds, write_bench
-    from ablate.training.bench import bench_arms
+    from ablate.training.bench.arms import bench_arms
 
     report = bench_arms(
         {arm.name: (arm.model, arm.train) for arm in planned.arms},

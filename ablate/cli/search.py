@@ -60,8 +60,7 @@ def search(
     from rich.console import Console
 
     import ablate
-    from ablate.execution.limit import TimeLimit
-    from ablate.execution.restart import ClusterLostError, begin_anew
+    from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.run import Options
     from ablate.execution.view import View
     from ablate.search.page import read_summary, write_pages
@@ -84,7 +83,7 @@ def search(
     try:
         outcome = run_search(problem, store, file.parent, options, console, view, out)
     except ClusterLostError as error:
-        begin_anew(error)
+        restart_command(error)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -130,5 +129,5 @@ def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
 
     problem = pose_tuning(planned.grid, planned.corpus)
     check_names(problem)
-    for line in describe_tuning(problem, placement.lanes, pace):
+    for line in describe_tuning(problem, placement.slots, pace):
         print(line)

@@ -92,8 +92,7 @@ def run(
 
     import ablate
     from ablate.cli.study_output import print_outcome
-    from ablate.execution.limit import TimeLimit
-    from ablate.execution.restart import ClusterLostError, begin_anew
+    from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
     from ablate.tracking.cleaning import parse_bytes, parse_keep
@@ -123,7 +122,7 @@ def run(
             planned = search.tune_first(planned, runs, grid.parent, options, console, view)
         outcome = run_study(planned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
-        begin_anew(error)
+        restart_command(error)
     is_time_up = options.limit is not None and options.limit.is_over
     print_outcome(outcome, store, str(grid), command, Console(stderr=log_json), is_time_up=is_time_up)
     raise typer.Exit(outcome.exit_code)
@@ -146,7 +145,7 @@ def submit(
     set_: Settings = None,
 ) -> None:
     """Submit a study to a Ray cluster as a job. Every node must see the grid, the data and --runs at the same paths."""
-    from ablate.execution.submit import submit as send
+    from ablate.execution.cluster import submit as send
     from ablate.formatting import count
 
     planned = read_plan(grid, runs, set_)

@@ -14,8 +14,7 @@ from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
 from ablate.execution.events import Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished
-from ablate.execution.memory import check_memory
-from ablate.execution.placement import Placement
+from ablate.execution.placement import Placement, check_memory
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace, run_bytes, study_seconds
@@ -56,8 +55,8 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace)
     memory = max(run_bytes(arm.model, arm.train) for arm in plan.arms)
     left = find_unfinished(plan, store)
     done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""
-    seconds = study_seconds((seconds_of_arm[run.arm.name] for run in left), placement.lanes)
-    gpu_hours = seconds * placement.gpus_of_run * placement.lanes / 3600
+    seconds = study_seconds((seconds_of_arm[run.arm.name] for run in left), placement.slots)
+    gpu_hours = seconds * placement.gpus_of_run * placement.slots / 3600
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, plan.study.seeds))}, "
         f"{format_count(plan.total_flops)}FLOP in total{done}; {placement}",

@@ -1,13 +1,18 @@
-"""The Ray cluster that a driver works on: its own on this machine, on loopback, or one that it joins."""
+"""The Ray cluster that a driver works on: its own on this machine, on loopback, or one that it joins.
+
+`ablate submit` sends a study to a cluster as a job.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import secrets
+import shlex
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
 from ablate.execution.interruption import sigterm_held
-from ablate.execution.local import do_nothing, init_local, replaced, scratch_folder
+from ablate.execution.local_node import do_nothing, init_local, replaced, scratch_folder
 from ablate.execution.packages import fingerprint
 from ablate.execution.placement import Nodes
 from ablate.files import make_folder, open_regular
@@ -34,6 +39,7 @@ SETTINGS = {
 VITAL = frozenset({"raylet", "gcs_server"})
 PATIENCE_S = 60.0
 CONNECT_S = 5.0
+NOT_YET = "try again later"  # the answer of a cluster that has only just started
 STDERR = 2  # the file descriptor
 
 
@@ -210,3 +216,29 @@ def _stderr_to(log: Path) -> Iterator[None]:
         sys.stderr.flush()
         os.dup2(kept, STDERR)
         os.close(kept)
+
+
+def entrypoint(grid: Path, runs: Path, options: Sequence[str]) -> str:
+    """The command that the cluster's head executes. Jobs start in a folder of their own, so paths are absolute."""
+    words = ["python", "-m", "ablate", "run", grid.resolve(), "--runs", runs.resolve(), "--address", "auto", *options]
+    return shlex.join(map(str, words))
+
+
+def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
+    """Send the study to the job server at `address` (http://HEAD:8265) and give the job's id.
+
+    The secrets of MLflow travel in the environment that the cluster was started with, never in the command. Raises
+    `ResourceError` where no job server answers.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            from ray.job_submission import JobSubmissionClient
+
+            return str(JobSubmissionClient(address).submit_job(entrypoint=entrypoint(grid, runs, options)))
+        except (ConnectionError, RuntimeError, ImportError, ValueError, RayError) as error:
+            # ValueError: no address; RayError: a token that is not the cluster's
+            text = str(error).strip().splitlines()[0]
+            if NOT_YET not in text or time.monotonic() > deadline:
+                raise ResourceError(f"no Ray job server takes the study at {address}: {text}") from None
+        time.sleep(1)

@@ -15,17 +15,14 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ablate.data import Corpus
 from ablate.errors import AblateError, ResourceError
 from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
+from ablate.execution.early_stopping import Stopping
 from ablate.execution.events import Event, Observer, Outcome
-from ablate.execution.interruption import Interruption
-from ablate.execution.jobs import count_states, make_job, record_arm
-from ablate.execution.lane import Lane, cause_of, is_starved
-from ablate.execution.limit import TimeLimit
-from ablate.execution.placement import Placement, count_lanes
-from ablate.execution.restart import ClusterLostError
-from ablate.execution.source import RunSource
-from ablate.execution.stopping import Stopping
-from ablate.execution.watch import STUCK_S, Watchdog
-from ablate.execution.worker import RunWorker, is_unwritable
+from ablate.execution.failures import STUCK_S, Watchdog, is_unwritable
+from ablate.execution.interruption import ClusterLostError, Interruption, TimeLimit
+from ablate.execution.jobs import RunSource, count_states, make_job, record_arm
+from ablate.execution.placement import Placement, count_slots
+from ablate.execution.slots import Slot, cause_of, is_memory_error
+from ablate.execution.worker import RunWorker
 from ablate.formatting import name_error
 from ablate.plan import Plan, Run
 from ablate.tracking.curve import CurveReader, is_held
@@ -82,7 +79,7 @@ class Driver:
         self._cuts: dict[str, str] = {}  # why, by run
         self._readers: dict[str, CurveReader] = {}
         self._run_ids = {run.run_id for run in plan.runs}
-        self._lanes: list[Lane] = []
+        self._slots: list[Slot] = []
         self._staffed_at = self._headed_at = 0.0
         self._is_headless = False
 
@@ -93,22 +90,22 @@ class Driver:
         Raises `ClusterLostError` if the local Ray node died: start again, nothing is lost.
         """
         waiting = deque(runs)
-        self._lanes = []
-        self._open_lanes(self.placement.lanes)
+        self._slots = []
+        self._open_slots(self.placement.slots)
         while self._has_work(waiting):
             if is_lost():
                 # Batch systems signal every process of a job at once, and the node may be faster than this process.
                 if self.interruption.arrives_within(SIGNAL_S):
-                    self._abandon_lanes()
+                    self._abandon_slots()
                     break
                 raise ClusterLostError("the local Ray node died")
             self._look_for_head()
             self._look_for_end()
             self._hand_out(waiting)
-            self._staff_lanes(waiting)
+            self._staff_slots(waiting)
             self._wait(waiting)
-        for lane in self._lanes if not is_lost() else ():
-            lane.dismiss()
+        for slot in self._slots if not is_lost() else ():
+            slot.dismiss()
         return Outcome(
             count_states(self.store, self._run_ids, self._lost),
             self.interruption.is_set and not self.halted,
@@ -116,11 +113,11 @@ class Driver:
             self._lost,
         )
 
-    def _abandon_lanes(self) -> None:
+    def _abandon_slots(self) -> None:
         """End the workers of a node that is gone, and wait until they have let go of their runs."""
-        curves = [self.store.run(lane.run.run_id).curve for lane in self._lanes if lane.run is not None]
-        for lane in self._lanes:
-            lane.kill()
+        curves = [self.store.run(slot.run.run_id).curve for slot in self._slots if slot.run is not None]
+        for slot in self._slots:
+            slot.kill()
         deadline = time.monotonic() + SIGNAL_S
         while any(map(is_held, curves)) and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -136,11 +133,11 @@ class Driver:
 
     def _has_work(self, waiting: deque[Run]) -> bool:
         self._draw(waiting)
-        return bool(waiting and not self._is_stopping) or bool(self._busy_lanes())
+        return bool(waiting and not self._is_stopping) or bool(self._busy_slots())
 
     def _draw(self, waiting: deque[Run]) -> None:
         """Ask the source for runs where a worker has nothing to do; drop what the time does not allow."""
-        is_idle = len(self._busy_lanes()) < len(self._lanes) and not self._is_stopping
+        is_idle = len(self._busy_slots()) < len(self._slots) and not self._is_stopping
         if is_idle and self.limit is not None:
             allowed = [run for run in waiting if self.limit.allows(run)]
             waiting.clear()
@@ -152,26 +149,26 @@ class Driver:
             self.mirror.announce(RunRecord(run.run_id, run.arm.name, run.seed), record_arm(run.arm))
             waiting.append(run)
 
-    def _busy_lanes(self) -> list[Lane]:
-        return [lane for lane in self._lanes if lane.run is not None]
+    def _busy_slots(self) -> list[Slot]:
+        return [slot for slot in self._slots if slot.run is not None]
 
     def _wait(self, waiting: deque[Run]) -> None:
         """Until something ended, a moment at most; then pass on what the runs wrote meanwhile."""
-        busy = {task: lane for lane in self._busy_lanes() for task in lane.tasks}
+        busy = {task: slot for slot in self._busy_slots() for task in slot.tasks}
         if not busy:
             time.sleep(POLL_S)
             return
         done, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
         if not done:
             done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
-        for lane in {busy[task]: None for task in done}:
-            assert lane.run is not None
-            with self._isolated(lane.run, lane):
-                self._collect(lane, done, waiting)
-        for lane in self._busy_lanes():
-            assert lane.run is not None
-            with self._isolated(lane.run, lane):
-                self._follow(lane)
+        for slot in {busy[task]: None for task in done}:
+            assert slot.run is not None
+            with self._isolated(slot.run, slot):
+                self._collect(slot, done, waiting)
+        for slot in self._busy_slots():
+            assert slot.run is not None
+            with self._isolated(slot.run, slot):
+                self._follow(slot)
 
     def _look_for_head(self) -> None:
         if time.monotonic() - self._headed_at < STAFF_S:
@@ -182,28 +179,28 @@ class Driver:
             text = "the head of the Ray cluster does not answer; unless it comes back, Ray ends this in a minute or two"
             self.observe(Event("notice", text=f"{text}, and the same command goes on: nothing is lost"))
 
-    def _open_lanes(self, count: int) -> None:
+    def _open_slots(self, count: int) -> None:
         for _ in range(count):
-            lane = Lane(self.placement, self.store.path.resolve(), self.corpus, self.worker_class)
-            lane.staff()
-            self._lanes.append(lane)
+            slot = Slot(self.placement, self.store.path.resolve(), self.corpus, self.worker_class)
+            slot.staff()
+            self._slots.append(slot)
 
-    def _staff_lanes(self, waiting: deque[Run]) -> None:
-        """Give lanes that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
+    def _staff_slots(self, waiting: deque[Run]) -> None:
+        """Give slots that lost their worker a new one, as far as the cluster still has room: a node may be gone, and
         Ray would wait for it for ever in silence. Open further ones where a node came."""
-        empty = [lane for lane in self._lanes if not lane.workers and lane.run is None]
+        empty = [slot for slot in self._slots if not slot.workers and slot.run is None]
         if not (empty or self._grows) or time.monotonic() - self._staffed_at < STAFF_S:
             return
         self._staffed_at = time.monotonic()
         placement = self.placement
-        room = count_lanes(placement.cpus, placement.gpus, placement.processes, node_resources())
-        for lane in empty[: max(0, room - len(self._lanes) + len(empty))]:
-            lane.staff()
-        if empty and len(empty) == len(self._lanes) and not room:
+        room = count_slots(placement.cpus, placement.gpus, placement.processes, node_resources())
+        for slot in empty[: max(0, room - len(self._slots) + len(empty))]:
+            slot.staff()
+        if empty and len(empty) == len(self._slots) and not room:
             self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
         n_left = len(waiting) + (self.source.n_left if self.source is not None else 0)
-        if self._grows and n_left and room > len(self._lanes) and not self._is_stopping:
-            self._grow(min(room - len(self._lanes), n_left))
+        if self._grows and n_left and room > len(self._slots) and not self._is_stopping:
+            self._grow(min(room - len(self._slots), n_left))
 
     def _grow(self, count: int) -> None:
         try:
@@ -212,21 +209,21 @@ class Driver:
             self._grows = False
             self.observe(Event("notice", text=f"a node that joined is left alone: {error}"))
             return
-        self._open_lanes(count)
-        self.placement = replace(self.placement, lanes=len(self._lanes))
+        self._open_slots(count)
+        self.placement = replace(self.placement, slots=len(self._slots))
         self.observe(Event("notice", text=f"a node joined; {self.placement} from here on"))
 
     def _hand_out(self, waiting: deque[Run]) -> None:
-        for lane in self._lanes:
-            if lane.run is None and lane.workers and not self._is_stopping:
+        for slot in self._slots:
+            if slot.run is None and slot.workers and not self._is_stopping:
                 self._draw(waiting)
                 if not waiting:
                     return
                 run = waiting.popleft()
                 with self._isolated(run):
-                    self._begin(lane, run)
+                    self._begin(slot, run)
 
-    def _begin(self, lane: Lane, run: Run) -> None:
+    def _begin(self, slot: Slot, run: Run) -> None:
         folder = self.store.run(run.run_id)
         if run.run_id in self._readers:  # what it wrote between the last look and the end of an attempt
             self._read_on(run)
@@ -236,38 +233,38 @@ class Driver:
         cut_counts = self.stopping is not None or self.source is not None
         job = make_job(self.plan, run, self.placement, self.software, cut_counts=cut_counts)
         self.watchdog.begin(folder.status)
-        lane.begin(run, job)
+        slot.begin(run, job)
         if run.run_id not in self._busy:
             self.observe(Event("started", run))
 
     @contextmanager
-    def _isolated(self, run: Run, lane: Lane | None = None) -> Iterator[None]:
-        """An error in the records of one run fails this run and takes it from its lane. The others go on."""
+    def _isolated(self, run: Run, slot: Slot | None = None) -> Iterator[None]:
+        """An error in the records of one run fails this run and takes it from its slot. The others go on."""
         try:
             yield
         except RECORD_ERRORS as error:
-            if lane is not None and lane.run is not None:
-                lane.run = None
-                lane.dismiss(by_force=True)
+            if slot is not None and slot.run is not None:
+                slot.run = None
+                slot.dismiss(by_force=True)
             self._give_up(run, f"{type(error).__name__}: {error}")
 
-    def _follow(self, lane: Lane) -> None:
+    def _follow(self, slot: Slot) -> None:
         """Pass on what the run has written since the last look; cut it, or replace its worker, where that is due."""
-        run = lane.run
+        run = slot.run
         assert run is not None
         records = self._read_on(run)
         status_path = self.store.run(run.run_id).status
         memory = {}
         if self.watchdog.has_news(status_path):
             memory = {"memory_bytes": self.store.run(run.run_id).read_status().memory_bytes}
-        elif not lane.is_ready():  # a worker that waits for room on the cluster is silent, and not stuck
+        elif not slot.is_ready():  # a worker that waits for room on the cluster is silent, and not stuck
             self.watchdog.begin(status_path)
         elif self.watchdog.is_stuck(status_path):
-            self._kill(lane, run)
+            self._kill(slot, run)
         if records:
             self.observe(Event("progress", run, record=records[-1] | _last_validation(records) | memory))
         if run.run_id in self._cuts:
-            lane.cut(run.run_id, self._cuts[run.run_id])
+            slot.cut(run.run_id, self._cuts[run.run_id])
 
     def _read_on(self, run: Run) -> list[dict[str, Any]]:
         """The lines that came since the last look, each once, which the mirror and the rule of early stopping get."""
@@ -277,43 +274,43 @@ class Driver:
             self._cuts.setdefault(run.run_id, reason)
         return records
 
-    def _kill(self, lane: Lane, run: Run) -> None:
+    def _kill(self, slot: Slot, run: Run) -> None:
         """A worker that hangs is no help any more: its death brings another one."""
         self.observe(Event("retry", run, text=f"no sign of life for {self.watchdog.patience_s:.0f} s; worker killed"))
         self.watchdog.begin(self.store.run(run.run_id).status)
-        lane.dismiss(by_force=True)
+        slot.dismiss(by_force=True)
 
-    def _collect(self, lane: Lane, done: Sequence[Any], waiting: deque[Run]) -> None:
-        run = lane.run
+    def _collect(self, slot: Slot, done: Sequence[Any], waiting: deque[Run]) -> None:
+        run = slot.run
         assert run is not None
         try:
-            result = lane.result(done)
+            result = slot.result(done)
         except RayError as error:
-            lane.run = None
-            self._take_up(lane, run, waiting, error)
+            slot.run = None
+            self._take_up(slot, run, waiting, error)
             return
         if result is None:
             return
-        lane.run = None
+        slot.run = None
         if result == "busy":
             self._wait_for_other(run, waiting)
         else:
             self._finish(run, "queued" if result == "stopped" else result)
 
-    def _take_up(self, lane: Lane, run: Run, waiting: deque[Run], error: RayError) -> None:
+    def _take_up(self, slot: Slot, run: Run, waiting: deque[Run], error: RayError) -> None:
         """What becomes of a run whose worker died or raised. A group of which one did is of no use any more."""
         if is_lost():
             waiting.appendleft(run)  # and no call on the cluster would return
             return
         is_death, is_group = not isinstance(error, RayTaskError), self.placement.processes > 1
-        has_begun = is_death and lane.employs(self.store.run(run.run_id).read_status().worker)
+        has_begun = is_death and slot.employs(self.store.run(run.run_id).read_status().worker)
         if is_death or is_group:
-            lane.dismiss(by_force=is_group)
+            slot.dismiss(by_force=is_group)
         if is_death and self._is_stopping:
             self._finish(run, "queued")
         elif is_death:
             self._retry(run, waiting, error, has_begun=has_begun)
-        elif is_starved(error) and (less := self._reduce(run, "out of memory")):
+        elif is_memory_error(error) and (less := self._reduce(run, "out of memory")):
             waiting.appendleft(run)
             self.observe(Event("retry", run, text=f"out of memory{less}"))
         else:
@@ -410,11 +407,11 @@ class Driver:
     def _stop_all(self) -> None:
         """Let every run in progress save a checkpoint, and hand out no more."""
         self._is_stopping = True
-        for lane in self._busy_lanes():
-            if lane.is_ready():
-                lane.stop()
+        for slot in self._busy_slots():
+            if slot.is_ready():
+                slot.stop()
             else:
-                lane.dismiss()
+                slot.dismiss()
 
 
 def _last_validation(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

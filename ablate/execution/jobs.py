@@ -1,9 +1,10 @@
-"""From a plan to what is left to train, in which order, and what a worker is told of it."""
+"""Which runs are left to train, in which order, and what a worker gets to know about each."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -14,7 +15,7 @@ from ablate.plan.estimate import Pace, run_seconds
 from ablate.plan.identity import arm_id
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
-from ablate.tracking.study_record import ArmRecord, RunRecord, StudyRecord
+from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def make_job(
         "precision": run.arm.train.precision,
         "gpus": placement.gpus_of_run,
         "processes": placement.processes,
-        "shared_by": placement.lanes,
+        "shared_by": placement.slots,
         **_tuning_of(plan, run.arm.name),
     }
     return Job(run.run_id, config_of(plan, run), manifest, cut_counts)
@@ -148,10 +149,27 @@ def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str,
 def order(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
     """Seed by seed, and within a seed the longest first.
 
-    A whole seed is comparable while the next one trains, and no lane waits between two seeds; so longest-first, which
-    is there to let the lanes end together, costs nothing by reaching over the last seed alone. Equals keep the plan's
+    A whole seed is comparable while the next one trains, and no slot waits between two seeds; so longest-first, which
+    is there to let the slots end together, costs nothing by reaching over the last seed alone. Equals keep the plan's
     order, which has the baseline first.
     """
     runs = list(runs)
     blocks = list(dict.fromkeys(run.seed for run in runs))
     return sorted(runs, key=lambda run: (blocks.index(run.seed), -seconds[run.arm.name]))
+
+
+class RunSource(ABC):
+    """Is asked for runs whenever a worker is free and nothing waits, and told of every run that ended."""
+
+    @property
+    @abstractmethod
+    def n_left(self) -> int:
+        """About how many runs may still come; 0 where none will."""
+
+    @abstractmethod
+    def draw(self) -> Sequence[Run]:
+        """Further runs to train, written into the study's record already; none where none are to be had now."""
+
+    @abstractmethod
+    def tell(self, run: Run, state: State) -> None:
+        """A run ended: finished, diverged or failed."""

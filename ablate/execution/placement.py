@@ -7,12 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ablate.errors import ResourceError
-from ablate.plan.estimate import Pace
+from ablate.formatting import format_count
+from ablate.plan import Run
+from ablate.plan.estimate import Pace, least_bytes
+from ablate.study.declaration import Declaration
 from ablate.study.schema import Resources
 
 INDUCTOR_COMPILERS = 32  # at most, by torch._inductor.config; to ask it costs a second of loading
@@ -24,12 +28,12 @@ Nodes = Sequence[Mapping[str, float]]  # what each node of the cluster has, in R
 
 @dataclass(frozen=True)
 class Placement:
-    """`lanes` runs side by side, each of `processes` workers with `cpus` cores, which are also its threads, and `gpus`
+    """`slots` runs side by side, each of `processes` workers with `cpus` cores, which are also its threads, and `gpus`
     of a GPU."""
 
     cpus: int
     gpus: float
-    lanes: int
+    slots: int
     processes: int = 1
 
     @property
@@ -43,9 +47,9 @@ class Placement:
 
     def __str__(self) -> str:
         gpu = f" and {self.gpus:g} GPU" if self.gpus else ""
-        lanes = "1 run at a time" if self.lanes == 1 else f"{self.lanes} runs at a time"
+        slots = "1 run at a time" if self.slots == 1 else f"{self.slots} runs at a time"
         each = f"each by {self.processes} processes" if self.processes > 1 else "each"
-        return f"{lanes}, {each} on {self.cpus} CPU core{'s' if self.cpus > 1 else ''}{gpu}"
+        return f"{slots}, {each} on {self.cpus} CPU core{'s' if self.cpus > 1 else ''}{gpu}"
 
 
 def local_resources() -> dict[str, float]:
@@ -68,15 +72,15 @@ def place(resources: Resources, nodes: Nodes, workers: int | None, n_runs: int, 
     gpus = (default if resources.gpus is None else resources.gpus) / processes
     cpus = resources.cpus or 1
     each = _describe_run(cpus, gpus, processes)
-    lanes = count_lanes(cpus, gpus, processes, nodes)
-    if lanes >= 1 and (workers or 0) > lanes:
-        raise ResourceError(f"--workers {workers}: {_describe(nodes)}, enough for {lanes} workers of {each}")
-    if lanes < 1:
+    slots = count_slots(cpus, gpus, processes, nodes)
+    if slots >= 1 and (workers or 0) > slots:
+        raise ResourceError(f"--workers {workers}: {_describe(nodes)}, enough for {slots} workers of {each}")
+    if slots < 1:
         raise ResourceError(f"{where}: a run that takes {each} cannot be placed: {_describe(nodes)}")
-    return Placement(cpus, gpus, max(1, min(workers or lanes, n_runs)), processes)
+    return Placement(cpus, gpus, max(1, min(workers or slots, n_runs)), processes)
 
 
-def count_lanes(cpus: int, gpus: float, processes: int, nodes: Nodes) -> int:
+def count_slots(cpus: int, gpus: float, processes: int, nodes: Nodes) -> int:
     """How many runs fit side by side. A process has all that it takes on one node; those of a run may be on several."""
     return sum(_count_processes(cpus, gpus, node) for node in nodes) // processes
 
@@ -128,3 +132,34 @@ def _fastest(call: Callable[[], Tensor]) -> float:
         call().flatten()[0].item()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) -> None:
+    """Raises `ResourceError` where the weights, gradients and optimizer state of a run alone do not fit into this
+    machine, whatever else is done to save memory."""
+    if not runs:
+        return
+    total = _total_bytes(placement.gpus > 0)
+    arm = max((run.arm for run in runs), key=lambda arm: least_bytes(arm.model, arm.train))
+    needed = least_bytes(arm.model, arm.train)
+    if total and needed > total:
+        device = "the largest GPU" if placement.gpus else "memory and swap"
+        raise ResourceError(
+            f"{study.locate(('model',))}: the arm {arm.name} has {format_count(arm.n_params)} parameters: their "
+            f"weights, gradients and optimizer state take at least {format_count(needed)}B, "
+            f"and {device} of this machine {'has' if placement.gpus else 'have'} {format_count(total)}B"
+        )
+
+
+def _total_bytes(on_gpu: bool) -> int:
+    """All memory of the largest GPU, or of this machine with its swap; 0 where that is unknown."""
+    if on_gpu:
+        devices = range(torch.cuda.device_count())
+        return max((torch.cuda.get_device_properties(device).total_memory for device in devices), default=0)
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        with Path("/proc/meminfo").open() as file:
+            swap = next((int(line.split()[1]) * 1024 for line in file if line.startswith("SwapTotal:")), 0)
+    except (OSError, ValueError):
+        return 0  # macOS, which swaps as much as its disk holds
+    return total + swap

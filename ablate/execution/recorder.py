@@ -14,7 +14,7 @@ from ablate.tracking.curve import CurveWriter
 from ablate.tracking.folders import RunFolder
 from ablate.tracking.study_record import State, Status
 from ablate.training.checkpoint import read_checkpoint, write_checkpoint
-from ablate.training.loop import peak_memory_bytes
+from ablate.training.device import peak_memory_bytes
 
 HEARTBEAT_S = 5.0
 

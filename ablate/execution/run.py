@@ -13,18 +13,14 @@ from rich.console import Console
 
 from ablate.data import check_vocabulary, prepare
 from ablate.errors import DataError, RecordError
+from ablate.execution.early_stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.events import Event, Outcome
-from ablate.execution.healing import heal
-from ablate.execution.housekeeping import Housekeeper
-from ablate.execution.interruption import at_work
-from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
-from ablate.execution.limit import TimeLimit
-from ablate.execution.memory import check_memory
-from ablate.execution.placement import local_resources, place
-from ablate.execution.source import RunSource
-from ablate.execution.stopping import Stopping, parse_stopping, seed_from_curves
+from ablate.execution.failures import STUCK_S
+from ablate.execution.interruption import TimeLimit, at_work
+from ablate.execution.jobs import RunSource, count_states, estimate_seconds, find_unfinished, order, record_study
+from ablate.execution.placement import check_memory, local_resources, place
+from ablate.execution.upkeep import DiskBudget, repair_runs
 from ablate.execution.view import View
-from ablate.execution.watch import STUCK_S
 from ablate.formatting import format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
@@ -100,7 +96,7 @@ def run_study(
     n_more = source.n_left if source is not None else 0
     is_search = "space" in plan.tuning  # which keeps the weights of its best trial only
     keeps_weights = options.keep == "all" and options.disk_budget_bytes is None and not is_search
-    heal(plan, store, lambda text: view.observe(Event("notice", text=text)), needs_weights=keeps_weights)
+    repair_runs(plan, store, lambda text: view.observe(Event("notice", text=text)), needs_weights=keeps_weights)
     if not pending and not n_more:
         store.write_study(record)
         if not is_complete(options.tracking_uri, store, record):
@@ -147,14 +143,14 @@ def run_study(
         check_nodes(store.path)
         console.print(f"{placement}; starting", highlight=False)
         mirror = MlflowMirror(options.tracking_uri, store, record)
-        housekeeper = Housekeeper(store, options.keep, options.disk_budget_bytes, view.observe)
+        disk_budget = DiskBudget(store, options.keep, options.disk_budget_bytes, view.observe)
         driver = Driver(
             plan,
             store,
             corpus,
             placement,
             mirror,
-            housekeeper.observe,
+            disk_budget.observe,
             stopping=stopping,
             source=source,
             limit=options.limit,
@@ -162,9 +158,9 @@ def run_study(
             stuck_s=options.stuck_s,
             interruption=interruption,
         )
-        with view.shown(runs, placement.lanes):
+        with view.shown(runs, placement.slots):
             outcome = driver.train(runs)
-            housekeeper.tidy()
+            disk_budget.enforce()
     _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome

@@ -91,7 +91,7 @@ class View:
     def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
         self.console, self.quiet, self.as_json = console, quiet, as_json
         self.lines: dict[str, _Line] = {}
-        self.lanes = 1
+        self.slots = 1
         self.started = time.monotonic()
         self.last_event = ""
         self._live: Live | None = None
@@ -101,9 +101,9 @@ class View:
         return time.monotonic() - self.started
 
     @contextmanager
-    def shown(self, runs: Sequence[Run], lanes: int) -> Iterator[None]:
-        """Look on while these runs are trained, `lanes` of them at once."""
-        self.lines, self.lanes = {run.run_id: _Line(run) for run in runs}, lanes
+    def shown(self, runs: Sequence[Run], slots: int) -> Iterator[None]:
+        """Look on while these runs are trained, `slots` of them at once."""
+        self.lines, self.slots = {run.run_id: _Line(run) for run in runs}, slots
         self.started = time.monotonic()
         if self.quiet or self.as_json or not self.console.is_terminal:
             yield
@@ -124,7 +124,7 @@ class View:
         match event.kind:
             case "started":
                 line.state = "running"
-                self.lanes = max(self.lanes, len(self._running()))  # nodes may have joined
+                self.slots = max(self.slots, len(self._running()))  # nodes may have joined
                 self._say(line, "started")
             case "progress":
                 line.update(event.record)
@@ -169,13 +169,13 @@ class View:
 
     def _study_left_s(self) -> float | None:
         """Seconds until the last run ends, from the rates seen so far: no sooner than the slowest of those that train,
-        however many lanes have nothing left to do."""
+        however many slots have nothing left to do."""
         rates = [line.tokens_per_s for line in self.lines.values() if line.tokens_per_s]
         if not rates:
             return None
         left = [line for line in self.lines.values() if line.state in ("running", "waiting")]
         tokens = sum(line.run.arm.n_tokens * (1 - line.step / line.n_steps) for line in left)
-        shared_s = tokens / (sum(rates) / len(rates)) / self.lanes
+        shared_s = tokens / (sum(rates) / len(rates)) / self.slots
         return max([shared_s, *(line.left_s or 0.0 for line in self._running())])
 
     def _running(self) -> list[_Line]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -19,8 +18,8 @@ import torch
 from safetensors.torch import save
 
 from ablate.data import Corpus
+from ablate.execution.failures import is_out_of_memory, is_unwritable
 from ablate.execution.jobs import Job
-from ablate.execution.memory import is_out_of_memory
 from ablate.execution.placement import Placement
 from ablate.execution.recorder import Assistant, FolderRecorder
 from ablate.files import make_folder, write_atomic
@@ -28,13 +27,11 @@ from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.folders import RunFolder, StudyFolder, write_json
 from ablate.tracking.study_record import State
-from ablate.training.loop import Outcome, Recorder, free_memory, train
+from ablate.training.device import free_memory
+from ablate.training.loop import Outcome, Recorder, train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import report_attention
-
-NO_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-NO_RIGHT = frozenset({errno.EACCES, errno.EPERM})
 
 LOOPBACK = "127.0.0.1"
 
@@ -216,13 +213,6 @@ class RunWorker:
             "threads": self.threads,
             "torch": torch.__version__,
         }
-
-
-def is_unwritable(error: BaseException, study: Path) -> bool:
-    """Whether the error would end any other run too: the disk is full or read-only, or the study's folder is closed."""
-    if not isinstance(error, OSError):
-        return False
-    return error.errno in NO_DISK or (error.errno in NO_RIGHT and not os.access(study, os.W_OK))
 
 
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:

@@ -51,9 +51,9 @@ def run_seconds(model: ModelConfig, train: TrainConfig, pace: Pace) -> float:
     return tokens * token_s + train.steps * (update_s + launches_s)
 
 
-def study_seconds(runs_s: Iterable[float], lanes: int) -> float:
-    """Seconds until the last run ends when `lanes` runs train side by side, longest first."""
-    ends = [0.0] * max(1, lanes)
+def study_seconds(runs_s: Iterable[float], slots: int) -> float:
+    """Seconds until the last run ends when `slots` runs train side by side, longest first."""
+    ends = [0.0] * max(1, slots)
     for seconds in sorted(runs_s, reverse=True):
         heapq.heapreplace(ends, ends[0] + seconds)
     return max(ends)

@@ -35,20 +35,20 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
     ]
 
 
-def trials_seconds(problem: Problem, pace: Pace, lanes: int) -> float:
-    """Estimated seconds of all trials, `lanes` runs at a time; the confirmation is not in it."""
+def trials_seconds(problem: Problem, pace: Pace, slots: int) -> float:
+    """Estimated seconds of all trials, `slots` runs at a time; the confirmation is not in it."""
     seconds = [
         run_seconds(arm.default.model, arm.default.train, pace)
         for arm in problem.arms
         for _ in range(arm.count_trials(problem.tuning) * len(problem.seeds))
     ]
-    return study_seconds(seconds, lanes)
+    return study_seconds(seconds, slots)
 
 
-def describe_tuning(problem: Problem, lanes: int, pace: Pace) -> Iterator[str]:
+def describe_tuning(problem: Problem, slots: int, pace: Pace) -> Iterator[str]:
     """Lines about a grid's `tune:`."""
     n_runs = problem.n_trials * len(problem.seeds)
-    seconds = trials_seconds(problem, pace, lanes)
+    seconds = trials_seconds(problem, pace, slots)
     yield (
         f"tune: {describe_trials(problem)}, {n_runs} runs more, "
         f"about {format_seconds(seconds)}; the matrix then trains each arm at its best"
@@ -70,7 +70,7 @@ def print_search(problem: Problem, workers: int | None) -> None:
             console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
     placement = place(problem.study.resources, [local_resources()], workers, problem.n_trials)
     pace = measure_pace(placement)
-    seconds = trials_seconds(problem, pace, placement.lanes)
+    seconds = trials_seconds(problem, pace, placement.slots)
     n_runs = problem.n_trials * len(problem.seeds)
     console.print(
         f"{describe_trials(problem)}, {n_runs} runs in all, by "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-from ablate.execution.stopping import Stopping
+from ablate.execution.early_stopping import Stopping
 from ablate.plan import Run
 from ablate.search.objective import points_of
 from ablate.search.trials import Trials

@@ -14,8 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.errors import AblateError, GridError, RecordError
-from ablate.execution.jobs import record_study
-from ablate.execution.source import RunSource
+from ablate.execution.jobs import RunSource, record_study
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
 from ablate.plan.resolve import Resolved

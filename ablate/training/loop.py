@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
@@ -22,12 +19,12 @@ from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture, restore
 from ablate.training.compilation import compile_blocks
-from ablate.training.graph import EAGER_STEPS, StepGraph, compute_aside
+from ablate.training.device import default_generator, free_memory, now, peak_memory_bytes
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
-from ablate.training.timing import now
+from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import choose_backend
 
@@ -132,7 +129,7 @@ class Training:
         self.model.to(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # the runs before in this process do not count
-        self.generator = _default_generator(device)
+        self.generator = default_generator(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, train)
         state = group.share(recorder.load)
@@ -323,26 +320,3 @@ class Training:
             self.model,
             self.micro_batch_size,
         )
-
-
-def _default_generator(device: torch.device) -> torch.Generator:
-    """What dropout draws from. `torch.manual_seed` would do, but costs 0.3 ms a step where CUDA is not in use."""
-    if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        return torch.cuda.default_generators[index]
-    return torch.default_generator
-
-
-def free_memory(device: torch.device) -> None:
-    """Give back to the device what no tensor in use holds any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most that this run's tensors took on a GPU; on the CPU the most that the process ever held."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB

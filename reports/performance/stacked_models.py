@@ -21,12 +21,12 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from ablate.study.schema import TrainConfig
+from ablate.training.bench.timing import time_call
 from ablate.training.compilation import silence_compiler
-from ablate.training.graph import EAGER_STEPS, StepGraph, compute_aside
-from ablate.training.loop import free_memory
+from ablate.training.device import free_memory
 from ablate.training.optimizer import make_adamw
 from ablate.training.precision import PRECISIONS, forbid_tf32
-from ablate.training.timing import time_call
+from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate_model import GPT, ModelConfig
 from ablate_model.kernels.attention import attention
 from ablate_model.numerics import rms, upcast

@@ -66,7 +66,7 @@ class Bench:
 
     def train(
         self,
-        lanes: int = 1,
+        slots: int = 1,
         processes: int = 1,
         observe: Callable[[Event], None] | None = None,
         **options: Any,
@@ -77,7 +77,7 @@ class Bench:
                 observe(event)
 
         self.store.write_study(record_study(self.plan, "0", "ablate"))
-        placement = Placement(1, 0, lanes, processes)
+        placement = Placement(1, 0, slots, processes)
         driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, **options)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 

@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import faulty
 import pytest
 
+from ablate.execution.early_stopping import Patience, Stopping
 from ablate.execution.events import Event
-from ablate.execution.jobs import find_unfinished, record_study
-from ablate.execution.limit import TimeLimit
-from ablate.execution.source import RunSource
-from ablate.execution.stopping import Patience, Stopping
+from ablate.execution.interruption import TimeLimit
+from ablate.execution.jobs import RunSource, find_unfinished, record_study
 from ablate.tracking.curve import CurveWriter, read_curve
 
 pytestmark = [
@@ -80,7 +79,7 @@ def test_no_lane_is_opened_for_which_there_is_no_run(make_bench, monkeypatch: py
     bench = make_bench()
     monkeypatch.setattr("ablate.execution.driver.node_resources", lambda: [{"CPU": 8.0}])
     monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
-    assert bench.train(lanes=2, grows=True).states == {"finished": 2}
+    assert bench.train(slots=2, grows=True).states == {"finished": 2}
     assert "joined" not in bench.texts()
 
 
@@ -272,7 +271,7 @@ def test_a_run_folder_that_is_broken_stopped_the_others_or_ended_well(make_bench
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a file where the folder must be")
-    outcome = bench.train(lanes=2)
+    outcome = bench.train(slots=2)
     assert outcome.states == {"failed": 1, "finished": 1}
     assert outcome.exit_code == 1
     assert bench.store.run(other.run_id).read_status().state == "finished"
@@ -286,7 +285,7 @@ def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
     whole = bench.plan
     bench.plan = replace(whole, arms=whole.arms[:1], runs=whole.runs[:1])
     source = OneByOne(bench, whole)
-    assert bench.train(lanes=2, source=source).states == {"finished": 2}
+    assert bench.train(slots=2, source=source).states == {"finished": 2}
     assert source.told == {run.run_id: "finished" for run in whole.runs}
     assert [run.run_id for run, _ in bench.mirror.announced] == [run.run_id for run in whole.runs[1:]]
     assert bench.curves() == undisturbed

@@ -14,7 +14,8 @@ from processes import PATIENCE_S
 from ray.exceptions import WorkerCrashedError
 
 from ablate.errors import ResourceError
-from ablate.execution import cluster, local
+from ablate.execution import cluster
+from ablate.execution import local_node as local
 from ablate.execution.cluster import start_cluster
 
 

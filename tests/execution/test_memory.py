@@ -14,8 +14,8 @@ import torch
 
 from ablate.data import CorpusInfo
 from ablate.errors import ResourceError
-from ablate.execution.memory import check_memory, is_out_of_memory
-from ablate.execution.placement import Placement
+from ablate.execution.failures import is_out_of_memory
+from ablate.execution.placement import Placement, check_memory
 from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.study.schema import TrainConfig
@@ -142,10 +142,10 @@ def test_a_model_that_fits_somehow_is_not_refused(
 ) -> None:
     """Only memory that no micro-batch can avoid counts, and only for runs that are left."""
     plan = build_plan(load_study(write_grid(train={"steps": 1, "batch_size": 10_000_000})), corpus_info)
-    placement = Placement(cpus=1, gpus=0.0, lanes=1)
+    placement = Placement(cpus=1, gpus=0.0, slots=1)
     check_memory(plan.study, plan.runs, placement)
     check_memory(plan.study, (), placement)
-    monkeypatch.setattr("ablate.execution.memory._total_bytes", lambda _: 16 * plan.arms[0].n_params)
+    monkeypatch.setattr("ablate.execution.placement._total_bytes", lambda _: 16 * plan.arms[0].n_params)
     check_memory(plan.study, plan.runs[:1], placement)
     with pytest.raises(ResourceError, match="attention=differential,normalization=ngpt has"):
         check_memory(plan.study, plan.runs, placement)

@@ -10,7 +10,7 @@ import pytest
 
 from ablate.data import describe
 from ablate.errors import GridError
-from ablate.execution.stopping import Asha, Patience, parse_stopping, seed_from_curves
+from ablate.execution.early_stopping import Asha, Patience, parse_stopping, seed_from_curves
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 

@@ -14,8 +14,7 @@ from pretended import RATE, end_run
 
 from ablate import cli
 from ablate.execution.events import Outcome
-from ablate.execution.jobs import count_states, record_study
-from ablate.execution.source import RunSource
+from ablate.execution.jobs import RunSource, count_states, record_study
 from ablate.plan import Plan, Run
 from ablate.search import run as search_run
 from ablate.tracking.folders import StudyFolder

@@ -16,9 +16,9 @@ import torch
 
 from ablate.cli.bench_output import describe_bench, print_speeds, write_bench
 from ablate.errors import ResourceError
-from ablate.training import bench
-from ablate.training.bench import WINDOWS, bench_arms
-from ablate.training.together import time_together
+from ablate.training.bench import arms as bench
+from ablate.training.bench.arms import WINDOWS, bench_arms
+from ablate.training.bench.concurrent_runs import time_together
 from ablate_model import ModelConfig
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ablate.training import optimizer
-from ablate.training.loop import free_memory, train
+from ablate.training.device import free_memory
+from ablate.training.loop import train
 from ablate_model import ModelConfig
 from ablate_model.attention import TABLE
 from ablate_model.numerics import HAS_TRITON

@@ -1,20 +1,25 @@
-"""Runs that ended but lost a file since: what can be made again is written, and the rest is named."""
+"""The files of a study while it trains: lost ones are restored, and weights are kept within a disk budget."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ablate.errors import RecordError
+from ablate.execution.events import Event, Observer
 from ablate.execution.jobs import config_of
-from ablate.formatting import count
+from ablate.formatting import count, format_count
 from ablate.plan import Plan, Run
 from ablate.plan.identity import IMMATERIAL, canonical_json
+from ablate.tracking.cleaning import Keep, clean
 from ablate.tracking.folders import MAX_NAMED, RunFolder, StudyFolder, read_json, write_json
 from ablate.tracking.study_record import Status
 
+EVERY_S = 10.0  # a look at a study of thousands of runs takes a while
 
-def heal(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *, needs_weights: bool) -> None:
+
+def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *, needs_weights: bool) -> None:
     """Look at the files of every run that has ended, and `tell` what was found, in sentences.
 
     A config is written again from the plan, and weights from the checkpoint, where it is still there. No run is trained
@@ -27,7 +32,7 @@ def heal(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *, needs
         status = folder.read_status()
         if not folder.has_ended(status):
             continue
-        for sentence in (*_heal_config(plan, run, folder), *_find_manifest(folder)):
+        for sentence in (*_repair_config(plan, run, folder), *_check_manifest(folder)):
             tell(sentence)
         if status.state == "finished" and (flaw := folder.weights_flaw()) and not _save_weights_again(folder, status):
             if folder.weights.is_symlink() or folder.weights.exists():
@@ -42,7 +47,7 @@ def heal(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *, needs
         )
 
 
-def _heal_config(plan: Plan, run: Run, folder: RunFolder) -> Iterator[str]:
+def _repair_config(plan: Plan, run: Run, folder: RunFolder) -> Iterator[str]:
     expected = config_of(plan, run)
     passed_over = IMMATERIAL | run.arm.train.idle_settings()
     try:
@@ -66,7 +71,7 @@ def _decisive(config: Mapping[str, Any], passed_over: frozenset[str]) -> str:
     return canonical_json([config["model"], train, config["data"]["hash"], config["seed"]])
 
 
-def _find_manifest(folder: RunFolder) -> Iterator[str]:
+def _check_manifest(folder: RunFolder) -> Iterator[str]:
     """Nothing but the training itself knew on which device and with which versions it ran."""
     try:
         problem = "" if isinstance(read_json(folder.manifest), dict) else f"{folder.manifest}: it holds no mapping"
@@ -94,3 +99,29 @@ def _save_weights_again(folder: RunFolder, status: Status) -> bool:
     except (RecordError, OSError, LookupError, TypeError, AttributeError):
         return False
     return True
+
+
+class DiskBudget:
+    """Passes events on, and removes weights by rule and budget where runs have ended, as `ablate clean` does."""
+
+    def __init__(self, store: StudyFolder, keep: Keep, budget_bytes: int | None, observe: Observer) -> None:
+        self.store, self.keep, self.budget_bytes, self._observe = store, keep, budget_bytes, observe
+        self._looked_at = -EVERY_S
+
+    def observe(self, event: Event) -> None:
+        self._observe(event)
+        if event.kind == "ended" and time.monotonic() - self._looked_at >= EVERY_S:
+            self.enforce()
+
+    def enforce(self) -> None:
+        if self.keep == "all" and self.budget_bytes is None:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            removals = clean(self.store, self.keep, self.budget_bytes)
+        except (OSError, RecordError) as error:  # training is worth more than room
+            self._observe(Event("notice", text=f"no weights were removed: {error}"))
+            return
+        if removals:
+            freed = format_count(sum(removal.n_bytes for removal in removals))
+            self._observe(Event("notice", text=f"{freed}B of weights and leftovers removed ({removals[-1].reason})"))

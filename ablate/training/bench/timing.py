@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
+from ablate.training.device import now
 from ablate_model.kernels.cuda_graph import capture_graph
 
 REPEATS = 3
 WARM_UP_CALLS = 3  # before a capture
-
-
-def now(device: torch.device) -> float:
-    """Seconds, once all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def time_call(call: Callable[[], object], device: torch.device, count: int, *, as_graph: bool = False) -> float:

@@ -14,12 +14,12 @@ import torch
 
 from ablate.errors import ResourceError
 from ablate.study.schema import TrainConfig
-from ablate.training.components import time_components, time_kernels
-from ablate.training.loop import peak_memory_bytes
+from ablate.training.bench.breakdown import time_components, time_kernels
+from ablate.training.bench.concurrent_runs import time_together
+from ablate.training.bench.timed_run import WARM_UP_STEPS, WINDOWS, random_corpus, run_windows, start
+from ablate.training.bench.timing import time_call
+from ablate.training.device import peak_memory_bytes
 from ablate.training.precision import PRECISIONS, forbid_tf32
-from ablate.training.timing import time_call
-from ablate.training.together import time_together
-from ablate.training.windows import WARM_UP_STEPS, WINDOWS, random_corpus, run_windows, start
 from ablate_model import ModelConfig
 from ablate_model.attention_backend import report_attention
 from ablate_model.kernels.call import BackendError

@@ -12,8 +12,8 @@ import torch
 from ablate.data import Corpus, CorpusInfo
 from ablate.study.schema import TrainConfig
 from ablate.training.compilation import forget_compiled
-from ablate.training.loop import Training, free_memory
-from ablate.training.timing import now
+from ablate.training.device import free_memory, now
+from ablate.training.loop import Training
 from ablate_model import ModelConfig
 
 WINDOWS = 5  # the median of so many is reported

@@ -10,7 +10,7 @@ import pytest
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
-from ablate.execution.limit import TimeLimit
+from ablate.execution.interruption import TimeLimit
 from ablate.plan import Run, build_plan
 from ablate.study import load_study
 

@@ -17,9 +17,9 @@ from ablate.data import Corpus
 from ablate.errors import ResourceError
 from ablate.formatting import name_error
 from ablate.study.schema import TrainConfig
-from ablate.training.loop import free_memory
+from ablate.training.bench.timed_run import random_corpus, run_windows, start
+from ablate.training.device import free_memory
 from ablate.training.precision import forbid_tf32
-from ablate.training.windows import random_corpus, run_windows, start
 from ablate_model import ModelConfig
 
 PATIENCE_S = 600.0  # of one process for the others, of which the slowest may be compiling

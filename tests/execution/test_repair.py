@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from ablate.cli.archive import check_model
 from ablate.data import prepare
 from ablate.errors import RecordError
-from ablate.execution.healing import heal
+from ablate.execution.failures import is_unwritable
 from ablate.execution.jobs import count_states, find_unfinished, make_job, record_study
-from ablate.execution.worker import RunWorker, is_unwritable
+from ablate.execution.upkeep import repair_runs
+from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 from ablate.tracking.archive import merge, pack
@@ -45,7 +46,7 @@ class Trained:
 
     def heal(self, *, needs_weights: bool = True) -> str:
         said: list[str] = []
-        heal(self.plan, self.store, said.append, needs_weights=needs_weights)
+        repair_runs(self.plan, self.store, said.append, needs_weights=needs_weights)
         return "\n".join(said)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ablate.execution.events import Event
-from ablate.execution.housekeeping import Housekeeper
 from ablate.execution.run import Options
+from ablate.execution.upkeep import DiskBudget
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
@@ -27,7 +27,7 @@ def test_the_worst_weights_go_while_others_train(tmp_path: Path) -> None:
             curve.append({"step": 4, "val_loss": 3.0 - run.seed})
         folder.write_status(Status("finished", step=4, n_steps=4))
     seen: list[Event] = []
-    keeper = Housekeeper(store, Options("").keep, 2 * WEIGHTS, seen.append)
+    keeper = DiskBudget(store, Options("").keep, 2 * WEIGHTS, seen.append)
     with CurveWriter(store.run("00").curve):  # the worst run, but a worker is training it
         keeper.observe(Event("started"))
         assert all(store.run(run.run_id).weights.exists() for run in runs)

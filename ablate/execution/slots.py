@@ -17,8 +17,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ablate.data import Corpus
+from ablate.execution.failures import is_out_of_memory
 from ablate.execution.jobs import Job
-from ablate.execution.memory import is_out_of_memory
 from ablate.execution.placement import Placement
 from ablate.execution.worker import Result, RunWorker, Seat
 from ablate.plan import Run
@@ -27,7 +27,7 @@ HOST = socket.gethostname()
 GRACE_S = 3.0  # how long the others of a group have to say what they died of
 
 
-class Lane:
+class Slot:
     """The worker of one run at a time, or the several that train it together, rank 0 first, and what they do.
 
     Without workers while the cluster has no room for them. A group's processes have their share of the cluster by a
@@ -104,7 +104,9 @@ class Lane:
         if self._errors and self.tasks:
             self._hear(ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=GRACE_S)[0])
         if self._errors and 0 not in self._ended:
-            raise min(self._errors, key=lambda error: (isinstance(error, RayTaskError), not is_starved(error)))
+            raise min(
+                self._errors, key=lambda error: (isinstance(error, RayTaskError), not is_memory_error(error))
+            )
         return None if self.tasks else self._ended[0]
 
     def _hear(self, tasks: Iterable[Any]) -> None:
@@ -137,12 +139,12 @@ class Lane:
         self._group = self._meeting = None
 
 
-def is_starved(error: RayError) -> bool:
-    """Whether a worker had no room for what it did."""
+def is_memory_error(error: RayError) -> bool:
+    """Whether a worker ran out of memory, or was killed by Ray because its node did."""
     return isinstance(error, OutOfMemoryError) or is_out_of_memory(cause_of(error))
 
 
 def cause_of(error: RayError) -> BaseException:
-    """What the worker raised, where that could travel."""
+    """The error that the worker raised, if Ray could pass it on; otherwise Ray's own error."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     return cause if isinstance(cause, BaseException) else error

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ablate.training.bench.timing import time_call
+from ablate.training.device import now
 from ablate.training.loop import Training
-from ablate.training.timing import now, time_call
 from ablate_model.blocks import Block
 
 COUNT = 10  # calls in a window

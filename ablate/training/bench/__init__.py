@@ -1,0 +1,1 @@
+"""`ablate bench`: how fast the arms of a study train."""
