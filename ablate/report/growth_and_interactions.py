@@ -59,9 +59,11 @@ def _describe_along(rows: Sequence[Trend]) -> str:
         return f"{capitalize(ends)}, the speedups in {cost} are multiplied by these factors: {join_with_and(listed)}."
     speedup = f"the speedup of {name_family(first)} in {cost}"
     if first.growth is None and first.bound in (None, "not_determined"):
-        change = f"; its final loss minus the baseline's changes by {format_loss_change(first)} nats"
-        told = change if first.loss_low is not None else ""
-        return f"This study cannot determine whether {speedup} grows {ends}: {first.note}{told}."
+        answer = f"This study cannot determine whether {speedup} grows {ends}: {first.note}."
+        if first.loss_low is None:
+            return answer
+        change = format_loss_change(first)
+        return f"{answer} The final loss of {name_family(first)} minus the baseline's changes by {change} nats."
     claim = {
         "up": f"{speedup} clearly grows",
         "down": f"{speedup} clearly shrinks",
@@ -90,8 +92,9 @@ def describe_interactions(effects: Sequence[Effect], within: Sequence[str]) -> l
     for effect in sorted(known, key=lambda effect: effect.estimate):
         if len(effect.levels) == 1:
             by_axis.setdefault(next(iter(effect.levels)), []).append(effect)
-    changes = "; ".join(f"{axis.rpartition('.')[2]}: {_list(mine)}" for axis, mine in sorted(by_axis.items()))
-    average = f"Averaged over the other axes, the final loss changes by (nats per token, 95 % intervals) {changes}."
+    changes = "; ".join(f"by {axis.rpartition('.')[2]}, {_list(mine)}" for axis, mine in sorted(by_axis.items()))
+    how = "the final loss changes as follows (nats per token, 95 % intervals)"
+    average = f"Averaged over the other axes, {how}: {changes}."
     return [*([average] if by_axis else []), _describe_pair(pairs[0]) if len(pairs) == 1 else _describe_pairs(pairs)]
 
 

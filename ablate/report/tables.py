@@ -131,9 +131,10 @@ def tabulate_trends(report: Report) -> Table:
     notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
     how = (
         "The growth is the speedup at the last level divided by that at the first, from a straight line in the "
-        f"logarithms, paired by seed. p tests for no growth in {AXIS_NAMES[report.axis]} and is not adjusted. The last "
-        "column is the change, over the same levels, in the difference of final losses, arm minus baseline (nats). A "
-        "growth with the words at least is the mean of the seeds' own limits and has their noise."
+        "logarithms, paired by seed. The p-value is for no growth in "
+        f"{AXIS_NAMES[report.axis]}, not adjusted. The last column is the change, over the same levels, in the "
+        "difference of final losses, arm minus baseline (nats). A bound is the mean of the seeds' own limits and has "
+        "their noise."
     )
     header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.table_axes), "p", "Loss difference")
     caption = "Growth of the speedup to the baseline's final loss, with 95 % intervals"

@@ -34,7 +34,7 @@ def test_growth_in_words():
     ]
     told = replace(unknown, loss_change=0.02, loss_low=0.01, loss_high=0.03)
     assert describe_growth([told], "tokens")[0].endswith(
-        "do not match; its final loss minus the baseline's changes by +0.0200 [+0.0100, +0.0300] nats."
+        "do not match. The final loss of ngpt minus the baseline's changes by +0.0200 [+0.0100, +0.0300] nats."
     )
     other = replace(TREND, family={"normalization": "peri"}, growth=None, low=1.2, high=None, bound="at_least")
     assert describe_growth([TREND, other], "tokens") == [
@@ -76,8 +76,8 @@ def test_one_pair_of_levels():
     ]
     average, pair = describe_interactions(effects, ())
     assert average == (
-        "Averaged over the other axes, the final loss changes by (nats per token, 95 % intervals) attention: gated "
-        "-0.0200 [-0.0300, -0.0100]; normalization: ngpt -0.0500 [-0.0600, -0.0400]."
+        "Averaged over the other axes, the final loss changes as follows (nats per token, 95 % intervals): by "
+        "attention, gated -0.0200 [-0.0300, -0.0100]; by normalization, ngpt -0.0500 [-0.0600, -0.0400]."
     )
     assert pair == (
         "Together, gated and ngpt end at a clearly higher loss than the sum of their separate effects: +0.0150 "
