@@ -119,11 +119,11 @@ def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, 
     statement = reader.read_histories(experiment_id, listed, (METRIC,))
     moments.append(time.perf_counter())
     histories = {
-        run_id: writer.client.get_metric_history(mlflow_id, METRIC) for run_id, mlflow_id in writer.mlflow_ids.items()
+        run_id: writer.client.get_metric_history(mirrored.mlflow_id, METRIC) for run_id, mirrored in writer.runs.items()
     }
     moments.append(time.perf_counter())
-    for run_id, mlflow_id in writer.mlflow_ids.items():
-        assert np.array_equal(statement[mlflow_id][METRIC].values, files[run_id])
+    for run_id, mirrored in writer.runs.items():
+        assert np.array_equal(statement[mirrored.mlflow_id][METRIC].values, files[run_id])
         assert sorted(point.value for point in histories[run_id]) == sorted(files[run_id])
     files_s, _, statement_s, client_s = np.diff(moments).tolist()
     return MlflowResult(sum(map(len, files.values())), files_s, statement_s, client_s)

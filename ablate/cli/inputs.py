@@ -85,7 +85,7 @@ def write_command(*uris: str | None) -> str:
     """The command line as it was typed, with the secrets in these addresses left out."""
     words = ["ablate", *sys.argv[1:]]
     for uri in filter(None, uris):
-        from ablate.tracking.mlflow_mirror import redact
+        from ablate.tracking.mlflow_client import redact
 
         words = [word.replace(uri, redact(uri)) for word in words]
     return shlex.join(words)

@@ -229,7 +229,8 @@ class Driver:
             self._read_on(run)
         else:  # what an earlier driver saw of it: the rule of early stopping knows
             reader = self._readers[run.run_id] = CurveReader(folder.curve)
-            self.mirror.add(run.run_id, reader.read())
+            reader.read()
+            self.mirror.note_lines(run.run_id)
         cut_counts = self.stopping is not None or self.source is not None
         job = make_job(self.plan, run, self.placement, self.software, cut_counts=cut_counts)
         self.watchdog.begin(folder.status)
@@ -269,7 +270,8 @@ class Driver:
     def _read_on(self, run: Run) -> list[dict[str, Any]]:
         """The lines that came since the last look, each once, which the mirror and the rule of early stopping get."""
         records = self._readers[run.run_id].read()
-        self.mirror.add(run.run_id, records)
+        if records:
+            self.mirror.note_lines(run.run_id)
         if self.stopping is not None and (reason := self.stopping.judge(run, records)):
             self._cuts.setdefault(run.run_id, reason)
         return records
@@ -399,7 +401,7 @@ class Driver:
     def _end(self, run: Run, state: State, text: str) -> None:
         if state == "failed":
             text = self._lost[run.run_id] = name_error(text)
-        self.mirror.end(run.run_id, state)
+        self.mirror.note_end(run.run_id, state)
         if self.source is not None and state in ("finished", "diverged", "failed"):
             self.source.tell(run, state)
         self.observe(Event("ended", run, state=state, text=text))

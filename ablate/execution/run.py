@@ -27,13 +27,8 @@ from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.mlflow_mirror import (
-    MlflowMirror,
-    check_tracking_uri,
-    find_mirror_obstacle,
-    is_complete,
-    redact,
-)
+from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
+from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 
 SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster sees
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, to which only ratios matter

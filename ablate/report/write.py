@@ -21,7 +21,7 @@ from ablate.report.report import Report, ReportOptions, make_report
 from ablate.report.summary import final_metrics, summarize, write_speedup_csv
 from ablate.report.tables import tabulate
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.mlflow_publisher import publish
+from ablate.tracking.mlflow_writer import publish
 
 FILES = {
     "html": "report.html",

@@ -22,7 +22,7 @@ from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
 from ablate.study.settings import is_same
 from ablate.study.tuning import GRID, Chosen
-from ablate.tracking.mlflow_mirror import redact
+from ablate.tracking.mlflow_client import redact
 
 JOURNAL = "optuna.log"
 REHEARSED = 12  # trials: two more than the samplers draw at random, and than the pruners wait for

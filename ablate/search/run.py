@@ -34,7 +34,7 @@ from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.study import Study
 from ablate.tracking.folders import StudyFolder, read_json
-from ablate.tracking.mlflow_publisher import publish
+from ablate.tracking.mlflow_writer import publish
 
 _TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name; before it stands its arm, where there are several
 

@@ -70,5 +70,5 @@ def test_an_mlflow_that_is_away_is_an_excuse_without_the_password(tmp_path: Path
     store = StudyFolder(tmp_path / "alone")
     write_study(store, [SyntheticArm("baseline")], seeds=(0,), n_steps=40)
     excuse = attach_report(write_report(store, tmp_path / "report"), "http://ann:hunter2@127.0.0.1:9")
-    assert excuse.startswith("MLflow at http://127.0.0.1:9 has not got the report (")
+    assert excuse.startswith("MLflow at http://127.0.0.1:9 does not have the report (")
     assert "hunter2" not in excuse and "\n" not in excuse

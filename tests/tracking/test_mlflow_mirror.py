@@ -17,17 +17,10 @@ import pytest
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.folders import StudyFolder, write_json
-from ablate.tracking.mlflow_mirror import (
-    SCHEMES,
-    MlflowMirror,
-    check_tracking_uri,
-    explain,
-    find_mirror_obstacle,
-    hide_secrets,
-    redact,
-)
-from ablate.tracking.mlflow_publisher import publish
-from ablate.tracking.mlflow_writer import MlflowWriter
+from ablate.tracking.mlflow_client import SCHEMES, check_tracking_uri, find_mirror_obstacle, hide_secrets, redact
+from ablate.tracking.mlflow_database import explain
+from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.mlflow_writer import MlflowWriter, publish
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 # MLflow and SQLAlchemy use deprecated calls of their own and of each other.
@@ -148,8 +141,8 @@ def test_an_mlflow_that_is_away_holds_nobody_up_and_names_no_secret(store: Study
     address = "http://somebody:hunter2@127.0.0.1:9/?token=tell"
     mirror = MlflowMirror(address, store, RECORD)
     started = time.monotonic()
-    for line in LINES:
-        mirror.add("0f", [line])
+    for _ in LINES:
+        mirror.note_lines("0f")
     assert time.monotonic() - started < 1.0
     mirror.close(15.0)
     assert mirror.behind is not None
@@ -184,7 +177,7 @@ def test_of_a_folder_of_files_it_is_known_at_once_that_mlflow_accepts_nothing(
     obstacle = find_mirror_obstacle(uri)
     assert uri in obstacle and "mlflow migrate-filestore" in obstacle and "MLFLOW_ALLOW_FILE_STORE=true" in obstacle
     mirror = MlflowMirror(uri, store, store.read_study())
-    mirror.add("0f", [{"step": 1}])
+    mirror.note_lines("0f")
     mirror.close()
     assert mirror.behind is None and set(tmp_path.rglob("*")) == before
     assert publish(uri, store.read_study(), {}, {}, "") == obstacle
@@ -228,20 +221,19 @@ def test_an_error_is_shown_without_secrets() -> None:
 def test_a_writer_made_anew_knows_what_is_there(store: StudyFolder) -> None:
     mirror_all(store)
     writer = MlflowWriter(uri(store), RECORD)
-    assert writer.last_steps == {"0f": 20}
-    assert writer.states == {"0f": "FINISHED"}
+    assert {run_id: (run.last_step, run.status) for run_id, run in writer.runs.items()} == {"0f": (20, "FINISHED")}
 
 
 def test_a_run_that_is_announced_later_is_mirrored_too(store: StudyFolder) -> None:
     mirror = MlflowMirror(uri(store), store, replace(RECORD, arms=(), runs=()))
     for _ in range(2):  # a driver that restarts it announces it again
         mirror.announce(RECORD.runs[0], ARM)
-    mirror.add("0f", LINES)
-    mirror.end("0f", "finished")
+    mirror.note_lines("0f")
+    mirror.note_end("0f", "finished")
     mirror.close()
     assert mirror.behind is None
     assert_has_all(store)
-    assert MlflowWriter(uri(store), RECORD).states == {"0f": "FINISHED"}
+    assert MlflowWriter(uri(store), RECORD).runs["0f"].status == "FINISHED"
 
 
 def _cut(path: Path) -> None:

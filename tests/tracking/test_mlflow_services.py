@@ -51,10 +51,10 @@ def train(store: StudyFolder, mirror: MlflowMirror, half: int) -> None:
     with CurveWriter(store.run("0f").curve) as curve:
         for line in LINES[10 * half : 10 * half + 10]:
             curve.append(line)
-            mirror.add("0f", [line])
+            mirror.note_lines("0f")
     if half:
         store.run("0f").write_status(Status("finished", step=20, n_steps=20))
-        mirror.end("0f", "finished")
+        mirror.note_end("0f", "finished")
 
 
 def assert_has_all(uri: str) -> None:
@@ -127,7 +127,7 @@ def test_a_server_that_is_killed_in_mid_run_ends_up_with_all(
     uri = f"http://127.0.0.1:{port}"
     mirror = MlflowMirror(uri, store, RECORD)
     train(store, mirror, 0)
-    wait_for(lambda: mirror._queue.empty())
+    wait_for(lambda: not mirror._changed)
     time.sleep(3.0)  # the mirror collects for two seconds before it writes
     kill()
     began = time.monotonic()
