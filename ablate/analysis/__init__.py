@@ -1,6 +1,7 @@
-"""From the records of a study to numbers: pure functions over curves, with numpy, scipy and pandas."""
+"""The numbers of a study, computed from its records by pure functions with numpy, scipy and pandas."""
 
+from ablate.analysis.comparison import TARGETS, Target, parse_target
 from ablate.analysis.results import AXES, Results, RunCurve, read_results
-from ablate.analysis.speedup import TARGETS, SpeedUp, Target, parse_target, speed_ups
+from ablate.analysis.speedup import SpeedUp, speed_ups
 
 __all__ = ["AXES", "TARGETS", "Results", "RunCurve", "SpeedUp", "Target", "parse_target", "read_results", "speed_ups"]

@@ -1,7 +1,7 @@
-"""The border: what stands in the files of a study is checked here once, and the numbers behind it rely on that.
+"""The records in a study's files, checked once for all later computations.
 
-Text loses its control characters, which a terminal would obey, and what no encoding can write. What is not of its type,
-or beyond any real value, counts as unknown; a record that nothing can be made of is refused with the name of its file.
+Text loses control characters, which a terminal would obey, and characters that no encoding can write. A value of a
+wrong type or an impossible size counts as unknown. A record that cannot be used is refused with the name of its file.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,199}")
 
 
 def clean(value: Any, depth: int = 0) -> Any:
-    """JSON with U+FFFD for every control character but tab and line feed, lone surrogate and noncharacter.
+    """Replace lone surrogates, noncharacters, and control characters except tab and line feed with U+FFFD, in JSON.
 
-    Raises `RecursionError` where it is nested deeper than any record.
+    Raises `RecursionError` if it is nested deeper than any record.
     """
     if isinstance(value, str):
         return _UNWRITABLE.sub("\N{REPLACEMENT CHARACTER}", value)
@@ -38,7 +38,7 @@ def clean(value: Any, depth: int = 0) -> Any:
 
 
 def read_document(path: Path) -> Any:
-    """Cleaned JSON. Raises `RecordError`, naming the file, where it is missing or cannot be read."""
+    """Read and clean a JSON file. Raises `RecordError`, naming it, if it is missing or cannot be read."""
     try:
         return clean(read_json(path))
     except RecursionError:
@@ -46,7 +46,7 @@ def read_document(path: Path) -> Any:
 
 
 def read_mapping(path: Path) -> Mapping[str, Any]:
-    """A cleaned JSON object; empty where there is none that can be read."""
+    """Read and clean a JSON object; empty if the file holds none that can be read."""
     try:
         document = read_document(path)
     except RecordError:
@@ -55,14 +55,14 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
 
 
 def read_record(store: StudyFolder) -> StudyRecord:
-    """`study.json`. Raises `RecordError` where no study was run here, or the file cannot be used."""
+    """Read `study.json`. Raises `RecordError` if no study was run here, or the file cannot be used."""
     if not store.record.exists():
-        return store.read_study()  # it knows the nearest name
+        return store.read_study()  # its message suggests the nearest name
     return check_record(read_document(store.record), store.record)
 
 
 def check_record(document: Any, place: Path) -> StudyRecord:
-    """A study's record with usable names and sizes; a level that is a list or a mapping becomes its JSON text.
+    """Check names and sizes of a study's record. A level that is a list or a mapping becomes its JSON text.
 
     Raises `RecordError`, naming the `place`.
     """
@@ -83,17 +83,17 @@ def check_record(document: Any, place: Path) -> StudyRecord:
 
 
 def read_status(path: Path) -> Status:
-    """`status.json`: queued where there is none, and, with the reason as its error, where it cannot be used."""
+    """Read `status.json`. A missing one means queued, and so does an unusable one, with the reason as its error."""
     if not os.path.lexists(path):
         return Status("queued")
     try:
         return Status.from_dict(read_document(path), path)
     except RecordError as error:
-        return Status("queued", error=str(error).replace(str(path), path.name))  # pages are published without paths
+        return Status("queued", error=str(error).replace(str(path), path.name))  # published pages contain no paths
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The manifest without values of a wrong type: they count as unknown."""
+    """Remove values of a wrong type from a manifest, so they count as unknown."""
     known = {key: value for key, value in manifest.items() if _MANIFEST.get(key, _is_anything)(value)}
     texts = {key: {k: v for k, v in known[key].items() if isinstance(v, str)} for key in _TEXTS if key in known}
     return known | texts
@@ -126,7 +126,7 @@ _MANIFEST: Mapping[str, Callable[[Any], bool]] = {
 
 def _check_run(run: RunRecord, place: Path) -> None:
     if not _RUN_ID.fullmatch(run.run_id):
-        raise RecordError(f"{place}: {run.run_id[:40]!r} is no run id (legal: the name of a folder, in ASCII)")
+        raise RecordError(f"{place}: {run.run_id[:40]!r} is not a run id (legal: a folder name in ASCII)")
 
 
 def _check_arm(arm: ArmRecord, place: Path) -> ArmRecord:

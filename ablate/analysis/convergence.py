@@ -1,8 +1,8 @@
-"""Where a loss curve reaches a target: the first crossing that holds.
+"""The first lasting crossing of a target by a loss curve.
 
-Evaluation losses only; never training loss, never "best so far". A crossing lies between two evaluations, at a fraction
-that is linear in the loss and in the logarithm of the cost. The fraction does not depend on the axis of cost, so one
-crossing gives the cost in steps, tokens, FLOPs and seconds alike.
+Only evaluation losses count, not training losses and not the best so far. A crossing lies between two evaluations, at a
+fraction that is linear in the loss and in the logarithm of the cost. The fraction does not depend on the axis of cost,
+so one crossing gives the cost in steps, tokens, FLOPs and seconds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Position:
 
 
 def find_crossing(loss_e: Floats, target: float, hold: int = HOLD, is_whole: bool = True) -> Position | None:
-    """The first position from which `hold` evaluations in a row are at or below `target` (nats a token).
+    """Find the first position from which `hold` evaluations in a row are at or below `target` (nats per token).
 
-    At the end of a whole run fewer are enough: the last evaluation alone may make a crossing. A run that diverged or
-    was cut gets no such grace. None where the target is never reached; Position(0, 1.0) where the first evaluation is
-    already below.
+    At the end of a whole run fewer are enough: its last evaluation is a crossing by itself. This does not hold for a
+    run that diverged or was stopped. None if the target is never reached; Position(0, 1.0) if the first evaluation is
+    already below it.
     """
     is_below = loss_e <= target
     end = len(is_below) if is_whole else len(is_below) - hold + 1
@@ -49,7 +49,7 @@ def find_crossing(loss_e: Floats, target: float, hold: int = HOLD, is_whole: boo
 
 
 def find_share(steps_e: Floats, share: float) -> Position | None:
-    """The position at `share` (0 to 1) of the budget, which ends at the last evaluation; None before the first one."""
+    """Find the position at `share` (0 to 1) of the budget, which ends at the last evaluation. None before the first."""
     step = share * float(steps_e[-1])
     index = int(np.searchsorted(steps_e, step))
     if share >= 1 or index >= len(steps_e):
@@ -62,7 +62,7 @@ def find_share(steps_e: Floats, share: float) -> Position | None:
 
 
 def cost_at(cost_e: Floats, position: Position) -> float:
-    """The cost at a position, linear in log cost; linear in the cost where the evaluation before it cost nothing."""
+    """Interpolate the cost at a position in log cost, or in the cost if the evaluation before it cost nothing."""
     high = float(cost_e[position.index])
     if position.index == 0:
         return high
@@ -73,7 +73,7 @@ def cost_at(cost_e: Floats, position: Position) -> float:
 
 
 def loss_at(loss_e: Floats, position: Position) -> float:
-    """The loss (nats a token) at a position."""
+    """Interpolate the loss (nats per token) at a position."""
     after = float(loss_e[position.index])
     if position.index == 0 or position.fraction == 1:
         return after
@@ -83,15 +83,18 @@ def loss_at(loss_e: Floats, position: Position) -> float:
 
 @dataclass(frozen=True)
 class Reach:
-    """How a run met a target: `reached` at a position; `never` (censored where the run ended); `before` its first
-    evaluation (censored there, from the other side)."""
+    """How a run met a target.
+
+    `side` is `reached` (at `position`), `never` (censored where the run ended) or `before` (censored at the first
+    evaluation, from the other side).
+    """
 
     run: RunCurve
     side: Side
     position: Position | None
 
     def cost(self, axis: str) -> float:
-        """The cost at the position; where censored, the cost at which it was. nan where the axis was not recorded."""
+        """Return the cost at the position, or where the run was censored; nan if the axis was not recorded."""
         if self.position is None:
             known = self.run.cost(axis)
             known = known[np.isfinite(known)]
@@ -100,7 +103,7 @@ class Reach:
 
 
 def reach_loss(run: RunCurve, target: float, hold: int = HOLD) -> Reach:
-    """How an ended run met an absolute target (nats a token)."""
+    """Find how an ended run met an absolute target (nats per token)."""
     position = find_crossing(run.evaluation_loss, target, hold, run.is_whole)
     if position is None:
         return Reach(run, "never", None)

@@ -1,8 +1,8 @@
-"""What each axis does to the loss and to the time to the target: differences of arms, and effects in a factorial.
+"""Effects of each axis on the loss and on the cost to the target: differences of arms, and effects in a factorial.
 
-Differences are paired by seed. Effects come from least squares with the seed as a block, sum over the other axes: the
-main effect of a level is its difference from the baseline's level averaged over all levels of the other axes; the
-two-way interaction of two levels is the difference of such differences.
+Differences are paired by seed. Effects come from least squares with the seed as a block. The main effect of a level is
+its difference from the baseline's level, averaged over all levels of the other axes. The two-way interaction of two
+levels is the difference of such differences.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ablate.analysis.comparison import compare, find_obstacle
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.intervals import Estimate, holm, paired_t, t_estimate
+from ablate.analysis.intervals import Estimate, adjust_p_values, paired_t, t_estimate
 from ablate.analysis.results import Results
-from ablate.analysis.speedup import compare, find_obstacle
 from ablate.tracking.study_record import Value
 
 ESTIMABLE = 1e-8
-"""A contrast is estimable where the design leaves less than this of it unseen: rounding leaves about 1e-12."""
+"""A contrast is estimable if the design misses less than this of it. Rounding leaves about 1e-12."""
 
 LOSS = "final_loss"
 
@@ -32,9 +32,9 @@ LOSS = "final_loss"
 class Effect:
     """A difference with its 95 % interval (null below two seeds) and p-values.
 
-    `outcome` is `final_loss` (nats a token; below 0 is better) or `log_` and an axis of cost (the natural logarithm of
-    the cost to the baseline's final loss). `levels` are the levels whose effect it is, one axis for a main effect and
-    two for an interaction; for a difference of two arms, the levels in which `arm` differs from `baseline`.
+    `outcome` is `final_loss` (nats per token; below 0 is better), or `log_` and an axis of cost, which is the natural
+    logarithm of the cost to the baseline's final loss. `levels` has one axis for a main effect and two for an
+    interaction. For a difference of two arms, it has the levels in which `arm` differs from `baseline`.
     """
 
     outcome: str
@@ -53,9 +53,9 @@ class Effect:
 
 
 def find_differences(results: Results) -> tuple[Effect, ...]:
-    """Final loss of each arm minus its baseline's, paired by seed; Holm over the arms of one baseline.
+    """Compute each arm's final loss minus its baseline's, paired by seed. Holm's method covers one baseline's arms.
 
-    For a leave-one-out design these are the steps of its waterfall.
+    For a leave-one-out design, these are the steps of its waterfall.
     """
     found = []
     for name in results.compared_arms:
@@ -68,15 +68,15 @@ def find_differences(results: Results) -> tuple[Effect, ...]:
         levels = {axis: level for axis, level in arm.axes.items() if base.axes.get(axis) != level}
         effect = Effect(LOSS, levels, float(known.mean()), known.size, arm=name, baseline=base.arm)
         found.append(_make(effect, paired_t(known)) if known.size > 1 else effect)
-    return _adjust(found, lambda effect: effect.baseline)
+    return adjust_p_values(found, lambda effect: effect.baseline)
 
 
 def find_effects(results: Results, axis: str = "tokens") -> tuple[Effect, ...]:
-    """Main effects and two-way interactions of a full factorial on the final loss, and on the log cost to the target.
+    """Compute main effects and two-way interactions of a full factorial on the final loss and the log cost.
 
-    The latter only where every run reached the baseline's final loss. Axes that do not exist for every arm are averaged
-    over. Nothing where the design is no factorial, where the runs leave no degree of freedom, or where there is one
-    seed: its runs leave interactions of three axes, which say nothing about another seed.
+    The log cost to the target is left out unless every run reached the baseline's final loss. Axes that do not exist
+    for every arm are averaged over. Empty if the design is not a factorial, if the runs leave no degree of freedom, or
+    if there is only one seed: its residuals are interactions of three axes, which say nothing about another seed.
     """
     factors = _list_factors(results)
     if results.record.design != "full" or not factors:
@@ -90,7 +90,7 @@ _Factors = Mapping[str, tuple[Value, ...]]
 
 
 def _list_factors(results: Results) -> _Factors:
-    """The axes that every arm has, each with its levels, the baseline's first."""
+    """List the axes that every arm has, each with its levels, the baseline's first."""
     factors: dict[str, tuple[Value, ...]] = {}
     for axis in results.arms[next(iter(results.arms))].axes:
         levels = [arm.axes.get(axis) for arm in results.arms.values()]
@@ -127,7 +127,7 @@ def _levels(results: Results, arm: str, factors: _Factors) -> tuple[Value, ...]:
 
 def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effect, ...]:
     n_runs = Counter(seed for _, seed, _ in cells)
-    cells = [cell for cell in cells if n_runs[cell[1]] > 1]  # its block is all that a lone run of a seed tells
+    cells = [cell for cell in cells if n_runs[cell[1]] > 1]  # the only run of a seed just determines its block
     if not cells:
         return ()
     seeds = list(dict.fromkeys(seed for _, seed, _ in cells))
@@ -150,26 +150,26 @@ def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effec
         found.append(
             _make(Effect(outcome, levels, float(mean), len(values)), t_estimate(mean, error, np.asarray(float(df))))
         )
-    return _adjust(found, lambda effect: len(effect.levels))
+    return adjust_p_values(found, lambda effect: len(effect.levels))
 
 
 def _indicate(levels: Sequence[Value], factors: _Factors) -> list[Floats]:
-    """For each axis, the weight of each of its levels: 1 for the one given."""
+    """Return the weights of the levels of each axis: 1 for the given level, 0 for the others."""
     return [
         np.array([level == k for k in known], np.float64) for level, known in zip(levels, factors.values(), strict=True)
     ]
 
 
 def _code(block: Floats, weights: Sequence[Floats]) -> Floats:
-    """A row of the design: the seed's block, the weights of all levels, and their two-way products.
+    """Build a row of the design: the seed's block, the weights of all levels, and their two-way products.
 
-    Weights that are averages over levels give the average row of the full grid: the products factorize.
+    Weights that average over levels give the average row of the full grid, because the products factorize.
     """
     return np.concatenate([block, *weights, *(np.outer(a, b).ravel() for a, b in itertools.combinations(weights, 2))])
 
 
 def _list_contrasts(factors: _Factors, block: Floats) -> list[tuple[dict[str, Value], Floats]]:
-    """Each level, and each pair of levels, against the baseline's, averaged over all levels of the other axes."""
+    """Contrast each level and pair of levels with the baseline's, averaged over all levels of the other axes."""
     even = {axis: np.full(len(levels), 1 / len(levels)) for axis, levels in factors.items()}
     single = {axis: dict(zip(levels, np.eye(len(levels)), strict=True)) for axis, levels in factors.items()}
     contrasts = []
@@ -187,12 +187,3 @@ def _list_contrasts(factors: _Factors, block: Floats) -> list[tuple[dict[str, Va
 
 def _make(effect: Effect, estimate: Estimate) -> Effect:
     return replace(effect, low=float(estimate.low), high=float(estimate.high), p_value=float(estimate.p_value))
-
-
-def _adjust(effects: Sequence[Effect], family: Callable[[Effect], Any]) -> tuple[Effect, ...]:
-    adjusted = list(effects)
-    for key in dict.fromkeys(map(family, effects)):
-        members = [index for index, effect in enumerate(effects) if family(effect) == key]
-        for index, p_holm in zip(members, holm([effects[i].p_value for i in members]), strict=True):
-            adjusted[index] = replace(effects[index], p_holm=p_holm)
-    return tuple(adjusted)

@@ -1,4 +1,4 @@
-"""The fairness panel: what has to be equal, or known, before one arm may be called better than another."""
+"""The fairness panel: everything that has to be equal, or known, before one arm can be called better than another."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.comparison import compare, sharing_of, took_turns
 from ablate.analysis.convergence import Reach, cost_at, reach_loss
 from ablate.analysis.results import Results, RunCurve
-from ablate.analysis.speedup import compare, sharing_of, took_turns
 from ablate.analysis.summary import spread_of
 from ablate.tracking.study_record import ArmRecord
 
 SIZE_LIMIT = 0.02
-"""Relative difference in parameters or FLOPs a token beyond which an arm is flagged."""
+"""Relative difference in parameters or FLOPs per token beyond which an arm is flagged."""
 
 UNKNOWN = "unknown"
 
 ELSEWHERE = frozenset(
     {"steps", "batch_size", "schedule", "precision", "log_every", "eval_every", "checkpoint_every", "micro_batch_size"}
 )
-"""Settings of the training that are no part of a recipe: those of the panel's other columns, and bookkeeping."""
+"""Training settings that are not part of a recipe: they have their own columns in the panel, or are bookkeeping."""
 
 PLATEAU = 0.99
-"""Share of the peak learning rate above which the decay counts as not begun: schedules are flat there to within 1 %."""
+"""Share of the peak learning rate above which decay has not begun. Flat parts of schedules vary by less than 1 %."""
 
 
 EARLY = 0.9
-"""Share of its budget before which a baseline that is at its final loss for the first time is flagged."""
+"""A baseline is flagged if it first reaches its final loss before this share of its budget."""
 
 
 @dataclass(frozen=True)
 class Fairness:
-    """An arm beside its baseline. Ratios are arm over baseline, None where a size is not known.
+    """An arm beside its baseline. Ratios are arm over baseline, and None if a size is not known.
 
-    `tuning_trials` is how many settings were tried for the arm, None where nobody recorded it, `tuning` over which
-    values, with the best. `crossing_share` is where in its schedule (0 to 1) the arm crossed the baseline's final loss,
-    and `learning_rate_share` the learning rate there over its peak; None where it did not cross. `recipe` has the peak
-    learning rate, and the settings of the training in which the study's arms differ. `flags` are sentences.
+    `tuning_trials` counts the settings that were tried for the arm, None if it was not recorded. `tuning` lists the
+    values, with the best. `crossing_share` is the place in its schedule (0 to 1) where the arm crossed the baseline's
+    final loss, and `learning_rate_share` the learning rate there over its peak. Both are None if it did not cross.
+    `recipe` holds the peak learning rate and the training settings in which the study's arms differ. `flags` are
+    sentences.
     """
 
     arm: str
@@ -62,7 +63,7 @@ class Fairness:
 
 
 def check_fairness(results: Results) -> tuple[Fairness, ...]:
-    """One line an arm, baselines included."""
+    """Compute one row per arm, baselines included."""
     recipe = _list_recipe(results.runs)
     return tuple(_check(results, arm, recipe) for arm in results.arms)
 
@@ -77,7 +78,7 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
     backend, base_backend = (_collect(_backend, group) for group in (runs, base_runs))
     flags = [
         _size_flag("parameters", arm.n_params, base.n_params),
-        _size_flag("FLOPs a token", arm.flops_per_token, base.flops_per_token),
+        _size_flag("FLOPs per token", arm.flops_per_token, base.flops_per_token),
     ]
     flags.append(_horizon_flag(arm, base, len({run.step_unit for run in (*runs, *base_runs)}) == 1))
     data, base_data = (_collect(_data_hash, group) for group in (runs, base_runs))
@@ -124,7 +125,7 @@ def _divide(mine: int | None, base: int | None) -> float | None:
 
 
 def _horizon_flag(arm: ArmRecord, base: ArmRecord, is_one_unit: bool) -> str:
-    """Different budgets: in tokens, or in steps if the tokens are unknown and the steps have one unit."""
+    """Flag different budgets: in tokens, or in steps if tokens are unknown and all steps have one unit."""
     if arm.n_tokens and base.n_tokens:
         is_same = arm.n_tokens == base.n_tokens
         return "" if is_same else f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}"
@@ -140,21 +141,23 @@ def _size_flag(what: str, mine: int | None, base: int | None) -> str:
 
 
 def _plateau_flag(runs: Iterable[RunCurve]) -> str:
-    """A baseline's cost is its budget. One whose curve is flat or rises is at its final loss long before, and so is an
-    arm that is no better."""
+    """Flag a baseline that is at its final loss long before the end of its budget. Its curve is flat or rises.
+
+    Its cost is still its whole budget, so even an arm that is no better seems faster.
+    """
     whole = [run for run in runs if run.is_whole and run.has_ended]
     costs = [(reach_loss(run, run.final_loss).cost("steps"), run.cost_of_evaluations("steps")[-1]) for run in whole]
     share = spread_of(np.array([cost / last for cost, last in costs if last], np.float64)).mean
     if share is None or share >= EARLY:
         return ""
     return (
-        f"already at its final loss after {100 * share:.0f} % of its budget, for its curve is flat or rises: "
+        f"already at its final loss after {100 * share:.0f} % of its budget, because its curve is flat or rises: "
         "the rest of the budget counts as a gain of every arm"
     )
 
 
 def _schedule_share(reach: Reach) -> float:
-    """Where in its planned steps the run crossed, 0 to 1."""
+    """Return the share of its planned steps at which the run crossed, 0 to 1."""
     assert reach.position is not None
     return cost_at(reach.run.cost_of_evaluations("steps"), reach.position) / reach.run.n_steps
 
@@ -169,10 +172,7 @@ def _learning_rate_share(reach: Reach) -> float:
 
 
 def _is_before_decay(reach: Reach) -> bool:
-    """Whether the schedule decays and the crossing falls before it does.
-
-    Rankings flip during decay: arXiv 2509.02046.
-    """
+    """Tell whether the run crossed before its schedule decays. Rankings flip during decay: arXiv 2509.02046."""
     steps, rates = reach.run.columns["step"], reach.run.columns["learning_rate"]
     known = np.isfinite(rates)
     if not known.any() or rates[known][-1] > PLATEAU * rates[known].max():
@@ -191,7 +191,7 @@ def _train_of(run: RunCurve) -> Mapping[str, Any]:
 
 
 def _list_recipe(runs: Iterable[RunCurve]) -> tuple[str, ...]:
-    """The learning rate, and the settings of the training that are not the same in all runs."""
+    """List the learning rate and the training settings that differ between runs."""
     trains = [train for run in runs if (train := _train_of(run))]
     names = dict.fromkeys(name for train in trains for name in train)
     varied = (name for name in names if len({str(train.get(name)) for train in trains}) > 1)
@@ -221,7 +221,7 @@ def _data_hash(run: RunCurve) -> str:
 
 
 def _tuning_of(results: Results, arm: str) -> Mapping[str, Any]:
-    """What the study's record says of an arm's tuning; empty where it says nothing that can be read."""
+    """Return the tuning of an arm from the study's record; empty if the record has none that can be read."""
     arms = results.record.tuning.get("arms")
     found = arms.get(arm) if isinstance(arms, Mapping) else None
     if not isinstance(found, Mapping) or not all(isinstance(found.get(key), Mapping) for key in ("space", "best")):

@@ -1,9 +1,8 @@
-"""Speed-up between complete schedules, where `train.steps` is an axis.
+"""Speedup between complete schedules, for studies with the axis `train.steps`.
 
-Only final losses count, so no learning rate is caught half way. The baseline's final loss as a function of its budget
-is linear in the log budget between its horizons and never extrapolated; it is inverted at the arm's final loss.
-Speed-up = the budget at which the baseline would end there, over the arm's budget. Outside the baseline's range it is a
-bound.
+Only final losses count, so every learning rate has decayed. The baseline's final loss is taken to be linear in its log
+budget between its horizons and is never extrapolated. The speedup is the budget at which the baseline would end at the
+arm's final loss, over the arm's budget. Outside of the baseline's range it is a bound.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from ablate.analysis.comparison import Comparison
 from ablate.analysis.convergence import Position, Reach, reach_loss
 from ablate.analysis.curve_columns import CORE_COLUMNS
 from ablate.analysis.results import Results, RunCurve
-from ablate.analysis.speedup import Comparison, SpeedUp, adjust, rows_of
+from ablate.analysis.speedup import SpeedUp, adjust, make_rows
 from ablate.tracking.study_record import ArmRecord, Status, Value
 
 HORIZON_AXES = ("train.steps", "steps")
 
 
 def full_schedule_speed_ups(results: Results) -> tuple[SpeedUp, ...]:
-    """A row an arm, horizon and axis of cost, with the target `final`: the arm's own final loss is the loss to match.
+    """Compute a row per arm, horizon and axis of cost. The target `final` is the arm's own final loss.
 
-    Nothing where no baseline was trained over two horizons.
+    Empty if no baseline was trained over two horizons.
     """
     axis = next((axis for axis in HORIZON_AXES if axis in results.record.axes), None)
     if axis is None:
@@ -35,12 +35,12 @@ def full_schedule_speed_ups(results: Results) -> tuple[SpeedUp, ...]:
         family = _family(results.arms[results.baseline_of(name)], axis)
         horizons = [arm.arm for arm in results.arms.values() if _family(arm, axis) == family]
         if len(horizons) > 1 and name not in horizons:
-            rows += rows_of(results, name, "final", _compare(results, name, horizons))
+            rows += make_rows(results, name, "final", _compare(results, name, horizons))
     return adjust(rows)
 
 
 def _family(arm: ArmRecord, axis: str) -> frozenset[tuple[str, Value]]:
-    """The arm without its horizon."""
+    """Return the levels of an arm, except its horizon."""
     return frozenset((name, level) for name, level in arm.axes.items() if name != axis)
 
 
@@ -55,7 +55,7 @@ def _compare(results: Results, arm: str, horizons: Sequence[str]) -> Comparison:
 
 
 def _climb(results: Results, horizons: Sequence[str]) -> Mapping[int, RunCurve]:
-    """For each seed with two horizons or more: the baseline's final losses and costs, as a curve over its budgets."""
+    """Turn the baseline's final losses and costs into one curve per seed that has two horizons or more."""
     by_seed: dict[int, list[RunCurve]] = {}
     for run in (run for arm in horizons for run in results.ended_runs(arm) if run.is_whole):
         by_seed.setdefault(run.seed, []).append(run)

@@ -1,8 +1,8 @@
-"""How much each axis matters for being among the best, where arms form no balanced grid: in a search, or with holes.
+"""How much each axis matters for being among the best, if the arms are not a balanced grid, as in a search.
 
-PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023, arXiv 2304.10255) as Optuna computes it: how far the levels of the
-best settings are from the levels of all. It says which axes to look at, never by how much a level helps: that is what
-effects are for, and what they need a balanced grid for.
+This is PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023, arXiv 2304.10255) as Optuna computes it: the distance of the
+levels of the best settings from the levels of all settings. It says which axes to look at, and not how much a level
+helps. Effects say that, and they need a balanced grid.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 MIN_SETTINGS = 10
-"""Settings below which no importance is given: half of them would be among the best."""
+"""With fewer settings no importance is given, because half of them would be among the best."""
 
 N_BEST, SHARE_BEST = 5, 0.1
-"""The best are a tenth, but at least five: fewer say nothing (Optuna's own advice)."""
+"""The best are a tenth of the settings, but at least five, as Optuna advises."""
 
-_DECADE = 10.0  # levels that span it, above zero, are spaced by their logarithm
+_DECADE = 10.0  # positive levels that span it are spaced by their logarithm
 
 
 @dataclass(frozen=True)
 class Importance:
-    """The share (0 to 1, all axes together 1) of an axis in what sets the best of `n` settings apart."""
+    """The share of an axis (0 to 1, in sum 1) in the difference between the best and the rest of `n` settings."""
 
     axis: str
     importance: float
@@ -43,8 +43,10 @@ class Importance:
 
 
 def find_importance(results: Results) -> tuple[Importance, ...]:
-    """Of the axes of a study for the final loss, over the means of its arms; nothing where it is a balanced grid, or
-    where arms are varied one at a time: both have effects or differences to show instead."""
+    """Rate the axes of a study by the mean final losses of its arms.
+
+    Empty for a balanced grid and for arms varied one at a time, which have effects or differences to show instead.
+    """
     axes = results.record.axes
     n_cells = math.prod(max(len(levels), 1) for levels in axes.values())
     is_grid = len(results.arms) == n_cells and all(arm.axes.keys() == axes.keys() for arm in results.arms.values())
@@ -56,9 +58,9 @@ def find_importance(results: Results) -> tuple[Importance, ...]:
 
 
 def rate_axes(settings: Sequence[Mapping[str, Value]], losses: Sequence[float]) -> tuple[Importance, ...]:
-    """The axes by falling importance for a low loss, given settings (levels by axis; an axis need not exist in each).
+    """Rank axes by their importance for a low loss. Each setting maps axes to levels and may lack some axes.
 
-    Settings whose loss is not finite are left out. Nothing for fewer than `MIN_SETTINGS`, or where nothing varies.
+    Settings whose loss is not finite are left out. Empty for fewer than `MIN_SETTINGS`, or if nothing varies.
     """
     known = [(dict(levels), loss) for levels, loss in zip(settings, losses, strict=True) if math.isfinite(loss)]
     if len(known) < MIN_SETTINGS:
@@ -90,7 +92,7 @@ def _list_axes(known: Sequence[tuple[Mapping[str, Value], float]]) -> list[str]:
 
 
 def _spread_levels(levels: Sequence[Value]) -> BaseDistribution:
-    """Numbers lie on a line, by their logarithm where they span a decade above 0; words do not."""
+    """Numbers are a range, logarithmic if they are positive and span a decade. Anything else is categorical."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if not all(isinstance(level, int | float) and not isinstance(level, bool) for level in levels):

@@ -1,13 +1,14 @@
-"""How sure a speed-up is: Student's t on the logarithm of the cost ratio.
+"""Confidence intervals: Student's t, for a speedup on the logarithm of the cost ratio.
 
-Paired where the seeds match; Welch's version where they do not. No bootstrap: at 3 to 10 seeds its 95 % interval covers
-75 to 90 %. Every function takes leading batch dimensions, so that simulations of coverage take seconds.
+The test is paired if the seeds match, and Welch's otherwise. There is no bootstrap, because at 3 to 10 seeds its 95 %
+interval covers only 75 to 90 %. Every function takes leading batch dimensions, so simulations of coverage are fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,17 @@ from scipy.special import stdtr, stdtrit
 
 from ablate.analysis.curve_columns import Floats
 
+Row = TypeVar("Row")
+
 LEVEL = 0.95
 
 ROUNDING = 1e-12
-"""Differences of logarithms or of losses (nats) below this are none: rounding leaves about 1e-15."""
+"""Smaller differences of logarithms or of losses (nats) count as zero. Rounding leaves about 1e-15."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its interval, and the p-value of the hypothesis that it is 0, each [...], on the scale of the input."""
+    """A mean, its interval, and the p-value of the hypothesis that it is 0, each [...] and on the input's scale."""
 
     mean: Floats
     low: Floats
@@ -32,9 +35,9 @@ class Estimate:
 
 
 def paired_t(difference_n: Floats, level: float = LEVEL) -> Estimate:
-    """Student's t for the mean of paired differences [..., n], n >= 2.
+    """Student's t for the mean of paired differences [..., n].
 
-    Raises `ValueError` for fewer than two: one pair gives a number and no interval.
+    Raises `ValueError` if n is below 2: one pair gives a number and no interval.
     """
     n = difference_n.shape[-1]
     if n < 2:
@@ -44,10 +47,10 @@ def paired_t(difference_n: Floats, level: float = LEVEL) -> Estimate:
 
 
 def welch_t(x_n: Floats, y_m: Floats, level: float = LEVEL) -> Estimate:
-    """Welch's t for mean(x) - mean(y), of independent samples [..., n] and [..., m], each of at least two.
+    """Welch's t for mean(x) - mean(y) of independent samples [..., n] and [..., m].
 
-    Conservative where x and y were in truth correlated. Degrees of freedom after Welch (1947) and Satterthwaite (1946).
-    Raises `ValueError` for a sample of fewer than two.
+    It is conservative if x and y are positively correlated. Degrees of freedom are those of Welch (1947) and
+    Satterthwaite (1946). Raises `ValueError` if n or m is below 2.
     """
     n, m = x_n.shape[-1], y_m.shape[-1]
     if min(n, m) < 2:
@@ -60,7 +63,7 @@ def welch_t(x_n: Floats, y_m: Floats, level: float = LEVEL) -> Estimate:
 
 
 def t_estimate(mean: Floats, standard_error: Floats, df: Floats, level: float = LEVEL) -> Estimate:
-    """The interval mean +- t se and its two-sided p-value. Without any spread the interval is the mean itself."""
+    """Compute the interval mean +- t se and its two-sided p-value. Without any spread, the interval is the mean."""
     half = stdtrit(df, 0.5 + level / 2) * standard_error
     has_spread = standard_error > ROUNDING
     t = np.divide(np.abs(mean), standard_error, out=np.zeros_like(half), where=has_spread)
@@ -78,3 +81,15 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     for index, value in zip(known[order], np.maximum.accumulate(scaled), strict=True):
         adjusted[index] = float(value)
     return adjusted
+
+
+def adjust_p_values(rows: Iterable[Row], family: Callable[[Row], Hashable]) -> tuple[Row, ...]:
+    """Set `p_holm` of rows that have a `p_value`, by Holm's method within each family of rows."""
+    adjusted: list[Any] = list(rows)
+    families: dict[Hashable, list[int]] = {}
+    for index, row in enumerate(adjusted):
+        families.setdefault(family(row), []).append(index)
+    for members in families.values():
+        for index, p_holm in zip(members, holm([adjusted[i].p_value for i in members]), strict=True):
+            adjusted[index] = replace(adjusted[index], p_holm=p_holm)
+    return tuple(adjusted)

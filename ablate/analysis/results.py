@@ -1,4 +1,4 @@
-"""The curves of a study as arrays: what every number of the report is computed from."""
+"""The results of a study: its record, and each run with its curve as arrays. All numbers of a report come from here."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _COLUMN_OF_AXIS = {"steps": "step", "tokens": "tokens", "flops": "flops", "secon
 
 @dataclass(frozen=True, eq=False)
 class RunCurve:
-    """One run: its state, and its curve as one array a column, nan where a line does not carry the key.
+    """One run: its state, and its curve as one array per column, nan where a line lacks the key.
 
-    `columns` always holds all of `CORE_COLUMNS`; steps strictly increase. `n_passed_over` counts the lines of its file
-    that are no records; `is_altered` says that the file is not the one whose length and sum were noted at the end, and
-    `unread` why it could not be read.
+    `columns` always holds `CORE_COLUMNS`, and steps strictly increase. `n_passed_over` counts the lines of the file
+    that are not records. `is_altered` means that the file does not have the length and checksum that were noted when
+    the run ended. `unread` says why the file could not be read.
     """
 
     run_id: str
@@ -48,13 +48,13 @@ class RunCurve:
 
     @property
     def last_step(self) -> int:
-        """What its status says; of a run whose curve is incomplete, where the curve ends."""
+        """The last step in its status, or the end of the curve if that is incomplete."""
         ends_at = self._ends_at
         return ends_at if self.flaw else max(self.status.step, ends_at)
 
     @cached_property
     def flaw(self) -> str:
-        """Why the curve of an ended run cannot be the one that it ended with, or nothing."""
+        """Why the curve of an ended run cannot be the one that it ended with; empty if it can."""
         if self.status.state not in ENDED:
             return ""
         if self.unread:
@@ -66,7 +66,7 @@ class RunCurve:
         steps = self.columns["step"]
         if not steps.size:
             return "the curve has no line"
-        # A rule may cut a run between two lines; any other run ends with one.
+        # Early stopping may end a run between two lines. Any other run ends with a line.
         n_allowed = float(np.diff(steps, prepend=0).max()) if self.status.is_cut else 1
         if 0 <= self.status.step - self._ends_at < n_allowed:
             return ""
@@ -79,7 +79,7 @@ class RunCurve:
 
     @property
     def state(self) -> str:
-        """The state of its status, or what is known better: `stopped early` or `incomplete curve`."""
+        """The state in its status, or the more precise `stopped early` or `incomplete curve`."""
         return "incomplete curve" if self.flaw else "stopped early" if self.was_stopped else self.status.state
 
     @property
@@ -88,10 +88,7 @@ class RunCurve:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its numbers count: it finished or diverged, was evaluated, and its curve is complete.
-
-        The others are marked and left out.
-        """
+        """Whether its numbers count: it finished or diverged, was evaluated, and its curve is complete."""
         return self.status.state in ENDED and not self.flaw and self.evaluation_loss.size > 0
 
     @property
@@ -101,12 +98,12 @@ class RunCurve:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a rule cut it before the end of its budget."""
+        """Whether early stopping ended it before the end of its budget."""
         return self.status.state == "finished" and not self.flaw and self.last_step < self.n_steps
 
     @property
     def n_gpus(self) -> float:
-        """GPUs that the run held, as a number or a fraction; 0 where it ran on a CPU."""
+        """The number or fraction of GPUs that the run held; 0 on a CPU."""
         if device_of(self.manifest).get("kind") != "cuda":
             return 0.0
         gpus = self.manifest.get("gpus")
@@ -114,23 +111,23 @@ class RunCurve:
 
     @property
     def n_sharing(self) -> int:
-        """How many runs at a time shared its device; a whole GPU is its own, whatever runs on the cards beside."""
+        """How many runs shared its device at a time. A run with a whole GPU shares it with none."""
         return 1 if self.n_gpus >= 1 else self.manifest.get("shared_by") or 1
 
     def cost(self, axis: str) -> Floats:
-        """What was spent up to each line, on one of `AXES`: steps, tokens, FLOPs, s, or GPU s."""
+        """Return the cost up to each line on one of `AXES`: steps, tokens, FLOPs, s, or GPU s."""
         column = self.columns[_COLUMN_OF_AXIS[axis]]
         return column * self.n_gpus if axis == "gpu_seconds" else column
 
     def why_no_cost(self, axis: str) -> str:
-        """Why a cost of a run that another program logged was left out, or nothing."""
+        """Say why a cost of an imported run was left out; empty if it was not."""
         known = self.manifest.get("no_cost")
         reason = known.get(_COLUMN_OF_AXIS[axis]) if isinstance(known, Mapping) else None
         return reason if isinstance(reason, str) else ""
 
     @property
     def step_unit(self) -> str:
-        """What a step counts where it is not a step of the training: `validation` for epochs and the like."""
+        """The unit of steps that are not training steps: `validation` for epochs and the like."""
         unit = self.manifest.get("step_unit")
         return unit if isinstance(unit, str) else ""
 
@@ -139,7 +136,7 @@ class RunCurve:
 
     @cached_property
     def evaluation_loss(self) -> Floats:
-        """The validation losses (nats a token), one an evaluation."""
+        """The validation losses (nats per token), one per evaluation."""
         return self.columns["val_loss"][self._evaluated]
 
     @cached_property
@@ -148,7 +145,7 @@ class RunCurve:
 
     @property
     def final_loss(self) -> float:
-        """The last validation loss (nats a token) of a whole run; nan for any other."""
+        """The last validation loss (nats per token) of a whole run; nan for any other."""
         return float(self.evaluation_loss[-1]) if self.is_whole and self.evaluation_loss.size else float("nan")
 
     @property
@@ -182,7 +179,7 @@ class Results:
 
     @cached_property
     def cost_axes(self) -> tuple[str, ...]:
-        """The axes of cost that the study has: what any ended run recorded; GPU-seconds need a GPU in every one."""
+        """The axes of cost that an ended run recorded. GPU-seconds need a GPU in every ended run."""
         ended = [run for run in self.runs if run.has_ended]
         axes = AXES if ended and all(run.n_gpus for run in ended) else AXES[:-1]
         return tuple(
@@ -197,7 +194,7 @@ class Results:
         return tuple(arm.arm for arm in self.record.arms if arm.baseline != arm.arm)
 
     def frame(self) -> pd.DataFrame:
-        """The tidy table of all curves: one row a run and logged step."""
+        """Build the tidy table of all curves: one row per run and logged step."""
         import pandas as pd
 
         frames = [
@@ -211,7 +208,7 @@ class Results:
 
 
 class Known(NamedTuple):
-    """What is known of a run besides its place in the record: the last fields of `RunCurve`."""
+    """Everything about a run except its place in the record: the last fields of `RunCurve`."""
 
     status: Status
     columns: Mapping[str, Floats]
@@ -225,26 +222,26 @@ class Known(NamedTuple):
 def read_results(store: StudyFolder) -> Results:
     """Read the record of a study and all of its runs.
 
-    A line that is no record is passed over and counted; a run without a folder is queued, and one whose curve cannot be
-    read has no line. Raises `RecordError` where no study was run here, or its record cannot be read.
+    A line that is not a record is skipped and counted. A run without a folder is queued, and a run whose curve cannot
+    be read has no lines. Raises `RecordError` if no study was run here, or its record cannot be read.
     """
     record = read_record(store)
     run_ids = sorted({run.run_id for run in record.runs})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser frees the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser releases the interpreter's lock
         known = dict(zip(run_ids, pool.map(lambda run_id: _read_run(store, run_id), run_ids), strict=True))
     return assemble(record, known, str(store.record))
 
 
 def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Results:
-    """A study from its record and what is known of each run id.
+    """Build the results of a study from its record and the facts about each run, by run id.
 
-    Raises `RecordError`, naming the `place`, where the record does not fit together.
+    Raises `RecordError`, naming the `place`, if the record is inconsistent.
     """
     n_steps = {arm.arm: arm.n_steps for arm in record.arms}
     if unknown := sorted({run.arm for run in record.runs} - n_steps.keys()):
         raise RecordError(f"{place}: it has runs of the arm {unknown[0]!r} but no such arm")
     if unknown := sorted({arm.baseline for arm in record.arms} - n_steps.keys()):
-        raise RecordError(f"{place}: the baseline {unknown[0]!r} is no arm of this study")
+        raise RecordError(f"{place}: the baseline {unknown[0]!r} is not an arm of this study")
     return Results(
         record,
         tuple(RunCurve(run.run_id, run.arm, run.seed, n_steps[run.arm], *known[run.run_id]) for run in record.runs),
@@ -256,7 +253,7 @@ def _read_run(store: StudyFolder, run_id: str) -> Known:
     status, unread = read_status(folder.status), ""  # before the curve, which grows until the end
     try:
         lines = read_columns(folder.curve)
-    except RecordError as error:  # of this run only; pages are published without paths
+    except RecordError as error:  # a flaw of this run only; published pages contain no paths
         lines, unread = EMPTY_CURVE, str(error).replace(str(folder.curve), folder.curve.name)
     return Known(
         status,

@@ -17,9 +17,9 @@ STUDY_AXIS = "study"
 
 
 def select(results: Results, where: str) -> Results:
-    """The runs for which the expression holds, over axes, `arm` and `seed`; the baselines of what is left stay.
+    """Select the runs for which an expression over axes, `arm` and `seed` holds, and keep their baselines.
 
-    Raises `AblateError` where it does not parse, names no axis or no level, or holds for nothing.
+    Raises `AblateError` if it does not parse, names an unknown axis or level, or holds for no run.
     """
     try:
         predicate = Predicate(where)
@@ -38,10 +38,10 @@ def select(results: Results, where: str) -> Results:
 
 
 def rebase(results: Results, baseline: Mapping[str, Value]) -> Results:
-    """Every arm compared with the arm that has these levels and shares its levels on all other axes.
+    """Compare every arm with the arm that has these levels and shares its levels on all other axes.
 
-    `{"arm": name}` takes one arm as the baseline of all. Levels may be given as text.
-    Raises `AblateError` where an axis or level is unknown, or an arm has no such baseline.
+    `{"arm": name}` makes one arm the baseline of all. Levels may be given as text.
+    Raises `AblateError` if an axis or level is unknown, or an arm has no such baseline.
     """
     if set(baseline) == {"arm"}:
         name = str(baseline["arm"])
@@ -57,9 +57,9 @@ def rebase(results: Results, baseline: Mapping[str, Value]) -> Results:
 
 
 def merge(studies: Sequence[Results]) -> Results:
-    """Several studies as one: each arm is named `study: arm` and has the axis `study`; baselines stay each study's own.
+    """Join several studies. Each arm is named `study: arm`, has the axis `study`, and keeps its own baseline.
 
-    Raises `AblateError` where two studies share a name.
+    Raises `AblateError` if two studies share a name.
     """
     names = [results.record.study for results in studies]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
@@ -138,7 +138,7 @@ def _find_level(results: Results, axis: str, level: Value) -> Value:
         raise AblateError(f"baseline: {results.record.study} has no axis {axis!r}{suggest(axis, legal)}")
     levels = results.record.axes[axis]
     index = find_same(str(level), map(str, levels))
-    if index is None:  # written in another way: 1e-3 for 0.001
+    if index is None:  # written differently: 1e-3 for 0.001
         index = find_same(read_level(str(level)), levels)
     if index is not None:
         return levels[index]

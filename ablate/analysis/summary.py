@@ -1,4 +1,4 @@
-"""Each arm in a line: how its runs ended, its final loss, and what it cost."""
+"""One row per arm: how its runs ended, its final loss, and its cost."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.comparison import find_clock_obstacle
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import Results, RunCurve, device_of
-from ablate.analysis.speedup import find_clock_obstacle
 from ablate.formatting import name_error
 from ablate.tracking.study_record import Value
 
@@ -27,12 +27,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """An arm: sizes from its record, counts of its runs by how they ended, and means over its whole runs.
+    """An arm: its sizes, the number of its runs by how they ended, and means over its whole runs.
 
-    `final_loss` in nats per token; `step_s` the seconds of a training step (evaluation, checkpoints and compilation
-    left out), `step_ratio` that over the baseline's, of the seeds that both have, None where clock times cannot be
-    compared; `tokens_per_s` the tokens of a step over the mean of `step_s`; `tflops_per_s` the achieved training
-    TFLOP/s at that rate; `peak_memory_bytes` the largest of the runs. A size that is not known is None.
+    `final_loss` is in nats per token. `step_s` is the time of a training step in seconds, without evaluation,
+    checkpoints and compilation. `step_ratio` is that time over the baseline's, for the seeds that both have, and None
+    if clock times cannot be compared. `tokens_per_s` is the tokens per step over the mean of `step_s`, and
+    `tflops_per_s` the achieved training TFLOP/s at that rate. `peak_memory_bytes` is the largest of the runs. A size
+    that is not known is None.
     """
 
     arm: str
@@ -68,7 +69,7 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Mishap:
-    """A run that did not finish its budget, or whose curve is damaged: what became of it, and at which step."""
+    """A run that did not finish its budget, or whose curve is damaged, with its state and the step where it ended."""
 
     arm: str
     seed: int
@@ -85,12 +86,12 @@ class Mishap:
 
 
 def summarize_arms(results: Results, measured_step_s: Mapping[str, float] | None = None) -> tuple[ArmSummary, ...]:
-    """Every arm; `measured_step_s` as for `speed_ups`, for where clock times of the runs cannot be compared."""
+    """Summarize every arm. `measured_step_s` is used as in `speed_ups`, if clock times cannot be compared."""
     return tuple(_summarize(results, arm, measured_step_s or {}) for arm in results.arms)
 
 
 def find_mishaps(results: Results) -> tuple[Mishap, ...]:
-    """Every run that is not whole, or of whose curve a line was passed over, in the order of the study."""
+    """Find every run that is not whole, or whose curve has lines that were skipped, in the order of the study."""
     return tuple(
         Mishap(
             arm=run.arm,
@@ -107,7 +108,7 @@ def find_mishaps(results: Results) -> tuple[Mishap, ...]:
 
 
 def _explain(run: RunCurve) -> str:
-    """What is wrong with a run's curve, and its error."""
+    """Describe the damage of a run's curve, and its error."""
     n = run.n_passed_over
     lines = f"{n} {'line' if n == 1 else 'lines'} of curve.jsonl passed over: not a record" if n else ""
     damage = "; ".join(filter(None, (run.flaw or run.unread, lines)))
@@ -115,7 +116,7 @@ def _explain(run: RunCurve) -> str:
 
 
 def describe_device(run: RunCurve) -> str:
-    """The device of a run in words: its name, the share of it, and how many runs shared it."""
+    """Name the device of a run, its share of it, and how many runs shared it."""
     device = device_of(run.manifest)
     parts = [str(device.get("name") or device.get("kind") or "unknown device")]
     if run.n_gpus:
@@ -184,6 +185,6 @@ def _compare_steps(results: Results, arm: str, measured_step_s: Mapping[str, flo
 
 
 def _seconds_per_step(run: RunCurve) -> float:
-    """Over the whole curve: `wall_s` is training time alone, summed over resumes."""
+    """Average over the whole curve. `wall_s` is only training time, summed over resumes."""
     steps, seconds = run.columns["step"], run.columns["wall_s"]
     return float(seconds[-1] / steps[-1]) if steps.size and steps[-1] > 0 else float("nan")

@@ -1,9 +1,8 @@
-"""Whether a speed-up grows along an axis of numbers, such as a horizon or a context, within whose levels arms are
-compared.
+"""Growth of a speedup along a numeric axis of `compare_within`, such as the context length.
 
-For each seed and level, the log speed-up is a point; a straight line in the logarithm of the level, with the seed as a
-block, gives the growth from the first level to the last. With two levels that is Student's t on the paired differences.
-With more, what does not lie on a line counts as noise, so the interval is wide rather than wrong.
+Each seed and level gives one point, the log speedup. A straight line in the logarithm of the level, with the seed as a
+block, gives the growth from the first level to the last. With two levels, this is Student's t on the paired
+differences. With more levels, deviations from the line count as noise, so the interval is wide rather than wrong.
 """
 
 from __future__ import annotations
@@ -15,30 +14,31 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.comparison import compare, find_obstacle
 from ablate.analysis.convergence import Reach
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import Estimate, t_estimate
 from ablate.analysis.results import Results
-from ablate.analysis.speedup import LARGEST_LOG, Bound, compare, find_obstacle
+from ablate.analysis.speedup import LARGEST_LOG, Bound
 from ablate.tracking.study_record import ArmRecord, Value, is_number
 
 NEGLIGIBLE = 1e-9
-"""Weight below which a point does not count in the growth: rounding leaves about 1e-16, a real share at least 1e-2."""
+"""A point with less weight does not count in the growth. Rounding leaves about 1e-16, a real share at least 1e-2."""
 
 
-_AT_BOTH_ENDS = "not every run reached the target, so that the speed-ups are known up to a limit alone"
+_AT_BOTH_ENDS = "not every run reached the target, so the speedups are known only up to a limit"
 
 
 @dataclass(frozen=True)
 class Trend:
-    """How the speed-up to the baseline's final loss changes along the axis `along`, from `first` to `last` of `levels`.
+    """Change of the speedup to the baseline's final loss along the axis `along`, from `first` to `last` of `levels`.
 
-    `family` holds the arm's levels on its other axes. `growth` is the speed-up at the last level over that at the
-    first, on the cost `axis`; `low`, `high` and `p_value` as of a speed-up, null below two seeds. Where runs were
-    censored and all pull to one side, `growth` is null and `bound` says which of `low` and `high` is the limit: it
-    comes from noisy numbers too, so `p_value` tests whether the limit itself is 1.
-    `n_points` counts the pairs of runs; `note` says why there is no number, or no interval. `loss_change`, with its
-    interval, is how the difference of final losses, arm minus baseline, changes over the same levels (nats a token).
+    `family` holds the arm's levels on its other axes. `growth` is the speedup at the last level divided by that at the
+    first, on the cost `axis`. `low`, `high` and `p_value` mean the same as for a speedup and are null below two seeds.
+    If runs were censored and all of them pull to one side, `growth` is null and `bound` says which of `low` and `high`
+    is the limit. The limit is itself computed from noisy numbers, so `p_value` tests whether it is 1.
+    `n_points` counts the pairs of runs. `note` says why there is no number, or no interval. `loss_change`, with its
+    interval, is the change of the difference in final loss, arm minus baseline, over these levels (nats per token).
     """
 
     family: Mapping[str, Value]
@@ -71,8 +71,10 @@ class Trend:
 
 @dataclass(frozen=True)
 class _Point:
-    """One pair of runs: its seed, its level, its log speed-up (or difference of losses), and on which side the truth
-    lies where it is censored (-1: at most this, 1: at least)."""
+    """One pair of runs. `value` is its log speedup, or its difference of losses.
+
+    `side` says where the truth lies if the pair is censored: -1 for at most this value, 1 for at least.
+    """
 
     seed: int
     level: float
@@ -81,7 +83,7 @@ class _Point:
 
 
 def find_trends(results: Results) -> tuple[Trend, ...]:
-    """A row for each family of arms that differ in one numeric axis of `compare_within` alone, and each cost axis."""
+    """Compute a row per axis of cost and family of arms that differ only in one numeric axis of `compare_within`."""
     return tuple(
         _fit(results, replace(trend, axis=axis))
         for along in results.record.compare_within
@@ -132,7 +134,7 @@ def _read_points(baseline: Sequence[Reach], arm: Sequence[Reach], level: float, 
 
 
 def _compare_losses(results: Results, trend: Trend) -> Trend:
-    """With how the difference of final losses changes: known where a speed-up is not."""
+    """Add the change in the difference of final losses, which is known even if a speedup is not."""
     points = []
     for arm, level in zip(trend.arms, trend.levels, strict=True):
         base = {run.seed: run.final_loss for run in results.runs_of(results.baseline_of(arm))}
@@ -147,8 +149,10 @@ def _compare_losses(results: Results, trend: Trend) -> Trend:
 
 @dataclass(frozen=True)
 class _Line:
-    """The `weights` of the points in the `change` from the first level to the last, and its interval (None below two
-    seeds)."""
+    """The `change` from the first level to the last, its interval, and the `weights` of the points in it.
+
+    `estimate` is None below two seeds.
+    """
 
     weights: Floats
     change: float
@@ -156,7 +160,7 @@ class _Line:
 
 
 def _draw_line(trend: Trend, points: Sequence[_Point]) -> _Line | None:
-    """None where no seed has points at two levels."""
+    """Fit the line. None if no seed has points at two levels."""
     if not points:
         return None
     seeds = list(dict.fromkeys(point.seed for point in points))
@@ -181,7 +185,7 @@ def _estimate(trend: Trend, points: Sequence[_Point]) -> Trend:
     if line is None:
         return replace(trend, note="no seed has runs at two levels")
     idle = [point.side != 0 and abs(weight) < NEGLIGIBLE for point, weight in zip(points, line.weights, strict=True)]
-    if any(idle):  # a censored value that the growth does not hang on says nothing about the noise either
+    if any(idle):  # censored values on which the growth does not depend say nothing about the noise
         kept = [point for point, is_idle in zip(points, idle, strict=True) if not is_idle]
         return _estimate(replace(trend, n_points=len(kept)), kept)
     growth = math.exp(line.change)

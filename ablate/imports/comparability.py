@@ -1,7 +1,7 @@
-"""What is known of foreign trainings beside each other: whether their costs mean the same, and what a reader must know.
+"""Whether the costs of imported trainings mean the same, and what a reader of the verdict must know.
 
-A training may look right by itself and yet count in another unit than the rest: epochs beside steps, milliseconds
-beside seconds, or points that were logged at once beside a real clock.
+A training may look right by itself and still count in another unit than the rest: epochs beside steps, milliseconds
+beside seconds, or points that were logged all at once beside a real clock.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from ablate.imports.training import Training
 from ablate.tracking.study_record import ENDED, LARGEST, Status
 
 MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 1000.0}
-"""Between two trainings, of a cost per step: beyond it they do not mean the same."""
+"""The largest ratio of costs per step between two trainings. Beyond it, they count in different units."""
 
-VALIDATION = "validation"  # a count of the validation's own, such as epochs
+VALIDATION = "validation"  # steps that only the validation counts, such as epochs
 _FEWER, _SIMILAR = 10.0, 3.0  # times fewer steps in a similar time: a larger unit
 _NAMED = 4
 _COST_NAMES = {"tokens": "tokens", "flops": "FLOPs", "wall_s": "seconds"}
-_COUNTS_ITSELF = "the validation loss counts epochs, or something else that is not the training's steps"
-_ANOTHER_UNIT = "too little per step beside the other runs: another unit, or logged after the training"
+_COUNTS_ITSELF = "the validation loss counts epochs, or something else that is not training steps"
+_ANOTHER_UNIT = "too little per step compared with the other runs: another unit, or logged after the training"
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """By run id: the costs at every line of the curve, and what the manifest says of them. `seconds` says where those
-    come from; `caveats` are for the reader of the verdict."""
+    """The costs at every line of the curve, and their entries in the manifest, by run id.
+
+    `seconds` says where clock times come from. `caveats` are for the reader of the verdict.
+    """
 
     seconds: str
     costs: Mapping[str, Mapping[str, Floats]]
@@ -42,11 +44,11 @@ class Facts:
     caveats: tuple[str, ...]
 
     def count_tokens(self, training: Training) -> int:
-        """Tokens of the whole training; 0 where they are not known."""
+        """Return the tokens of the whole training; 0 if they are not known."""
         return round(_last(self.costs[training.run_id]["tokens"]))
 
     def know(self, training: Training, n_steps: int, source: str) -> Known:
-        """What a study knows of a training, given its budget (steps)."""
+        """Return everything that a study knows about a training, given its budget (steps)."""
         lines, state = training.lines, training.state
         columns = {name: np.full(lines.size, np.nan) for name in CORE_COLUMNS} | {"step": lines}
         for what, curve in training.curves.items():
@@ -69,7 +71,7 @@ class Facts:
 
 
 def find_facts(trainings: Sequence[Training]) -> Facts:
-    """Read the costs of all trainings so that they can be compared."""
+    """Read the costs of all trainings, and leave out those that cannot be compared."""
     counted = [training for training in trainings if training.state in ENDED and training.loss.size]
     is_logged = [training for training in counted if np.isfinite(read_seconds(training, "wall_s")[0]).any()]
     clock: Clock = "wall_s" if counted and len(is_logged) == len(counted) else "points"
@@ -109,10 +111,10 @@ def find_facts(trainings: Sequence[Training]) -> Facts:
 
 
 def _find_other_steps(counted: Sequence[Training], costs: Mapping[str, Mapping[str, Floats]]) -> list[Training]:
-    """The trainings whose steps are epochs, or another count of the validation's own.
+    """Find the trainings whose steps are epochs, or another count that only the validation uses.
 
-    Their other metrics tell it. Without those, so does a training with far fewer steps in as much time as the longest
-    one took, or, without clocks, one that was evaluated at each of its far fewer steps.
+    Usually their other metrics tell. Otherwise, a training counts epochs if it has far fewer steps than the longest one
+    but took about as long, or, without clocks, if it was evaluated at each of its far fewer steps.
     """
     others = [training for training in counted if training.counts_training is False]
     rest = [training for training in counted if training not in others]
@@ -171,7 +173,7 @@ def _list_caveats(
 
 
 def _name(about: Sequence[Training], trainings: Sequence[Training]) -> str:
-    """`all runs`, or `gpt (seed 0), new (seeds 0, 1)`."""
+    """Name trainings: `all runs`, or `gpt (seed 0), new (seeds 0, 1)`."""
     if len(about) == len(trainings):
         return "all runs"
     arms: dict[str, list[Training]] = {}

@@ -1,4 +1,4 @@
-"""What a foreign training cost at each line of its curve. Unknown costs are left out, with the reason."""
+"""The cost of an imported training at each line of its curve. Doubtful costs are left out, with the reason."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ablate.imports.metric_curve import find_fault, settle, spread_cost
 from ablate.imports.training import NO_CURVE, Training
 
 Clock = Literal["wall_s", "points"]
-"""Where seconds come from: a metric of training time, or when points were logged (evaluation included)."""
+"""The source of seconds: a metric of training time, or the times of logged points (evaluation included)."""
 
 MIN_EVALUATION_S = 0.05
-"""Seconds between evaluations below which the points were logged after the training, not during it."""
+"""If evaluations are closer in time (s), the points were logged after the training and not during it."""
 
 _OTHER_STEPS = "the steps of the validation loss are not those of the training"
-_Cost = tuple[Floats, str]  # at every line, and why it is left out where something was logged of it
+_Cost = tuple[Floats, str]  # at every line, and why a logged cost is left out
 
 
 def read_costs(training: Training, clock: Clock) -> Mapping[str, _Cost]:
-    """`tokens`, `flops` and `wall_s` (s): each [line], nan where unknown, and the reason where one is left out."""
+    """Read `tokens`, `flops` and `wall_s` (s), each [line] and nan if unknown, with the reason if it is left out."""
     tokens, flops = _read_tokens(training), _read_counter(training, "flops")
     per_token = training.count_of("flops_per_token")
     if per_token and "flops" not in training.settled:
@@ -43,7 +43,7 @@ def read_seconds(training: Training, clock: Clock) -> _Cost:
 
 
 def _read_tokens(training: Training) -> _Cost:
-    """From a metric, or from the tokens of a step; where both are there, they have to agree."""
+    """Read tokens from a metric or from the tokens per step. If both exist, they have to agree."""
     logged, per_step = _read_counter(training, "tokens"), training.count_of("tokens_per_step")
     if not per_step or logged[1]:
         return logged
@@ -57,7 +57,7 @@ def _read_tokens(training: Training) -> _Cost:
 
 
 def _read_counter(training: Training, what: str) -> _Cost:
-    """A cost that was logged as a metric."""
+    """Read a cost that was logged as a metric."""
     if what not in training.settled:
         return _leave_out(training, "")
     if what not in training.curves:
@@ -73,7 +73,7 @@ def _leave_out(training: Training, reason: str) -> _Cost:
 
 
 def _find_clock_fault(training: Training) -> str:
-    """Each run of a requeued training has a clock of its own, which is checked by itself."""
+    """Check the clock of each run of a requeued training by itself."""
     began = first = 0.0
     for index, piece in enumerate(training.histories):
         loss = settle(piece["val_loss"]) if "val_loss" in piece else NO_CURVE

@@ -1,4 +1,4 @@
-"""Runs as another program logged them: the form that every reader of foreign runs fills, whatever it reads."""
+"""The common form of runs that other programs logged. Every importer returns it, whatever it reads."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """A metric of a run, each array [point], in the order in which the points were logged.
+    """A metric of a run. Each array is [point], in the order in which the points were logged.
 
-    `times_s` are Unix times (s), nan where they are unknown. `values` hold nan and the infinities as what they are.
+    `times_s` are Unix times (s), nan if unknown. `values` may contain nan and infinities.
     """
 
     steps: Floats
@@ -27,11 +27,11 @@ class History:
 
 @dataclass(frozen=True, eq=False)
 class LoggedRun:
-    """One run: what it says about itself, and its metrics.
+    """One run: its facts and its metrics.
 
-    `facts` are its params, tags or config by name, as text. `logged` names every metric that it has, `histories` holds
-    those that were read. `start_s` is a Unix time, nan where it is unknown. `status` is the state in the words of the
-    program that logged it, `parent` the id of the run that this one was logged below.
+    `facts` are its params, tags or config by name, as text. `logged` names all of its metrics, and `histories` holds
+    those that were read. `start_s` is a Unix time, nan if unknown. `status` is the state as the other program names it,
+    and `parent` the id of the run below which this one was logged.
     """
 
     run_id: str

@@ -1,7 +1,7 @@
-"""What the metrics of a foreign run say, read with care: which points count, what they cost, and what cannot be known.
+"""The metrics of an imported run: which points count, and whether a cost can be that of a training.
 
-Arrays are [point] of one metric, or [line] of a curve. Costs are checked before anything is computed from them: they
-must begin where training begins, never fall, and have no jump that training does not explain.
+Arrays are [point] of one metric, or [line] of a curve. Costs are checked before they are used: they have to begin where
+training begins, must not fall, and must not jump in a way that training cannot explain.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ablate.analysis.curve_columns import Floats
 from ablate.imports.logged_run import History
 
 SHARE = 0.1
-"""Share of a run's whole cost that may be unexplained, at its beginning or in a jump."""
+"""The share of a run's whole cost that may be unexplained, at its beginning or in a jump."""
 
 MAX_PACE = 3.0
-"""Times the median cost per step above which an interval counts as a jump."""
+"""An interval is a jump if its cost per step is above this multiple of the median."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The points of a metric that count: steps strictly increase. `returns` has (time, step) of each rollback."""
+    """The points of a metric that count. Steps strictly increase. `returns` holds the (time, step) of each rollback."""
 
     steps: Floats
     times_s: Floats
@@ -41,7 +41,7 @@ class Curve:
 
     @property
     def interval(self) -> float:
-        """The median of the steps between two points; 1 where there is one point."""
+        """The median number of steps between two points; 1 if there is only one point."""
         return float(np.median(np.diff(self.steps))) if self.size > 1 else 1.0
 
     def keep(self, is_kept: NDArray[np.bool_]) -> Curve:
@@ -49,12 +49,12 @@ class Curve:
 
 
 def settle(history: History) -> Curve:
-    """The points that count: of a step logged twice, the later one.
+    """Keep the points that count. If a step was logged twice, the later point counts.
 
-    Where the training went back, it undid what had been logged from there on. A single point at an earlier step, such
-    as an evaluation of the best checkpoint, undoes nothing.
-    Steps that go back in time although each was logged once, as evenly as in one pass, are a clock that was changed:
-    then all points count and no time is known.
+    If the training went back, it undid the points that had been logged from there on. A single point at an earlier
+    step, such as an evaluation of the best checkpoint, undoes nothing.
+    If steps go back in time although each was logged once, as evenly as in one pass, the clock was changed. Then all
+    points count, and their times are unknown.
     """
     is_step = (history.steps >= 0) & (history.steps == np.floor(history.steps))
     steps, times_s, values = history.steps[is_step], history.times_s[is_step], history.values[is_step]
@@ -80,22 +80,23 @@ def settle(history: History) -> Curve:
 
 
 def undo(curve: Curve, returns: Iterable[tuple[float, float]]) -> Curve:
-    """The curve without the points that a rollback, seen in another metric of the run, undid."""
+    """Drop the points that a rollback undid. Rollbacks may have been seen in another metric of the run."""
     for time_s, step in returns:
         curve = curve.keep(~((curve.steps > step) & (curve.times_s < time_s)))
     return curve
 
 
 def join(histories: Sequence[History]) -> History:
-    """Histories of one metric, one after the other."""
+    """Concatenate histories of one metric."""
     parts = [(history.steps, history.times_s, history.values) for history in histories]
     return History(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def counts_same_steps(one: Curve, other: Curve) -> bool | None:
-    """Whether two metrics of a run count the same steps, not epochs beside iterations; None where nothing tells.
+    """Tell whether two metrics count the same steps, and not epochs and iterations; None if this is not known.
 
-    They do where both end at about one step, or where the other was at about the last step of the first at its time.
+    They do if both end at about the same step, or if the other metric was at about the last step of the first one at
+    the same time.
     """
     if not one.size or other.size < 2 or other.steps[-1] == 0:
         return None
@@ -106,11 +107,11 @@ def counts_same_steps(one: Curve, other: Curve) -> bool | None:
 
 
 def begins_late(curve: Curve) -> bool | None:
-    """Whether the curve begins in the middle of a training; None where one point or none cannot tell.
+    """Tell whether the curve begins in the middle of a training; None if it has too few points to tell.
 
-    A training that is evaluated every n steps is evaluated first after about n. A point at step 0 may be a check of a
-    resumed run, so the next one counts. Where the clock had run for as long as the steps before the first point take,
-    the run made them.
+    A training that is evaluated every n steps is first evaluated after about n steps. A point at step 0 may be the
+    check of a resumed run, so the next point counts. If the clock had run for as long as the steps before the first
+    point take, the run made these steps.
     """
     later = curve.keep(curve.steps > 0)
     if later.size < 2:
@@ -123,10 +124,10 @@ def begins_late(curve: Curve) -> bool | None:
 
 
 def find_fault(what: str, steps: Floats, costs: Floats, first: float = 0.0, slack: float = 0.0) -> str:
-    """Why the cost at these steps cannot be that of a training which began at step `first`, or nothing.
+    """Say why the cost at these steps cannot be that of a training which began at step `first`; empty if it can.
 
-    `what` is the count or the clock that it comes from.
-    `slack` counts steps by which a cost may be off at its beginning: one where the first step is called 0.
+    `what` names its source, the count or the clock. `slack` is the number of steps by which the cost may be off at the
+    beginning: one if the first step is called 0.
     """
     if not np.isfinite(costs).all():
         return f"the {what} was changed, or is not known"
@@ -147,8 +148,11 @@ def find_fault(what: str, steps: Floats, costs: Floats, first: float = 0.0, slac
 
 
 def spread_cost(step_l: Floats, steps: Floats, costs: Floats) -> Floats:
-    """A cost at every line of a curve: linear between the steps where it is known, from 0 at step 0, and at its last
-    pace up to the interval after them; nan beyond."""
+    """Interpolate a cost at every line of a curve.
+
+    It is linear between the steps where it is known and starts from 0 at step 0. After the last of them it continues at
+    the same pace for one interval, and is nan beyond that.
+    """
     if steps[0] > 0:
         steps, costs = np.append(0.0, steps), np.append(0.0, costs)
     n_last = steps[-1] - steps[-2]

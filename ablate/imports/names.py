@@ -1,4 +1,4 @@
-"""The names under which foreign runs log what a study needs, and what their texts mean."""
+"""The names under which other programs log the facts and metrics that a study needs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FACTS: Mapping[str, tuple[str, ...]] = {
     "precision": ("precision", "train.precision", "dtype"),
     "schedule": ("schedule", "train.schedule", "lr_scheduler_type", "lr_scheduler"),
 }
-"""What is read from a run's tags and params, and the names under which it is looked for."""
+"""The facts that are read from a run's tags and params, each with the names under which it is looked for."""
 
 CURVES: Mapping[str, tuple[str, ...]] = {
     "val_loss": ("val/loss", "val_loss", "eval/loss", "eval_loss"),
@@ -32,14 +32,14 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "grad_norm": ("grad_norm", "train/grad_norm"),
     "tokens_per_s": ("tokens_per_s", "tokens_per_second", "tokens_per_sec"),
 }
-"""The same of its metrics, by the column of a curve."""
+"""The same for metrics, by the column of a curve."""
 
-_UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # how a seed that was never set is written as text
+_UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # a seed that was never set, as text
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names chosen for some of `FACTS` and `CURVES`; for `arm`, several with commas are an axis each.
+    """Names that the user chose for some of `FACTS` and `CURVES`. For `arm`, each of several names is an axis.
 
     Raises `AblateError` for any other key.
     """
@@ -49,7 +49,7 @@ class Names:
     def __post_init__(self) -> None:
         for what, name in self.chosen.items():
             if what not in (*FACTS, *CURVES):
-                raise AblateError(f"map: {what!r} is nothing that is looked for{suggest(what, (*FACTS, *CURVES))}")
+                raise AblateError(f"map: {what!r} is not a known fact or metric{suggest(what, (*FACTS, *CURVES))}")
             if not self.of(what):
                 raise AblateError(f"map: {what}={name} names no tag, param or metric")
 
@@ -60,12 +60,12 @@ class Names:
 
     @property
     def of_curves(self) -> tuple[str, ...]:
-        """Every metric that is looked for."""
+        """The names of all metrics that are looked for."""
         return tuple(dict.fromkeys(name for what in CURVES for name in self.of(what)))
 
 
 def read_seed(text: str) -> int | None:
-    """None where the text says that there is no seed. Raises `ValueError` where it is not a whole number."""
+    """Read a seed; None if the text says that there is none. Raises `ValueError` if it is not an integer."""
     if text.strip().lower() in _UNKNOWN:
         return None
     number = read_number(text)

@@ -1,7 +1,7 @@
-"""A study of runs that another program logged, by the names of what they logged.
+"""A study made of imported runs, found by the names of their facts and metrics.
 
-Nothing that is unknown is guessed: without seeds runs are not paired, without a device clock times are
-not compared, without tokens costs are steps. Nothing here knows which program it was.
+Nothing unknown is guessed. Without seeds, runs are not paired. Without a device, clock times are not compared. Without
+tokens, costs are steps. This module does not know which program logged the runs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ablate.imports.training import Training, choose
 from ablate.study.settings import find_same
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value, read_level
 
-_SYSTEM = ("mlflow.", "system/")  # what trackers log by themselves
+_SYSTEM = ("mlflow.", "system/")  # trackers log these by themselves
 _MAX_NAMED = 40
 
 
 def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str, command: str = "") -> Results:
-    """The runs, from the oldest to the newest, as a study; `source` is the program that logged them.
+    """Build a study of runs, given from the oldest to the newest. `source` is the program that logged them.
 
-    An arm is its own baseline unless tags of runs that ablate made say more. Runs of one arm and seed that continue
-    each other are one training. If an arm and seed have several trainings, the latest that reached its end counts.
-    Raises `RecordError` where there is no run, no arm or no loss, naming what there is.
+    An arm is its own baseline unless tags of runs that ablate made name another one. Runs of one arm and seed that
+    continue each other are one training. If an arm and seed have several trainings, the latest that reached its end
+    counts. Raises `RecordError` if there is no run, no arm or no loss, naming the facts or metrics that there are.
     """
     if not runs:
         raise RecordError(f"{title!r}: the experiment has no runs")
@@ -86,7 +86,7 @@ def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str,
 
 
 def _order_metrics(runs: Sequence[LoggedRun], names: Names, title: str) -> dict[str, tuple[str, ...]]:
-    """For each column of a curve, its names: first the one under which most runs have a whole curve."""
+    """Order the names of each column of a curve, starting with the one under which most runs have a whole curve."""
     logged = {name for run in runs for name in run.logged}
     found = {}
     for what in CURVES:
@@ -101,7 +101,7 @@ def _order_metrics(runs: Sequence[LoggedRun], names: Names, title: str) -> dict[
 
 
 def _list_names(wanted: Sequence[str], there: Iterable[str]) -> str:
-    """The end of a message: what was looked for, the nearest spelling, and what is there."""
+    """Write the end of a message: the names that were looked for, the nearest spelling, and the names that exist."""
     known = sorted({name for name in there if not name.startswith(_SYSTEM)})
     more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
     shown = suggest(wanted[0], known) if not more else f" (there: {', '.join(known[:_MAX_NAMED])}{more})"
@@ -109,21 +109,21 @@ def _list_names(wanted: Sequence[str], there: Iterable[str]) -> str:
 
 
 def _count_names(trainings: Sequence[Training]) -> str:
-    """The names of the loss, with the number of runs where there are several."""
+    """List the names of the loss, with the number of runs of each if there are several."""
     chosen = [choose(run, training.metrics["val_loss"]) for training in trainings for run in training.pieces]
     found = [name for name in trainings[0].metrics["val_loss"] if name in chosen]
     return found[0] if len(found) == 1 else ", ".join(f"{name} ({count(chosen.count(name), 'run')})" for name in found)
 
 
 def _drop_parents(trainings: Sequence[Training]) -> list[Training]:
-    """Without runs that only hold others together: they have the params of what is logged below them, and no curve."""
+    """Drop parent runs without a curve, which only group the runs below them and repeat their params."""
     parents = {training.pieces[0].parent for training in trainings}
     kept = [training for training in trainings if training.loss.size > 1 or training.run_id not in parents]
     return kept or list(trainings)
 
 
 def _select(trainings: Sequence[Training]) -> list[Training]:
-    """One training for each arm and seed, from the oldest to the newest: requeued ones joined, the latest whole one."""
+    """Choose one training per arm and seed, from the oldest to the newest, after joining requeued ones."""
     arms: dict[str, list[Training]] = {}
     groups: dict[tuple[str, int | str], list[Training]] = {}
     for training in trainings:
@@ -139,7 +139,7 @@ def _select(trainings: Sequence[Training]) -> list[Training]:
 
 
 def _join(trainings: Sequence[Training], budget: int) -> list[Training]:
-    """Trainings of one arm and seed, those that were requeued as one."""
+    """Join the trainings of one arm and seed that continue each other."""
     joined: list[Training] = []
     for training in trainings:
         for index in reversed(range(len(joined))):
@@ -153,7 +153,7 @@ def _join(trainings: Sequence[Training], budget: int) -> list[Training]:
 
 
 def _choose(trainings: Sequence[Training], budget: int) -> Training:
-    """The latest that is whole, else the one that got farthest: an empty or a smoke run takes the place of none."""
+    """Choose the latest whole training, otherwise the one that got furthest. Empty and smoke runs replace nothing."""
 
     def rank(training: Training) -> tuple[bool, bool, bool, int]:
         if training.is_whole(budget):
@@ -165,7 +165,7 @@ def _choose(trainings: Sequence[Training], budget: int) -> Training:
 
 
 def _count_replaced(every: Sequence[Training], chosen: Sequence[Training]) -> tuple[int, int]:
-    """How many trainings another one counts for, and how many finished later without a whole curve."""
+    """Count the trainings that another one replaces, and those that finished later without a whole curve."""
     places = {training.run_id: place for place, training in enumerate(every)}
     counted = {(training.arm, training.seed): places[training.run_id] for training in chosen}
     used = {piece.run_id for training in chosen for piece in training.pieces}
@@ -175,7 +175,7 @@ def _count_replaced(every: Sequence[Training], chosen: Sequence[Training]) -> tu
 
 
 def _number(trainings: Sequence[Training]) -> dict[str, int]:
-    """Seeds by run id. A run without one gets a number that no other run has, so that nothing pairs it."""
+    """Number the seeds by run id. A run without a seed gets a unique number, so it is not paired."""
     following = max((training.seed for training in trainings if training.seed is not None), default=-1) + 1
     seeds = {}
     for training in trainings:
@@ -199,16 +199,16 @@ def _record_arm(arm: str, trainings: Sequence[Training], arms: Mapping[str, obje
 
 
 def _agree(counts: Iterable[int]) -> int | None:
-    """The number that all runs with a number state; None if they differ, or if none states one."""
+    """Return the number that all runs agree on; None if they differ, or if no run states one."""
     known = {n for n in counts if n}
     return known.pop() if len(known) == 1 else None
 
 
 def _find_budget(trainings: Sequence[Training]) -> int:
-    """Steps of an arm: what its runs state, or the most that one of them made.
+    """Find the budget of an arm in steps: the steps that its runs state, or the most that one of them made.
 
-    A finished run that ended nearer to that than its evaluations lie apart was trained to its end, because many count
-    steps from 0; the least of these is the budget.
+    Many programs count steps from 0. So a finished run counts as whole if it ended within one evaluation interval of
+    these steps, and the shortest whole run sets the budget.
     """
     stated = max(training.budget for training in trainings) or max(training.last_step for training in trainings)
     finished = (training for training in trainings if training.state == "finished")

@@ -1,6 +1,6 @@
-"""One training of anybody's code: its arm and seed, and the curves of its metrics.
+"""One imported training: its arm and seed, and the curves of its metrics.
 
-A training that was requeued is several runs, which are joined here. Nothing here knows which program logged them.
+A training that was requeued consists of several runs, which are joined here.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from ablate.imports.metric_curve import Curve, begins_late, counts_same_steps, j
 from ablate.imports.names import Names, read_seed
 from ablate.tracking.study_record import ENDED, MAX_COUNT, State, Value, read_level, read_number
 
-_MIRRORED_AXIS = "axis."  # facts of runs that ablate itself brought to another program
-_OF_TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens_per_s")  # logged by the training's own steps
+_MIRRORED_AXIS = "axis."  # the prefix of levels in runs that ablate itself mirrored
+_OF_TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens_per_s")  # logged by training steps
 NO_CURVE = Curve(*(np.empty(0),) * 3)
 
 
 def choose(run: LoggedRun, names: tuple[str, ...]) -> str | None:
-    """The first of the names under which the run has a whole curve: half of its longest, or more."""
+    """Choose the first name under which the run has a whole curve: at least half as long as its longest."""
     lengths = {name: run.histories[name].steps.size for name in names if name in run.histories}
     longest = max(lengths.values(), default=0)
     return next((name for name, length in lengths.items() if length and 2 * length >= longest), None)
@@ -35,9 +35,9 @@ def choose(run: LoggedRun, names: tuple[str, ...]) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One run, or the runs that one requeued training is, from the first to the last.
+    """One run, or all runs of a requeued training, from the first to the last.
 
-    `metrics` gives the names of each column of a curve, in the order of preference.
+    `metrics` maps each column of a curve to its names in the order of preference.
     """
 
     pieces: tuple[LoggedRun, ...]
@@ -50,7 +50,7 @@ class Training:
 
     @cached_property
     def axes(self) -> Mapping[str, Value]:
-        """Its levels; empty where nothing says which arm it is of."""
+        """Its levels; empty if no fact names its arm."""
         found = {name: self._look(name) for name in self.names.of("arm")}
         if "arm" not in self.names.chosen and found["arm"] is not None:
             mirrored = {name.removeprefix(_MIRRORED_AXIS): text for name, text in self.pieces[-1].facts.items()
@@ -67,7 +67,7 @@ class Training:
 
     @cached_property
     def seed(self) -> int | None:
-        """None where it is not known. Raises `RecordError` where it is no whole number."""
+        """None if it is not known. Raises `RecordError` if it is not a whole number."""
         text = self.fact("seed")
         try:
             return None if text is None else read_seed(text)
@@ -75,7 +75,7 @@ class Training:
             raise RecordError(f"run {self.run_id}: its seed is {text!r}, which is not a whole number") from None
 
     def fact(self, what: str) -> str | None:
-        """What its runs say; None where they say nothing, or not the same."""
+        """Return a fact that its runs agree on; None if they differ or do not have it."""
         found = {
             text
             for run in self.pieces
@@ -84,7 +84,7 @@ class Training:
         return found.pop() if len(found) == 1 else None
 
     def count_of(self, what: str) -> int:
-        """A fact that is a positive whole number; 0 where it is not known."""
+        """Return a fact that is a positive whole number; 0 if it is not known."""
         number = read_number(self.fact(what) or "") or 0
         return int(number) if 0 < number <= MAX_COUNT else 0
 
@@ -93,13 +93,13 @@ class Training:
 
     @cached_property
     def histories(self) -> tuple[Mapping[str, History], ...]:
-        """By the column of a curve, for each of its runs, with times in seconds since the training began."""
+        """The metrics of each run by the column of a curve, with times in seconds since the training began."""
         shifted: list[Mapping[str, History]] = []
         elapsed = 0.0
         for index, run in enumerate(self.pieces):
             chosen = {what: name for what, names in self.metrics.items() if (name := choose(run, names))}
             found = {what: run.histories[name] for what, name in chosen.items()}
-            if index:  # a point at step 0 is a check that it made before it went on
+            if index:  # at step 0, a resumed run only checks itself
                 found = {what: _select(history, history.steps > 0) for what, history in found.items()}
             start_s = run.start_s if index else _find_start(found, run.start_s)
             shift = elapsed - start_s
@@ -129,7 +129,7 @@ class Training:
 
     @cached_property
     def counts_training(self) -> bool | None:
-        """Whether the steps of the validation loss are those of the training, not epochs; None where nothing tells."""
+        """Whether the validation loss is logged by training steps and not by epochs; None if this is not known."""
         last, n_steps, n_epochs = self.last_step, self.count_of("steps"), self.count_of("epochs")
         if n_epochs > 1 and last in (n_epochs - 1, n_epochs) and abs(n_steps - last) > self.loss.interval:
             return False
@@ -138,7 +138,7 @@ class Training:
 
     @property
     def budget(self) -> int:
-        """The steps that were planned; 0 where nothing says it in the steps of the validation loss."""
+        """The planned steps, in the unit of the validation loss; 0 if not known."""
         return 0 if self.counts_training is False else self.count_of("steps")
 
     @property
@@ -147,32 +147,32 @@ class Training:
 
     @cached_property
     def first_step(self) -> int:
-        """The first step after 0 of which anything was logged; 0 where nothing was."""
+        """The first step after 0 at which anything was logged; 0 if there is none."""
         firsts = [float(curve.steps[curve.steps > 0].min()) for curve in self.curves.values() if curve.steps.any()]
         return int(min(firsts, default=0))
 
     @cached_property
     def begins_late(self) -> bool:
-        """Whether it begins in the middle of a training."""
+        """Whether its curves begin in the middle of a training."""
         told = {begins_late(curve) for curve in self.curves.values()}
         return True in told and False not in told
 
     @property
     def state(self) -> State:
-        """As its last run says; `diverged` where the last loss that was logged is not finite, however the run ended."""
+        """The state of its last run; `diverged` if the last logged loss is not finite, however the run ended."""
         state = self.pieces[-1].state
         last = (c.values[-1] for name in ("val_loss", "train_loss") if (c := self.settled.get(name)) and c.size)
         is_lost = not all(map(math.isfinite, last)) or self.pieces[-1].facts.get("state") == "diverged"
         return "diverged" if is_lost and state in ("finished", "failed") else state
 
     def is_whole(self, budget: int) -> bool:
-        """Whether it was trained from its beginning to the end of the budget (steps), or until it diverged."""
+        """Tell whether it was trained from the beginning to the end of the budget (steps), or until it diverged."""
         if self.state not in ENDED or self.loss.size < 2 or self.begins_late:
             return False
         return self.state == "diverged" or self.last_step + self.loss.interval >= budget
 
     def continues(self, other: Training, budget: int) -> bool:
-        """Whether it goes on where the other, which did not get to the end of the budget, had been interrupted."""
+        """Tell whether it goes on where the other training was interrupted before the end of the budget."""
         if other.is_whole(budget) or other.begins_late or not self.loss.size or not other.loss.size:
             return False
         is_further = self.last_step > other.last_step
@@ -182,7 +182,7 @@ class Training:
 
     @property
     def flaw(self) -> str:
-        """Why its curve cannot count, or nothing."""
+        """Why its curve cannot count; empty if it can."""
         if self.begins_late:
             return f"the curve lacks its beginning: it starts at step {self.first_step:,}"
         raw = [piece["val_loss"].steps for piece in self.histories if "val_loss" in piece]
@@ -201,7 +201,7 @@ def _select(history: History, is_kept: NDArray[np.bool_]) -> History:
 
 
 def _find_start(histories: Mapping[str, History], start_s: float) -> float:
-    """When the training began: at its point of step 0, the validation loss's if it has one, else with the run."""
+    """Find when the training began: at a point of step 0, preferably of the validation loss, or with the run."""
     loss = [histories["val_loss"]] if "val_loss" in histories else []
     for group in (loss, [*histories.values()]):
         times_s = [float(h.times_s[h.steps == 0].min()) for h in group if (h.steps == 0).any()]

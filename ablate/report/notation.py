@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ablate.analysis.speedup import Bound, SpeedUp, Target
+from ablate.analysis.comparison import Target
+from ablate.analysis.speedup import Bound, SpeedUp
 from ablate.analysis.summary import Spread
 from ablate.formatting import format_count, format_number, round_digits
 from ablate.tracking.study_record import ArmRecord, Value

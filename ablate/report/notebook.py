@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.effects import find_differences, find_effects
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
 from ablate.analysis.results import Results
 from ablate.analysis.selection import rebase, select
-from ablate.analysis.speedup import TARGETS, Target, speed_ups
+from ablate.analysis.speedup import speed_ups
 from ablate.analysis.trend import find_trends
 from ablate.errors import AblateError
 from ablate.report.palette import Look, assign_looks

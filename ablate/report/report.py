@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.effects import Effect, find_differences, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.results import AXES, Results
 from ablate.analysis.selection import rebase, select
-from ablate.analysis.speedup import TARGETS, SpeedUp, Target, speed_ups
+from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.analysis.trend import Trend, find_trends
 from ablate.errors import AblateError, suggest

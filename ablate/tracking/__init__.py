@@ -1,1 +1,1 @@
-"""What a run leaves behind: a folder with its config, manifest, curve, status and checkpoint, and the MLflow mirror."""
+"""Everything that a run leaves behind: its folder with config, manifest, curve and status, and the MLflow mirror."""

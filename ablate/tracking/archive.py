@@ -1,4 +1,4 @@
-"""`ablate pack` and `ablate merge`: a study trained in parts on machines that share nothing."""
+"""`ablate pack` and `ablate merge`: a study that is trained in parts on machines without a common disk."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from ablate.tracking.weights import read_layout
 
 STATUS, CURVE, WEIGHTS = "status.json", "curve.jsonl", "model.safetensors"
 CONTENT = ("config.json", "manifest.json", CURVE, STATUS)
-# What the parts of one study must have in common, so that their runs can be compared.
+# All parts of a study have these in common. Otherwise their runs could not be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
-MAX_FILE_BYTES = 2**30  # of a curve, which has some hundred bytes per line
+MAX_FILE_BYTES = 2**30  # of a curve, which has a few hundred bytes per line
 MAX_DOCUMENT_BYTES = 2**22  # of a run's config, manifest or status, which is parsed as a whole
-TAKEN = "somebody trains this run now; stop it first"
+TAKEN = "this run is being trained now; stop it first"
 
 CheckModel = Callable[[Path], object]
 
 
 def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
-    """Write the record and every run that has ended into one .tar.gz; return the number of runs.
+    """Write the record and every run that has ended into one .tar.gz, and return the number of runs.
 
-    The same study gives the same bytes. Raises `RecordError` where there is no study, nothing in it has ended, a file
-    of a run that has is missing or damaged, or the archive is a folder; and `OSError` where the archive is something
-    else than a file.
+    The same study gives the same bytes. Raises `RecordError` if there is no study, if no run has ended, if a file of
+    an ended run is missing or damaged, or if the archive is a folder. Raises `OSError` if the archive is a device or
+    the like.
     """
     if archive.is_dir():
-        raise RecordError(f"{archive}: this is a folder: name the archive's file in it")
+        raise RecordError(f"{archive}: this is a folder; name a file in it")
     record = store.read_study()
     names = (*CONTENT, WEIGHTS) if weights else CONTENT
     ended = [
@@ -60,7 +60,7 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
             raise RecordError(f"{folder.path}: {reason}; `ablate run` tells what can be done") from None
 
     def write(file: Any) -> None:
-        # Without a date in it, so that packing twice gives the same bytes.
+        # Without a date, so that packing twice gives the same bytes.
         zipped = gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0)
         with zipped, tarfile.open(fileobj=zipped, mode="w") as tar:
             _add(tar, RECORD, store.record)
@@ -81,18 +81,19 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
 
 
 def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel | None = None) -> tuple[int, int]:
-    """Bring the runs of archives into a study, which need not exist yet; the numbers of runs that came and that were
-    there already. A run that has ended is never replaced by one that has not.
+    """Add the runs of archives to a study, which need not exist yet.
 
-    All or nothing: the archives are unpacked and checked beside the study first, and what was written before something
-    failed is taken back. `check_model` is called with the folder of each new run that has weights, and raises
-    `RecordError` where they are not the ones of its config. Raises `RecordError` where an archive is none, where the
-    studies are different questions, where a run is there with other results, or where a search is at work.
+    Returns how many runs were added, and how many were there already. A run that has ended is never replaced.
+
+    Either all archives are merged or none: they are unpacked and checked next to the study first, and a failure undoes
+    everything that was written. `check_model` is called with the folder of each new run that has weights, and raises
+    `RecordError` if they do not match its config. Raises `RecordError` if a file is not an archive, if the studies ask
+    different questions, if a run exists with other results, or if a search is running.
     """
     parts = [(archive, read_record(archive)) for archive in archives]
     record = store.read_study() if os.path.lexists(store.record) else None
     if record is not None and "space" in record.tuning and store.has_driver():
-        raise RecordError(f"{store.path}: a search is at work on it, and only it may add trials: stop it first")
+        raise RecordError(f"{store.path}: a search is running here, and only the search may add trials; stop it first")
     for archive, other in parts:
         record = other if record is None else _join(record, other, archive)
     if record is None:
@@ -115,14 +116,14 @@ def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel 
             store.write_study(record)
             undo.pop_all()
     for run_id in new:
-        with suppress(OSError):  # it is of no use any more; `ablate clean` removes it too
+        with suppress(OSError):  # no longer needed; `ablate clean` removes it too
             store.run(run_id).checkpoint.unlink()
     return len(new), len(incoming) - len(new)
 
 
 @contextmanager
 def _staging(store: StudyFolder) -> Iterator[Path]:
-    """A folder for what is not checked yet, on the disk of the study, that goes in any case."""
+    """Provide a temporary folder for unchecked files, on the same disk as the study."""
     place = _existing(store.path.parent)[0]
     with tempfile.TemporaryDirectory(prefix=".ablate-merge-", dir=place) as folder:
         yield Path(folder)
@@ -140,7 +141,7 @@ def _remove_empty(folders: Iterable[Path], kept: set[Path]) -> None:
 
 
 def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], stage: Path) -> dict[str, Path]:
-    """The folder of each run of the archives, by run id, once all that can be wrong with them was looked at."""
+    """Unpack and check all archives. Returns the folder of each run, by run id."""
     documents = dict.fromkeys(CONTENT, min(MAX_DOCUMENT_BYTES, MAX_FILE_BYTES))
     sizes = documents | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}
     incoming: dict[str, Path] = {}
@@ -149,7 +150,7 @@ def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], s
             try:
                 _check_whole(folder, weights=True)
             except RecordError as error:
-                reason = str(error).replace(f"{folder}{os.sep}", "")  # which will be gone
+                reason = str(error).replace(f"{folder}{os.sep}", "")  # the temporary folder will be gone
                 raise RecordError(f"{archive}: the run {run_id}: {reason}") from None
             here = store.run(run_id)
             for other in (incoming.get(run_id), here.path if _is_present(here) else None):
@@ -162,10 +163,10 @@ def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], s
 
 
 def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> None:
-    """Bring what a run left elsewhere, the status last: it says that all is there.
+    """Copy the files of a run, its status last, because the status says that the run is complete.
 
-    The curve is the lease, so it is held meanwhile and stays the same file. `undo` learns how to take it back. Raises
-    `RecordError` where another process was faster.
+    The curve is the run's lease, so it is held meanwhile and stays the same file. `undo` receives the steps that take
+    everything back. Raises `RecordError` if another process holds the lease.
     """
     existed = target.path.is_dir()
     make_folder(target.path)
@@ -193,7 +194,7 @@ def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> No
 
 
 def _restore(folder: Path, before: Path) -> None:
-    """Put the files of a run back as they were."""
+    """Restore the files of a run from the copies in `before`."""
     for name in (*CONTENT, WEIGHTS):
         with suppress(OSError, RecordError, BusyError):
             if not (before / name).exists():
@@ -206,12 +207,12 @@ def _restore(folder: Path, before: Path) -> None:
 
 
 def read_study_name(archive: Path) -> str:
-    """Raises `RecordError` where the file is no archive."""
+    """Read the name of an archive's study. Raises `RecordError` if the file is not an archive."""
     return read_record(archive).study
 
 
 def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
-    """The union of two records. Raises `RecordError` where they are not parts of one study."""
+    """Join two records. Raises `RecordError` if they are not parts of one study."""
     for key in COMMON:
         if getattr(one, key) != getattr(other, key):
             raise RecordError(f"{archive}: another study: {key} is {getattr(other, key)!r}, not {getattr(one, key)!r}")
@@ -227,7 +228,7 @@ def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
             arm.n_params,
             arm.n_tokens,
         ):
-            raise RecordError(f"{archive}: the arm {arm.arm} is another one there")
+            raise RecordError(f"{archive}: the arm {arm.arm} is a different one there")
         if here.identity and arm.identity and here.identity != arm.identity:
             raise RecordError(f"{archive}: the arm {arm.arm} was trained with other settings there")
     runs = {(run.arm, run.seed): run for run in (*other.runs, *one.runs)}
@@ -245,30 +246,30 @@ def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
 
 
 def _unite(one: Iterable[Value], other: Iterable[Value]) -> tuple[Value, ...]:
-    """Levels as their JSON tells them apart: a list or a mapping is one too, and 1, 1.0 and true are three."""
+    """Join levels that differ in their JSON. So 1, 1.0 and true are three levels, and lists and mappings work too."""
     return tuple({json.dumps(level, sort_keys=True): level for level in (*one, *other)}.values())
 
 
 def _is_present(folder: RunFolder) -> bool:
-    """Whether the run has ended here, so that it is not replaced."""
+    """Tell whether the run has ended here, so that it is not replaced."""
     return folder.curve.is_file() and folder.has_ended(folder.read_status())
 
 
 def _extent(curve: Path) -> tuple[int, int | None]:
-    """Its length (bytes) and CRC-32."""
+    """Return the length (bytes) and the CRC-32 of a curve."""
     with open_regular(curve) as file:
         n_bytes = os.fstat(file.fileno()).st_size
         return n_bytes, file_crc32(file, n_bytes)
 
 
 def _check_whole(folder: Path, *, weights: bool) -> None:
-    """Raises `RecordError` unless these are the files that a run leaves behind when it has ended."""
+    """Raise `RecordError` unless the folder holds the files of a run that has ended."""
     missing = [name for name in CONTENT if not os.path.lexists(folder / name)]
     if missing:
         raise RecordError(f"it has no {missing[0]}")
     for name in ("config.json", "manifest.json"):
         if not isinstance(read_json(folder / name), dict):
-            raise RecordError(f"{name} holds no mapping")
+            raise RecordError(f"{name} does not hold a mapping")
     status = Status.from_dict(read_json(folder / STATUS), STATUS)
     if status.state not in ENDED:
         raise RecordError(f"it is {status.state}, so it has no result to merge")

@@ -1,4 +1,4 @@
-"""Archives read as if a stranger had made them: into a folder of their own, in bounded memory, only what is listed."""
+"""Untrusted archives: unpacked into a folder of their own, in bounded memory, and only the files of listed runs."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ablate.tracking.study_record import StudyRecord
 
 RECORD = "study.json"
 BLOCK_BYTES = 2**20
-# An archive may unpack to this multiple of its size, and this much more. Curves compress five times, weights hardly.
+# An archive may unpack to this multiple of its size plus the room below. Curves compress five times, weights hardly.
 MAX_RATIO = 100
 MIN_ROOM_BYTES = 2**26
-MAX_RECORD_BYTES = 2**26  # thousands of arms take some megabytes
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # no way out of the folder that it is joined to
-# No name that another file of the study, or a file system of another kind, has a meaning of its own for.
+MAX_RECORD_BYTES = 2**26  # thousands of arms take a few megabytes
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # it cannot lead out of the folder that it is joined to
+# Such a name means nothing special to a file system, and no other file of a study has it.
 RUN_ID = re.compile(r"[0-9a-f]{1,64}")
 
 
 def read_record(archive: Path) -> StudyRecord:
-    """The record of an archive's study. Raises `RecordError` where the file is no archive or its record of no use."""
+    """Read the record of an archive. Raises `RecordError` if the file is not an archive or the record is unusable."""
     for name, n_bytes, chunks in _entries(archive):
         if name.parts == (RECORD,):
             with _refused(archive):
@@ -41,11 +41,11 @@ def read_record(archive: Path) -> StudyRecord:
 
 
 def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str, int]) -> dict[str, Path]:
-    """Write the files of the listed runs below `folder`; the folder of each run that has any.
+    """Write the files of the listed runs below `folder`. Returns the folder of each run that has any.
 
-    `sizes` has the names of these files, and how large each may be (bytes). Anything else is passed over. Raises
-    `RecordError` where the archive is damaged, holds a file twice or one that is too large, or unpacks to far more than
-    its size; and `OSError` where the disk has no room.
+    `sizes` maps the names of these files to their largest size (bytes). Other files are skipped. Raises `RecordError`
+    if the archive is damaged, holds a file twice or one that is too large, or unpacks to far more than its size. Raises
+    `OSError` if the disk is full.
     """
     known = {run.run_id for run in record.runs}
     found: dict[str, Path] = {}
@@ -69,15 +69,16 @@ def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str,
 
 
 def _entries(archive: Path) -> Iterator[tuple[PurePosixPath, int, Iterator[bytes]]]:
-    """The name, size and content of everything in the archive.
+    """Yield the name, size and content of every entry.
 
-    The end is read too: tarfile stops before the checksum, and at an entry that it cannot read, as if it were the end.
+    The rest of the file is read too, because tarfile stops before the checksum, and takes an unreadable entry for the
+    end.
     """
     with _refused(archive), open_regular(archive) as file:
         content = _Unpacked(file, MIN_ROOM_BYTES + MAX_RATIO * archive.stat().st_size)
         with tarfile.open(fileobj=content, mode="r:") as tar:  # type: ignore[call-overload]  # it reads, seeks and tells
             while (entry := tar.next()) is not None:
-                tar.members = []  # or a million of empty entries would fill the memory
+                tar.members = []  # a million empty entries would fill the memory
                 yield PurePosixPath(entry.name), entry.size, _chunks(archive, tar, entry)
         while content.read(BLOCK_BYTES):
             pass
@@ -93,11 +94,11 @@ def _chunks(archive: Path, tar: tarfile.TarFile, entry: tarfile.TarInfo) -> Iter
 
 
 class _NoArchiveError(RecordError):
-    """The archive is named already."""
+    """The message names the archive already."""
 
 
 class _Unpacked:
-    """What a compressed file unpacks to, as far as `n_bytes` and in small pieces: a header may ask for any number."""
+    """The unpacked content of a gzip file, limited to `n_bytes` and to small reads: a header may ask for any size."""
 
     def __init__(self, file: BinaryIO, n_bytes: int) -> None:
         self._gzip, self._n_bytes = gzip.GzipFile(fileobj=file, mode="rb"), n_bytes
@@ -120,7 +121,7 @@ class _Unpacked:
 
 @contextmanager
 def _refused(archive: Path) -> Iterator[None]:
-    """Whatever is wrong with an archive becomes a `RecordError` of one line that names it."""
+    """Turn every fault of an archive into a `RecordError` of one line that names it."""
     try:
         yield
     except _NoArchiveError:
@@ -136,7 +137,7 @@ def _check_size(name: str, n_bytes: int, limit: int) -> None:
 
 
 def _check_record(record: StudyRecord) -> None:
-    """Raises `RecordError` where the record names no folder of a study's, or cannot be written again."""
+    """Raise `RecordError` if the record has an unsafe name, or cannot be written again."""
     if not FOLDER_NAME.fullmatch(record.study) or is_reserved(record.study):
         raise RecordError(f"{RECORD}: {record.study!a} cannot be a folder's name for a study")
     for run in record.runs:
@@ -147,4 +148,4 @@ def _check_record(record: StudyRecord) -> None:
     try:
         json.dumps(record.to_dict(), allow_nan=False)
     except (ValueError, RecursionError):
-        raise RecordError(f"{RECORD}: it holds a number that JSON has no word for") from None
+        raise RecordError(f"{RECORD}: it holds a number that JSON cannot express") from None

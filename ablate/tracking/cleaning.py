@@ -1,4 +1,4 @@
-"""`ablate clean`: what may be removed of a study's folder, and in which order. Curves, configs and manifests stay."""
+"""`ablate clean`: the files of a study that may be removed, and their order. Curves, configs and manifests stay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 @dataclass(frozen=True)
 class Removal:
-    """A file that goes, and why."""
+    """A file to remove, with the reason."""
 
     path: Path
     n_bytes: int
@@ -28,11 +28,11 @@ class Removal:
 
 
 def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Removal]:
-    """What goes by the rule, and then, worst validation loss first, the weights that the budget has no room for.
+    """List the files that the rule removes, then weights that exceed the budget, the worst validation loss first.
 
-    `keep` says whose weights stay: all runs', each arm's best run's, the baselines', nobody's. Files half written and
-    checkpoints of runs that ended go in any case; a run that somebody trains, and the checkpoint of one that is
-    not finished, are left alone.
+    `keep` says whose weights stay: those of all runs, of each arm's best run, of the baselines, or none. Half-written
+    files and checkpoints of runs that ended are always removed. A run that is being trained, and the checkpoint of an
+    unfinished run, are never touched.
     """
     record = store.read_study()
     kept = _kept_by_rule(store, record, keep)
@@ -59,7 +59,7 @@ def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> l
 
 
 def clean(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Removal]:
-    """Remove what `plan_cleaning` names, which may be while the study trains."""
+    """Remove the files that `plan_cleaning` lists. The study may be training meanwhile."""
     removals = plan_cleaning(store, keep, budget_bytes)
     for removal in removals:
         removal.path.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def clean(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Remo
 
 
 def parse_keep(word: str) -> Keep:
-    """Raises `GridError` for a word that is no rule."""
+    """Read the rule of `--keep`. Raises `GridError` if there is no such rule."""
     for keep in KEEPS:
         if word == keep:
             return keep
@@ -75,7 +75,7 @@ def parse_keep(word: str) -> Keep:
 
 
 def parse_bytes(text: str) -> int:
-    """`800M`, `2.5GB`, `1000`. Raises `GridError` for anything else."""
+    """Read a size such as `800M`, `2.5GB` or `1000`. Raises `GridError` for anything else."""
     number = text.removesuffix("B")
     unit = number[-1:] if number[-1:] in UNITS else ""
     try:
@@ -118,7 +118,7 @@ def _remove(path: Path, reason: str) -> Removal:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether it is a file or a link. ablate writes nothing else, so it removes nothing else."""
+    """Tell whether the path is a file or a link. Only these are removed, because ablate writes nothing else."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -127,7 +127,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _size(path: Path) -> int:
-    """Of a file, or of all files in a folder (bytes). Links are not followed; what is gone meanwhile counts nothing."""
+    """Measure a file, or all files in a folder (bytes). Links are not followed; files that vanish count as 0."""
     try:
         if path.is_dir() and not path.is_symlink():
             return sum(map(_size, path.iterdir()))

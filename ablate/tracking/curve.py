@@ -1,7 +1,9 @@
-"""`curve.jsonl`: one line a logged step, appended, each step at most once.
+"""`curve.jsonl`: one appended line per logged step, each step at most once.
 
-The file is also the run's lease: whoever trains the run holds an exclusive lock on it, which the kernel gives back when
-the process dies, however it dies. So two drivers never train one run at the same time.
+The file is also the run's lease. The process that trains the run holds an exclusive lock on it, and the kernel releases
+the lock when the process dies in any way. So two drivers never train the same run at the same time.
+
+`analysis/curve_columns.py` reads whole curves as arrays. The readers here follow a growing curve, or read its end.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from ablate.files import open_regular
 from ablate.tracking.study_record import MAX_COUNT
 
 BLOCK_BYTES = 2**18
-MAX_LINE_BYTES = 2**20  # a line has some hundred bytes; a longer one is no record, and is not held in memory
-# What opening a file fails with where the file itself is in the way, and not its folder or the disk.
+MAX_LINE_BYTES = 2**20  # a line has a few hundred bytes; a longer one is not a record and is not held in memory
+# Opening fails with these if the file itself is in the way, not its folder or the disk.
 _IN_THE_WAY = frozenset({errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EACCES, errno.EPERM})
 
 
@@ -35,10 +37,10 @@ class BusyError(AblateError):
 
 
 class CurveWriter:
-    """Appends lines to a run's curve and holds its lease until closed.
+    """Appends lines to a run's curve, and holds the run's lease until it is closed.
 
-    Raises `BusyError` where another process holds it, `RecordError` where something that is no readable file stands in
-    its place, and `OSError` where the folder or the disk takes no file.
+    Raises `BusyError` if another process holds the lease, `RecordError` if the path is not a readable file, and
+    `OSError` if the folder or the disk does not accept a file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +58,7 @@ class CurveWriter:
             raise BusyError(f"{path.parent.name} is being trained by another process") from None
 
     def rewind(self, n_bytes: int, crc32: int) -> bool:
-        """Drop what came after the first `n_bytes`; False, and nothing dropped, where those are not the ones saved."""
+        """Truncate the file to `n_bytes`. Returns False and changes nothing if these bytes have another checksum."""
         if file_crc32(self._file, n_bytes) != crc32:
             return False
         self._file.truncate(n_bytes)
@@ -64,15 +66,15 @@ class CurveWriter:
         return True
 
     def replace(self, content: IO[bytes]) -> None:
-        """Take over the lines of the same run elsewhere. Raises `OSError` where the disk has no room for them."""
+        """Replace all lines by those of the same run elsewhere. Raises `OSError` if the disk is full."""
         self.rewind(0, 0)
         while block := content.read(BLOCK_BYTES):
             self._write(block)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line. Not-a-number and infinity become null: JSON has no word for them.
+        """Write one line. NaN and infinity become null, because JSON cannot express them.
 
-        Raises `OSError` where the disk has no room for the whole line.
+        Raises `OSError` if the disk has no room for the whole line.
         """
         clean = {key: _finite(value) for key, value in record.items()}
         line = json.dumps(clean, separators=(",", ":")).encode() + b"\n"
@@ -84,7 +86,7 @@ class CurveWriter:
         self.n_bytes, self.crc32 = self.n_bytes + len(content), zlib.crc32(content, self.crc32)
 
     def sync(self) -> None:
-        """Wait for the disk, so that the death of the machine leaves the lines written so far."""
+        """Wait for the disk, so that the lines written so far survive a crash of the machine."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -102,18 +104,17 @@ class CurveWriter:
 
 
 class CurveReader:
-    """Follows a curve that is still being written: each `read` gives the lines that came since the last."""
+    """Follows a curve that is still being written. Each `read` returns the lines since the last one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.last_step = path, 0
         self._offset, self._last_line = 0, b""  # the line that ended there
 
     def read(self) -> list[dict[str, Any]]:
-        """New complete lines beyond the last step seen. A curve that was cut back and grew again repeats nothing, and
-        omits nothing: where it grew past the place of the last look meanwhile, that place is in the middle of a line,
-        so a curve that no longer has the last line there is read from its start.
+        """Read the complete lines beyond the last step seen.
 
-        A curve that cannot be read has no lines; `RunFolder.read_status` says why.
+        No line is repeated or lost if the curve was cut back and grew again: a curve that no longer has the last line
+        at its place is read from the start. A curve that cannot be read has no lines; `RunFolder.read_status` says why.
         """
         try:
             with open_regular(self.path) as file:
@@ -136,14 +137,14 @@ class CurveReader:
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a curve; an empty list where there is none, or it cannot be read."""
+    """Read every whole line of a curve; an empty list if it is missing or cannot be read."""
     return CurveReader(path).read()
 
 
 def read_backwards(path: Path, key: str = "") -> Iterator[dict[str, Any]]:
-    """The lines of a curve from its end, each step once, in bounded memory; only those that name `key`, if given.
+    """Yield the lines of a curve from its end, each step once, in bounded memory; only those with `key`, if given.
 
-    Nothing where there is no curve, or it cannot be read.
+    A curve that is missing or cannot be read has no lines.
     """
     wanted, step = json.dumps(key).encode() if key else b"", math.inf
     try:
@@ -159,7 +160,7 @@ def read_backwards(path: Path, key: str = "") -> Iterator[dict[str, Any]]:
 
 
 def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
-    """The whole lines of a file from its end, without their ends; what follows the last one is left out."""
+    """Yield the whole lines of a file from its end, without line feeds. A torn last line is left out."""
     place, rest, is_last = file.seek(0, os.SEEK_END), b"", True
     while place:
         n_bytes = min(BLOCK_BYTES, place)
@@ -170,13 +171,13 @@ def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
             is_last = False
         yield from reversed(lines)
         if len(rest) > MAX_LINE_BYTES:
-            rest = b"\0"  # which makes no record of the rest of the line either
+            rest = b"\0"  # so the rest of the line is not a record either
     if not is_last:
         yield rest
 
 
 def file_crc32(file: IO[bytes], n_bytes: int) -> int | None:
-    """The CRC-32 of the first `n_bytes`; None where the file is shorter."""
+    """Compute the CRC-32 of the first `n_bytes`; None if the file is shorter."""
     file.seek(0)
     crc32 = 0
     while n_bytes > 0 and (block := file.read(min(n_bytes, BLOCK_BYTES))):
@@ -185,7 +186,7 @@ def file_crc32(file: IO[bytes], n_bytes: int) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process trains the run of this curve now."""
+    """Tell whether a process is training the run of this curve now."""
     try:
         with open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

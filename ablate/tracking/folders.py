@@ -1,4 +1,4 @@
-"""The folder of a study, `<runs>/<study>/`: where each file is, and how it is written without ever being half there."""
+"""The folders of a study and its runs: where each file is, and how it is read and atomically written."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyR
 from ablate.tracking.weights import read_layout
 
 MAX_NAMED = 12  # ids in a message
-MAX_JSON_BYTES = 2**28  # of a record; that of thousands of arms has some megabytes
+MAX_JSON_BYTES = 2**28  # of a record; that of thousands of arms has a few megabytes
 
 
 def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> None:
-    """One key a line, sorted. What is below a key stands in its line: indented all through, it would be written by the
-    slow half of Python's encoder, and a study of thousands of arms takes a second then."""
+    """Write one line per key, sorted.
+
+    Nested values stay on the line of their key. Indenting them takes Python's slow encoder, which needs a second for a
+    study of thousands of arms.
+    """
     encode = json.JSONEncoder(sort_keys=True, allow_nan=False).encode
     lines = ",\n".join(f" {encode(key)}: {encode(data[key])}" for key in sorted(data))
     write_atomic(path, f"{{\n{lines}\n}}\n".encode(), durable=durable)
 
 
 def read_json(path: Path) -> Any:
-    """Raises `RecordError` where the file is missing or is not JSON."""
+    """Read a JSON file. Raises `RecordError` if it is missing or is not JSON."""
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:
@@ -45,7 +48,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(content: bytes, place: object) -> Any:
-    """Raises `RecordError`, naming the place, where the content is not JSON."""
+    """Parse JSON. Raises `RecordError`, naming the place, if the content is not JSON."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -78,19 +81,19 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Weights, optimizer and step while training goes on."""
+        """Weights, optimizer state and step during training."""
         return self.path / "checkpoint.pt"
 
     @property
     def weights(self) -> Path:
-        """Weights alone, once finished."""
+        """Only the weights, once the run has finished."""
         return self.path / "model.safetensors"
 
     def read_status(self) -> Status:
-        """The state of the run, as far as its files bear it out; `queued` where nothing was written yet.
+        """Read the state of the run and check it against its curve. It is `queued` if nothing was written yet.
 
-        With a note, it is also `queued` where `status.json` cannot be read, or where the run ended but its curve is
-        gone or another one: `ablate run` trains it again.
+        It is also `queued`, with a note, if `status.json` cannot be read, or if the run ended but its curve is missing
+        or another one. `ablate run` then trains it again.
         """
         if not os.path.lexists(self.status):
             return Status("queued")
@@ -105,7 +108,7 @@ class RunFolder:
         return status
 
     def curve_flaw(self, status: Status) -> str:
-        """Why the curve cannot be the one of a run with this status, and what to do; empty where it can."""
+        """Say why the curve does not belong to a run with this status, and what to do; empty if it does."""
         name, has_ended = self.curve.name, status.state in ENDED and status.curve is not None
         try:
             with open_regular(self.curve) as file:
@@ -119,26 +122,27 @@ class RunFolder:
             return f"{name} could not be read: {error.strerror or error}; {MOVE_AWAY}"
 
     def has_ended(self, status: Status, *, cut_counts: bool = True) -> bool:
-        """Whether nothing is left to train: it finished or diverged, and its curve is the one it ended with.
+        """Tell whether nothing is left to train: it finished or diverged, and its curve is the one it ended with.
 
-        A run that early stopping cut counts only where `cut_counts`.
+        A run that was stopped early counts only if `cut_counts`.
         """
         return status.state in ENDED and (cut_counts or not status.is_cut) and not self.curve_flaw(status)
 
     def shown_state(self, status: Status) -> str:
-        """The state for a reader: `stale` if it says running and no worker is at it, `interrupted` if it waits to
-        resume from its checkpoint."""
+        """Return the state to show: `stale` if it says running but no worker trains it, `interrupted` if it waits to
+        resume from its checkpoint.
+        """
         if status.is_stale() and not is_held(self.curve):
             return "stale"
         return "interrupted" if status.state == "queued" and self.checkpoint.exists() else status.state
 
     def last_validation(self) -> float | None:
-        """The validation loss of the last evaluation."""
+        """Return the validation loss of the last evaluation; None without one."""
         values = (record.get("val_loss") for record in read_backwards(self.curve, "val_loss"))
         return next((value for value in values if is_number(value)), None)
 
     def weights_flaw(self) -> str:
-        """Why the run has no weights to use, in a sentence; empty where it has. Their numbers are not read."""
+        """Say in a sentence why the run has no usable weights; empty if it has. The numbers are not read."""
         if not os.path.lexists(self.weights):
             state = self.read_status().state
             if state == "finished":
@@ -151,7 +155,7 @@ class RunFolder:
         return ""
 
     def write_status(self, status: Status) -> None:
-        """A sign of life that a dead machine takes with it is no loss, so the disk is not waited for until the end."""
+        """Write the status. While a run is running, losing a heartbeat does no harm, so the disk is not waited for."""
         write_json(self.status, status.to_dict(), durable=status.state != "running")
 
 
@@ -175,14 +179,14 @@ class StudyFolder:
 
     @property
     def driver_lock(self) -> Path:
-        """Held, shared, by every driver at work."""
+        """Every working driver holds a shared lock on this file."""
         return self.path / ".driver.lock"
 
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.path / run_id)
 
     def read_study(self) -> StudyRecord:
-        """Raises `RecordError` where no study was run here, or its record cannot be read."""
+        """Read the record. Raises `RecordError` if no study was run here, or if the record cannot be read."""
         if not os.path.lexists(self.record):
             near = sorted(p.parent.name for p in self.path.parent.glob("*/study.json"))
             raise RecordError(f"{self.path}: no study was run here{suggest(self.path.name, near)}")
@@ -193,18 +197,18 @@ class StudyFolder:
         write_json(self.record, record.to_dict())
 
     def failed_runs(self, lost: Mapping[str, str] | None = None) -> Mapping[RunRecord, str]:
-        """The error, in one line, of each run of the study that failed, or that the driver has `lost`, by run id."""
+        """Return the error, in one line, of each run that failed, or that the driver has `lost` (by run id)."""
         lost, statuses = lost or {}, {run: self.run(run.run_id).read_status() for run in self.read_study().runs}
         errors = {run: name_error(status.error) for run, status in statuses.items() if status.state == "failed"}
         return errors | {run: lost[run.run_id] for run in statuses if run.run_id in lost and run not in errors}
 
     @property
     def whereabouts(self) -> str:
-        """What a command says besides the study's name for it to be found: nothing, or where all studies are."""
+        """The option that a command needs besides the study's name to find it; empty for the default folder."""
         return f" --runs {self.path.parent}" if str(self.path.parent) != "runs" else ""
 
     def has_driver(self) -> bool:
-        """Whether an `ablate run` is at work."""
+        """Tell whether an `ablate run` is working on the study."""
         try:
             with open_regular(self.driver_lock) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,11 +219,11 @@ class StudyFolder:
         return False
 
     def request_stop(self) -> None:
-        """Ask every driver of the study that is at work now to save checkpoints and stop."""
+        """Ask every working driver of the study to save checkpoints and stop."""
         write_json(self.path / "stop.json", {"request": secrets.token_hex(8)})
 
     def read_stop_request(self) -> str:
-        """Changes with each request; a driver that sees another one than at its start stops."""
+        """Return the last request to stop. A driver stops when this differs from its value at the start."""
         try:
             return str(read_json(self.path / "stop.json")["request"])
         except (RecordError, KeyError, TypeError):
@@ -227,7 +231,7 @@ class StudyFolder:
 
 
 def find_run(runs: Path, prefix: str) -> tuple[StudyFolder, str]:
-    """The study and the id of the one run whose id begins so. Raises `RecordError` where none does, or several do."""
+    """Find the study and full id of the run whose id starts with `prefix`. Raises `RecordError` unless it is unique."""
     found: dict[str, StudyFolder] = {}
     known: list[str] = []
     unread: list[str] = []
@@ -244,7 +248,7 @@ def find_run(runs: Path, prefix: str) -> tuple[StudyFolder, str]:
         ((run_id, store),) = found.items()
         return store, run_id
     if found:
-        raise RecordError(f"{prefix}: {len(found)} runs begin so: {', '.join(sorted(found)[:5])}")
+        raise RecordError(f"{prefix}: {len(found)} runs start with it: {', '.join(sorted(found)[:5])}")
     near = suggest(prefix, known) if len(known) <= MAX_NAMED else ""
-    message = f"{prefix}: no run under {runs} begins so{near}; ablate status STUDY lists them"
+    message = f"{prefix}: no run under {runs} starts with it{near}; ablate status STUDY lists them"
     raise RecordError("\n".join((message, *unread)))

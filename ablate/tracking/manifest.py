@@ -1,4 +1,4 @@
-"""With what a run was made: versions, and the commit of the code."""
+"""The software that made a run: versions, and the commit of the code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "numpy", "ray", "flash-attn-4", "flash-attn", "triton")
 
 
 def describe_software() -> dict[str, Any]:
-    """Versions by package, and the commit of the checkout that holds the code, with whether it had changes."""
+    """Return versions by package, and the commit of the checkout and whether it had uncommitted changes."""
     return {"versions": {"python": platform.python_version(), **_versions()}, **_commit(Path(__file__).parent)}
 
 
@@ -29,7 +29,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> dict[str, Any]:
-    """Of the checkout that holds `folder`; nothing where it is an installed package."""
+    """Return the commit of the checkout that holds `folder`; empty for an installed package."""
     try:
         git = ["git", "-C", str(folder)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)

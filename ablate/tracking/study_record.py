@@ -1,4 +1,4 @@
-"""The records that a study's folder holds, as plain frozen data. They load without torch, ray or mlflow."""
+"""`study.json` and `status.json` as frozen dataclasses, and the values in them. Loads no torch, ray or mlflow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
 
-Value = Any  # a level: a word, a number, a truth value, or nothing
+Value = Any  # a level: text, a number, a boolean, or None
 State = Literal["queued", "running", "finished", "failed", "diverged"]
 
 STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverged")
 STALE_S = 60.0
-LARGEST = 1e100  # of a measured number: above all that float32 holds and any budget, and its square is still a float64
-MAX_COUNT = 2**53  # of steps, tokens, parameters: whole numbers up to it are exact as float64
+LARGEST = 1e100  # measured number: beyond float32 and any budget, and its square still fits into float64
+MAX_COUNT = 2**53  # of steps, tokens, parameters: integers up to it are exact in float64
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
 _NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # 007 is a name
@@ -30,12 +30,12 @@ _CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that may have been measured."""
+    """Tell whether it is a number that can be a measurement."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def read_number(text: str) -> int | float | None:
-    """A decimal number, as an integer where it is whole: `1e-3` is 0.001, `42.0` is 42. None for anything else."""
+    """Read a decimal number, as an integer if it is whole: `1e-3` is 0.001, `42.0` is 42. None for other text."""
     text = text.strip()
     if not _NUMBER.fullmatch(text) or abs(value := float(text)) > LARGEST:
         return None
@@ -45,7 +45,7 @@ def read_number(text: str) -> int | float | None:
 
 
 def read_level(text: str) -> Value:
-    """What a level means: a truth value, a number, or the text itself."""
+    """Read a level: a boolean, a number, or the text itself."""
     if (truth := _TRUTH.get(text.strip().lower())) is not None:
         return truth
     number = read_number(text)
@@ -56,14 +56,14 @@ _adapters: dict[Any, TypeAdapter[Any]] = {}
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """What checks and writes a class; made once, which takes milliseconds."""
+    """Return the validator of a class. Creating one takes milliseconds, so each is kept."""
     if kind not in _adapters:
         _adapters[kind] = TypeAdapter(kind)
     return _adapters[kind]
 
 
 class Record:
-    """A record that is written as JSON and read back, with its types checked."""
+    """A record that is written as JSON and read back with its types checked."""
 
     def to_dict(self) -> dict[str, Any]:
         content: dict[str, Any] = _adapter(type(self)).dump_python(self, warnings=False)
@@ -71,8 +71,10 @@ class Record:
 
     @classmethod
     def from_dict(cls, data: Any, place: object = None) -> Self:
-        """Raises `RecordError`, naming the place, where something is missing or of the wrong type; unknown keys are
-        passed over."""
+        """Read a record and ignore unknown keys.
+
+        Raises `RecordError`, naming the place, if a value is missing or has the wrong type.
+        """
         try:
             record: Self = _adapter(cls).validate_python(data)
         except ValidationError as error:
@@ -98,10 +100,10 @@ class ArmRecord(Record):
     """One cell of the matrix.
 
     `arm` is its name, `axes` its level on each axis that exists for it, `within` its levels on the axes of
-    `compare_within`, `baseline` the name of the arm it is compared with (its own for a baseline).
-    `flops_per_token` counts a training step: forward and backward. Sizes that are not known, as of runs of other
-    programs, are None; older records say 0. `identity` is the hash of what decides its results, seeds aside; empty
-    where the record does not say.
+    `compare_within`, and `baseline` the name of the arm that it is compared with (its own name for a baseline).
+    `flops_per_token` counts the forward and backward pass of training. Unknown sizes, as of imported runs, are None;
+    older records say 0. `identity` is the hash of everything except the seed that decides the results; empty if the
+    record does not have it.
     """
 
     arm: str
@@ -127,7 +129,7 @@ class RunRecord(Record):
 
 @dataclass(frozen=True, config=_CONFIG)
 class StudyRecord(Record):
-    """`study.json`: what the study is made of, written by every `ablate run` before training starts."""
+    """`study.json`: the arms and runs of a study, written by every `ablate run` before training starts."""
 
     study: str
     question: str
@@ -142,8 +144,8 @@ class StudyRecord(Record):
     runs: tuple[RunRecord, ...]
     version: str
     command: str = ""
-    tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were looked for, where they were
-    caveats: tuple[str, ...] = ()  # of runs that another program logged: what the reader of the verdict must know
+    tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were tuned, if they were
+    caveats: tuple[str, ...] = ()  # of imported runs: facts that the reader of the verdict must know
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -165,9 +167,9 @@ def _refuse_repeats(what: str, times: Counter[str]) -> None:
 class Status(Record):
     """`status.json`: the state of one run, replaced as a whole.
 
-    `heartbeat` is the Unix time of the last sign of life (s) while running; `step` the last finished optimizer step.
-    A finished run whose `step` is below `n_steps` was cut by early stopping. `took_s` is all the time that workers
-    spent on it, `memory_bytes` the most it held, `micro_batch_size` what it was reduced to for want of memory, and
+    `heartbeat` is the Unix time (s) of the last sign of life while running, and `step` the last finished optimizer
+    step. A finished run whose `step` is below `n_steps` was stopped early. `took_s` is the total time that workers
+    spent on it, `memory_bytes` its peak memory, `micro_batch_size` the size it was reduced to for lack of memory, and
     `curve` the length (bytes) and CRC-32 of its curve once it has ended.
     """
 
@@ -194,9 +196,10 @@ class Status(Record):
         return self.state == "finished" and self.step < self.n_steps
 
     def is_stale(self, now: float | None = None) -> bool:
-        """Whether it says that it is running but has given no sign of life for a minute.
+        """Tell whether it says that it is running but has given no sign of life for a minute.
 
-        A heartbeat from the future is none either: a clock has jumped. Whether a worker is at it, its lease tells.
+        A heartbeat from the future, after a clock has jumped, does not count. The lease tells whether a worker trains
+        it.
         """
         age_s = (time.time() if now is None else now) - self.heartbeat
         return self.state == "running" and not -STALE_S <= age_s <= STALE_S

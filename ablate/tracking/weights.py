@@ -1,4 +1,4 @@
-"""`model.safetensors` without torch: what it says that it holds, and whether it is whole."""
+"""`model.safetensors` read without torch: the shapes of its tensors, and whether the file is complete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ablate.files import check_regular
 
 
 def read_layout(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """The shape of each tensor by its name. Reads the header, which says how long the file has to be.
+    """Read the shape of each tensor by name. Only the header is read, which says how long the file has to be.
 
-    Raises `RecordError` where the file is missing, truncated, or something else.
+    Raises `RecordError` if the file is missing, truncated, or of another kind.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -23,4 +23,4 @@ def read_layout(path: Path) -> Mapping[str, tuple[int, ...]]:
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise RecordError(f"{path}: these are no whole weights: {error}") from None
+        raise RecordError(f"{path}: these are not complete weights: {error}") from None

@@ -102,7 +102,7 @@ def test_seconds_come_from_measured_steps_where_clock_times_cannot_be_compared()
     elsewhere = study(1.0, 1.0, manifest={**CPU, "shared_by": 2})
     row = pick(speed_ups(elsewhere, measured_step_s={"base": 0.1, "arm": 0.16}), "seconds")
     assert row.ratio == pytest.approx(2.0 / 1.6)
-    assert "measured time a step" in row.note
+    assert "measured time per step" in row.note
     assert pick(speed_ups(elsewhere, measured_step_s={"arm": 0.16}), "seconds").ratio is None
     here = study(1.0, 1.0)
     assert pick(speed_ups(here, measured_step_s={"base": 0.1, "arm": 0.16}), "seconds").ratio == pytest.approx(2.0)
@@ -222,7 +222,7 @@ def test_seconds_of_unknown_devices_are_not_compared():
     runs = [make_run(arm, 0, losses, manifest={}) for arm, losses in (("base", BASE), ("arm", shifted(1.0)))]
     row = pick(speed_ups(make_results(*runs)), axis="seconds")
     assert (row.ratio, row.bound) == (None, None)
-    assert "on which devices the runs were trained is not known" in row.note
+    assert "the devices on which the runs were trained are not known" in row.note
 
 
 def test_a_target_met_before_the_first_evaluation_gives_a_lower_bound():

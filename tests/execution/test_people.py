@@ -69,7 +69,7 @@ def test_logs_tell_what_happened(ablate: Ablate) -> None:
     assert "asha" in ablate("logs", "aa", "-n", "0")[1]
 
 
-@pytest.mark.parametrize(("prefix", "words"), [("a", "2 runs begin so"), ("zz", "aa01")])
+@pytest.mark.parametrize(("prefix", "words"), [("a", "2 runs start with it"), ("zz", "aa01")])
 def test_logs_of_no_run_or_several(ablate: Ablate, prefix: str, words: str) -> None:
     code, _, err = ablate("logs", prefix)
     assert code == 2

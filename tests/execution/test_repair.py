@@ -121,7 +121,7 @@ def test_weights_come_from_the_checkpoint_where_it_is_the_last_one(trained: Trai
     assert mark is not None
     trained.folder.weights.write_bytes(whole[:100])
     write_checkpoint(trained.folder.checkpoint, {"model": state, "curve": [mark[0] - 1, mark[1]]})
-    assert "no whole weights" in trained.heal()
+    assert "not complete weights" in trained.heal()
     write_checkpoint(trained.folder.checkpoint, {"model": state, "curve": [*mark]})
     assert trained.heal() == ""
     assert trained.folder.weights.read_bytes() == whole

@@ -169,7 +169,7 @@ def test_tokens_and_flops_come_from_metrics_or_what_a_step_has(experiments: Expe
 
 def test_clock_times_are_compared_only_where_the_device_is_known(experiments: Experiments) -> None:
     experiments.pair("clock", 1)
-    assert "on which devices the runs were trained is not known" in compare(experiments, "clock", "seconds").note
+    assert "the devices on which the runs were trained are not known" in compare(experiments, "clock", "seconds").note
     experiments.pair("clock known", 1, params={"gpu": "H100"})
     row = compare(experiments, "clock known", "seconds", device="gpu")
     assert row.ratio == pytest.approx(2.0)
@@ -205,7 +205,7 @@ def test_what_is_not_there_is_one_message_that_lists_what_is(
 
 
 def test_a_mapping_of_something_unheard_of_is_refused() -> None:
-    with pytest.raises(AblateError, match="map: 'sed' is nothing that is looked for; did you mean 'seed'"):
+    with pytest.raises(AblateError, match="map: 'sed' is not a known fact or metric; did you mean 'seed'"):
         Names({"sed": "x"})
     with pytest.raises(AblateError, match="arm=, names no tag"):
         Names({"arm": ","})

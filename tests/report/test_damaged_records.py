@@ -316,9 +316,9 @@ def test_a_broken_record_named_no_file(damaged, content, problem):
     ("changes", "problem"),
     [
         ({"arms": [], "runs": []}, "it has no arms"),
-        ({"runs": [{"run_id": "../x", "arm": "fast", "seed": 0}]}, "'../x' is no run id"),
-        ({"runs": [{"run_id": "a" * 300, "arm": "fast", "seed": 0}]}, "is no run id"),
-        ({"runs": [{"run_id": "a\0", "arm": "fast", "seed": 0}]}, "is no run id"),
+        ({"runs": [{"run_id": "../x", "arm": "fast", "seed": 0}]}, "'../x' is not a run id"),
+        ({"runs": [{"run_id": "a" * 300, "arm": "fast", "seed": 0}]}, "is not a run id"),
+        ({"runs": [{"run_id": "a\0", "arm": "fast", "seed": 0}]}, "is not a run id"),
         ({"runs": [{"run_id": "a", "arm": "fast", "seed": 0}] * 2}, "two of its runs are named 'fast, seed 0'"),
     ],
 )

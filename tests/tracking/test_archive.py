@@ -57,7 +57,7 @@ def test_packing_twice_gives_the_same_bytes_and_weights_on_demand(write_study: W
 def test_an_archive_that_is_a_folder_is_one_message(write_study: WriteStudy, tmp_path: Path) -> None:
     store = write_study()
     for folder in (Path(), tmp_path):
-        with pytest.raises(RecordError, match="this is a folder: name the archive's file"):
+        with pytest.raises(RecordError, match="this is a folder; name a file"):
             pack(store, folder, weights=False)
 
 
@@ -196,7 +196,7 @@ def test_a_run_is_nobody_elses_while_it_is_merged(
     assert all(merged.run(run_id).has_ended(merged.run(run_id).read_status()) for run_id in run_ids)
     with CurveWriter(half.curve):
         half.write_status(Status("running"))
-        with pytest.raises(RecordError, match="somebody trains this run now"):
+        with pytest.raises(RecordError, match="this run is being trained now"):
             merge(merged, [archive])
 
 
@@ -229,7 +229,7 @@ def test_nothing_is_merged_into_a_search_at_work(write_study: WriteStudy) -> Non
     with store.driver_lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         before = files(store)
-        with pytest.raises(RecordError, match="a search is at work on it"):
+        with pytest.raises(RecordError, match="a search is running here"):
             merge(store, [archive])
         assert files(store) == before
 
@@ -273,7 +273,7 @@ RECORD_CHANGES: dict[str, tuple[dict[str, object], str]] = {
     "no runs": ({"runs": 3}, "runs"),
     "infinite": (
         {"question": "q", "data": {"hash": "c0ffee", "x": float("inf")}},
-        "a number that JSON has no word for",
+        "a number that JSON cannot express",
     ),
     "twice": ({"runs": [{"run_id": "10" * 8, "arm": "a=1", "seed": 0}] * 2}, "two of its runs are named"),
     **{
@@ -311,8 +311,8 @@ ATTACKS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "link": ([(named(f"{RUN}/model.safetensors", tarfile.SYMTYPE, "/etc/passwd"), b"")], "not a plain file"),
     "hard link": ([(named(f"{RUN}/model.safetensors", tarfile.LNKTYPE, "study.json"), b"")], "not a plain file"),
     "device": ([(named(f"{RUN}/model.safetensors", tarfile.CHRTYPE), b"")], "not a plain file"),
-    "evil weights": ([(named(f"{RUN}/model.safetensors"), b"evil")], "no whole weights"),
-    "zero weights": ([(named(f"{RUN}/model.safetensors"), bytes(1000))], "no whole weights"),
+    "evil weights": ([(named(f"{RUN}/model.safetensors"), b"evil")], "not complete weights"),
+    "zero weights": ([(named(f"{RUN}/model.safetensors"), bytes(1000))], "not complete weights"),
     "bomb": ([(named("x"), bytes(2**24))], "unpacks to more than"),
     "long header": ([(named("x" * 2**21), b"")], "a header of more than a megabyte"),
     "outside": ([(named(f"../{RUN}/curve.jsonl"), b"x"), (named("/tmp/config.json"), b"{}")], ""),
