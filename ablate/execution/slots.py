@@ -104,9 +104,7 @@ class Slot:
         if self._errors and self.tasks:
             self._hear(ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=GRACE_S)[0])
         if self._errors and 0 not in self._ended:
-            raise min(
-                self._errors, key=lambda error: (isinstance(error, RayTaskError), not is_memory_error(error))
-            )
+            raise min(self._errors, key=lambda error: (isinstance(error, RayTaskError), not is_memory_error(error)))
         return None if self.tasks else self._ended[0]
 
     def _hear(self, tasks: Iterable[Any]) -> None:
