@@ -1,4 +1,4 @@
-"""The shared model package: every variant researchers compare, as one configuration and one module."""
+"""One GPT with exchangeable parts: a configuration, a module, and every variant that studies compare."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Names that build networks are imported at first use."""
+    """Import names that build networks at first use."""
     if name in _LAZY:
         globals()[name] = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
         return globals()[name]

@@ -96,7 +96,7 @@ class ModelConfig(Architecture):
             raise ConfigError("n_heads", f"must divide d_model = {self.d_model}, got {self.n_heads}", divisors)
         self.__dict__["dropped"] = _check_dropped(self.dropped, self.n_layers)
         for axis in TABLES:
-            self.__dict__[axis] = getattr(self, axis).resolve(self)  # frozen for everybody else from here on
+            self.__dict__[axis] = getattr(self, axis).resolve(self)  # the config is frozen for everyone else
         for axis in TABLES:
             getattr(self, axis).check(self)
         if self.value_residual != "none":
@@ -107,23 +107,23 @@ class ModelConfig(Architecture):
 
     @classmethod
     def parse(cls, mapping: Mapping[str, Any]) -> Self:
-        """A config from plain data, such as the `model` mapping of a grid or `to_dict()`. Raises ConfigError."""
+        """Make a config from plain data, such as the `model` mapping of a grid or `to_dict()`. Raises ConfigError."""
         if not isinstance(mapping, Mapping):
             raise ConfigError("", f"expected a mapping of a model's settings, got {mapping!r:.100}", cls.model_fields)
         unnamed = [key for key in mapping if not isinstance(key, str)]
         if unnamed:
-            raise ConfigError("", f"keys must be words, got {quote(unnamed[0])}", cls.model_fields)
+            raise ConfigError("", f"keys must be strings, got {quote(unnamed[0])}", cls.model_fields)
         return cls(**mapping)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
-        """A published configuration (presets.py) with `changes`. Raises ConfigError for a name that there is not."""
+        """Make a published configuration (presets.py) with `changes`. Raises ConfigError for an unknown name."""
         if name not in PRESETS:
             raise ConfigError("preset", describe_unknown(name, PRESETS, "preset"), PRESETS)
         return cls.parse({**PRESETS[name], **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data from which `parse` makes this config again; components with name, version and all knobs."""
+        """Return plain JSON data that `parse` accepts; components have their name, version and all knobs."""
         components = {axis: getattr(self, axis).to_dict() for axis in TABLES}
         return {**self.model_dump(mode="json", exclude=set(TABLES)), **components}
 
@@ -131,15 +131,15 @@ class ModelConfig(Architecture):
         return count_params(self)
 
     def flops_per_token(self) -> int:
-        """Training FLOPs per token: three times the forward pass, matmuls only, causal attention halved."""
+        """Return training FLOPs per token: three times the forward pass, matmuls only, causal attention halved."""
         return 3 * count_forward_flops(self, self.context_length)
 
     def notices(self) -> tuple[str, ...]:
-        """What the reader of a result should know about this model."""
+        """Return facts about this model that the reader of a result should know."""
         idle = {path: why for path, why in self.idle_settings().items() if why}
         return (
             *(notice for axis in TABLES for notice in getattr(self, axis).notices(self)),
-            *(f"{path} {attrgetter(path)(self)} decides nothing: {why}" for path, why in idle.items()),
+            *(f"{path} {attrgetter(path)(self)} has no effect: {why}" for path, why in idle.items()),
         )
 
     def idle(self) -> dict[str, str]:
@@ -147,18 +147,20 @@ class ModelConfig(Architecture):
         found = {f"{axis}.{knob}": why for axis in TABLES for knob, why in getattr(self, axis).idle(self).items()}
         later_layers = [layer for path in self.topology.paths(self.n_layers) for layer in path[1:]]
         if not any(self.keeps("attention", layer) for layer in later_layers):
-            found["value_residual"] = "no attention comes after the first of a path"
+            found["value_residual"] = "no path has a second layer with attention"
         if not self.count_kept("block"):
             found["embedding_shortcut"] = "no layer keeps a block"
             if self.model_copy(update={"bias": not self.bias}).num_params() == self.num_params():
-                found["bias"] = "no layer is left that could have one"
+                found["bias"] = "no remaining layer could have one"
         if not self.count_kept("mlp"):
             found["d_ff"] = NO_MLP
         return found
 
     def idle_settings(self) -> dict[str, str]:
-        """Settings that differ from their defaults but decide nothing in this model: dotted path to the reason, which
-        is empty where another setting follows from it."""
+        """Return settings that differ from their defaults but change nothing in this model: dotted path to the reason.
+
+        The reason is empty where another setting fixes this one.
+        """
         usual = self.canonical()
         if usual is self:
             return {}
@@ -166,7 +168,7 @@ class ModelConfig(Architecture):
         return {path: why for path, why in idle if attrgetter(path)(self) != attrgetter(path)(usual)}
 
     def canonical(self) -> Self:
-        """This model with the settings that decide nothing at their defaults: one config for all that train alike."""
+        """Return this model with idle settings at their defaults: one config for all models that train alike."""
         strays = [path for path in self.idle() if attrgetter(path)(self) != self._default(path)]
         if not strays:
             return self
@@ -180,7 +182,7 @@ class ModelConfig(Architecture):
         return self.parse(data)
 
     def _default(self, path: str) -> object:
-        """The default of a setting, before any size is known."""
+        """Return the default of a setting, before any size is known."""
         axis, *knobs = path.split(".")
         owner = type(getattr(self, axis)) if knobs else type(self)
         name, *group = knobs or [axis]
@@ -188,7 +190,7 @@ class ModelConfig(Architecture):
         return attrgetter(".".join(group))(default) if group else default
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same model: settings that decide nothing in it do not count."""
+        """Whether both are the same model; settings that change nothing in it do not count."""
         return isinstance(other, ModelConfig) and super(ModelConfig, self.canonical()).__eq__(other.canonical())
 
     def __hash__(self) -> int:
@@ -196,22 +198,22 @@ class ModelConfig(Architecture):
         return hash(tuple(getattr(usual, name) for name in type(self).model_fields))
 
     def recipe(self) -> dict[str, float]:
-        """Training defaults that the normalization brings."""
+        """Return the training defaults of the normalization."""
         return self.normalization.recipe()
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """JSON schema of the `model` mapping of grid.yaml."""
+        """Return the JSON schema of the `model` mapping of grid.yaml."""
         return describe_schema(cls, TABLES)
 
 
 def variants() -> dict[str, dict[str, dict[str, Any]]]:
-    """axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs}, of every working line."""
+    """Return axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs} of every working line."""
     return {axis: table.describe()[0] for axis, table in TABLES.items()}
 
 
 def broken_lines() -> list[ConfigError]:
-    """What is wrong with the lines of the tables that `variants` leaves out."""
+    """Return the errors of the lines that `variants` leaves out."""
     return [error for table in TABLES.values() for error in table.describe()[1]]
 
 

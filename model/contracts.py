@@ -206,10 +206,15 @@ class Normalization(Variant, ABC):
         """Training defaults that belong to this normalization."""
         return {"weight_decay": 0.1, "warmup_fraction": 0.1}
 
-    # restores the constraint on the stream after streams were added or mixed
-    constrain: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(keep_stream)
-    # prepares the embedding for the embedding shortcut
-    normalize_source: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(scale_source)
+    @property
+    def constrain(self) -> Callable[[Tensor], Tensor]:
+        """Function that restores the constraint on the stream after streams were added or mixed."""
+        return keep_stream
+
+    @property
+    def normalize_source(self) -> Callable[[Tensor], Tensor]:
+        """Function that prepares the embedding for the embedding shortcut."""
+        return scale_source
 
     # what it builds; None means that nothing happens there
     def build_input(self, config: Architecture) -> nn.Module | None:
@@ -270,7 +275,7 @@ class Mlp(Variant, ABC):
         return 2 * config.d_model * (self.hidden_features(config) + config.d_ff)
 
 
-def keep_heads(x_bthk: Tensor, _tables: Tables) -> Tensor:
+def keep_heads(x_bthk: Tensor, tables: Tables) -> Tensor:  # noqa: ARG001
     """Leave queries and keys as they are, for encodings that do not rotate."""
     return x_bthk
 
@@ -278,7 +283,10 @@ def keep_heads(x_bthk: Tensor, _tables: Tables) -> Tensor:
 class Position(Variant, ABC):
     """A positional encoding."""
 
-    rotate: ClassVar[Rotate] = staticmethod(keep_heads)  # applied to queries and keys (b, t, h, k) in every layer
+    @property
+    def rotate(self) -> Rotate:
+        """Function applied to queries and keys (b, t, h, k) in every layer."""
+        return keep_heads
 
     def num_params(self, config: Architecture) -> int:
         """Parameters of the whole model's positional encoding."""

@@ -6,7 +6,7 @@ from .contracts import Architecture
 
 
 def count_params(config: Architecture) -> int:
-    """Exactly the number of parameters of GPT(config)."""
+    """Return the exact number of parameters of GPT(config)."""
     normalization = config.normalization
     attention = config.attention.num_params(config) + normalization.num_residual_params(config, "attention")
     mlp = config.mlp.num_params(config) + normalization.num_residual_params(config, "mlp")
@@ -20,7 +20,7 @@ def count_params(config: Architecture) -> int:
 
 
 def count_forward_flops(config: Architecture, context_length: int) -> int:
-    """Matmul FLOPs of one forward pass per token, causal attention counted as half of the square."""
+    """Return the matmul FLOPs of one forward pass per token; causal attention counts as half of the square."""
     attention = config.count_kept("attention") * config.attention.flops_per_token(config, context_length)
     mlp = config.count_kept("mlp") * config.mlp.flops_per_token(config, context_length)
     head = 2 * config.vocab_size * config.d_model

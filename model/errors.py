@@ -1,4 +1,4 @@
-"""The one error that bad model configurations raise."""
+"""The error that bad model configurations raise."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 MOST_SHOWN = 100  # legal values in a message
-LONGEST_WORD = 200  # characters of a word that may be a misspelt one
+LONGEST_WORD = 200  # characters; longer words are not compared with legal ones
 
 
 def quote(value: object, limit: int = 120) -> str:
-    """A value as messages show it: as Python writes it, without the middle where that is long."""
+    """Format a value for a message: its repr, without the middle if it is long."""
     text = repr(value)
     if len(text) <= limit:
         return text
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
     """A model configuration that cannot be built.
 
     `path` is the dotted place inside the `model` mapping ("attention.num_maps"; empty for the whole mapping),
-    `message` says what is wrong, `legal` holds the legal keys or values where they can be listed.
+    `message` says what is wrong, and `legal` lists the legal keys or values where possible.
     """
 
     def __init__(self, path: str, message: str, legal: Iterable[object] = ()) -> None:
@@ -40,12 +40,12 @@ class ConfigError(ValueError):
         return type(self), (self.path, self.message, self.legal)
 
     def under(self, prefix: str) -> ConfigError:
-        """The same error seen from the mapping that holds this one under the key `prefix`."""
+        """Return the same error as seen from the mapping that has the key `prefix`."""
         return ConfigError(".".join(part for part in (prefix, self.path) if part), self.message, self.legal)
 
 
 def describe_unknown(word: object, legal: Iterable[object], kind: str) -> str:
-    """'unknown <kind> "wrod"; did you mean "word"?', with the nearest legal spelling where one is near."""
+    """Say 'unknown <kind> "wrod"; did you mean "word"?', with the nearest legal spelling if there is one."""
     text = str(word)
     near = difflib.get_close_matches(text, [str(item) for item in legal], n=1) if len(text) <= LONGEST_WORD else []
     return f"unknown {kind} {quote(text)}" + (f"; did you mean {near[0]!r}?" if near else "")

@@ -12,7 +12,7 @@ from .blocks import Stack
 from .config import ModelConfig
 from .context import Cache, Context
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
-from .layers import READS, Embedding, StreamMatrix, multiply
+from .layers import Embedding, multiply
 from .numerics import upcast
 from .parameters import SpecModel
 
@@ -20,8 +20,7 @@ from .parameters import SpecModel
 class GPT(SpecModel):
     """A decoder-only transformer, initialized with a seed.
 
-    `backend` is the attention backend (kernels/attention.py) of every layer; `attention_backend.py` measures which is
-    the fastest, and leaves its times in `measured_ms`.
+    `backend` is the attention backend of every layer; `measured_ms` holds times, if attention_backend.py measured it.
     """
 
     def __init__(self, config: ModelConfig, backend: str = "auto", seed: int = 0) -> None:
@@ -34,8 +33,7 @@ class GPT(SpecModel):
         self.input = config.normalization.build_input(config)
         self.stack: Stack = config.topology.build(config)
         self.final = config.normalization.build_final(config)
-        shape = (config.vocab_size, config.d_model)
-        self.head = None if config.tie_embeddings else StreamMatrix(config, shape, "head", READS, config.base_std)
+        self.head = None if config.tie_embeddings else Embedding(config, config.vocab_size, "head")
         self.normalize_source = config.normalization.normalize_source
         self._compiled_end: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
         self.initialize(seed)
@@ -62,17 +60,16 @@ class GPT(SpecModel):
         return h_btd, Context(tables, self.backend, source_btd)
 
     def loss(self, ids_bt: Tensor, targets_bt: Tensor) -> Tensor:
-        """Mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
+        """Compute the mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
         return self.stream_loss(self.encode(ids_bt), targets_bt)
 
     def stream_loss(self, h_btd: Tensor, targets_bt: Tensor) -> Tensor:
-        """The loss from the residual stream (b, t, d) that `encode` returns."""
+        """Compute the loss from the residual stream (b, t, d) that `encode` returns."""
         targets_n = targets_bt.flatten()
         if h_btd.device.type == "cpu":  # whole logits take two thirds of the time there (1024 tokens, 256 entries)
             return F.cross_entropy(self._form_logits(h_btd).flatten(0, 1), targets_n, ignore_index=IGNORED_TARGET)
         h_btd, weight_vd = (self._compiled_end or self.read_end)(h_btd)
-        is_compiled = self._compiled_end is not None
-        cap = self.config.logit_softcap
+        cap, is_compiled = self.config.logit_softcap, self._compiled_end is not None
         return linear_cross_entropy(h_btd.flatten(0, 1), weight_vd, targets_n, cap, is_compiled=is_compiled)
 
     def _form_logits(self, h_btd: Tensor) -> Tensor:
@@ -82,7 +79,7 @@ class GPT(SpecModel):
         return logits_btv if cap is None else cap * torch.tanh(logits_btv / cap)
 
     def read_end(self, h_btd: Tensor) -> tuple[Tensor, Tensor]:
-        """The stream as the head reads it, and the head's matrix with the scale of the logits in its rows.
+        """Return the stream as the head reads it, and the head's matrix with the scale of the logits in its rows.
 
         Scaling the rows gives the same logits without a pass over them.
         """

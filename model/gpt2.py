@@ -1,4 +1,4 @@
-"""GPT-2 checkpoints as other programs leave them."""
+"""GPT-2 checkpoints of other programs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PICKLE = "pytorch_model.bin"
 SIZES = {"d_model": "n_embd", "n_layers": "n_layer", "n_heads": "n_head", "vocab_size": "vocab_size"}
 OPTIONS = {"context_length": "n_positions", "d_ff": "n_inner", "normalization.eps": "layer_norm_epsilon"}
 ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
-# What config.json may leave out, and the only value that it may give.
+# Keys that config.json may omit, with the only supported value.
 GPT2_ONLY = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "tie_word_embeddings": True,
     "add_cross_attention": False,
 }
-# A tensor's name behind whatever prefix a wrapper or a head class put in front of it.
+# The name of a tensor, after any prefix of a wrapper or a head class.
 NAME = re.compile(
     r"(?:.*\.)?(wte\.weight|wpe\.weight|ln_f\.\w+|lm_head\.weight|h\.(\d{1,7})\.(?:ln_1|ln_2|attn|mlp)\..+)"
 )
@@ -45,10 +45,10 @@ LAYER_PARTS = {  # theirs: ours
 
 
 def load_gpt2(folder: str | Path) -> GPT:
-    """A GPT-2 in float32 from a Hugging Face-style folder: config.json beside its weights.
+    """Load a GPT-2 in float32 from a Hugging Face-style folder: config.json beside its weights.
 
     The weights are model.safetensors or pytorch_model.bin, whole or sharded with an index. Names may have any prefix.
-    Raises ConfigError, naming the key or the tensor, for a folder that does not hold one whole GPT-2.
+    Raises ConfigError with the key or the tensor if the folder does not contain one whole GPT-2.
     """
     folder = Path(folder)
     described = read_json(folder / CONFIG)
@@ -88,7 +88,7 @@ def _translate_config(described: Mapping[str, Any]) -> ModelConfig:
 
 
 def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of every file that holds weights, with the names that they have there."""
+    """Yield the tensors of every weight file, under the names in the file."""
     for whole, read in ((WEIGHTS, read_safetensors), (PICKLE, _read_pickle)):
         if (folder / whole).is_file():
             return iter(read(folder / whole).items())
@@ -96,58 +96,62 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
         if index.is_file():
             shards = {shard: read(folder / shard) for shard in _list_shards(index)}
             return (item for shard in shards.values() for item in shard.items())
-    raise ConfigError("", f"{folder} holds neither {WEIGHTS} nor {PICKLE}, nor an index of shards of them")
+    raise ConfigError("", f"{folder} contains neither {WEIGHTS} nor {PICKLE}, nor an index of their shards")
 
 
 def _list_shards(index: Path) -> list[str]:
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
-        raise ConfigError("weight_map", f"{index} has none that maps tensors to files")
+        raise ConfigError("weight_map", f"{index} has no mapping from tensors to files")
     for name, shard in shards.items():
         if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ConfigError(
-                f"weight_map.{name}", f"{index} gives {shard!r}, which is not the name of a file beside it"
-            )
+            raise ConfigError(f"weight_map.{name}", f"{index} names {shard!r}, which is not a file beside it")
     return sorted(set(shards.values()))
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors in a file of torch.save; no code in it is executed."""
+    """Read the tensors in a file of torch.save; no code in it is executed."""
     if not path.is_file():
         raise ConfigError("", f"there is no {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's message advises to execute the file
-        raise ConfigError("", f"{path} holds something other than tensors, or is damaged") from None
+    except pickle.UnpicklingError:  # torch's own message suggests executing the file
+        raise ConfigError("", f"{path} contains something other than tensors, or is damaged") from None
     except Exception as error:  # noqa: BLE001 - a damaged file can raise anything
         raise ConfigError("", f"{path} cannot be read: {type(error).__name__}: {error}") from None
     if not isinstance(content, dict):
-        raise ConfigError("", f"{path} holds a {type(content).__name__}, not tensors by name")
+        raise ConfigError("", f"{path} contains a {type(content).__name__} instead of tensors by name")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
-            raise ConfigError(f"{name}", f"{path} holds a {type(value).__name__} under this name, not a dense tensor")
+            raise ConfigError(
+                f"{name}", f"{path} contains a {type(value).__name__} under this name instead of a dense tensor"
+            )
     return content
 
 
 def _merge(named: Iterator[tuple[str, Tensor]], folder: Path) -> dict[str, Tensor]:
-    """The tensors under GPT-2's own names, without the constant masks and the tied head."""
+    """Merge the tensors under GPT-2's own names, without the constant masks and the tied head."""
     found: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     for name, value in named:
         match = NAME.fullmatch(name)
         if match is None:
-            raise ConfigError(name, f"{folder} holds a tensor that is no part of a GPT-2")
+            raise ConfigError(name, f"{folder} contains a tensor that is not part of a GPT-2")
         own = match[1]
         if MASKS.fullmatch(own):
             continue
         check_floats({name: value}, folder)
         if own in found and not _is_same(found[own], value):
-            raise ConfigError(name, f"{folder} holds other values under {origin[own]!r}, which is the same weight")
+            raise ConfigError(
+                name, f"{folder} contains different values under {origin[own]!r}, which is the same weight"
+            )
         found[own], origin[own] = value, name
-    if HEAD in found:  # tied to the embedding, which writers of shared tensors may leave out
+    if HEAD in found:  # tied to the embedding, which a file may omit as a shared tensor
         head = found.pop(HEAD)
         if not _is_same(head, found.setdefault(EMBEDDING, head)):
-            message = f"{folder} holds other values under {origin[EMBEDDING]!r}; only a head tied to it is supported"
+            message = (
+                f"{folder} contains different values under {origin[EMBEDDING]!r}; only a head tied to it is supported"
+            )
             raise ConfigError(origin[HEAD], message)
     return found
 
@@ -161,7 +165,7 @@ def _check_whole(theirs: Mapping[str, Tensor], config: ModelConfig, folder: Path
     depth = 1 + max((int(match[2]) for match in map(NAME.fullmatch, theirs) if match and match[2]), default=-1)
     if depth != config.n_layers:
         raise ConfigError(
-            "n_layer", f"config.json says {config.n_layers} layers, but {folder} holds weights of {depth}"
+            "n_layer", f"config.json says {config.n_layers} layers, but {folder} contains weights of {depth}"
         )
     rest = dict(theirs)
     for part, kind, shape in _list_weights(config):
@@ -170,15 +174,17 @@ def _check_whole(theirs: Mapping[str, Tensor], config: ModelConfig, folder: Path
         if value is None:
             raise ConfigError(name, f"is missing from {folder}")
         if tuple(value.shape) != shape:
-            raise ConfigError(name, f"{folder} holds {list(value.shape)} where config.json describes {list(shape)}")
+            raise ConfigError(
+                name, f"{folder} contains shape {list(value.shape)}, but config.json describes {list(shape)}"
+            )
         if not value.isfinite().all():
-            raise ConfigError(name, f"{folder} holds values that are not finite")
+            raise ConfigError(name, f"{folder} contains values that are not finite")
     if rest:
-        raise ConfigError(min(rest), f"{folder} holds a tensor that is no part of a GPT-2")
+        raise ConfigError(min(rest), f"{folder} contains a tensor that is not part of a GPT-2")
 
 
 def _list_weights(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """(their name, weight or bias, shape); linear weights are stored (in, out), with q, k and v side by side."""
+    """Yield (their name, weight or bias, shape); linear weights are stored (in, out), with q, k and v side by side."""
     d, d_ff = config.d_model, config.d_ff
     yield from (("wte", "weight", (config.vocab_size, d)), ("wpe", "weight", (config.context_length, d)))
     yield from (("ln_f", "weight", (d,)), ("ln_f", "bias", (d,)))
@@ -190,7 +196,7 @@ def _list_weights(config: ModelConfig) -> Iterator[tuple[str, str, tuple[int, ..
 
 
 def _translate_weights(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Their names and layouts as ours."""
+    """Translate their names and layouts to ours."""
     ours = {"embedding.weight": theirs["wte.weight"], "position.table.weight": theirs["wpe.weight"]}
     for kind, our_kind in (("weight", "gain"), ("bias", "bias")):
         ours[f"final.norm.{our_kind}"] = theirs[f"ln_f.{kind}"]

@@ -33,8 +33,8 @@ class StreamMatrix(SpecModule):
 class Embedding(StreamMatrix):
     """Vectors (n_rows, d_model), one per token or position."""
 
-    def __init__(self, config: Architecture, n_rows: int) -> None:
-        super().__init__(config, (n_rows, config.d_model), "embedding", READS, config.base_std)
+    def __init__(self, config: Architecture, n_rows: int, role: Role = "embedding") -> None:
+        super().__init__(config, (n_rows, config.d_model), role, READS, config.base_std)
 
     def forward(self, ids_bt: Tensor) -> Tensor:
         return F.embedding(ids_bt, self.read_weight())

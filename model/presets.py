@@ -1,4 +1,4 @@
-"""Published configurations by name, as mappings that ModelConfig.parse takes."""
+"""Published configurations by name, as mappings for ModelConfig.parse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NGPT_PAPER = {"vocab_size": 32000, "context_length": 4096}
 
 
 def _launcher(n_heads: int, attention: Any, normalization: str, context_length: int) -> dict[str, Any]:
-    """A configuration of the public nGPT launcher, or of the hybrids that copied it."""
+    """Make a configuration of the public nGPT launcher, or of the hybrids that copied it."""
     sizes = {**_NGPT_CODE, "n_heads": n_heads, "context_length": context_length}
     return {**sizes, "attention": attention, "normalization": normalization}
 
@@ -42,12 +42,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gpt_4kctx": _launcher(16, "standard", "prenorm", 4096),
     "ngpt_1kctx": _launcher(16, "standard", "ngpt", 1024),
     "ngpt_4kctx": _launcher(16, "standard", "ngpt", 4096),
-    # himbostradamus/differential-nGPT, made to run
+    # himbostradamus/differential-nGPT, corrected so that it runs
     "diff_ngpt_1kctx": _launcher(8, "differential", "ngpt", 1024),
     "diff_ngpt_4kctx": _launcher(8, "differential", "ngpt", 4096),
     "diff_transformer_1kctx": _launcher(8, "differential", "prenorm", 1024),
     "diff_transformer_4kctx": _launcher(8, "differential", "prenorm", 4096),
-    # himbostradamus/linearensemble-nGPT, made to run: maps of 42 features, of 24 where there are five
+    # himbostradamus/linearensemble-nGPT, corrected so that it runs: maps of 42 features, or 24 with five maps
     "let_ngpt_1kctx": _launcher(8, _ensemble(3), "ngpt", 1024),
     "let_ngpt_4kctx": _launcher(8, _ensemble(3), "ngpt", 4096),
     "let_ngpt_1kctx_maps5": _launcher(8, _ensemble(5), "ngpt", 1024),

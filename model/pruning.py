@@ -1,4 +1,4 @@
-"""Leaving out sub-layers of a trained model that change the stream least (LLM-Drop, arXiv 2406.15786)."""
+"""Drop the sub-layers of a trained model that change the stream least (LLM-Drop, arXiv 2406.15786)."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class _Cosine:
 
 @torch.no_grad()
 def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
-    """1 - mean cos(x, y) of every attention/LAYER, mlp/LAYER and block/LAYER, over the ids (b, t) in `batches`.
+    """Measure 1 - mean cos(x, y) of every attention/LAYER, mlp/LAYER and block/LAYER on the ids (b, t) in `batches`.
 
-    x is the residual stream before the part, and y after it, so norms (and, in nGPT, the update) belong to the part.
-    The model may be wrapped as `save` allows. Raises ConfigError where it holds no GPT.
+    x is the residual stream before the part and y after it, so norms (and nGPT's update) belong to the part.
+    The model may be wrapped as for `save`. Raises ConfigError if it contains no GPT.
     """
     model = unwrap(model)
     cosines: dict[str, _Cosine] = defaultdict(_Cosine)
@@ -49,7 +49,7 @@ def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str,
             handle = block.register_forward_hook(lambda _block, x, y, cosine=cosine: cosine.add(x[0], y))
             watches.callback(handle.remove)
             for part, residual in (("attention", block.attention_residual), ("mlp", block.mlp_residual)):
-                if residual is not None:
+                if isinstance(residual, Residual):
                     watches.enter_context(_watch(residual, cosines[f"{part}/{layer}"]))
         for ids_bt in batches:
             model(ids_bt)
@@ -77,17 +77,17 @@ def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
 def drop(
     model: nn.Module, parts: Sequence[Part], n_dropped: int, batches: Sequence[Tensor], *, iterative: bool = False
 ) -> GPT:
-    """The model without the `n_dropped` sub-layers (or blocks) among `parts` of least importance; weights are shared.
+    """Return the model without its `n_dropped` least important sub-layers or blocks; weights are shared.
 
-    ("attention",), ("mlp",) or both, ranked together; or ("block",). One-shot measures once; iterative measures again
-    after each. The model may be wrapped as `save` allows. Raises ConfigError where fewer parts are left, and where it
-    holds no whole GPT.
+    `parts` is ("attention",), ("mlp",) or both, ranked together, or ("block",). Importance is measured once, or, with
+    `iterative`, again after each drop. The model may be wrapped as for `save`. Raises ConfigError if fewer parts are
+    left, or if the model contains no whole GPT.
     """
     smaller = unwrap(model)
     for count in [1] * n_dropped if iterative else [n_dropped]:
         importance = {n: i for n, i in measure_importance(smaller, batches).items() if n.split("/")[0] in parts}
         if len(importance) < count:
-            raise ConfigError("dropped", f"there are only {len(importance)} of {' and '.join(parts)} to drop")
+            raise ConfigError("dropped", f"only {len(importance)} {' and '.join(parts)} parts are left to drop")
         least = sorted(importance, key=importance.__getitem__)[:count]
         names = [name for part in least for name in _expand(part)]
         smaller = _without(smaller, names)

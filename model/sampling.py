@@ -12,15 +12,15 @@ from .context import Cache
 from .gpt import GPT
 from .wrapped import unwrap
 
-COLDEST = 1e-30  # a temperature below it takes the likeliest token too: logits over it are not finite in float32
+COLDEST = 1e-30  # lower temperatures count as 0, because logits divided by them are not finite in float32
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn. Filters apply in the order of the fields; each keeps at least the likeliest token.
+    """How to draw the next token. Filters apply in the order of the fields; each keeps at least the most likely token.
 
-    `temperature` divides the logits; 0 takes the likeliest token. `top_k` keeps so many tokens; `top_p` the fewest
-    whose probabilities reach so much; `min_p` those at least so likely relative to the likeliest.
+    `temperature` divides the logits; 0 takes the most likely token. `top_k` keeps the k most likely tokens, `top_p` the
+    fewest tokens whose probabilities sum to p, and `min_p` tokens with at least p times the highest probability.
     Raises ValueError for values out of range.
     """
 
@@ -40,13 +40,13 @@ class Sampling:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {share}")
 
     def draw(self, logits_bv: Tensor, generator: torch.Generator) -> Tensor:
-        """(b, v) -> token ids (b, 1)."""
+        """Draw token ids (b, 1) from logits (b, v)."""
         if self.temperature < COLDEST:
             return logits_bv.argmax(-1, keepdim=True)
         return torch.multinomial(self.probabilities(logits_bv), 1, generator=generator)
 
     def probabilities(self, logits_bv: Tensor) -> Tensor:
-        """What `draw` samples from at a temperature above 0, (b, v)."""
+        """Return the probabilities (b, v) that `draw` samples from at a temperature above 0."""
         logits_bv = logits_bv / self.temperature
         if self.top_k is not None:
             kth_b1 = logits_bv.topk(min(self.top_k, logits_bv.shape[-1])).values[:, -1:]
@@ -72,12 +72,11 @@ def generate(
     stop: Collection[int] = (),
     seed: int = 0,
 ) -> Tensor:
-    """The prompt (b, t) continued by at most `max_new_tokens` tokens: (b, t + n), in eval mode.
+    """Continue the prompt (b, t) by at most `max_new_tokens` tokens: (b, t + n), in eval mode.
 
-    A sequence ends with the first token of `stop`, which is repeated up to the end of the longest one. Where the
-    context is full, the newest half of it is read again. The model may be wrapped as `save` allows; the
-    GPT inside computes. Raises ValueError for an empty prompt and for logits that are not numbers, and ConfigError
-    where the model holds no GPT.
+    A sequence ends with the first token of `stop`, which is repeated up to the end of the longest sequence. When the
+    context is full, generation restarts from its newest half. The model may be wrapped as for `save`. Raises ValueError
+    for an empty prompt and for logits that are not finite, and ConfigError if the model contains no GPT.
     """
     model = unwrap(model)
     if prompt_bt.shape[1] == 0:

@@ -11,7 +11,7 @@ from .table import Table
 
 
 def describe_schema(config: type[BaseModel], tables: Mapping[str, Table[Any]]) -> dict[str, Any]:
-    """The schema of `config`, with each axis as the name of a variant or a mapping with its name and its knobs."""
+    """Return the schema of `config`; each axis is the name of a variant, or a mapping of its name and its knobs."""
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     for name, info in config.model_fields.items():

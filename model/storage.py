@@ -1,4 +1,4 @@
-"""Models on disk: weights as safetensors beside the configuration. Nothing in a file is ever executed."""
+"""Models on disk: weights as safetensors beside the configuration. No code in a file is ever executed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save(model: nn.Module, folder: str | Path) -> None:
-    """Write the weights and the resolved configuration into `folder`, which is made if it is missing.
+    """Write the weights and the resolved configuration into `folder`, which is created if it is missing.
 
     The model may be compiled, distributed or averaged (`torch.compile`, `DistributedDataParallel`, `AveragedModel`).
-    Both files are written, or nothing changes: an error leaves what the folder held before.
-    Raises ConfigError for a module that holds no whole GPT, and OSError where the folder cannot be written.
+    Either both files are written, or the folder stays as it was.
+    Raises ConfigError for a module that contains no whole GPT, and OSError if the folder cannot be written.
     """
     gpt = unwrap(model)
     weights = _separate(plain_weights(gpt))
@@ -51,9 +51,9 @@ def save(model: nn.Module, folder: str | Path) -> None:
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
-    """The model that `save` wrote, or that a training run left with its configuration under the key "model".
+    """Load a model that `save` wrote, or that a training run left with its configuration under the key "model".
 
-    Weights keep the floating-point type they were saved in. Raises ConfigError for a folder without the two files,
+    Weights keep the floating-point type of the file. Raises ConfigError for a folder without the two files,
     for a damaged file, and for weights or a configuration that do not fit this code or each other.
     """
     folder = Path(folder)
@@ -64,14 +64,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
     model = GPT(config)
     dtype, *others = {value.dtype for value in weights.values()}
     if not others and dtype != torch.float32:
-        model.to(dtype)  # as the saved model was, with the constants that it computes from its configuration
+        model.to(dtype)  # also converts the constants that the model computes from its configuration
     # cloned, because the tensors may be views of the file, which may change while the model lives
     model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
     return model.to(device)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file. Raises ConfigError for anything else."""
+    """Read the mapping in a JSON file. Raises ConfigError for anything else."""
     if not _is_file(path):
         raise ConfigError("", f"there is no {path}")
     try:
@@ -82,36 +82,36 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError("", f"{path} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise ConfigError("", f"{path} is no JSON: {error}") from None
+        raise ConfigError("", f"{path} is not valid JSON: {error}") from None
     if n_bytes > MAX_JSON_BYTES:
         raise ConfigError("", f"{path} has {n_bytes:,} bytes; a configuration has at most {MAX_JSON_BYTES:,}")
     if not isinstance(content, dict):
-        raise ConfigError("", f"{path} holds no mapping, but a {type(content).__name__}")
+        raise ConfigError("", f"{path} contains a {type(content).__name__} instead of a mapping")
     return content
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors by name. Raises ConfigError for a missing or damaged file."""
+    """Read the tensors by name. Raises ConfigError for a missing or damaged file."""
     if not _is_file(path):
         raise ConfigError("", f"there is no {path}")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ConfigError("", f"{path} holds no weights: {error}") from None
+        raise ConfigError("", f"{path} contains no weights: {error}") from None
 
 
 def check_floats(weights: Mapping[str, Tensor], place: object) -> None:
-    """Raise ConfigError, naming the first, for tensors of other types than the floating-point types of weights."""
+    """Raise ConfigError, naming the first tensor whose type is not a floating-point type of weights."""
     for name, value in weights.items():
         if value.dtype not in FLOATS:
             legal = [str(dtype).removeprefix("torch.") for dtype in FLOATS]
-            raise ConfigError(name, f"{place} holds it as {value.dtype}", legal)
+            raise ConfigError(name, f"{place} stores it as {value.dtype}", legal)
 
 
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or that no file can have
+    except (OSError, ValueError):  # the name is too long or not a legal file name
         return False
 
 
@@ -124,7 +124,7 @@ def _parse_config(path: Path) -> ModelConfig:
 
 
 def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as safetensors takes them: contiguous, none a part of another's memory."""
+    """Return the weights as safetensors needs them: contiguous, without shared memory."""
     found, taken = {}, set()
     for name, value in weights.items():
         value = value.detach().contiguous()
@@ -137,7 +137,7 @@ def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _write(folder: Path, weights: dict[str, Tensor], config: str) -> None:
     try:
         save_file(weights, folder / WEIGHTS)
-    except SafetensorError as error:  # a full disk, for one
+    except SafetensorError as error:  # for example, the disk is full
         raise OSError(f"{folder.parent / WEIGHTS} cannot be written: {error}") from None
     (folder / CONFIG).write_text(config)
     for name in (WEIGHTS, CONFIG):
@@ -146,10 +146,10 @@ def _write(folder: Path, weights: dict[str, Tensor], config: str) -> None:
 
 
 def _put_in_place(new: Path, folder: Path) -> None:
-    """Move both files from `new` into `folder`; where that fails, put the old ones back.
+    """Move both files from `new` into `folder`, or restore the old ones if that fails.
 
-    The old configuration goes first and the new one comes last, so that a crash in between leaves a folder that `load`
-    refuses, not the weights of one model with the configuration of another.
+    The old configuration leaves first and the new one arrives last. A crash in between therefore leaves a folder that
+    `load` refuses, never the weights of one model with the configuration of another.
     """
     for name in (WEIGHTS, CONFIG):
         if (folder / name).is_dir():

@@ -1,4 +1,4 @@
-"""The GPT inside the modules that torch wraps around it, and its weights under their plain names."""
+"""The GPT inside torch's wrappers, and its weights under their plain names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .config import ModelConfig
 from .errors import ConfigError
 from .gpt import GPT
 
-COMPILED = "_orig_mod"  # where torch.compile keeps the module; the wrapper's class takes seconds to import
+COMPILED = "_orig_mod"  # torch.compile keeps the module there; importing the wrapper's class takes seconds
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
-INNER_WRAPPERS = (COMPILED, "_checkpoint_wrapped_module")  # around a part of the model, which they leave as it is
+INNER_WRAPPERS = (COMPILED, "_checkpoint_wrapped_module")  # these wrap a part of the model and leave it unchanged
 
 
 def unwrap(model: nn.Module) -> GPT:
-    """The GPT inside a compiled, distributed or averaged model, in any nesting.
+    """Return the GPT inside a compiled, distributed or averaged model, in any nesting.
 
     Raises ConfigError for any other module, and for a GPT on the meta device, whose weights have no values.
     """
@@ -37,17 +37,15 @@ def unwrap(model: nn.Module) -> GPT:
 
 
 def plain_weights(model: GPT) -> dict[str, Tensor]:
-    """The weights under the names that a GPT of this configuration has.
+    """Return the weights under the names that a GPT of this configuration has.
 
-    Raises ConfigError, naming the first weight that differs, where a part of the model was replaced or sharded.
+    Raises ConfigError, naming the first weight that differs, if a part of the model was replaced or sharded.
     """
     weights = {}
     for wrapped_name, value in model.state_dict().items():
         name = ".".join(part for part in wrapped_name.split(".") if part not in INNER_WRAPPERS)
         if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided:
-            raise ConfigError(
-                name, f"is a {type(value).__name__} and not a whole dense tensor; gather the weights first"
-            )
+            raise ConfigError(name, f"is a {type(value).__name__}, not a whole dense tensor; gather the weights first")
         weights[name] = value
     check_shapes(model.config, {name: value.shape for name, value in weights.items()}, "the model to save")
     return weights
@@ -56,11 +54,11 @@ def plain_weights(model: GPT) -> dict[str, Tensor]:
 def check_shapes(config: ModelConfig, found: Mapping[str, Sequence[int]], place: object) -> None:
     """Raise ConfigError, naming the first weight that differs, unless `found` are the shapes of GPT(config).
 
-    Allocates nothing, so the configuration may come from anywhere.
+    Allocates no memory, so the configuration may come from an untrusted file.
     """
     n_found, n_wanted = sum(map(math.prod, found.values())), config.num_params()
     sizes = f"; config.json describes {_describe_size(n_wanted)}, the weights are {_describe_size(n_found)}"
-    if config.count_kept("block") > len(found):  # every block has at least one
+    if config.count_kept("block") > len(found):  # every block has at least one tensor
         raise ConfigError("n_layers", f"{place} holds {len(found)} tensors for {config.n_layers} layers{sizes}")
     with torch.device("meta"):
         wanted = {name: value.shape for name, value in GPT(config).state_dict().items()}

@@ -82,6 +82,5 @@ class HeadLayer(SpecModule):
     ) -> Tensor:
         """Call the kernel with this layer's scale, window and softcap."""
         deterministic = torch.are_deterministic_algorithms_enabled()
-        scale, window, softcap = self.scale, self.window, self.softcap
-        call = Call(q_bthk, k_bshk, v_bshv, True, scale, window, bias, softcap, sink, deterministic)
+        call = Call(q_bthk, k_bshk, v_bshv, True, self.scale, self.window, bias, self.softcap, sink, deterministic)
         return attend(call, context.backend)

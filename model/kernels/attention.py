@@ -1,4 +1,4 @@
-"""softmax(scale Q K^T + bias) V for every attention, on the backend that shape and machine allow."""
+"""softmax(scale Q K^T + bias) V for every attention, on a backend that fits the shape and the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BACKENDS: dict[str, Callable[[Call], Tensor]] = {
     "flex": attend_flex,
     "math": attend_math,
 }
-WATCHERS: list[Callable[[Call, str], None]] = []  # told of every call and the backend that computes it
+WATCHERS: list[Callable[[Call, str], None]] = []  # called with every call and the name of its backend
 
 
 def attention(
@@ -37,14 +37,13 @@ def attention(
     backend: str = "auto",
     deterministic: bool = False,
 ) -> Tensor:
-    """softmax(softcap(scale q k^T) + bias) v -> (b, t, h, v).
+    """Compute softmax(softcap(scale q k^T) + bias) v: (b, t, h, v).
 
-    q (b, t, h, d); k (b, s, g, d); v (b, s, g, v); query head j uses key head j // (h / g); v may differ from d.
-    The last query stands at the last key. `scale` defaults to d^-1/2; `window` counts the newest keys a query sees,
-    itself included; `bias` broadcasts to (b, h, t, s) and may hold -inf; `softcap` c turns logits z into c tanh(z / c).
-    `sink` (h,) is the logit of one more key, seen by all, whose value is 0. A query that sees no key gets 0.
-
-    Raises BackendError when `backend` is unknown or, asked for by name, cannot compute the call.
+    q (b, t, h, d); k (b, s, g, d); v (b, s, g, v); query head j uses key head j // (h / g); the last query is at the
+    position of the last key. `scale` is d^-1/2 by default. `window` is the number of newest keys a query sees, with
+    its own. `bias` broadcasts to (b, h, t, s) and may hold -inf; `softcap` c turns logits z into c tanh(z / c); `sink`
+    (h,) is the logit of an extra key of value 0 that all queries see. A query that sees no key gets 0.
+    Raises BackendError when `backend` is unknown, or is named and cannot compute the call.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return attend(Call(q, k, v, causal, scale, window, bias, softcap, sink, deterministic), backend)
@@ -61,7 +60,7 @@ def attend(call: Call, backend: str) -> Tensor:
 
 
 def choose(call: Call) -> tuple[str, str]:
-    """The backend that "auto" means for a call, and why; flash is never chosen unmeasured, only asked for by name."""
+    """Return the backend that "auto" means for a call, and why. "auto" never means flash."""
     if call.q.device.type != "cuda":
         if call.softcap is not None:
             return "math", "sdpa has no logit softcap, and flex no gradients on a CPU"
@@ -70,7 +69,7 @@ def choose(call: Call) -> tuple[str, str]:
     fits_flex = call.q.shape[1] == call.k.shape[1] and call.q.dtype != torch.float64
     if call.softcap is not None:
         return ("flex" if fits_flex else "math"), "sdpa has no logit softcap"
-    if fits_flex and not call.deterministic:  # gradients of captured factors are summed in any order
+    if fits_flex and not call.deterministic:  # flex sums gradients of captured factors in any order
         if isinstance(call.bias, DecayBias):
             return "flex", "takes the factors of the bias, where sdpa needs all of it"
         if call.window is not None and call.window < call.k.shape[1] and call.bias is None:

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class DecayBias(NamedTuple):
-    """The bias query_bht[i] - key_bhs[j], never formed by the backends that take its factors; float32 or float64."""
+    """The bias query_bht[i] - key_bhs[j] in factors, float32 or float64; some backends never form the whole bias."""
 
     query_bht: Tensor
     key_bhs: Tensor
 
     def dense(self) -> Tensor:
-        """(b, h, t, s)."""
+        """Return the whole bias (b, h, t, s)."""
         return self.query_bht[..., :, None] - self.key_bhs[..., None, :]
 
 
@@ -23,17 +23,17 @@ Bias = Tensor | DecayBias
 
 
 def densify(bias: Bias) -> Tensor:
-    """The bias as a tensor that broadcasts to (b, h, t, s)."""
+    """Return the bias as a tensor that broadcasts to (b, h, t, s)."""
     return bias.dense() if isinstance(bias, DecayBias) else bias
 
 
 class BackendError(ValueError):
-    """A backend asked for by name cannot compute this call. It is never replaced in silence."""
+    """A named backend cannot compute this call. No other backend replaces it silently."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One attention call: q (b, t, h, d), k (b, s, g, d), v (b, s, g, v), h a multiple of g, and what modifies it."""
+    """One attention call: q (b, t, h, d), k (b, s, g, d), v (b, s, g, v), h a multiple of g, and its modifiers."""
 
     q: Tensor
     k: Tensor

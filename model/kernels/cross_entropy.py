@@ -1,4 +1,4 @@
-"""The loss of a language model's head, without its logits ever standing in memory as a whole or in float32."""
+"""The loss of a language model's head, without all logits, or float32 logits, in memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..numerics import HAS_TRITON
 
 IGNORED_TARGET = -100  # targets of this value do not count in the loss
 
-# Logits that exist at once, in bytes. A GPU's matrix products fill it from some thousand rows on, so a piece
-# of 16,384 tokens x 50,304 entries is kept whole (1.6 GB in bfloat16), which spares it sums of partial gradients.
-# Without Triton or compilation each entry is copied several times in float32, so there are fewer of them.
+# Logits that exist at once, in bytes. The limit keeps 16,384 tokens x 50,304 entries in one piece (1.6 GB in bfloat16),
+# which saves sums of partial gradients; a few thousand rows already keep a GPU busy. Without Triton or compilation each
+# entry is copied several times in float32, so the limit is lower.
 BYTES_AT_ONCE, BYTES_AT_ONCE_EAGER = 2**31, 2**27
 
 OfLogits = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor]]
@@ -24,12 +24,12 @@ OfLogits = Callable[[Tensor, Tensor, Tensor, float | None], tuple[Tensor, Tensor
 def linear_cross_entropy(
     h_nd: Tensor, weight_vd: Tensor, targets_n: Tensor, softcap: float | None = None, *, is_compiled: bool = False
 ) -> Tensor:
-    """Mean cross-entropy (nats, a scalar in at least float32) of the logits h W^T, after c tanh(logits / c).
+    """Compute the mean cross-entropy (nats, a scalar in at least float32) of c tanh(logits / c), logits = h W^T.
 
-    Targets equal to IGNORED_TARGET do not count; without any other target the loss is NaN, as torch's is. The matrix
-    products run in autocast's type, everything else in at least float32. Where gradients are wanted, they are formed
-    together with the loss, while a piece's logits are at hand: d loss / d logits = (softmax - one_hot) / n.
-    `is_compiled` compiles what happens to them.
+    Targets equal to IGNORED_TARGET do not count; without any other target the loss is NaN, as in torch. The matrix
+    products run in autocast's type, everything else in at least float32. Gradients, if needed, are computed together
+    with the loss of each piece, while its logits exist: d loss / d logits = (softmax - one_hot) / n.
+    `is_compiled` compiles the operations on the logits.
     """
     kind = h_nd.device.type
     dtype = (
@@ -52,7 +52,7 @@ def _sum_pieces(
     *,
     wants_gradients: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    """The loss, its gradient by h in pieces of rows, and its gradient by W, in at least float32."""
+    """Return the loss, its gradient by h in pieces of rows, and its gradient by W, in at least float32."""
     weight_vd = wide_weight_vd.to(h_nd.dtype)
     is_lean = is_compiled or (h_nd.is_cuda and HAS_TRITON)
     bytes_at_once = BYTES_AT_ONCE if is_lean else BYTES_AT_ONCE_EAGER
@@ -71,22 +71,22 @@ def _sum_pieces(
 
 
 def _of_logits(logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """The piece's share of the loss, and its gradient by the logits in their own type."""
+    """Return the piece's share of the loss, and its gradient by the logits in their own type."""
     z_nv = logits_nv.to(_wide(logits_nv))
     capped_nv = z_nv if softcap is None else softcap * torch.tanh(z_nv / softcap)
     share_n1 = (targets_n != IGNORED_TARGET)[:, None].to(z_nv.dtype) / n_counted
     is_target_nv = torch.arange(logits_nv.shape[1], device=logits_nv.device) == targets_n[:, None]
-    log_normaliser_n1 = capped_nv.logsumexp(-1, keepdim=True)
+    log_normalizer_n1 = capped_nv.logsumexp(-1, keepdim=True)
     at_target_n1 = capped_nv.gather(-1, targets_n.clamp_min(0)[:, None])
-    loss = ((log_normaliser_n1 - at_target_n1) * share_n1).sum()
-    by_logits_nv = ((capped_nv - log_normaliser_n1).exp() - is_target_nv.to(z_nv.dtype)) * share_n1
+    loss = ((log_normalizer_n1 - at_target_n1) * share_n1).sum()
+    by_logits_nv = ((capped_nv - log_normalizer_n1).exp() - is_target_nv.to(z_nv.dtype)) * share_n1
     if softcap is not None:
         by_logits_nv = by_logits_nv * (1 - (capped_nv / softcap).square())
     return loss, by_logits_nv.to(logits_nv.dtype)
 
 
 def _choose(h_nd: Tensor, softcap: float | None, is_compiled: bool, wants_gradients: bool) -> OfLogits:
-    """`_of_logits`, or what computes the same with fewer passes over the logits."""
+    """Return `_of_logits`, or a function that computes the same with fewer passes over the logits."""
     if h_nd.is_cuda and h_nd.dtype != torch.float64 and softcap is None and HAS_TRITON:
         from .fused.head_loss import differentiate_in_place
 
@@ -105,7 +105,7 @@ def _compiled() -> OfLogits:
 
 
 def _multiply_wide(a: Tensor, b: Tensor) -> Tensor:
-    """a b in at least float32: a sum over all tokens is not rounded to bfloat16."""
+    """Compute a b in at least float32, so that a sum over all tokens is not rounded to bfloat16."""
     if a.is_cuda and a.dtype.itemsize == 2:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.to(_wide(a)) @ b.to(_wide(b))

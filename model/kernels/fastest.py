@@ -1,4 +1,4 @@
-"""The attention backend that is fastest for a model's calls on this device: measured once, then remembered on disk."""
+"""The fastest attention backend for a model's calls on this device, measured once and remembered on disk."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from .call import BackendError, Call, DecayBias
 from .cuda_graph import capture_graph
 from .flash import find_flash
 
-REPEATS = 7  # of forward and backward; the median counts
-METHOD = "kernels"  # what was timed: an entry of another method is none
-MAX_MATH_BYTES = 1 << 30  # of one T x T map a head and sequence, from which on the reference is no candidate
+REPEATS = 7  # timed runs of forward and backward; the median counts
+METHOD = "kernels"  # what was timed; entries of another method are ignored
+MAX_MATH_BYTES = 1 << 30  # of all T x T maps; the reference is not measured above it
 
 
 def default_cache() -> Path:
-    """Where choices are remembered: a file of this user on this machine."""
+    """Return the file of this user on this machine that remembers choices."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ablate" / "attention.json"
 
 
 def choose_fastest(calls: Sequence[Call], cache: Path) -> dict[str, float]:
-    """Milliseconds of forward and backward of all `calls` by backend, fastest first; backends that cannot are missing.
+    """Measure forward and backward of all `calls`: milliseconds by backend, fastest first, without backends that fail.
 
-    What the cache holds for the same shapes, settings, device and versions is not measured again, so that all runs on a
-    machine choose alike. If several processes measure at once, the figures of the first count for all.
-    Lack of memory may pass, so the figures are not remembered if a backend ran out of it.
+    Times in the cache for the same shapes, settings, device and versions are not measured again, so that all runs on a
+    machine make the same choice. If several processes measure at once, the times of the first count for all.
+    Times are not remembered if a backend ran out of memory, because it may have enough next time.
     Raises torch.OutOfMemoryError if no backend had enough memory, and BackendError if none can compute the calls.
     """
     key = json.dumps([_machine(calls[0]), sorted({_describe(call) for call in calls})])
@@ -53,7 +53,7 @@ def choose_fastest(calls: Sequence[Call], cache: Path) -> dict[str, float]:
 
 
 def _measure(calls: Sequence[Call]) -> tuple[dict[str, float], dict[str, Exception]]:
-    """Milliseconds by backend, and why the others could not be measured."""
+    """Return milliseconds by backend, and the errors of backends that could not be measured."""
     found: dict[str, float] = {}
     refused: dict[str, Exception] = {}
     for name in BACKENDS:
@@ -62,14 +62,14 @@ def _measure(calls: Sequence[Call]) -> tuple[dict[str, float], dict[str, Excepti
         except (BackendError, MemoryError, RuntimeError) as error:
             if not isinstance(error, BackendError) and not _is_out_of_memory(error):
                 raise
-            refused[name] = error.with_traceback(None)  # whose frames hold the tensors
+            refused[name] = error.with_traceback(None)  # because the frames hold the tensors
         if calls[0].q.is_cuda:
-            torch.cuda.empty_cache()  # what one backend took is not missing for the next
+            torch.cuda.empty_cache()  # so that the next backend can use the memory
     return found, refused
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch's CPU allocator raises a plain RuntimeError, and so do some libraries on a GPU."""
+    """Recognize lack of memory. PyTorch's CPU allocator and some GPU libraries raise a plain RuntimeError."""
     words = ("out of memory", "DefaultCPUAllocator", "ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -79,7 +79,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _time(name: str, call: Call) -> float:
     b, t, h, _ = call.q.shape
     if name == "flex" and call.window is None and call.bias is None and call.softcap is None:
-        raise BackendError("flex: nothing to gain by compiling it for a plain call")
+        raise BackendError("flex: compiling it for a plain call gains nothing")
     if name == "math" and 4 * b * t * call.k.shape[1] * h > MAX_MATH_BYTES:
         raise BackendError("math: the maps would take more memory than the model")
     inputs = [x.detach().requires_grad_() for x in (call.q, call.k, call.v)]
@@ -103,11 +103,11 @@ def _time(name: str, call: Call) -> float:
 
 
 def _capture_or_keep(once: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """`once` as a CUDA graph, so that the kernels are timed and not what Python takes to launch them."""
+    """Record `once` as a CUDA graph, so that only the kernels are timed and not Python's launches."""
     with torch.cuda.device(device):
         try:
             return capture_graph(once)
-        except RuntimeError:  # it waits for the device in between, or memory is short, which it will say again
+        except RuntimeError:  # it waits for the device, or memory is short, and then it raises again
             return once
 
 
@@ -124,7 +124,7 @@ def _machine(call: Call) -> list[str]:
 
 
 def _describe(call: Call) -> str:
-    """All of a call that its speed can depend on."""
+    """Describe everything in a call that its speed can depend on."""
     shapes = [tuple(x.shape) for x in (call.q, call.k, call.v)]
     bias = type(call.bias).__name__ if call.bias is None or isinstance(call.bias, DecayBias) else tuple(call.bias.shape)
     flags = (call.causal, call.window, bias, call.softcap is not None, call.sink is not None, call.deterministic)
@@ -132,7 +132,7 @@ def _describe(call: Call) -> str:
 
 
 def _read(cache: Path) -> dict[str, dict[str, float]]:
-    """The tables that can be used: a file, or an entry, that is damaged or empty is measured again."""
+    """Read the usable tables. A damaged or empty file or entry is ignored and measured again."""
     try:
         content = json.loads(cache.read_text())
     except (OSError, ValueError, RecursionError):
@@ -150,7 +150,7 @@ def _is_table(table: object) -> bool:
 
 
 def _remember(cache: Path, key: str, measured: Mapping[str, float]) -> dict[str, float]:
-    """Add an entry, unless another process was first; a machine without a writable home remembers nothing."""
+    """Add an entry, unless another process was first. Without a writable home directory nothing is remembered."""
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with cache.with_suffix(".lock").open("w") as lock:

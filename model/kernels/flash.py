@@ -1,6 +1,6 @@
-"""flash-attn, where it is installed: flash-attn-4 (flash_attn.cute) on Hopper and newer, or flash-attn 2.
+"""flash-attn, if it is installed: flash-attn-4 (flash_attn.cute) on Hopper and newer, or flash-attn 2.
 
-Both are optional. `import flash_attn` succeeds when only flash-attn-4 is there, so the functions themselves are probed.
+Both are optional. `import flash_attn` succeeds even if only flash-attn-4 is there, so the functions are probed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Probed = tuple[str, Callable[..., Any]]
 
 @functools.cache
 def find_flash() -> Probed | None:
-    """(package, function) of the flash-attn that can be imported, the newer first; None where there is none."""
+    """Return (package, function) of the newest flash-attn that can be imported, or None."""
     try:
         from flash_attn.cute import flash_attn_func as function
 
@@ -39,7 +39,7 @@ def find_flash() -> Probed | None:
 
 
 def explain_refusal(call: Call) -> str | None:
-    """Why flash-attn cannot compute this call here, or None."""
+    """Explain why flash-attn cannot compute this call here, or return None."""
     found = find_flash()
     if found is None:
         return "neither flash-attn-4 nor flash-attn can be imported"
@@ -56,7 +56,10 @@ def explain_refusal(call: Call) -> str | None:
 
 
 def attend_flash(call: Call) -> Tensor:
-    """Widths that differ are padded with zeros to one, which changes nothing but time. Raises BackendError."""
+    """Compute the call with flash-attn. Different widths are padded with zeros, which costs only time.
+
+    Raises BackendError for a call that flash-attn cannot compute.
+    """
     refusal = explain_refusal(call)
     if refusal is not None:
         raise BackendError(f"flash: {refusal}")
@@ -68,7 +71,7 @@ def attend_flash(call: Call) -> Tensor:
     softcap = 0.0 if call.softcap is None else call.softcap
     package, function = find_flash() or ("", None)
     if function is None:
-        raise BackendError("flash: the package has gone since it was probed")
+        raise BackendError("flash: the package was removed after it was probed")
     if package == "flash-attn-4":
         out: Tensor = flash4(q, k, v, call.scale, call.causal, window, softcap, call.deterministic)[0]
     else:
@@ -90,7 +93,7 @@ def _common_width(call: Call) -> int:
     return -(-widest // WIDTH_STEP) * WIDTH_STEP
 
 
-# flash-attn-4 is no operator that torch.compile knows: here it becomes one, with its shapes and its backward.
+# torch.compile does not know flash-attn-4, so it becomes an operator here, with its shapes and its backward pass.
 
 
 def _windows(causal: bool, window: int) -> tuple[int | None, int | None]:
@@ -101,7 +104,7 @@ def _windows(causal: bool, window: int) -> tuple[int | None, int | None]:
 def flash4(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int, softcap: float, deterministic: bool
 ) -> tuple[Tensor, Tensor]:
-    """flash-attn-4 on (b, t, h, d): the output and the log-sum-exp (b, h, t); window -1 is none."""
+    """Run flash-attn-4 on (b, t, h, d): the output and the log-sum-exp (b, h, t); window -1 means no window."""
     from flash_attn.cute import flash_attn_func
 
     with torch.no_grad():
@@ -170,7 +173,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 
 def _differentiate(ctx: Any, d_out: Tensor, _d_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The log-sum-exp is not given to anybody, so it has no gradient."""
+    """The log-sum-exp stays inside the operator, so it has no gradient."""
     q, k, v, out, lse = ctx.saved_tensors
     gradients: tuple[Tensor, Tensor, Tensor] = flash4_backward(q, k, v, out, d_out, lse, *ctx.settings)
     return (*gradients, None, None, None, None, None)

@@ -1,4 +1,4 @@
-"""torch's FlexAttention: windows, softcaps, sinks and biases without a T x T tensor, compiled by Triton on a GPU."""
+"""torch's FlexAttention: windows, softcaps, sinks and biases without a T x T tensor, compiled with Triton on a GPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_bloc
 from ..numerics import upcast
 from .call import BackendError, Call, DecayBias
 
-# A dense bias is one more block in shared memory for each pipeline stage: with Inductor's blocks for Hopper, backward
-# asks for more than a multiprocessor has.
+# A dense bias needs another block in shared memory per pipeline stage. With Inductor's blocks for Hopper, the backward
+# pass would exceed the shared memory of a multiprocessor.
 DENSE_BIAS_BLOCKS = {
     "bwd_BLOCK_M1": 32,
     "bwd_BLOCK_N1": 64,
@@ -24,26 +24,30 @@ DENSE_BIAS_BLOCKS = {
     "bwd_num_stages": 1,
 }
 
-MIN_WIDTH = 16  # of a head: torch's kernel for GPUs multiplies no narrower ones
+MIN_WIDTH = 16  # of a head, for torch's GPU kernel
 
 Index = Tensor
 ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
 
 
 def attend_flex(call: Call) -> Tensor:
-    """Narrow heads get zeros, which change nothing but time.
+    """Compute the call with FlexAttention. Narrow heads are padded with zeros, which costs only time.
 
-    Raises BackendError for what torch's kernels lack: gradients on a CPU, and float64 on a GPU.
+    Raises BackendError because torch's kernels lack gradients on a CPU and float64 on a GPU.
     """
     q, k, v = (_widen(x.transpose(1, 2)) for x in (call.q, call.k, call.v))
     if not q.is_cuda:
         if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
             raise BackendError("flex has no gradients on a CPU; use sdpa or math")
-        q, k, v = q.detach(), k.detach(), v.detach()  # torch refuses them even where no gradient is computed
+        q, k, v = (
+            q.detach(),
+            k.detach(),
+            v.detach(),
+        )  # torch refuses tensors that require gradients, even if it computes none
     elif q.dtype == torch.float64:
         raise BackendError("flex takes no float64 on a GPU; use sdpa or math")
     shape = (q.shape[2], k.shape[2], call.causal, call.window, str(q.device))
-    # while compiling, the mask becomes part of the graph; a cached object could not
+    # while compiling, the mask becomes part of the graph, which a cached mask cannot
     mask = _form_block_mask.__wrapped__(*shape) if torch.compiler.is_compiling() else _form_block_mask(*shape)
     run: Callable[..., Any] = flex_attention
     if q.is_cuda and not torch.compiler.is_compiling():
@@ -54,7 +58,7 @@ def attend_flex(call: Call) -> Tensor:
     run = functools.partial(run, score_mod=_form_score_mod(call), **settings)
     if call.sink is None:
         out = run(q, k, v)
-    else:  # exp(lse) / (exp(lse) + exp(sink)) of every weight is left
+    else:  # the sink scales every weight by exp(lse) / (exp(lse) + exp(sink))
         out, aux = run(q, k, v, return_aux=AuxRequest(lse=True))
         out = (upcast(out) * (aux.lse - call.sink[:, None]).sigmoid()[..., None]).to(v.dtype)
     out_bthv: Tensor = out[..., : call.v.shape[-1]].transpose(1, 2)
@@ -88,7 +92,7 @@ def _form_block_mask(n_queries: int, n_keys: int, causal: bool, window: int | No
 def _form_score_mod(call: Call) -> ScoreMod | None:
     if call.softcap is None and call.bias is None:
         return None
-    # A tensor, because torch compiles a second softcap as a symbol, which the lowering of flex_attention cannot take.
+    # A tensor, because torch compiles a second softcap as a symbol, which the lowering of flex_attention rejects.
     dtype = torch.promote_types(call.q.dtype, torch.float32)
     softcap = None if call.softcap is None else torch.full((), call.softcap, dtype=dtype, device=call.q.device)
     bias = call.bias

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from .call import Call, densify
 
-SINK_FEATURES = 8  # one would do; fused kernels want multiples of eight
+SINK_FEATURES = 8  # one would be enough, but fused kernels need multiples of eight
 
 
 def visible_keys(n_queries: int, n_keys: int, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
-    """A boolean mask (t, s), True where a key is seen, or None where every key is.
+    """Return a boolean mask (t, s), True where a key is seen, or None if every key is seen.
 
-    The last query stands at the last key, so that the newest tokens of a cached sequence see all of it.
+    The last query is at the position of the last key, so that the newest tokens of a cached sequence see all of it.
     """
     if (not causal or n_queries == 1) and (window is None or window >= n_keys):
         return None
@@ -31,10 +31,10 @@ def visible_keys(n_queries: int, n_keys: int, causal: bool, window: int | None, 
 
 
 def form_mask(call: Call) -> Tensor:
-    """Bias and visibility as one additive (b or 1, h or 1, t, s) or boolean (t, s) tensor."""
+    """Combine bias and visibility in one additive (b or 1, h or 1, t, s) or boolean (t, s) tensor."""
     seen_ts = visible_keys(call.q.shape[1], call.k.shape[1], call.causal, call.window, call.q.device)
     if call.bias is None:
-        assert seen_ts is not None  # a mask is formed only where something is hidden
+        assert seen_ts is not None  # the caller asks for a mask only if a key is hidden
         return seen_ts
     bias = densify(call.bias)
     if seen_ts is not None:
@@ -43,10 +43,10 @@ def form_mask(call: Call) -> Tensor:
 
 
 def prepend_sink(call: Call, sink_h: Tensor) -> Call:
-    """The same call with the sink as a first key of value 0, its logit carried by extra features.
+    """Return the call with the sink as a first key of value 0. Extra features carry its logit.
 
-    q gets sink / scale there, the sink's key 1 and the others 0, so that no mask is needed. A window and a bias are the
-    caller's to adapt.
+    In them q is sink / scale, the sink's key is 1 and the other keys are 0, so that no mask is needed. The caller
+    adapts a window and a bias.
     """
     b, t, h, _ = call.q.shape
     feature_bth1 = (sink_h / call.scale).to(call.q.dtype)[:, None].expand(b, t, h, 1)
@@ -57,9 +57,9 @@ def prepend_sink(call: Call, sink_h: Tensor) -> Call:
 
 
 def prepend_masked_sink(call: Call, sink_h: Tensor) -> Call:
-    """The sink as a first key; a window, which would hide it, becomes part of the bias."""
+    """Prepend the sink as a key; a window, which would hide it, becomes part of the bias."""
     if call.window is None and call.bias is None:
         return prepend_sink(call, sink_h)
     bias = form_mask(replace(call, bias=call.q.new_zeros(1, 1, 1, 1) if call.bias is None else call.bias))
-    bias = bias.expand(-1, -1, -1, call.k.shape[1])  # one entry for all keys is not one for the sink
+    bias = bias.expand(-1, -1, -1, call.k.shape[1])  # an entry that broadcasts to all keys must not reach the sink
     return replace(prepend_sink(call, sink_h), bias=F.pad(bias, (1, 0)), window=None)

@@ -1,4 +1,4 @@
-"""The reference: attention written out, in at least float32."""
+"""The reference implementation of attention, in at least float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .masks import visible_keys
 
 
 def attend_math(call: Call) -> Tensor:
-    """Forms every map, T^2 memory; for tests, small runs and what no other backend can do."""
+    """Compute every map, with T^2 memory. For tests, small runs, and calls that no other backend can compute."""
     with torch.autocast(call.q.device.type, enabled=False):
         q, k, v = upcast(call.q), upcast(call.k), upcast(call.v)
         n_rep = q.shape[2] // k.shape[2]

@@ -1,4 +1,4 @@
-"""Running sums by torch's own kernel, also within a compiled block."""
+"""Running sums by torch's own kernel, also inside compiled blocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @torch.library.custom_op("ablate::running_sum", mutates_args=())
 def running_sum(x: Tensor, dim: int) -> Tensor:
-    """x.cumsum(dim), as an operator that torch.compile does not look into.
+    """Compute x.cumsum(dim), as an operator that is opaque to torch.compile.
 
-    On a GPU the compiler's own scan of more than 128 entries fails where a broadcast goes into it
+    On a GPU the compiler's own scan of more than 128 entries fails when its input is a broadcast
     (github.com/pytorch/pytorch/issues/180221).
     """
     return x.contiguous().cumsum(dim)

@@ -1,4 +1,4 @@
-"""torch's scaled_dot_product_attention, which chooses among cuDNN, flash, memory-efficient and math kernels itself."""
+"""torch's scaled_dot_product_attention, which chooses among cuDNN, flash, memory-efficient and math kernels."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from .call import BackendError, Call
 from .masks import form_mask, prepend_masked_sink
 
-# with enable_gqa above this width, or with k and v of different widths, SDPA falls back to math in silence
+# SDPA silently falls back to math with enable_gqa above this width, or with k and v of different widths
 GQA_MAX_WIDTH = 256
 WIDTH_STEP = 8
-MAX_PADDED_QUERIES = 8  # so few missing queries are cheaper to pad than a mask is
+MAX_PADDED_QUERIES = 8  # up to this number, padding the missing queries is cheaper than a mask
 
 
 def attend_sdpa(call: Call) -> Tensor:
-    """Raises BackendError for a softcap, which SDPA lacks."""
+    """Compute the call with SDPA. Raises BackendError for a softcap, which SDPA lacks."""
     if call.softcap is not None:
         raise BackendError("sdpa has no logit softcap; use flex or math")
     q, k, v, mask, is_causal, is_gqa = form_arguments(call)
@@ -28,7 +28,7 @@ def attend_sdpa(call: Call) -> Tensor:
 
 
 def form_arguments(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None, bool, bool]:
-    """q, k, v in SDPA's layout (b, h, t, d), its mask, and its flags for causality and grouped heads."""
+    """Return q, k, v in SDPA's layout (b, h, t, d), its mask, and its flags for causality and grouped heads."""
     if call.sink is not None:
         call = prepend_masked_sink(call, call.sink)
     q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
@@ -38,7 +38,7 @@ def form_arguments(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None, b
     mask: Tensor | None = None
     is_causal = call.causal and n_queries > 1
     if is_plain and is_causal and 0 < n_missing <= MAX_PADDED_QUERIES:
-        # is_causal aligns first query with first key: blank queries in front bring the last ones together
+        # is_causal aligns the first query with the first key; blank queries in front align the last ones instead
         q, n_missing = F.pad(q, (0, 0, n_missing, 0)), 0
     if not is_plain or (is_causal and n_missing):
         mask, is_causal = form_mask(call), False
@@ -52,5 +52,5 @@ def form_arguments(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None, b
 
 
 def _align(x: Tensor) -> Tensor:
-    """Zeros up to a width that fused kernels take: without them SDPA falls back to math for maps of 42 features."""
+    """Pad to a width that fused kernels take; otherwise SDPA falls back to math, as for maps of 42 features."""
     return x if x.shape[-1] % WIDTH_STEP == 0 else F.pad(x, (0, -x.shape[-1] % WIDTH_STEP))

@@ -166,17 +166,15 @@ class NGPT(Normalization):
     )
     deviations: ClassVar[str] = (
         "u and v are both scaled by sqrt(d), as in the authors' code and not in equation 20 (the same function for "
-        "swiglu, whose output is normalised); true RoPE, which the authors' code lacks; s_qk^2 is applied to q alone "
-        "(the same function); the authors' code normalises h again inside each update, which is left out here: h is a "
+        "swiglu, whose output is normalized); true RoPE, which the authors' code lacks; s_qk^2 is applied to q alone "
+        "(the same function); the authors' code normalizes h again inside each update, which this code omits: h is a "
         "unit vector already, so the function is the same, but the radial part of the embedding's gradient differs (no "
-        "effect on training was found: -0.001 +- 0.003 nats over nine pairs of runs); with weight normalisation off "
-        "the embedding is normalised once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
-        "slerp's result is normalised again, because a vector alpha leaves the sphere"
+        "effect on training was found: -0.001 +- 0.003 nats over nine pairs of runs); with weight normalization off "
+        "the embedding is normalized once instead; without qk_norm, s_qk and the logit scale sqrt(k) stay; "
+        "slerp's result is normalized again, because a vector alpha leaves the sphere"
     )
     neutral: ClassVar[str] = "None: every update ends on the unit sphere, which no pre-norm stream does."
 
-    constrain: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(unit)
-    normalize_source: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(unit)
     alpha_attn: Scale = Field(default=Scale(init=0.05), description="step size after attention")
     alpha_mlp: Scale = Field(default=Scale(init=0.05), description="step size after the MLP")
     s_qk: Scale = Field(default=Scale(), description="scale of queries and keys")
@@ -262,6 +260,14 @@ class NGPT(Normalization):
         cancels = config.mlp.is_homogeneous and not config.bias
         own = (f"the common factor of s_uv cancels: {config.mlp.name} passes it on to an output that is normalized",)
         return own if cancels else ()
+
+    @property
+    def constrain(self) -> Callable[[Tensor], Tensor]:
+        return unit
+
+    @property
+    def normalize_source(self) -> Callable[[Tensor], Tensor]:
+        return unit
 
     def build_input(self, config: Architecture) -> nn.Module | None:
         return None if self.has_unit_weights else Unit()

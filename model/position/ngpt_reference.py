@@ -47,7 +47,6 @@ class NGPTReference(Position):
     )
     deviations: ClassVar[str] = "none; the fault is reproduced"
     neutral: ClassVar[str] = "None: it has no knob and is not a rotation."
-    rotate: ClassVar[Rotate] = staticmethod(swap_pairs)
 
     def check(self, config: Architecture) -> None:
         width = config.attention.qk_width(config)
@@ -56,3 +55,7 @@ class NGPTReference(Position):
 
     def build(self, config: Architecture) -> RopeEncoding:
         return ReferenceEncoding(BASE, config.attention.qk_width(config))
+
+    @property
+    def rotate(self) -> Rotate:
+        return swap_pairs

@@ -28,15 +28,13 @@ def rotate_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:
 class RopeEncoding(SpecModule):
     def __init__(self, base: float, width: int) -> None:
         super().__init__()
-        self.base = base
-        self.width = width
+        self.base, self.width = base, width
 
     def forward(self, h_btd: Tensor, start: int) -> tuple[Tensor, Tables]:
-        dtype = torch.promote_types(h_btd.dtype, torch.float32)
-        return h_btd, self.tables(start, h_btd.shape[1], h_btd.device, dtype)
+        return h_btd, self.tables(start, h_btd.shape[1], h_btd.device, torch.promote_types(h_btd.dtype, torch.float32))
 
     def tables(self, start: int, length: int, device: torch.device, dtype: torch.dtype) -> Tables:
-        """cos(a), cos(a), ... and -sin(a), sin(a), ... of the angles a = p * base^(-2j / width): (length, 1, width).
+        """Compute cos(a), cos(a), ... and -sin(a), sin(a), ... of a = p * base^(-2j / width): (length, 1, width).
 
         Angles are float64, because at position 10^5 a float32 product is wrong in the third decimal.
         """
@@ -60,14 +58,12 @@ class Rope(Position):
     neutral: ClassVar[str] = "It is the baseline."
     neutral_point: ClassVar[Neutral | None] = Neutral()
 
-    rotate: ClassVar[Rotate] = staticmethod(rotate_pairs)
     base: float = Field(default=10000.0, gt=1.0, le=1e15, description="wavelengths grow from 2 pi to 2 pi base")
 
     def check(self, config: Architecture) -> None:
         width = config.attention.qk_width(config)
         if width % 2:
-            is_by_hand = width != config.attention.default_qk_width(config)
-            place = "attention.qk_head_dim" if is_by_hand else "n_heads"
+            place = "n_heads" if width == config.attention.default_qk_width(config) else "attention.qk_head_dim"
             raise ConfigError(place, f"rope rotates pairs, but the width of a query head is {width}; make it even")
 
     def idle(self, config: Architecture) -> dict[str, str]:
@@ -78,3 +74,7 @@ class Rope(Position):
 
     def build(self, config: Architecture) -> RopeEncoding:
         return RopeEncoding(self.base, config.attention.qk_width(config))
+
+    @property
+    def rotate(self) -> Rotate:
+        return rotate_pairs

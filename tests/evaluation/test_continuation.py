@@ -118,9 +118,9 @@ SMALL = ModelConfig.parse({**CONFIG.to_dict(), "vocab_size": 100})
     ("damage", "message"),
     [
         (lambda run: run.config.write_text('{"model":' * 100_000), r"config\.json is nested too deeply"),
-        (lambda run: run.config.write_text('{"model"'), r"config\.json is no JSON"),
+        (lambda run: run.config.write_text('{"model"'), r"config\.json is not valid JSON"),
         (lambda run: run.config.write_text('{"model": []}'), "expected a mapping of a model's settings"),
-        (lambda run: run.weights.write_bytes(run.weights.read_bytes()[:-3]), r"model\.safetensors holds no weights"),
+        (lambda run: run.weights.write_bytes(run.weights.read_bytes()[:-3]), r"model\.safetensors contains no weights"),
         (lambda run: run.config.write_text(json.dumps(HUGE.to_dict())), r"describes [\d,]+ parameters \([\d.]+ TB"),
         (
             lambda run: save(GPT(SMALL), run.path),

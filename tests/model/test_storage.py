@@ -42,16 +42,16 @@ def test_torn_files_are_named(tmp_path: Path) -> None:
     save(scrambled(tiny(), torch.float32), tmp_path)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(ConfigError, match=r"model\.safetensors holds no weights: "):
+    with pytest.raises(ConfigError, match=r"model\.safetensors contains no weights: "):
         load(tmp_path)
     weights.unlink()
     with pytest.raises(ConfigError, match=r"there is no .*model\.safetensors"):
         load(tmp_path)
     config.write_text(config.read_text()[:-5])
-    with pytest.raises(ConfigError, match=r"config\.json is no JSON: "):
+    with pytest.raises(ConfigError, match=r"config\.json is not valid JSON: "):
         load(tmp_path)
     config.write_text("[]")
-    with pytest.raises(ConfigError, match=r"config\.json holds no mapping"):
+    with pytest.raises(ConfigError, match=r"config\.json contains a \w+ instead of a mapping"):
         load(tmp_path)
 
 
@@ -151,7 +151,7 @@ def sharded(model: GPT) -> nn.Module:
         (lambda model: model.state_dict(), "expected a GPT, got OrderedDict"),
         (on_meta, "its weights are on the meta device"),
         (with_weight_norm, r"head\.parametrizations\.weight\.original0: the model to save holds"),
-        (sharded, "is a DTensor and not a whole dense tensor"),
+        (sharded, "is a DTensor, not a whole dense tensor"),
     ],
 )
 def test_a_model_that_cannot_be_saved_left_a_weights_file(
@@ -214,8 +214,8 @@ def test_a_folder_in_place_of_a_file_was_swallowed(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (b"[" * 200_000, r"config\.json is nested too deeply"),
-        (b"\xff\xfe", r"config\.json is no JSON"),
-        (b"null", "holds no mapping, but a NoneType"),
+        (b"\xff\xfe", r"config\.json is not valid JSON"),
+        (b"null", "contains a NoneType instead of a mapping"),
         (b'{"model": [1]}', "expected a mapping of a model's settings"),
         (b'{"model": {"d_model": 24}}', r"is required \(in .*config\.json\)"),
         (b" " * 10_000_001, r"has 10,000,001 bytes; a configuration has at most"),
@@ -249,5 +249,5 @@ def test_weights_of_another_type_are_named(tmp_path: Path) -> None:
     save(GPT(tiny()), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     save_file({**weights, "head.weight": weights["head.weight"].to(torch.int8)}, tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match=r"head\.weight: .* holds it as torch\.int8 \(legal: float16, "):
+    with pytest.raises(ConfigError, match=r"head\.weight: .* stores it as torch\.int8 \(legal: float16, "):
         load(tmp_path)

@@ -58,7 +58,7 @@ def plan_grid(write_grid: Callable[..., Path], corpus_info: CorpusInfo) -> PlanG
             "bitnet_b158 normalizes its own input",
         ),
         ({"n_heads": 8}, "model.position.base", [100.0, 10000.0], "a query head of width 2 has one angle"),
-        ({"n_layers": 1}, "model.value_residual", ["none", "half", "learned"], "no attention comes after the first"),
+        ({"n_layers": 1}, "model.value_residual", ["none", "half", "learned"], "no path has a second layer"),
         (
             {"normalization": "ngpt", "attention": "differential"},
             "model.attention.has_output_scale",

@@ -1,5 +1,6 @@
-"""Clipping, AdamW (1711.05101) and nGPT's weight normalisation (2410.01131, section 2.6) in one pass over a weight, or
-two where columns are normalised.
+"""Clipping, AdamW (1711.05101) and nGPT's weight normalization (2410.01131, section 2.6) in one pass over a weight.
+
+Normalized columns need a second pass.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from torch import Tensor
 from ...numerics import NOISE_NORM
 from .projection import locate_tile, project_columns, store_sums, vector_norm
 
-ENTRIES = 256  # a warp, each with its gradient and moments
-BLOCK = 1024  # entries of a program that normalises nothing
-MAX_ROW = 8192  # entries of a row that one program holds
+ENTRIES = 256  # per warp, each with its gradient and moments
+BLOCK = 1024  # entries of a program without normalization
+MAX_ROW = 8192  # entries of a row that fits into one program
 
 
 @triton.jit
 def _read(rule):
-    """This step's factors: of gradients, of decay, of the update, of the second moment's root; of new moments; eps."""
+    """Load this step's factors: of gradients, decay, update, the second moment's root and new moments; and eps."""
     step, rate, clip, log_beta1, log_beta2, gain1, gain2, eps, weight_decay = rule
     t = tl.load(step).to(tl.float64) + 1.0  # in float32, 1 - beta^t would lose half its digits
     lr = tl.load(rate)
@@ -32,9 +33,9 @@ def _read(rule):
 
 @triton.jit
 def _advance(weight, moments, factors, place, is_there):
-    """The weight's entries after AdamW's step, which it returns; their moments it writes.
+    """Return the weight's entries after AdamW's step, and store their moments.
 
-    What is read once makes room in the cache for the weight, whose columns are read twice.
+    Data that is read once is evicted first, to keep the weight in the cache, whose columns are read twice.
     """
     gradient, exp_avg, exp_avg_sq = moments
     clip, decay, size, correction, gain1, gain2, eps = factors
@@ -79,7 +80,7 @@ def _step_columns(
 
 
 def can_step(weight: Tensor, dim: int | None) -> bool:
-    """Whether `step_in_place` takes it: a contiguous matrix of float32, its rows not too long to be normalised."""
+    """Whether `step_in_place` takes the weight: a contiguous float32 matrix without rows too long to normalize."""
     is_matrix = weight.dim() == 2 and weight.is_contiguous() and weight.dtype == torch.float32
     return is_matrix and (dim != 1 or weight.shape[1] <= MAX_ROW)
 
@@ -93,11 +94,11 @@ def step_in_place(
     weight_decay: float,
     dim: int | None,
 ) -> None:
-    """A step of torch.optim.AdamW, and the vectors along `dim` over their norms, at least NOISE_NORM.
+    """Do a step of torch.optim.AdamW, then divide the vectors along `dim` by their norms, at least NOISE_NORM.
 
-    `moments`: the gradient, which is not written, exp_avg and exp_avg_sq, each like the weight. `scalars`: how many
-    steps were taken before, the learning rate and what gradients are multiplied by, float32 tensors of one element on
-    the weight's device. Without `dim` nothing is normalised.
+    `moments`: the gradient, which stays unchanged, exp_avg and exp_avg_sq, each like the weight. `scalars`: the number
+    of steps so far, the learning rate and the factor of gradients, as float32 tensors of one element on the weight's
+    device. Without `dim` nothing is normalized.
     """
     logs = [math.log(beta) if beta else -math.inf for beta in betas]
     rule = (*scalars, *logs, *(1 - beta for beta in betas), eps, weight_decay)

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy of logits in one reading, and their gradient in their place."""
+"""Softmax cross-entropy of logits, read once, and their gradient, written in their place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK, WARPS = 2048, 8  # entries at once, and warps of a program
+BLOCK, WARPS = 2048, 8  # entries at once and warps of a program
 
 
 @triton.jit
@@ -54,9 +54,9 @@ def _differentiate(
 def differentiate_in_place(
     logits_nv: Tensor, targets_n: Tensor, n_counted: Tensor, ignored: int, with_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """The share of `n_counted` targets' mean loss, and the gradient by the logits, which takes their place.
+    """Return this share of the mean loss of `n_counted` targets, and the gradient, which overwrites the logits.
 
-    One program a row: what a second pass reads again is still in the cache.
+    One program per row, so that the second pass finds the row in the cache.
     """
     n, v = logits_nv.shape
     losses_n = torch.empty(n, dtype=torch.float32, device=logits_nv.device)

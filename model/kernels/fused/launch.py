@@ -1,4 +1,4 @@
-"""How kernels are started: traceable by torch's compiler, and by Triton's interpreter where a test asks for that."""
+"""Launching kernels so that torch's compiler can trace them, or with Triton's interpreter in tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from torch.library import wrap_triton
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    """Start a kernel over `grid` programs."""
+    """Launch a kernel on a `grid` of programs."""
     is_compiled = isinstance(kernel, triton.runtime.JITFunction)
     (wrap_triton(kernel) if is_compiled else kernel)[grid](*arguments, **constants)

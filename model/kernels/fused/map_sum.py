@@ -1,4 +1,4 @@
-"""The maps of each head weighted, summed and normalised in one pass (Differential Transformer, 2410.05258)."""
+"""The maps of each head weighted, summed and normalized in one pass (Differential Transformer, 2410.05258)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-ENTRIES = 2048  # of a program's tile of heads and features
+ENTRIES = 2048  # in a program's tile of heads and features
 
 
 def sum_maps(maps_bthmv: Tensor, weights: Tensor, gain: Tensor | None, has_norm: bool) -> Tensor:
-    """gain * sqrt(v) Norm(s), or gain * s, of s = sum_m w_m maps_m: (b, t, h, v) in the maps' type.
+    """Compute gain * sqrt(v) Norm(s), or gain * s, of s = sum_m w_m maps_m: (b, t, h, v) in the maps' type.
 
-    Weights broadcast to (b, t, h, m); the gain is one number without a gradient, by default 1. Computed in float32; an
-    s shorter than NOISE_NORM becomes 0, with gradient 0.
+    Weights broadcast to (b, t, h, m); the gain is one number without a gradient, by default 1. The sum is float32; an s
+    shorter than NOISE_NORM becomes 0, with gradient 0.
     """
     weights_bthm = weights.float().expand(maps_bthmv.shape[:-1]).contiguous()
     summed: Tensor = _sum_maps(maps_bthmv, weights_bthm, None if gain is None else gain.detach().float(), has_norm)
@@ -39,7 +39,7 @@ def _load_sum(maps, weights, heads, v, is_head, is_entry, M: tl.constexpr, V: tl
 
 @triton.jit
 def _invert_norm(x, HAS_NORM: tl.constexpr, NOISE: tl.constexpr):
-    """1 / norm of each row, 0 for noise; 1 where nothing is normalised."""
+    """Return 1 / norm of each row, 0 for noise, or 1 without normalization."""
     inverse = tl.full((x.shape[0],), 1.0, tl.float32)
     if HAS_NORM:
         norm = tl.sqrt(tl.sum(x * x, 1))

@@ -13,12 +13,12 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-TOKENS, WARPS = 8, 1  # of one head at once; more is slower on an H200
-TILES = 8  # that a program sums its part of the scale's gradient over
+TOKENS, WARPS = 8, 1  # tokens of one head at once; more is slower on an H200
+TILES = 8  # per program, which sums its part of the scale's gradient over them
 
 
 def place_heads(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tensor | None) -> Tensor:
-    """scale * rotate(x / ||x||) of heads (b, t, h, k), in their own type and computed in float32; k is even.
+    """Compute scale * rotate(x / ||x||) of heads (b, t, h, k) in float32, and return it in their type; k is even.
 
     The tables are those of rope, (t, 1, k); the scale is (h, k) or one number. A head shorter than NOISE_NORM becomes
     0, with gradient 0.
@@ -31,7 +31,7 @@ def place_heads(x_bthk: Tensor, cos_t1k: Tensor, sin_t1k: Tensor, scale_hk: Tens
 
 @triton.jit
 def _load_placed(x, cos, sin, tokens, positions, head, is_row, x_stride, K: tl.constexpr, P: tl.constexpr, NOISE):
-    """A tile of heads as pairs before and after the rotation, all of unit length, with its tables and 1 / norm."""
+    """Load a tile of unit heads as pairs before and after the rotation, with its tables and 1 / norm."""
     j = tl.arange(0, P // 2)
     k = tl.arange(0, P)
     is_pair = is_row[:, None] & (j < K // 2)[None, :]
@@ -107,7 +107,7 @@ def _place_grad(
 
 
 def _with_even_strides(x_bthk: Tensor) -> Tensor:
-    """x, copied where its tokens do not lie at equal distances or its heads not side by side."""
+    """Copy x unless its tokens have equal distances in memory and its heads are contiguous."""
     _, t, _, k = x_bthk.shape
     is_even = x_bthk.stride()[2:] == (k, 1) and x_bthk.stride(0) == t * x_bthk.stride(1)
     return x_bthk if is_even else x_bthk.contiguous()

@@ -1,7 +1,7 @@
-"""Vectors of a matrix made unit in place (nGPT, 2410.01131, section 2.6).
+"""Projection of a matrix's vectors to the unit sphere, in place (nGPT, 2410.01131, section 2.6).
 
-A row is what one program holds. Columns take two kernels over row blocks x column blocks: the first leaves each row
-block's sums of squares, the second adds them up and divides what it finds in the cache.
+One program handles a row. Columns take two kernels over row blocks x column blocks: the first stores the sums of
+squares of each row block, the second adds them up and divides the entries, which are still in the cache.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLUMNS, WARPS = 64, 64, 8  # of a tile
-MAX_ROW = 16384  # entries of a row that one program holds
+ROWS, COLUMNS, WARPS = 64, 64, 8  # per tile
+MAX_ROW = 16384  # entries of a row that fits into one program
 
 
 @triton.jit
 def vector_norm(squares, floor: tl.constexpr):
-    """The norms of vectors along the first dimension of their squares, or of sums of these, at least `floor`."""
+    """Return norms, at least `floor`, of vectors whose squares (or sums of squares) run along the first dimension."""
     return tl.maximum(tl.sqrt_rn(tl.sum(squares, 0)), floor)
 
 
 @triton.jit
 def locate_tile(first, n_rows, n_columns, rows: tl.constexpr, columns: tl.constexpr):
-    """Offsets (rows, columns) of this program's columns from row `first` on, and which are in the matrix."""
+    """Return offsets (rows, columns) of this program's columns from row `first` on, and which are in the matrix."""
     row = first + tl.arange(0, rows)[:, None]
     column = tl.program_id(0) * columns + tl.arange(0, columns)[None, :]
     return row.to(tl.int64) * n_columns + column, (row < n_rows) & (column < n_columns)
@@ -34,7 +34,7 @@ def locate_tile(first, n_rows, n_columns, rows: tl.constexpr, columns: tl.conste
 
 @triton.jit
 def store_sums(sums, squares, n_columns, columns: tl.constexpr):
-    """The sums over rows of squares (rows, columns) as this program's part of sums (row blocks, n_columns)."""
+    """Store the sums over rows of squares (rows, columns) as this program's part of sums (row blocks, n_columns)."""
     column = tl.program_id(0) * columns + tl.arange(0, columns)
     tl.store(sums + tl.program_id(1) * n_columns + column, tl.sum(squares, 0), column < n_columns)
 
@@ -73,13 +73,13 @@ def _divide_columns(
 
 
 def project_columns(matrix: Tensor, floor: float, kernel: Any = _sum_columns, *arguments: Any) -> None:
-    """Divide columns by their norms, at least `floor`; results are the same from run to run.
+    """Divide columns by their norms, at least `floor`; the result is deterministic.
 
     `kernel(matrix, sums, n_rows, n_columns, row_block, rows, columns, *arguments)` runs first. It may change the
-    matrix, and leaves in sums (row blocks, columns), float32, those of its squares.
+    matrix, and stores the sums of its squares in sums (row blocks, columns), float32.
     """
     n_rows, n_columns = matrix.shape
-    row_block = max(ROWS, triton.next_power_of_2(math.isqrt(4 * n_rows)))  # few sums beside its entries
+    row_block = max(ROWS, triton.next_power_of_2(math.isqrt(4 * n_rows)))  # few sums compared with its entries
     n_blocks = triton.cdiv(n_rows, row_block)
     grid = (triton.cdiv(n_columns, COLUMNS), n_blocks)
     sums = torch.empty((n_blocks, n_columns), dtype=torch.float32, device=matrix.device)
@@ -89,13 +89,13 @@ def project_columns(matrix: Tensor, floor: float, kernel: Any = _sum_columns, *a
 
 
 def can_project(matrix: Tensor, dim: int) -> bool:
-    """Whether `project_in_place` takes it: a contiguous matrix of at most float32, its rows not too long."""
+    """Whether `project_in_place` takes the matrix: contiguous, at most float32, with rows that are not too long."""
     is_matrix = matrix.dim() == 2 and matrix.is_contiguous() and matrix.dtype.itemsize <= 4
     return is_matrix and (dim == 0 or matrix.shape[1] <= MAX_ROW)
 
 
 def project_in_place(matrix: Tensor, dim: int, floor: float) -> None:
-    """Divide the vectors along `dim` by their norms, or by `floor` where a norm is less."""
+    """Divide the vectors along `dim` by their norms, or by `floor` if a norm is smaller."""
     n_rows, n_columns = matrix.shape
     if dim == 1:
         block = triton.next_power_of_2(n_columns)

@@ -13,20 +13,20 @@ from torch.library import triton_op
 from ...numerics import NOISE_NORM
 from .launch import launch
 
-ROWS, ENTRIES = 8, 1024  # vectors that a program updates one after another; entries a warp
+ROWS, ENTRIES = 8, 1024  # vectors that a program updates one after another; entries per warp
 
 
 def lerp_norm(h: Tensor, y: Tensor, alpha: Tensor) -> Tensor:
-    """Norm(h + alpha (Norm(y) - h)) of vectors (..., d) in float32; alpha is (d,) or one number.
+    """Compute Norm(h + alpha (Norm(y) - h)) of vectors (..., d) in float32; alpha is (d,) or one number.
 
-    Vectors under NOISE_NORM become 0.
+    Vectors shorter than NOISE_NORM become 0.
     """
     moved: Tensor = _lerp_norm(h, y, _spread(alpha, h), False)[0]
     return moved
 
 
 def lerp_norm_twice(h: Tensor, y: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """`lerp_norm`, and the same in y's type, as products in 16 bits read it: no pass to cast, nor to add gradients."""
+    """Compute `lerp_norm`, and a copy in y's type for 16-bit products, without passes to cast and add gradients."""
     has_copy = y.dtype != torch.float32
     moved, copy = _lerp_norm(h, y, _spread(alpha, h), has_copy)
     return moved, copy if has_copy else moved
@@ -38,7 +38,7 @@ def _spread(alpha: Tensor, h: Tensor) -> Tensor:
 
 @triton.jit
 def _load_unit(x, row, columns, D: tl.constexpr, NOISE: tl.constexpr):
-    """A vector at unit length, and 1 / its norm."""
+    """Load a vector scaled to unit length, and 1 / its norm."""
     vector = tl.load(x + row * D + columns, columns < D, 0.0).to(tl.float32)
     norm = tl.sqrt(tl.sum(vector * vector, 0))
     inverse = 1.0 / tl.where(norm < NOISE, float("inf"), norm)

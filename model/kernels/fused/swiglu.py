@@ -16,14 +16,14 @@ ROWS, FEATURES = 32, 128  # the tile of a program
 
 
 def swiglu(hidden: Tensor) -> Tensor:
-    """u * SiLU(v), u and v the halves of hidden (..., 2 f): (..., f) in its type, computed in float32."""
+    """Compute u * SiLU(v) in float32, u and v the halves of hidden (..., 2 f): (..., f) in its type."""
     activated: Tensor = _swiglu(hidden)
     return activated
 
 
 @triton.jit
 def _place(n_rows, F: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr):
-    """The program's rows and features, and which of them are there."""
+    """Return the program's rows and features, and which of them exist."""
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     features = (tl.program_id(1) * FEATURES + tl.arange(0, FEATURES))[None, :]
     return rows, features, (rows < n_rows) & (features < F)
