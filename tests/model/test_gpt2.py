@@ -177,7 +177,10 @@ BAD_WEIGHTS: list[tuple[Change, str]] = [
     (lambda w: {n: v.T.contiguous() if "c_attn.w" in n else v for n, v in w.items()}, r"c_attn\.weight: .*\[36, 12\]"),
     (lambda w: {**w, "h.0.ln_1.bias": w["h.0.ln_1.bias"].to(torch.int8)}, r"^h\.0\.ln_1\.bias: .* torch\.int8"),
     (lambda w: {**w, "h.0.ln_1.bias": w["h.0.ln_1.bias"] * torch.nan}, r"^h\.0\.ln_1\.bias: .* not finite"),
-    (lambda w: {**w, "x.wte.weight": w["wte.weight"] + 1}, r"wte\.weight: .* values under 'x?\.?wte\.weight'"),
+    (
+        lambda w: {**w, "x.wte.weight": w["wte.weight"] + 1},
+        r"wte\.weight: .* different values under 'x?\.?wte\.weight'",
+    ),
     (lambda w: {**w, "lm_head.weight": w["wte.weight"] + 1}, r"^lm_head\.weight: .* only a head tied to it"),
     (lambda w: {**w, "score.weight": torch.ones(2, 12)}, r"^score\.weight: .* not part of a GPT-2"),
     (lambda w: {**w, "h.0.crossattention.c_attn.weight": torch.ones(12, 24)}, r"^h\.0\.crossattention\.c_attn"),
