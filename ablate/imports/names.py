@@ -65,7 +65,7 @@ class Names:
 
 
 def read_seed(text: str) -> int | None:
-    """Read a seed; None if the text says that there is none. Raises `ValueError` if it is not an integer."""
+    """Read a seed; None if the text says that it was never set. Raises `ValueError` if it is not an integer."""
     if text.strip().lower() in _UNKNOWN:
         return None
     number = read_number(text)

@@ -147,7 +147,7 @@ class Training:
 
     @cached_property
     def first_step(self) -> int:
-        """The first step after 0 at which anything was logged; 0 if there is none."""
+        """The first step after 0 at which anything was logged; 0 without any."""
         firsts = [float(curve.steps[curve.steps > 0].min()) for curve in self.curves.values() if curve.steps.any()]
         return int(min(firsts, default=0))
 

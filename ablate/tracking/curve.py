@@ -206,7 +206,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
 
 
 def parse_object(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of one line; None if there is none."""
+    """Return the JSON object of one line; None for anything else."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):  # RecursionError: brackets within brackets
