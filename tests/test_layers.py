@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 LEAVES = {"errors", "files", "formatting"}
 ARROWS = {
-    "study": set(),
+    "recipes": {"ablate_model"},
+    "study": {"recipes"},
     "data": {"study"},
     "plan": {"study", "data", "ablate_model"},
-    "training": {"study", "data", "ablate_model"},
+    "training": {"recipes", "study", "data", "ablate_model"},
     "tracking": set(),
     "execution": {"study", "data", "plan", "training", "tracking", "ablate_model"},
     "analysis": {"study", "tracking"},
@@ -109,6 +110,7 @@ def test_the_model_package_never_imports_ablate() -> None:
 @pytest.mark.parametrize(
     ("room", "foreign"),
     [
+        ("recipes", {"ray", "mlflow", "random", "time", "datetime"}),
         ("study", {"torch", "ray", "mlflow", "random", "time", "datetime"}),
         ("plan", {"ray", "mlflow", "random", "time", "datetime"}),
         ("data", {"torch", "ray", "mlflow"}),
@@ -124,7 +126,9 @@ def test_a_room_keeps_out_what_is_foreign_to_it(room: str, foreign: set[str]) ->
         assert not {name.split(".")[0] for name in imported_names(path)} & foreign, path
 
 
-@pytest.mark.parametrize("statement", ["import ablate.cli", "import ablate.report", "import ablate.tracking.folders"])
+@pytest.mark.parametrize(
+    "statement", ["import ablate.cli", "import ablate.study", "import ablate.report", "import ablate.tracking.folders"]
+)
 def test_looking_at_results_loads_no_torch(statement: str) -> None:
     code = f"{statement}; import sys; print(sorted({{'torch', 'ray', 'mlflow'}} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -68,7 +68,7 @@ def run_bytes(model: ModelConfig, train: TrainConfig) -> int:
 def least_bytes(model: ModelConfig, train: TrainConfig) -> int:
     """Bytes of memory that a run needs with any micro-batch: weights, gradients and the optimizer's state."""
     width = 2 if model.weight_dtype == "bfloat16" else 8 if train.precision == "float64" else 4
-    copies = 3 if train.optimizer == "muon" else 4  # Muon keeps one moment
+    copies = 2 + train.optimizer_variant.n_moments  # weights and gradients
     return copies * width * model.num_params()
 
 

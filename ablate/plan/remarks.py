@@ -65,9 +65,8 @@ def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> 
             f"train.checkpoint_every {train.checkpoint_every} is more than the {count(steps, 'step')}: "
             "a run that is killed starts again"
         )
-    n_falling = train.decay_fraction * (steps - (train.warmup_steps or 0))
-    if train.schedule == "wsd" and n_falling <= 1:
-        yield f"train.decay_fraction {train.decay_fraction:g} is less than one step of {steps}: the rate never falls"
+    if remark := train.schedule_variant.remark(steps, train.warmup_steps or 0):
+        yield remark
     n_targets = (corpus.n_validation_tokens - 1) // context_length * context_length
     if train.eval_tokens > n_targets:
         yield (

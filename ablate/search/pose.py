@@ -24,13 +24,13 @@ from ablate.search.space import ArmSpace
 from ablate.study.declaration import Axis, Declaration, Match, Study
 from ablate.study.load import explain, load_declared
 from ablate.study.predicates import Predicate
-from ablate.study.schema import TrainConfig
+from ablate.study.schema import LEARNING_RATES, TrainConfig
 from ablate.study.settings import NAME, Settings, find_same
 from ablate.study.tuning import GRID, Tuning
 from ablate.study.yaml_source import KeyPath
 from ablate_model import ModelConfig
 
-TUNED = ("train.learning_rate", "train.muon_learning_rate")
+TUNED = tuple(f"train.{name}" for name in LEARNING_RATES)
 
 
 def load_search(path: str | Path, settings: Sequence[str] = ()) -> Search:

@@ -17,6 +17,11 @@ from pydantic import (
 
 from ablate.files import STUDY_NAME, study_name_problem
 from ablate.formatting import quote
+from ablate.recipes.optimizers import OPTIMIZERS
+from ablate.recipes.optimizers.base import OptimizerVariant
+from ablate.recipes.schedules import SCHEDULES
+from ablate.recipes.schedules.base import ScheduleVariant
+from ablate.recipes.variant import Variant, find_unread, with_knobs
 from ablate.study.tuning import Frozen, Strict
 
 MAX_SEEDS = 10_000
@@ -108,21 +113,17 @@ class DataConfig(Frozen):
         return self
 
 
-# Settings that only one optimizer or schedule reads.
-KNOBS: Mapping[tuple[str, str], frozenset[str]] = {
-    ("optimizer", "muon"): frozenset({"muon_learning_rate", "muon_momentum", "muon_scale"}),
-    ("schedule", "wsd"): frozenset({"decay_fraction"}),
-    ("schedule", "logarithmic"): frozenset({"logarithmic_rho"}),
-}
+# The keys of `train` that choose a variant, and the keys that are learning rates.
+VARIANTS: Mapping[str, Mapping[str, type[Variant]]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
+LEARNING_RATES = ("learning_rate", *(rate for variant in OPTIMIZERS.values() for rate in variant.learning_rates))
 
 
 @cache
 def _explain_idle(optimizer: str, schedule: str) -> Mapping[str, str]:
-    chosen = {"optimizer": optimizer, "schedule": schedule}
-    unread = [(key, name, knobs) for (key, name), knobs in KNOBS.items() if chosen[key] != name]
-    return {knob: f"only {key} {name} reads it" for key, name, knobs in unread for knob in sorted(knobs)}
+    return find_unread({"optimizer": optimizer, "schedule": schedule}, VARIANTS)
 
 
+@with_knobs(**VARIANTS)
 class TrainConfig(Strict):
     """The training of a run. `None` stands for the default of the arm's normalization (the recipe of its paper)."""
 
@@ -132,18 +133,10 @@ class TrainConfig(Strict):
         None,
         description="sequences at once on the device; changes memory, not results; auto: as many as fit",
     )
-    optimizer: Literal["adamw", "muon"] = Field(
-        "adamw", description="muon: for hidden matrices, with adamw for embeddings, head, gates and vectors"
-    )
+    optimizer: str = Field("adamw", description="")
     learning_rate: float = Field(1e-3, gt=0, le=1e30, description="peak learning rate")
     min_learning_rate: float = Field(0.0, ge=0, le=1e30, description="learning rate at the end of the schedule")
-    schedule: Literal["cosine", "linear", "constant", "wsd", "logarithmic"] = Field(
-        "cosine", description="what follows the warm-up; wsd: constant, then linear over the last decay_fraction"
-    )
-    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: share of the steps after warm-up that decay")
-    logarithmic_rho: float = Field(
-        0.1, ge=1e-9, le=1e9, description="logarithmic: progress by which the early fast decay slows"
-    )
+    schedule: str = Field("cosine", description="what follows the warm-up")
     warmup_steps: int | None = Field(
         None, ge=0, le=MAX_STEPS, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000"
     )
@@ -151,13 +144,6 @@ class TrainConfig(Strict):
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.95, ge=0, lt=1)
     adam_eps: float = Field(1e-8, ge=1e-30, le=1.0)
-    muon_learning_rate: float = Field(0.02, gt=0, le=1e30, description="peak learning rate of Muon's matrices")
-    muon_momentum: float = Field(0.95, ge=0, lt=1, description="Nesterov momentum of Muon")
-    muon_scale: Literal["spectral", "adamw_rms"] = Field(
-        "spectral",
-        description="a step's factor by shape; spectral: max(1, rows / columns)^0.5; "
-        "adamw_rms: 0.2 max(rows, columns)^0.5, as large as AdamW's steps, so give it AdamW's learning rate",
-    )
     grad_clip: float = Field(1.0, ge=0, le=1e9, description="global gradient norm; 0 switches clipping off")
     log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps between lines of the curve")
     eval_every: int = Field(25, gt=0, le=MAX_STEPS, description="steps between evaluations")
@@ -203,14 +189,24 @@ class TrainConfig(Strict):
         half = min(self.sequences_at_once, share) // 2
         return next((size for size in range(half, 0, -1) if share % size == 0), None)
 
+    @property
+    def optimizer_variant(self) -> OptimizerVariant:
+        return OPTIMIZERS[self.optimizer].from_settings(self)
+
+    @property
+    def schedule_variant(self) -> ScheduleVariant:
+        return SCHEDULES[self.schedule].from_settings(self)
+
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
         return frozenset(_explain_idle(self.optimizer, self.schedule))
 
     def explain_idle(self) -> dict[str, str]:
         """Every setting that decides nothing here, with the reason: also one that is part of a run's identity."""
-        flat = {"min_learning_rate": "a constant schedule does not fall"} if self.schedule == "constant" else {}
-        return {**_explain_idle(self.optimizer, self.schedule), **flat}
+        idle = dict(_explain_idle(self.optimizer, self.schedule))
+        if not SCHEDULES[self.schedule].falls:
+            idle["min_learning_rate"] = f"a {self.schedule} schedule does not fall"
+        return idle
 
     def canonical(self) -> Self:
         """These settings with those that decide nothing at their defaults: one for all that train alike."""
@@ -227,8 +223,9 @@ class TrainConfig(Strict):
             )
         if self.batch_size % self.sequences_at_once:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
-        if self.cuda_graph and self.optimizer != "adamw":
-            raise ValueError(f"cuda_graph: {self.optimizer} cannot be captured; only adamw can")
+        if self.cuda_graph and not OPTIMIZERS[self.optimizer].can_be_graphed:
+            able = ", ".join(name for name, variant in OPTIMIZERS.items() if variant.can_be_graphed)
+            raise ValueError(f"cuda_graph: {self.optimizer} cannot be captured; only {able} can")
         return self
 
 

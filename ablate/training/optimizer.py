@@ -1,8 +1,8 @@
-"""Optimizers by name. Each is one or more of torch's, stepped together under one schedule."""
+"""One or more of torch's optimizers, stepped together under one schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ablate.recipes.optimizers.base import CommonSettings
 from ablate.study.schema import TrainConfig
 from ablate_model import GPT
 from ablate_model.numerics import is_fusible
@@ -94,54 +95,14 @@ def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
 
 
 def make_optimizer(model: GPT, train: TrainConfig) -> Optimizer:
-    """Raises `ValueError` where `train.weight_decay` is not resolved."""
+    """Raises `ValueError` if `train.weight_decay` is not resolved."""
+    return Optimizer(train.optimizer_variant.build(model, common_settings(train, next(model.parameters()).device)))
+
+
+def common_settings(train: TrainConfig, device: torch.device) -> CommonSettings:
+    """What an optimizer of parameters on `device` gets to know, beside its own knobs."""
     if train.weight_decay is None:
         raise ValueError("weight_decay must be resolved before training")
-    return Optimizer(OPTIMIZERS[train.optimizer](model, train, train.weight_decay))
-
-
-def _adamw(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.optim.Optimizer, ...]:
-    """AdamW (arXiv 1711.05101); only parameters of two or more dimensions decay."""
-    return (make_adamw(model.parameter_groups(weight_decay), train),)
-
-
-def _muon(model: GPT, train: TrainConfig, weight_decay: float) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon (Jordan et al., 2024) for hidden matrices: Nesterov momentum, orthogonalised by 5 Newton-Schulz steps.
-
-    AdamW steps everything else. Both follow the same schedule, Muon's multiplied by muon_learning_rate / learning_rate;
-    each decays by its own rate times weight_decay. torch's Muon keeps the momentum as a running mean, which is the
-    published sum times a constant that the normalisation before Newton-Schulz takes out. The steps of the iteration
-    are rounded to bfloat16, as published, whatever the precision of the training. A matrix that makes several things at
-    once (the heads of a projection, SwiGLU's value and gate) is orthogonalised as the one that it is.
-    """
-    roles = model.parameter_roles()
-    is_matrix = {id(p): roles[name] == "matrix" and p.dim() == 2 for name, p in model.named_parameters()}
-    matrices = [p for p in model.parameters() if is_matrix[id(p)]]
-    others = [
-        {**group, "params": [p for p in group["params"] if not is_matrix[id(p)]]}
-        for group in model.parameter_groups(weight_decay)
-    ]
-    muon = torch.optim.Muon(
-        [{"params": matrices, "lr_ratio": train.muon_learning_rate / train.learning_rate}],
-        weight_decay=weight_decay,
-        momentum=train.muon_momentum,
-        adjust_lr_fn=_MUON_SCALES[train.muon_scale],
-    )
-    return muon, make_adamw(others, train)
-
-
-_MUON_SCALES = {"spectral": "original", "adamw_rms": "match_rms_adamw"}
-
-
-def make_adamw(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.AdamW:
-    device = groups[0]["params"][0].device
     is_graphed = train.cuda_graph and device.type == "cuda"
-    rate = torch.tensor(train.learning_rate, device=device) if is_graphed else train.learning_rate
     betas = (train.beta1, train.beta2)
-    return torch.optim.AdamW(groups, rate, betas, train.adam_eps, fused=True, capturable=is_graphed)
-
-
-OPTIMIZERS: Mapping[str, Callable[[GPT, TrainConfig, float], tuple[torch.optim.Optimizer, ...]]] = {
-    "adamw": _adamw,
-    "muon": _muon,
-}
+    return CommonSettings(train.learning_rate, train.weight_decay, betas, train.adam_eps, is_graphed)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from ablate.recipes.optimizers.adamw import make_adamw
 from ablate.study.schema import TrainConfig
 from ablate.training.bench.timing import time_call
 from ablate.training.compilation import silence_compiler
 from ablate.training.device import free_memory
-from ablate.training.optimizer import make_adamw
+from ablate.training.optimizer import common_settings
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate_model import GPT, ModelConfig
@@ -138,7 +139,8 @@ def time_step(config: ModelConfig, train: TrainConfig, size: int, device: torch.
         {"params": [w for w in stacked.weights.values() if w.dim() == dim], "weight_decay": decay}
         for dim, decay in decays.items()
     ]
-    optimizer = make_adamw(groups, train)
+    resolved = train.model_copy(update={"weight_decay": decays[3]})  # the groups have their own
+    optimizer = make_adamw(groups, common_settings(resolved, device))
 
     def compute(ids_nbt: Tensor, targets_nbt: Tensor) -> None:
         with PRECISIONS[train.precision].context(device):

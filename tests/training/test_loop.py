@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from ablate.data import training_batch, validation_batches
+from ablate.recipes.optimizers import OPTIMIZERS
+from ablate.recipes.schedules import SCHEDULES
 from ablate.training import loop
-from ablate.training.optimizer import OPTIMIZERS
-from ablate.training.schedule import SHAPES, learning_rate
+from ablate.training.schedule import learning_rate
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import report_attention
 
@@ -152,7 +153,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(run, model_config, make_trai
 
 @pytest.mark.parametrize(
     ("optimizer", "schedule"),
-    sorted({("adamw", schedule) for schedule in SHAPES} | {(optimizer, "linear") for optimizer in OPTIMIZERS}),
+    sorted({("adamw", schedule) for schedule in SCHEDULES} | {(optimizer, "linear") for optimizer in OPTIMIZERS}),
 )
 def test_every_optimizer_and_schedule_trains_and_resumes(run, model_config, make_train_config, optimizer, schedule):
     train = make_train_config(optimizer=optimizer, schedule=schedule, steps=16)

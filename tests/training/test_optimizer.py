@@ -7,8 +7,9 @@ from typing import get_args
 import pytest
 import torch
 
+from ablate.recipes.optimizers import OPTIMIZERS
 from ablate.study.schema import TrainConfig
-from ablate.training.optimizer import OPTIMIZERS, make_optimizer
+from ablate.training.optimizer import make_optimizer
 from ablate_model import GPT
 
 

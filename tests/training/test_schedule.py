@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablate.recipes.schedules import SCHEDULES
 from ablate.study.schema import TrainConfig
-from ablate.training.schedule import SHAPES, learning_rate
+from ablate.training.schedule import learning_rate
 
 EXACT = 1e-15
 """Relative: the same few float64 operations, perhaps in another order."""
@@ -22,10 +23,10 @@ def config(schedule: str, steps: int = 10, warmup_steps: int | None = 2, **more:
 
 
 def test_every_schedule_of_the_grid_has_a_shape():
-    assert set(SHAPES) == set(get_args(TrainConfig.model_fields["schedule"].annotation))
+    assert set(SCHEDULES) == set(get_args(TrainConfig.model_fields["schedule"].annotation))
 
 
-@pytest.mark.parametrize("schedule", SHAPES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_warm_up_is_linear_and_reaches_the_peak_one_step_later(schedule):
     rates = [learning_rate(step, config(schedule)) for step in (1, 2, 3)]
     assert rates == pytest.approx([1 / 3, 2 / 3, 1.0], rel=EXACT)
@@ -67,7 +68,7 @@ def test_logarithmic_with_a_large_rho_is_linear():
 
 
 @given(
-    schedule=st.sampled_from(sorted(SHAPES)),
+    schedule=st.sampled_from(sorted(SCHEDULES)),
     steps=st.integers(1, 500),
     data=st.data(),
     minimum=st.floats(0, 1),
