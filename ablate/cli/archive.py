@@ -39,7 +39,8 @@ def pack(
     study: Study,
     runs: Runs = DEFAULT_RUNS,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Archive to write. Default: STUDY.tar.gz in this folder.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Archive to write. Default: STUDY.tar.gz in this folder."),
     ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Include the trained weights.")] = False,
 ) -> None:

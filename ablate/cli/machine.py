@@ -74,7 +74,7 @@ def bench(
     grid: Grid,
     runs: Runs = DEFAULT_RUNS,
     set_: Settings = None,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Optimizer steps per timed window.")] = 10,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, help="Optimizer steps per timed window.")] = 10,
     cold: Annotated[
         bool, typer.Option("--cold", help="Also time the first step with an empty compilation cache.")
     ] = False,
@@ -82,11 +82,11 @@ def bench(
         bool, typer.Option("--profile", help="Show where a step's time goes, by part and by kernel.")
     ] = False,
     together: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Also measure N processes that share the device.")
+        int, typer.Option("--together", metavar="N", min=1, help="Also measure N processes that share the device.")
     ] = 1,
     as_json: AsJson = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also write STUDY.json and STUDY.md to this folder.")
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Also write STUDY.json and STUDY.md to this folder.")
     ] = None,
 ) -> None:
     """Measure how fast each arm of a grid trains on this machine's first device, with random tokens."""

@@ -31,25 +31,39 @@ Workers = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="Running Ray cluster: auto or HOST:PORT. Default: start Ray on this machine."),
+    typer.Option(
+        "--address",
+        metavar="ADDRESS",
+        help="Running Ray cluster: auto or HOST:PORT. Default: start Ray on this machine.",
+    ),
 ]
 TrackingUri = Annotated[
     str | None,
-    typer.Option(metavar="URI", help="MLflow's address. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db."),
+    typer.Option(
+        "--tracking-uri", metavar="URI", help="MLflow's address. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db."
+    ),
 ]
 Minutes = Annotated[
     float | None,
     typer.Option(
-        min=0, metavar="N", help="Save checkpoints and stop after N minutes. Runs that cannot end in time do not start."
+        "--minutes",
+        min=0,
+        metavar="N",
+        help="Save checkpoints and stop after N minutes. Runs that cannot end in time do not start.",
     ),
 ]
 Keep = Annotated[
-    str, typer.Option(metavar="RULE", help="Which runs keep their weights: all, best (one per arm), baseline or none.")
+    str,
+    typer.Option(
+        "--keep", metavar="RULE", help="Which runs keep their weights: all, best (one per arm), baseline or none."
+    ),
 ]
 DiskBudget = Annotated[
     str | None,
     typer.Option(
-        metavar="SIZE", help="Disk space for the study, e.g. 20GB. Weights of the worst runs are removed first."
+        "--disk-budget",
+        metavar="SIZE",
+        help="Disk space for the study, e.g. 20GB. Weights of the worst runs are removed first.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and the outcome.")]

@@ -27,7 +27,7 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh the table while the study trains.")] = False,
     every: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between refreshes, with --watch.")
+        float, typer.Option("--every", min=0.1, metavar="SECONDS", help="Time between refreshes, with --watch.")
     ] = 2.0,
 ) -> None:
     """Show the state of every run of a study, from any machine that sees its folder."""
@@ -62,11 +62,12 @@ def report(
     ] = None,
     runs: Runs = DEFAULT_RUNS,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for the pages. Default: RUNS/STUDY/report.")
+        str | None, typer.Option("--out", metavar="DIR", help="Folder for the pages. Default: RUNS/STUDY/report.")
     ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
+            "--target",
             metavar="TARGET",
             help="Loss to reach: the baseline's after 50, 75 or 90 % of its budget or at its end (final), or a "
             "number of nats per token, e.g. 3.28. Repeatable.",
@@ -75,6 +76,7 @@ def report(
     axis: Annotated[
         str | None,
         typer.Option(
+            "--axis",
             metavar="AXIS",
             help="Cost axis of the headline: steps, tokens, flops, seconds or gpu_seconds. Default: tokens, if known.",
         ),
@@ -82,13 +84,18 @@ def report(
     where: Annotated[
         str | None,
         typer.Option(
+            "--where",
             metavar="EXPRESSION",
             help="Report only the arms that match, written as in `exclude`: attention == 'standard'.",
         ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(metavar="AXIS=LEVEL", help="Compare with another baseline: AXIS=LEVEL or arm=NAME. Repeatable."),
+        typer.Option(
+            "--baseline",
+            metavar="AXIS=LEVEL",
+            help="Compare with another baseline: AXIS=LEVEL or arm=NAME. Repeatable.",
+        ),
     ] = None,
     figures: Annotated[bool, typer.Option("--figures", help="Also write every figure as SVG and PDF.")] = False,
     watch: Annotated[
@@ -97,6 +104,7 @@ def report(
     tracking_uri: Annotated[
         str | None,
         typer.Option(
+            "--tracking-uri",
             metavar="URI",
             help="MLflow to attach the report to. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db if it exists.",
         ),
@@ -104,14 +112,20 @@ def report(
     attach: Annotated[bool, typer.Option("--attach/--no-attach", help="Attach the report in MLflow.")] = True,
     mlflow: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="Report on runs in this MLflow, whatever code made them. Needs --experiment."),
+        typer.Option(
+            "--mlflow",
+            metavar="URI",
+            help="Report on runs in this MLflow, whatever code made them. Needs --experiment.",
+        ),
     ] = None,
     experiment: Annotated[
-        str | None, typer.Option(metavar="NAME", help="MLflow experiment of these runs. Needs --mlflow.")
+        str | None,
+        typer.Option("--experiment", metavar="NAME", help="MLflow experiment of these runs. Needs --mlflow."),
     ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
+            "--metric",
             metavar="NAME",
             help="MLflow metric with their validation loss. Default: val/loss, val_loss, eval/loss or eval_loss.",
         ),
@@ -168,25 +182,34 @@ def report(
 
 def generate(
     run: Annotated[str, typer.Argument(metavar="RUN", help=f"{RUN_HELP} The run's folder works too.")],
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to continue. Default: start a new document.")] = "",
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Maximum number of new tokens.")] = 200,
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="TEXT", help="Text to continue. Default: start a new document.")
+    ] = "",
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Maximum number of new tokens.")] = 200,
     temperature: Annotated[
-        float, typer.Option(metavar="T", min=0, help="Sampling temperature; 0 always takes the most likely token.")
+        float,
+        typer.Option(
+            "--temperature", metavar="T", min=0, help="Sampling temperature; 0 always takes the most likely token."
+        ),
     ] = 0.8,
     top_k: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Sample only from the K most likely tokens.")
+        int | None, typer.Option("--top-k", metavar="K", min=1, help="Sample only from the K most likely tokens.")
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Sample only from the fewest tokens whose probabilities add up to P."),
+        typer.Option(
+            "--top-p", metavar="P", help="Sample only from the fewest tokens whose probabilities add up to P."
+        ),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Sample only from tokens at least P times as likely as the most likely one."),
+        typer.Option(
+            "--min-p", metavar="P", help="Sample only from tokens at least P times as likely as the most likely one."
+        ),
     ] = None,
-    stop: Annotated[str, typer.Option(metavar="TEXT", help="End before this text.")] = "",
+    stop: Annotated[str, typer.Option("--stop", metavar="TEXT", help="End before this text.")] = "",
     seed: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Seed of the sampling; the same seed gives the same text.")
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the sampling; the same seed gives the same text.")
     ] = 0,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:

@@ -43,7 +43,8 @@ def search(
     address: Address = None,
     set_: Settings = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="Optuna's storage. Default: a journal in the search's folder.")
+        str | None,
+        typer.Option("--storage", metavar="URL", help="Optuna's storage. Default: a journal in the search's folder."),
     ] = None,
     tracking_uri: TrackingUri = None,
     minutes: Minutes = None,
@@ -51,7 +52,7 @@ def search(
         bool, typer.Option("--report", help="Only write the pages of the trials so far. Train nothing.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for the pages. Default: RUNS/SEARCH/report.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the pages. Default: RUNS/SEARCH/report.")
     ] = None,
     quiet: Quiet = False,
     log_json: LogJson = False,

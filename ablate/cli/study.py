@@ -73,13 +73,19 @@ def run(
     early_stop: Annotated[
         str | None,
         typer.Option(
+            "--early-stop",
             metavar="RULE",
             help="Stop runs that fall behind: asha, or patience=N (evaluations without a lower loss). Never baselines.",
         ),
     ] = None,
     stuck_after: Annotated[
         float,
-        typer.Option(min=10, metavar="SECONDS", help="Replace a worker that shows no sign of life for this long."),
+        typer.Option(
+            "--stuck-after",
+            min=10,
+            metavar="SECONDS",
+            help="Replace a worker that shows no sign of life for this long.",
+        ),
     ] = 600.0,
     minutes: Minutes = None,
     keep: Keep = "all",
@@ -140,7 +146,9 @@ def stop(study: Study, runs: Runs = DEFAULT_RUNS) -> None:
 
 def submit(
     grid: Grid,
-    address: Annotated[str, typer.Option(metavar="URL", help="The cluster's job server, e.g. http://HEAD:8265.")],
+    address: Annotated[
+        str, typer.Option("--address", metavar="URL", help="The cluster's job server, e.g. http://HEAD:8265.")
+    ],
     runs: Runs = DEFAULT_RUNS,
     set_: Settings = None,
 ) -> None:
