@@ -1,4 +1,4 @@
-"""Corpora to memory-mapped token shards, and batches that are pure functions of (seed, step). Needs no torch."""
+"""From corpora to memory-mapped token shards and batches, which are pure functions of (seed, step). No torch here."""
 
 from ablate.data.batches import training_batch, validation_batches
 from ablate.data.corpus import CHECKED_TOKENS, Corpus, CorpusInfo, check_length, check_vocabulary, describe, prepare

@@ -1,4 +1,4 @@
-"""Tells text from everything else by its bytes, because a name says little about what a file holds."""
+"""Tell text from other content by its bytes, because a file name says little."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import tarfile
 from typing import IO
 
 HEAD_BYTES = 1 << 16
-RECORD_BYTES = 8 << 20  # in which two lines of JSON are looked for
-NUL_BYTES = 8000  # at the beginning, where git looks for NUL bytes, too
+RECORD_BYTES = 8 << 20  # searched for two lines of JSON
+NUL_BYTES = 8000  # searched for NUL bytes at the beginning, as git does
 
-MOST_CONTROLS = 0.01  # of a block: compressed data have 10 %, and text none, but for a slip here and there
+MOST_CONTROLS = 0.01  # share of a block: compressed data has 10 %, and text almost none
 FEW_CONTROLS = 8
 _CONTROLS = bytes(
     [*range(7), *range(14, 27), *range(28, 32), 127]
@@ -56,7 +56,7 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x7fELF", "ELF program", EXTRACT),
     (b"version https://git-lfs.github.com/spec/", "Git LFS pointer", "fetch the file itself: git lfs pull"),
 )
-"""First bytes, what they are the sign of, and what to do about it."""
+"""First bytes, the format that they indicate, and what to do about it."""
 
 MARKS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x9d", "compress (.Z)", DECOMPRESS),
@@ -70,17 +70,17 @@ MARKS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe", "UTF-16", TO_UTF_8),
     (b"\xfe\xff", "UTF-16", TO_UTF_8),
 )
-"""The same, but short or plain enough to begin a file of tokens."""
+"""The same for first bytes that are short or plain enough to begin a file of tokens."""
 
 
 class ContentError(ValueError):
-    """What a file holds cannot be used. The message is to follow the file's name."""
+    """The content of a file cannot be used. The message follows the file's name."""
 
 
 def recognize(head: bytes, *, may_be_tokens: bool = False) -> tuple[str, str] | None:
-    """The format that the first bytes of a file are the sign of, and what to do about it.
+    """The format that the first bytes of a file indicate, and what to do about it.
 
-    None for text, and for tokens where the file may hold some.
+    None for text, and for tokens where the file may hold tokens.
     """
     for signature, name, advice in SIGNATURES if may_be_tokens else (*SIGNATURES, *MARKS):
         if head.startswith(signature):
@@ -89,7 +89,7 @@ def recognize(head: bytes, *, may_be_tokens: bool = False) -> tuple[str, str] | 
 
 
 def check_head(stream: IO[bytes]) -> None:
-    """Raise `ContentError` where the beginning of a decompressed file is not text, or is JSON around the text."""
+    """Raise `ContentError` where the beginning of a decompressed file is not text, or is JSON that wraps the text."""
     head = stream.read(HEAD_BYTES)
     if known := recognize(head):
         raise ContentError(f"is {known[0]} data, not text: {known[1]}")
@@ -97,14 +97,14 @@ def check_head(stream: IO[bytes]) -> None:
         head += stream.read(RECORD_BYTES)
         if (key := _find_records(head.decode("utf-8-sig", "replace"))) is not None:
             raise ContentError(
-                f"is JSON, whose markup would be learned with the text: extract the text {key}into a .txt file"
+                f"is JSON, so the model would learn its markup with the text: extract the text {key}into a .txt file"
             )
     if 0 in head[:NUL_BYTES]:
-        raise ContentError("holds NUL bytes, so it is binary data or UTF-16, not text")
+        raise ContentError("contains NUL bytes, so it is binary data or UTF-16, not text")
 
 
 class CheckedStream:
-    """A stream of text. Reading raises `ContentError` where a block holds more control characters than text does."""
+    """A stream of text. Reading raises `ContentError` where a block has more control characters than text has."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -114,13 +114,13 @@ class CheckedStream:
         n_controls = len(block) - len(block.translate(None, _CONTROLS))
         if n_controls > max(FEW_CONTROLS, MOST_CONTROLS * len(block)):
             raise ContentError(
-                f"holds {n_controls:,} control characters in {len(block):,} bytes, so it is binary data, not text"
+                f"contains {n_controls:,} control characters in {len(block):,} bytes, so it is binary data, not text"
             )
         return block
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether a tar archive begins here: its first header has a checksum, in the formats before POSIX, too."""
+    """Tell if a tar archive begins here. Its first header has a checksum, even in formats before POSIX."""
     try:
         return bool(tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape"))
     except tarfile.HeaderError:
@@ -128,9 +128,9 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _find_records(text: str) -> str | None:
-    """Which key of JSON Lines, or of an array of objects, has the text, as part of a message; None for other texts.
+    """The key with the text in JSON Lines, or in an array of objects, as part of a message. None for other texts.
 
-    A single object, such as a file of settings, is a text unless one string makes most of it.
+    A single object, such as a file of settings, counts as text unless most of it is one string.
     """
     text = text.lstrip()
     is_array = text.startswith("[")

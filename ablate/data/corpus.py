@@ -1,4 +1,4 @@
-"""A data section to two memory-mapped arrays of tokens, made once and found again by the hash of what they hold."""
+"""From a data section to two memory-mapped arrays of tokens, made once and found again by a hash of their content."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from ablate.errors import DataError, ResourceError
 from ablate.study.schema import DataConfig
 
 FORMAT = 1
-"""Raise it when the same files would become other tokens: separators, splits, or the layout of the shards."""
+"""To be raised when the same files would give other tokens: with new separators, splits, or layout of the shards."""
 
 BIN_DTYPE = "<u2"
 MOST_TOKENS = 1 << 16
 SCAN_TOKENS = 1 << 24
-CHECKED_TOKENS = 8 * SCAN_TOKENS  # of each split, in which a plan looks for the largest token, to stay quick
+CHECKED_TOKENS = 8 * SCAN_TOKENS  # per split, in which a plan searches the largest token
 
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """`hash` stands for the tokens of both splits, wherever their files are; the counts are of each split.
+    """The size of a corpus. `hash` identifies the tokens of both splits, wherever their files are.
 
-    `largest_token` is known where the corpus came as tokens: that of the first `CHECKED_TOKENS` of each split. So may
-    be `stated_vocab_size`, from the meta.pkl beside them. `notices` say what a reader of the plan should know.
+    If the corpus came as tokens, `largest_token` is the largest of the first `CHECKED_TOKENS` of each split, and
+    `stated_vocab_size` comes from the meta.pkl beside them, if there is one. `notices` are remarks for the plan.
     """
 
     hash: str
@@ -47,7 +47,7 @@ class CorpusInfo:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where the tokens are. Holds paths only, so it travels between processes; each access maps the file anew."""
+    """The files of the tokens. It holds only paths, so it can be sent to other processes; each access maps the file."""
 
     info: CorpusInfo
     train_path: Path
@@ -56,7 +56,7 @@ class Corpus:
 
     @property
     def train(self) -> Tokens:
-        """Memory-mapped: [n_train_tokens]. Raises `DataError` where the file is gone or changed its size."""
+        """Memory-mapped: [n_train_tokens]. Raises `DataError` where the file is missing or its size changed."""
         return self._map(self.train_path, self.info.n_train_tokens)
 
     @property
@@ -65,7 +65,7 @@ class Corpus:
         return self._map(self.validation_path, self.info.n_validation_tokens)
 
     def is_whole(self) -> bool:
-        """Whether both files are there with the sizes that the counts ask for."""
+        """Tell if both files exist with the sizes that match the counts."""
         width = np.dtype(self.dtype).itemsize
         sizes = ((self.train_path, self.info.n_train_tokens), (self.validation_path, self.info.n_validation_tokens))
         return all(path.is_file() and path.stat().st_size == n * width for path, n in sizes)
@@ -73,14 +73,16 @@ class Corpus:
     def _map(self, path: Path, n_tokens: int) -> Tokens:
         expected = n_tokens * np.dtype(self.dtype).itemsize
         if size_of(path) != expected:
-            raise DataError(f"{path}: {size_of(path)} bytes where {expected} were prepared; it changed since")
+            raise DataError(
+                f"{path}: {size_of(path)} bytes instead of the {expected} that were prepared; the file has changed"
+            )
         return np.memmap(path, dtype=self.dtype, mode="r")
 
 
 def describe(config: DataConfig, base: Path, cache: Path | None = None) -> CorpusInfo:
-    """What the corpus is, writing nothing. `cache` is a folder that `prepare` may have filled: it saves the counting.
+    """Describe the corpus without writing anything. `cache` is the folder of `prepare`: its shards save the counting.
 
-    Relative paths count from the working directory, else from `base`. Raises `DataError` as `prepare` does.
+    Relative paths start at the working directory, or else at `base`. Raises `DataError` as `prepare` does.
     """
     split = split_files(config, base)
     if config.source == "bin":
@@ -98,10 +100,10 @@ def describe(config: DataConfig, base: Path, cache: Path | None = None) -> Corpu
 
 
 def prepare(config: DataConfig, base: Path, folder: Path) -> Corpus:
-    """The corpus with its shards `<folder>/<hash>/{train.bin,validation.bin,meta.json}`, made where they are not there.
+    """Return the corpus; create its shards `<folder>/<hash>/{train.bin,validation.bin,meta.json}` if necessary.
 
-    Two processes may do so at once: each file is written under a temporary name and renamed, `meta.json` last, and both
-    write the same. nanoGPT's files are used in place.
+    Two processes may do so at once: both write the same files, under a temporary name that is renamed at the end, with
+    `meta.json` last. nanoGPT's files are used in place.
     Raises `DataError` where the files are missing, unreadable, empty or of the wrong kind; `ResourceError` where the
     folder cannot be written.
     """
@@ -116,7 +118,7 @@ def prepare(config: DataConfig, base: Path, folder: Path) -> Corpus:
 
 
 def check_length(info: CorpusInfo, context_length: int) -> None:
-    """Raises `DataError` where a split has no window of `context_length` tokens and the token after each."""
+    """Raises `DataError` where a split is too short for one window of `context_length` tokens and their targets."""
     for name, n_tokens in (("training", info.n_train_tokens), ("validation", info.n_validation_tokens)):
         if n_tokens <= context_length:
             raise DataError(
@@ -126,12 +128,12 @@ def check_length(info: CorpusInfo, context_length: int) -> None:
 
 
 def check_vocabulary(corpus: Corpus, vocab_size: int) -> None:
-    """Raises `DataError` where a token is not below `vocab_size`. Looks at every token, a block at a time."""
+    """Raises `DataError` where a token is not below `vocab_size`. Reads all tokens in blocks."""
     for name, tokens in (("training", corpus.train), ("validation", corpus.validation)):
         largest = _find_largest(tokens)
         if largest >= vocab_size:
             raise DataError(
-                f"the {name} split holds the token {largest}, beyond a model.vocab_size of {vocab_size} "
+                f"the {name} split contains the token {largest}, beyond a model.vocab_size of {vocab_size} "
                 f"(legal: at least {largest + 1})"
             )
 
@@ -145,7 +147,7 @@ def _describe_bin(split: Split) -> CorpusInfo:
     train, validation = (np.memmap(path, BIN_DTYPE, mode="r") for path in paths)
     for path, tokens in zip(paths, (train, validation), strict=True):
         if fault := find_fault(tokens):
-            raise DataError(f"{path}: this looks like {fault}; source bin reads uint16 tokens, as nanoGPT writes them")
+            raise DataError(f"{path}: this looks like {fault}; source bin reads uint16 tokens as written by nanoGPT")
     largest = max(_find_largest(tokens[:CHECKED_TOKENS]) for tokens in (train, validation))
     stated = read_vocab_size(meta := paths[0].with_name("meta.pkl"))
     if stated is not None and stated > MOST_TOKENS:
@@ -154,7 +156,7 @@ def _describe_bin(split: Split) -> CorpusInfo:
         )
     if stated is not None and largest >= stated:
         raise DataError(
-            f"{meta}: states a vocabulary of {stated:,}, but train.bin and val.bin hold the token {largest:,}; they "
+            f"{meta}: states a vocabulary of {stated:,}, but train.bin and val.bin contain the token {largest:,}; they "
             "come from another tokenizer, or their tokens are not uint16"
         )
     info = _info(_hash(split, BIN_DTYPE), len(train), len(validation), PADDED_GPT2_VOCABULARY)
@@ -162,7 +164,7 @@ def _describe_bin(split: Split) -> CorpusInfo:
 
 
 def _find_copies(split: Split) -> tuple[str, ...]:
-    """A notice about files of the same content, which count as often as they are there."""
+    """A remark about files with the same content, whose text is used more than once."""
     files = (*split.train, *split.validation)
     n_copies = len(files) - len({file.digest for file in files})
     if not n_copies:
@@ -172,8 +174,8 @@ def _find_copies(split: Split) -> tuple[str, ...]:
         (file, first[file.digest]) for file in files if first.setdefault(file.digest, file) is not file
     )
     return (
-        f"{n_copies:,} of the {len(files):,} files of the corpus are copies of another file, and their text counts "
-        f"again: {copy.path} has the content of {original.path}",
+        f"{n_copies:,} of the {len(files):,} files of the corpus are copies of another file, so their text counts "
+        f"more than once: {copy.path} has the content of {original.path}",
     )
 
 
@@ -196,14 +198,14 @@ def _hash(split: Split, tokenizer: str) -> str:
 
 
 def _tokenize(files: Sequence[File], tokenizer: Tokenizer) -> Iterator[Tokens]:
-    """The tokens of the files, with the tokenizer's separator between two of them, in blocks."""
+    """The tokens of the files in blocks, with the tokenizer's separator between files."""
     for i, file in enumerate(files):
         if i:
             yield np.array([tokenizer.separator], dtype=tokenizer.dtype)
         with open_file(file.path) as stream:
             yield from tokenizer.encode_stream(stream)
         if stamp_of(file.path) != file.stamp:
-            raise DataError(f"{file.path}: changed while it was read; start again once it is complete")
+            raise DataError(f"{file.path}: changed while it was read; run the command again when the file is complete")
 
 
 def _cut_tail(n_tokens: int, share: float) -> tuple[int, int]:
@@ -212,7 +214,7 @@ def _cut_tail(n_tokens: int, share: float) -> tuple[int, int]:
 
 
 def _find_shards(folder: Path, name: str) -> Corpus | None:
-    """The shards in a folder, or None where they are not there, torn, or of another size than their meta says."""
+    """The shards in a folder, or None where they are missing, incomplete, or of another size than meta.json says."""
     try:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_bytes())
         dtype = meta.pop("dtype")

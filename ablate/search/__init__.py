@@ -1,1 +1,1 @@
-"""Optuna over any dotted config path: trials are runs, so they are resumed, mirrored and packed like all others."""
+"""Optuna searches over any dotted config path. Trials are runs: they are resumed, mirrored and packed like others."""

@@ -1,4 +1,4 @@
-"""What Optuna knows of one arm's search: its trials, which of them are configurations of their own, and the best."""
+"""One arm's search in Optuna: its trials, its distinct configurations, and its best trial."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ablate.search.space import ArmSpace, Params
 from ablate.study.settings import value_key
 
-ARM = "arm"  # the user attribute of a trial that names its arm in the study's record
-DEFAULTS = "defaults"  # the one of the trial that trains the defaults
-IMPOSSIBLE = "impossible"  # the one of a trial whose settings cannot go together, with the reason
+ARM = "arm"  # user attribute of a trial: the name of its arm in the study's record
+DEFAULTS = "defaults"  # user attribute of the trial that trains the defaults
+IMPOSSIBLE = "impossible"  # user attribute of a trial with incompatible settings: the reason
 
 
 @dataclass
@@ -32,13 +32,13 @@ class ArmSearch:
 
 
 def asked(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without those that wait to be asked for, or that were given up before anything was known of them."""
+    """The trials that were asked for, without those that were given up before they had an arm."""
     given_up = (TrialState.WAITING, TrialState.FAIL)
     return [trial for trial in trials if trial.state not in given_up or {ARM, IMPOSSIBLE} & set(trial.user_attrs)]
 
 
 def distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Of those that were asked for, the first of each configuration: the others share its runs."""
+    """The first trial of each configuration that was asked for; the others share its runs."""
     found: dict[Hashable, FrozenTrial] = {}
     for trial in asked(trials):
         found.setdefault(trial.user_attrs.get(ARM) or value_key(trial.params), trial)
@@ -46,12 +46,12 @@ def distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def contained(space: ArmSpace, params: Params) -> dict[str, Any]:
-    """The settings whose values the space has: a default may lie outside."""
+    """The settings whose values lie in the space; a default may lie outside."""
     return {path: value for path, value in params.items() if space.parameters[path].holds(value)}
 
 
 def best_of(search: ArmSearch) -> FrozenTrial | None:
-    """The best trial by the first objective; None where none was completed."""
+    """The best completed trial by the first objective, or None."""
     complete = [trial for trial in search.trials if trial.state == TrialState.COMPLETE]
     sign = 1 if search.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
     return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)

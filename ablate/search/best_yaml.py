@@ -1,4 +1,4 @@
-"""best.yaml: the best settings of every arm, to be laid over a grid with `--with`."""
+"""best.yaml: the best settings of every arm, to override a grid with `--with`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BEST = "best.yaml"
 
 
 def write_best(problem: Problem, trials: Trials, store: StudyFolder) -> None:
-    """Write the overlay into the search's folder."""
+    """Write best.yaml into the search's folder."""
     entries = []
     lines = [
-        f"What the search {problem.name} found, at {describe_scope(problem)}.",
-        "A search's own best value flatters: the confirmation with fresh seeds tells what it is worth.",
-        "Lay it over a grid: ablate plan|run GRID --with best.yaml",
+        f"The best settings of the search {problem.name}, for {describe_scope(problem)}.",
+        "The best of many trials is optimistically biased; the confirmation with fresh seeds is not.",
+        "To override a grid with them: ablate plan|run GRID --with best.yaml",
     ]
     for search in trials.searches:
         best = best_of(search)

@@ -1,4 +1,4 @@
-"""What a search will cost, before anything starts."""
+"""The cost of a search, before anything starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ablate.search.space import ArmSpace
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:
-    """One mapping an arm: its trials, space, defaults and sizes."""
+    """One mapping per arm: its trials, space, defaults and sizes."""
     return [
         {
             "arm": arm.label,
@@ -36,7 +36,7 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
 
 
 def trials_seconds(problem: Problem, pace: Pace, slots: int) -> float:
-    """Estimated seconds of all trials, `slots` runs at a time; the confirmation is not in it."""
+    """Estimated seconds of all trials with `slots` runs at a time, without the confirmation."""
     seconds = [
         run_seconds(arm.default.model, arm.default.train, pace)
         for arm in problem.arms
@@ -46,12 +46,12 @@ def trials_seconds(problem: Problem, pace: Pace, slots: int) -> float:
 
 
 def describe_tuning(problem: Problem, slots: int, pace: Pace) -> Iterator[str]:
-    """Lines about a grid's `tune:`."""
+    """Describe a grid's `tune:` in lines."""
     n_runs = problem.n_trials * len(problem.seeds)
     seconds = trials_seconds(problem, pace, slots)
     yield (
-        f"tune: {describe_trials(problem)}, {n_runs} runs more, "
-        f"about {format_seconds(seconds)}; the matrix then trains each arm at its best"
+        f"tune: {describe_trials(problem)}, {n_runs} more runs, "
+        f"about {format_seconds(seconds)}; then the matrix trains each arm at its best"
     )
     for path, parameter in problem.tuning.space.items():
         lacking = [arm.label for arm in problem.arms if path in arm.missing]
@@ -61,7 +61,7 @@ def describe_tuning(problem: Problem, slots: int, pace: Pace) -> Iterator[str]:
 
 
 def print_search(problem: Problem, workers: int | None) -> None:
-    """The space of every arm with its defaults, and the cost of the trials."""
+    """Print the space of every arm with its defaults, and the cost of the trials."""
     console = Console() if Console().is_terminal else Console(width=200)
     console.print(f"[bold]{escape(problem.name)}[/]  {escape(problem.study.question)}", highlight=False)
     for arm in problem.arms:

@@ -1,4 +1,4 @@
-"""How much each setting matters for being among the best trials, and how sure that is."""
+"""The importance of each setting for being among the best trials, with its uncertainty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class SettingImportance:
-    """PED-ANOVA's share (0 to 1) of a setting, over `n` trials; `low` to `high` is what resampled trials give."""
+    """PED-ANOVA's share (0 to 1) of a setting over `n` trials, with the range `low` to `high` over resampled trials."""
 
     path: str
     importance: float
@@ -26,9 +26,9 @@ class SettingImportance:
 
 
 def rate_settings(settings: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> list[SettingImportance]:
-    """The settings by falling importance for a low loss, with the 95 % range over bootstrap resamples of the trials.
+    """Rate the settings by importance for a low loss, with the 95 % range over bootstrap resamples of the trials.
 
-    Nothing where there are too few trials. The same trials give the same numbers.
+    Returns an empty list where there are too few trials. The result is deterministic.
     """
     rated = rate_axes(settings, losses)
     if not rated:

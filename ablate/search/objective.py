@@ -1,4 +1,4 @@
-"""What a trial is worth, from the curves of its runs."""
+"""The score of a trial, from the curves of its runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Curve = Sequence[Mapping[str, Any]]
 
 
 def score_run(curve: Curve, objective: Objective) -> float:
-    """The objective of one run that finished, in the unit of its metric or in steps.
+    """The objective of a finished run, in the unit of its metric or in steps.
 
-    Raises `RecordError` where the metric is in no line of the curve.
+    Raises `RecordError` where no line of the curve has the metric.
     """
     points = points_of(curve, objective.metric)
     if not points:
@@ -37,7 +37,7 @@ def score_run(curve: Curve, objective: Objective) -> float:
 
 
 def check_metrics(arm: ArmSpace, objectives: Sequence[Objective]) -> None:
-    """Raises `ValueError` where the runs of an arm do not log a metric: the diagnostics depend on the model."""
+    """Raises `ValueError` where the runs of an arm do not log a metric. Diagnostics depend on the model."""
     for objective in objectives:
         if objective.metric in CORE_COLUMNS:
             continue
@@ -45,11 +45,11 @@ def check_metrics(arm: ArmSpace, objectives: Sequence[Objective]) -> None:
             names = GPT.diagnostic_names(resolved.model)
             if objective.metric not in names:
                 hint = suggest(objective.metric, (*CORE_COLUMNS, *names))
-                raise ValueError(f"a run of {arm.label or 'this search'} logs no {objective.metric!r}{hint}")
+                raise ValueError(f"the runs of {arm.label or 'this search'} do not log {objective.metric!r}{hint}")
 
 
 def score_trial(curves: Sequence[Curve], objectives: Sequence[Objective]) -> list[float]:
-    """Each objective's mean over the seeds of a trial."""
+    """The mean of each objective over the seeds of a trial."""
     return [math.fsum(score_run(curve, objective) for curve in curves) / len(curves) for objective in objectives]
 
 

@@ -1,4 +1,4 @@
-"""Optuna's side of a search: storage, sampler and pruner by name, one study for each arm."""
+"""The Optuna side of a search: storage, sampler and pruner by name, and one Optuna study per arm."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ from ablate.study.tuning import GRID, Chosen
 from ablate.tracking.mlflow_client import redact
 
 JOURNAL = "optuna.log"
-REHEARSED = 12  # trials: two more than the samplers draw at random, and than the pruners wait for
-NOT_CHOSEN = ("PartialFixedSampler", "BruteForceSampler")  # one wraps another, the other stops the loop that calls it
-DECLARATION = "declaration"  # the user attribute of an Optuna study that says what it searches
+REHEARSED = 12  # trials: two more than samplers draw at random, and than pruners wait for
+NOT_CHOSEN = (
+    "PartialFixedSampler",
+    "BruteForceSampler",
+)  # the first wraps another sampler, the second stops the calling loop
+DECLARATION = "declaration"  # user attribute of an Optuna study: what it searches
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.Study:
-    """The arm's Optuna study, made where it is not there yet.
+    """Open the arm's Optuna study; create it where it does not exist.
 
     Raises `GridError` where the storage holds another search of that name.
     """
     name = problem.name if len(problem.arms) == 1 else f"{problem.name}/{arm.label}"
-    if problem.tuning.is_grid:  # Optuna never takes further choices, and a grid may become wider
+    if problem.tuning.is_grid:  # a grid may become wider, but Optuna does not accept further choices
         name += f" of {'x'.join(str(len(parameter.choices)) for parameter in arm.parameters.values())}"
     study = optuna.create_study(
         storage=storage,
@@ -56,34 +59,34 @@ def open_study(problem: Problem, arm: ArmSpace, storage: BaseStorage) -> optuna.
     if found is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(DECLARATION, canonical_json(declaration))
     elif found is None or not is_same(json.loads(found), declaration):
-        raise GridError(f"storage: it holds another search of the name {name!r}: give this one another name")
+        raise GridError(f"storage: it holds another search named {name!r}: give this search another name")
     return study
 
 
 def open_storage(url: str, folder: Path) -> BaseStorage:
-    """The storage at Optuna's URL, or the journal in the search's folder.
+    """Open the storage at an Optuna URL, or the journal in the search's folder.
 
-    The caller holds the lock of the folder: what a killed process left half done in the journal is mended. Raises
-    `GridError` where nothing answers at the URL, and `RecordError` where the journal is none.
+    The caller must hold the lock of the folder, because this repairs a journal that a killed process left half written.
+    Raises `GridError` where the URL cannot be opened, and `RecordError` where the journal cannot be read.
     """
     if url:
         try:
             return optuna.storages.get_storage(url)
-        except Exception as error:  # noqa: BLE001 - every kind of storage has errors of its own
+        except Exception as error:  # noqa: BLE001 - every kind of storage has its own errors
             text = str(error).splitlines()[0].replace(url, redact(url))
             raise GridError(f"storage: Optuna cannot open {redact(url)}: {type(error).__name__}: {text}") from None
     journal = folder / JOURNAL
     folder.mkdir(parents=True, exist_ok=True)
-    _mend(journal)
+    _repair(journal)
     try:
         return JournalStorage(_Journal(str(journal)))
     except (ValueError, KeyError) as error:
-        raise RecordError(f"{journal}: cannot be read as a journal of Optuna's: {error}") from None
+        raise RecordError(f"{journal}: cannot be read as an Optuna journal: {error}") from None
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's own journal, line for line, but the disk is not waited for: a killed process loses nothing by that, and
-    after a crash of the machine the run folders bring back what is missing."""
+    """Optuna's journal without fsync. A killed process loses nothing, and after a crash of the machine the run folders
+    restore what is missing."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
@@ -92,16 +95,16 @@ class _Journal(JournalFileBackend):
 
 
 def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.samplers.BaseSampler:
-    """The sampler by its name. `seed` is added to the file's own: a search that goes on must not repeat itself."""
+    """Make a sampler by name. `seed` is added to the file's seed, so that a continued search does not repeat itself."""
     if chosen.name == GRID:
-        return optuna.samplers.RandomSampler(seed)  # every trial comes with its values, so it is never asked
+        return optuna.samplers.RandomSampler(seed)  # never asked, because every trial comes with its values
     given: dict[str, Any] = {}
     if chosen.name == "TPESampler":
         given = {"multivariate": True, "group": arm.is_conditional, "constant_liar": True}
     given |= chosen.arguments
     first = given.pop("seed", 0)
     if not isinstance(first, int):
-        raise GridError(f"sampler: seed is a whole number, got {first!r}")
+        raise GridError(f"sampler: seed must be a whole number, got {first!r}")
     sampler: optuna.samplers.BaseSampler = _make("sampler", chosen, given | {"seed": first + seed})
     return sampler
 
@@ -109,10 +112,10 @@ def make_sampler(chosen: Chosen, arm: ArmSpace, seed: int = 0) -> optuna.sampler
 def check_names(problem: Problem) -> None:
     """Raises `GridError` where Optuna has no such sampler or pruner, or it does not take the arguments.
 
-    Some are looked at only when trials are over, so each is rehearsed on a short search in memory.
+    Optuna checks some arguments only when trials end, so this runs a short search in memory.
     """
     if len(problem.objectives) > 1 and problem.tuning.pruner.name != "NopPruner":
-        raise problem.study.refuse(("pruner",), "Optuna prunes trials of one objective alone")
+        raise problem.study.refuse(("pruner",), "Optuna can prune trials only with a single objective")
     chosen, arm = problem.tuning.sampler, problem.arms[0]
     with _named("sampler", chosen):
         _rehearse(problem, sampler=make_sampler(chosen, arm))
@@ -125,15 +128,15 @@ def check_names(problem: Problem) -> None:
 
 @contextmanager
 def _named(kind: str, chosen: Chosen) -> Iterator[None]:
-    """Whatever a class of Optuna's makes of arguments that are none of its own, as a `GridError`."""
+    """Turn any error of an Optuna class about its arguments into a `GridError`."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the search itself will warn
+            warnings.simplefilter("ignore")  # the search itself warns
             yield
     except GridError:
         raise
     except Exception as error:  # noqa: BLE001 - see above
-        reason = next(iter(str(error).splitlines()), type(error).__name__)  # an assertion may have no words
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # an assertion may have no text
         raise GridError(f"{kind}: {chosen.name}: {reason}") from None
 
 
@@ -150,7 +153,7 @@ def _rehearse(problem: Problem, **classes: Any) -> None:
 def _make(kind: str, chosen: Chosen, arguments: Mapping[str, Any]) -> Any:
     classes = _classes(kind)
     if chosen.name not in classes:
-        raise GridError(f"{kind}: Optuna has none of the name {chosen.name!r}{suggest(chosen.name, classes)}")
+        raise GridError(f"{kind}: Optuna has no {kind} {chosen.name!r}{suggest(chosen.name, classes)}")
     legal = inspect.signature(classes[chosen.name]).parameters
     for name in chosen.arguments:
         if name not in legal:
@@ -169,8 +172,8 @@ def _classes(kind: str) -> dict[str, Any]:
     }
 
 
-def _mend(journal: Path) -> None:
-    """Drop a last line that a killed process left half written, and the lock that it held."""
+def _repair(journal: Path) -> None:
+    """Drop the last line if a killed process left it half written, and the lock that it held."""
     with suppress(FileNotFoundError):
         content = journal.read_bytes()
         whole = content.rfind(b"\n") + 1

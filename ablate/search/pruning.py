@@ -1,4 +1,4 @@
-"""Optuna's pruners as a rule of early stopping: the first seed of a trial is judged, and its other seeds go with it."""
+"""Optuna's pruners as an early-stopping rule: the first seed of a trial decides for all of its seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ablate.search.trials import Trials
 
 @final
 class Pruning(Stopping):
-    """Tells Optuna of every evaluation of a trial's first seed, and cuts the trial where its pruner says so."""
+    """Reports every evaluation of a trial's first seed to Optuna, and stops the trial when the pruner says so."""
 
     def __init__(self, trials: Trials) -> None:
         self.trials = trials
@@ -39,5 +39,5 @@ class Pruning(Stopping):
 
     @staticmethod
     def _last_step(running: Any) -> int:
-        """The last step that an earlier process reported. Reads this trial only: a search may have thousands."""
+        """The last step that an earlier process reported. Reads only one trial, because there may be thousands."""
         return max(running.storage.get_trial(running._trial_id).intermediate_values, default=0)

@@ -1,6 +1,7 @@
-"""What a search found, as plain data: `summary.json`, from which the page and the Markdown are made.
+"""The results of a search as plain data: `summary.json`, from which the page and the Markdown are made.
 
-A search's own best value flatters, for it is the lowest of many noisy ones: the confirmation tells what it is worth.
+The best value of a search is optimistically biased because it is the lowest of many noisy ones. The confirmation is
+not.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Summary = dict[str, Any]
 
 
 def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str) -> Summary:
-    """All numbers of a search. Trials that are not over are counted and left out of every figure."""
+    """All numbers of a search. Open trials are counted, but no figure includes them."""
     return {
         "schema": SCHEMA,
         "version": version,
@@ -99,7 +100,7 @@ def _number_of(rows: Sequence[Summary], arm: str) -> int | None:
 
 
 def _summarize_confirmation(problem: Problem, trials: Trials, store: StudyFolder) -> Summary | None:
-    """Best against default of each arm, and the first arm's best against the others'; None before it was trained."""
+    """Compare best and default of each arm, and the first arm's best with the others'. None before it was trained."""
     plan = plan_confirmation(problem, trials)
     if plan is None:
         return None
@@ -108,7 +109,7 @@ def _summarize_confirmation(problem: Problem, trials: Trials, store: StudyFolder
         results = read_results(place)
     except RecordError:
         return None
-    run_ids = {run.run_id for run in plan.runs}  # an earlier best may have been trained under the same name
+    run_ids = {run.run_id for run in plan.runs}  # an earlier best may have the same name
     losses = {arm.name: _final_losses(results, arm.name, run_ids) for arm in plan.arms if arm.name in results.arms}
     axes = {arm.name: dict(arm.axes) for arm in plan.arms}
     pairs = [(one, other) for one, other in _pairs(axes) if losses.get(one) and losses.get(other)]
@@ -133,7 +134,7 @@ def _final_losses(results: Results, arm: str, run_ids: Set[str]) -> Mapping[int,
 
 
 def _pairs(axes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """(arm, what it is compared with)."""
+    """(arm, arm that it is compared with)."""
     best = [name for name, levels in axes.items() if levels[SETTINGS] == "best"]
     for name in best:
         own = {**axes[name], SETTINGS: "default"}

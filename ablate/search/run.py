@@ -1,4 +1,4 @@
-"""`ablate search`, put together: trials, then the best as an overlay, then the confirmation, then the page."""
+"""Run `ablate search`: trials, then best.yaml, then the confirmation, then the page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ablate.study import Study
 from ablate.tracking.folders import StudyFolder, read_json
 from ablate.tracking.mlflow_writer import publish
 
-_TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name; before it stands its arm, where there are several
+_TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name, after the name of its arm
 
 
 def run_search(
@@ -48,10 +48,11 @@ def run_search(
     view: View,
     out: Path | None = None,
 ) -> Outcome:
-    """Train the trials that are left, write best.yaml, confirm the best, write the pages into `out`.
+    """Train the remaining trials, write best.yaml, confirm the best, and write the pages into `out`.
 
-    The same call goes on after any end. Raises `GridError`, `ResourceError`, `DataError` and `ClusterLostError` as
-    `run_study` does, `AblateError` where every trial diverged, and `FailedRunsError` where runs failed.
+    The same call continues a search that ended early. Raises `GridError`, `ResourceError`, `DataError` and
+    `ClusterLostError` as `run_study` does, `AblateError` where every trial diverged, and `FailedRunsError` where runs
+    failed.
     """
     trained = store
     with _trained(problem, store, base, options, console, view) as (trials, outcome):
@@ -61,7 +62,7 @@ def run_search(
             if confirmation is not None:
                 trained = StudyFolder(store.path.parent / confirmation.study.name)
                 outcome = run_study(confirmation, trained, base, options, console, view)
-        # How it ended is told to those too who want to be told of nothing else.
+        # --quiet and --log-json users see the results too.
         report_search(problem, trials, store, options, Console(stderr=view.as_json), out)
     _refuse_failures(trained, outcome, "the same command tries them again")
     return outcome
@@ -70,9 +71,9 @@ def run_search(
 def tune_study(
     study: Study, corpus: CorpusInfo, runs: Path, base: Path, options: Options, console: Console, view: View
 ) -> tuple[Outcome, Plan | None]:
-    """Look for the best settings of every arm, as the grid's `tune:` says; the plan with them, None before it is over.
+    """Search the best settings of every arm, as the grid's `tune:` says. Returns the plan with them when it is over.
 
-    The options' rule of early stopping is for the matrix: trials have the pruner of `tune:`, to which values are told.
+    The early-stopping rule of the options applies to the matrix only; trials have the pruner of `tune:`.
     Raises what `run_search` raises.
     """
     problem, options = pose_tuning(study, corpus), replace(options, early_stop=None)
@@ -81,7 +82,7 @@ def tune_study(
         report_search(problem, trials, store, options, console, None)
         plan = plan_tuned(problem, study, trials) if _is_over(trials, outcome) else None
     again = "the same command tries them again, or leave the arm out of the grid"
-    _refuse_failures(store, outcome, f"the matrix waits for every arm's trials: {again}")
+    _refuse_failures(store, outcome, f"the matrix needs the trials of every arm: {again}")
     return outcome, plan
 
 
@@ -89,9 +90,9 @@ def tune_study(
 def _trained(
     problem: Problem, store: StudyFolder, base: Path, options: Options, console: Console, view: View
 ) -> Iterator[tuple[Trials, Outcome]]:
-    """Train the trials that are left, and hold the search's folder while their results are used."""
+    """Train the remaining trials, and hold the lock of the search's folder while their results are used."""
     check_names(problem)
-    if options.address is None and not store.path.exists():  # before anything is written; later, where trials are left
+    if options.address is None and not store.path.exists():  # before anything is written
         place(problem.study.resources, [local_resources()], options.workers, problem.n_trials)
     with _alone(store):
         trials = Trials(problem, store, version=options.version, command=options.command)
@@ -101,7 +102,7 @@ def _trained(
             trials.check()
         yield trials, outcome
     if options.limit is not None and options.limit.is_over:
-        console.print(f"time is up; go on with: {options.command}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"time is up; continue with: {options.command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _is_over(trials: Trials, outcome: Outcome) -> bool:
@@ -109,7 +110,7 @@ def _is_over(trials: Trials, outcome: Outcome) -> bool:
 
 
 def _refuse_failures(store: StudyFolder, outcome: Outcome, advice: str) -> None:
-    """Raises `FailedRunsError` where runs of the study failed: of which arms, the first error, and what to do."""
+    """Raises `FailedRunsError` where runs failed, with their arms, the first error, and what to do."""
     if outcome.halted:
         raise FailedRunsError(f"gave up: {outcome.halted}")
     failed = {} if outcome.interrupted else store.failed_runs(outcome.lost)
@@ -119,8 +120,8 @@ def _refuse_failures(store: StudyFolder, outcome: Outcome, advice: str) -> None:
         n_runs, (first, error) = count(sum(outcome.states.values()), "run"), next(iter(failed.items()))
         raise FailedRunsError(
             f"{store.path.name}: {len(failed)} of {n_runs} failed{which and f': {which}'}\n"
-            f"the first, {first.arm},seed={first.seed}: {error}\n"
-            f"the traceback: ablate logs {first.run_id}{store.whereabouts}\n"
+            f"first failure, {first.arm},seed={first.seed}: {error}\n"
+            f"traceback: ablate logs {first.run_id}{store.whereabouts}\n"
             f"{advice}"
         )
 
@@ -128,7 +129,7 @@ def _refuse_failures(store: StudyFolder, outcome: Outcome, advice: str) -> None:
 def report_search(
     problem: Problem, trials: Trials, store: StudyFolder, options: Options, console: Console, out: Path | None
 ) -> None:
-    """Write the pages from what is there, print what they say, and bring them to MLflow where the search is over."""
+    """Write the pages, print their conclusions, and publish them to MLflow when the search is over."""
     summary = summarize(problem, trials, store, options.version)
     folder = out or store.path / "report"
     is_new = not (folder / SUMMARY).exists() or read_json(folder / SUMMARY) != json.loads(json.dumps(summary))
@@ -151,7 +152,7 @@ def report_search(
 
 
 def rewrite_search(problem: Problem, store: StudyFolder, options: Options, console: Console, out: Path | None) -> None:
-    """The pages again, from what is there; nothing is trained. Raises `RecordError` where no search was run."""
+    """Write the pages again without training. Raises `RecordError` where no search was run."""
     store.read_study()
     with _alone(store):
         report_search(problem, Trials(problem, store), store, replace(options, tracking_uri=""), console, out)
@@ -159,11 +160,11 @@ def rewrite_search(problem: Problem, store: StudyFolder, options: Options, conso
 
 @contextmanager
 def _alone(store: StudyFolder) -> Iterator[None]:
-    """One process at a time asks for trials. Raises `RecordError` where another one does."""
+    """Let only one process ask for trials. Raises `RecordError` where another process does."""
     make_folder(store.path)
     with open_regular(store.path / ".search.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RecordError(f"{store.path}: another `ablate search` is at work on it") from None
+            raise RecordError(f"{store.path}: another `ablate search` is working in this folder") from None
         yield

@@ -12,15 +12,15 @@ from ablate.study.tuning import FreshSeeds, Strict, Tuning
 
 
 class Objective(Strict):
-    """What a trial is judged by, as the mean over its seeds.
+    """The score of a trial, averaged over its seeds.
 
-    Without a target, the last value of `metric` in the curves. With one, the steps that the run takes until `metric`
-    is at most `target`; a run that does not come so far counts as its whole budget times 1 + what was missing.
+    Without a target, the score is the last value of `metric`. With a target, it is the number of steps until `metric`
+    is at most `target`. A run that does not reach it counts as its whole budget times (1 + the missing difference).
     """
 
     metric: str = Field("val_loss", min_length=1, description="a column of the curve")
-    target: float | None = Field(None, description="count the steps until the metric is at most this")
-    direction: Literal["minimize", "maximize"] = Field("minimize", description="which way is better")
+    target: float | None = Field(None, description="score the steps until the metric is at most this value")
+    direction: Literal["minimize", "maximize"] = Field("minimize", description="the better direction")
 
     @property
     def text(self) -> str:
@@ -37,12 +37,10 @@ class Confirm(FreshSeeds):
     """Best against default, trained again with seeds that no trial used."""
 
     seeds: int | tuple[int, ...] = Field(
-        3, description="a number of fresh seeds (0: no confirmation), or a list of them"
+        3, description="the number of fresh seeds (0: no confirmation), or a list of them"
     )
     steps: int | None = Field(None, gt=0, strict=True, description="default: train.steps")
-    defaults: Literal["all", "first"] = Field(
-        "all", description="the arms whose defaults are trained beside their best"
-    )
+    defaults: Literal["all", "first"] = Field("all", description="arms whose defaults are trained too")
 
 
 def _read_arms(value: object) -> object:

@@ -1,4 +1,4 @@
-"""The settings that one arm varies: which of the space it has, between which values, from which defaults."""
+"""The settings that an arm varies: their values, their defaults, and the conditions under which they exist."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Any]  # dotted path to value
 
-MAX_COMBINATIONS = 20_000  # of values, in the search for a place where a condition holds
-MAX_LISTED = 1_000  # combinations that are worth listing for a sampler that draws
+MAX_COMBINATIONS = 20_000  # of values tried to find some for which a condition holds
+MAX_LISTED = 1_000  # combinations to list for a sampler that draws
 
 
 class ArmSpace:
-    """One arm's part of the space. `base` is the model whose size it is to have, where the study matches sizes; a
-    baseline, which keeps its own, has none.
+    """One arm's part of the space. `base` is the model whose size the arm must have, where the study matches sizes; a
+    baseline has none.
 
-    `parameters` are in the order in which they are drawn: a condition reads only what stands before it. `missing` are
-    the paths that the arm does not have. Raises `GridError` for a value that the arm cannot take.
+    `parameters` are in drawing order: a condition reads only earlier ones. `missing` are the paths that the arm lacks.
+    Raises `GridError` for a value that the arm cannot take.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ArmSpace:
         self.missing = tuple(missing)
 
     def resolve(self, params: Params) -> Resolved:
-        """The arm with these settings. Raises `GridError` where they cannot go together."""
+        """The arm with these settings. Raises `GridError` where they are incompatible."""
         resolved = self.resolver.resolve(self.assign(params))
         match = self.match
         if match == "none":
@@ -74,7 +74,7 @@ class ArmSpace:
             raise self.axes.declared.refuse(("match",), f"match adapts d_ff, which the arm {self.label} sets itself")
         if self.base is None:
             if params and SIZES[match](resolved.model) != SIZES[match](self.default.model):
-                message = f"the trials of {self.label}, to which others are matched, have one size in {match}, and"
+                message = f"other arms are matched to {self.label}, so its trials need one size in {match}, and"
                 raise self.axes.declared.refuse(("match",), f"{message} {', '.join(params)} would change it")
             return resolved
         try:
@@ -84,12 +84,12 @@ class ArmSpace:
 
     @cached_property
     def default(self) -> Resolved:
-        """The arm without any search: the variant's own defaults, where the file does not set others."""
+        """The arm at the defaults: those of the file, or else of the variant."""
         return self.resolve({})
 
     @cached_property
     def defaults(self) -> dict[str, Any]:
-        """The default of every setting that exists at the defaults, as the file writes it where it lists it."""
+        """The default of every setting that exists at the defaults, spelled as in the file's choices."""
         found: dict[str, Any] = {}
         for path in self.parameters:
             value = self._read(self.default, path)
@@ -98,7 +98,7 @@ class ArmSpace:
         return found
 
     def _spell(self, path: str, value: Any, others: Params) -> Any:
-        """`auto`, where that is one of the choices and means the default `rms`."""
+        """The choice that resolves to the value: `auto` where it means the default `rms`."""
         parameter = self.parameters[path]
         for choice in () if parameter.holds(value) else parameter.choices:
             with suppress(GridError):
@@ -123,7 +123,7 @@ class ArmSpace:
         return found
 
     def extremes(self) -> Iterator[Resolved]:
-        """The arm at its defaults, and with each setting at each of its ends, where those can go together."""
+        """The arm at its defaults, and with each setting at each of its ends."""
         yield self.default
         for path, place in self._places.items():
             for value in self.parameters[path].ends:
@@ -134,7 +134,7 @@ class ArmSpace:
         return any(parameter.when for parameter in self.parameters.values())
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Draw every setting that exists, in order; what the trial has already keeps its value."""
+        """Draw every setting that exists, in order. A setting that the trial already has keeps its value."""
         params: dict[str, Any] = {}
         for path in self.parameters:
             if self.axes.exists(path, self.assign(params)):
@@ -152,15 +152,14 @@ class ArmSpace:
 
     @cached_property
     def combinations(self) -> dict[Hashable, list[Params]]:
-        """Every combination of the choices that exists, those that come to the same configuration together, in the
-        order of the file after the defaults.
+        """The defaults, then every combination of choices in the order of the file, grouped by configuration.
 
-        The key of a configuration is its identity; one that the model refuses has a key of its own.
-        Raises `GridError` for a range, whose values have no end, and for more combinations than a search has trials.
+        The key of a configuration is its identity; one that the model refuses has its own key. Raises `GridError` for a
+        range, and for more combinations than a search can have trials.
         """
         for path, parameter in self.parameters.items():
             if not parameter.choices:
-                message = f"{GRID} tries every combination of choices, and this is a range: list the values"
+                message = f"{GRID} tries every combination of choices, but this is a range: list the values"
                 raise self._refuse(path, message)
         if self.n_combinations > MAX_TRIALS:
             message = f"the choices have {self.n_combinations:,} combinations, more than {MAX_TRIALS:,}"
@@ -178,28 +177,28 @@ class ArmSpace:
 
     @property
     def n_combinations(self) -> int:
-        """The product of the numbers of choices; 0 where a setting has a range."""
+        """The number of combinations of choices; 0 where a setting has a range."""
         return math.prod(len(parameter.choices) for parameter in self.parameters.values())
 
     @property
     def n_spelt(self) -> int:
-        """The combinations by how they are spelt, with the defaults by their values where the choices lack those."""
+        """The number of combinations by spelling, plus one for defaults that are not among the choices."""
         is_listed = all(is_same(self._read(self.default, path), value) for path, value in self.defaults.items())
         return sum(map(len, self.combinations.values())) + (not is_listed)
 
     def count_trials(self, tuning: Tuning) -> int:
-        """How many configurations a search tries for this arm: no more than there are."""
+        """The number of configurations that a search tries for this arm, at most all of them."""
         if tuning.is_grid:
             return len(self.combinations)
         is_small = 0 < self.n_combinations <= MAX_LISTED
         return min(tuning.trials, len(self.combinations)) if is_small else tuning.trials
 
     def identify(self, resolved: Resolved) -> str:
-        """The identity of the arm with some settings, by which configurations are the same."""
+        """The identity of the arm with some settings. Equal configurations have equal identities."""
         return arm_identity(resolved.model, resolved.train, self.resolver.corpus.hash)
 
     def assign(self, params: Params) -> dict[str, Level]:
-        """The arm's levels with these settings, as a study's arm has them."""
+        """The arm's levels, with these settings as further levels."""
         return {
             **self.fixed,
             **{path: Level(path, 0, value, value, (*self._section, path)) for path, value in params.items()},
@@ -212,11 +211,11 @@ class ArmSpace:
     # Checking
 
     def _comes_later(self, path: str) -> bool:
-        """A component's name is drawn before its knobs, unless it is conditional itself."""
+        """Sort key: a component's name is drawn before its knobs, unless it is conditional itself."""
         return path in self.axes.conditions or not self.names.path(path).endswith(".name")
 
     def _find_place(self, path: str) -> dict[str, Any] | None:
-        """Settings at which `path` exists in this arm; None where there are none.
+        """Settings for which `path` exists in this arm, or None.
 
         Raises `GridError` where only some of the variants that its condition allows have it.
         """
@@ -239,7 +238,7 @@ class ArmSpace:
         return place
 
     def _combine(self, paths: Collection[str]) -> Iterator[dict[str, Any]]:
-        """Values of these settings in every combination, each where it exists."""
+        """Every combination of values of these settings, each setting only where it exists."""
         for values in itertools.product(*(self.parameters[path].values for path in paths)):
             params: dict[str, Any] = {}
             for path, value in zip(paths, values, strict=True):
@@ -248,7 +247,7 @@ class ArmSpace:
             yield params
 
     def _decides(self, other: str, path: str) -> bool:
-        """Whether `path` exists or not by the value of `other`, or by whether that exists."""
+        """Tell if the existence of `path` depends on `other`."""
         condition = self.axes.conditions.get(path)
         read = {self.names.axis_of(name, self.axes.levels) for name in condition.names} if condition else set()
         return (
@@ -258,12 +257,12 @@ class ArmSpace:
         )
 
     def _component(self, path: str) -> str:
-        """`model.attention.name` for `model.attention.num_maps`: what decides which knobs there are."""
+        """The setting that decides which knobs exist: `model.attention.name` for `model.attention.num_maps`."""
         _, component, *knob = self.names.path(path).split(".")
         return f"model.{component}.name" if component in self.names.variants and knob not in ([], ["name"]) else ""
 
     def _variant_without(self, path: str, assignment: Assignment) -> str:
-        """The variant of this assignment, where it does not have the knob at `path`."""
+        """The variant of this assignment if it lacks the knob at `path`, else an empty text."""
         component = self._component(path)
         if not component:
             return ""
@@ -275,7 +274,7 @@ class ArmSpace:
         return Settings(resolved.to_dict()).get(self.names.path(path))
 
     def _type(self, path: str, parameter: Parameter, place: Params) -> Parameter:
-        """A range of whole numbers where the setting's own default is one."""
+        """Make the range one of whole numbers where the setting's default is a whole number."""
         if parameter.choices or parameter.type:
             return parameter
         default = self._read(self.resolve(place), path)
@@ -283,5 +282,5 @@ class ArmSpace:
         try:
             return Parameter.model_validate({**parameter.model_dump(), "type": "int" if is_int else "float"})
         except ValueError:
-            message = f"this setting is a whole number ({default} by default), and so are its low, high and step"
+            message = f"this setting is a whole number (default {default}), so low, high and step must be too"
             raise self._refuse(path, message) from None

@@ -1,8 +1,8 @@
-"""Ask and tell: trials as runs that the driver draws, and is told of, while others train.
+"""Ask and tell: the driver draws trials as runs, and reports the runs that ended, while others train.
 
-Optuna's storage says which trials there are, the run folders what became of them. A trial whose runs have not all ended
-is running, whatever happened to the process that asked for it; one that Optuna does not know, because it came with
-`ablate merge`, is added from its runs.
+Optuna's storage holds the trials, and the run folders hold their results. A trial is running until all of its runs have
+ended, even if the process that asked for it is gone. A trial that came with `ablate merge` is added to Optuna from its
+runs.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import State, StudyRecord
 
 MAX_IMPOSSIBLE = 100  # in a row
-MAX_REPEATS = 100  # in a row, of configurations that are known: a sampler may have no other left
+MAX_REPEATS = 100  # known configurations in a row; the sampler may have no others left
 
 
 class Trials(RunSource):
-    """The trials of a search. `plan` grows with every trial, and the study's record on disk with it.
+    """The trials of a search. `plan` and the study's record on disk grow with every trial.
 
     `version` and `command` go into the record.
     """
@@ -49,11 +49,9 @@ class Trials(RunSource):
         storage = open_storage(problem.storage, store.path)
         self.searches = [self._open(space, storage, record) for space in problem.arms]
 
-    # What there is
-
     @property
     def plan(self) -> Plan:
-        """Every trial so far, as a study's plan: the defaults are the baseline of their arm's trials."""
+        """All trials so far as the plan of a study. The defaults are the baseline of their arm's trials."""
         arms = tuple(self.arms.values())
         runs = tuple(run for arm in arms for run in self.runs_of(arm))
         axes = dict.fromkeys(axis for arm in arms for axis in arm.axes)
@@ -65,31 +63,31 @@ class Trials(RunSource):
         return self._find_arm(search.space, search.space.defaults, is_default=True)
 
     def params_of(self, arm: str) -> Params:
-        """The settings that an arm of the plan was trained with."""
+        """The settings of an arm of the plan."""
         return self._params[arm]
 
     @property
     def n_left(self) -> int:
-        """Runs of trials that were not asked for yet."""
+        """The runs of trials that were not asked for yet."""
         return sum(self.n_wanted(s) - len(distinct(s.trials)) for s in self.searches) * len(self.problem.seeds)
 
     @property
     def n_open(self) -> int:
-        """Trials that are not over, those included that were not asked for yet."""
+        """The trials that are not over, including those that were not asked for yet."""
         return self.n_left // len(self.problem.seeds) + sum(len(search.running) for search in self.searches)
 
     def n_wanted(self, search: ArmSearch) -> int:
-        """How many configurations an arm has tried when its search is over.
+        """The number of configurations that an arm has tried when its search is over.
 
-        These are fewer than `trials` where there are no more, and more where the file was made shorter.
+        It is less than `trials` where no more exist, and greater where `trials` was reduced later.
         """
         n_tried = len(distinct(search.trials))
         return n_tried if self._is_over(search) else max(n_tried, search.space.count_trials(self.problem.tuning))
 
     def shared_by(self, search: ArmSearch, arm: str) -> list[Params]:
-        """The settings by which other combinations of the same configuration, which share an arm's trial, differ.
+        """The differing settings of other combinations that are the same configuration and share the arm's trial.
 
-        These are all that a grid lists, or those that the sampler drew.
+        For a grid these are all listed combinations, otherwise those that the sampler drew.
         """
         if not arm:
             return []
@@ -102,8 +100,8 @@ class Trials(RunSource):
         return [other for index, other in enumerate(others) if other and find_same(other, others[:index]) is None]
 
     def _is_over(self, search: ArmSearch) -> bool:
-        """Whether there is nothing left to ask for. A trial that shares another one's configuration does not count, but
-        a sampler that repeats itself forever comes to an end, too."""
+        """Tell if there is nothing left to ask for. A trial that shares a configuration does not count, but a sampler
+        that only repeats itself ends the search too."""
         tuning = self.problem.tuning
         if tuning.is_grid:
             return self._next_of_grid(search) is None
@@ -113,19 +111,17 @@ class Trials(RunSource):
         return len(new) >= tuning.trials or (len(begun) >= tuning.trials and is_exhausted)
 
     def check(self) -> None:
-        """Raises `AblateError` where an arm has no trial that came to its end."""
+        """Raises `AblateError` where an arm has no completed trial."""
         for search in self.searches:
             if best_of(search) is None:
                 what = search.space.label or self.problem.name
                 raise AblateError(
-                    f"{what}: all {len(distinct(search.trials))} trials diverged or were pruned, the defaults too: "
-                    "look for lower learning rates, or lower `train.learning_rate` itself"
+                    f"{what}: all {len(distinct(search.trials))} trials diverged or were pruned, including the "
+                    "defaults: search lower learning rates, or lower `train.learning_rate` itself"
                 )
 
-    # Ask
-
     def draw(self) -> Sequence[Run]:
-        """The runs of the next trial, of the arm with fewest. A configuration that is known is not trained again."""
+        """The runs of the next trial of the arm with the fewest. A known configuration is not trained again."""
         while left := [search for search in self.searches if not self._is_over(search)]:
             search = min(left, key=lambda search: len(asked(search.trials)))
             if self.problem.tuning.is_grid:
@@ -136,17 +132,17 @@ class Trials(RunSource):
         return ()
 
     def _next_of_grid(self, search: ArmSearch) -> Params | None:
-        """A combination of the first configuration that is no trial yet; None where each is one."""
+        """A combination of the first configuration without a trial, or None."""
         tried = {self._key_of(trial) for trial in asked(search.trials)}
         return next((group[0] for key, group in search.space.combinations.items() if key not in tried), None)
 
     def _key_of(self, trial: FrozenTrial) -> Hashable:
-        """By which the combinations of the space know a trial's configuration."""
+        """The key of a trial's configuration in `ArmSpace.combinations`."""
         arm = trial.user_attrs.get(ARM)
         return self.arms[arm].identity if arm else value_key(trial.params)
 
     def _begin(self, search: ArmSearch, trial: optuna.Trial) -> list[Run]:
-        """The runs of a trial that are left to train; none where it is over already."""
+        """Begin or continue a trial. Returns its runs that are left to train."""
         is_default = bool(trial.user_attrs.get(DEFAULTS))
         params = self._take_defaults(search.space, trial) if is_default else search.space.suggest(trial)
         try:
@@ -156,7 +152,7 @@ class Trials(RunSource):
             return []
         if arm.name not in self.arms:
             self._add(arm, params)
-            self._write()  # before the storage has it, so that no trial of this folder is in the storage alone
+            self._write()  # before the storage has the trial, so that the storage never has more than this folder
         trial.set_user_attr(ARM, arm.name)
         others = search.running.setdefault(arm.name, [])
         others.append(trial)
@@ -166,22 +162,18 @@ class Trials(RunSource):
         return [run for run in self.runs_of(arm) if arm.name in search.running and not self._has_ended(run)]
 
     def _refuse(self, search: ArmSearch, trial: optuna.Trial, reason: str) -> None:
-        """A combination of settings that the model refuses is a trial that failed; a hundred in a row are an error."""
+        """Mark a trial failed because the model refuses its settings. A hundred of them in a row are an error."""
         trial.set_user_attr(IMPOSSIBLE, reason)
         search.study.tell(trial, state=TrialState.FAIL)
         last = search.trials[-MAX_IMPOSSIBLE:]
         if len(last) == MAX_IMPOSSIBLE and all(IMPOSSIBLE in other.user_attrs for other in last):
-            raise GridError(
-                f"{MAX_IMPOSSIBLE} trials in a row had settings that cannot go together, the last: {reason}"
-            )
+            raise GridError(f"{MAX_IMPOSSIBLE} trials in a row had incompatible settings, the last: {reason}")
 
     def _take_defaults(self, space: ArmSpace, trial: optuna.Trial) -> Params:
-        """Tell Optuna the defaults that lie in the space; the others are trained all the same."""
+        """Tell Optuna the defaults that lie in the space. Defaults outside are trained too."""
         for path in contained(space, space.defaults):
             space.suggest_one(trial, path)
         return space.defaults
-
-    # Tell
 
     def tell(self, run: Run, state: State) -> None:  # noqa: ARG002 - the folder says it too, after a restart as well
         for search in self.searches:
@@ -189,7 +181,7 @@ class Trials(RunSource):
                 self._settle(search, run.arm.name)
 
     def _settle(self, search: ArmSearch, name: str) -> None:
-        """Tell Optuna of a trial whose runs have ended. One that failed stays open: the next start tries it again."""
+        """Report a trial whose runs have ended to Optuna. A failed one stays open: the next start tries it again."""
         outcome = self.find_result(self.arms[name])
         if outcome is None:
             return
@@ -199,7 +191,7 @@ class Trials(RunSource):
         self._drop_weights(search, name)
 
     def _drop_weights(self, search: ArmSearch, name: str) -> None:
-        """Of a search, the weights of the best trial alone are worth their room."""
+        """Keep only the weights of the best trial of a search."""
         best, before = best_of(search), search.best
         search.best = best.user_attrs[ARM] if best is not None else ""
         for loser in {name, before} - {search.best, ""}:
@@ -207,9 +199,9 @@ class Trials(RunSource):
                 self.store.run(run.run_id).weights.unlink(missing_ok=True)
 
     def find_result(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
-        """What became of a trial; None while it is not over.
+        """The final state and the values of a trial, or None while it is not over.
 
-        One that diverged or was pruned has no value, but Optuna's samplers stay away from it.
+        A trial that diverged or was pruned has no values, but Optuna's samplers avoid its settings.
         """
         folders = [self.store.run(run.run_id) for run in self.runs_of(arm)]
         statuses = [folder.read_status() for folder in folders]
@@ -220,8 +212,6 @@ class Trials(RunSource):
             return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None
         curves = [read_curve(folder.curve) for folder in folders]
         return TrialState.COMPLETE, score_trial(curves, self.problem.objectives)
-
-    # Beginning, and going on
 
     def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> ArmSearch:
         study = open_study(self.problem, space, storage)
@@ -235,7 +225,7 @@ class Trials(RunSource):
                 if arm.name != entry.arm:
                     raise GridError(
                         f"{self.problem.study.file}: {self.problem.name} was run before with other `rules`: "
-                        f"the trial {entry.arm} had other settings; undo that change, or give this search another name"
+                        f"the trial {entry.arm} had other settings: undo that change, or give this search another name"
                     )
                 self._add(arm, params)
                 if arm.name not in known:
@@ -245,7 +235,7 @@ class Trials(RunSource):
         if strange is not None:
             raise RecordError(
                 f"storage: the trial {strange} was trained elsewhere, and {self.store.path} does not have it: "
-                "bring it with `ablate pack` and `ablate merge`, or take a storage of its own"
+                "add it with `ablate pack` and `ablate merge`, or use another storage"
             )
         if not search.trials:
             study.enqueue_trial(contained(space, space.defaults), user_attrs={DEFAULTS: True})
@@ -253,7 +243,7 @@ class Trials(RunSource):
         begun = [optuna.Trial(study, trial._trial_id) for trial in running]
         begun += [study.ask() for trial in search.trials if trial.state == TrialState.WAITING]
         for trial in begun:
-            if is_behind and ARM not in trial.user_attrs:  # what became of it has just been added
+            if is_behind and ARM not in trial.user_attrs:  # its result has just been added
                 study.tell(trial, state=TrialState.FAIL)
             else:
                 self._begin(search, trial)
@@ -261,7 +251,7 @@ class Trials(RunSource):
         return search
 
     def _adopt(self, search: ArmSearch, arm: Arm, params: Params) -> None:
-        """Add a trial that Optuna does not know; one that is not over waits to be asked for."""
+        """Add a trial that Optuna does not know. A trial that is not over is enqueued."""
         space = search.space
         known = contained(space, params)
         attributes: dict[str, Any] = {ARM: arm.name} | ({DEFAULTS: True} if arm.name == arm.baseline else {})
@@ -278,7 +268,7 @@ class Trials(RunSource):
         )
 
     def _find_arm(self, space: ArmSpace, params: Params, *, is_default: bool) -> Arm:
-        """The arm with these settings: the one that is there, where one has the same configuration."""
+        """The arm with these settings: a known arm if one has the same configuration."""
         resolved: Resolved = space.default if is_default else space.resolve(params)
         identity = space.identify(resolved)
         if identity in self._names:

@@ -98,7 +98,7 @@ def test_a_wrong_search_is_refused_in_one_message(pose_search: Pose, changes, wo
         ({"pruner": {"name": "PatientPruner", "wrapped_pruner": "x", "patience": 2}}, ("pruner: PatientPruner: ",)),
         ({"pruner": "MedianPrune"}, ("did you mean 'MedianPruner'",)),
         ({"pruner": {"name": "ThresholdPruner"}}, ("ThresholdPruner",)),
-        ({"pruner": "MedianPruner", "objective": ["val_loss", "train_loss"]}, ("one objective alone",)),
+        ({"pruner": "MedianPruner", "objective": ["val_loss", "train_loss"]}, ("a single objective",)),
     ],
 )
 def test_optuna_has_the_sampler_and_the_pruner(pose_search: Pose, changes, words) -> None:

@@ -90,7 +90,7 @@ def test_the_best_is_laid_over_the_arms_it_was_found_for(
 ) -> None:
     _, _, store, plan = finished
     path = store.path / "best.yaml"
-    assert "flatters" in path.read_text()
+    assert "optimistically biased" in path.read_text()
     assert [entry["when"] for entry in yaml.safe_load(path.read_text())["overlay"]] == [
         "normalization == 'ngpt'",
         "normalization == 'prenorm'",

@@ -275,7 +275,7 @@ def test_another_search_of_that_name_is_refused(pose_search: Pose, store: StudyF
         Trials(pose_search(space={RATE: [1e-3]}, storage=database), store)
     with pytest.raises(GridError, match="with other `model`, `train`"):
         Trials(pose_search(budget=6, storage=database), store)
-    with pytest.raises(GridError, match="holds another search of the name 'tiny'"):
+    with pytest.raises(GridError, match="holds another search named 'tiny'"):
         Trials(pose_search(space={RATE: [1e-3]}, storage=database), StudyFolder(tmp_path / "elsewhere" / "tiny"))
     rules = [{"when": "train.learning_rate > 0.01", "set": {"train.beta1": 0.5}}]
     with pytest.raises(GridError, match=r"was run before with other `rules`: the trial .* had other settings"):
@@ -291,7 +291,7 @@ def test_a_storage_whose_trials_were_trained_elsewhere_is_refused(
 ) -> None:
     problem = pose_search(storage=f"sqlite:///{tmp_path}/optuna.db")
     train(Trials(problem, store), limit=3)
-    with pytest.raises(RecordError, match=r"trial=defaults was trained elsewhere, and .*bring it with `ablate pack`"):
+    with pytest.raises(RecordError, match=r"trial=defaults was trained elsewhere, and .*add it with `ablate pack`"):
         Trials(problem, StudyFolder(tmp_path / "elsewhere" / "tiny"))
     assert len(train(Trials(problem, store))) == 3
 

@@ -98,7 +98,7 @@ def test_the_page_of_the_trials_tells_horizons_edges_and_what_comes(
     trials = Trials(problem, StudyFolder(tmp_path / "runs" / problem.name))
     train(trials)
     sentences = state_conclusions(summarize(problem, trials, trials.store, "0"))
-    assert sentences[0].startswith("The study trains each arm at its best, with other seeds")
+    assert sentences[0].startswith("The study trains each arm with its best settings and other seeds")
     assert "prenorm / 12: trial 2 was the best of 3 (" in sentences[1]
     assert sentences[1].endswith("At the edge of its range: train.learning_rate.")
     assert "12 steps of 4 sequences (768 tokens) and 24 steps of 4 sequences (1,536 tokens)" in sentences[-1]
@@ -159,7 +159,7 @@ def test_a_trial_that_was_cut_is_over_whatever_the_pruner_is_later(
 def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
     study = load_study(write_grid(tune={"space": SPACE, "trials": 5, "seeds": 2}))
     lines = "\n".join(describe_tuning(pose_tuning(study, corpus_info), 1, Pace(1e9, 1e9)))
-    assert "5 trials for each of 4 arms, 40 runs more" in lines
+    assert "5 trials for each of 4 arms, 40 more runs" in lines
     assert f"{RATE} 0.0001 to 0.1, log" in lines
     assert "not for attention=standard,normalization=prenorm" in lines
 
