@@ -159,7 +159,7 @@ def test_a_token_beyond_the_vocabulary_is_refused_before_anything_trains(
 ) -> None:
     data = {"source": "bin", "path": str(token_files), "tokenizer": "gpt2"}
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 49}
-    words = ("grid.yaml:", "model.vocab_size: the corpus holds the token 49", "legal: at least 50")
+    words = ("grid.yaml:", "model.vocab_size: the corpus contains the token 49", "legal: at least 50")
     assert_refused(ablate(verb, write_grid(data=data, model=model)), *words)
     assert_refused(ablate(verb, write_grid(data=data, matrix={"model.vocab_size": [50, 20]}, baseline={})), "token 49")
     assert ablate("plan", write_grid(data=data, model={**model, "vocab_size": 50}))[0] == 0
@@ -187,7 +187,7 @@ def test_of_many_tokens_a_plan_looks_at_the_first_and_says_so(
     grid = write_grid(data={"source": "bin", "path": str(token_files), "tokenizer": "gpt2"}, model=model)
     code, out, _ = ablate("plan", grid)
     assert code == 0 and "were looked for in the first 1,000 of each split" in out
-    assert_refused(ablate("run", grid), "grid.yaml:", "model.vocab_size: the training split holds the token 49")
+    assert_refused(ablate("run", grid), "grid.yaml:", "model.vocab_size: the training split contains the token 49")
 
 
 def test_an_mlflow_that_cannot_be_is_refused_before_anything_trains(

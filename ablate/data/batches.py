@@ -20,8 +20,8 @@ _UINT64 = 2**64
 def training_batch(tokens: Tokens, seed: int, step: int, batch_size: int, context_length: int) -> Batch:
     """The windows that optimizer step `step` (from 1) trains on: inputs and targets, both [batch_size, context_length].
 
-    Window starts are drawn with replacement by a counter-based generator keyed by (seed, step). The generator's raw words
-    are used because NumPy keeps them the same between versions. A micro-batch is a slice of rows.
+    Window starts are drawn with replacement by a counter-based generator keyed by (seed, step). Its raw words are
+    used because NumPy keeps them the same between versions. A micro-batch is a slice of rows.
     """
     words = np.random.Philox(key=np.array([seed % _UINT64, step], dtype=np.uint64)).random_raw(batch_size)
     starts = words % np.uint64(len(tokens) - context_length)
@@ -31,8 +31,8 @@ def training_batch(tokens: Tokens, seed: int, step: int, batch_size: int, contex
 def validation_batches(tokens: Tokens, n_tokens: int, batch_size: int, context_length: int) -> Iterator[Batch]:
     """Fixed windows, evenly spaced over the split and without overlap: inputs and targets, both [<= batch_size, t].
 
-    They hold `n_tokens` targets, rounded down to whole windows: at least one window, and at most the whole split. Weight
-    the batches by their rows, because the last one may be shorter.
+    They hold `n_tokens` targets, rounded down to whole windows: at least one window, at most the whole split. Weight
+    batches by their rows, because the last one may be shorter.
     """
     starts = _validation_starts(len(tokens), n_tokens, context_length)
     for first in range(0, len(starts), batch_size):

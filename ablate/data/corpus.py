@@ -73,9 +73,7 @@ class Corpus:
     def _map(self, path: Path, n_tokens: int) -> Tokens:
         expected = n_tokens * np.dtype(self.dtype).itemsize
         if size_of(path) != expected:
-            raise DataError(
-                f"{path}: {size_of(path)} bytes instead of the {expected} that were prepared; the file has changed"
-            )
+            raise DataError(f"{path}: {size_of(path)} bytes where {expected} were prepared; the file has changed")
         return np.memmap(path, dtype=self.dtype, mode="r")
 
 

@@ -1,4 +1,4 @@
-"""Finding a user's files, reading them (compressed ones too), and telling their content apart."""
+"""Find a user's files, read them (also compressed ones), and identify their content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ablate.data.content import CheckedStream, ContentError, check_head
 from ablate.errors import DataError
 
 ARCHIVES = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
-UNREADABLE = frozenset({".zst", ".zip", ".7z", ".lz4", ".br", ".rar", ".tgz", ".tar"})  # as text they would be noise
+UNREADABLE = frozenset({".zst", ".zip", ".7z", ".lz4", ".br", ".rar", ".tgz", ".tar"})  # not readable as text
 
 SAMPLED_ABOVE_BYTES = 256 << 20
 SAMPLES = 256
@@ -24,17 +24,17 @@ SAMPLE_BYTES = 1 << 20
 
 
 def find_path(name: str, base: Path) -> Path | None:
-    """The absolute path of a file or folder: relative names count from the working directory, else from `base`."""
+    """The absolute path of a file or folder. Relative names start at the working directory, or else at `base`."""
     path = _expand(name)
     return next((root / path for root in _roots(base) if (root / path).exists()), None)
 
 
 def find_files(patterns: Iterable[str], base: Path, key: str) -> tuple[Path, ...]:
-    """The files that paths and globs name: in the order of the patterns, sorted within each, none twice.
+    """The files that paths and globs match, in the order of the patterns and sorted within each, without duplicates.
 
-    Links that lead to the same file count once. A glob passes over empty files.
-    Raises `DataError`, naming the grid's `key`, where a pattern finds no file, or names a folder, a device, an empty
-    file, or one that does not hold text.
+    Links to the same file count once. A glob skips empty files.
+    Raises `DataError`, naming the grid's `key`, where a pattern matches no file, or a folder, a device, an empty file,
+    or a file without text.
     """
     found: dict[tuple[int, int], Path] = {}
     for pattern in patterns:
@@ -53,7 +53,7 @@ def find_files(patterns: Iterable[str], base: Path, key: str) -> tuple[Path, ...
 
 def _check_text(path: Path) -> None:
     if path.suffix.lower() in UNREADABLE:
-        raise DataError(f"{path}: archives of this kind are not read")
+        raise DataError(f"{path}: archives of this kind are not supported")
     try:
         with _decompressed(path) as stream:
             check_head(stream)
@@ -64,7 +64,7 @@ def _check_text(path: Path) -> None:
 
 
 def _is_html(path: Path) -> bool:
-    """Whether the file is the page that a server sends in place of a file."""
+    """Tell if the file is an HTML page that a server sent instead of the file."""
     with reading(path), path.open("rb") as file:
         return file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
@@ -84,19 +84,19 @@ def _match(pattern: str, base: Path, key: str) -> list[Path]:
     for root in _roots(base):
         files = [path for path in _glob(Path(glob.escape(str(root))) / _expand(pattern)) if path.is_file()]
         if files:
-            # Of several ways to a file the shortest counts, so a link does not change the order.
+            # The shortest path to a file counts, so that a link does not change the order.
             files.sort(key=lambda path: (len(path.parts), path))
             by_file = {(path.stat().st_dev, path.stat().st_ino): path for path in reversed(files)}
             filled = sorted(path for path in by_file.values() if size_of(path))
             if not filled:
-                raise DataError(f"{key}: {pattern} names empty files only")
+                raise DataError(f"{key}: {pattern} matches only empty files")
             return filled
     places = " or ".join(str(root) for root in dict.fromkeys(_roots(base)))
-    raise DataError(f"{key}: {pattern} names no file in {places}; it would have to be a text file or a glob of some")
+    raise DataError(f"{key}: {pattern} matches no file in {places}; name a text file, or a glob of text files")
 
 
 def _glob(pattern: Path) -> Iterator[Path]:
-    """What a glob matches. `**` enters a folder once, whatever links lead to it, so a circle of links ends."""
+    """The matches of a glob. `**` enters each folder once, even through links, so circular links are no problem."""
     parts = pattern.parts
     if "**" not in parts:
         yield from map(Path, glob.glob(str(pattern)))  # noqa: PTH207
@@ -109,7 +109,7 @@ def _glob(pattern: Path) -> Iterator[Path]:
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """A folder and those below it that are not hidden, the nearest first. Raises `DataError` for an unreadable one."""
+    """A folder and its visible subfolders, the nearest first. Raises `DataError` for an unreadable one."""
     known = set()
     folders = deque([top])
     while folders:
@@ -124,7 +124,7 @@ def _walk(top: Path) -> Iterator[Path]:
 
 
 def _expand(name: str) -> Path:
-    """`~` and `~user` as the home they stand for; a user that does not exist is part of the name."""
+    """Replace `~` and `~user` by the home folder. The name of an unknown user stays as it is."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -136,7 +136,7 @@ def _roots(base: Path) -> tuple[Path, Path]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes. Raises `DataError` where the file is not there."""
+    """The size in bytes. Raises `DataError` where the file does not exist."""
     try:
         return path.stat().st_size
     except OSError as error:
@@ -144,14 +144,14 @@ def size_of(path: Path) -> int:
 
 
 def stamp_of(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced. Raises `DataError` where the file is not there."""
+    """Values that change when a file is written or replaced. Raises `DataError` where the file does not exist."""
     with reading(path):
         status = path.stat()
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def digest_of(path: Path) -> str:
-    """sha256 of a file's raw bytes; above 256 MiB of its size and of 256 evenly spaced blocks of 1 MiB, to stay cheap.
+    """The sha256 of a file's raw bytes. Above 256 MiB, of its size and of 256 evenly spaced blocks of 1 MiB.
 
     Raises `DataError` where the file cannot be read.
     """
@@ -167,15 +167,15 @@ def digest_of(path: Path) -> str:
 
 
 def decoding_of(path: Path) -> str | None:
-    """The module that decompresses the file, by its suffix; None for plain bytes."""
+    """The module that decompresses the file, by its suffix, or None for plain bytes."""
     return ARCHIVES.get(path.suffix.lower())
 
 
 @contextmanager
 def open_file(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed where its suffix says so.
+    """Open a file for reading bytes, decompressed according to its suffix.
 
-    Raises `DataError` where it cannot be read or holds something else than text.
+    Raises `DataError` where it cannot be read or does not contain text.
     """
     with _decompressed(path) as stream:
         yield cast("IO[bytes]", CheckedStream(stream))
@@ -191,20 +191,20 @@ def _decompressed(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what can go wrong while `path` is read into a `DataError` that names it."""
+    """Turn errors while reading `path` into a `DataError` that names it."""
     try:
         yield
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}: is not UTF-8 (byte {error.object[error.start]:#04x}); convert it, or use tokenizer: bytes, which "
-            "takes text in any encoding"
+            "accepts any encoding"
         ) from None
     except ContentError as error:
         raise DataError(f"{path}: {error}") from None
     except (OSError, EOFError, ImportError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except Exception as error:
-        # A Python without liblzma has no `lzma.LZMAError` to name above.
+        # Python may lack liblzma, so `lzma.LZMAError` cannot be named above.
         if type(error).__name__ != "LZMAError":
             raise
         raise DataError(f"{path}: cannot be read: {error}") from None

@@ -1,4 +1,4 @@
-"""Which files make the training split and which the validation split."""
+"""Divide the files of a corpus into training and validation splits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ablate.study.schema import DataConfig
 
 _NO_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "sitecustomize.py"}
 _GENERATED = ("config-", "_sysconfigdata")
-"""What the build of an interpreter writes beside the library: it names paths of the machine that built it."""
+"""Files that the build of an interpreter adds to the library; they contain paths of the machine that built it."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file, the digest of its raw bytes, and its stamp from before they were read."""
+    """A file, the digest of its raw bytes, and its stamp from before it was read."""
 
     path: Path
     digest: str
@@ -31,7 +31,7 @@ class File:
 class Split:
     """The files of each split, in order.
 
-    `tail` is the share of the tokens at the end of a lone training file that become the validation split, 0 elsewhere.
+    `tail` is the share of tokens to hold out at the end of a single training file, 0 with several files.
     """
 
     train: tuple[File, ...]
@@ -40,12 +40,12 @@ class Split:
 
 
 def split_files(config: DataConfig, base: Path) -> Split:
-    """The splits of a corpus; relative paths count from the working directory, else from `base`.
+    """The splits of a corpus. Relative paths start at the working directory, or else at `base`.
 
-    python-stdlib: files by a hash of their relative path. text: as `validation_path` says (a file that it names, or a
-    copy of one, is left out of training); without it several files by the hash of their content, so that two copies of
-    one text never stand on both sides, and a single one by cutting off its tail. bin: nanoGPT's two files.
-    Raises `DataError` where files are missing, unreadable, or leave a split empty, and where one text is in both.
+    python-stdlib: files are chosen by a hash of their relative path. text: `validation_path` decides; its files and
+    their copies are left out of training. Without it, several files are chosen by a hash of their content, so that two
+    copies are always in the same split, and a single file loses its tail. bin: nanoGPT's two files.
+    Raises `DataError` where files are missing or unreadable, where a split is empty, and where one text is in both.
     """
     if config.source == "python-stdlib":
         return _split_stdlib(config.validation_fraction)
@@ -68,10 +68,10 @@ def split_files(config: DataConfig, base: Path) -> Split:
 
 
 def choose_validation(keys: Sequence[str], fraction: float) -> list[bool]:
-    """Whether each of two or more keys is in the validation split: where its hash, as a share, is below `fraction`.
+    """Tell for each of two or more keys if it is in the validation split: its hash, as a share, is below `fraction`.
 
-    So a key's side does not depend on the others, and a corpus that grows keeps its sides. Only where a split would
-    stay empty, the key nearest to the border changes sides. Raises `DataError` where all keys are equal.
+    A key's split does not depend on the others, so files keep their splits when a corpus grows. Only where a split
+    would be empty, the key nearest to the border changes sides. Raises `DataError` where all keys are equal.
     """
     shares = [int(hashlib.sha256(key.encode()).hexdigest()[:16], 16) / 2**64 for key in keys]
     chosen = [share < fraction for share in shares]
@@ -80,7 +80,7 @@ def choose_validation(keys: Sequence[str], fraction: float) -> list[bool]:
     if all(chosen):
         chosen = [share < max(shares) for share in shares]
     if not any(chosen):
-        raise DataError("data.path: all files have the same content, so none can be kept for validation")
+        raise DataError("data.path: all files have the same content, so none can be held out for validation")
     return chosen
 
 
@@ -115,25 +115,25 @@ def _find_bin(name: str, base: Path) -> Split:
     folder = find_path(name, base)
     paths = [folder / file for file in ("train.bin", "val.bin")] if folder is not None else []
     if not paths or not all(path.is_file() for path in paths):
-        raise DataError(f"data.path: {name} would have to be a folder that holds train.bin and val.bin (uint16 tokens)")
+        raise DataError(f"data.path: {name} must be a folder with train.bin and val.bin (uint16 tokens)")
     for path in paths:
         if size_of(path) == 0 or size_of(path) % 2:
-            raise DataError(f"{path}: {size_of(path)} bytes are no sequence of uint16 tokens")
+            raise DataError(f"{path}: {size_of(path)} bytes are not a sequence of uint16 tokens")
     train, validation = _digest(paths)
     if train.digest == validation.digest:
-        raise DataError(f"data.path: train.bin and val.bin of {name} hold the same tokens: validate on others")
+        raise DataError(f"data.path: train.bin and val.bin of {name} contain the same tokens: validate on others")
     return Split((train,), (validation,))
 
 
 def _check_archives(paths: Sequence[Path]) -> None:
-    """Raises `DataError` where a file stands beside its own archive: one text could be on both sides."""
+    """Raises `DataError` where a file and its own archive are listed, because one text could be in both splits."""
     for path in paths:
         if decoding_of(path) and path.with_suffix("") in paths:
-            raise DataError(f"data.path: {path} and {path.stem} are one text: name one of them")
+            raise DataError(f"data.path: {path} and {path.stem} are the same text: name only one of them")
 
 
 def _digest(paths: Sequence[Path]) -> tuple[File, ...]:
-    """What is decompressed holds other tokens than the same bytes read as they are, so the digest tells them apart."""
+    """The files with their digests, which differ for the same bytes with and without decompression."""
     return tuple(
         File(path, stamp=stamp_of(path), digest=f"{decoding_of(path) or ''}{digest_of(path)}") for path in paths
     )

@@ -1,4 +1,4 @@
-"""Text to token numbers and back: raw bytes, or GPT-2's byte-pair encoding from local vocabulary files."""
+"""From text to tokens and back: raw bytes, or GPT-2's byte-pair encoding from local vocabulary files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Tokens = npt.NDArray[np.unsignedinteger]
 
 BLOCK_BYTES = 1 << 20
 LONGEST_RUN = 16 << 20
-"""Characters of one pre-token that GPT-2's tokenizer takes: a minute, and some gigabytes of memory."""
+"""The longest pre-token for GPT-2's tokenizer, in characters. It takes a minute and some gigabytes of memory."""
 
 PADDED_GPT2_VOCABULARY = 50304
 """GPT-2's 50257 tokens, padded to a multiple of 64 as nanoGPT does."""
@@ -39,7 +39,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """`separator` stands between two documents; `identity` is what the hash of a corpus says about the tokenizer."""
+    """A tokenizer. `separator` is the token between documents; `identity` is its part in the hash of a corpus."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -54,10 +54,10 @@ class Tokenizer(Protocol):
         """The tokens of a text: [n]. Lone surrogates count as U+FFFD."""
 
     def decode(self, tokens: npt.ArrayLike) -> str:
-        """The text of tokens; bytes that are no UTF-8 become U+FFFD."""
+        """The text of tokens. Bytes that are not UTF-8 become U+FFFD."""
 
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
-        """The tokens of a file, block by block: joined, they equal `encode` of the whole.
+        """The tokens of a file in blocks. Together they equal `encode` of the whole file.
 
         Raises `UnicodeDecodeError` where the tokenizer needs UTF-8 and the file is not, and `ContentError` where a run
         without a boundary is too long for it.
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer:
-    """Each byte is a token. Documents are parted by the byte 0, which text does not hold."""
+    """Every byte is one token. The byte 0, which text does not contain, separates documents."""
 
     vocab_size = 256
     dtype = np.dtype(np.uint8)
@@ -86,7 +86,7 @@ class ByteTokenizer:
 class GPT2Tokenizer:
     """GPT-2's byte-level BPE (Radford et al., 2019), merged by `tiktoken` from the given ranks.
 
-    The text `<|endoftext|>` becomes the separator, as corpora use it between documents.
+    The text `<|endoftext|>` becomes the separator, because corpora use it between documents.
     Raises `DataError` where `tiktoken` is not installed.
     """
 
@@ -110,7 +110,7 @@ class GPT2Tokenizer:
 
     @cached_property
     def _long_encoding(self) -> tiktoken.Encoding:
-        """Merges a text as one pre-token. A pattern without a lookahead needs no stack."""
+        """An encoding that merges a text as one pre-token. A pattern without lookahead needs no stack."""
         return self._build(r"(?s:.+)")
 
     def _build(self, pattern: str) -> tiktoken.Encoding:
@@ -133,7 +133,7 @@ class GPT2Tokenizer:
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         ids = np.asarray(tokens)
-        padding = ids > self.separator  # a model may say them; they stand for nothing
+        padding = ids > self.separator  # a model may predict them, but they have no text
         return self._encoding.decode(ids[~padding].tolist(), errors="replace")
 
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
@@ -146,8 +146,8 @@ class GPT2Tokenizer:
                 text = text[cut:]
             elif len(text) > LONGEST_RUN:
                 raise ContentError(
-                    f"holds a run of more than {LONGEST_RUN:,} characters without a space or a change from letters to "
-                    "digits or signs, too long for tokenizer: gpt2; break it up, or use tokenizer: bytes"
+                    f"contains a run of more than {LONGEST_RUN:,} characters without a space or a change from letters "
+                    "to digits or signs, too long for tokenizer: gpt2; break it up, or use tokenizer: bytes"
                 )
         text += decoder.decode(b"", final=True)
         if text:
@@ -155,10 +155,10 @@ class GPT2Tokenizer:
 
 
 def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
-    """The tokenizer that a data section names. Raises `DataError` where GPT-2's vocabulary files cannot be used."""
+    """Load the tokenizer of a data section. Raises `DataError` where GPT-2's vocabulary files cannot be used."""
     if config.tokenizer == "bytes":
         return ByteTokenizer()
-    wanted = "the folder that holds encoder.json and vocab.bpe, or gpt2.tiktoken"
+    wanted = "a folder with encoder.json and vocab.bpe, or with gpt2.tiktoken"
     if config.tokenizer_path is None:
         raise DataError(f"data.tokenizer: gpt2 needs data.tokenizer_path: {wanted}")
     folder = find_path(config.tokenizer_path, base)
@@ -176,18 +176,18 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
                 binascii.Error,
             ) as error:
                 files = " and ".join(str(folder / name) for name in names)
-                raise DataError(f"{files}: no vocabulary of GPT-2: {error}") from None
-    raise DataError(f"data.tokenizer_path: {config.tokenizer_path}: it would have to be {wanted}")
+                raise DataError(f"{files}: not a GPT-2 vocabulary: {error}") from None
+    raise DataError(f"data.tokenizer_path: {config.tokenizer_path}: must be {wanted}")
 
 
 def _read_tiktoken(path: Path) -> dict[bytes, int]:
-    """Lines of a token in base64 and its rank."""
+    """Read lines of a token in base64 and its rank."""
     lines = (line.split() for line in path.read_bytes().splitlines() if line)
     return _checked({base64.b64decode(token, validate=True): int(rank) for token, rank in lines})
 
 
 def _read_merges(encoder: Path, merges: Path) -> dict[bytes, int]:
-    """A token's number is also its rank in GPT-2's files; `vocab.bpe`, which lists the merges in order, must agree."""
+    """Read GPT-2's files. A token's number is its rank; `vocab.bpe` lists the merges in order and must agree."""
     numbers: dict[str, int] = json.loads(encoder.read_text("utf-8"))
     numbers.pop(END_OF_TEXT, None)
     lines = [line for line in merges.read_text("utf-8").splitlines() if line and not line.startswith("#version")]
@@ -195,7 +195,7 @@ def _read_merges(encoder: Path, merges: Path) -> dict[bytes, int]:
         if numbers[line.replace(" ", "")] != rank:
             raise ValueError(f"the merge {line!r} does not have the number {rank}")
     if len(lines) != len(numbers) - 256:
-        raise ValueError(f"{len(lines)} merges do not make the {len(numbers)} tokens: one of the files is cut short")
+        raise ValueError(f"{len(lines)} merges do not give {len(numbers)} tokens: one of the files is incomplete")
     byte_of = _printable_bytes()
     return _checked({bytes(byte_of[sign] for sign in token): rank for token, rank in numbers.items()})
 
@@ -208,19 +208,19 @@ _VOCABULARIES: dict[tuple[str, ...], Callable[..., dict[bytes, int]]] = {
 
 def _checked(ranks: dict[bytes, int]) -> dict[bytes, int]:
     if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError("the tokens are not numbered from 0 without a gap")
+        raise ValueError("the tokens are not numbered from 0 without gaps")
     if not 256 <= len(ranks) < PADDED_GPT2_VOCABULARY or any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ValueError(f"{len(ranks)} tokens, among which not every single byte, or too many")
+        raise ValueError(f"{len(ranks)} tokens: too many, or some single bytes are missing")
     return ranks
 
 
 def _replace_surrogates(text: str) -> str:
-    """The text as it can be encoded: surrogates in pairs as what they stand for, others as U+FFFD."""
+    """Make a text encodable: pairs of surrogates become their character, others become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
 
 
 def _printable_bytes() -> dict[str, int]:
-    """GPT-2's files write a byte as itself where it is printable in Latin-1, else as the next sign from U+0100 on."""
+    """GPT-2's characters for bytes: printable ones of Latin-1 as they are, the others from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

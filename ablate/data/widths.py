@@ -1,8 +1,8 @@
-"""Tells uint16 tokens from files that only look like some when they are read two bytes at a time.
+"""Tell uint16 tokens from other files, which look like tokens when two bytes at a time are read.
 
-In tokens of a language, the even and the odd places hold the same kind of tokens, and the two bytes of a token do not
-have the same distribution. A check needs enough tokens to exclude chance, so short files pass. Evenly distributed bytes
-pass, too, because they are evenly distributed uint16 tokens as well.
+In tokens of a language, even and odd places have the same kind of tokens, and the two bytes of a token have different
+distributions. A check needs enough tokens to exclude chance, so short files pass. Evenly distributed bytes pass too,
+because they are also evenly distributed uint16 tokens.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Tokens = npt.NDArray[np.unsignedinteger]
 
 JUDGED_TOKENS = 1 << 22
 HEADERS = (20240520, 20240801)  # llm.c's, for GPT-2's and Llama 3's tokens
-WIDEST_UPPER = 16  # the upper halves of tokens below a vocabulary of a million
+WIDEST_UPPER = 16  # limit for the upper halves of tokens in a vocabulary of a million
 FEW_PAIRS = 32
-MANY_PAIRS = 512  # what a small vocabulary must show, because it may well have a separator at every other place
+MANY_PAIRS = 512  # for small vocabularies, which may have a separator at every other place
 META_BYTES = 1 << 24
-CERTAIN = 28.0  # the logarithm of odds of a million million to one
+CERTAIN = 28.0  # log-odds: a trillion to one
 
-_FLOATS = (0x3580, 0x4980)  # the upper halves of float32 and float64 numbers from a millionth to a million
+_FLOATS = (0x3580, 0x4980)  # upper halves of float32 and float64 numbers from a millionth to a million
 
 
 def find_fault(tokens: Tokens) -> str | None:
-    """What a file read as `<u2` tokens, [n], seems to hold instead; None where it may well hold uint16 tokens."""
+    """What a file read as `<u2` tokens, [n], seems to contain instead, or None for plausible uint16 tokens."""
     tokens = tokens[:JUDGED_TOKENS]
     head = tokens[:1024].tobytes()
     if known := recognize(head, may_be_tokens=True):
@@ -51,27 +51,27 @@ def find_fault(tokens: Tokens) -> str | None:
 
 
 def read_vocab_size(path: Path) -> int | None:
-    """The `vocab_size` of nanoGPT's meta.pkl, whose opcodes are read and never run; None where it does not say it."""
+    """The `vocab_size` in nanoGPT's meta.pkl, or None. Its opcodes are read but never run."""
     try:
         with path.open("rb") as file:
             opcodes = list(pickletools.genops(file.read(META_BYTES)))
     except (OSError, ValueError, LookupError):
         return None
-    # Between a key and its value there may be an opcode that gives the key a number.
+    # An opcode between a key and its value may memoize the key.
     values = [value for code, value, _ in opcodes if code.name != "MEMOIZE" and "PUT" not in code.name]
     following = values[values.index("vocab_size") + 1 :] if "vocab_size" in values else []
     return following[0] if following and isinstance(following[0], int) else None
 
 
 def _pairs(tokens: Tokens) -> tuple[Tokens, Tokens]:
-    """The tokens at even and at odd places, without the upper halves of negative numbers, which mark padding."""
+    """The tokens at even and odd places, without the upper halves of negative numbers, which mark padding."""
     lower, upper = tokens[: len(tokens) // 2 * 2 : 2], tokens[1::2]
     positive = upper != 0xFFFF
     return lower[positive], upper[positive]
 
 
 def _is_wide(lower: Tokens, upper: Tokens) -> bool:
-    """Whether the largest tokens are all at one kind of place, and next to nothing is at the other."""
+    """Tell if the largest tokens are all among `lower`, and `upper` is almost empty."""
     if not len(upper) or upper.max() >= WIDEST_UPPER:
         return False
     if upper.any() and (lower.max() < 1 << 15 or upper.all()):
@@ -80,9 +80,9 @@ def _is_wide(lower: Tokens, upper: Tokens) -> bool:
 
 
 def _is_float(tokens: Tokens) -> bool:
-    """Whether every second or every fourth token is the upper half of a number of usual size, and the others are not.
+    """Tell if every second or fourth token is the upper half of a float of usual size, and the others are not.
 
-    Small whole numbers have nothing below their upper half; in 16 bits they leave out all between 0 and 1.
+    Below their upper half, small whole numbers are zero; in 16 bits they skip everything between 0 and 1.
     """
     for stride in (2, 4):
         rest, top = tokens[::stride], tokens[stride - 1 :: stride]
@@ -102,7 +102,7 @@ def _are_upper_halves(tokens: Tokens) -> npt.NDArray[np.bool_]:
 
 
 def _find_restricted(tokens: Tokens) -> str | None:
-    """What the tokens are where their lower bytes leave out values that those of many different tokens would take."""
+    """What the tokens are if their lower bytes lack values that many different tokens would have."""
     counts = np.bincount(tokens, minlength=1 << 16)
     counts[0] = 0
     frequent = np.argsort(counts, kind="stable")[::-1][:255]
@@ -122,9 +122,9 @@ def _find_restricted(tokens: Tokens) -> str | None:
 
 
 def _is_narrow(tokens: Tokens) -> bool:
-    """Whether both bytes of the tokens have one and the same distribution, and it is not the uniform one.
+    """Tell if both bytes of the tokens have the same distribution, which is not uniform.
 
-    The commonest byte does not count, so neither do a run of one token and padding.
+    The most common byte does not count, so runs of one token and padding do not either.
     """
     first, second = (np.bincount(part, minlength=256).astype(float) for part in (tokens & 0xFF, tokens >> 8))
     commonest = int((first + second).argmax())
@@ -141,8 +141,8 @@ def _is_narrow(tokens: Tokens) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether the bytes are printable UTF-8. Two bytes of a token seldom are, and never for long."""
+    """Tell if the bytes are printable UTF-8. The bytes of tokens rarely are, and never for long."""
     text = head.decode("utf-8", "ignore")
     whole = len(text.encode()) >= len(head) - 3  # the last character may be cut
-    n_pairs = len({head[i : i + 2] for i in range(0, len(head), 2)})  # a few different tokens may look like text
+    n_pairs = len({head[i : i + 2] for i in range(0, len(head), 2)})  # a few distinct tokens may look like text
     return whole and n_pairs >= 12 and all(sign.isprintable() or sign.isspace() for sign in text)

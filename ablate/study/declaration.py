@@ -23,7 +23,7 @@ Match = Literal["none", "parameters", "flops"]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis as a file declares it: its values at `place`, and the condition under which it exists.
+    """A declared axis: its values at `place`, and the condition under which it exists.
 
     `is_list` is true where the values are the entries of a list at `place`.
     """
@@ -41,7 +41,7 @@ class Axis:
 
 
 class Declaration(Frozen):
-    """What a grid and a search have in common: everything that decides a run, apart from the axes."""
+    """The common part of a grid and a search: everything that defines the runs, except the axes."""
 
     KEY: ClassVar[str]  # the key of the file that holds the name
 

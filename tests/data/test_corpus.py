@@ -221,14 +221,14 @@ def test_large_files_are_hashed_by_samples(tmp_path, monkeypatch):
 def test_a_folder_without_nanogpt_files_is_refused(tmp_path, name):
     write_bin(tmp_path / "owt", [1], [1])
     (tmp_path / "owt" / "val.bin").unlink()
-    with pytest.raises(DataError, match=rf"{name} would have to be a folder that holds train\.bin and val\.bin"):
+    with pytest.raises(DataError, match=rf"{name} must be a folder with train\.bin and val\.bin"):
         describe(DataConfig(source="bin", path=str(tmp_path / name)), tmp_path)
 
 
 def test_half_a_token_is_refused(tmp_path):
     config = write_bin(tmp_path / "owt", [1], [1])
     (tmp_path / "owt" / "val.bin").write_bytes(b"abc")
-    with pytest.raises(DataError, match=r"val\.bin: 3 bytes are no sequence of uint16"):
+    with pytest.raises(DataError, match=r"val\.bin: 3 bytes are not a sequence of uint16"):
         describe(config, tmp_path)
 
 
@@ -247,7 +247,7 @@ def test_tokens_of_four_bytes_are_refused(tmp_path: Path, vocab_size: int) -> No
 
 
 def test_training_on_the_validation_tokens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.path: train\.bin and val\.bin of .*owt hold the same tokens"):
+    with pytest.raises(DataError, match=r"data\.path: train\.bin and val\.bin of .*owt contain the same tokens"):
         describe(write_bin(tmp_path / "owt", [1, 2, 3], [1, 2, 3]), tmp_path)
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text(name * 100)
@@ -257,7 +257,7 @@ def test_training_on_the_validation_tokens_is_refused(tmp_path: Path) -> None:
         DataConfig(source="text", path=tuple(names)),
         DataConfig(source="text", path=tuple(names[:2]), validation_path=(names[2],)),
     ):
-        with pytest.raises(DataError, match=r"a\.txt\.gz and a\.txt are one text: name one of them"):
+        with pytest.raises(DataError, match=r"a\.txt\.gz and a\.txt are the same text: name only one of them"):
             describe(config, tmp_path)
 
 
@@ -265,7 +265,7 @@ def test_tokens_beyond_the_vocabulary_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "SCAN_TOKENS", 2)
     made = prepare(write_bin(tmp_path / "owt", [1, 2, 3], [1, 2, 9]), tmp_path, tmp_path)
     check_vocabulary(made, 10)
-    with pytest.raises(DataError, match=r"validation split holds the token 9, beyond a model\.vocab_size of 9"):
+    with pytest.raises(DataError, match=r"validation split contains the token 9, beyond a model\.vocab_size of 9"):
         check_vocabulary(made, 9)
 
 
@@ -359,7 +359,7 @@ def test_a_vocabulary_that_the_tokens_contradict_is_refused(tmp_path: Path) -> N
         meta.write_bytes(pickle.dumps({"itos": {0: "a"}, "vocab_size": 301, "stoi": {"a": 0}}, protocol))
         assert describe(config, tmp_path).stated_vocab_size == 301
     meta.write_bytes(pickle.dumps({"vocab_size": 300}))
-    with pytest.raises(DataError, match=r"meta\.pkl: states a vocabulary of 300, but .* hold the token 300"):
+    with pytest.raises(DataError, match=r"meta\.pkl: states a vocabulary of 300, but .* contain the token 300"):
         describe(config, tmp_path)
     meta.write_bytes(pickle.dumps({"vocab_size": 151_936}))
     with pytest.raises(DataError, match=r"meta\.pkl: a vocabulary of 151,936 tokens does not fit in uint16"):

@@ -105,8 +105,8 @@ def test_names_with_glob_signs_are_files_first(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("missing.txt", r"data\.path: .*missing\.txt names no file in .* it would have to be a text file or a glob"),
-        ("*.none", r"data\.path: .*\*\.none names no file"),
+        ("missing.txt", r"data\.path: .*missing\.txt matches no file in .* name a text file, or a glob"),
+        ("*.none", r"data\.path: .*\*\.none matches no file"),
         ("folder", r"data\.path: .*folder is a folder; name files, or a glob such as .*folder/\*\*/\*\.txt"),
         ("empty.txt", r"data\.path: .*empty\.txt is empty"),
     ],
@@ -199,7 +199,7 @@ def test_a_glob_passes_over_empty_files(tmp_path: Path) -> None:
     (tmp_path / "v").write_text("v")
     split = split_files(text(tmp_path, "*.txt", validation_path=str(tmp_path / "v")), tmp_path)
     assert names(split.train) == ["a.txt", "z.txt"]
-    with pytest.raises(DataError, match="names empty files only"):
+    with pytest.raises(DataError, match="matches only empty files"):
         split_files(text(tmp_path, "e*.txt"), tmp_path)
 
 

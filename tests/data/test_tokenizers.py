@@ -131,7 +131,7 @@ def test_a_run_that_is_too_long_is_refused_with_the_name_of_its_file(vocabulary,
     monkeypatch.setattr(tokenizers, "LONGEST_RUN", 100)
     (tmp_path / "long.txt").write_text("a" * 1000)
     config = DataConfig(source="text", path="long.txt", tokenizer="gpt2", tokenizer_path=str(vocabulary))
-    with pytest.raises(DataError, match=r"long\.txt: holds a run of more than 100 characters.*tokenizer: bytes"):
+    with pytest.raises(DataError, match=r"long\.txt: contains a run of more than 100 characters.*tokenizer: bytes"):
         describe(config, tmp_path)
 
 
@@ -142,14 +142,14 @@ def test_a_surrogate_in_a_prompt_counts_as_what_replaces_it(vocabulary):
 
 def test_merges_that_are_cut_short_are_refused(vocabulary):
     (vocabulary / "vocab.bpe").write_text("#version: 0.2\nt h\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"no vocabulary of GPT-2: 1 merges do not make the 261 tokens"):
+    with pytest.raises(DataError, match=r"not a GPT-2 vocabulary: 1 merges do not give 261 tokens"):
         load(vocabulary)
 
 
 @pytest.mark.parametrize("missing", ["encoder.json", "vocab.bpe"])
 def test_absent_vocabulary_files_are_named(vocabulary, missing):
     (vocabulary / missing).unlink()
-    with pytest.raises(DataError, match=r"encoder\.json and vocab\.bpe, or gpt2\.tiktoken"):
+    with pytest.raises(DataError, match=r"encoder\.json and vocab\.bpe, or with gpt2\.tiktoken"):
         load(vocabulary)
 
 
@@ -160,14 +160,14 @@ def test_no_tokenizer_path_names_the_key():
 
 def test_merges_in_another_order_are_refused(vocabulary):
     (vocabulary / "vocab.bpe").write_text("#version: 0.2\nth e\nt h\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"vocab\.bpe: no vocabulary of GPT-2: the merge 'th e'"):
+    with pytest.raises(DataError, match=r"vocab\.bpe: not a GPT-2 vocabulary: the merge 'th e'"):
         load(vocabulary)
 
 
 @pytest.mark.parametrize("content", ["", "IQ== 0\n", "IQ== zero\n", "garbage\n"])
 def test_a_damaged_tiktoken_file_is_refused(tmp_path, content):
     (tmp_path / "gpt2.tiktoken").write_text(content)
-    with pytest.raises(DataError, match=r"gpt2\.tiktoken: no vocabulary of GPT-2"):
+    with pytest.raises(DataError, match=r"gpt2\.tiktoken: not a GPT-2 vocabulary"):
         load(tmp_path)
 
 

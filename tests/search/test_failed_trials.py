@@ -75,8 +75,8 @@ def test_a_grid_whose_trials_fail_says_of_which_arms_why_and_what_to_do(
     assert err == (
         "error: tiny-tune: 6 of 12 runs failed: 3 of attention=differential,normalization=prenorm, "
         "3 of attention=differential,normalization=ngpt\n"
-        f"error: the first, {first.arm},seed={first.seed}: CompilerError: list indices must be integers\n"
-        f"error: the traceback: ablate logs {first.run_id}\n"
+        f"error: first failure, {first.arm},seed={first.seed}: CompilerError: list indices must be integers\n"
+        f"error: traceback: ablate logs {first.run_id}\n"
         "error: the matrix waits for every arm's trials: the same command tries them again, "
         "or leave the arm out of the grid\n"
     )
@@ -90,7 +90,7 @@ def test_a_search_of_one_arm_whose_trials_fail_says_why_and_what_to_do(
     code, _, err = ablate(*places, fails=lambda _plan, run: run.arm.name == "trial=defaults")
     (first,) = StudyFolder(tmp_path / "elsewhere" / "tiny").failed_runs()
     assert code == 1
-    assert err.startswith("error: tiny: 1 of 2 runs failed\nerror: the first, trial=defaults,seed=")
+    assert err.startswith("error: tiny: 1 of 2 runs failed\nerror: first failure, trial=defaults,seed=")
     assert f"ablate logs {first.run_id} --runs {tmp_path / 'elsewhere'}\n" in err
     assert err.endswith("error: the same command tries them again\n")
 
