@@ -186,7 +186,7 @@ def test_of_many_tokens_a_plan_looks_at_the_first_and_says_so(
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 49}
     grid = write_grid(data={"source": "bin", "path": str(token_files), "tokenizer": "gpt2"}, model=model)
     code, out, _ = ablate("plan", grid)
-    assert code == 0 and "were looked for in the first 1,000 of each split" in out
+    assert code == 0 and "only the first 1,000 tokens of each split were checked" in out
     assert_refused(ablate("run", grid), "grid.yaml:", "model.vocab_size: the training split contains the token 49")
 
 

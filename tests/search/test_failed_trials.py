@@ -77,7 +77,7 @@ def test_a_grid_whose_trials_fail_says_of_which_arms_why_and_what_to_do(
         "3 of attention=differential,normalization=ngpt\n"
         f"error: first failure, {first.arm},seed={first.seed}: CompilerError: list indices must be integers\n"
         f"error: traceback: ablate logs {first.run_id}\n"
-        "error: the matrix waits for every arm's trials: the same command tries them again, "
+        "error: the matrix needs the trials of every arm: the same command tries them again, "
         "or leave the arm out of the grid\n"
     )
     assert not Path("runs/tiny").exists()
