@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from .gpt import GPT
 from .kernels.attention import WATCHERS, choose
 from .kernels.call import Call
 from .kernels.fastest import choose_fastest, default_cache
@@ -17,8 +18,19 @@ from .kernels.sdpa import form_arguments
 logger = logging.getLogger(__name__)
 
 
+class _Model(Protocol):
+    """The parts of a GPT that are needed here."""
+
+    config: Any
+    backend: str
+    measured_ms: dict[str, float]
+    embedding: Any
+
+    def encode(self, ids_bt: Tensor) -> Tensor: ...
+
+
 def choose_backend(
-    model: GPT, n_sequences: int, dtype: torch.dtype = torch.float32, cache: str | Path | None = None
+    model: _Model, n_sequences: int, dtype: torch.dtype = torch.float32, cache: str | Path | None = None
 ) -> None:
     """Give the model the attention backend that is fastest for `n_sequences` at once under autocast to `dtype`.
 
@@ -31,7 +43,7 @@ def choose_backend(
         model.backend = next(iter(model.measured_ms))
 
 
-def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str, str]:
+def report_attention(model: _Model, dtype: torch.dtype = torch.float32) -> dict[str, str]:
     """{"requested", "backend", "reason", "kernel"} of the model's attention, from one pass over a full context.
 
     `dtype` is that of autocast. The kernel is the one that SDPA picks ("cudnn_attention", "math", ...), or the name of
@@ -53,7 +65,7 @@ def report_attention(model: GPT, dtype: torch.dtype = torch.float32) -> dict[str
 
 
 @torch.no_grad()
-def collect_calls(model: GPT, n_sequences: int, dtype: torch.dtype) -> list[Call]:
+def collect_calls(model: _Model, n_sequences: int, dtype: torch.dtype) -> list[Call]:
     """Collect the attention calls of a forward pass over `n_sequences` full contexts under autocast to `dtype`."""
     return [call for call, _ in _collect(model, n_sequences, dtype)]
 
@@ -65,7 +77,7 @@ def _name_kernel(call: Call) -> str:
     return SDPBackend(picked).name.lower()
 
 
-def _collect(model: GPT, n_sequences: int, dtype: torch.dtype) -> list[tuple[Call, str]]:
+def _collect(model: _Model, n_sequences: int, dtype: torch.dtype) -> list[tuple[Call, str]]:
     found: list[tuple[Call, str]] = []
 
     def watch(call: Call, name: str) -> None:
@@ -80,3 +92,10 @@ def _collect(model: GPT, n_sequences: int, dtype: torch.dtype) -> list[tuple[Cal
     finally:
         WATCHERS.remove(watch)
     return found
+
+
+class BackendMethods:
+    """The functions above as methods of a model."""
+
+    choose_backend = choose_backend
+    report_attention = report_attention

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attention_backend import BackendMethods
 from .blocks import Stack
 from .config import ModelConfig
 from .context import Cache, Context
@@ -17,7 +18,7 @@ from .numerics import upcast
 from .parameters import SpecModel
 
 
-class GPT(SpecModel):
+class GPT(SpecModel, BackendMethods):
     """A decoder-only transformer, initialized with a seed.
 
     `backend` is the attention backend of every layer; `measured_ms` holds times, if attention_backend.py measured it.

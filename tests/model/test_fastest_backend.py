@@ -56,7 +56,7 @@ def test_a_shape_is_measured_once(cache: Path, monkeypatch: pytest.MonkeyPatch) 
     choose_backend(model, 2, cache=cache)
     monkeypatch.setattr(fastest, "_measure", lambda _calls: ({"math": 1.0, "sdpa": 2.0}, {}))
     other = GPT(tiny(normalization="ngpt"))  # the same shape
-    choose_backend(other, 2, cache=cache)
+    other.choose_backend(2, cache=cache)  # the same, as a method
     assert other.measured_ms == model.measured_ms
     choose_backend(other, 3, cache=cache)
     assert (other.backend, other.measured_ms) == ("math", {"math": 1.0, "sdpa": 2.0})
