@@ -373,6 +373,6 @@ def test_control_characters_and_surrogates_reached_the_pages(damaged):
 def test_an_empty_out_wrote_into_the_working_directory(damaged, out, monkeypatch, tmp_path):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(AblateError, match="out: it is empty"):
+    with pytest.raises(AblateError, match="out: the name is empty"):
         write_report(damaged.store, out)
     assert not list(Path.cwd().iterdir())
