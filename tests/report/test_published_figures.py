@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from published import NUMBER, find_missing
+from published import find_missing
 
 from ablate.report import ReportOptions, write_report
 from ablate.report.report import make_report
