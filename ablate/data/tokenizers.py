@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import codecs
 import hashlib
 import json
@@ -166,15 +165,7 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
         if folder is not None and all((folder / name).is_file() for name in names):
             try:
                 return GPT2Tokenizer(read(*(folder / name for name in names)))
-            except (
-                OSError,
-                ValueError,
-                TypeError,
-                AttributeError,
-                LookupError,
-                RecursionError,
-                binascii.Error,
-            ) as error:
+            except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                 files = " and ".join(str(folder / name) for name in names)
                 raise DataError(f"{files}: not a GPT-2 vocabulary: {error}") from None
     raise DataError(f"data.tokenizer_path: {config.tokenizer_path}: must be {wanted}")

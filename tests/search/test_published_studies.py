@@ -119,9 +119,9 @@ def test_growth_along_horizon_and_context(
     assert [trend["family"] for trend in trends] == [{"normalization": family} for family in families]
     assert all((trend["along"], trend["levels"]) == (along, levels) for trend in trends)
     assert len(summary["answer"]) == 3
-    assert "grow" in summary["answer"][1]
+    assert "speedup" in summary["answer"][1]
     assert list(load(tmp_path / "first" / name).trends()["axis"]) == [trend["axis"] for trend in summary["trends"]]
-    assert "Growth of the speed-up" in write_page(report)
+    assert "Growth of the speedup" in write_page(report)
     n_tokens = {arm["n_tokens"] for arm in summary["arms"]}
     assert n_tokens == ({4 * 32, 8 * 32} if along == "train.steps" else {4 * 32})
 
@@ -131,6 +131,6 @@ def test_attentions_and_ngpt_are_summed(corpus_file: Path, tmp_path: Path) -> No
     effects = [effect for effect in summary["effects"] if effect["outcome"] == "final_loss"]
     assert sum(len(effect["levels"]) == 1 for effect in effects) == ATTENTIONS
     assert sum(len(effect["levels"]) == 2 for effect in effects) == ATTENTIONS - 1
-    assert summary["answer"][2].startswith(f"Do the gains add up? Of {ATTENTIONS - 1} pairs of levels")
+    assert summary["answer"][2].startswith(f"Among {ATTENTIONS - 1} pairs of levels")
     assert len({arm["n_params"] for arm in summary["arms"]}) > 1
     assert all(abs(line["params_ratio"] - 1) <= 0.02 for line in summary["fairness"])
