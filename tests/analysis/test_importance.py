@@ -64,4 +64,4 @@ def test_a_grid_with_holes_has_importance_and_a_balanced_one_effects(tmp_path):
     assert made.importance[0].axis == "a" and made.importance[0].n == 11
     page = made.paths["html"].read_text()
     assert "Importance of the axes for a low final loss" in page
-    assert "not by how much a level helps" in page
+    assert "not how much a level helps" in page
