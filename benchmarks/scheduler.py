@@ -23,7 +23,7 @@ from ablate.study import load_study
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.mlflow_writer import MlflowWriter
-from ablate.training.loop import Outcome
+from ablate.training.contract import Outcome
 from ablate_model import GPT
 
 GRID = """

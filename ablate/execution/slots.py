@@ -1,4 +1,4 @@
-"""A place on the cluster where one run at a time is trained."""
+"""Slots: the places on the cluster that train one run at a time, and the pool that gives them workers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,29 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ablate.data import Corpus
+from ablate.errors import ResourceError
+from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
+from ablate.execution.events import Event, Observer
 from ablate.execution.failures import is_out_of_memory
 from ablate.execution.jobs import Job
-from ablate.execution.placement import Placement
+from ablate.execution.placement import Placement, count_slots
 from ablate.execution.worker import Result, RunWorker, Seat
 from ablate.plan import Run
+from ablate.tracking.curve import is_held
+from ablate.tracking.folders import StudyFolder
 
 HOST = socket.gethostname()
-GRACE_S = 3.0  # how long the others of a group have to say what they died of
+GRACE_S = 3.0  # how long the other workers of a group have to report why they failed
+STAFF_S = 2.0  # time between looks for room on the cluster, and for its head
+SIGNAL_S = 2.0  # how long a signal to every process of a job may take to reach this one
+POLL_S = 0.25
 
 
 class Slot:
-    """The worker of one run at a time, or the several that train it together, rank 0 first, and what they do.
+    """The worker that trains one run at a time, or the group of workers that train it together, rank 0 first.
 
-    Without workers while the cluster has no room for them. A group's processes have their share of the cluster by a
-    placement group, all of them or none.
+    A slot has no workers while the cluster has no room for them. A placement group gives a group's processes their
+    share of the cluster, all of them or none.
     """
 
     def __init__(self, placement: Placement, study: Path, corpus: Corpus, worker_class: type[RunWorker]) -> None:
@@ -47,7 +57,7 @@ class Slot:
         self._meeting: Path | None = None
 
     def staff(self) -> None:
-        """Ask the cluster for workers. They are ready once there is room for them."""
+        """Ask the cluster for workers. They become ready when there is room for them."""
         placement = self.placement
         seats: list[Seat | None] = [None]
         if placement.processes > 1:
@@ -69,15 +79,15 @@ class Slot:
         self._ready, self._names = [worker.ready.remote() for worker in self.workers], ()
 
     def is_ready(self) -> bool:
-        """Whether all workers have their place on the cluster and know each other."""
+        """Whether all workers have a place on the cluster and have met each other."""
         if not self._names and self._ready:
             done, waiting = ray.wait(self._ready, num_returns=len(self._ready), timeout=0)
-            with suppress(RayError):  # one that died before it was ready: its task says so too
+            with suppress(RayError):  # a worker that died before it was ready: its task fails too
                 self._names = () if waiting else ray.get(done)
         return bool(self._names)
 
     def employs(self, name: str) -> bool:
-        """Whether a worker of this name, as it calls itself in a run's status, is one of these."""
+        """Whether one of these workers has this name, which it writes to the status of a run."""
         return self.is_ready() and name in self._names
 
     def begin(self, run: Run, job: Job) -> None:
@@ -85,29 +95,29 @@ class Slot:
         self.tasks = {worker.train.remote(job): rank for rank, worker in enumerate(self.workers)}
 
     def stop(self) -> None:
-        """Ask for a checkpoint and the end of the run in progress."""
+        """Ask the workers to save a checkpoint and end the run in progress."""
         if self.workers:
             self.workers[0].stop.remote()
 
     def cut(self, run_id: str, reason: str) -> None:
-        """Ask for the end of this run, for good."""
-        if self.workers:  # not where a worker that hung has just been given up
+        """Ask the workers to end this run for good."""
+        if self.workers:  # there are none if a worker that hung was just dismissed
             self.workers[0].cut.remote(run_id, reason)
 
     def result(self, done: Sequence[Any]) -> Result | None:
-        """How the run ended; None while somebody is at it and nobody failed. `done` are tasks that are.
+        """How the run ended, or None while workers are training it and none has failed. `done` are finished tasks.
 
-        Raises what a worker raised or died of. Where one of a group fails, the others fail for want of it, so the error
-        is the most telling one of all: a death, then a want of memory, then the first.
+        Raises the error of a worker that failed. If one of a group fails, the others fail because it is missing. So
+        the most telling of their errors is raised: a death before a lack of memory, and that before any other.
         """
-        self._hear(task for task in list(self.tasks) if task in done)
+        self._collect(task for task in list(self.tasks) if task in done)
         if self._errors and self.tasks:
-            self._hear(ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=GRACE_S)[0])
+            self._collect(ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=GRACE_S)[0])
         if self._errors and 0 not in self._ended:
             raise min(self._errors, key=lambda error: (isinstance(error, RayTaskError), not is_memory_error(error)))
         return None if self.tasks else self._ended[0]
 
-    def _hear(self, tasks: Iterable[Any]) -> None:
+    def _collect(self, tasks: Iterable[Any]) -> None:
         for task in tasks:
             rank = self.tasks.pop(task)
             try:
@@ -123,8 +133,8 @@ class Slot:
                 os.kill(pid, signal.SIGKILL)
 
     def dismiss(self, *, by_force: bool = False) -> None:
-        """Give the workers up. Ray asks them to end, which a stopped process does not hear: `by_force`, those on this
-        machine get a signal first."""
+        """End the workers. Ray asks them to end, but a process that hangs does not answer. With `by_force`, those on
+        this machine get SIGKILL first."""
         if by_force:
             self.kill()
         for worker in self.workers:
@@ -135,6 +145,98 @@ class Slot:
             self._meeting.unlink(missing_ok=True)
         self.workers, self._ready, self._names = [], [], ()
         self._group = self._meeting = None
+
+
+class SlotPool:
+    """All slots of a driver. It replaces workers that were lost, and opens slots on nodes that join if it `grows`."""
+
+    def __init__(
+        self,
+        store: StudyFolder,
+        corpus: Corpus,
+        placement: Placement,
+        worker_class: type[RunWorker],
+        observe: Observer,
+        *,
+        grows: bool,
+    ) -> None:
+        self.store, self.corpus, self.placement = store, corpus, placement
+        self.worker_class, self.observe = worker_class, observe
+        self.slots: list[Slot] = []
+        self._grows = grows
+        self._staffed_at = self._head_checked_at = 0.0
+        self._is_headless = False
+
+    @property
+    def busy(self) -> list[Slot]:
+        return [slot for slot in self.slots if slot.run is not None]
+
+    def open(self, count: int) -> None:
+        for _ in range(count):
+            slot = Slot(self.placement, self.store.path.resolve(), self.corpus, self.worker_class)
+            slot.staff()
+            self.slots.append(slot)
+
+    def staff(self, count_left: Callable[[], int]) -> None:
+        """Give new workers to slots that lost theirs, if the cluster has room: a node may be gone, and Ray would wait
+        for it silently and forever. Open more slots where nodes joined, as many as there are runs left."""
+        empty = [slot for slot in self.slots if not slot.workers and slot.run is None]
+        if not (empty or self._grows) or time.monotonic() - self._staffed_at < STAFF_S:
+            return
+        self._staffed_at = time.monotonic()
+        placement = self.placement
+        room = count_slots(placement.cpus, placement.gpus, placement.processes, node_resources())
+        for slot in empty[: max(0, room - len(self.slots) + len(empty))]:
+            slot.staff()
+        if empty and len(empty) == len(self.slots) and not room:
+            self.observe(Event("notice", text="no node of the cluster has room for a run; waiting for one"))
+        if self._grows and room > len(self.slots) and (n_left := count_left()):
+            self._grow(min(room - len(self.slots), n_left))
+
+    def _grow(self, count: int) -> None:
+        try:
+            check_nodes(self.store.path)
+        except ResourceError as error:
+            self._grows = False
+            self.observe(Event("notice", text=f"a node that joined is not used: {error}"))
+            return
+        self.open(count)
+        self.placement = replace(self.placement, slots=len(self.slots))
+        self.observe(Event("notice", text=f"a node joined; {self.placement} from now on"))
+
+    def check_head(self) -> None:
+        """Tell the observer when the head of the cluster stops answering."""
+        if time.monotonic() - self._head_checked_at < STAFF_S:
+            return
+        self._head_checked_at = time.monotonic()
+        was_headless, self._is_headless = self._is_headless, is_headless()
+        if self._is_headless and not was_headless and not is_lost():
+            text = (
+                "the head of the Ray cluster does not answer; unless it comes back, Ray ends this process in a minute "
+                "or two. Nothing is lost: the same command resumes the study"
+            )
+            self.observe(Event("notice", text=text))
+
+    def abandon(self) -> None:
+        """End the workers of a node that is gone, and wait until they have released their runs."""
+        curves = [self.store.run(slot.run.run_id).curve for slot in self.slots if slot.run is not None]
+        for slot in self.slots:
+            slot.kill()
+        deadline = time.monotonic() + SIGNAL_S
+        while any(map(is_held, curves)) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def dismiss(self) -> None:
+        for slot in self.slots:
+            slot.dismiss()
+
+    def stop(self) -> None:
+        """Let every run in progress save a checkpoint and end."""
+        for slot in self.busy:
+            if slot.is_ready():
+                slot.stop()
+            else:
+                slot.dismiss()
 
 
 def is_memory_error(error: RayError) -> bool:

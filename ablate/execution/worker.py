@@ -27,8 +27,9 @@ from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.folders import RunFolder, StudyFolder, write_json
 from ablate.tracking.study_record import State
+from ablate.training.contract import Outcome, Recorder
 from ablate.training.device import free_memory
-from ablate.training.loop import Outcome, Recorder, train
+from ablate.training.loop import train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import report_attention

@@ -1,4 +1,4 @@
-"""Everything that training needs to go on as if nothing had happened, and its file."""
+"""Checkpoints: everything that training needs to resume exactly, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ablate_model import GPT
 
 @dataclass
 class Progress:
-    """How far a run is. `loss_sum` (nats) is over the steps since the last line of the curve, which stood at `line_*`.
+    """How far a run is. `loss_sum` (nats) covers the steps since the last line of the curve, which is at `line_*`.
 
-    A step's batch, rate and random numbers are functions of the step, so there is no position or generator to keep.
+    A step's batch, learning rate and random numbers depend only on the step, so no position or generator is kept.
     """
 
     step: int = 0
@@ -32,12 +32,12 @@ class Progress:
     line_wall_s: float = 0.0
 
 
-def capture(progress: Progress, model: GPT, optimizer: Optimizer) -> dict[str, Any]:
-    """The state to save: tensors are those of the run itself, so write it before the next step."""
+def capture_state(progress: Progress, model: GPT, optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state to save. It shares the tensors of the run, so write it before the next step."""
     return {"progress": asdict(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def restore(state: dict[str, Any], model: GPT, optimizer: Optimizer) -> Progress:
+def restore_state(state: dict[str, Any], model: GPT, optimizer: Optimizer) -> Progress:
     """Put a captured state back into a model and its optimizer."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
@@ -45,9 +45,9 @@ def restore(state: dict[str, Any], model: GPT, optimizer: Optimizer) -> Progress
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """A crash leaves the old checkpoint or the new one.
+    """Replace a checkpoint. A crash leaves the old one or the new one.
 
-    Raises `OSError` where the disk is full or the folder cannot be written; the old checkpoint is then still there.
+    Raises `OSError` if the disk is full or the folder is not writable. The old checkpoint is then still there.
     """
     write_atomic(path, partial(_save, state))
 
@@ -56,23 +56,23 @@ def _save(state: dict[str, Any], file: IO[bytes]) -> None:
     try:
         torch.save(state, file)
     except RuntimeError as error:
-        # torch answers the file's own error, a full disk for one, with an error about positions.
+        # If writing the file fails, as on a full disk, torch raises an error about positions instead.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state, with its tensors on the CPU; None where there is no file. Nothing in the file is executed.
+    """Read a state, with its tensors on the CPU; None if there is no file. Nothing in the file is executed.
 
-    Raises `RecordError` where the file is no checkpoint.
+    Raises `RecordError` if the file is not a checkpoint.
     """
     if not os.path.lexists(path):
         return None
     try:
         check_regular(path)
-        if not zipfile.is_zipfile(path):  # torch would try to read anything else by its old format
-            raise ValueError("it is torn, or of another kind")
+        if not zipfile.is_zipfile(path):  # torch would try to read any other file in its old format
+            raise ValueError("it is truncated, or not a checkpoint file")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise RecordError(f"{path}: not a checkpoint: {error}") from None

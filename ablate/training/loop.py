@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,52 +16,20 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ablate.data import Corpus, training_batch, validation_batches
 from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
-from ablate.training.checkpoint import Progress, capture, restore
+from ablate.training.checkpoint import Progress, capture_state, restore_state
 from ablate.training.compilation import compile_blocks
+from ablate.training.contract import Outcome, Recorder
 from ablate.training.device import default_generator, free_memory, now, peak_memory_bytes
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
 from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
-from ablate_model import GPT, ModelConfig
+from ablate_model import ModelConfig
 from ablate_model.attention_backend import choose_backend
 
-# At once in an evaluation. Fixed, so that no micro-batch, which memory may shrink, moves a validation loss.
+# Tokens at once in an evaluation. It is fixed, so that the micro-batch size does not change a validation loss.
 EVALUATION_TOKENS = 8192
-
-
-class Recorder(Protocol):
-    """What a run leaves behind, and where it goes on from."""
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        """One line of the curve."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """A checkpoint, written before this returns: the tensors in it go on being trained."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The last checkpoint saved, or None."""
-
-    def beat(self, step: int) -> None:
-        """A sign of life after each optimizer step and evaluation batch; it should cost next to nothing."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended, after which step, and the model as it then is.
-
-    `diverged`: a training or validation loss that is no finite number, seen at `step`. `stopped`: `should_stop` said
-    so, and a checkpoint was saved. `peak_memory_bytes` is what the run's tensors took on a GPU, and on the CPU the most
-    that the process ever held.
-    """
-
-    state: Literal["finished", "diverged", "stopped"]
-    step: int
-    wall_s: float
-    peak_memory_bytes: int
-    model: GPT
-    micro_batch_size: int | None = None
 
 
 def train(
@@ -77,32 +44,32 @@ def train(
     should_stop: Callable[[], bool],
     group: Group | None = None,
 ) -> Outcome:
-    """Train a model, or go on from the recorder's checkpoint: on the CPU with the same numbers, bit for bit.
+    """Train a model, or resume from the recorder's checkpoint. On the CPU, a resumed run is bit-for-bit the same.
 
-    With a `group`, each of its processes calls this, and takes its share of the rows of every batch, which is as large
-    as without; rank 0's recorder alone is asked and told.
+    With a `group`, each of its processes calls this function and trains its share of the rows of every batch. The batch
+    size does not change. Only the recorder of rank 0 is used.
 
-    A line of the curve has step (finished optimizer steps, from 1), tokens, flops, wall_s (training alone: no
-    evaluation, checkpoint, compilation), train_loss (nats, the mean over the steps since the line before),
-    learning_rate and grad_norm (of this step, before clipping) and tokens_per_s (since the line before). Every
-    `eval_every` steps and at the end it has val_loss and the model's diagnostics.
+    A line of the curve has step (finished optimizer steps, from 1), tokens, flops, wall_s (without evaluation,
+    checkpoints and compilation), train_loss (nats, the mean since the previous line), learning_rate and grad_norm (of
+    this step, before clipping) and tokens_per_s (since the previous line). Every `eval_every` steps and at the end, it
+    also has val_loss and the model's diagnostics.
 
-    Raises `ValueError` where warmup_steps or weight_decay are not resolved, `DataError` where the shards are gone, and
-    `torch.OutOfMemoryError` where the device is too small.
+    Raises `ValueError` if warmup_steps or weight_decay are not resolved, `DataError` if the shards are missing, and
+    `torch.OutOfMemoryError` if the device is too small.
     """
     torch.set_num_threads(threads)
     forbid_tf32()
-    # A compiled model of the run before is in cycles, and its graph keeps a pool. To look for cycles takes 0.15 s.
+    # The previous run's compiled model is in reference cycles, and its graph holds memory. Collecting takes 0.15 s.
     if train.compile or device != "cpu":
         free_memory(torch.device(device))
-    run = Training(model_config, train, seed, corpus, recorder, torch.device(device), group)
-    return run.go_on(should_stop)
+    training = Training(model_config, train, seed, corpus, recorder, torch.device(device), group)
+    return training.run(should_stop)
 
 
 class Training:
-    """One run's moving parts, for `train` and for those who time them.
+    """The model, optimizer and data of a run, and its steps, for `train` and for benchmarks.
 
-    The device is waited for only where a line of the curve or a checkpoint is due.
+    It waits for the device only when a line of the curve or a checkpoint is due.
     """
 
     def __init__(
@@ -128,12 +95,12 @@ class Training:
         self.model = self.precision.build(model_config, train.attention_backend, seed)
         self.model.to(device)
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # the runs before in this process do not count
+            torch.cuda.reset_peak_memory_stats(device)  # earlier runs of this process do not count
         self.generator = default_generator(device)
         self.parameters = list(self.model.parameters())
         self.optimizer = make_optimizer(self.model, train)
         state = group.share(recorder.load)
-        self.progress = Progress() if state is None else restore(state, self.model, self.optimizer)
+        self.progress = Progress() if state is None else restore_state(state, self.model, self.optimizer)
         self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
         self.grad_norm = torch.zeros((), device=device)
         self.is_graphed = train.cuda_graph and device.type == "cuda" and group.size == 1
@@ -149,10 +116,10 @@ class Training:
 
     @property
     def n_micro(self) -> int:
-        """Micro-batches a step."""
+        """Micro-batches per step."""
         return self.n_rows // self.micro_batch_size
 
-    def go_on(self, should_stop: Callable[[], bool]) -> Outcome:
+    def run(self, should_stop: Callable[[], bool]) -> Outcome:
         progress, train = self.progress, self.train
         if train.compile or train.micro_batch_size == "auto" or self.device.type == "cuda":
             self.warm_up()
@@ -174,7 +141,7 @@ class Training:
                 return self._end("diverged")
             if is_checkpoint:
                 progress.loss_sum = self._gather_loss()
-                self.recorder.save(capture(progress, self.model, self.optimizer))
+                self.recorder.save(capture_state(progress, self.model, self.optimizer))
             if is_stop:
                 return self._end("stopped")
             started = now(self.device)
@@ -182,7 +149,7 @@ class Training:
 
     def step(self, step: int) -> None:
         """Optimizer step number `step`, from 1."""
-        # What the forward pass draws (dropout) is a function of seed, step and rank: a checkpoint holds no generator.
+        # Dropout depends only on seed, step and rank, so a checkpoint needs no generator state.
         stream = (self.seed << 32) + step * self.group.size + self.group.rank
         self.generator.manual_seed(stream & 0x7FFF_FFFF_FFFF_FFFF)
         batch = training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
@@ -195,7 +162,7 @@ class Training:
             self.compute(inputs_bt, targets_bt)
 
     def _launch(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
-        """The first steps kernel by kernel, the others as one graph."""
+        """Launch the first steps kernel by kernel, and the others as one graph."""
         if self.n_eager < EAGER_STEPS:
             self.n_eager += 1
             compute_aside(self.compute, inputs_bt, targets_bt)
@@ -207,7 +174,7 @@ class Training:
         self.graph(inputs_bt, targets_bt)
 
     def compute(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
-        """Loss, gradients and update of a batch, waiting for nothing."""
+        """Compute loss, gradients and update for a batch, without waiting for the device."""
         micro_batches = zip(inputs_bt.chunk(self.n_micro), targets_bt.chunk(self.n_micro), strict=True)
         for index, (ids_bt, next_bt) in enumerate(micro_batches):
             with self.group.accumulate() if index + 1 < self.n_micro else nullcontext():
@@ -218,9 +185,10 @@ class Training:
         self.update()
 
     def update(self) -> None:
-        """Clip the gradients, take a step along them, forget them, and normalise nGPT's weights.
+        """Clip the gradients, update the parameters, reset the gradients, and normalize nGPT's weights.
 
-        A graph does so in one or two passes over most weights, by launches of their own, too many kernel by kernel.
+        A graph uses fused kernels that pass over most weights once or twice. Without a graph, so many launches would
+        be slower than torch's own kernels.
         """
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         stepped: AbstractSet[Tensor] = frozenset()
@@ -233,7 +201,7 @@ class Training:
         self.model.post_step(stepped)
 
     def _write_line(self, is_evaluation: bool) -> bool:
-        """Whether the losses are finite numbers."""
+        """Write a line of the curve, and return whether the losses are finite."""
         progress = self.progress
         n_steps = progress.step - progress.line_step
         losses = {"train_loss": self._gather_loss() / n_steps}
@@ -259,8 +227,10 @@ class Training:
         return all(map(math.isfinite, losses.values()))
 
     def _gather_loss(self) -> float:
-        """The group's mean of `loss_sum`, which each process then goes on from, as it would after a resume."""
-        self.loss_sum.copy_(self.group.sum(self.loss_sum) / self.group.size)  # in place: a graph adds to this tensor
+        """Replace `loss_sum` by its mean over the group, as after a resume, and return it."""
+        self.loss_sum.copy_(
+            self.group.sum(self.loss_sum) / self.group.size
+        )  # in place, because a graph adds to this tensor
         return self.loss_sum.item()
 
     @torch.no_grad()
@@ -280,7 +250,7 @@ class Training:
         return (self.group.sum(total) / self.group.sum(n_windows)).item()
 
     def warm_up(self) -> None:
-        """Compile, load the device's libraries and find the micro-batch, before the clock runs."""
+        """Compile, load the device's libraries and find the micro-batch size before the clock starts."""
         while True:
             try:
                 self._try_micro_batch()
@@ -294,7 +264,7 @@ class Training:
             free_memory(self.device)
 
     def _try_micro_batch(self) -> None:
-        """Gradients of one micro-batch, with room for the optimizer's two moments if it has not made them yet."""
+        """Compute the gradients of one micro-batch, with room for the optimizer's two moments."""
         has_moments = any(part.state for part in self.optimizer.parts)
         moments = [torch.empty_like(p) for p in self.parameters for _ in range(0 if has_moments else 2)]
         batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)

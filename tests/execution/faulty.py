@@ -12,7 +12,8 @@ import torch
 
 from ablate.execution import recorder
 from ablate.execution.worker import Job, Result, RunWorker
-from ablate.training.loop import Outcome, train
+from ablate.training.contract import Outcome
+from ablate.training.loop import train
 
 
 def _is_first(worker: RunWorker, name: str) -> bool:

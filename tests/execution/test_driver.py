@@ -46,8 +46,8 @@ def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
 
 def test_a_node_that_joins_later_trains_too(make_bench, undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, nodes = make_bench(), [{"CPU": 1.0}]
-    monkeypatch.setattr("ablate.execution.driver.node_resources", lambda: nodes)
-    monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
+    monkeypatch.setattr("ablate.execution.slots.node_resources", lambda: nodes)
+    monkeypatch.setattr("ablate.execution.slots.STAFF_S", 0.0)
 
     def join(event: Event) -> None:
         if event.kind == "progress" and len(nodes) < 3:
@@ -66,7 +66,7 @@ def test_a_cluster_whose_head_is_gone_is_told_of_once(make_bench, monkeypatch: p
     assert bench.train(worker_class=faulty.SlowWorker).states == {"finished": 2}
     assert "does not answer" not in bench.texts()
     bench = make_bench()
-    monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
+    monkeypatch.setattr("ablate.execution.slots.STAFF_S", 0.0)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         context = SimpleNamespace(gcs_address=f"127.0.0.1:{closed.getsockname()[1]}")
@@ -77,8 +77,8 @@ def test_a_cluster_whose_head_is_gone_is_told_of_once(make_bench, monkeypatch: p
 
 def test_no_lane_is_opened_for_which_there_is_no_run(make_bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make_bench()
-    monkeypatch.setattr("ablate.execution.driver.node_resources", lambda: [{"CPU": 8.0}])
-    monkeypatch.setattr("ablate.execution.driver.STAFF_S", 0.0)
+    monkeypatch.setattr("ablate.execution.slots.node_resources", lambda: [{"CPU": 8.0}])
+    monkeypatch.setattr("ablate.execution.slots.STAFF_S", 0.0)
     assert bench.train(slots=2, grows=True).states == {"finished": 2}
     assert "joined" not in bench.texts()
 

@@ -12,7 +12,8 @@ import pytest
 from ablate.data import Corpus, CorpusInfo
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import read_checkpoint, write_checkpoint
-from ablate.training.loop import Outcome, train
+from ablate.training.contract import Outcome
+from ablate.training.loop import train
 from ablate_model import ModelConfig
 
 VOCABULARY = 32

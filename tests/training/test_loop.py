@@ -379,5 +379,5 @@ def test_what_a_graph_adds_to_stays_the_same_tensor(corpus, new_recording, model
     """Otherwise the curve of a graphed run on a GPU would not change after its first line."""
     training = loop.Training(model_config, make_train_config(), 0, corpus, new_recording(), torch.device("cpu"))
     before = training.loss_sum
-    training.go_on(lambda: False)
+    training.run(lambda: False)
     assert training.loss_sum is before
