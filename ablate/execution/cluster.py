@@ -45,12 +45,11 @@ STDERR = 2  # the file descriptor
 
 @contextmanager
 def start_cluster(address: str | None, available: Mapping[str, float], log: Path) -> Iterator[Nodes]:
-    """A Ray cluster for as long as the driver needs it: the one at `address`, or this machine. Yields the resources of
-    its nodes.
+    """Join the Ray cluster at `address`, or start one on this machine. Yields the resources of its nodes.
 
     Ray's own messages go to the file `log`. Workers run in the environment and folder of the driver, or of the node
     that was joined, also under `uv run`. Raises `ResourceError` if no cluster answers at the address or Ray does not
-    start. `ClusterLostError` passes through after the remains of a lost node were removed.
+    start. If the node is lost, its remains are removed, and `ClusterLostError` passes through.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -75,7 +74,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
                         init_local(available, _temp_dir=scratch, **quiet)
             except Exception as error:  # noqa: BLE001 - Ray raises a plain Exception if a node does not start
                 where = f"no Ray cluster answers at {address}" if address else "Ray did not start on this machine"
-                raise ResourceError(f"{where}: {error}; Ray's own words are in {log}") from None
+                raise ResourceError(f"{where}: {error}; Ray's own log is {log}") from None
             yield node_resources()
             is_broken = is_lost()
         finally:
@@ -95,15 +94,15 @@ def _save_logs(scratch: Path, log: Path) -> None:
 
 
 def _tell_log(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-    """What Ray prints of a dead worker, whatever `log_to_driver` says: a program may read the standard output."""
+    """Write what Ray prints about a dead worker to the log, because a program may read the standard output."""
     os.write(STDERR, "\n".join([*data["lines"], ""]).encode())
 
 
 def check_address(address: str) -> None:
-    """See that a process listens at HOST:PORT, because Ray would try for a minute. Ray judges other addresses; for
-    `auto` it takes RAY_ADDRESS if that is set.
+    """Check that a process listens at HOST:PORT, because Ray would try for a minute.
 
-    Raises `ResourceError` if none does.
+    Other addresses are left to Ray. For `auto`, Ray uses RAY_ADDRESS if it is set. Raises `ResourceError` if no
+    process listens.
     """
     place = f"--address {address}"
     if address == "auto" and os.environ.get("RAY_ADDRESS"):
@@ -120,19 +119,19 @@ def check_address(address: str) -> None:
 
 
 def node_resources() -> Nodes:
-    """What each node has that is alive now."""
+    """The resources of each node that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def is_lost() -> bool:
-    """Whether a vital process of the local node died. Asked of the processes, since Ray calls on a dead node hang."""
+    """Whether a vital process of the local node died. It checks the processes, because Ray calls to it would hang."""
     node = _local_node()
     return node is not None and any(name in VITAL for name, _ in node.dead_processes())
 
 
 def is_headless() -> bool:
-    """Whether nobody listens any more where the head of the cluster did. Ray waits a minute for it, and then ends this
-    process without a word on the screen."""
+    """Whether the head of the cluster no longer listens. Ray waits a minute for it, and then ends this process
+    silently."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
@@ -142,13 +141,12 @@ def is_headless() -> bool:
 
 
 def _local_node() -> Any:
-    """Ray's handle of the processes that this one started; no public call tells of them."""
+    """Ray's handle of the processes that this one started; there is no public call for it."""
     return ray._private.worker._global_node
 
 
 def check_nodes(folder: Path) -> None:
-    """See that every node of a cluster that was joined reads in `folder` what this machine writes there, and runs the
-    same version of ablate.
+    """Check that every node of a joined cluster sees the same `folder` and runs the same version of ablate.
 
     Raises `ResourceError` naming the nodes that do not.
     """
@@ -194,7 +192,7 @@ def _look(path: Path, content: str) -> tuple[bool, str]:
 
 
 def _hear(answer: Any) -> tuple[bool, str]:
-    """The answer of a node; other versions of ablate have no `_look`, or there is none at all."""
+    """The answer of a node. It fails if the node has no ablate, or a version without `_look`."""
     try:
         reads, theirs = ray.get(answer)
     except RayError:
@@ -204,7 +202,7 @@ def _hear(answer: Any) -> tuple[bool, str]:
 
 @contextmanager
 def _stderr_to(log: Path) -> Iterator[None]:
-    """Ray's C++ core writes to the file descriptor itself, over whatever is on the screen."""
+    """Redirect the file descriptor itself, because Ray's C++ core writes to it, over anything on the screen."""
     make_folder(log.parent)
     sys.stderr.flush()
     kept = os.dup(STDERR)
@@ -219,16 +217,16 @@ def _stderr_to(log: Path) -> Iterator[None]:
 
 
 def entrypoint(grid: Path, runs: Path, options: Sequence[str]) -> str:
-    """The command that the cluster's head executes. Jobs start in a folder of their own, so paths are absolute."""
+    """The command that the cluster's head executes. A job starts in its own folder, so paths are absolute."""
     words = ["python", "-m", "ablate", "run", grid.resolve(), "--runs", runs.resolve(), "--address", "auto", *options]
     return shlex.join(map(str, words))
 
 
 def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
-    """Send the study to the job server at `address` (http://HEAD:8265) and give the job's id.
+    """Send the study to the job server at `address` (http://HEAD:8265), and return the job's id.
 
-    The secrets of MLflow travel in the environment that the cluster was started with, never in the command. Raises
-    `ResourceError` where no job server answers.
+    MLflow's secrets must be in the environment that the cluster was started with. They are never in the command.
+    Raises `ResourceError` if no job server answers.
     """
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -240,5 +238,5 @@ def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
             # ValueError: no address; RayError: a token that is not the cluster's
             text = str(error).strip().splitlines()[0]
             if NOT_YET not in text or time.monotonic() > deadline:
-                raise ResourceError(f"no Ray job server takes the study at {address}: {text}") from None
+                raise ResourceError(f"no Ray job server accepts the study at {address}: {text}") from None
         time.sleep(1)

@@ -1,6 +1,7 @@
-"""Early stopping, by choice: which runs are cut before the end of their budget.
+"""Optional early stopping: rules that cut runs before the end of their budget.
 
-A run that was cut counts as censored where it stopped. The baselines are never cut: every target is one of theirs.
+A run that was cut counts as censored at the step where it stopped. Baselines are never cut, because they set every
+target.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ from ablate.errors import GridError, suggest
 from ablate.plan import Plan, Run
 from ablate.tracking.study_record import is_number
 
-ETA = 3  # a third goes on at each rung
+ETA = 3  # a third continues at each rung
 N_RUNGS = 3
-MIN_GAIN = 1e-3  # nats; less is no improvement
+MIN_GAIN = 1e-3  # nats; a smaller gain is no improvement
 
 
 class Stopping(ABC):
-    """Judges a run by the lines of its curve as they come."""
+    """Judges a run by the lines of its curve as they arrive."""
 
     @abstractmethod
     def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
-        """Why this run should end now; empty where it may go on."""
+        """Why this run should end now; empty if it may continue."""
 
 
 @final
 class Asha(Stopping):
     """Asynchronous successive halving across arms (Li et al. 2020, arXiv 1810.05934, algorithm 2, without promotion).
 
-    The rungs stand at 1/27, 1/9 and 1/3 of an arm's steps. A run that reaches one goes on if it is among the best third
-    of those that reached it before, of the same seed and compared with the same baseline; the first few always do.
+    The rungs are at 1/27, 1/9 and 1/3 of an arm's steps. A run that reaches a rung continues if it is among the best
+    third of the runs that have reached it, with the same seed and baseline. The first few always continue.
     """
 
     def __init__(self) -> None:
@@ -54,7 +55,7 @@ class Asha(Stopping):
 
 @final
 class Patience(Stopping):
-    """Cuts a run whose validation loss has not come down for `evaluations` evaluations in a row."""
+    """Cuts a run whose validation loss has not fallen for `evaluations` evaluations in a row."""
 
     def __init__(self, evaluations: int) -> None:
         self.evaluations = evaluations
@@ -71,7 +72,7 @@ class Patience(Stopping):
 
 
 def parse_stopping(rule: str | None) -> Stopping | None:
-    """The rule that a word of the command line names. Raises `GridError` for any other word."""
+    """Read a rule from the command line. Raises `GridError` if there is no such rule."""
     if rule is None:
         return None
     name, _, number = rule.partition("=")
@@ -83,7 +84,7 @@ def parse_stopping(rule: str | None) -> Stopping | None:
 
 
 def seed_from_curves(stopping: Stopping, plan: Plan, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Let the rule see what an earlier driver saw, so that it judges as if it had not been interrupted."""
+    """Show the rule what an earlier driver saw, so that it judges as if the study had not been interrupted."""
     for run in plan.runs:
         stopping.judge(run, curves.get(run.run_id, ()))
 

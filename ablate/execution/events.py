@@ -1,4 +1,4 @@
-"""What the driver tells those who look on, and how a study stands after it."""
+"""The events that a driver reports, and the outcome of its work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind = Literal["started", "progress", "retry", "ended", "notice"]
 
 @dataclass(frozen=True)
 class Event:
-    """Something that a person may want to see: a run started, went on, or ended; a notice is about no run."""
+    """Something to show to the user: a run started, progressed or ended. A notice concerns no single run."""
 
     kind: Kind
     run: Run | None = None
@@ -28,9 +28,9 @@ Observer = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The number of runs by state, whether the driver was interrupted, and what made it give up, if anything did.
+    """The number of runs in each state, whether the driver was interrupted, and the error that halted it, if any.
 
-    `lost` has the errors of runs, by run id, that the driver gave up: their status may not tell.
+    `lost` has the errors, by run id, of the runs that the driver gave up. Their status may not have them.
     """
 
     states: Mapping[str, int]

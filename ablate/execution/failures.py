@@ -90,8 +90,8 @@ class Retries:
     def record_death(self, run: Run, *, is_memory_error: bool, has_begun: bool) -> str | None:
         """What happens next, in words; None if the run has used up its attempts without further progress.
 
-        Ray reports when it kills a worker to free memory, but the kernel does not. So if a run dies a second time
-        without further progress, a lack of memory is suspected, and the micro-batch is halved. This does not happen at
+        Ray reports when it kills a worker to free memory, but the kernel does not. So at a second death without
+        further progress, a lack of memory is suspected, and the micro-batch is halved. This does not happen at
         the first death, because a run whose worker was just killed must continue bit for bit. A death before the run
         had begun does not count: a dead idle worker goes unnoticed until it is assigned a run.
         """

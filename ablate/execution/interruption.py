@@ -114,19 +114,19 @@ class TimeLimit:
         self._begun: set[str] = set()
 
     def learn(self, run: Run, took_s: float) -> None:
-        """A run that was trained to its end took so long."""
+        """Note how long a run took that was trained to its end."""
         if took_s > 0:
             self._rates.setdefault(_network(run), []).append(took_s / run.arm.n_tokens)
 
     def mark_begun(self, run: Run) -> None:
-        """A run has a checkpoint, so that it may go on even if it does not end in time."""
+        """Note that a run has a checkpoint, so it may resume even if it cannot end in time."""
         self._begun.add(run.run_id)
 
     def allows(self, run: Run) -> bool:
-        """Whether a run may start now because it will probably end in time.
+        """Whether a run may start now: it will probably end in time.
 
-        It is expected to be as fast as others of its network, or as the slowest network if there are none. A run may
-        start while there is any time if no pace is known, and resume if it has begun: it stops when the time is over.
+        The estimate is the speed of other runs of the same network, or else of the slowest network. If no speed is
+        known, a run may start while any time is left. A run that has begun may resume; it stops when the time is over.
         """
         known = self._rates.get(_network(run))
         rate = median(known) if known else max(map(median, self._rates.values()), default=0.0)
@@ -149,14 +149,14 @@ class ClusterLostError(ResourceError):
 
 
 def restart_command(error: ClusterLostError) -> NoReturn:
-    """The driver holds no state, so the same command in the place of this process goes on.
+    """Replace this process by the same command, which resumes the study because the driver holds no state.
 
-    Raises the error where that was done several times already.
+    Raises the error after several restarts.
     """
     restarts = int(os.environ.get("ABLATE_RESTARTS", "0"))
     if restarts >= MAX_RESTARTS:
         raise error
     os.environ["ABLATE_RESTARTS"] = str(restarts + 1)
-    print(f"{error}; starting another one", file=sys.stderr, flush=True)
+    print(f"{error}; starting a new one", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os.execv(sys.executable, sys.orig_argv)

@@ -20,9 +20,9 @@ from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecor
 
 @dataclass(frozen=True)
 class Job:
-    """One run to train. `config` is the content of config.json, `manifest` what the driver knows of it.
+    """A run to train. `config` is the content of config.json, and `manifest` is what the driver knows about the run.
 
-    `cut_counts`: a run that early stopping cut counts as ended; otherwise it goes on from where it was cut.
+    With `cut_counts`, a run that early stopping cut counts as ended; otherwise it resumes where it was cut.
     """
 
     run_id: str
@@ -73,7 +73,7 @@ def record_arm(arm: Arm) -> ArmRecord:
 
 
 def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
-    """The content of config.json: all that decides what comes out of a run."""
+    """The content of config.json: everything that decides the result of a run."""
     data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
     return {
         "model": run.arm.model.to_dict(),
@@ -86,7 +86,7 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
 def make_job(
     plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any], *, cut_counts: bool = False
 ) -> Job:
-    """What a worker is told of a run."""
+    """Describe a run to a worker."""
     manifest = {
         **software,
         "arm": run.arm.name,
@@ -109,7 +109,7 @@ def _tuning_of(plan: Plan, arm: str) -> Mapping[str, Any]:
 def find_unfinished(
     plan: Plan, store: StudyFolder, *, cut_counts: bool = False, failed_only: bool = False
 ) -> list[Run]:
-    """The runs that are left to train; or, of these, the ones that failed."""
+    """The runs that are left to train, or only those that failed."""
     left = []
     for run in plan.runs:
         folder = store.run(run.run_id)
@@ -120,8 +120,8 @@ def find_unfinished(
 
 
 def count_states(store: StudyFolder, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[str, int]:
-    """How many runs are in each state, as `ablate status` calls it. The `lost` count as failed, whatever their status
-    says: it may be from before a disk was full."""
+    """The number of runs in each state, named as in `ablate status`. The `lost` count as failed, because a full disk
+    may have kept that out of their status."""
     return Counter("failed" if run_id in lost else _name_state(store.run(run_id)) for run_id in run_ids)
 
 
@@ -133,8 +133,8 @@ def _name_state(folder: RunFolder) -> str:
 
 
 def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str, float]:
-    """Seconds of each arm's run, by its name: what its finished runs took; else the estimate, corrected by how far the
-    estimates of the other arms were off."""
+    """Seconds per run of each arm, by name: the median of its finished runs, or an estimate. Estimates are corrected
+    by the error of the estimates of other arms."""
     guessed = {arm.name: run_seconds(arm.model, arm.train, pace) for arm in plan.arms}
     took: dict[str, list[float]] = {}
     for run in plan.runs:
@@ -147,11 +147,11 @@ def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str,
 
 
 def order(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
-    """Seed by seed, and within a seed the longest first.
+    """Sort runs by seed, and within a seed by length, the longest first.
 
-    A whole seed is comparable while the next one trains, and no slot waits between two seeds; so longest-first, which
-    is there to let the slots end together, costs nothing by reaching over the last seed alone. Equals keep the plan's
-    order, which has the baseline first.
+    A finished seed can be compared while the next one trains. Slots do not wait between seeds. Longest-first lets the
+    slots finish together, which only matters for the last seed. Runs of equal length keep the plan's order, with the
+    baseline first.
     """
     runs = list(runs)
     blocks = list(dict.fromkeys(run.seed for run in runs))
@@ -159,17 +159,17 @@ def order(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
 
 
 class RunSource(ABC):
-    """Is asked for runs whenever a worker is free and nothing waits, and told of every run that ended."""
+    """Supplies more runs while others train: a search, for example. It is asked when a worker is idle."""
 
     @property
     @abstractmethod
     def n_left(self) -> int:
-        """About how many runs may still come; 0 where none will."""
+        """About how many runs may still come; 0 if there are no more."""
 
     @abstractmethod
     def draw(self) -> Sequence[Run]:
-        """Further runs to train, written into the study's record already; none where none are to be had now."""
+        """Return more runs to train, which are already in the study's record; empty if there are none now."""
 
     @abstractmethod
     def tell(self, run: Run, state: State) -> None:
-        """A run ended: finished, diverged or failed."""
+        """Note that a run has ended: finished, diverged or failed."""

@@ -66,8 +66,8 @@ class _DriverPath(JobConfig):  # type: ignore[misc]
 def _start_process(popen: Callable[..., Any], *arguments: Any, preexec_fn: Callable[[], object], **options: Any) -> Any:
     """Start one of Ray's processes in a process group of its own.
 
-    `timeout`, a shell and a closing terminal signal a whole group. The driver has to be alone in its group, so that
-    workers can save checkpoints before the node ends. Linux ends the node when the driver dies; elsewhere Ray relies
+    `timeout`, a shell and a closing terminal signal a whole group. The driver needs its own group, so that workers
+    can save checkpoints before the node ends. Linux ends the node when the driver dies; elsewhere Ray relies
     on the group for that.
     """
 

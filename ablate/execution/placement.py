@@ -1,4 +1,4 @@
-"""How many runs go side by side, and on what."""
+"""How many runs train at the same time, on which resources, and whether they fit."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ablate.plan.estimate import Pace, least_bytes
 from ablate.study.declaration import Declaration
 from ablate.study.schema import Resources
 
-INDUCTOR_COMPILERS = 32  # at most, by torch._inductor.config; to ask it costs a second of loading
+INDUCTOR_COMPILERS = 32  # the maximum of torch._inductor.config, which takes a second to load
 
 COPIED_BYTES = 2**26  # more than a cache holds
 
-Nodes = Sequence[Mapping[str, float]]  # what each node of the cluster has, in Ray's words
+Nodes = Sequence[Mapping[str, float]]  # the resources of each node of the cluster, with Ray's names
 
 
 @dataclass(frozen=True)
 class Placement:
-    """`slots` runs side by side, each of `processes` workers with `cpus` cores, which are also its threads, and `gpus`
-    of a GPU."""
+    """`slots` runs at the same time, each with `processes` workers. A worker has `cpus` cores, and as many threads, and
+    the share `gpus` of a GPU."""
 
     cpus: int
     gpus: float
@@ -41,8 +41,8 @@ class Placement:
         return self.gpus * self.processes
 
     def count_compilers(self, n_cores: int) -> int:
-        """How many processes Inductor may compile with for one worker on a node of `n_cores`: as many as it has cores,
-        or its share of those that Inductor takes for a GPU of one's own."""
+        """How many processes Inductor may use for one worker on a node of `n_cores`: one per core of the worker, or its
+        share of those that Inductor uses for a whole GPU."""
         return max(self.cpus, int(min(n_cores, INDUCTOR_COMPILERS) * min(self.gpus, 1)))
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Placement:
 
 
 def local_resources() -> dict[str, float]:
-    """What this machine has, in Ray's words."""
+    """The resources of this machine, with Ray's names."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
@@ -64,7 +64,7 @@ def local_resources() -> dict[str, float]:
 def place(resources: Resources, nodes: Nodes, workers: int | None, n_runs: int, where: str = "resources") -> Placement:
     """Share the cluster among the runs. `where` is the place in the grid that a refusal names.
 
-    Raises `ResourceError` where one run asks for more than there is, or `workers` of them do: Ray would wait for ever.
+    Raises `ResourceError` if one run, or `workers` runs together, need more than there is: Ray would wait forever.
     """
     processes = resources.n_processes
     has_gpu = any(node.get("GPU", 0) >= 1 for node in nodes)
@@ -81,7 +81,8 @@ def place(resources: Resources, nodes: Nodes, workers: int | None, n_runs: int, 
 
 
 def count_slots(cpus: int, gpus: float, processes: int, nodes: Nodes) -> int:
-    """How many runs fit side by side. A process has all that it takes on one node; those of a run may be on several."""
+    """How many runs fit at the same time. A process needs all its resources on one node; those of a run may be on
+    several nodes."""
     return sum(_count_processes(cpus, gpus, node) for node in nodes) // processes
 
 
@@ -96,7 +97,7 @@ def _describe_run(cpus: int, gpus: float, processes: int) -> str:
 
 
 def _describe(nodes: Nodes) -> str:
-    """What there is."""
+    """The resources of the nodes, in words."""
     kinds = Counter((int(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in nodes)
     parts = [
         f"{cpus} CPU and {gpus:g} GPU"
@@ -107,8 +108,8 @@ def _describe(nodes: Nodes) -> str:
 
 
 def measure_pace(placement: Placement) -> Pace:
-    """How fast what one run gets multiplies large matrices and copies memory, the yardstick of the plan's estimates.
-    Takes 0.2 s."""
+    """Measure how fast the resources of one run multiply large matrices and copy memory, for the plan's estimates.
+    It takes 0.2 s."""
     on_gpu = placement.gpus > 0 and torch.cuda.is_available()
     size, dtype, device = (4096, torch.bfloat16, "cuda") if on_gpu else (512, torch.float32, "cpu")
     before = torch.get_num_threads()
@@ -135,8 +136,8 @@ def _fastest(call: Callable[[], Tensor]) -> float:
 
 
 def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) -> None:
-    """Raises `ResourceError` where the weights, gradients and optimizer state of a run alone do not fit into this
-    machine, whatever else is done to save memory."""
+    """Raises `ResourceError` if the weights, gradients and optimizer state of a run do not fit into this machine, even
+    with the smallest micro-batch."""
     if not runs:
         return
     total = _total_bytes(placement.gpus > 0)
@@ -152,7 +153,7 @@ def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) 
 
 
 def _total_bytes(on_gpu: bool) -> int:
-    """All memory of the largest GPU, or of this machine with its swap; 0 where that is unknown."""
+    """All memory of the largest GPU, or of this machine with its swap; 0 if it is unknown."""
     if on_gpu:
         devices = range(torch.cuda.device_count())
         return max((torch.cuda.get_device_properties(device).total_memory for device in devices), default=0)

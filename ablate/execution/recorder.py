@@ -1,4 +1,4 @@
-"""The training loop's recorder over a run's folder."""
+"""The recorder of the training loop, which writes to the folder of the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEARTBEAT_S = 5.0
 
 
 class Assistant:
-    """The recorder of a process that helps to train a run of which another one keeps the records."""
+    """The recorder of a process that helps to train a run, while another process keeps its records."""
 
     def log(self, record: Mapping[str, Any]) -> None: ...
 
@@ -34,7 +34,7 @@ class Assistant:
 class FolderRecorder:
     """Curve lines, checkpoints, and a heartbeat in the status.
 
-    The time between heartbeats is taken from a clock that nobody can set; `now` only dates them.
+    The time between heartbeats comes from a monotonic clock; `now` only gives their date.
     """
 
     def __init__(
@@ -56,24 +56,24 @@ class FolderRecorder:
         self.beat(record["step"])
 
     def beat(self, step: int) -> None:
-        """A sign of life, written at most every few seconds."""
+        """Write a sign of life, at most every few seconds."""
         self.status = replace(self.status, step=step)
         if time.monotonic() - self._beaten >= HEARTBEAT_S:
             self.write_status("running")
 
     def save(self, state: dict[str, Any]) -> None:
-        """The checkpoint holds the curve's length and sum, so that a resumed run knows whether both belong together.
+        """Write a checkpoint with the curve's length and checksum, so that a resumed run can check that they match.
 
-        The curve is on the disk first: a checkpoint that outlives its curve would be of no use.
+        The curve is written to the disk first, because a checkpoint without its curve is useless.
         """
         self.curve.sync()
         write_checkpoint(self.folder.checkpoint, {**state, "curve": [self.curve.n_bytes, self.curve.crc32]})
         self.status = replace(self.status, step=state["progress"]["step"])
 
     def load(self) -> dict[str, Any] | None:
-        """The last checkpoint, with the curve cut back to what it was then; None, and an empty curve, without one.
+        """Read the last checkpoint, and cut the curve back to its length then. Without one: None, and an empty curve.
 
-        A checkpoint that cannot be read, or whose curve was damaged since, is reported and passed over.
+        A checkpoint that cannot be read, or whose curve is damaged, is noted and ignored.
         """
         try:
             state = read_checkpoint(self.folder.checkpoint)
@@ -81,7 +81,7 @@ class FolderRecorder:
                 raise RecordError(f"{self.folder.curve} is not the curve that the checkpoint was saved with")
         except RecordError as error:
             state = None
-            self.note(f"training began anew: {error}")
+            self.note(f"training started again from step 0: {error}")
         if state is None:
             self.curve.rewind(0, 0)
         return state

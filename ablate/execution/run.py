@@ -1,4 +1,4 @@
-"""`ablate run`, put together: corpus, cluster, workers, mirror and view around one driver."""
+"""`ablate run`: prepares the corpus and the cluster, and lets a driver train what is left of a plan."""
 
 from __future__ import annotations
 
@@ -30,18 +30,17 @@ from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 
-SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster sees
-ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, to which only ratios matter
+SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster can read
+ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, which never changes what comes out: where MLflow is, how many at a time, on which cluster.
+    """How to run a plan. Only `early_stop`, the rule that cuts runs, changes results.
 
-    `early_stop` alone does: it names the rule by which runs are cut. `stuck_s` is how long a worker may be silent;
-    `limit` lets no run begin that would not end in time; weights that `keep` or `disk_budget_bytes` have no room for
-    are removed while the study goes on. Raises `ResourceError` for an address that MLflow cannot have, and `GridError`
-    for a rule that is none.
+    `stuck_s` is how long a worker may be silent. `limit` prevents runs from starting that cannot end in time. Weights
+    beyond `keep` and `disk_budget_bytes` are removed while the study trains. Raises `ResourceError` for an impossible
+    MLflow address, and `GridError` for an unknown rule.
     """
 
     tracking_uri: str
@@ -72,24 +71,23 @@ def run_study(
     source: RunSource | None = None,
     stopping: Stopping | None = None,
 ) -> Outcome:
-    """Train what is left of a plan, and what the `source` adds to it meanwhile. Nothing is written before it is known
-    that the cluster can take it.
+    """Train what is left of a plan, and the runs that the `source` adds. Nothing is written before the cluster is known
+    to have enough resources.
 
-    `stopping` is a rule in place of the one that the options name. `base` is the folder of the grid, where relative
-    data paths are looked up too. Raises `GridError` where the folder is a search's, `ResourceError` where the cluster
-    lacks what a run asks for or sees another folder, or where this machine lacks the memory for a run's weights,
-    `DataError` where the corpus cannot be read, and `ClusterLostError` where the local Ray node died: the same call
-    goes on.
+    `stopping` replaces the rule that the options name. `base` is the folder of the grid, to which data paths may be
+    relative. Raises `GridError` if the folder belongs to a search, `DataError` if the corpus cannot be read, and
+    `ResourceError` if the cluster lacks the resources of a run or sees another folder, or if this machine lacks memory
+    for the weights of a run. Raises `ClusterLostError` if the local Ray node died; the same call then resumes.
     """
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
     stopping = stopping or parse_stopping(options.early_stop)
-    cut_counts = stopping is not None or source is not None  # what a trial's runs were told to end with, it has
+    cut_counts = stopping is not None or source is not None  # a search keeps what it cut
     if obstacle := find_mirror_obstacle(options.tracking_uri):
-        view.observe(Event("notice", text=f"{obstacle}; the study itself will be whole"))
+        view.observe(Event("notice", text=f"{obstacle}; the study itself will be complete"))
     pending = find_unfinished(plan, store, cut_counts=cut_counts, failed_only=options.retry_failed)
     n_more = source.n_left if source is not None else 0
-    is_search = "space" in plan.tuning  # which keeps the weights of its best trial only
+    is_search = "space" in plan.tuning  # a search only keeps the weights of its best trial
     keeps_weights = options.keep == "all" and options.disk_budget_bytes is None and not is_search
     repair_runs(plan, store, lambda text: view.observe(Event("notice", text=text)), needs_weights=keeps_weights)
     if not pending and not n_more:
@@ -98,7 +96,7 @@ def run_study(
             _close(MlflowMirror(options.tracking_uri, store, record), options, console, view)
         return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=False)
 
-    # Ray takes a second to load, and is of no use where nothing is left to train.
+    # Ray takes a second to load, so it is only imported if runs are left to train.
     from ablate.execution.cluster import check_address, check_nodes, start_cluster
     from ablate.execution.driver import Driver
 
@@ -108,7 +106,9 @@ def run_study(
         placement = place(plan.study.resources, [available], options.workers, len(pending) + n_more, where)
         check_memory(plan.study, pending, placement)
         if os.environ.get("RAY_ADDRESS"):
-            console.print("RAY_ADDRESS is not used: this trains on this machine; --address auto joins that cluster")
+            console.print(
+                "RAY_ADDRESS is ignored: the study trains on this machine; use --address auto to join that cluster"
+            )
     else:
         check_address(options.address)
     done = len(plan.runs) - len(pending)
@@ -170,7 +170,7 @@ def _read_curves(plan: Plan, store: StudyFolder) -> Iterator[tuple[str, Sequence
 
 def _check_name(plan: Plan, store: StudyFolder) -> None:
     """Raises `GridError` where a study would take the place of a search, whose record alone lists its trials."""
-    with suppress(RecordError):  # none, or one that cannot be read: it is written anew
+    with suppress(RecordError):  # there is no record, or it cannot be read: it will be written again
         before = store.read_study()
         if "space" in before.tuning and "space" not in plan.tuning:
             message = f"a search of the name {before.study!r} was run in {store.path}: give this study another name"
@@ -178,8 +178,8 @@ def _check_name(plan: Plan, store: StudyFolder) -> None:
 
 
 def _close(mirror: MlflowMirror, options: Options, console: Console, view: View) -> None:
-    with console.status(f"bringing MLflow at {redact(options.tracking_uri)} up to date"):
+    with console.status(f"updating MLflow at {redact(options.tracking_uri)}"):
         mirror.close()
     if mirror.behind:
-        text = f"{mirror.behind}; the curves on disk are whole, and the next `ablate run` brings the rest"
+        text = f"{mirror.behind}; the curves on disk are complete, and the next `ablate run` sends the rest"
         view.observe(Event("notice", text=text))

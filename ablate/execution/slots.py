@@ -101,7 +101,7 @@ class Slot:
 
     def cut(self, run_id: str, reason: str) -> None:
         """Ask the workers to end this run for good."""
-        if self.workers:  # there are none if a worker that hung was just dismissed
+        if self.workers:  # a slot has no workers just after one that hung was dismissed
             self.workers[0].cut.remote(run_id, reason)
 
     def result(self, done: Sequence[Any]) -> Result | None:

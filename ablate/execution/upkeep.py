@@ -20,11 +20,11 @@ EVERY_S = 10.0  # a look at a study of thousands of runs takes a while
 
 
 def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *, needs_weights: bool) -> None:
-    """Look at the files of every run that has ended, and `tell` what was found, in sentences.
+    """Check the files of every run that has ended, restore what can be restored, and `tell` the rest in sentences.
 
-    A config is written again from the plan, and weights from the checkpoint, where it is still there. No run is trained
-    again for its weights: another machine would not repeat its curve bit for bit. Weights that are gone may have been
-    removed on purpose, so they are told of only where the caller `needs_weights`.
+    A config is restored from the plan, and weights from the checkpoint if it still exists. No run is trained again for
+    its weights, because another machine would not repeat its curve bit for bit. Missing weights may have been removed
+    on purpose, so they are reported only if the caller `needs_weights`.
     """
     gone = []
     for run in {run.run_id: run for run in plan.runs}.values():
@@ -36,14 +36,14 @@ def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *
             tell(sentence)
         if status.state == "finished" and (flaw := folder.weights_flaw()) and not _save_weights_again(folder, status):
             if folder.weights.is_symlink() or folder.weights.exists():
-                tell(f"{flaw}; the curve is whole. To train the run again, remove its folder: {folder.path}")
+                tell(f"{flaw}; the curve is intact. To train the run again, remove its folder: {folder.path}")
             elif needs_weights:
                 gone.append(str(folder.path))
     if gone:
         more = f" and {count(len(gone) - MAX_NAMED, 'more')}" if len(gone) > MAX_NAMED else ""
         tell(
             f"{count(len(gone), 'finished run')} without weights (cleaned away, merged without them, or lost); "
-            f"the curves are whole. To train such a run again, remove its folder: {', '.join(gone[:MAX_NAMED])}{more}"
+            f"the curves are intact. To train such a run again, remove its folder: {', '.join(gone[:MAX_NAMED])}{more}"
         )
 
 
@@ -72,9 +72,9 @@ def _decisive(config: Mapping[str, Any], passed_over: frozenset[str]) -> str:
 
 
 def _check_manifest(folder: RunFolder) -> Iterator[str]:
-    """Nothing but the training itself knew on which device and with which versions it ran."""
+    """Report a lost manifest. It cannot be restored: only the training knew its device and versions."""
     try:
-        problem = "" if isinstance(read_json(folder.manifest), dict) else f"{folder.manifest}: it holds no mapping"
+        problem = "" if isinstance(read_json(folder.manifest), dict) else f"{folder.manifest}: it is not a mapping"
     except RecordError as error:
         problem = str(error)
     if problem:
@@ -85,7 +85,7 @@ def _check_manifest(folder: RunFolder) -> Iterator[str]:
 
 
 def _save_weights_again(folder: RunFolder, status: Status) -> bool:
-    """Whether the checkpoint is the one that the run ended with, and the weights are those again."""
+    """Restore the weights from the final checkpoint, and return whether that worked."""
     if not folder.checkpoint.is_file():
         return False
     from ablate.execution.worker import write_weights
@@ -102,7 +102,7 @@ def _save_weights_again(folder: RunFolder, status: Status) -> bool:
 
 
 class DiskBudget:
-    """Passes events on, and removes weights by rule and budget where runs have ended, as `ablate clean` does."""
+    """Removes weights by rule and budget when runs end, as `ablate clean` does. It passes all events on."""
 
     def __init__(self, store: StudyFolder, keep: Keep, budget_bytes: int | None, observe: Observer) -> None:
         self.store, self.keep, self.budget_bytes, self._observe = store, keep, budget_bytes, observe
@@ -119,7 +119,7 @@ class DiskBudget:
         self._looked_at = time.monotonic()
         try:
             removals = clean(self.store, self.keep, self.budget_bytes)
-        except (OSError, RecordError) as error:  # training is worth more than room
+        except (OSError, RecordError) as error:  # the study continues, even if the disk fills up
             self._observe(Event("notice", text=f"no weights were removed: {error}"))
             return
         if removals:

@@ -1,4 +1,4 @@
-"""What a person sees of a study while it trains: a live table on a terminal, plain lines elsewhere."""
+"""The view of a study while it trains: a live table on a terminal, and plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COLOURS: Mapping[str, str] = {
 
 
 GAP = 2  # characters between two columns
-NAME_ROOM = 24  # characters that the names of runs keep while there are columns to do without
+NAME_ROOM = 24  # minimum width of the names of runs, before columns are left out
 DISPENSABLE = ("memory", "tok/s", "loss", "left", "val", "step")
 
 
@@ -82,10 +82,10 @@ COLUMNS: Mapping[str, Callable[[_Line], str]] = {
 
 
 class View:
-    """Receives the driver's events.
+    """Shows the driver's events.
 
-    Where `quiet`, only what went wrong is printed; where `as_json`, every event is a line of JSON on standard output,
-    and the console, which then writes to standard error, has the rest.
+    With `quiet`, it prints only failures. With `as_json`, every event is a line of JSON on standard output, and all
+    other text goes to the console, which then writes to standard error.
     """
 
     def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
@@ -102,7 +102,7 @@ class View:
 
     @contextmanager
     def shown(self, runs: Sequence[Run], slots: int) -> Iterator[None]:
-        """Look on while these runs are trained, `slots` of them at once."""
+        """Show these runs while they are trained, `slots` of them at a time."""
         self.lines, self.slots = {run.run_id: _Line(run) for run in runs}, slots
         self.started = time.monotonic()
         if self.quiet or self.as_json or not self.console.is_terminal:
@@ -152,7 +152,7 @@ class View:
         if self.quiet and line.state != "failed":
             return
         if self._live is None or line.state in ("finished", "diverged", "failed"):
-            # a file or a pipe gets whole lines, a terminal whole words and numbers
+            # a file or a pipe gets unwrapped lines
             self.console.print(content, soft_wrap=not self.console.is_terminal, highlight=False)
 
     def _progress(self, line: _Line) -> str:
@@ -168,8 +168,8 @@ class View:
         return ", ".join(parts)
 
     def _study_left_s(self) -> float | None:
-        """Seconds until the last run ends, from the rates seen so far: no sooner than the slowest of those that train,
-        however many slots have nothing left to do."""
+        """Seconds until the last run ends, from the rates seen so far. It is at least the time that the slowest run in
+        progress needs, even if other slots are idle."""
         rates = [line.tokens_per_s for line in self.lines.values() if line.tokens_per_s]
         if not rates:
             return None
@@ -182,10 +182,12 @@ class View:
         return [line for line in self.lines.values() if line.state == "running"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
-        """The table: runs in training first, then as many of the waiting as fit. What a narrow terminal has no room for
-        goes by the column, the least telling first, and then from the middle of the names: their ends tell the seed.
+        """The table: runs in progress first, then as many waiting runs as fit.
 
-        It never has more lines than the terminal: what scrolls off the top cannot be erased at the end.
+        A narrow terminal loses columns, the least important first, and then the middle of the names, because their ends
+        have the seed.
+
+        The table never has more lines than the terminal, because lines that scroll off the top cannot be erased.
         """
         running = self._running()
         waiting = [line for line in self.lines.values() if line.state == "waiting"]
@@ -219,7 +221,7 @@ class View:
 
 
 def shorten(name: str, room: int) -> str:
-    """The name with as much of its middle left out as `room` characters ask for."""
+    """Leave out the middle of a name so that it fits into `room` characters."""
     if len(name) <= room:
         return name
     end = (room - 1) // 2

@@ -1,4 +1,4 @@
-"""One worker process: it takes one run after another and keeps torch, the CUDA context and the compile cache warm."""
+"""A worker process. It trains one run after another, and keeps torch, the CUDA context and compiled code loaded."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from ablate_model.attention_backend import report_attention
 LOOPBACK = "127.0.0.1"
 
 Result = Literal["finished", "diverged", "failed", "stopped", "busy"]
-Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or what stands in for it
+Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or a substitute
 
 
 @dataclass(frozen=True)
 class Seat:
-    """The place of a worker in a group of `size` that meets by the file `meeting`."""
+    """The place of a worker in a group of `size`, whose workers find each other by the file `meeting`."""
 
     rank: int
     size: int
@@ -50,9 +50,9 @@ class Seat:
 
 
 class RunWorker:
-    """Trains runs. Made a Ray actor by the driver, with two threads: one trains, the other hears `stop` and `cut`.
+    """Trains runs. The driver makes it a Ray actor with two threads: one trains, the other receives `stop` and `cut`.
 
-    With a `seat` it trains each run together with the others of its group, whom it meets before it takes one.
+    With a `seat`, it trains each run together with the other workers of its group.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class RunWorker:
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
         self._attention: dict[str, Mapping[str, str]] = {}
-        # Ray hides the GPUs that are others', but none from a worker that has no share of any.
+        # Ray hides the GPUs of other workers, but not from a worker without a share of a GPU.
         self.device = "cuda" if placement.gpus and torch.cuda.is_available() else "cpu"
-        # Before Inductor is loaded, which asks then. Else each process that compiles starts up to 32 compilers.
+        # Inductor reads this when it is loaded. By default, each process that compiles starts up to 32 compilers.
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(placement.count_compilers(os.cpu_count() or 1)))
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self.group: Group = Alone()
@@ -74,7 +74,7 @@ class RunWorker:
             self.group = DataParallel(seat.rank, seat.size, seat.meeting, torch.device(self.device))
 
     def ready(self) -> str:
-        """The host and the process id, once this process has its place on the cluster and has met its group."""
+        """Return the host and the process id, after this process has met its group."""
         return self.name
 
     def stop(self) -> None:
@@ -82,16 +82,16 @@ class RunWorker:
         self._stop.set()
 
     def cut(self, run_id: str, reason: str) -> None:
-        """End this run where it is, for good: early stopping says so."""
+        """End this run for good, because of early stopping."""
         self._cut = (run_id, reason)
 
     def train(self, job: Job) -> Result:
-        """Train one run to its end, from its checkpoint where it has one, unless somebody else does.
+        """Train a run to its end, from its checkpoint if it has one, unless another process trains it.
 
-        Whatever the run raises is written to its status, with the traceback, and not raised to the caller. It is raised
-        where the status cannot be written, or where the study's folder takes no more files, so that no other run can go
-        on either. One of a group raises everything: the others wait for this process in vain, and the caller has to end
-        them. Raises `RecordError` where the curve is not a file that can be written.
+        An error of the run is written to its status, with the traceback. It is raised to the caller only if the status
+        cannot be written, or if the study's folder is not writable, because then no other run can continue either. A
+        worker of a group raises every error, because the others wait for it and the caller has to end them. Raises
+        `RecordError` if the curve is not a writable file.
         """
         if self.group.rank:
             return self._assist(job)
@@ -116,18 +116,18 @@ class RunWorker:
                 try:
                     recorder.write_status("failed", error=traceback.format_exc())
                 except OSError:
-                    raise error from None  # the status cannot tell it, so the driver has to
+                    raise error from None  # the driver reports it, because the status cannot
                 if is_unwritable(error, self.store.path):
                     raise
                 return "failed"
 
     def _decline(self, result: Result) -> Result:
-        """Tell the group that there is nothing to train."""
+        """Let the group know that there is nothing to train."""
         self.group.share(lambda: None)
         return result
 
     def _assist(self, job: Job) -> Result:
-        """Train a run as one of a group, without its records."""
+        """Train a run as a member of a group, without keeping its records."""
         settings: TrainConfig | None = self.group.share(lambda: None)
         if settings is None:
             return "busy"
@@ -157,7 +157,7 @@ class RunWorker:
         self.group.share(partial(_limit_micro_batch, declared, recorder.status.micro_batch_size))
         while True:
             manifest = {**job.manifest, **self._describe(), "micro_batch_size": settings.micro_batch_size}
-            write_json(folder.manifest, manifest, durable=False)  # the end writes it again
+            write_json(folder.manifest, manifest, durable=False)  # it is written again at the end
             try:
                 outcome = self._run_loop(
                     job, settings, recorder, lambda: self._stop.is_set() or self._cut[0] == job.run_id
@@ -170,7 +170,7 @@ class RunWorker:
             settings = _limit_micro_batch(declared, smaller)
             recorder.status = replace(recorder.status, micro_batch_size=smaller)
             recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
-            free_memory(torch.device(self.device))  # of what the failed step held, before the next attempt
+            free_memory(torch.device(self.device))  # of the failed step, before the next attempt
         attention = self._report_attention(job, settings, outcome.model)
         write_json(
             folder.manifest,
@@ -195,12 +195,12 @@ class RunWorker:
         if state == "finished":
             write_weights(folder.weights, outcome.model.state_dict())
         recorder.write_status(state)
-        if outcome.state != "stopped":  # a run that was cut can go on from its checkpoint
+        if outcome.state != "stopped":  # a run that was cut can resume from its checkpoint
             folder.checkpoint.unlink(missing_ok=True)
         return state  # type: ignore[return-value]
 
     def _report_attention(self, job: Job, settings: TrainConfig, model: GPT) -> Mapping[str, str]:
-        """Which kernels it ran on. It takes a forward pass to know, so what is known of another seed is not asked."""
+        """Find the attention kernels of a run. This takes a forward pass, so it is cached across seeds."""
         key = json.dumps([job.config["model"], settings.attention_backend, settings.precision], sort_keys=True)
         if key not in self._attention:
             dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32

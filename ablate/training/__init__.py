@@ -1,1 +1,1 @@
-"""One training loop that knows a model, batches and a recorder."""
+"""The training loop, optimizers, checkpoints and benchmarks."""

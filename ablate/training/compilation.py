@@ -1,4 +1,4 @@
-"""What torch.compile makes for a model, kept for the runs of the same kind that a process trains after it."""
+"""Compilation of models. A process reuses compiled code for later runs of the same kind."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ablate.study.schema import TrainConfig
 from ablate_model import GPT
 
 MAX_KINDS = 16
-"""So many kinds of model are kept at once."""
+"""The number of kinds of model that are kept."""
 
-_CALLS = 8  # of one kind, at most: training, evaluation, its last rows, each micro-batch that is tried
+_CALLS = 8  # per kind, at most: training, evaluation, its last rows, each micro-batch size that is tried
 
 _kinds: set[Hashable] = set()
 
@@ -21,8 +21,8 @@ _kinds: set[Hashable] = set()
 def compile_blocks(model: GPT, train: TrainConfig) -> None:
     """Compile the blocks of a model and its loss, unless this process has done so for a model of the same kind.
 
-    torch finds a block's compiled code among that of all blocks before, by configuration and shapes, but silently stops
-    compiling where there is more than its limit: so the limit is raised, and all is forgotten before it is reached.
+    torch finds the compiled code of earlier blocks by configuration and shapes, but silently stops compiling at a
+    limit. So the limit is raised, and all compiled code is discarded before the limit is reached.
     """
     kind = (model.config, train.batch_size, train.micro_batch_size, train.precision, train.recompute)
     if kind not in _kinds and len(_kinds) >= MAX_KINDS:
@@ -34,12 +34,12 @@ def compile_blocks(model: GPT, train: TrainConfig) -> None:
 
 
 def silence_compiler() -> None:
-    """Nobody hears torch.compile's advice to allow TF32, nor that its tracer looks at .grad of a block's input."""
+    """Silence two warnings of torch.compile: to allow TF32, and that its tracer reads .grad of a block's input."""
     for message in ("TensorFloat32 tensor cores", "The .grad attribute of a Tensor"):
         warnings.filterwarnings("ignore", message=message, category=UserWarning)
 
 
 def forget_compiled() -> None:
-    """Let the next model compile as if it were this process's first."""
+    """Discard all compiled code, so that the next model compiles as in a new process."""
     torch.compiler.reset()
     _kinds.clear()

@@ -1,4 +1,4 @@
-"""What training asks of a device: the time, its random numbers and its memory."""
+"""The clock, the random numbers and the memory of a device."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once all that was asked of the device is done."""
+    """The time in seconds, after the device has finished all work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def default_generator(device: torch.device) -> torch.Generator:
-    """What dropout draws from. `torch.manual_seed` would do, but costs 0.3 ms a step where CUDA is not in use."""
+    """The generator of dropout. `torch.manual_seed` would seed it too, but costs 0.3 ms per step without CUDA."""
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
@@ -26,14 +26,14 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back to the device what no tensor in use holds any more."""
+    """Release the memory of tensors that are no longer in use."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that this run's tensors took on a GPU; on the CPU the most that the process ever held."""
+    """The peak memory of this run's tensors on a GPU; on the CPU, the peak of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

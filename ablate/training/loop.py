@@ -187,8 +187,8 @@ class Training:
     def update(self) -> None:
         """Clip the gradients, update the parameters, reset the gradients, and normalize nGPT's weights.
 
-        A graph uses fused kernels that pass over most weights once or twice. Without a graph, so many launches would
-        be slower than torch's own kernels.
+        A graph uses fused kernels that pass over most weights once or twice. Without a graph, their launches would be
+        slower than torch's own kernels.
         """
         self.grad_norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         stepped: AbstractSet[Tensor] = frozenset()

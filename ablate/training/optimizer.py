@@ -15,15 +15,15 @@ from ablate.study.schema import TrainConfig
 from ablate_model import GPT
 from ablate_model.numerics import is_fusible
 
-# How a group is stepped here, whatever the run that saved its state did.
+# Options of a group that stay as they are here, whatever the loaded state has.
 OWN = ("lr", "capturable")
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """A group's `lr_ratio` says by what its rate is a multiple of the schedule's; 1 where it is not there.
+    """The rate of a parameter group is the schedule's, times the group's `lr_ratio` if it has one.
 
-    A rate that is a tensor stays the same one, for a CUDA graph that reads it.
+    A rate that is a tensor is changed in place, because a CUDA graph reads it.
     """
 
     parts: tuple[torch.optim.Optimizer, ...]
@@ -39,10 +39,10 @@ class Optimizer:
 
     @torch.no_grad()
     def step_matrices(self, clip: Tensor, unit_axes: Mapping[Tensor, int]) -> AbstractSet[Tensor]:
-        """Clip, step and normalise in one pass the weights for which there is a kernel, and return them.
+        """Clip, update and normalize the weights that have a fused kernel in one pass, and return them.
 
-        `clip` multiplies gradients; these weights' are then forgotten, so that `step` passes them over. `unit_axes` is
-        the model's. The state is torch's, made by `step`: a weight without one is left to it.
+        `clip` multiplies their gradients, which are then reset, so that `step` skips these weights. `unit_axes` is the
+        model's. `step` creates torch's state; a weight without a state is left to it.
         """
         counts: dict[Tensor, Tensor] = {}
         for part in self.parts:
@@ -56,7 +56,7 @@ class Optimizer:
         return counts.keys()
 
     def step(self) -> None:
-        """Update the parameters and forget their gradients."""
+        """Update the parameters and reset their gradients."""
         for part in self.parts:
             part.step()
             part.zero_grad(set_to_none=True)
@@ -75,7 +75,7 @@ class Optimizer:
 def _step_in_one_pass(
     weight: Tensor, state: Mapping[str, Tensor], group: Mapping[str, Any], clip: Tensor, axis: int | None
 ) -> bool:
-    """Whether the kernel took the weight; its count of steps is left as it was."""
+    """Update a weight if there is a kernel for it, and return whether there is. Its step count does not change."""
     if weight.grad is None or not is_fusible(weight):
         return False
     from ablate_model.kernels.fused.adamw import can_step, step_in_place
@@ -90,7 +90,7 @@ def _step_in_one_pass(
 
 
 def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
-    """What torch's clip_grads_with_norm_ multiplies gradients of this norm by; 1 where max_norm is 0."""
+    """The factor by which torch's clip_grads_with_norm_ multiplies gradients of this norm; 1 if max_norm is 0."""
     return (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
 
 
@@ -100,7 +100,7 @@ def make_optimizer(model: GPT, train: TrainConfig) -> Optimizer:
 
 
 def common_settings(train: TrainConfig, device: torch.device) -> CommonSettings:
-    """What an optimizer of parameters on `device` gets to know, beside its own knobs."""
+    """The settings of an optimizer beside its own knobs, for parameters on `device`."""
     if train.weight_decay is None:
         raise ValueError("weight_decay must be resolved before training")
     is_graphed = train.cuda_graph and device.type == "cuda"

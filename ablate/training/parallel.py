@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ablate_model import GPT
 
-# How long one process waits for the others. Longer than a checkpoint or a compilation takes; who hangs is noticed by
-# the driver, long before.
+# How long a process waits for the others: longer than a checkpoint or a compilation takes. The driver notices a
+# process that hangs long before.
 PATIENCE = timedelta(hours=2)
 LOOPBACK = ("lo", "lo0")
 
@@ -28,30 +28,30 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Group(ABC):
-    """The processes that train a run together. All make the same calls in the same order; rank 0 keeps the records."""
+    """The processes that train a run together. All make the same calls in the same order. Rank 0 keeps the records."""
 
     rank: int
     size: int
 
     @abstractmethod
     def wrap(self, model: GPT) -> Loss:
-        """The model's loss; the gradients of its backward pass are the mean over the group."""
+        """Return the model's loss function, whose backward pass averages gradients over the group."""
 
     @abstractmethod
     def accumulate(self) -> AbstractContextManager[object]:
-        """Surrounds a forward and backward pass whose gradients stay here until one outside of it."""
+        """Surround a forward and backward pass that does not average gradients; a later pass does it."""
 
     @abstractmethod
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the group, everywhere the same."""
+        """Return the sum over the group, the same in every process."""
 
     @abstractmethod
     def agree(self, wish: bool) -> bool:
-        """Whether any of the group wishes it."""
+        """Return whether any process of the group wishes it."""
 
     @abstractmethod
     def share(self, make: Callable[[], T]) -> T:
-        """What `make` gives in rank 0; elsewhere it is not called."""
+        """Return the result of `make` in rank 0, the only process that calls it."""
 
 
 @final
@@ -80,9 +80,9 @@ class Alone(Group):
 class DataParallel(Group):
     """Gradients averaged by torch's DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
 
-    Each parameter, optimizer state and projection after a step is computed in every process, from the same gradients by
-    the same operations, so they stay equal. The processes find each other by the file `meeting`, which all must see.
-    Returns once `size` of them are there.
+    Every process computes all parameters and optimizer states from the same gradients by the same operations, so they
+    stay equal. The processes find each other by the file `meeting`, which all must see. The constructor returns when
+    `size` processes are there.
     """
 
     def __init__(self, rank: int, size: int, meeting: Path, device: torch.device) -> None:
@@ -106,7 +106,7 @@ class DataParallel(Group):
         return total
 
     def agree(self, wish: bool) -> bool:
-        # On the CPU, so that no device has to be waited for.
+        # On the CPU, so that no process waits for a device.
         return bool(self.sum(torch.tensor(int(wish))))
 
     def share(self, make: Callable[[], T]) -> T:
@@ -116,7 +116,7 @@ class DataParallel(Group):
 
 
 class _LossModule(nn.Module):
-    """The loss as the forward pass, which is what DistributedDataParallel attends to."""
+    """The loss as a forward pass, because DistributedDataParallel only wraps `forward`."""
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class _LossModule(nn.Module):
 
 
 def stay_on_loopback() -> None:
-    """Let the processes of this machine talk by its loopback interface alone. To be called before they meet."""
+    """Let processes communicate only over the loopback interface. Call it before they meet."""
     name = next((name for _, name in socket.if_nameindex() if name in LOOPBACK), None)
     for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name else ():
         os.environ.setdefault(variable, str(name))

@@ -1,4 +1,4 @@
-"""What numbers a run is computed in."""
+"""The precisions of training."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ablate_model import GPT, ModelConfig
 
 @dataclass(frozen=True)
 class Precision:
-    """`masters` is what parameters are converted to (None: as the model made them); `autocast` what matmuls run in."""
+    """`masters` is the dtype of parameters (None: as the model made them), `autocast` that of matrix products."""
 
     masters: torch.dtype | None = None
     autocast: torch.dtype | None = None
 
     def build(self, config: ModelConfig, backend: str, seed: int) -> GPT:
-        """The model with its masters, initialised in their precision."""
+        """Build a model and initialize it in the precision of its parameters."""
         model = GPT(config, "auto" if backend == "fastest" else backend, seed)
         if self.masters is not None:
             model.to(self.masters)
@@ -27,7 +27,7 @@ class Precision:
         return model
 
     def context(self, device: torch.device) -> AbstractContextManager[object]:
-        """Surrounds the forward pass and the loss."""
+        """The context of the forward pass and the loss."""
         return nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
 
 
@@ -39,5 +39,5 @@ PRECISIONS: Mapping[str, Precision] = {
 
 
 def forbid_tf32() -> None:
-    """float32 means float32: on CUDA no matmul is rounded to TF32's 10 bits."""
+    """Keep float32 products exact on CUDA, instead of rounding their inputs to TF32's 10 bits."""
     torch.set_float32_matmul_precision("highest")

@@ -6,11 +6,11 @@ from ablate.study.schema import TrainConfig
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
-    """The rate of the update that finishes optimizer step `step`, from 1 to `train.steps`.
+    """The learning rate of optimizer step `step`, from 1 to `train.steps`.
 
-    With w warm-up steps out of n, step s <= w has s / (w + 1) of the peak, step w + 1 the peak, and then the shape goes
-    by the progress (s - 1 - w) / (n - w). The minimum would be reached one step after the last, as in nanoGPT: no step
-    is spent at a rate of 0. Raises `ValueError` where `train.warmup_steps` is not resolved.
+    With w warm-up steps out of n, the rate of step s <= w is s / (w + 1) of the peak, and step w + 1 has the peak.
+    After that, the shape depends on the progress (s - 1 - w) / (n - w). As in nanoGPT, the minimum would be reached one
+    step after the last, so no step has a rate of 0. Raises `ValueError` if `train.warmup_steps` is not resolved.
     """
     if train.warmup_steps is None:
         raise ValueError("warmup_steps must be resolved before training")

@@ -1,4 +1,4 @@
-"""A training step as one CUDA graph: launched at once, however many kernels it has."""
+"""A training step as one CUDA graph, which launches all of its kernels at once."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from ablate_model.kernels.cuda_graph import capture_graph
 
-EAGER_STEPS = 2  # before the capture: they make the optimizer's state and load every kernel
+EAGER_STEPS = 2  # before the capture; they create the optimizer's state and load every kernel
 
 Compute = Callable[[Tensor, Tensor], None]
 
 
 class StepGraph:
-    """Computes what `compute` does, by replaying the kernels that it launched once.
+    """Calls `compute` once, and from then on replays the kernels that it launched.
 
-    `compute` must wait for nothing on the device, and keep what outlives a step (weights, optimizer state, sums) in the
-    same tensors from step to step. Random numbers follow the default generator's seed at each replay.
+    `compute` must not wait for the device. It must keep its state (weights, optimizer state, sums) in the same tensors.
+    Random numbers follow the default generator's seed at each replay.
     """
 
     def __init__(self, compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
@@ -33,7 +33,7 @@ class StepGraph:
 
 
 def compute_aside(compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
-    """`compute` on another stream than the default one, which a capture must not depend on."""
+    """Call `compute` on a side stream, because a capture must not depend on the default stream."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -46,12 +46,12 @@ class NoMirror:
     def __init__(self) -> None:
         self.announced: list[tuple[RunRecord, ArmRecord]] = []
 
-    def add(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None: ...
+    def note_lines(self, run_id: str) -> None: ...
 
     def announce(self, run: RunRecord, arm: ArmRecord) -> None:
         self.announced.append((run, arm))
 
-    def end(self, run_id: str, state: str) -> None: ...
+    def note_end(self, run_id: str, state: str) -> None: ...
 
 
 @dataclass

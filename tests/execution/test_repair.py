@@ -108,7 +108,7 @@ def test_lost_weights_were_not_noticed(trained: Trained, content: bytes | None) 
     curve = trained.folder.curve.read_bytes()
     said = trained.heal()
     assert f"remove its folder: {trained.folder.path}" in said
-    assert "curve is whole" in said or "curves are whole" in said
+    assert "curve is intact" in said or "curves are intact" in said
     assert (trained.heal(needs_weights=False) == "") == (content is None)  # removed on purpose by `ablate clean`
     assert "model.safetensors" in trained.folder.weights_flaw()
     assert trained.folder.curve.read_bytes() == curve

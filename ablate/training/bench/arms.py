@@ -1,4 +1,4 @@
-"""How fast an arm trains: the training loop's own steps, on random tokens, timed in windows."""
+"""Measure how fast arms train, with the steps of the training loop on random tokens."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ from ablate_model import ModelConfig
 from ablate_model.attention_backend import report_attention
 from ablate_model.kernels.call import BackendError
 
-CEILING_SIZE = {"cuda": 8192, "cpu": 1024}  # of the square matrices whose product is the ceiling
-FOREIGN_BYTES = 2 << 30  # of GPU memory that is not this process's: more than an idle context takes
+CEILING_SIZE = {"cuda": 8192, "cpu": 1024}  # size of the square matrices whose product sets the ceiling
+FOREIGN_BYTES = 2 << 30  # GPU memory of other processes: more than an idle context takes
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One arm's figures. `step_ms` is the median of `windows_ms`, each the mean over a window's steps.
+    """The speed of an arm. `step_ms` is the median of `windows_ms`, each the mean of the steps in a window.
 
-    `model_tflops` counts the arm's own matrix products, causal attention as half of the square; `ceiling_share` is by a
-    large matrix product on the same device. `first_step_s` is from nothing to the end of the first optimizer step,
-    `cold` with an empty compilation cache, `warm` with a full one. `components_ms` and `kernels_ms` sum up one step.
+    `model_tflops` counts the arm's own matrix products, with causal attention as half of the square. `ceiling_share`
+    divides it by the rate of a large matrix product on the same device. `first_step_cold_s` and `first_step_warm_s` are
+    the time until the end of the first optimizer step, with an empty and a full compilation cache. `components_ms` and
+    `kernels_ms` break down one step.
 
-    `together_tokens_per_s` counts all processes that train the arm at once (`BenchReport.together`), by the median of
-    `together_windows_ms`: a window's time, until the last process has ended it, over its steps.
+    `together_tokens_per_s` is the throughput of all processes that train the arm at once (`BenchReport.together`). It
+    uses the median of `together_windows_ms`, the time per step until the last process has finished a window.
     """
 
     arm: str
@@ -61,12 +62,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All arms of a study on one device, and the command that measured them.
+    """The speed of all arms of a study on one device, and the command that measured them.
 
-    `ceiling_tflops` is by the precision of matrix products; `failed` says which arms did not run, and why.
-    An arm fails that needs more memory than there is, or names an attention backend that cannot compute it; one that
-    fails only where several processes train it at once stands in `arms` too. `together` says how many did, 1 that it
-    was not tried.
+    `ceiling_tflops` has an entry per precision. `failed` has the reason for each arm that failed: it needs too much
+    memory, or its attention backend cannot compute it. An arm that fails only when several processes train it at once
+    is also in `arms`. `together` is the number of those processes; 1 means that this was not measured.
     """
 
     study: str
@@ -93,10 +93,9 @@ def bench_arms(
     together: int = 1,
     tell: Callable[[str], object] = lambda _line: None,
 ) -> BenchReport:
-    """Measure one arm after the other, each alone and then, from 2 on, as `together` processes at once.
+    """Measure each arm in one process, and then, if `together` is at least 2, in as many processes at once.
 
-    `tell` is told, in a line, of each measurement before it begins.
-    Raises `ResourceError` where other work holds the GPU's memory.
+    `tell` is called with a line of text before each measurement. Raises `ResourceError` if other processes use the GPU.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(threads)
@@ -163,15 +162,15 @@ def measure_ceiling(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def check_alone(device: torch.device) -> None:
-    """Raises `ResourceError` where another process holds memory of the GPU: its work would be measured too."""
+    """Raises `ResourceError` if another process uses the GPU, because its work would change the results."""
     if device.type != "cuda":
         return
     free, total = torch.cuda.mem_get_info(device)
     foreign = total - free - torch.cuda.memory_reserved(device)
     if foreign > FOREIGN_BYTES:
         raise ResourceError(
-            f"other work holds {foreign / 2**30:.1f} GiB of {torch.cuda.get_device_name(device)}: "
-            "a benchmark beside it would measure both; wait for it, or choose a free GPU by CUDA_VISIBLE_DEVICES"
+            f"other processes hold {foreign / 2**30:.1f} GiB of {torch.cuda.get_device_name(device)}, "
+            "so the benchmark would measure them too; wait for them, or choose a free GPU with CUDA_VISIBLE_DEVICES"
         )
 
 
@@ -186,9 +185,9 @@ def bench_arm(
     is_cold: bool,
     has_profile: bool,
 ) -> Speed:
-    """Train the arm for a few windows of `steps` steps; `is_cold` says that the compilation cache is empty.
+    """Train the arm for a few windows of `steps` steps; with an empty compilation cache if `is_cold`.
 
-    Raises `torch.OutOfMemoryError` where it does not fit.
+    Raises `torch.OutOfMemoryError` if it does not fit.
     """
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
         corpus = random_corpus(Path(folder), model, train)
@@ -220,7 +219,7 @@ def bench_arm(
 
 
 def _cache(is_empty: bool) -> AbstractContextManager[object]:
-    """Inductor's and Triton's caches, empty ones where the cold start is to be timed."""
+    """Use empty caches of Inductor and Triton to time a cold start, or else the usual ones."""
     if not is_empty:
         return nullcontext()
     from torch._inductor.utils import fresh_cache

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: its parts timed one by one, and its kernels."""
+"""Break down the time of a training step by component and by kernel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ablate.training.device import now
 from ablate.training.loop import Training
 from ablate_model.blocks import Block
 
-COUNT = 10  # calls in a window
+COUNT = 10  # calls per window
 KERNEL_STEPS, MAX_KERNELS = 3, 25
 
 
 def time_components(training: Training, step_ms: float) -> dict[str, float]:
-    """Milliseconds a step of each part, forward and backward, each timed alone and compiled where the run is.
+    """Milliseconds per step of each component, forward and backward. Each is timed by itself, compiled if the run is.
 
-    "norms and residual" is a block without its attention and MLP; "rest" is what no part accounts for: embedding, data,
-    gaps between kernels, less what overlaps when everything runs together. Leaves the model's weights as they are.
+    "norms and residual" is a block without its attention and MLP. "rest" is the remainder of the step: embedding, data
+    and gaps between kernels, minus the overlap between components. The weights of the model do not change.
     """
     model, config = training.model, training.model.config
     shape = (training.micro_batch_size, training.context_length)
@@ -45,12 +45,12 @@ def time_components(training: Training, step_ms: float) -> dict[str, float]:
     measure("norms and residual", config.count_kept("block"), lambda: block(h_btd, context))
     found["norms and residual"] -= found.get("attention", 0.0) + found.get("MLP", 0.0)
     measure("head and loss", 1, lambda: model.stream_loss(h_btd, ids_bt))
-    found["clipping, optimizer and weight normalisation"] = _time_update(training)
+    found["clipping, optimizer and weight normalization"] = _time_update(training)
     return {**found, "rest": step_ms - sum(found.values())}
 
 
 def _time_both_ways(training: Training, call: Callable[[], Tensor]) -> float:
-    """Milliseconds of forward and backward."""
+    """Milliseconds of a forward and backward pass."""
 
     def both_ways() -> None:
         with training.precision.context(training.device):
@@ -75,7 +75,7 @@ def _time_update(training: Training) -> float:
 
 
 def time_kernels(training: Training, first_step: int) -> dict[str, float]:
-    """Milliseconds a step of the kernels that take most, by name; empty on a CPU."""
+    """Milliseconds per step of the slowest kernels, by name; empty on a CPU."""
     if training.device.type != "cuda":
         return {}
     from torch.profiler import ProfilerActivity, profile

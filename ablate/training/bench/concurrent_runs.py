@@ -1,4 +1,4 @@
-"""How fast several runs train that share one device, each in a process of its own."""
+"""Time several runs that share one device, each in its own process."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ablate.training.device import free_memory
 from ablate.training.precision import forbid_tf32
 from ablate_model import ModelConfig
 
-PATIENCE_S = 600.0  # of one process for the others, of which the slowest may be compiling
+PATIENCE_S = 600.0  # how long a process waits for the others, which may be compiling
 
 
 def time_together(
     n: int, model: ModelConfig, train: TrainConfig, *, device: torch.device, threads: int, steps: int
 ) -> tuple[float, ...]:
-    """Milliseconds of a step that `n` processes make at once, for each window: until the last has ended its steps.
+    """Milliseconds per step for each window, when `n` processes train at once, until the last one has finished.
 
-    The processes begin a window together, and share out the `threads`, at least one each. What they compile should be
-    in the cache on disk already, by a process that trained the arm alone.
-    Raises `ResourceError` where one of them fails, by want of memory for one, or dies; the others end with it.
+    The processes begin a window together and share the `threads`, with at least one each. The cache on disk should
+    already hold their compiled code, from a process that trained the arm before. Raises `ResourceError` if one of them
+    fails, for example because memory runs out; the others end with it.
     """
-    free_memory(device)  # of what was measured alone before
+    free_memory(device)  # of the earlier measurement
     context = get_context("spawn")  # a process that has used CUDA cannot be forked
     barrier: Barrier = context.Barrier(n, timeout=PATIENCE_S)
     found: SimpleQueue[list[tuple[float, float]]] = context.SimpleQueue()
@@ -62,11 +62,11 @@ def _train(
     barrier: Barrier,
     found: SimpleQueue[list[tuple[float, float]]],
 ) -> None:
-    # On a GPU Inductor starts a pool of compilers for each process, one a core, even where all is in the cache, and a
-    # process waits for its pool at its end, sometimes for minutes (github.com/pytorch/pytorch/issues/162199).
+    # On a GPU, Inductor starts a pool of compilers for each process, one per core, even if everything is cached. At its
+    # end, a process waits for its pool, sometimes for minutes (github.com/pytorch/pytorch/issues/162199).
     torch._inductor.config.compile_threads = 1
     torch.set_num_threads(threads)
     forbid_tf32()
     training, _ = start(model, train, corpus, device)
     found.put(run_windows(training, steps, barrier.wait))
-    os._exit(0)  # all is said; nothing that a library does at the end is waited for
+    os._exit(0)  # exit without waiting for the exit handlers of libraries

@@ -1,4 +1,4 @@
-"""A run on random tokens, started and timed in windows, for benchmarks."""
+"""Start a run on random tokens and time its steps in windows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ablate.training.device import free_memory, now
 from ablate.training.loop import Training
 from ablate_model import ModelConfig
 
-WINDOWS = 5  # the median of so many is reported
+WINDOWS = 5  # whose median is reported
 WARM_UP_STEPS = 3
-MANY_STEPS = 1_000_000  # of the schedule: its end is never reached
+MANY_STEPS = 1_000_000  # length of the schedule, which is never reached
 
 
 class _Nowhere:
@@ -35,7 +35,7 @@ class _Nowhere:
 
 
 def random_corpus(folder: Path, model: ModelConfig, train: TrainConfig) -> Corpus:
-    """Tokens of a few batches, written into `folder`."""
+    """Write random tokens for a few batches into `folder`."""
     n = 4 * train.batch_size * model.context_length
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=n, dtype=np.uint32)
     for split in ("train", "validation"):
@@ -45,7 +45,7 @@ def random_corpus(folder: Path, model: ModelConfig, train: TrainConfig) -> Corpu
 
 
 def start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.device) -> tuple[Training, float]:
-    """A run after its first step, and the seconds from nothing to there, as for an arm that is new to this process."""
+    """Start a run that is new to this process. Returns it after its first step, with the seconds that this took."""
     forget_compiled()
     free_memory(device)
     train = train.model_copy(update={"steps": MANY_STEPS})
@@ -59,9 +59,9 @@ def start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.
 def run_windows(
     training: Training, steps: int, gather: Callable[[], object] = lambda: None
 ) -> list[tuple[float, float]]:
-    """When each of `WINDOWS` windows of `steps` steps began and ended, by a clock that all processes share.
+    """Train `WINDOWS` windows of `steps` steps. Returns when each began and ended, by a clock that all processes share.
 
-    The run is one that `start` began. `gather` is called before each window, with nothing left to do on the device.
+    `start` must have begun the run. `gather` is called before each window, when the device is idle.
     """
     for step in range(WARM_UP_STEPS):
         training.step(step + 2)

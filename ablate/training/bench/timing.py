@@ -1,4 +1,4 @@
-"""The clock of benchmarks."""
+"""Time a call on a device."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ WARM_UP_CALLS = 3  # before a capture
 
 
 def time_call(call: Callable[[], object], device: torch.device, count: int, *, as_graph: bool = False) -> float:
-    """Seconds of one call: the median of a few means over `count` calls, after as many to warm up.
+    """Seconds per call: the median of a few means over `count` calls, after `count` calls to warm up.
 
-    `as_graph` times a CUDA graph of the call, so that of small kernels their own time counts and not their launches'.
+    `as_graph` times a CUDA graph of the call, so that the launches of small kernels do not count.
     """
     if as_graph:
         call = _capture_warm(call)
