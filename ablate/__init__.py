@@ -10,7 +10,7 @@ __all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # imported on first use, because pandas takes a second
+    if name == "load":  # imported on first use, because importing pandas is slow
         from ablate.report import load
 
         return load

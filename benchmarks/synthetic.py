@@ -1,4 +1,4 @@
-"""Write studies with a known speedup, in the files of a real study, for the report benchmark and the tests.
+"""Write studies with a known speedup in the file format of real ones. The report benchmark and tests use them.
 
 The loss is linear in the logarithm of the steps, L(x) = 6 - 0.5 ln(1 + speedup x / 10), and evaluations are dense. An
 arm with `speedup` 2 therefore reaches each loss of its baseline in half the steps, except for interpolation error.

@@ -1,4 +1,4 @@
-"""The configuration of a model: parsing, checks, prices, and which settings change nothing."""
+"""The configuration of a model: parsing, checks, costs, and which settings change nothing."""
 
 from __future__ import annotations
 

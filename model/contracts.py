@@ -1,6 +1,6 @@
 """What a variant of each axis provides, and the architecture that it reads.
 
-These contracts are one file because they need each other: an architecture has one variant of each axis, and the price
+These contracts are one file because they need each other: an architecture has one variant of each axis, and the cost
 of a variant depends on the rest of its architecture.
 """
 
@@ -142,7 +142,7 @@ class Residual(SpecModule, ABC):
 
 
 class HeadPlacement(SpecModule, ABC):
-    """Positions, norms and scales of queries and keys, for a normalization that has its own.
+    """A normalization's own positions, norms and scales of queries and keys.
 
     `scale` multiplies the logits.
     """

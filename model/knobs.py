@@ -1,4 +1,4 @@
-"""Frozen settings, and pydantic's complaints about them as ConfigError with the legal values."""
+"""Frozen settings, and pydantic's errors about them as ConfigError with the legal values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Knobs(BaseModel):
 
 
 def translate(error: ValidationError, cls: type[BaseModel]) -> ConfigError:
-    """Turn the first complaint of pydantic about `cls` into a ConfigError with a clean path and the legal values."""
+    """Turn pydantic's first error about `cls` into a ConfigError with a clean path and the legal values."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     path, legal = _locate(first, cls)

@@ -54,7 +54,7 @@ class CurveColumns:
 def read_columns(path: Path) -> CurveColumns:
     """Read a curve, without a last line that has no end: it is being written. A missing file has no lines.
 
-    A record has a step, and its costs and losses are numbers or null. The file is parsed block by block, so a long
+    Each record has its step, and its costs and losses are numbers or null. The file is parsed block by block, so a long
     curve takes little more memory than its numbers. Raises `RecordError`, with the remedy, if the file cannot be read.
     """
     n_bytes = crc32 = n_lines = 0
@@ -104,7 +104,7 @@ def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, F
 
 
 def find_records(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
-    """Tell for each line whether it has a step, and costs and losses that are plausible or unknown."""
+    """Tell for each line whether its step is valid, and its costs and losses are plausible or unknown."""
     steps = columns["step"]
     is_record: NDArray[np.bool_] = (steps >= 0) & (steps <= MAX_COUNT) & (steps == np.floor(steps))
     for name in (*_COSTS, *_LOSSES):

@@ -32,7 +32,7 @@ _DECADE = 10.0  # positive levels that span it are spaced by their logarithm
 
 @dataclass(frozen=True)
 class Importance:
-    """The share of an axis (0 to 1, in sum 1) in the difference between the best and the rest of `n` settings."""
+    """An axis's share in the difference between the best and the rest of `n` settings. All shares add up to 1."""
 
     axis: str
     importance: float

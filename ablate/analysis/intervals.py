@@ -1,4 +1,4 @@
-"""Confidence intervals: Student's t, for a speedup on the logarithm of the cost ratio.
+"""Confidence intervals by Student's t. Speedups are treated as logarithms of the cost ratio.
 
 The test is paired if the seeds match, and Welch's otherwise. There is no bootstrap, because at 3 to 10 seeds its 95 %
 interval covers only 75 to 90 %. Every function takes leading batch dimensions, so simulations of coverage are fast.

@@ -30,8 +30,8 @@ class ArmSummary:
     """An arm: its sizes, the number of its runs by how they ended, and means over its whole runs.
 
     `final_loss` is in nats per token. `step_s` is the time of a training step in seconds, without evaluation,
-    checkpoints and compilation. `step_ratio` is that time over the baseline's, for the seeds that both have, and None
-    if clock times cannot be compared. `tokens_per_s` is the tokens per step over the mean of `step_s`, and
+    checkpoints and compilation. `step_ratio` is that time over the baseline's, on seeds that both have, and None if
+    clock times cannot be compared. `tokens_per_s` is the tokens per step over the mean of `step_s`, and
     `tflops_per_s` the achieved training TFLOP/s at that rate. `peak_memory_bytes` is the largest of the runs. A size
     that is not known is None.
     """

@@ -58,7 +58,7 @@ def merge(
     archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE", help="Archives that `ablate pack` wrote.")],
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
-    """Merge archives from several machines into one study. Refuses a run that is already there with other results."""
+    """Merge archives from several machines into one study. Refuses a run that exists with different results."""
     from ablate.formatting import count
     from ablate.tracking.archive import merge as merge_archives
     from ablate.tracking.archive import read_study_name

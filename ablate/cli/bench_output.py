@@ -122,7 +122,7 @@ def _row(speed: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _together_columns(n: int) -> tuple[str, ...]:
-    """The columns about `n` processes that share the device; none for a single process."""
+    """The columns for `n` processes that share the device; none for a single process."""
     return (f"{n} together, tokens/s", "x one process") if n > 1 else ()
 
 

@@ -1,4 +1,4 @@
-"""What this machine has for training, and what would go wrong on it."""
+"""Describe this machine: what it has for training, and what would go wrong."""
 
 from __future__ import annotations
 

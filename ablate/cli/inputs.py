@@ -72,7 +72,7 @@ def resolve_tracking_uri(option: str | None, store: StudyFolder) -> str:
 
 
 def find_mirror(option: str | None, store: StudyFolder) -> str | None:
-    """The MLflow that has a study already. None for a published report, and if no MLflow is named or found."""
+    """The MLflow that already holds this study. None for a published report, or if no MLflow is named or found."""
     is_there = _named_tracking_uri(option) or store.mlflow_database.exists()
     return resolve_tracking_uri(option, store) if is_there and store.record.exists() else None
 

@@ -1,4 +1,4 @@
-"""The verbs about the tool and this machine: `schema`, `variants`, `doctor` and `bench`."""
+"""The verbs that describe the tool and this machine: `schema`, `variants`, `doctor` and `bench`."""
 
 from __future__ import annotations
 

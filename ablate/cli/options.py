@@ -49,7 +49,7 @@ Minutes = Annotated[
         "--minutes",
         min=0,
         metavar="N",
-        help="Save checkpoints and stop after N minutes. Runs that cannot end in time do not start.",
+        help="Save checkpoints and stop after N minutes. Does not start runs that cannot finish in time.",
     ),
 ]
 Keep = Annotated[

@@ -140,7 +140,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write the pages of a study, report.html first, and print its table of speedups. Several studies are compared.
+    """Write the report of a study (report.html and others) and print its speedups. Compares several studies.
 
     With --mlflow and --experiment, report on runs that MLflow has.
     """

@@ -141,7 +141,7 @@ def stop(study: Study, runs: Runs = DEFAULT_RUNS) -> None:
     if not store.has_driver():
         raise RecordError(f"{store.path.name}: no `ablate run` is training it")
     store.request_stop()
-    print(f"{store.path.name}: asked to stop; `ablate status` shows when nothing runs any more")
+    print(f"{store.path.name}: asked to stop; `ablate status` shows when everything has stopped")
 
 
 def submit(

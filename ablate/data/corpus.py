@@ -20,12 +20,12 @@ from ablate.errors import DataError, ResourceError
 from ablate.study.schema import DataConfig
 
 FORMAT = 1
-"""To be raised when the same files would give other tokens: with new separators, splits, or layout of the shards."""
+"""Raise this number when the same files would give other tokens: new separators, new splits, another shard layout."""
 
 BIN_DTYPE = "<u2"
 MOST_TOKENS = 1 << 16
 SCAN_TOKENS = 1 << 24
-CHECKED_TOKENS = 8 * SCAN_TOKENS  # per split, in which a plan searches the largest token
+CHECKED_TOKENS = 8 * SCAN_TOKENS  # per split, which a plan searches for the largest token
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Runs that other programs logged, read as a study. Each program has one module here that fills `LoggedRun`."""
+"""Read the runs of other programs as studies. Each program has one module here that fills `LoggedRun`."""

@@ -1,4 +1,4 @@
-"""The metrics of an imported run: which points count, and whether a cost can be that of a training.
+"""The metrics of an imported run: which points count, and whether a cost is plausible for a training.
 
 Arrays are [point] of one metric, or [line] of a curve. Costs are checked before they are used: they have to begin where
 training begins, must not fall, and must not jump in a way that training cannot explain.
@@ -93,7 +93,7 @@ def join(histories: Sequence[History]) -> History:
 
 
 def counts_same_steps(one: Curve, other: Curve) -> bool | None:
-    """Tell whether two metrics count the same steps, and not epochs and iterations; None if this is not known.
+    """Tell whether two metrics count the same steps, rather than epochs and iterations; None if this is unknown.
 
     They do if both end at about the same step, or if the other metric was at about the last step of the first one at
     the same time.

@@ -1,4 +1,4 @@
-"""MLflow as a source of runs: an experiment as a study, whatever code logged it. Nothing is written there.
+"""Read MLflow experiments as studies, whatever code logged them. Nothing is written to that MLflow.
 
 A database returns whole metrics in bulk (`tracking/mlflow_database.py`). A server is asked through MLflow's client for
 one metric of one run per request, by several threads.
@@ -40,7 +40,7 @@ LARGEST = 1.79e308
 """MLflow stores infinity as the largest float64, which databases may round."""
 
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_CONNECTIONS = 8  # to a server, at a time
+_CONNECTIONS = 8  # requests to a server at a time
 _STATES: Mapping[str, State] = {
     "FINISHED": "finished",
     "FAILED": "failed",
@@ -51,9 +51,9 @@ _STATES: Mapping[str, State] = {
 
 
 def read_mlflow_study(reader: MlflowReader, experiment: str, names: Names, command: str = "") -> Results:
-    """Read the runs of an experiment as a study; see `read_study`.
+    """Build a study from the runs of an experiment; see `read_study`.
 
-    Raises `RecordError` if there is no such experiment, no run in it, no arm or no loss, naming what there is;
+    Raises `RecordError`, naming what there is, if there is no such experiment, no run in it, no arm or no loss. Raises
     `ResourceError` if MLflow cannot be reached.
     """
     return read_study(experiment, reader.read_logged(experiment, names.of_curves), names, "MLflow", command)
@@ -172,7 +172,7 @@ def _describe(run: Any) -> LoggedRun:
 
 @contextmanager
 def _folders_allowed() -> Iterator[None]:
-    """Set the variable without which MLflow opens no folder of files. The folder is only read."""
+    """Set the variable that MLflow needs to open a folder of files. The folder is only read."""
     before = os.environ.get(ALLOW_FOLDER)
     os.environ[ALLOW_FOLDER] = "true"
     try:

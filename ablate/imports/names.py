@@ -39,7 +39,7 @@ _UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # a seed that was neve
 
 @dataclass(frozen=True)
 class Names:
-    """Names that the user chose for some of `FACTS` and `CURVES`. For `arm`, each of several names is an axis.
+    """Names that the user chose for some of `FACTS` and `CURVES`. Several names for `arm` make one axis each.
 
     Raises `AblateError` for any other key.
     """

@@ -21,8 +21,8 @@ RECIPE = frozenset({"train.weight_decay", "train.warmup_steps"})
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One value of an axis, at `place` in the file. `overrides` are further dotted paths that it sets; `label` is how
-    people see it."""
+    """One value of an axis, at `place` in the file. `overrides` are further dotted paths that it sets; `label` is its
+    name on every page."""
 
     axis: str
     index: int
@@ -163,7 +163,7 @@ class Axes:
         return predicate
 
     def environment(self, arm: Assignment, base: Mapping[str, Any] | None = None) -> Environment:
-        """The values that an expression reads of an arm. `base` is used in place of the declaration's own values."""
+        """The values that an expression reads from an arm. `base` is used in place of the declaration's own values."""
         return self.names.environment(self._base_environment if base is None else base, self._axes, arm)
 
     def exists(self, axis: str, arm: Assignment) -> bool:
@@ -174,7 +174,7 @@ class Axes:
 
 
 def holds(predicate: Predicate, environment: Environment, place: Place) -> bool:
-    """Evaluate an expression that stands at `place`. Raises `GridError` where it compares what cannot be compared."""
+    """Evaluate the expression at `place`. Raises `GridError` if it compares values that cannot be compared."""
     try:
         return predicate(environment)
     except PredicateError as error:

@@ -1,6 +1,6 @@
-"""The matrix to arms: full factorial, one-at-a-time, leave-one-out, with conditional axes and exclusions.
+"""Expand the matrix into arms: full factorial, one-at-a-time, leave-one-out, with conditional axes and exclusions.
 
-`resolve` turns an arm's levels into the configuration of its model and training.
+`resolve` then builds the configuration of each arm's model and training from its levels.
 """
 
 from __future__ import annotations

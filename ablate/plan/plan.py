@@ -86,7 +86,8 @@ class Plan:
     match: Match = "none"
     compare_within: tuple[str, ...] = ()
     tuning: Mapping[str, Any] = field(default_factory=dict)  # the search for settings, if there was one
-    stands_for: Mapping[str, str] = field(default_factory=dict)  # an arm left out, to the one of its configuration
+    # name of a dropped arm -> name of the arm with the same configuration
+    stands_for: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def grid(self) -> Study:
@@ -205,7 +206,7 @@ def _name_arms(
 
 
 def _may_wake(study: Study) -> bool:
-    """Tell if `tune` varies the model: trials of two arms may then differ although the arms equal at the defaults."""
+    """Tell if `tune` varies the model: trials of two arms may then differ even if the arms do not."""
     paths = [] if study.tune is None else [read_names().path(name) for name in study.tune.space]
     return any(path.startswith("model.") for path in paths)
 

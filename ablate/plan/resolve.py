@@ -1,4 +1,4 @@
-"""An arm's levels to its full model and training configuration."""
+"""Resolve an arm's levels into its full model and training configuration."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class Resolver:
                 yield from self._set(settings, path, value, place)
 
     def _changes(self, arm: Assignment, environment: Environment) -> Iterator[Change]:
-        """What the levels of an arm set, then what the rules set that hold for it."""
+        """Settings from the levels of an arm, then those from the rules that hold for it."""
         for axis, level in arm.items():
             place = Place(self.declared.source, level.place, level.text)
             for key, value in {axis: level.name, **level.overrides}.items():

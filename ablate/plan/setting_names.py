@@ -166,7 +166,7 @@ class Names:
     def environment(
         self, base: Mapping[str, Any], axes: Mapping[str, Any], arm: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """The values that an expression reads of an arm. An axis that does not exist for the arm is None."""
+        """The values that an expression reads from an arm. An axis that does not exist for the arm is None."""
         values = _Values(self, base)
         for axis in axes:
             level = arm.get(axis)

@@ -186,7 +186,7 @@ def _read_arms(
     match: Match = "none",
     bases: Mapping[str, ModelConfig] | None = None,
 ) -> tuple[ArmSpace, ...]:
-    """Every arm with its part of the space. `bases` maps an arm's name to the model whose size it is to have.
+    """Every arm with its part of the space. `bases` has the model whose size an arm must have, by name.
 
     Raises `GridError` where no arm has some setting, or an arm has none of the settings.
     """

@@ -1,4 +1,4 @@
-"""A search that is ready to run: its arms with their spaces, and what it is for."""
+"""A search that is ready to run: its arms with their spaces, and the training that it tunes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ablate.tracking.study_record import StudyRecord
 
 @dataclass(frozen=True)
 class Problem:
-    """A search. `study` has the training of a trial, `final` the training that the search is for."""
+    """A search. `study` has the training of a trial, `final` the training that the search tunes."""
 
     study: Declaration
     final: TrainConfig

@@ -63,13 +63,14 @@ Objectives = Annotated[
 
 
 class Search(Declaration, Tuning):
-    """A search: everything of a grid except its matrix, and what to look for where."""
+    """A search: everything in a grid except its matrix, plus the objective and the space to search."""
 
     KEY: ClassVar[str] = "search"
 
     search: StudyName = Field(description="name of the search and of its folder")
     arm: Arms = Field(
-        (), description="levels of the axes that the search does not vary; a list makes one Optuna study per arm"
+        (),
+        description="levels of the axes that the search does not vary; a list of arms makes one Optuna study per arm",
     )
     seeds: Seeds = Field((0,), description="runs per trial: the number of seeds, or a list of them")
     objective: Objectives = Field(

@@ -1,4 +1,4 @@
-"""The tables of a search as cells of text, for the page and the Markdown."""
+"""The tables of a search as cells of text, used by the page and the Markdown."""
 
 from __future__ import annotations
 

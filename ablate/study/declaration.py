@@ -1,6 +1,6 @@
 """What a file declares: `Declaration` is common to grids and searches, `Study` is a grid.
 
-The `model:` section stays a plain mapping here because its keys belong to `ablate_model`, which this room may not
+The `model:` section stays a plain mapping here because its keys belong to `ablate_model`, which this folder may not
 import. `ablate.plan.resolve` checks them.
 """
 

@@ -191,18 +191,18 @@ class TrainConfig(Strict):
         return SCHEDULES[self.schedule].from_settings(self)
 
     def idle_settings(self) -> frozenset[str]:
-        """The names of settings that the chosen optimizer and schedule do not read, so they decide nothing."""
+        """The names of settings that the chosen optimizer and schedule do not read, so they have no effect."""
         return frozenset(_explain_idle(self.optimizer, self.schedule))
 
     def explain_idle(self) -> dict[str, str]:
-        """Every setting that decides nothing here, with the reason: also one that is part of a run's identity."""
+        """Every setting that has no effect here, with the reason, even if it is part of a run's identity."""
         idle = dict(_explain_idle(self.optimizer, self.schedule))
         if not SCHEDULES[self.schedule].falls:
             idle["min_learning_rate"] = f"a {self.schedule} schedule does not fall"
         return idle
 
     def canonical(self) -> Self:
-        """These settings with those that decide nothing at their defaults: one for all that train alike."""
+        """A copy with settings that have no effect at their defaults, so all that train alike are equal."""
         defaults = {name: type(self).model_fields[name].default for name in self.explain_idle()}
         return self.model_copy(update=defaults)
 
@@ -230,7 +230,7 @@ class Rule(Frozen):
 
 
 class Resources(Strict):
-    """What one run takes. Without this section, a run takes one GPU where there is one, and one CPU elsewhere."""
+    """The resources of one run. The default is one GPU if there is one, otherwise one CPU core."""
 
     cpus: int | None = Field(
         None, gt=0, le=MAX_WORKERS, description="CPU cores per process, which is also its number of threads"

@@ -57,7 +57,7 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
             _check_whole(folder.path, weights=weights)
         except RecordError as error:
             reason = str(error).replace(f"{folder.path}{os.sep}", "")
-            raise RecordError(f"{folder.path}: {reason}; `ablate run` tells what can be done") from None
+            raise RecordError(f"{folder.path}: {reason}; `ablate run` says what to do") from None
 
     def write(file: Any) -> None:
         # Without a date, so that packing twice gives the same bytes.

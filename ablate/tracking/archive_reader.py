@@ -44,8 +44,8 @@ def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str,
     """Write the files of the listed runs below `folder`. Returns the folder of each run that has any.
 
     `sizes` maps the names of these files to their largest size (bytes). Other files are skipped. Raises `RecordError`
-    if the archive is damaged, holds a file twice or one that is too large, or unpacks to far more than its size. Raises
-    `OSError` if the disk is full.
+    if the archive is damaged, contains a file twice or one that is too large, or unpacks to far more than its size.
+    Raises `OSError` if the disk is full.
     """
     known = {run.run_id for run in record.runs}
     found: dict[str, Path] = {}

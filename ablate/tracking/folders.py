@@ -93,7 +93,7 @@ class RunFolder:
         """Read the state of the run and check it against its curve. It is `queued` if nothing was written yet.
 
         It is also `queued`, with a note, if `status.json` cannot be read, or if the run ended but its curve is missing
-        or another one. `ablate run` then trains it again.
+        or a different one. `ablate run` then trains it again.
         """
         if not os.path.lexists(self.status):
             return Status("queued")

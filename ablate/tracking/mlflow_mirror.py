@@ -1,8 +1,8 @@
 """The MLflow mirror that people browse while a study trains.
 
 Only the driver writes it, in its own thread, so training never waits for MLflow. The mirror copies the curves on disk.
-When MLflow fails, the mirror starts over from them a little later. Lines that are still missing at the end of the
-study are brought by the next `ablate run`.
+When MLflow fails, the mirror starts over from them a little later. If lines are still missing at the end of the
+study, the next `ablate run` adds them.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class MlflowWriter:
 def publish(
     uri: str, record: StudyRecord, files: Mapping[str, Path], figures: Mapping[str, float], description: str
 ) -> str:
-    """Attach a report to the parent run of its study, and return an excuse if MLflow does not take it.
+    """Attach a report to the parent run of its study, and return the reason if MLflow does not accept it.
 
     `files` are attached by their path below `report`, `figures` become metrics. The parent run is created if necessary,
     and every run of the study becomes its child.

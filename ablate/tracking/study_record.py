@@ -23,7 +23,7 @@ LARGEST = 1e100  # measured number: beyond float32 and any budget, and its squar
 MAX_COUNT = 2**53  # of steps, tokens, parameters: integers up to it are exact in float64
 ENDED: frozenset[State] = frozenset({"finished", "diverged"})
 
-_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # 007 is a name
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # 007 stays text
 _TRUTH = {"true": True, "false": False}
 
 _CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -101,7 +101,7 @@ class ArmRecord(Record):
 
     `arm` is its name, `axes` its level on each axis that exists for it, `within` its levels on the axes of
     `compare_within`, and `baseline` the name of the arm that it is compared with (its own name for a baseline).
-    `flops_per_token` counts the forward and backward pass of training. Unknown sizes, as of imported runs, are None;
+    `flops_per_token` counts the forward and backward pass of training. Unknown sizes, as in imported runs, are None;
     older records say 0. `identity` is the hash of everything except the seed that decides the results; empty if the
     record does not have it.
     """

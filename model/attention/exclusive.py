@@ -45,7 +45,7 @@ class ExclusiveAttention(StandardHeads):
     paper: ClassVar[str] = "Exclusive Self Attention, arXiv 2603.09078; learned fraction: modded-nanogpt"
     equations: ClassVar[str] = "z_i = y_i - a (y_i . v_i) v_i / ||v_i||^2 per head; a = 1, or tanh of a scalar per head"
     deviations: ClassVar[str] = "the learned fraction starts at 0"
-    neutral: ClassVar[str] = "a learned fraction of 0, its start."
+    neutral: ClassVar[str] = "a learned fraction of 0, its initial value."
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"fraction": "learned"}, zeros=("fraction",))
 
     fraction: Literal["full", "learned"] = Field(default="full", description="how much of the component to remove")

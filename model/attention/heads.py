@@ -1,4 +1,4 @@
-"""Knobs and prices of all attentions made of softmax heads."""
+"""Knobs and costs of all attentions made of softmax heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .query_key_norm import QueryKeyNorm, count_qk_norm
 
 
 class HeadAttention(Attention, ABC):
-    """Knobs and prices of softmax heads. The model's `n_heads` counts value heads, of width d_model / n_heads."""
+    """Knobs and costs of softmax heads. The model's `n_heads` counts value heads, of width d_model / n_heads."""
 
     n_kv_heads: int | None = Field(
         default=None,

@@ -92,7 +92,7 @@ def _form_block_mask(n_queries: int, n_keys: int, causal: bool, window: int | No
 def _form_score_mod(call: Call) -> ScoreMod | None:
     if call.softcap is None and call.bias is None:
         return None
-    # A tensor, because torch compiles a second softcap as a symbol, which the lowering of flex_attention rejects.
+    # A tensor, because torch compiles the second softcap as a symbol, which the lowering of flex_attention rejects.
     dtype = torch.promote_types(call.q.dtype, torch.float32)
     softcap = None if call.softcap is None else torch.full((), call.softcap, dtype=dtype, device=call.q.device)
     bias = call.bias

@@ -22,7 +22,7 @@ CONFIG = ModelConfig(d_model=16, n_layers=1, n_heads=2, vocab_size=256, context_
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    """The files of a finished run with an untrained model, as a worker writes them."""
+    """The files of a finished run with an untrained model, written the way workers do."""
     store = StudyFolder(tmp_path / "runs" / "study")
     arm = ArmRecord("a", {}, {}, "a", CONFIG.num_params(), CONFIG.flops_per_token(), 1, 64)
     data = {"source": "python-stdlib", "tokenizer": "bytes", "hash": "c0ffee"}

@@ -95,7 +95,7 @@ class TroubledWorker(_FaultyWorker):
 
 
 class SlowWorker(_FaultyWorker):
-    """Takes so long per step that a test can act in between."""
+    """Takes long enough per step for a test to act in between."""
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         def wait() -> bool:

@@ -1,4 +1,4 @@
-"""Run `ablate` as a process, and read what it left behind."""
+"""Run `ablate` in a subprocess, and read what it left behind."""
 
 from __future__ import annotations
 

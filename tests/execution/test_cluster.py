@@ -1,4 +1,4 @@
-"""Ray clusters on this machine: a node dies, only one node sees a folder, a job server accepts a study."""
+"""Ray clusters on this machine: a node dies, only one node sees a folder, a job server takes a submission."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ablate run` as a process, with real workers and signals. The study ends bit for bit like an undisturbed one."""
+"""`ablate run` in a subprocess, with real workers and signals. The study ends bit for bit like an undisturbed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""flash-attn-4 as a custom operator, with a stand-in for the package, which needs a GPU."""
+"""flash-attn-4 as a custom operator, with a stand-in for the package, so no GPU is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of speedups in a terminal never cuts a figure, at any width."""
+"""The table of speedups in a terminal never truncates a number, at any width."""
 
 from collections import Counter
 from itertools import pairwise

@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> StudyFolder:
 
 
 def train(store: StudyFolder, mirror: MlflowMirror, half: int) -> None:
-    """Half of the run's lines, delivered as a worker and a driver would."""
+    """Half of the run's lines, delivered the way workers and drivers do."""
     with CurveWriter(store.run("0f").curve) as curve:
         for line in LINES[10 * half : 10 * half + 10]:
             curve.append(line)

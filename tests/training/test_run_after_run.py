@@ -1,4 +1,4 @@
-"""Several runs in one process, as a worker trains them."""
+"""Several runs in one process, the way workers train them."""
 
 from __future__ import annotations
 
