@@ -31,8 +31,7 @@ from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.study_record import ENDED, RunRecord, State
 
-# Errors that broken records of one run may raise.
-RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)
+RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)  # from broken records
 
 
 class Driver:
@@ -61,8 +60,7 @@ class Driver:
         worker_class: type[RunWorker] = RunWorker,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
-        self.mirror, self.observe = mirror, observe
-        self.stopping, self.source, self.limit = stopping, source, limit
+        self.mirror, self.observe, self.stopping, self.source, self.limit = mirror, observe, stopping, source, limit
         self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows)
         self.watchdog, self.retries = Watchdog(stuck_s), Retries(store, placement.processes)
         self.feed = CurveFeed(store, mirror, observe, stopping)
@@ -149,9 +147,8 @@ class Driver:
                 self._follow(slot)
 
     def _count_left(self, waiting: deque[Run]) -> int:
-        if self._is_stopping:
-            return 0
-        return len(waiting) + (self.source.n_left if self.source is not None else 0)
+        n_more = self.source.n_left if self.source is not None else 0
+        return 0 if self._is_stopping else len(waiting) + n_more
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for slot in self.pool.slots:
