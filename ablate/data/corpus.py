@@ -87,14 +87,17 @@ def describe(config: DataConfig, base: Path, cache: Path | None = None) -> Corpu
         return _describe_bin(split)
     tokenizer = load_tokenizer(config, base)
     name = _hash(split, tokenizer.identity)
+    notices = (
+        _find_copies(split) if config.source == "text" else ()
+    )  # a user did not choose the files of the standard library
     if cache is not None and (known := _find_shards(cache / name, name)) is not None:
-        return replace(known.info, notices=_find_copies(split))
+        return replace(known.info, notices=notices)
     n_train, n_validation = (
         sum(len(block) for block in _tokenize(files, tokenizer)) for files in (split.train, split.validation)
     )
     if split.tail:
         n_train, n_validation = _cut_tail(n_train, split.tail)
-    return replace(_info(name, n_train, n_validation, tokenizer.vocab_size), notices=_find_copies(split))
+    return replace(_info(name, n_train, n_validation, tokenizer.vocab_size), notices=notices)
 
 
 def prepare(config: DataConfig, base: Path, folder: Path) -> Corpus:
