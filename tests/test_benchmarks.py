@@ -18,6 +18,7 @@ from foreign_runs import Experiments
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_samplers_are_compared_at_equal_trials_by_losses_trained_anew() -> None:
     results = {result.sampler: result for result in compare_samplers(3, 2, 2, Console(quiet=True))}
     assert list(results) == ["TPESampler", "RandomSampler", "defaults"]
@@ -43,6 +44,7 @@ def test_the_bench_measures_a_study_of_the_size_asked_for(experiments: Experimen
     assert min(result.mlflow.files_s, result.mlflow.statement_s, result.mlflow.client_s) > 0
 
 
+@pytest.mark.slow
 def test_every_benchmark_that_the_page_names_can_be_run_from_a_checkout() -> None:
     named = set(re.findall(r"-m (benchmarks\.\w+)", (ROOT / "benchmarks" / "README.md").read_text()))
     scripts = {f"benchmarks.{path.stem}" for path in (ROOT / "benchmarks").glob("*.py") if "main()" in path.read_text()}
