@@ -75,5 +75,5 @@ def test_measuring_leaves_no_trace() -> None:
 
 
 def test_more_than_there_is_cannot_be_dropped() -> None:
-    with pytest.raises(ConfigError, match="there are only 4 of mlp to drop"):
+    with pytest.raises(ConfigError, match="dropped: only 4 mlp parts are left to drop"):
         drop(model_of_four_layers(), ("mlp",), 5, [tokens()])
