@@ -74,7 +74,7 @@ def test_an_archive_that_nobody_could_merge_was_packed(
     store = write_study()
     folder = store.run(store.read_study().runs[0].run_id)
     (IN_THE_WAY | DAMAGED)[how](folder.path / file)
-    with pytest.raises(RecordError, match=rf"{folder.path}: .*{file}.*`ablate run` tells") as error:
+    with pytest.raises(RecordError, match=rf"{folder.path}: .*{file}.*`ablate run` says") as error:
         pack(store, tmp_path / "x.tar.gz", weights=True)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "x.tar.gz").exists()
