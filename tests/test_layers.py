@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-LEAVES = {"errors", "files", "formatting"}
+LEAVES = {"errors", "files", "formatting", "metrics"}
 ARROWS = {
     "recipes": {"ablate_model"},
     "study": {"recipes"},

@@ -54,6 +54,7 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         version=version,
         command=command,
         tuning=plan.tuning,
+        metrics=plan.metrics,
     )
 
 

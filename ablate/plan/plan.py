@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
+from ablate.metrics import Direction
 from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.expand import Expansion, expand
 from ablate.plan.identity import identify, run_id
@@ -94,6 +95,11 @@ class Plan:
         """The grid that the plan was built from. Not for the plans of a search."""
         assert isinstance(self.study, Study)
         return self.study
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """The metrics of the runs, with the better direction of each. Arms are compared by the first."""
+        return self.study.metrics
 
     @property
     def total_flops(self) -> int:

@@ -6,6 +6,7 @@ import. `ablate.plan.resolve` checks them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -13,6 +14,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from ablate.errors import DataError, GridError
 from ablate.formatting import quote
+from ablate.metrics import LANGUAGE_MODEL, Direction
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
 from ablate.study.tuning import Frozen, Tune
 from ablate.study.yaml_source import KeyPath, Place, Source
@@ -59,6 +61,11 @@ class Declaration(Frozen):
     def name(self) -> str:
         """The name of the study or search, and of its folder."""
         return str(getattr(self, self.KEY))
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """The metrics of the runs, with the better direction of each. Arms are compared by the first."""
+        return LANGUAGE_MODEL
 
     @property
     def file(self) -> str:

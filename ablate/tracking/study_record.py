@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, m
 from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
+from ablate.metrics import LANGUAGE_MODEL, Metric, Metrics, list_metrics
 
 Value = Any  # a level: text, a number, a boolean, or None
 State = Literal["queued", "running", "finished", "failed", "diverged"]
@@ -129,7 +130,10 @@ class RunRecord(Record):
 
 @dataclass(frozen=True, config=_CONFIG)
 class StudyRecord(Record):
-    """`study.json`: the arms and runs of a study, written by every `ablate run` before training starts."""
+    """`study.json`: the arms and runs of a study, written by every `ablate run` before training starts.
+
+    `metrics` maps each metric to its better direction. Arms are compared by the first.
+    """
 
     study: str
     question: str
@@ -146,6 +150,18 @@ class StudyRecord(Record):
     command: str = ""
     tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were tuned, if they were
     caveats: tuple[str, ...] = ()  # of imported runs: facts that the reader of the verdict must know
+    metrics: Metrics = field(default_factory=lambda: dict(LANGUAGE_MODEL))
+
+    @property
+    def metric(self) -> Metric:
+        """The metric by which arms are compared."""
+        return list_metrics(self.metrics)[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record without the metrics of a language model, as it was before there were others."""
+        content = super().to_dict()
+        pairs = [list(pair) for pair in content.pop("metrics").items()]  # a mapping would be written in another order
+        return content if self.metrics == LANGUAGE_MODEL else content | {"metrics": pairs}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

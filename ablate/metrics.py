@@ -1,0 +1,141 @@
+"""The metrics of a study: their names, and which direction of each is better."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import AfterValidator, BeforeValidator
+
+from ablate.errors import suggest
+from ablate.formatting import quote
+
+Direction = Literal["lower", "higher"]
+
+LONGEST_NAME = 64
+_NAME = re.compile(rf"[A-Za-z_][\w./@-]{{0,{LONGEST_NAME - 1}}}", re.ASCII)
+# What else a line of a curve, or a table of all curves, holds under its own name.
+_TAKEN = (
+    "step",
+    "tokens",
+    "flops",
+    "wall_s",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+    "run_id",
+    "arm",
+    "seed",
+    "state",
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What arms are compared by: the key in a line of a curve, and the better direction."""
+
+    name: str
+    direction: Direction
+
+    @property
+    def sign(self) -> float:
+        """1 if lower is better, -1 if higher is."""
+        return 1.0 if self.direction == "lower" else -1.0
+
+    @property
+    def opposite(self) -> Direction:
+        """The worse direction."""
+        return "higher" if self.direction == "lower" else "lower"
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it is the validation loss of a language model, in nats per token."""
+        return self == LOSS
+
+    @property
+    def label(self) -> str:
+        """The name in a sentence: `validation loss`, `val_acc`."""
+        return "validation loss" if self.is_loss else self.name
+
+    @property
+    def unit(self) -> str:
+        """The unit of a difference, with a space before it; empty for a metric of unknown unit."""
+        return " nats" if self.is_loss else ""
+
+    @property
+    def full_label(self) -> str:
+        """The name with its unit, for an axis: `validation loss (nats per token)`, `val_acc`."""
+        return f"{self.label} (nats per token)" if self.is_loss else self.name
+
+    def orient(self, value: Any) -> Any:
+        """Turn a value, or an array of values, so that lower is better. Doing it twice changes nothing.
+
+        All statistics work on turned values, so a metric and its negative give the same verdicts, digit for digit.
+        """
+        return value if self.direction == "lower" else -value
+
+    def orient_interval(self, low: T, high: T) -> tuple[T, T]:
+        """Turn the two ends of an interval, of which either may be None."""
+        if self.direction == "lower":
+            return low, high
+        return _negate(high), _negate(low)
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Tell whether a value is strictly better than another one. nan is never better."""
+        return bool(self.orient(value) < self.orient(other))
+
+    def best(self, values: Iterable[float]) -> float:
+        """Return the best of the values. Raises `ValueError` if there are none."""
+        return min(values) if self.direction == "lower" else max(values)
+
+
+def _negate(value: Any) -> Any:
+    return None if value is None else -value
+
+
+def _check_direction(value: object) -> object:
+    legal = get_args(Direction)
+    if value not in legal:
+        raise ValueError(f"unknown direction {quote(value)}{suggest(value, legal)}")
+    return value
+
+
+def _read_pairs(value: object) -> object:
+    """Read metrics from a record, which lists them as pairs because JSON objects are written with sorted keys."""
+    if isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        return dict(value)
+    return value
+
+
+def _check_names(value: Mapping[str, Direction]) -> Mapping[str, Direction]:
+    if not value:
+        raise ValueError("name at least one metric, with its better direction: lower or higher")
+    for name in value:
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{quote(name)} is not a metric's name: use letters, digits and _ . / @ -, starting with a letter, "
+                f"at most {LONGEST_NAME} characters"
+            )
+        if name in _TAKEN:
+            raise ValueError(f"{name!r} cannot be a metric: a line of a curve has another value of that name")
+    return value
+
+
+# Metrics to their better directions. The first is the one by which arms are compared.
+Metrics = Annotated[
+    Mapping[str, Annotated[Direction, BeforeValidator(_check_direction)]],
+    BeforeValidator(_read_pairs),
+    AfterValidator(_check_names),
+]
+
+LOSS = Metric("val_loss", "lower")
+LANGUAGE_MODEL: Mapping[str, Direction] = {LOSS.name: LOSS.direction}
+
+
+def list_metrics(metrics: Mapping[str, Direction]) -> tuple[Metric, ...]:
+    """List the metrics in their order."""
+    return tuple(Metric(name, direction) for name, direction in metrics.items())
