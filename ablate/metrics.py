@@ -62,6 +62,26 @@ class Metric:
         return "validation loss" if self.is_loss else self.name
 
     @property
+    def title(self) -> str:
+        """The name at the beginning of a sentence: `Validation loss`, `val_acc`."""
+        return "Validation loss" if self.is_loss else self.name
+
+    @property
+    def short(self) -> str:
+        """The name after an adjective, as in `the final loss`, `the final val_acc`."""
+        return "loss" if self.is_loss else self.name
+
+    @property
+    def wanted(self) -> str:
+        """What a good value is: `low` or `high`."""
+        return self.direction.removesuffix("er")
+
+    @property
+    def side(self) -> str:
+        """The side of a target on which a value has reached it."""
+        return "below" if self.direction == "lower" else "above"
+
+    @property
     def unit(self) -> str:
         """The unit of a difference, with a space before it; empty for a metric of unknown unit."""
         return " nats" if self.is_loss else ""
@@ -83,6 +103,10 @@ class Metric:
         if self.direction == "lower":
             return low, high
         return _negate(high), _negate(low)
+
+    def worse_end(self, bounds: tuple[float, float]) -> float:
+        """The worse of two bounds, low and high."""
+        return bounds[1] if self.direction == "lower" else bounds[0]
 
     def is_better(self, value: float, other: float) -> bool:
         """Tell whether a value is strictly better than another one. nan is never better."""

@@ -44,21 +44,21 @@ class Comparison:
 
 
 def parse_target(text: str) -> Target:
-    """Read a target: 50, 75, 90 or final, or a loss such as 3.28 (nats per token).
+    """Read a target: 50, 75, 90 or final, or a value of the study's metric, such as a loss of 3.28 nats per token.
 
     Raises `AblateError` for anything else.
     """
     if text in _SHARES:
         return text
     try:
-        loss = float(text)
+        value = float(text)
     except ValueError:
-        loss = math.nan
-    if not math.isfinite(loss):
+        value = math.nan
+    if not math.isfinite(value):
         raise AblateError(
-            f"target {text!r}: neither a loss nor a share of the baseline's budget{suggest(text, TARGETS)}"
+            f"target {text!r}: neither a number nor a share of the baseline's budget{suggest(text, TARGETS)}"
         )
-    return loss
+    return value
 
 
 def compare(results: Results, arm: str, target: Target, hold: int = HOLD) -> Comparison:

@@ -3,6 +3,9 @@
 Only evaluation losses count, not training losses and not the best so far. A crossing lies between two evaluations, at a
 fraction that is linear in the loss and in the logarithm of the cost. The fraction does not depend on the axis of cost,
 so one crossing gives the cost in steps, tokens, FLOPs and seconds.
+
+If higher values of a metric are better, `reach_loss` negates them and the target. This is the one place where a
+crossing depends on the metric's direction, so a metric and its negative give the same costs.
 """
 
 from __future__ import annotations
@@ -103,8 +106,9 @@ class Reach:
 
 
 def reach_loss(run: RunCurve, target: float, hold: int = HOLD) -> Reach:
-    """Find how an ended run met an absolute target (nats per token)."""
-    position = find_crossing(run.evaluation_loss, target, hold, run.is_whole)
+    """Find how an ended run met an absolute target, a value of its metric."""
+    orient = run.metric.orient
+    position = find_crossing(orient(run.evaluation_loss), orient(target), hold, run.is_whole)
     if position is None:
         return Reach(run, "never", None)
     return Reach(run, "before" if position.index == 0 else "reached", position)

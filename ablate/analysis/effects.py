@@ -25,16 +25,17 @@ from ablate.tracking.study_record import Value
 ESTIMABLE = 1e-8
 """A contrast is estimable if the design misses less than this of it. Rounding leaves about 1e-12."""
 
-LOSS = "final_loss"
+FINAL = "final_loss"  # the name of this outcome in `summary.json`, for any metric
 
 
 @dataclass(frozen=True)
 class Effect:
     """A difference with its 95 % interval (null below two seeds) and p-values.
 
-    `outcome` is `final_loss` (nats per token; below 0 is better), or `log_` and an axis of cost, which is the natural
-    logarithm of the cost to the baseline's final loss. `levels` has one axis for a main effect and two for an
-    interaction. For a difference of two arms, it has the levels in which `arm` differs from `baseline`.
+    `outcome` is `final_loss`, the final value of the study's metric (nats per token for a loss), or `log_` and an axis
+    of cost, which is the natural logarithm of the cost to the baseline's final loss. `levels` has one axis for a main
+    effect and two for an interaction. For a difference of two arms, it has the levels in which `arm` differs from
+    `baseline`.
     """
 
     outcome: str
@@ -66,7 +67,7 @@ def find_differences(results: Results) -> tuple[Effect, ...]:
         if not known.size:
             continue
         levels = {axis: level for axis, level in arm.axes.items() if base.axes.get(axis) != level}
-        effect = Effect(LOSS, levels, float(known.mean()), known.size, arm=name, baseline=base.arm)
+        effect = Effect(FINAL, levels, float(known.mean()), known.size, arm=name, baseline=base.arm)
         found.append(_make(effect, paired_t(known)) if known.size > 1 else effect)
     return adjust_p_values(found, lambda effect: effect.baseline)
 
@@ -81,7 +82,7 @@ def find_effects(results: Results, axis: str = "tokens") -> tuple[Effect, ...]:
     factors = _list_factors(results)
     if results.record.design != "full" or not factors:
         return ()
-    outcomes = {LOSS: _collect_losses(results, factors), f"log_{axis}": _collect_log_costs(results, factors, axis)}
+    outcomes = {FINAL: _collect_losses(results, factors), f"log_{axis}": _collect_log_costs(results, factors, axis)}
     return tuple(effect for outcome, cells in outcomes.items() for effect in _fit(outcome, cells, factors))
 
 

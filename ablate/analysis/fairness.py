@@ -12,6 +12,7 @@ from ablate.analysis.comparison import compare, sharing_of, took_turns
 from ablate.analysis.convergence import Reach, cost_at, reach_loss
 from ablate.analysis.results import Results, RunCurve
 from ablate.analysis.summary import spread_of
+from ablate.metrics import Metric
 from ablate.tracking.study_record import ArmRecord
 
 SIZE_LIMIT = 0.02
@@ -94,14 +95,14 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
     elif any(map(took_turns, ended)):
         flags.append("clock times are not comparable: the runs took turns at a GPU")
     if name == base.arm and name in {results.baseline_of(other) for other in results.compared_arms}:
-        flags.append(_plateau_flag(base_runs))
+        flags.append(_plateau_flag(base_runs, results.metric))
     tuning, base_tuning = _tuning_of(results, name), _tuning_of(results, base.arm)
     trials, base_trials = tuning.get("trials"), base_tuning.get("trials")
     if trials != base_trials:
         flags.append(f"tuned with {trials or 'no'} trials, its baseline with {base_trials or 'none'}")
     flags += [f"its best {path} lies at the edge of {values}" for path, values in _edges(tuning)]
     if reaches and any(_is_before_decay(reach) for reach in reaches):
-        flags.append("crosses its baseline's final loss before its learning rate has begun to decay")
+        flags.append(f"crosses its baseline's final {results.metric.short} before its learning rate has begun to decay")
     return Fairness(
         arm=name,
         baseline=base.arm,
@@ -140,8 +141,8 @@ def _size_flag(what: str, mine: int | None, base: int | None) -> str:
     return f"{100 * abs(mine / base - 1):.1f} % {'more' if mine > base else 'fewer'} {what} than its baseline"
 
 
-def _plateau_flag(runs: Iterable[RunCurve]) -> str:
-    """Flag a baseline that is at its final loss long before the end of its budget. Its curve is flat or rises.
+def _plateau_flag(runs: Iterable[RunCurve], metric: Metric) -> str:
+    """Flag a baseline that is at its final loss long before the end of its budget. Its curve is flat or gets worse.
 
     Its cost is still its whole budget, so even an arm that is no better seems faster.
     """
@@ -151,7 +152,8 @@ def _plateau_flag(runs: Iterable[RunCurve]) -> str:
     if share is None or share >= EARLY:
         return ""
     return (
-        f"already at its final loss after {100 * share:.0f} % of its budget, because its curve is flat or rises: "
+        f"already at its final {metric.short} after {100 * share:.0f} % of its budget, because its curve is flat or "
+        f"{'rises' if metric.direction == 'lower' else 'falls'}: "
         "the rest of the budget counts as a gain of every arm"
     )
 

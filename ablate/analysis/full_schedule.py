@@ -64,8 +64,8 @@ def _climb(results: Results, horizons: Sequence[str]) -> Mapping[int, RunCurve]:
         runs.sort(key=lambda run: run.last_step)
         if len(runs) > 1:
             finals = {name: np.array([run.columns[name][-1] for run in runs], np.float64) for name in CORE_COLUMNS}
-            finals["val_loss"] = np.array([run.final_loss for run in runs], np.float64)
             last = runs[-1]
+            finals[last.metric.name] = np.array([run.final_loss for run in runs], np.float64)
             status = Status("finished", last.last_step, last.n_steps)
             ladders[seed] = replace(last, status=status, columns=finals)
     return ladders

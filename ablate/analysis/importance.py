@@ -43,7 +43,7 @@ class Importance:
 
 
 def find_importance(results: Results) -> tuple[Importance, ...]:
-    """Rate the axes of a study by the mean final losses of its arms.
+    """Rate the axes of a study by the mean final values of its arms' metric.
 
     Empty for a balanced grid and for arms varied one at a time, which have effects or differences to show instead.
     """
@@ -54,7 +54,8 @@ def find_importance(results: Results) -> tuple[Importance, ...]:
         return ()
     arms = [arm for arm in results.arms if any(run.is_whole for run in results.runs_of(arm))]
     means = [spread_of(np.array([run.final_loss for run in results.runs_of(arm)])).mean for arm in arms]
-    return rate_axes([results.arms[arm].axes for arm in arms], [math.nan if mean is None else mean for mean in means])
+    losses = [math.nan if mean is None else results.metric.orient(mean) for mean in means]
+    return rate_axes([results.arms[arm].axes for arm in arms], losses)
 
 
 def rate_axes(settings: Sequence[Mapping[str, Value]], losses: Sequence[float]) -> tuple[Importance, ...]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ablate.analysis.checked_records import check_manifest, read_mapping, read_record, read_status
 from ablate.analysis.curve_columns import CORE_COLUMNS, EMPTY_CURVE, Floats, read_columns
 from ablate.errors import RecordError
+from ablate.metrics import LOSS, Metric, list_metrics
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import ENDED, ArmRecord, Status, StudyRecord
 
@@ -31,7 +32,8 @@ class RunCurve:
 
     `columns` always holds `CORE_COLUMNS`, and steps strictly increase. `n_passed_over` counts the lines of the file
     that are not records. `is_altered` means that the file does not have the length and checksum that were noted when
-    the run ended. `unread` says why the file could not be read.
+    the run ended. `unread` says why the file could not be read. `metrics` are those of the study; the first is the one
+    by which arms are compared.
     """
 
     run_id: str
@@ -45,6 +47,12 @@ class RunCurve:
     n_passed_over: int = 0
     is_altered: bool = False
     unread: str = ""
+    metrics: tuple[Metric, ...] = (LOSS,)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric by which arms are compared."""
+        return self.metrics[0]
 
     @property
     def last_step(self) -> int:
@@ -136,21 +144,31 @@ class RunCurve:
 
     @cached_property
     def evaluation_loss(self) -> Floats:
-        """The validation losses (nats per token), one per evaluation."""
-        return self.columns["val_loss"][self._evaluated]
+        """The values of the metric, one per evaluation: validation losses (nats per token) of a language model."""
+        return self._values_of(self.metric)[self._evaluated]
 
     @cached_property
     def _evaluated(self) -> NDArray[np.bool_]:
-        return np.isfinite(self.columns["val_loss"])
+        return np.isfinite(self._values_of(self.metric))
+
+    def _values_of(self, metric: Metric) -> Floats:
+        return self.columns.get(metric.name, np.full(self.columns["step"].size, np.nan))
 
     @property
     def final_loss(self) -> float:
-        """The last validation loss (nats per token) of a whole run; nan for any other."""
-        return float(self.evaluation_loss[-1]) if self.is_whole and self.evaluation_loss.size else float("nan")
+        """The last value of the metric of a whole run, such as its validation loss; nan for any other."""
+        return self.final_value(self.metric)
+
+    def final_value(self, metric: Metric) -> float:
+        """The last value of one of the study's metrics, if the run is whole; nan otherwise."""
+        values = self._values_of(metric)
+        known = values[np.isfinite(values)]
+        return float(known[-1]) if self.is_whole and known.size else float("nan")
 
     @property
     def diagnostics(self) -> tuple[str, ...]:
-        return tuple(name for name in self.columns if name not in CORE_COLUMNS)
+        known = {*CORE_COLUMNS, *(metric.name for metric in self.metrics)}
+        return tuple(name for name in self.columns if name not in known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +181,16 @@ class Results:
     @cached_property
     def arms(self) -> Mapping[str, ArmRecord]:
         return {arm.arm: arm for arm in self.record.arms}
+
+    @property
+    def metric(self) -> Metric:
+        """The metric by which arms are compared."""
+        return self.record.metric
+
+    @property
+    def other_metrics(self) -> tuple[Metric, ...]:
+        """The metrics whose final values are shown, but by which arms are not compared."""
+        return list_metrics(self.record.metrics)[1:]
 
     @cached_property
     def _runs_of_arm(self) -> Mapping[str, tuple[RunCurve, ...]]:
@@ -242,9 +270,13 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
         raise RecordError(f"{place}: it has runs of the arm {unknown[0]!r} but no such arm")
     if unknown := sorted({arm.baseline for arm in record.arms} - n_steps.keys()):
         raise RecordError(f"{place}: the baseline {unknown[0]!r} is not an arm of this study")
+    metrics = list_metrics(record.metrics)
     return Results(
         record,
-        tuple(RunCurve(run.run_id, run.arm, run.seed, n_steps[run.arm], *known[run.run_id]) for run in record.runs),
+        tuple(
+            RunCurve(run.run_id, run.arm, run.seed, n_steps[run.arm], *known[run.run_id], metrics)
+            for run in record.runs
+        ),
     )
 
 

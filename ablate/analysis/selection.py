@@ -9,6 +9,7 @@ from typing import Any
 
 from ablate.analysis.results import Results
 from ablate.errors import AblateError, suggest
+from ablate.metrics import list_metrics
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.settings import find_same, is_same
 from ablate.tracking.study_record import ArmRecord, Value, read_level
@@ -56,6 +57,19 @@ def rebase(results: Results, baseline: Mapping[str, Value]) -> Results:
     return _rebuild(results, arms, results.runs, wanted)
 
 
+def measure_by(results: Results, name: str) -> Results:
+    """Compare the arms by another metric of the study.
+
+    Raises `AblateError` if the study has no such metric.
+    """
+    metrics = results.record.metrics
+    if name not in metrics:
+        raise AblateError(f"metric: {results.record.study} has no metric {name!r}{suggest(name, metrics)}")
+    record = replace(results.record, metrics={name: metrics[name], **metrics})
+    ordered = list_metrics(record.metrics)
+    return Results(record, tuple(replace(run, metrics=ordered) for run in results.runs))
+
+
 def merge(studies: Sequence[Results]) -> Results:
     """Join several studies. Each arm is named `study: arm`, has the axis `study`, and keeps its own baseline.
 
@@ -65,6 +79,10 @@ def merge(studies: Sequence[Results]) -> Results:
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise AblateError(f"two of the studies are named {twice[0]!r}: only studies of different names can be compared")
     first = studies[0].record
+    for results in studies[1:]:
+        if results.metric != studies[0].metric:
+            texts = [f"{r.record.study} by {r.metric.name} ({r.metric.direction} is better)" for r in studies]
+            raise AblateError(f"the studies are compared by different metrics: {', '.join(texts)}")
     axes: dict[str, tuple[Value, ...]] = {STUDY_AXIS: tuple(names)}
     for results in studies:
         for axis, levels in results.record.axes.items():
@@ -79,12 +97,14 @@ def merge(studies: Sequence[Results]) -> Results:
         compare_within=(STUDY_AXIS, *dict.fromkeys(axis for record in records for axis in record.compare_within)),
         axes=axes,
         data=_merge_data(records),
+        metrics=dict(metric for metric in first.metrics.items() if all(metric in r.metrics.items() for r in records)),
         caveats=tuple(f"{record.study}: {caveat}" for record in records for caveat in record.caveats),
         arms=tuple(_rename_arm(arm, record.study) for record in records for arm in record.arms),
         runs=tuple(replace(run, arm=f"{record.study}: {run.arm}") for record in records for run in record.runs),
         command="\n".join(record.command for record in records if record.command),
     )
-    runs = tuple(replace(run, arm=f"{r.record.study}: {run.arm}") for r in studies for run in r.runs)
+    metrics = list_metrics(record.metrics)
+    runs = tuple(replace(run, arm=f"{r.record.study}: {run.arm}", metrics=metrics) for r in studies for run in r.runs)
     return Results(record, runs)
 
 

@@ -7,6 +7,8 @@ is censored there. With censored runs there is no ratio. If all of them pull to 
 the censored costs for the unknown ones is a limit: `bound` is "at_most" (the limit is `high`) or "at_least" (it is
 `low`). Otherwise `bound` is "not_determined". Nothing is imputed.
 
+The words "loss" and "below" hold for a metric of which lower is better. For others they mean "value" and "above".
+
 A bound is not a test: in one study of eight, all three runs of an arm that is no worse than its baseline miss its final
 loss. The p-value of a bound therefore compares the losses at equal cost.
 """
@@ -25,13 +27,13 @@ from ablate.analysis.convergence import HOLD, Reach
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import ROUNDING, Estimate, adjust_p_values, paired_t, welch_t
 from ablate.analysis.results import Results
+from ablate.metrics import Metric
 from ablate.tracking.study_record import Value
 
 Bound = Literal["at_most", "at_least", "not_determined"]
 
 LARGEST_LOG = 700.0  # of a ratio: exp(700) and exp(-700) fit into float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
-_PAIRED_LOSS, _WELCH_LOSS = (f"{how} t on the loss at the same cost" for how in ("paired", "Welch"))
 _UNPAIRED = "the seeds do not match, so the interval is conservative"
 _ON_EITHER_SIDE = "not every run reached the target, on either side"
 
@@ -41,8 +43,8 @@ class SpeedUp:
     """One comparison. With a `ratio` above 1 the arm needs less of `axis` (steps, tokens, FLOPs, s, GPU s).
 
     `low` and `high` are the ends of the 95 % interval, null for one seed. If `bound` is set, `ratio` is null (see the
-    module). `target_loss` is the mean of the pairs' targets (nats per token). `n_pairs` counts the pairs (the arm's
-    runs if the seeds do not match), and `n_reached` those of the arm's runs that reached the target.
+    module). `target_loss` is the mean of the pairs' targets, which are values of the study's metric. `n_pairs` counts
+    the pairs (the arm's runs if the seeds do not match), and `n_reached` the arm's runs that reached the target.
 
     `p_value` tests a ratio of 1. For a bound, it tests that the losses are equal at the cost that the cheaper run of a
     pair had spent; it is null if the losses do not support the bound. `p_holm` is adjusted for the arms that share
@@ -133,7 +135,8 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
         return _test_losses(replace(row, bound="at_least", low=ratio), comparison, base, mine, axis, factors)
     if signs:
         is_early = any(reach.side == "before" for reaches, _ in ways for reach in reaches)
-        reason = "some runs are below the target at their first evaluation" if is_early else _ON_EITHER_SIDE
+        beyond = f"some runs are {_metric_of(comparison).side} the target at their first evaluation"
+        reason = beyond if is_early else _ON_EITHER_SIDE
         return _annotate(replace(row, bound="not_determined"), reason)
     return _add_interval(replace(row, ratio=ratio), comparison, base, mine, axis)
 
@@ -169,13 +172,20 @@ def _test_losses(
     if not (np.isfinite(base_loss).all() and np.isfinite(loss).all()):
         return row
     estimate = paired_t(loss - base_loss) if comparison.is_paired else welch_t(loss, base_loss)
-    if (estimate.mean > 0) != (row.bound == "at_most"):
+    metric = _metric_of(comparison)
+    if metric.is_better(0.0, float(estimate.mean)) != (row.bound == "at_most"):
         return row
-    return replace(row, p_value=float(estimate.p_value), method=_PAIRED_LOSS if comparison.is_paired else _WELCH_LOSS)
+    what = "the loss" if metric.is_loss else metric.name
+    method = f"{'paired' if comparison.is_paired else 'Welch'} t on {what} at the same cost"
+    return replace(row, p_value=float(estimate.p_value), method=method)
+
+
+def _metric_of(comparison: Comparison) -> Metric:
+    return comparison.arm[0].run.metric
 
 
 def _losses_at(reaches: Sequence[Reach], axis: str, log_cost_n: Floats) -> Floats:
-    """The loss of each run (nats per token) at its log cost, or at a common one; nan outside of its evaluations."""
+    """The value of the metric of each run at its log cost, or at a common one; nan outside of its evaluations."""
     losses = []
     for reach, at in zip(reaches, np.broadcast_to(log_cost_n, len(reaches)), strict=True):
         cost, loss = reach.run.cost_of_evaluations(axis), reach.run.evaluation_loss

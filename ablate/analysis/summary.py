@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ablate.analysis.comparison import find_clock_obstacle
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import Results, RunCurve, device_of
 from ablate.formatting import name_error
+from ablate.metrics import Metric
 from ablate.tracking.study_record import Value
 
 
@@ -29,9 +30,10 @@ class Spread:
 class ArmSummary:
     """An arm: its sizes, the number of its runs by how they ended, and means over its whole runs.
 
-    `final_loss` is in nats per token. `step_s` is the time of a training step in seconds, without evaluation,
-    checkpoints and compilation. `step_ratio` is that time over the baseline's, on seeds that both have, and None if
-    clock times cannot be compared. `tokens_per_s` is the tokens per step over the mean of `step_s`, and
+    `final_loss` is the final value of the study's metric: for a language model, its validation loss in nats per token.
+    `other_metrics` has those of the other metrics. `step_s` is the time of a training step in seconds, without
+    evaluation, checkpoints and compilation. `step_ratio` is that time over the baseline's, on seeds that both have, and
+    None if clock times cannot be compared. `tokens_per_s` is the tokens per step over the mean of `step_s`, and
     `tflops_per_s` the achieved training TFLOP/s at that rate. `peak_memory_bytes` is the largest of the runs. A size
     that is not known is None.
     """
@@ -58,13 +60,17 @@ class ArmSummary:
     tflops_per_s: float | None
     peak_memory_bytes: int | None
     device: str
+    other_metrics: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
         return self.arm == self.baseline
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"axes": dict(self.axes), "within": dict(self.within), "is_baseline": self.is_baseline}
+        content = asdict(self) | {"axes": dict(self.axes), "within": dict(self.within)}
+        if not self.other_metrics:
+            del content["other_metrics"]
+        return content | {"is_baseline": self.is_baseline}
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,8 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
         n_failed=states["failed"],
         n_unfinished=states["queued"] + states["running"],
         n_incomplete=states["incomplete curve"],
-        final_loss=spread_of(np.array([run.final_loss for run in runs], np.float64)),
+        final_loss=_final_spread(runs, results.metric),
+        other_metrics={metric.name: _final_spread(runs, metric) for metric in results.other_metrics},
         step_s=step_s,
         step_ratio=_compare_steps(results, name, measured_step_s),
         tokens_per_s=tokens_per_s,
@@ -166,6 +173,10 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
         peak_memory_bytes=max(memory, default=None),
         device="; ".join(sorted({describe_device(run) for run in runs if run.has_ended})),
     )
+
+
+def _final_spread(runs: Sequence[RunCurve], metric: Metric) -> Spread:
+    return spread_of(np.array([run.final_value(metric) for run in runs], np.float64))
 
 
 def _average_step(runs: Sequence[RunCurve]) -> Spread:

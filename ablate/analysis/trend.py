@@ -38,7 +38,8 @@ class Trend:
     If runs were censored and all of them pull to one side, `growth` is null and `bound` says which of `low` and `high`
     is the limit. The limit is itself computed from noisy numbers, so `p_value` tests whether it is 1.
     `n_points` counts the pairs of runs. `note` says why there is no number, or no interval. `loss_change`, with its
-    interval, is the change of the difference in final loss, arm minus baseline, over these levels (nats per token).
+    interval, is the change of the difference in final loss, arm minus baseline, over these levels. It is in the unit of
+    the study's metric, nats per token for a loss.
     """
 
     family: Mapping[str, Value]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ablate.analysis.effects import LOSS, Effect
+from ablate.analysis.effects import FINAL, Effect
 from ablate.analysis.trend import Trend
+from ablate.metrics import LOSS, Metric
 from ablate.report.notation import (
     AXIS_NAMES,
     DASH,
@@ -22,13 +23,13 @@ from ablate.report.notation import (
 Direction = Literal["up", "down", "undecided"]
 
 
-def describe_growth(trends: Sequence[Trend], axis: str) -> list[str]:
+def describe_growth(trends: Sequence[Trend], axis: str, metric: Metric = LOSS) -> list[str]:
     """One sentence per axis, and range of its levels, along which the speedup on the cost `axis` could grow."""
     ranges: dict[tuple[str, float, float], list[Trend]] = {}
     for trend in trends:
         if trend.axis == axis:
             ranges.setdefault((trend.along, trend.first, trend.last), []).append(trend)
-    return [_describe_along(rows) for rows in ranges.values()]
+    return [_describe_along(rows, metric) for rows in ranges.values()]
 
 
 def judge_trend(trend: Trend) -> Direction:
@@ -50,7 +51,7 @@ def name_family(trend: Trend) -> str:
     return " / ".join(label_level(axis, level) for axis, level in trend.family.items()) or "the arm"
 
 
-def _describe_along(rows: Sequence[Trend]) -> str:
+def _describe_along(rows: Sequence[Trend], metric: Metric) -> str:
     first = rows[0]
     ends = f"from {label_level(first.along, first.first)} to {label_level(first.along, first.last)}"
     cost = AXIS_NAMES[first.axis]
@@ -63,7 +64,8 @@ def _describe_along(rows: Sequence[Trend]) -> str:
         if first.loss_low is None:
             return answer
         change = format_loss_change(first)
-        return f"{answer} The final loss of {name_family(first)} minus the baseline's changes by {change} nats."
+        of = f"The final {metric.short} of {name_family(first)}"
+        return f"{answer} {of} minus the baseline's changes by {change}{metric.unit}."
     claim = {
         "up": f"{speedup} clearly grows",
         "down": f"{speedup} clearly shrinks",
@@ -73,61 +75,65 @@ def _describe_along(rows: Sequence[Trend]) -> str:
 
 
 def format_loss_change(trend: Trend) -> str:
-    """The change in the difference of losses, with its interval if there is one."""
+    """The change in the difference of final values, with its interval if there is one."""
     if trend.loss_change is None:
         return DASH
     return _format_signed(trend.loss_change, trend.loss_low, trend.loss_high)
 
 
-def describe_interactions(effects: Sequence[Effect], within: Sequence[str]) -> list[str]:
-    """The average effect of each level on the final loss, and whether pairs of levels interact.
+def describe_interactions(effects: Sequence[Effect], within: Sequence[str], metric: Metric = LOSS) -> list[str]:
+    """The average effect of each level on the final value of the metric, and whether pairs of levels interact.
 
     Empty unless the study has two axes besides those of `within`.
     """
-    known = [effect for effect in effects if effect.outcome == LOSS and not set(within) & set(effect.levels)]
+    known = [effect for effect in effects if effect.outcome == FINAL and not set(within) & set(effect.levels)]
     pairs = [effect for effect in known if len(effect.levels) == 2]
     if not pairs:
         return []
     by_axis: dict[str, list[Effect]] = {}
-    for effect in sorted(known, key=lambda effect: effect.estimate):
+    for effect in sorted(known, key=lambda effect: metric.orient(effect.estimate)):
         if len(effect.levels) == 1:
             by_axis.setdefault(next(iter(effect.levels)), []).append(effect)
     changes = "; ".join(f"by {axis.rpartition('.')[2]}, {_list(mine)}" for axis, mine in sorted(by_axis.items()))
-    how = "the final loss changes as follows (nats per token, 95 % intervals)"
+    unit = "nats per token, " if metric.is_loss else ""
+    how = f"the final {metric.short} changes as follows ({unit}95 % intervals)"
     average = f"Averaged over the other axes, {how}: {changes}."
-    return [*([average] if by_axis else []), _describe_pair(pairs[0]) if len(pairs) == 1 else _describe_pairs(pairs)]
+    joint = _describe_pair(pairs[0], metric) if len(pairs) == 1 else _describe_pairs(pairs, metric)
+    return [*([average] if by_axis else []), joint]
 
 
-def _describe_pair(pair: Effect) -> str:
-    names, size = _name(pair, " and "), f"{_format_effect(pair)} nats"
+def _describe_pair(pair: Effect, metric: Metric) -> str:
+    names, size = _name(pair, " and "), f"{_format_effect(pair)}{metric.unit}"
     verdict = _judge_interaction(pair)
     if verdict == "undecided":
         return f"Together, {names} show no detectable interaction: {size} from the sum of their separate effects."
     word = "higher" if verdict == "up" else "lower"
-    return f"Together, {names} end at a clearly {word} loss than the sum of their separate effects: {size}."
+    return f"Together, {names} end at a clearly {word} {metric.short} than the sum of their separate effects: {size}."
 
 
-def _describe_pairs(pairs: Sequence[Effect]) -> str:
+def _describe_pairs(pairs: Sequence[Effect], metric: Metric) -> str:
     verdicts = [_judge_interaction(pair) for pair in pairs]
     counts = [
-        f"{n} {one if n == 1 else many}" for key, (one, many) in _MANY_PAIRS.items() if (n := verdicts.count(key))
+        f"{n} {_describe_verdict(key, is_one=n == 1, is_better=metric.is_better(sign, 0.0))}"
+        for key, sign in _SIGNS.items()
+        if (n := verdicts.count(key))
     ]
     largest = sorted(pairs, key=lambda pair: (_judge_interaction(pair) == "undecided", -abs(pair.estimate)))
-    how = "Differences from the sum of the separate effects, in nats"
+    how = f"Differences from the sum of the separate effects{', in nats' if metric.is_loss else ''}"
     return f"Among {len(pairs)} pairs of levels, {join_with_and(counts)}. {how}: {_list(largest)}."
 
 
-_MANY_PAIRS: dict[Direction, tuple[str, str]] = {
-    "up": (
-        "ends clearly above the sum of its separate effects (it gains less or loses more)",
-        "end clearly above the sum of their separate effects (they gain less or lose more)",
-    ),
-    "down": (
-        "ends clearly below the sum of its separate effects (it gains more or loses less)",
-        "end clearly below the sum of their separate effects (they gain more or lose less)",
-    ),
-    "undecided": ("shows no detectable interaction", "show no detectable interaction"),
-}
+_SIGNS: dict[Direction, float] = {"up": 1.0, "down": -1.0, "undecided": 0.0}  # of the difference from the sum
+
+
+def _describe_verdict(verdict: Direction, *, is_one: bool, is_better: bool) -> str:
+    """The end of a sentence about the pairs with a verdict. `is_better`: they end at better values than the sum."""
+    s, whose, they = ("s", "its", "it") if is_one else ("", "their", "they")
+    if verdict == "undecided":
+        return f"show{s} no detectable interaction"
+    side, (more, less) = "above" if verdict == "up" else "below", ("more", "less") if is_better else ("less", "more")
+    gain = f"{they} gain{s} {more} or lose{s} {less}"
+    return f"end{s} clearly {side} the sum of {whose} separate effects ({gain})"
 
 
 def _judge_interaction(effect: Effect) -> Direction:

@@ -10,6 +10,7 @@ from ablate.analysis.fairness import UNKNOWN, Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary
 from ablate.formatting import count
+from ablate.metrics import LOSS, Metric
 from ablate.report.notation import (
     AXIS_NAMES,
     HOW_JUDGED,
@@ -35,6 +36,7 @@ def state_result(
     axis: str,
     labels: Mapping[str, str],
     known: Sequence[str] = (),
+    metric: Metric = LOSS,
 ) -> tuple[str, str]:
     """The result, and its price and caveats.
 
@@ -51,8 +53,8 @@ def state_result(
     caveats = [*(["; ".join(known)] if known else []), *_list_caveats(main, arms, fairness)]
     if not main:
         advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that the arms share"
-        return _describe_uncompared(arms), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
-    finding = _describe_one(main[0], axis) if len(main) == 1 else _describe_many(main, axis)
+        return _describe_uncompared(arms, metric), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
+    finding = _describe_one(main[0], axis, metric) if len(main) == 1 else _describe_many(main, axis, metric)
     costs = [*_describe_price(by_arm[main[0].arm], axis, arms), *_describe_full_schedules(full_schedule, axis, labels)]
     return finding, _write_sentences([*costs, *caveats] or [_describe_unflagged(fairness)])
 
@@ -80,26 +82,26 @@ def _rank(row: SpeedUp) -> tuple[int, bool, float, float]:
     return verdict, row.bound != "at_most", value, -1.0 if row.p_value is None else -row.p_value
 
 
-def _describe_uncompared(arms: Sequence[ArmSummary]) -> str:
+def _describe_uncompared(arms: Sequence[ArmSummary], metric: Metric) -> str:
     ended = [arm for arm in arms if arm.final_loss.mean is not None]
     if not ended:
         return "No run has finished with an evaluation yet, so there is nothing to compare."
     first, *others = [f"{arm.final_loss.mean:.4f} ({count(arm.final_loss.n, 'seed')})" for arm in ended[:LISTED]]
     if len(arms) == 1:
-        return f"The only arm, {ended[0].arm}, ends at a validation loss of {first}."
-    losses = [f"{ended[0].arm} ends at a validation loss of {first}"]
-    losses += [f"{arm.arm} at {loss}" for arm, loss in zip(ended[1:], others, strict=False)]
-    return f"No arm has a baseline to be compared with: {join_with_and(losses)}."
+        return f"The only arm, {ended[0].arm}, ends at a {metric.label} of {first}."
+    values = [f"{ended[0].arm} ends at a {metric.label} of {first}"]
+    values += [f"{arm.arm} at {value}" for arm, value in zip(ended[1:], others, strict=False)]
+    return f"No arm has a baseline to be compared with: {join_with_and(values)}."
 
 
-def _describe_one(row: SpeedUp, axis: str) -> str:
-    goal = format_target(row.target).replace("the baseline", row.baseline)
+def _describe_one(row: SpeedUp, axis: str, metric: Metric) -> str:
+    goal = format_target(row.target, metric).replace("the baseline", row.baseline)
     name, than = AXIS_NAMES[axis], f" as {row.baseline}" if isinstance(row.target, float) else ""
     verdict = _VERDICTS[judge_speedup(row)]
     if row.bound == "at_most":
         n_missed = row.n_pairs - row.n_reached
         missed = f"{n_missed} of {count(row.n_pairs, 'run')} never reached {goal}"
-        reason = missed if n_missed else f"{row.baseline} is below {goal} at its first evaluation"
+        reason = missed if n_missed else f"{row.baseline} is {metric.side} {goal} at its first evaluation"
         return (
             f"In {name}, {row.arm} is at most {format_ratio(row.high)} as fast as {row.baseline}: {reason}, {verdict}."
         )
@@ -124,8 +126,8 @@ _VERDICTS: dict[Verdict, str] = {
 }
 
 
-def _describe_many(rows: Sequence[SpeedUp], axis: str) -> str:
-    goal = format_target(rows[0].target)
+def _describe_many(rows: Sequence[SpeedUp], axis: str, metric: Metric) -> str:
+    goal = format_target(rows[0].target, metric)
     if all(_rank(row)[0] < 0 for row in rows):
         reason = f": {rows[0].note}" if rows[0].note else ""
         return f"None of the {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to reach {goal}{reason}."

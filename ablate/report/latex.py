@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ablate.report.tables import Table
+from ablate.report.table import Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

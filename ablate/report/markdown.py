@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ablate.report.report import Report
-from ablate.report.tables import Table, tabulate
+from ablate.report.table import Table
+from ablate.report.tables import tabulate
 
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+-](?=[\s#])|^[=-](?=[=-]*$)")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}

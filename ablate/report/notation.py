@@ -10,6 +10,7 @@ from ablate.analysis.comparison import Target
 from ablate.analysis.speedup import Bound, SpeedUp
 from ablate.analysis.summary import Spread
 from ablate.formatting import format_count, format_number, round_digits
+from ablate.metrics import LOSS, Metric
 from ablate.tracking.study_record import ArmRecord, Value
 
 AXIS_NAMES = {
@@ -86,28 +87,30 @@ def format_bounded(ratio: float | None, low: float | None, high: float | None, b
     return f"{format_ratio(ratio)} [{low:.2f}, {high:.2f}]"
 
 
-def format_target(target: Target) -> str:
-    """A target as a phrase: the baseline's loss at a share of its budget, or an absolute loss."""
+def format_target(target: Target, metric: Metric) -> str:
+    """A target as a phrase: the baseline's value of the metric at a share of its budget, or an absolute value."""
     if isinstance(target, float):
-        return f"a validation loss of {target:g}"
-    return "the baseline's final loss" if target == "final" else f"the baseline's loss at {target} % of its budget"
+        return f"a {metric.label} of {target:g}"
+    if target == "final":
+        return f"the baseline's final {metric.short}"
+    return f"the baseline's {metric.short} at {target} % of its budget"
 
 
-def explain_targets(targets: Sequence[Target], share: str) -> str:
-    """Define the targets of a ladder: `share` describes those at a share of the budget; the others are losses."""
-    loss = "a validation loss (nats per token)"
-    are_losses = {isinstance(target, float) for target in targets}
-    return f"{share}, or {loss}" if len(are_losses) > 1 else loss if True in are_losses else share
+def explain_targets(targets: Sequence[Target], share: str, metric: Metric = LOSS) -> str:
+    """Define the targets of a ladder: `share` describes those at a share of the budget; the others are values."""
+    value = f"a {metric.full_label}"
+    are_values = {isinstance(target, float) for target in targets}
+    return f"{share}, or {value}" if len(are_values) > 1 else value if True in are_values else share
 
 
-def label_targets(targets: Sequence[Target]) -> str:
+def label_targets(targets: Sequence[Target], metric: Metric) -> str:
     """The title of a ladder's axis. Its ticks come from `shorten_target`."""
-    share = "the baseline's loss at this share of its budget"
-    return f"target: {explain_targets(targets, share)}"
+    share = f"the baseline's {metric.short} at this share of its budget"
+    return f"target: {explain_targets(targets, share, metric)}"
 
 
 def shorten_target(target: Target) -> str:
-    """A target in a column's header or a tick: `50 %`, `final` or a loss."""
+    """A target in a column's header or a tick: `50 %`, `final` or a value."""
     return f"{target:g}" if isinstance(target, float) else target if target == "final" else f"{target} %"
 
 

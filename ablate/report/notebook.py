@@ -15,14 +15,15 @@ from ablate.analysis.effects import find_differences, find_effects
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
 from ablate.analysis.results import Results
-from ablate.analysis.selection import rebase, select
+from ablate.analysis.selection import measure_by, rebase, select
 from ablate.analysis.speedup import speed_ups
 from ablate.analysis.trend import find_trends
 from ablate.errors import AblateError
 from ablate.report.palette import Look, assign_looks
 from ablate.report.pictures import draw_curves, draw_ladder, draw_speedups, save_picture, styled
 from ablate.report.report import Report, ReportOptions, make_report
-from ablate.report.tables import Table, tabulate_arms, tabulate_speedups
+from ablate.report.table import Table
+from ablate.report.tables import tabulate_arms, tabulate_speedups
 from ablate.report.write import read_study, write_report
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Value
@@ -80,7 +81,11 @@ class Study:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """One row per run: its arm, seed, levels, state, last step and final validation loss (nats per token)."""
+        """One row per run: its arm, seed, levels, state, last step and the final value of each metric.
+
+        The column of a language model's validation loss (nats per token) is `final_loss`, others have the metric's
+        name.
+        """
         import pandas as pd
 
         rows = [
@@ -91,11 +96,15 @@ class Study:
                 **self.results.arms[run.arm].axes,
                 "state": run.state,
                 "step": run.last_step,
-                "final_loss": run.final_loss,
+                **{"final_loss" if metric.is_loss else metric.name: run.final_value(metric) for metric in run.metrics},
             }
             for run in self.results.runs
         ]
         return pd.DataFrame(rows)
+
+    def by(self, metric: str) -> Study:
+        """Compare the arms by another metric of the study. Raises `AblateError` if it has no such metric."""
+        return Study(measure_by(self.results, metric))
 
     def where(self, expression: str) -> Study:
         """Select the runs that match the expression, with their baselines. Raises `AblateError` if it is not valid."""
@@ -109,7 +118,7 @@ class Study:
         return Study(rebase(self.results, baseline))
 
     def speedup(self, *targets: Target) -> pd.DataFrame:
-        """The speedups of `summary.json`. Targets are "50", "75", "90", "final", or losses (nats per token)."""
+        """The speedups of `summary.json`. Targets are "50", "75", "90", "final", or values of the metric."""
         import pandas as pd
 
         rows = [row.to_dict() for row in speed_ups(self.results, targets or TARGETS)]
@@ -128,7 +137,7 @@ class Study:
         return pd.DataFrame([row.to_dict() for row in find_trends(self.results)])
 
     def effects(self, axis: str = "tokens") -> pd.DataFrame:
-        """Differences between arms and their baselines, and the effects of a factorial on loss and on log cost."""
+        """Differences of arms from their baselines, and the effects of a factorial on the metric and on log cost."""
         import pandas as pd
 
         found = (*find_differences(self.results), *find_effects(self.results, axis))
@@ -141,11 +150,11 @@ class Study:
         return pd.DataFrame([line.to_dict() for line in find_importance(self.results)])
 
     def plot_curves(self, axis: str | None = None) -> Picture:
-        """Plot validation loss against cost. The band spans the lowest to the highest seed."""
+        """Plot the metric against cost. The band spans the lowest to the highest seed."""
         return self._plot(draw_curves, axis)
 
     def plot_speedup(self, axis: str | None = None) -> Picture:
-        """Plot the speedup of each arm to its baseline's final loss, with 95 % intervals. A triangle is a bound.
+        """Plot the speedup of each arm to its baseline's final value, with 95 % intervals. A triangle is a bound.
 
         Raises `AblateError` if no arm has a baseline to be compared with.
         """
@@ -154,7 +163,7 @@ class Study:
         return self._plot(draw_speedups, axis)
 
     def plot_ladder(self, axis: str | None = None) -> Picture:
-        """Plot speedup against target, from losses that are reached early to the final one."""
+        """Plot speedup against target, from values that are reached early to the final one."""
         return self._plot(draw_ladder, axis)
 
     def report(self, out: str | Path, axis: str | None = None, *, figures: bool = False) -> Path:

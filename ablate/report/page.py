@@ -6,21 +6,22 @@ import math
 from typing import Any
 
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.effects import LOSS, Effect
+from ablate.analysis.effects import FINAL, Effect
+from ablate.metrics import Metric
+from ablate.report.effect_tables import name_levels
 from ablate.report.growth_and_interactions import name_family
 from ablate.report.notation import AXIS_NAMES, label_targets, shorten_target
 from ablate.report.offline_page import read_template, render_page
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import caption_figures
 from ablate.report.report import Report
-from ablate.report.tables import name_levels, tabulate
+from ablate.report.tables import tabulate
 from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves, thin_diagnostics
 
 DIGITS = 5
 """Significant digits of a drawn number. A screen cannot show more."""
 
 _DRAWN = ("arm", "axis", "target", "ratio", "low", "high", "bound")
-_CURVES = {"val_loss": "validation loss", "train_loss": "training loss"}
 
 
 def write_page(report: Report) -> str:
@@ -35,6 +36,7 @@ def write_page(report: Report) -> str:
         looks={report.labels[arm]: look for arm, look in looks.items()},
         axis_names={axis: AXIS_NAMES[axis] for axis in report.axes},
         diagnostics=list(data["diagnostics"]),
+        buttons={column: curve["button"] for column, curve in data["curves"].items()},
         captions=caption_figures(report),
         has_effects=bool(data["contrasts"]["effects"]),
     )
@@ -58,12 +60,10 @@ def collect_data(report: Report) -> dict[str, Any]:
             }
             for arm in report.arms
         ],
-        "curves": {
-            column: _pack_lines(text, thin_curves(report.results, column, report.axes))
-            for column, text in _CURVES.items()
-        },
+        "curves": _pack_curves(report),
         "speedup": [{name: getattr(row, name) for name in _DRAWN} for row in report.rows],
-        "target_axis": label_targets(report.options.targets),
+        "target_axis": label_targets(report.options.targets, report.metric),
+        "contrast_axis": f"difference in final {report.metric.full_label}",
         "growths": {
             name: {
                 "along": trends[0].along,
@@ -75,7 +75,7 @@ def collect_data(report: Report) -> dict[str, Any]:
         },
         "contrasts": {
             "differences": [_pack_contrast(e, report.labels[e.arm], e.arm) for e in report.differences],
-            "effects": [_pack_contrast(e, name_levels(e), None) for e in report.effects if e.outcome == LOSS],
+            "effects": [_pack_contrast(e, name_levels(e), None) for e in report.effects if e.outcome == FINAL],
         },
         "diagnostics": {
             group: [
@@ -87,8 +87,34 @@ def collect_data(report: Report) -> dict[str, Any]:
     }
 
 
-def _pack_lines(text: str, lines: list[DrawnCurve]) -> dict[str, Any]:
-    return {"text": text, "lines": [_pack(line) for line in lines], "range": find_loss_range(lines)}
+def _pack_curves(report: Report) -> dict[str, Any]:
+    """The curves of the study's metrics, then those of the training loss, by column."""
+    training = Metric("train_loss", "lower")
+    packed = {}
+    for metric in dict.fromkeys((report.metric, *report.results.other_metrics, training)):
+        lines = thin_curves(report.results, metric.name, report.axes)
+        if metric == training and not report.metric.is_loss and not lines:
+            continue  # a program may log no training loss
+        button, text = _name_curve(metric, report.metric)
+        bounds = find_loss_range(lines, metric)
+        packed[metric.name] = {
+            "button": button,
+            "text": text,
+            "lines": [_pack(line) for line in lines],
+            "range": bounds,
+            "cut": bounds and metric.worse_end(bounds),
+        }
+    return packed
+
+
+def _name_curve(metric: Metric, main: Metric) -> tuple[str, str]:
+    """The button and the axis of a metric's curves. Units are known only in the studies of language models."""
+    if not main.is_loss or metric.name not in _OF_LOSSES:
+        return metric.name, metric.name
+    return _OF_LOSSES[metric.name], f"{_OF_LOSSES[metric.name]} loss (nats per token)"
+
+
+_OF_LOSSES = {"val_loss": "validation", "train_loss": "training"}
 
 
 def _pack(line: DrawnCurve) -> dict[str, Any]:

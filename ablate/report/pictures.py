@@ -8,14 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from ablate.analysis.effects import LOSS
+from ablate.analysis.effects import FINAL
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.trend import Trend
+from ablate.metrics import Metric
+from ablate.report.effect_tables import caption_differences, explain_sign, name_levels
 from ablate.report.growth_and_interactions import name_family
 from ablate.report.notation import AXIS_NAMES, clean_name, format_target, label_targets, shorten, shorten_target
 from ablate.report.palette import Look, assign_looks
 from ablate.report.report import Report
-from ablate.report.tables import caption_differences, name_levels
 from ablate.report.thinned_curves import find_loss_range, thin_curves, thin_diagnostics
 
 if TYPE_CHECKING:
@@ -45,15 +46,16 @@ _WIDTH = 6.4  # inches, the width of a text column
 
 def caption_figures(report: Report) -> dict[str, str]:
     """The caption of each figure by its name. Figures of diagnostics have no caption."""
-    goal, differences = format_target(report.options.headline), caption_differences(report)
+    metric, differences = report.metric, caption_differences(report)
+    goal = format_target(report.options.headline, metric)
     return {
-        "curves": "Validation loss against cost; the band spans the lowest to the highest seed",
+        "curves": f"{metric.title} against cost; the band spans the lowest to the highest seed",
         "speedup": f"Speedup of each arm to {goal}, with 95 % intervals; {_BOUNDS}",
         "ladder": f"Speedup against target, with 95 % intervals; {_BOUNDS}",
-        "differences": f"{differences}, with 95 % intervals; below zero, the arm ends at a lower loss",
-        "effects": "Effects of each axis on the final validation loss, averaged over the others, with 95 % intervals",
+        "differences": f"{differences}, with 95 % intervals; {explain_sign(metric)}",
+        "effects": f"Effects of each axis on the final {metric.label}, averaged over the others, with 95 % intervals",
     } | {
-        name: f"Speedup to the baseline's final loss along {trends[0].along}, with 95 % intervals; {_BOUNDS}"
+        name: f"Speedup to the baseline's final {metric.short} along {trends[0].along}, with 95 % intervals; {_BOUNDS}"
         for name, trends in report.growth_figures.items()
     }
 
@@ -96,9 +98,9 @@ def save_picture(figure: Figure, ending: str, file: BinaryIO) -> None:
 
 
 def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
-    """Draw validation loss against cost, one line per arm, with a band from the lowest to the highest seed."""
-    axis = report.axis
-    lines = thin_curves(report.results, "val_loss", report.axes)
+    """Draw the metric against cost, one line per arm, with a band from the lowest to the highest seed."""
+    axis, metric = report.axis, report.metric
+    lines = thin_curves(report.results, metric.name, report.axes)
     figure, ax = _new_figure(3.8)
     for line in lines:
         look, label = looks[line.arm], shorten(report.labels[line.arm]) + (f", {line.state}" if line.state else "")
@@ -110,10 +112,10 @@ def draw_curves(report: Report, looks: Mapping[str, Look]) -> Figure:
         ax.set_xscale("log")
         _name_lines(ax, len(lines))
     _label_costs(ax, axis)
-    ax.set_ylabel("validation loss (nats per token)")
-    if bounds := find_loss_range(lines):
+    ax.set_ylabel(metric.full_label)
+    if bounds := find_loss_range(lines, metric):
         ax.set_ylim(*bounds)
-        ax.set_ylabel(f"validation loss (nats per token), cut at {bounds[1]:.3g}")
+        ax.set_ylabel(f"{metric.full_label}, cut at {metric.worse_end(bounds):.3g}")
     return figure
 
 
@@ -134,7 +136,7 @@ def draw_speedups(report: Report, looks: Mapping[str, Look]) -> Figure:
     ax.set_xscale("log")
     ax.set_xlim(*_widen(ax.get_xlim()))
     _label_ratios(ax.xaxis)
-    goal = format_target(report.options.headline)
+    goal = format_target(report.options.headline, report.metric)
     ax.set_xlabel(f"speedup in {AXIS_NAMES[axis]} to {goal}{_tell_kept(rows, every)}")
     return figure
 
@@ -144,10 +146,10 @@ def _draw_others(report: Report, looks: Mapping[str, Look]) -> dict[str, Figure]
     if report.rows:
         figures["ladder"] = draw_ladder(report, looks)
     differences = [(report.labels[e.arm], e, looks[e.arm].color) for e in report.differences]
-    effects = [(name_levels(e), e, _NEUTRAL) for e in report.effects if e.outcome == LOSS]
+    effects = [(name_levels(e), e, _NEUTRAL) for e in report.effects if e.outcome == FINAL]
     for name, items in (("differences", differences), ("effects", effects)):
         if items:
-            figures[name] = _draw_contrasts(items)
+            figures[name] = _draw_contrasts(items, report.metric)
     for group, curves in thin_diagnostics(report.results, (report.axis,)).items():
         figure, ax = _new_figure(3.2)
         for curve in curves:
@@ -171,7 +173,7 @@ def draw_ladder(report: Report, looks: Mapping[str, Look]) -> Figure:
         points = [(x + aside, rows[target]) for x, target in enumerate(targets)]
         _join_ratios(ax, points, shorten(report.labels[arm]), looks[arm])
     ax.set_xticks(range(len(targets)), [shorten_target(target) for target in targets])
-    ax.set_xlabel(label_targets(targets))
+    ax.set_xlabel(label_targets(targets, report.metric))
     _finish_ratios(ax, axis, len(report.results.compared_arms))
     return figure
 
@@ -213,7 +215,7 @@ def _finish_ratios(ax: Axes, axis: str, n_lines: int) -> None:
     _name_lines(ax, n_lines)
 
 
-def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:
+def _draw_contrasts(items: Sequence[tuple[str, Any, str]], metric: Metric) -> Figure:
     """Draw one bar per contrast, from zero, with its interval."""
     rows = _keep_largest(items, lambda item: abs(item[1].estimate))
     figure, ax = _new_figure(1.2 + 0.32 * len(rows))
@@ -223,7 +225,7 @@ def _draw_contrasts(items: Sequence[tuple[str, Any, str]]) -> Figure:
             ax.plot([effect.low, effect.high], [y, y], color=color, linewidth=1.6)
     ax.axvline(0.0, color=_NEUTRAL, linewidth=1)
     _name_rows(ax, [label for label, _, _ in rows])
-    ax.set_xlabel(f"difference in final validation loss (nats per token){_tell_kept(rows, items)}")
+    ax.set_xlabel(f"difference in final {metric.full_label}{_tell_kept(rows, items)}")
     return figure
 
 

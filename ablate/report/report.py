@@ -9,20 +9,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.effects import Effect, find_differences, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.results import AXES, Results
-from ablate.analysis.selection import rebase, select
+from ablate.analysis.selection import measure_by, rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.analysis.trend import Trend, find_trends
 from ablate.errors import AblateError, suggest
+from ablate.metrics import Metric
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions
 from ablate.report.headline import state_result
-from ablate.report.notation import label_arms
+from ablate.report.notation import LISTED, join_with_and, label_arms, name_rest
 from ablate.tracking.study_record import StudyRecord, Value
 
 
@@ -30,8 +33,9 @@ from ablate.tracking.study_record import StudyRecord, Value
 class ReportOptions:
     """The choices that a user makes for a report.
 
-    `targets`: the losses of the ladder. The headline's target is `final` if it is among them, otherwise the last one.
-    `axis`: the headline's axis of cost, by default tokens, or steps if tokens were not recorded.
+    `targets`: the targets of the ladder. The headline's target is `final` if it is among them, otherwise the last one.
+    `axis`: the headline's axis of cost, by default tokens, or steps unless every run recorded tokens.
+    `metric`: another metric of the study to compare the arms by.
     `where`: an expression over axes, `arm` and `seed` that selects runs. Their baselines always stay.
     `baseline`: another baseline, as axis to level or as `arm` to a name.
     `figures`: write all figures as SVG and PDF, not only those of the Markdown page.
@@ -41,6 +45,7 @@ class ReportOptions:
 
     targets: tuple[Target, ...] = TARGETS
     axis: str | None = None
+    metric: str | None = None
     where: str | None = None
     baseline: Mapping[str, Value] | None = None
     figures: bool = False
@@ -50,7 +55,9 @@ class ReportOptions:
         if self.axis is not None and self.axis not in AXES:
             raise AblateError(f"axis {self.axis!r}: there is no such axis of cost{suggest(self.axis, AXES)}")
         if not self.targets:
-            raise AblateError(f"no target to report on (legal: {', '.join(map(str, TARGETS))}, or a loss)")
+            raise AblateError(
+                f"no target to report on (legal: {', '.join(map(str, TARGETS))}, or a value of the metric)"
+            )
 
     @property
     def headline(self) -> Target:
@@ -87,6 +94,11 @@ class Report:
     others: tuple[Path, ...] = ()  # figures and tables
 
     @property
+    def metric(self) -> Metric:
+        """The metric by which the arms are compared."""
+        return self.record.metric
+
+    @property
     def command(self) -> str:
         """The command that trains the study, without the time limit of the machine on which it ran."""
         return _MINUTES.sub("", self.record.command)
@@ -109,7 +121,7 @@ class Report:
 
     @cached_property
     def growths(self) -> tuple[Trend, ...]:
-        """The trends on the headline's axis of cost, if their target, the final loss, is reported."""
+        """The trends on the headline's axis of cost, if their target, the final value, is reported."""
         return tuple(t for t in self.trends if t.axis == self.axis) if "final" in self.options.targets else ()
 
     @cached_property
@@ -152,13 +164,16 @@ def make_report(results: Results, options: ReportOptions) -> Report:
 
     Raises `AblateError` if the options name something that the study does not have.
     """
+    if options.metric:
+        results = measure_by(results, options.metric)
     if options.baseline:
         results = rebase(results, options.baseline)
     if options.where:
         results = select(results, options.where)
     axes = results.cost_axes
     is_left_out = any(run.why_no_cost("tokens") for run in results.runs)
-    axis = options.axis or ("tokens" if "tokens" in axes and not is_left_out else "steps")
+    unknown = _name_without_tokens(results) if "tokens" in axes and not is_left_out else []
+    axis = options.axis or ("tokens" if "tokens" in axes and not is_left_out and not unknown else "steps")
     if axis not in axes:
         reason = "not every run held a GPU" if axis == "gpu_seconds" else "no run recorded it"
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
@@ -167,9 +182,15 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     arms, fairness = summarize_arms(results, options.measured_step_s), check_fairness(results)
     headline = tuple(row for row in rows if row.target == options.headline)
     labels = label_arms(results.record.arms)
-    finding, caveats = state_result(headline, full_schedule, arms, fairness, axis, labels, results.record.caveats)
-    growing = trends if "final" in options.targets else ()  # trends are of the final loss
-    further = (*describe_growth(growing, axis), *describe_interactions(effects, results.record.compare_within))
+    known = list(results.record.caveats)
+    if unknown and options.axis is None:
+        names = join_with_and([labels[arm] for arm in unknown[:LISTED]] + name_rest(unknown))
+        known.append(f"costs are compared in steps, because the tokens of {names} are not known")
+    metric = results.metric
+    finding, caveats = state_result(headline, full_schedule, arms, fairness, axis, labels, known, metric)
+    growing = trends if "final" in options.targets else ()  # trends are of the final value
+    interactions = describe_interactions(effects, results.record.compare_within, metric)
+    further = (*describe_growth(growing, axis, metric), *interactions)
     return Report(
         record=results.record,
         options=options,
@@ -188,6 +209,13 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         answer=(finding, *further, caveats),
         versions=collect_versions(results),
     )
+
+
+def _name_without_tokens(results: Results) -> list[str]:
+    """The arms that have a run whose tokens were not recorded."""
+    return [
+        arm for arm in results.arms if any(not np.isfinite(run.cost("tokens")).any() for run in results.ended_runs(arm))
+    ]
 
 
 def collect_versions(results: Results) -> dict[str, str]:

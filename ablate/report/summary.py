@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from ablate.analysis.speedup import SpeedUp
+from ablate.metrics import LANGUAGE_MODEL
 from ablate.report.report import Report
 
 SCHEMA_VERSION = 2
@@ -22,6 +23,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "study": record.study,
         "question": record.question,
         "answer": list(report.answer),
+        **({} if record.metrics == LANGUAGE_MODEL else {"metrics": dict(record.metrics)}),
         "is_complete": report.is_complete,
         "design": record.design,
         "match": record.match,
@@ -47,10 +49,13 @@ def summarize(report: Report) -> dict[str, Any]:
 def final_metrics(report: Report) -> dict[str, float]:
     """Metrics for MLflow: `final_loss/ARM` (nats per token), and `speedup/AXIS/ARM` at the headline's target.
 
-    `speedup/AXIS/ARM/low` and `/high` are the ends of its interval, or its bound.
+    For metrics other than the loss of a language model, `final_loss` is `final_` and their name. `speedup/AXIS/ARM/low`
+    and `/high` are the ends of its interval, or its bound.
     """
     names = {arm: label.replace(" / ", " ") for arm, label in report.labels.items()}
-    figures = {f"final_loss/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
+    figures = {f"final_{report.metric.short}/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
+    for arm in report.arms:
+        figures |= {f"final_{name}/{names[arm.arm]}": spread.mean for name, spread in arm.other_metrics.items()}
     for row in report.headline_rows:
         key = f"speedup/{row.axis}/{names[row.arm]}"
         figures |= {key: row.ratio, f"{key}/low": row.low, f"{key}/high": row.high}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ablate.analysis.effects import LOSS, Effect
 from ablate.analysis.fairness import Fairness
 from ablate.formatting import format_number
-from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
+from ablate.report.effect_tables import (
+    tabulate_differences,
+    tabulate_effects,
+    tabulate_importance,
+    tabulate_trends,
+)
 from ablate.report.notation import (
     AXIS_NAMES,
     DASH,
@@ -24,22 +26,10 @@ from ablate.report.notation import (
     shorten_target,
 )
 from ablate.report.report import Report
+from ablate.report.table import Table
 
 STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
 """Columns next to the speedups: time per step over the baseline's, and the p-value on the headline's axis of cost."""
-
-_ADJUSTED = "The p-values are adjusted by Holm's method; the intervals are not."
-
-
-@dataclass(frozen=True)
-class Table:
-    """`header` and `rows` of text. The first column names the row. `note` stands below the table."""
-
-    name: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    note: str = ""
 
 
 def tabulate_speedups(report: Report) -> Table:
@@ -69,7 +59,9 @@ def tabulate_speedups(report: Report) -> Table:
         "Reached",
         P_VALUE.format(AXIS_NAMES[report.axis]),
     )
-    caption = f"Speedup{over} to {format_target(report.options.headline)}, with unadjusted 95 % intervals"
+    caption = (
+        f"Speedup{over} to {format_target(report.options.headline, report.metric)}, with unadjusted 95 % intervals"
+    )
     return Table("speedup", caption, header, tuple(rows), _collect_notes(report))
 
 
@@ -91,8 +83,8 @@ def tabulate_ladder(report: Report) -> Table:
         (report.labels[arm], *(cells[arm, target] for target in report.options.targets))
         for arm in report.results.compared_arms
     )
-    share = "the loss of the baseline with the same seed at that share of its budget"
-    note = f"A target is {explain_targets(report.options.targets, share)}."
+    share = f"the {report.metric.short} of the baseline with the same seed at that share of its budget"
+    note = f"A target is {explain_targets(report.options.targets, share, report.metric)}."
     return Table("ladder", f"Speedup in {AXIS_NAMES[axis]} at each target", header, rows, note)
 
 
@@ -106,99 +98,22 @@ def tabulate_full_schedules(report: Report) -> Table:
         ratios = (format_speedup(cells[arm, axis]) for axis in report.table_axes)
         rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", format_p_value(main.p_holm)))
     note = (
-        "The budget at which the baseline would end at the arm's final loss, divided by the arm's budget. "
-        "This is the number to quote."
+        f"The budget at which the baseline would end at the arm's final {report.metric.short}, divided by the arm's "
+        "budget. This is the number to quote."
     )
     caption = "Speedup between full schedules, with unadjusted 95 % intervals"
     return Table("full_schedule", caption, header, tuple(rows), note)
 
 
-def tabulate_trends(report: Report) -> Table:
-    """The growth of the speedups along a numeric axis, on all axes of cost."""
-    rows = {(trend.along, name_family(trend)): trend for trend in report.trends if trend.axis == report.axis}
-    cells = {(trend.along, name_family(trend), trend.axis): format_growth(trend) for trend in report.trends}
-    lines = tuple(
-        (
-            family,
-            along,
-            ", ".join(f"{level:g}" for level in trend.levels),
-            *(cells[along, family, axis] for axis in report.table_axes),
-            format_p_value(trend.p_value),
-            format_loss_change(trend),
-        )
-        for (along, family), trend in rows.items()
-    )
-    notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
-    how = (
-        "The growth is the speedup at the last level divided by that at the first, from a straight line in the "
-        "logarithms, paired by seed. The p-value is for no growth in "
-        f"{AXIS_NAMES[report.axis]}, not adjusted. The last column is the change, over the same levels, in the "
-        "difference of final losses, arm minus baseline (nats). A bound is the mean of the seeds' own limits and has "
-        "their noise."
-    )
-    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.table_axes), "p", "Loss difference")
-    caption = "Growth of the speedup to the baseline's final loss, with 95 % intervals"
-    return Table("trends", caption, header, lines, "\n".join((how, *notes)))
-
-
-def tabulate_differences(report: Report) -> Table:
-    header = ("Arm", "Baseline", "Difference (nats)", "95 % interval", "p (Holm)", "Pairs")
-    rows = tuple(
-        (report.labels[effect.arm], report.labels[effect.baseline], *_write_effect(effect), str(effect.n))
-        for effect in report.differences
-    )
-    note = f"Below zero, the arm ends at a lower loss. Runs are paired by seed. {_ADJUSTED}"
-    return Table("differences", caption_differences(report), header, rows, note)
-
-
-def caption_differences(report: Report) -> str:
-    """The caption of the differences, whose meaning depends on the study's design."""
-    if report.record.design == "leave_one_out":
-        return "Value of each component: final validation loss without it minus the loss with all components"
-    return "Final validation loss: arm minus baseline"
-
-
-def tabulate_effects(report: Report) -> Table:
-    header = ("Levels", "Outcome", "Effect", "95 % interval", "p (Holm)")
-    rows = tuple((name_levels(effect), _name_outcome(effect), *_write_effect(effect)) for effect in report.effects)
-    caption = "Effects of the axes: main effects and two-way interactions, averaged over the other axes"
-    note = (
-        "Effects are relative to the baseline's levels, by least squares with the seed as a block. Effects on costs "
-        f"are in the natural logarithm. {_ADJUSTED}"
-    )
-    return Table("effects", caption, header, rows, note)
-
-
-def name_levels(effect: Effect) -> str:
-    return " \N{MULTIPLICATION SIGN} ".join(f"{axis}={level}" for axis, level in effect.levels.items())
-
-
-def _name_outcome(effect: Effect) -> str:
-    return "final loss" if effect.outcome == LOSS else f"log {AXIS_NAMES[effect.outcome.removeprefix('log_')]}"
-
-
-def _write_effect(effect: Effect) -> tuple[str, str, str]:
-    is_known = effect.low is not None and effect.high is not None
-    interval = f"[{effect.low:+.4f}, {effect.high:+.4f}]" if is_known else DASH
-    return f"{effect.estimate:+.4f}", interval, format_p_value(effect.p_holm)
-
-
-def tabulate_importance(report: Report) -> Table:
-    rows = tuple((line.axis, f"{100 * line.importance:.0f} %", str(line.n)) for line in report.importance)
-    note = (
-        "PED-ANOVA: how clearly an axis separates the best settings from the others; all axes together are 100 %. "
-        "It shows which axis to look at, not how much a level helps."
-    )
-    header = ("Axis", "Importance", "Arms")
-    return Table("importance", "Importance of the axes for a low final loss", header, rows, note)
-
-
 def tabulate_arms(report: Report) -> Table:
-    header = ("Arm", "Final validation loss", "Runs", "Parameters", "FLOPs per token", "Tokens")
+    metric, others = report.metric, [metric.name for metric in report.results.other_metrics]
+    finals = (f"Final {metric.label}", *(f"Final {name}" for name in others))
+    header = ("Arm", *finals, "Runs", "Parameters", "FLOPs per token", "Tokens")
     rows = tuple(
         (
             report.labels[arm.arm],
             format_spread(arm.final_loss),
+            *(format_spread(arm.other_metrics[name]) for name in others),
             f"{arm.n_finished}/{arm.n_runs}",
             format_size(arm.n_params),
             format_size(arm.flops_per_token),
@@ -206,7 +121,10 @@ def tabulate_arms(report: Report) -> Table:
         )
         for arm in report.arms
     )
-    caption = "Arms: final validation loss (nats per token, mean ± standard deviation over seeds) and size"
+    better = "" if metric.is_loss else f"{metric.direction} is better, "
+    unit = "nats per token, " if metric.is_loss else ""
+    what = f"final {metric.label} ({unit}{better}mean ± standard deviation over seeds)"
+    caption = f"Arms: {what} and size"
     return Table("arms", caption, header, rows)
 
 
@@ -249,7 +167,8 @@ def tabulate_fairness(report: Report) -> Table:
     can_move = {name for name in _MAY_BE_SHARED if len(lines) > 1 and len(set(columns[name])) == 1}
     shared = {name: cells[0] for name, cells in columns.items() if name in can_move}
     shown = {name: cells for name, cells in columns.items() if name not in can_move}
-    note = "Ratios are arm over baseline, and more than 2 % is flagged. The crossing is of the baseline's final loss."
+    note = "Ratios are arm over baseline, and more than 2 % is flagged. The crossing is of the "
+    note += f"baseline's final {report.metric.short}."
     if shared:
         note += f" The same for all arms: {'; '.join(f'{name.lower()} {cell}' for name, cell in shared.items())}."
     caption = "Fairness: what else differs between an arm and its baseline"

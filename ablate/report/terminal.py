@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ablate.report.notation import AXIS_NAMES, join_with_and
 from ablate.report.report import Report
-from ablate.report.tables import P_VALUE, STEP_TIME, Table, tabulate_arms, tabulate_speedups
+from ablate.report.table import Table
+from ablate.report.tables import P_VALUE, STEP_TIME, tabulate_arms, tabulate_speedups
 
 if TYPE_CHECKING:
     import rich.table

@@ -9,6 +9,7 @@ import numpy as np
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.results import Results, RunCurve
+from ablate.metrics import LOSS, Metric
 
 MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
 """Points per drawn curve, about one per two pixels, and the limit for all curves of a page."""
@@ -47,21 +48,24 @@ def thin_curves(results: Results, column: str, axes: Sequence[str]) -> list[Draw
     return lines
 
 
-def find_loss_range(lines: Sequence[DrawnCurve]) -> tuple[float, float] | None:
-    """The range of a linear loss axis if a few curves, such as diverged runs, would flatten all the others.
+def find_loss_range(lines: Sequence[DrawnCurve], metric: Metric = LOSS) -> tuple[float, float] | None:
+    """The range of a linear axis if a few curves, such as diverged runs, would flatten all the others.
 
-    The upper end is twice the median of the curves' highest losses. None if no curve exceeds it.
+    The worse end is twice as far as the median of the curves' worst values, from zero for a positive loss, otherwise
+    from the best value of all. None if no curve exceeds it.
     """
-    known = [mean for line in lines if (mean := line.mean[np.isfinite(line.mean)]).size]
-    highest = sorted(float(mean.max()) for mean in known)
-    if not highest or highest[-1] <= (high := 2 * highest[(len(highest) - 1) // 2]):
+    known = [metric.orient(mean) for line in lines if (mean := line.mean[np.isfinite(line.mean)]).size]
+    worst = sorted(float(mean.max()) for mean in known)
+    best = min((float(mean.min()) for mean in known), default=0.0)
+    zero = 0.0 if metric.direction == "lower" and best >= 0 else best
+    if not worst or worst[-1] <= (limit := zero + 2 * (worst[(len(worst) - 1) // 2] - zero)):
         return None
-    low = min(float(mean.min()) for mean in known)
-    return low - _MARGIN * (high - low), high
+    bounds: tuple[float, float] = metric.orient_interval(best - _MARGIN * (limit - best), limit)
+    return bounds
 
 
 _MARGIN = 0.05
-"""The free share of a figure's height below the lowest curve."""
+"""The free share of a figure's height beyond the best curve."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ablate.files import make_folder, write_atomic
 from ablate.report.markdown import escape, write_table
 from ablate.report.offline_page import read_template, render_page
 from ablate.report.pictures import save_picture, styled
-from ablate.report.tables import Table
+from ablate.report.table import Table
 from ablate.search.conclusions import count_open, state_conclusions
 from ablate.search.tables import tabulate
 from ablate.tracking.folders import read_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ablate.report.tables import Table
+from ablate.report.table import Table
 from ablate.search.descriptions import describe_range, format_settings, format_value
 from ablate.study.tuning import Parameter
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ablate.analysis import Results, RunCurve
 from ablate.analysis.curve_columns import CORE_COLUMNS
+from ablate.metrics import LANGUAGE_MODEL, Direction, list_metrics
 from ablate.tracking.study_record import ArmRecord, RunRecord, State, Status, StudyRecord
 
 STEPS = (100, 200, 400, 800)
@@ -24,21 +25,27 @@ def make_run(
     n_steps: int | None = None,
     step_s: float = 0.5,
     manifest: Mapping[str, Any] = CPU,
+    metrics: Mapping[str, Direction] = LANGUAGE_MODEL,
     **columns: Sequence[float],
 ) -> RunCurve:
-    """A run that was evaluated at each of its logged steps, with 10 tokens per step and 2 FLOPs per token."""
+    """A run that was evaluated at each of its logged steps, with 10 tokens per step and 2 FLOPs per token.
+
+    `losses` are the values of the first of `metrics`.
+    """
     step = np.array(steps, np.float64)
     known = {
         "step": step,
         "tokens": 10 * step,
         "flops": 20 * step,
         "wall_s": step_s * step,
-        "val_loss": np.array(losses, np.float64),
+        next(iter(metrics)): np.array(losses, np.float64),
         **{name: np.array(values, np.float64) for name, values in columns.items()},
     }
     every = {name: known.get(name, np.full(step.size, np.nan)) for name in (*CORE_COLUMNS, *known)}
     last = int(step[-1]) if step.size else 0
-    return RunCurve(f"{arm}-{seed}", arm, seed, n_steps or last, Status(state, last), every, manifest, {})
+    known_by = list_metrics(metrics)
+    status = Status(state, last)
+    return RunCurve(f"{arm}-{seed}", arm, seed, n_steps or last, status, every, manifest, {}, metrics=known_by)
 
 
 def make_results(*runs: RunCurve, baseline: str | Mapping[str, str] = "base", **changes: Any) -> Results:
@@ -70,5 +77,6 @@ def make_results(*runs: RunCurve, baseline: str | Mapping[str, str] = "base", **
         arms=records,
         runs=tuple(RunRecord(run.run_id, run.arm, run.seed) for run in runs),
         version="0",
+        metrics={metric.name: metric.direction for metric in runs[0].metrics},
     )
     return Results(record, tuple(runs))

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const state = { axis: data.axis, column: "val_loss", xlog: true, ylog: false, diagnostic: Object.keys(data.diagnostics)[0] };
+  const state = { axis: data.axis, column: Object.keys(data.curves)[0], xlog: true, ylog: false, diagnostic: Object.keys(data.diagnostics)[0] };
   const hidden = new Set();
   const looks = new Map(data.arms.map((arm) => [arm.arm, arm]));
   const isShown = (item) => !hidden.has(item.arm);
@@ -26,7 +26,7 @@
   }
 
   function drawCurves() {
-    const { text, lines, range } = data.curves[state.column];
+    const { text, lines, range, cut } = data.curves[state.column];
     const isCut = range && !state.ylog;
     const traces = [];
     for (const line of lines.filter(isShown)) {
@@ -44,7 +44,7 @@
     return [traces, layout({
       xaxis: costAxis(traces),
       yaxis: {
-        title: { text: text + " (nats per token)" + (isCut ? ", cut at " + range[1].toPrecision(3) : "") },
+        title: { text: text + (isCut ? ", cut at " + cut.toPrecision(3) : "") },
         type: state.ylog ? "log" : "linear", ...(isCut && { range }),
       },
     })];
@@ -150,7 +150,7 @@
     }));
     const ticks = { tickvals: items.map((_, index) => index), ticktext: items.map((item) => brief(item.label)), range: [-0.6, items.length - 0.4] };
     return [traces, layout({
-      xaxis: { title: { text: "difference in final validation loss (nats per token)" }, zeroline: true, zerolinecolor: color("--soft") },
+      xaxis: { title: { text: data.contrast_axis }, zeroline: true, zerolinecolor: color("--soft") },
       yaxis: { ...ticks, showgrid: false }, height: Math.max(180, 90 + rowHeight(items.map((item) => item.label)) * items.length), barmode: "overlay",
     })];
   };
