@@ -21,7 +21,8 @@ ARROWS = {
     "plan": {"study", "data", "ablate_model"},
     "training": {"recipes", "study", "data", "ablate_model"},
     "tracking": set(),
-    "execution": {"study", "data", "plan", "training", "tracking", "ablate_model"},
+    "tasks": {"study", "data", "training", "tracking", "ablate_model"},
+    "execution": {"study", "data", "plan", "training", "tracking", "tasks", "ablate_model"},
     "analysis": {"study", "tracking"},
     "imports": {"study", "tracking", "analysis"},
     "report": {"analysis", "tracking"},
@@ -119,6 +120,7 @@ def test_the_model_package_never_imports_ablate() -> None:
         ("imports", {"torch", "ray", "random", "time", "datetime"}),
         ("report", {"torch", "ray", "mlflow"}),
         ("tracking", {"torch", "ray"}),
+        ("tasks", {"ray", "mlflow"}),
     ],
 )
 def test_a_room_keeps_out_what_is_foreign_to_it(room: str, foreign: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,7 +17,8 @@ from ablate.execution.jobs import estimate_seconds, find_unfinished
 from ablate.execution.placement import Placement, check_memory
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
-from ablate.plan.estimate import Pace, run_bytes, study_seconds
+from ablate.plan.estimate import Pace, study_seconds
+from ablate.plan.inputs import describe_inputs
 from ablate.tracking.folders import StudyFolder
 
 MAX_ROWS = 60
@@ -33,7 +34,7 @@ def describe_plan(plan: Plan) -> Iterator[dict[str, Any]]:
             "n_params": run.arm.n_params,
             "flops_per_token": run.arm.flops_per_token,
             "n_tokens": run.arm.n_tokens,
-            "n_steps": run.arm.train.steps,
+            "n_steps": run.arm.n_steps,
             "axes": run.arm.axes,
             "baseline": run.arm.baseline,
         }
@@ -52,49 +53,78 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace)
         console.print(f"... and {len(plan.arms) - MAX_ROWS:,} more arms; --json prints all of them")
     for notice in _collect_notices(plan):
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
-    memory = max(run_bytes(arm.model, arm.train) for arm in plan.arms)
     left = find_unfinished(plan, store)
     done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""
-    seconds = study_seconds((seconds_of_arm[run.arm.name] for run in left), placement.slots)
-    gpu_hours = seconds * placement.gpus_of_run * placement.slots / 3600
+    flops = f", {format_count(plan.total_flops)}FLOP in total" if plan.total_flops is not None else ""
     for line in (
-        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, plan.study.seeds))}, "
-        f"{format_count(plan.total_flops)}FLOP in total{done}; {placement}",
-        f"about {format_seconds(seconds)}{f' and {format_number(gpu_hours, 2)} GPU-hours' if gpu_hours else ''} "
-        f"(estimated from {pace} on this machine, and from finished runs), "
-        f"up to {format_count(memory)}B of memory per run",
-        f"data: {plan.study.data.source}, {plan.study.data.tokenizer}, "
-        f"{format_count(plan.corpus.n_train_tokens)} tokens for training and "
-        f"{format_count(plan.corpus.n_validation_tokens)} for validation, hash {plan.corpus.hash[:12]}",
+        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, plan.study.seeds))}"
+        f"{flops}{done}; {placement}",
+        *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], placement, pace),
+        *describe_inputs(plan),
     ):
-        console.print(line, highlight=False)
+        console.print(line, markup=False, highlight=False)
     try:
         check_memory(plan.study, left, placement)
     except ResourceError as error:
         console.print(f"note: `ablate run` would refuse here: {escape(str(error))}", style="red", highlight=False)
 
 
-def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float]) -> Table:
-    table = make_table(["arm"], ["parameters", "FLOPs/token", "tokens", "time per run"])
+def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], placement: Placement, pace: Pace) -> Iterator[str]:
+    """The time and memory of the runs that are left, as far as they are known."""
+    known = [seconds for seconds in run_seconds if seconds is not None]
+    if len(known) < len(run_seconds):
+        yield "the time is unknown until a run has finished"
+        return
+    seconds = study_seconds(known, placement.slots)
+    gpu_hours = seconds * placement.gpus_of_run * placement.slots / 3600
+    sizes = [n_bytes for arm in plan.arms if (n_bytes := arm.setup.memory_bytes) is not None]
+    sources = f"{pace} on this machine, and from finished runs" if sizes else "finished runs"
+    memory = f", up to {format_count(max(sizes))}B of memory per run" if sizes else ""
+    yield (
+        f"about {format_seconds(seconds)}{f' and {format_number(gpu_hours, 2)} GPU-hours' if gpu_hours else ''} "
+        f"(estimated from {sources}){memory}"
+    )
+
+
+def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float | None]) -> Table:
+    """A table of the arms. A size that is unknown for all of them has no column."""
+    sizes = {
+        name: values
+        for name, values in {
+            "parameters": [arm.n_params for arm in plan.arms],
+            "FLOPs/token": [arm.flops_per_token for arm in plan.arms],
+            "tokens": [arm.n_tokens for arm in plan.arms],
+        }.items()
+        if any(value is not None for value in values)
+    }
+    has_steps = not sizes and any(arm.n_steps for arm in plan.arms)
+    table = make_table(["arm"], [*sizes, *(["steps"] if has_steps else []), "time per run"])
     has_baselines = len({arm.baseline for arm in plan.arms}) > 1  # one baseline stands below the table instead
     if has_baselines:
         table.add_column("compared with", overflow="fold")
-    arms = {arm.name: arm for arm in plan.arms}
-    for arm in plan.arms[:MAX_ROWS]:
-        base = arms[arm.baseline]
+    places = {arm.name: place for place, arm in enumerate(plan.arms)}
+    for place, arm in enumerate(plan.arms[:MAX_ROWS]):
+        base = places[arm.baseline]
+        seconds = seconds_of_arm[arm.name]
         table.add_row(
             Text(arm.name),
-            f"{format_count(arm.n_params)}{_difference(arm.n_params, base.n_params)}",
-            f"{format_count(arm.flops_per_token)}{_difference(arm.flops_per_token, base.flops_per_token)}",
-            format_count(arm.n_tokens),
-            format_seconds(seconds_of_arm[arm.name]),
-            *([Text("(baseline)" if base is arm else arm.baseline, style="dim")] if has_baselines else []),
+            *(
+                f"{_format_size(values[place])}{_difference(values[place], values[base]) if name != 'tokens' else ''}"
+                for name, values in sizes.items()
+            ),
+            *([_format_size(arm.n_steps)] if has_steps else []),
+            "" if seconds is None else format_seconds(seconds),
+            *([Text("(baseline)" if base == place else arm.baseline, style="dim")] if has_baselines else []),
         )
     return table
 
 
-def _difference(value: int, base: int) -> str:
-    change = value / base - 1
+def _format_size(value: int | None) -> str:
+    return "" if value is None else format_count(value)
+
+
+def _difference(value: int | None, base: int | None) -> str:
+    change = value / base - 1 if value and base else 0.0
     return "" if abs(change) < 5e-4 else f" ({change:+.1%})"
 
 

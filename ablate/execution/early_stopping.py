@@ -6,6 +6,7 @@ target.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -41,7 +42,7 @@ class Asha(Stopping):
     def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
         reason = ""
         for rung in range(N_RUNGS):
-            milestone = run.arm.train.steps / ETA ** (N_RUNGS - rung)
+            milestone = (run.arm.n_steps or math.inf) / ETA ** (N_RUNGS - rung)
             reached = self._losses.setdefault((run.seed, run.arm.baseline, rung), {})
             loss = next((loss for step, loss in _evaluations(records) if step >= milestone), None)
             if loss is None or run.run_id in reached:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from ablate.plan import Run
+from ablate.plan.setup import LanguageModel
 from ablate.tracking.folders import StudyFolder
 
 STUCK_S = 600.0  # longer than a compilation or a single step takes
@@ -58,19 +57,6 @@ def _sign(path: Path) -> Sign:
     return (stat.st_ino, stat.st_mtime_ns)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error, or one that led to it, says that the device or the host ran out of memory.
-
-    PyTorch's CPU allocator raises a plain `RuntimeError`. If an allocation fails during the capture of a CUDA graph,
-    ending the capture may raise another error.
-    """
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
-        return True
-    return error.__context__ is not None and is_out_of_memory(error.__context__)
-
-
 def is_unwritable(error: BaseException, study: Path) -> bool:
     """Whether the error would end every other run too: the disk is full or read-only, or the study's folder is not
     writable."""
@@ -113,6 +99,8 @@ class Retries:
         """Let a run continue with at most half as many sequences at once. The new number in words, or "" if none."""
         folder = self.store.run(run.run_id)
         status = folder.read_status()
+        if not isinstance(run.arm.setup, LanguageModel):
+            return ""
         train = run.arm.train
         if status.micro_batch_size:
             train = train.model_copy(update={"micro_batch_size": status.micro_batch_size})

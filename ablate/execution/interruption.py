@@ -110,13 +110,13 @@ class TimeLimit:
             raise GridError("--minutes nan: not a number of minutes; write it as 8 or 0.5")
         self.clock, self.deadline = clock, clock() + 60 * minutes
         self.is_over = False
-        self._rates: dict[str, list[float]] = {}  # seconds per token
+        self._rates: dict[str, list[float]] = {}  # seconds per unit of work
         self._begun: set[str] = set()
 
     def learn(self, run: Run, took_s: float) -> None:
         """Note how long a run took that was trained to its end."""
         if took_s > 0:
-            self._rates.setdefault(_network(run), []).append(took_s / run.arm.n_tokens)
+            self._rates.setdefault(run.arm.setup.pace_group, []).append(took_s / run.arm.setup.work)
 
     def mark_begun(self, run: Run) -> None:
         """Note that a run has a checkpoint, so it may resume even if it cannot end in time."""
@@ -128,9 +128,9 @@ class TimeLimit:
         The estimate is the speed of other runs of the same network, or else of the slowest network. If no speed is
         known, a run may start while any time is left. A run that has begun may resume; it stops when the time is over.
         """
-        known = self._rates.get(_network(run))
+        known = self._rates.get(run.arm.setup.pace_group)
         rate = median(known) if known else max(map(median, self._rates.values()), default=0.0)
-        seconds = 0.0 if run.run_id in self._begun else rate * run.arm.n_tokens
+        seconds = 0.0 if run.run_id in self._begun else rate * run.arm.setup.work
         is_allowed = self.clock() + seconds <= self.deadline
         self.is_over = self.is_over or not is_allowed
         return is_allowed
@@ -138,10 +138,6 @@ class TimeLimit:
     def is_past(self) -> bool:
         """Whether the time is over, so that the runs in progress have to stop."""
         return self.clock() > self.deadline
-
-
-def _network(run: Run) -> str:
-    return repr(run.arm.model)
 
 
 class ClusterLostError(ResourceError):

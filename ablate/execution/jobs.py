@@ -5,30 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
-from ablate.plan.estimate import Pace, run_seconds
+from ablate.plan.estimate import Pace
 from ablate.plan.identity import arm_id
+from ablate.tasks.contract import Job
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord
-
-
-@dataclass(frozen=True)
-class Job:
-    """A run to train. `config` is the content of config.json, and `manifest` is what the driver knows about the run.
-
-    With `cut_counts`, a run that early stopping cut counts as ended; otherwise it resumes where it was cut.
-    """
-
-    run_id: str
-    config: Mapping[str, Any]
-    manifest: Mapping[str, Any]
-    cut_counts: bool = False
 
 
 def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
@@ -66,7 +54,7 @@ def record_arm(arm: Arm) -> ArmRecord:
         baseline=arm.baseline,
         n_params=arm.n_params,
         flops_per_token=arm.flops_per_token,
-        n_steps=arm.train.steps,
+        n_steps=arm.n_steps or 0,
         n_tokens=arm.n_tokens,
         notices=arm.notices,
         identity=arm_id(arm.identity),
@@ -77,8 +65,7 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
     """The content of config.json: everything that decides the result of a run."""
     data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
     return {
-        "model": run.arm.model.to_dict(),
-        "train": run.arm.train.model_dump(),
+        **run.arm.setup.config(),
         "data": data,
         "seed": run.seed,
     }
@@ -93,7 +80,7 @@ def make_job(
         "arm": run.arm.name,
         "seed": run.seed,
         "data_hash": plan.corpus.hash,
-        "precision": run.arm.train.precision,
+        **run.arm.setup.facts,
         "gpus": placement.gpus_of_run,
         "processes": placement.processes,
         "shared_by": placement.slots,
@@ -133,21 +120,23 @@ def _name_state(folder: RunFolder) -> str:
     return "stopped early" if status.is_cut else folder.shown_state(status)
 
 
-def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str, float]:
+def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str, float | None]:
     """Seconds per run of each arm, by name: the median of its finished runs, or an estimate. Estimates are corrected
-    by the error of the estimates of other arms."""
-    guessed = {arm.name: run_seconds(arm.model, arm.train, pace) for arm in plan.arms}
+    by the error of the estimates of other arms. None if nothing is known."""
+    guessed = {arm.name: arm.setup.seconds(pace) for arm in plan.arms}
     took: dict[str, list[float]] = {}
     for run in plan.runs:
         status = store.run(run.run_id).read_status()
         if status.state == "finished" and status.took_s and not status.is_cut:
             took.setdefault(run.arm.name, []).append(status.took_s)
     measured = {arm: median(seconds) for arm, seconds in took.items()}
-    correction = median(seconds / guessed[arm] for arm, seconds in measured.items()) if measured else 1.0
-    return {arm: measured.get(arm, correction * seconds) for arm, seconds in guessed.items()}
+    errors = [seconds / guess for arm, seconds in measured.items() if (guess := guessed[arm])]
+    correction = median(errors) if errors else 1.0
+    usual = median(measured.values()) if measured else None  # of a task that cannot be estimated
+    return {arm: measured.get(arm, usual if guess is None else correction * guess) for arm, guess in guessed.items()}
 
 
-def order(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
+def order(runs: Iterable[Run], seconds: Mapping[str, float | None]) -> list[Run]:
     """Sort runs by seed, and within a seed by length, the longest first.
 
     A finished seed can be compared while the next one trains. Slots do not wait between seeds. Longest-first lets the
@@ -156,7 +145,7 @@ def order(runs: Iterable[Run], seconds: Mapping[str, float]) -> list[Run]:
     """
     runs = list(runs)
     blocks = list(dict.fromkeys(run.seed for run in runs))
-    return sorted(runs, key=lambda run: (blocks.index(run.seed), -seconds[run.arm.name]))
+    return sorted(runs, key=lambda run: (blocks.index(run.seed), -(seconds[run.arm.name] or 0.0)))
 
 
 class RunSource(ABC):

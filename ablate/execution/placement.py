@@ -15,7 +15,7 @@ from torch import Tensor
 from ablate.errors import ResourceError
 from ablate.formatting import format_count
 from ablate.plan import Run
-from ablate.plan.estimate import Pace, least_bytes
+from ablate.plan.estimate import Pace
 from ablate.study.declaration import Declaration
 from ablate.study.schema import Resources
 
@@ -141,12 +141,12 @@ def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) 
     if not runs:
         return
     total = _total_bytes(placement.gpus > 0)
-    arm = max((run.arm for run in runs), key=lambda arm: least_bytes(arm.model, arm.train))
-    needed = least_bytes(arm.model, arm.train)
+    arm = max((run.arm for run in runs), key=lambda arm: arm.setup.least_memory_bytes)
+    needed = arm.setup.least_memory_bytes
     if total and needed > total:
         device = "the largest GPU" if placement.gpus else "memory and swap"
         raise ResourceError(
-            f"{study.locate(('model',))}: the arm {arm.name} has {format_count(arm.n_params)} parameters: their "
+            f"{study.locate(('model',))}: the arm {arm.name} has {format_count(arm.n_params or 0)} parameters: their "
             f"weights, gradients and optimizer state take at least {format_count(needed)}B, "
             f"and {device} of this machine {'has' if placement.gpus else 'have'} {format_count(total)}B"
         )

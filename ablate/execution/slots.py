@@ -22,13 +22,13 @@ from ablate.data import Corpus
 from ablate.errors import ResourceError
 from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
 from ablate.execution.events import Event, Observer
-from ablate.execution.failures import is_out_of_memory
-from ablate.execution.jobs import Job
 from ablate.execution.placement import Placement, count_slots
-from ablate.execution.worker import Result, RunWorker, Seat
+from ablate.execution.worker import RunWorker, Seat
 from ablate.plan import Run
+from ablate.tasks.contract import Job, Result
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import StudyFolder
+from ablate.training.device import is_out_of_memory
 
 HOST = socket.gethostname()
 GRACE_S = 3.0  # how long the other workers of a group have to report why they failed

@@ -11,7 +11,7 @@ from ablate.execution.events import Event, Observer
 from ablate.execution.jobs import config_of
 from ablate.formatting import count, format_count
 from ablate.plan import Plan, Run
-from ablate.plan.identity import IMMATERIAL, canonical_json
+from ablate.plan.identity import canonical_json
 from ablate.tracking.cleaning import Keep, clean
 from ablate.tracking.folders import MAX_NAMED, RunFolder, StudyFolder, read_json, write_json
 from ablate.tracking.study_record import Status
@@ -49,7 +49,7 @@ def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *
 
 def _repair_config(plan: Plan, run: Run, folder: RunFolder) -> Iterator[str]:
     expected = config_of(plan, run)
-    passed_over = IMMATERIAL | run.arm.train.idle_settings()
+    passed_over = run.arm.setup.immaterial
     try:
         problem = (
             "" if _decisive(read_json(folder.config), passed_over) == _decisive(expected, passed_over) else "wrong"
@@ -68,7 +68,8 @@ def _repair_config(plan: Plan, run: Run, folder: RunFolder) -> Iterator[str]:
 def _decisive(config: Mapping[str, Any], passed_over: frozenset[str]) -> str:
     """The part of a config that decides the run's results, as text."""
     train = {key: value for key, value in config["train"].items() if key not in passed_over}
-    return canonical_json([config["model"], train, config["data"]["hash"], config["seed"]])
+    rest = {key: value for key, value in config.items() if key not in ("train", "data")}
+    return canonical_json([rest, train, config["data"]["hash"]])
 
 
 def _check_manifest(folder: RunFolder) -> Iterator[str]:
@@ -88,7 +89,7 @@ def _save_weights_again(folder: RunFolder, status: Status) -> bool:
     """Restore the weights from the final checkpoint, and return whether that worked."""
     if not folder.checkpoint.is_file():
         return False
-    from ablate.execution.worker import write_weights
+    from ablate.tasks.language_model import write_weights
     from ablate.training.checkpoint import read_checkpoint
 
     try:

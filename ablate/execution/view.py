@@ -53,13 +53,19 @@ class _Line:
         return f"{self.run.arm.name},seed={self.run.seed}"
 
     @property
-    def n_steps(self) -> int:
-        return self.run.arm.train.steps
+    def progress(self) -> str:
+        n_steps = self.run.arm.n_steps
+        return f"{self.step}/{n_steps}" if n_steps else str(self.step)
+
+    @property
+    def tokens_left(self) -> float | None:
+        n_tokens, n_steps = self.run.arm.n_tokens, self.run.arm.n_steps
+        return n_tokens * (1 - self.step / n_steps) if n_tokens and n_steps else None
 
     @property
     def left_s(self) -> float | None:
-        tokens = self.run.arm.n_tokens * (1 - self.step / self.n_steps)
-        return tokens / self.tokens_per_s if self.tokens_per_s else None
+        tokens = self.tokens_left
+        return tokens / self.tokens_per_s if self.tokens_per_s and tokens is not None else None
 
     def update(self, record: Mapping[str, Any]) -> None:
         self.state, self.step = "running", record["step"]
@@ -70,7 +76,7 @@ class _Line:
 
 
 COLUMNS: Mapping[str, Callable[[_Line], str]] = {
-    "step": lambda line: f"{line.step}/{line.n_steps}",
+    "step": lambda line: line.progress,
     "loss": lambda line: "" if line.train_loss is None else f"{line.train_loss:.4f}",
     "val": lambda line: "" if line.val_loss is None else f"{line.val_loss:.4f}",
     "tok/s": lambda line: format_count(line.tokens_per_s) if line.tokens_per_s else "",
@@ -156,7 +162,7 @@ class View:
             self.console.print(content, soft_wrap=not self.console.is_terminal, highlight=False)
 
     def _progress(self, line: _Line) -> str:
-        parts = [f"step {line.step}/{line.n_steps}"]
+        parts = [f"step {line.progress}"]
         if line.train_loss is not None:
             parts.append(f"loss {line.train_loss:.4f}")
         if line.val_loss is not None:
@@ -174,7 +180,7 @@ class View:
         if not rates:
             return None
         left = [line for line in self.lines.values() if line.state in ("running", "waiting")]
-        tokens = sum(line.run.arm.n_tokens * (1 - line.step / line.n_steps) for line in left)
+        tokens = sum(line.tokens_left or 0.0 for line in left)
         shared_s = tokens / (sum(rates) / len(rates)) / self.slots
         return max([shared_s, *(line.left_s or 0.0 for line in self._running())])
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
 from ablate.metrics import Direction
 from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.expand import Expansion, expand
-from ablate.plan.identity import identify, run_id
+from ablate.plan.identity import run_id
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.remarks import (
     explain_merged,
@@ -23,6 +22,7 @@ from ablate.plan.remarks import (
 )
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.plan.setting_names import Names
+from ablate.plan.setup import Setup, identify_setups, language_model
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
 from ablate.study.schema import TrainConfig
@@ -43,24 +43,37 @@ class Arm:
     axes: Mapping[str, Any]
     within: Mapping[str, Any]
     baseline: str
-    model: ModelConfig
-    train: TrainConfig
+    setup: Setup
     notices: tuple[str, ...]
     identity: str
 
-    @cached_property
-    def n_params(self) -> int:
-        return self.model.num_params()
-
-    @cached_property
-    def flops_per_token(self) -> int:
-        """FLOPs per token of a training step, forward and backward."""
-        return self.model.flops_per_token()
+    @property
+    def model(self) -> ModelConfig:
+        """The model of an arm that trains one of ablate's."""
+        return language_model(self.setup).model
 
     @property
-    def n_tokens(self) -> int:
+    def train(self) -> TrainConfig:
+        """The training of an arm that trains one of ablate's models."""
+        return language_model(self.setup).train
+
+    @property
+    def n_steps(self) -> int | None:
+        return self.setup.n_steps
+
+    @property
+    def n_params(self) -> int | None:
+        return self.setup.n_params
+
+    @property
+    def flops_per_token(self) -> int | None:
+        """FLOPs per token of a training step, forward and backward."""
+        return self.setup.flops_per_token
+
+    @property
+    def n_tokens(self) -> int | None:
         """Training tokens of a run of the arm."""
-        return self.train.steps * self.train.batch_size * self.model.context_length
+        return self.setup.n_tokens
 
 
 @dataclass(frozen=True)
@@ -102,8 +115,11 @@ class Plan:
         return self.study.metrics
 
     @property
-    def total_flops(self) -> int:
-        return sum(run.arm.flops_per_token * run.arm.n_tokens for run in self.runs)
+    def total_flops(self) -> int | None:
+        """The FLOPs of all runs; None if those of some arm are unknown."""
+        parts = [(run.arm.flops_per_token, run.arm.n_tokens) for run in self.runs]
+        known = [flops * tokens for flops, tokens in parts if flops is not None and tokens is not None]
+        return sum(known) if len(known) == len(parts) else None
 
 
 def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = ()) -> Plan:
@@ -171,7 +187,7 @@ def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> 
             if changed
             else ()
         )
-        result.append(replace(own, model=model, notices=(*own.notices, *note)))
+        result.append(replace(own.with_model(model), notices=(*own.notices, *note)))
     return result
 
 
@@ -183,7 +199,7 @@ def _name_arms(
     The first of several arms that train alike stands for all, with the identity of its own settings.
     """
     labels = [arm_name(assignment) for assignment in expansion.arms]
-    identities = identify([(config.model, config.train) for config in resolved], corpus.hash)
+    identities = identify_setups([config.setup for config in resolved], corpus.hash)
     first: dict[str, int] = {}
     # A setting without an effect here may have one elsewhere in the space that `tune` searches.
     may_wake = _may_wake(study)
@@ -200,8 +216,7 @@ def _name_arms(
             axes=_levels(assignment),
             within={axis: level for axis, level in _levels(assignment).items() if axis in study.compare_within},
             baseline=labels[kept[expansion.baselines[index]]],
-            model=config.model,
-            train=config.train,
+            setup=config.setup,
             notices=(*config.notices, *find_beyond(config.train, config.model.context_length, corpus)),
             identity=identities[index][0],
         )

@@ -46,7 +46,7 @@ def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
     train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, but not the result")
     train |= one.train.explain_idle() | other.train.explain_idle()
     idle = {f"model.{path}": why for path, why in model.items()} | {f"train.{key}": why for key, why in train.items()}
-    values, others = dict(flatten(one.to_dict())), dict(flatten(other.to_dict()))
+    values, others = dict(flatten(one.setup.to_dict())), dict(flatten(other.setup.to_dict()))
     for path, why in idle.items():
         parts = [key for key in values.keys() & others.keys() if key == path or key.startswith(f"{path}.")]
         if why and any(values[key] != others[key] for key in parts):

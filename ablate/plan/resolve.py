@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
+from ablate.plan.setup import LanguageModel, Setup, language_model
 from ablate.study.declaration import Declaration
 from ablate.study.load import explain
 from ablate.study.overlay import Overlay
@@ -31,14 +32,22 @@ Change = tuple[str, Any, Place]  # a dotted path, its new value, and where that 
 class Resolved:
     """The configuration of an arm, and remarks for its reader."""
 
-    model: ModelConfig
-    train: TrainConfig
+    setup: Setup
     notices: tuple[str, ...]
     settings: frozenset[str]  # the dotted paths that its levels and rules set
 
-    def to_dict(self) -> dict[str, Any]:
-        """The model and the training as nested mappings."""
-        return {"model": self.model.to_dict(), "train": self.train.model_dump()}
+    @property
+    def model(self) -> ModelConfig:
+        """The model of an arm that trains one of ablate's."""
+        return language_model(self.setup).model
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training of an arm that trains one of ablate's models."""
+        return language_model(self.setup).train
+
+    def with_model(self, model: ModelConfig) -> Resolved:
+        return replace(self, setup=LanguageModel(model, self.train))
 
 
 class Resolver:
@@ -95,7 +104,7 @@ class Resolver:
         config = self._parse_model(settings)
         training = self._parse_train(settings, config)
         self._check_processes(training, arm)
-        return Resolved(config, training, (*notices, *config.notices()), frozenset(settings.places))
+        return Resolved(LanguageModel(config, training), (*notices, *config.notices()), frozenset(settings.places))
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
         """Set a value; return remarks about the knobs of another variant that are dropped."""

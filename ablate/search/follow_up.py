@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ablate.plan import Arm, Plan, Run, build_plan
-from ablate.plan.identity import arm_identity, run_id
+from ablate.plan.identity import run_id
 from ablate.search.arm_search import ARM, ArmSearch, best_of, distinct
 from ablate.search.descriptions import describe_range, format_value
 from ablate.search.problem import Problem
@@ -55,9 +55,9 @@ def _confirmed_arms(problem: Problem, trials: Trials) -> Iterator[Arm]:
     def make(space: ArmSpace, settings: str, params: Params) -> Arm:
         resolved = resolver.resolve(space.assign(params))
         axes = {axis: level.label for axis, level in space.fixed.items()} | {SETTINGS: settings}
-        identity = arm_identity(resolved.model, resolved.train, problem.corpus.hash)
+        identity = resolved.setup.identity(problem.corpus.hash)
         name = _name(space, settings)
-        return Arm(name, axes, {}, baseline, resolved.model, resolved.train, resolved.notices, identity)
+        return Arm(name, axes, {}, baseline, resolved.setup, resolved.notices, identity)
 
     yield make(spaces[0], "default", {})
     for search in trials.searches:
@@ -92,7 +92,7 @@ def describe_arm(trials: Trials, search: ArmSearch) -> dict[str, Any]:
     space, best = search.space, best_params(trials, search)
     return {
         "trials": sum(ARM in trial.user_attrs for trial in distinct(search.trials)),
-        "steps": space.default.train.steps,
+        "steps": space.default.setup.n_steps,
         "space": {path: describe_range(parameter) for path, parameter in space.parameters.items()},
         "best": {path: format_value(value) for path, value in best.items()},
         "at_edge": [path for path, value in best.items() if space.parameters[path].is_edge(value)],

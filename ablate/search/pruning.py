@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -33,7 +34,7 @@ class Pruning(Stopping):
             if step > self._reported[name]:
                 self._reported[name] = step
                 running.report(value, step)
-                if step < run.arm.train.steps and running.should_prune():
+                if step < (run.arm.n_steps or math.inf) and running.should_prune():
                     return f"{self.trials.problem.tuning.pruner.name}: pruned at step {step}"
         return ""
 

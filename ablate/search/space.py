@@ -6,13 +6,11 @@ import itertools
 import math
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ablate.errors import GridError
 from ablate.plan.axes import Assignment, Axes, Level, arm_name
-from ablate.plan.identity import arm_identity
 from ablate.plan.match import SIZES, MatchError, match_size
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.study.declaration import Match
@@ -78,7 +76,7 @@ class ArmSpace:
                 raise self.axes.declared.refuse(("match",), f"{message} {', '.join(params)} would change it")
             return resolved
         try:
-            return replace(resolved, model=match_size(resolved.model, self.base, match))
+            return resolved.with_model(match_size(resolved.model, self.base, match))
         except MatchError as error:
             raise self.axes.declared.refuse(("match",), f"the arm {self.label} {error}") from None
 
@@ -195,7 +193,7 @@ class ArmSpace:
 
     def identify(self, resolved: Resolved) -> str:
         """The identity of the arm with some settings. Equal configurations have equal identities."""
-        return arm_identity(resolved.model, resolved.train, self.resolver.corpus.hash)
+        return resolved.setup.identity(self.resolver.corpus.hash)
 
     def assign(self, params: Params) -> dict[str, Level]:
         """The arm's levels, with these settings as further levels."""
@@ -271,7 +269,7 @@ class ArmSpace:
         return "" if self.names.has_knob(name, variant, ".".join(knob)) else variant
 
     def _read(self, resolved: Resolved, path: str) -> Any:
-        return Settings(resolved.to_dict()).get(self.names.path(path))
+        return Settings(resolved.setup.to_dict()).get(self.names.path(path))
 
     def _type(self, path: str, parameter: Parameter, place: Params) -> Parameter:
         """Make the range one of whole numbers where the setting's default is a whole number."""

@@ -277,7 +277,7 @@ class Trials(RunSource):
         baseline = f"{prefix}trial=defaults"
         name = baseline if is_default else f"{prefix}trial={run_id(identity, 0)[:8]}"
         axes = {**{axis: level.label for axis, level in space.fixed.items()}, **params}
-        return Arm(name, axes, {}, baseline, resolved.model, resolved.train, resolved.notices, identity)
+        return Arm(name, axes, {}, baseline, resolved.setup, resolved.notices, identity)
 
     def _add(self, arm: Arm, params: Params) -> None:
         self.arms[arm.name], self._params[arm.name] = arm, params

@@ -38,3 +38,16 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error, or one that led to it, says that the device or the host ran out of memory.
+
+    PyTorch's CPU allocator raises a plain `RuntimeError`. If an allocation fails during the capture of a CUDA graph,
+    ending the capture may raise another error.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)

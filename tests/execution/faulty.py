@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from ablate.execution import recorder
-from ablate.execution.worker import Job, Result, RunWorker
+from ablate.execution.worker import RunWorker
+from ablate.tasks import recorder
+from ablate.tasks.contract import Job, Result
 from ablate.training.contract import Outcome
 from ablate.training.loop import train
 

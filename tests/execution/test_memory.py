@@ -14,13 +14,13 @@ import torch
 
 from ablate.data import CorpusInfo
 from ablate.errors import ResourceError
-from ablate.execution.failures import is_out_of_memory
 from ablate.execution.placement import Placement, check_memory
 from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import RunFolder, read_json
+from ablate.training.device import is_out_of_memory
 
 # Half the micro-batch sums in another order. Over a few steps the difference stays near float32's rounding.
 ROUNDING_32 = 1e-4

@@ -13,12 +13,13 @@ import pytest
 from safetensors.torch import load_file
 
 from ablate.data import describe, prepare
-from ablate.execution import recorder
 from ablate.execution.jobs import make_job
 from ablate.execution.placement import Placement
-from ablate.execution.worker import Job, RunWorker
+from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
 from ablate.study import load_study
+from ablate.tasks import recorder
+from ablate.tasks.contract import Job
 from ablate.tracking.curve import CurveWriter, read_curve
 from ablate.tracking.folders import RunFolder, read_json
 from ablate.tracking.study_record import Status
@@ -143,7 +144,7 @@ def test_an_error_ends_its_run_alone_with_its_traceback(make_worker: Callable[..
 def test_a_heartbeat_is_written_while_training(
     make_worker: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablate.execution.recorder.HEARTBEAT_S", 0.0)
+    monkeypatch.setattr("ablate.tasks.recorder.HEARTBEAT_S", 0.0)
     worker, job, folder = make_worker()
     seen: list[Status] = []
     write = RunFolder.write_status

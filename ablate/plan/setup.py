@@ -1,0 +1,152 @@
+"""What the runs of an arm train, fully resolved. A plan knows only `Setup`; each task has a class of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
+from ablate.plan.identity import IMMATERIAL, arm_identity, identify
+from ablate.study.schema import TrainConfig
+from ablate_model import ModelConfig
+
+
+class Setup(ABC):
+    """Everything about an arm that depends on its task. A size that the task does not know is None."""
+
+    @property
+    @abstractmethod
+    def n_steps(self) -> int | None: ...
+
+    @property
+    @abstractmethod
+    def n_params(self) -> int | None: ...
+
+    @property
+    @abstractmethod
+    def flops_per_token(self) -> int | None:
+        """FLOPs per token of a training step, forward and backward."""
+
+    @property
+    @abstractmethod
+    def n_tokens(self) -> int | None:
+        """Training tokens of a run."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as nested mappings, by which a search reads defaults."""
+
+    @abstractmethod
+    def identity(self, data_hash: str) -> str:
+        """The canonical JSON of everything that decides the results, except the seed."""
+
+    @abstractmethod
+    def config(self) -> Mapping[str, Any]:
+        """The sections of config.json that decide the results, without the data and the seed."""
+
+    @property
+    def immaterial(self) -> frozenset[str]:
+        """The keys of `train` in config.json that do not change the results."""
+        return frozenset()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the manifest of a run says about its training."""
+        return {}
+
+    @property
+    @abstractmethod
+    def pace_group(self) -> str:
+        """Runs with the same text take the same time per unit of work."""
+
+    @property
+    def work(self) -> float:
+        """The amount of work of a run, in units that have the same length within a pace group."""
+        return float(self.n_tokens or self.n_steps or 1)
+
+    def seconds(self, pace: Pace) -> float | None:  # noqa: ARG002 - a task that can estimate them needs the pace
+        """Estimated seconds of a run; None if they are unknown."""
+        return None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Estimated memory of a run; None if it is unknown."""
+        return None
+
+    @property
+    def least_memory_bytes(self) -> int:
+        """Memory that a run needs at least; 0 if it is unknown."""
+        return 0
+
+
+@dataclass(frozen=True)
+class LanguageModel(Setup):
+    """The setup of an arm that trains a model of `ablate_model` with ablate's own training loop."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+    @property
+    def n_steps(self) -> int:
+        return self.train.steps
+
+    @cached_property
+    def n_params(self) -> int:
+        return self.model.num_params()
+
+    @cached_property
+    def flops_per_token(self) -> int:
+        return self.model.flops_per_token()
+
+    @property
+    def n_tokens(self) -> int:
+        return self.train.steps * self.train.batch_size * self.model.context_length
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"model": self.model.to_dict(), "train": self.train.model_dump()}
+
+    def identity(self, data_hash: str) -> str:
+        return arm_identity(self.model, self.train, data_hash)
+
+    def config(self) -> Mapping[str, Any]:
+        return self.to_dict()
+
+    @property
+    def immaterial(self) -> frozenset[str]:
+        return IMMATERIAL | self.train.idle_settings()
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return {"precision": self.train.precision}
+
+    @property
+    def pace_group(self) -> str:
+        return repr(self.model)
+
+    def seconds(self, pace: Pace) -> float:
+        return run_seconds(self.model, self.train, pace)
+
+    @property
+    def memory_bytes(self) -> int:
+        return run_bytes(self.model, self.train)
+
+    @property
+    def least_memory_bytes(self) -> int:
+        return least_bytes(self.model, self.train)
+
+
+def language_model(setup: Setup) -> LanguageModel:
+    """The setup as that of a language model. Raises `TypeError` for another task."""
+    if not isinstance(setup, LanguageModel):
+        raise TypeError(f"{type(setup).__name__} has no model of ablate")
+    return setup
+
+
+def identify_setups(setups: Sequence[Setup], data_hash: str) -> list[tuple[str, str]]:
+    """(identity, canonical identity) of each setup. Setups that train alike have equal canonical identities."""
+    models = [setup for setup in setups if isinstance(setup, LanguageModel)]
+    known = iter(identify([(setup.model, setup.train) for setup in models], data_hash))
+    return [next(known) if isinstance(setup, LanguageModel) else (setup.identity(data_hash),) * 2 for setup in setups]

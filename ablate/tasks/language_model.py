@@ -1,0 +1,148 @@
+"""The task of training a model of `ablate_model` with ablate's own loop."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from ablate.data import Corpus
+from ablate.files import write_atomic
+from ablate.study.schema import TrainConfig
+from ablate.tasks.contract import Job, Order, Result, Trainer
+from ablate.tasks.recorder import Assistant, FolderRecorder
+from ablate.tracking.folders import RunFolder, write_json
+from ablate.tracking.study_record import State
+from ablate.training.contract import Outcome, Recorder
+from ablate.training.device import free_memory, is_out_of_memory
+from ablate.training.loop import train
+from ablate.training.parallel import Group
+from ablate_model import GPT, ModelConfig
+from ablate_model.attention_backend import report_attention
+
+Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or a substitute
+
+
+class LanguageModelTrainer(Trainer):
+    """Trains runs alone, or together with the other workers of a `group`."""
+
+    def __init__(self, corpus: Corpus, device: str, threads: int, group: Group, loop: Train = train) -> None:
+        self.corpus, self.device, self.threads, self.group, self._loop = corpus, device, threads, group, loop
+        self._attention: dict[str, Mapping[str, str]] = {}
+
+    def decline(self) -> None:
+        self.group.share(lambda: None)
+
+    def assist(self, job: Job) -> Result:
+        settings: TrainConfig | None = self.group.share(lambda: None)
+        if settings is None:
+            return "busy"
+        return self._run_loop(job, settings, Assistant(), lambda: False).state
+
+    def _run_loop(
+        self, job: Job, settings: TrainConfig, recorder: Recorder, should_stop: Callable[[], bool]
+    ) -> Outcome:
+        return self._loop(
+            ModelConfig.parse(job.config["model"]),
+            settings,
+            job.config["seed"],
+            self.corpus,
+            recorder,
+            device=self.device,
+            threads=self.threads,
+            should_stop=should_stop,
+            group=self.group,
+        )
+
+    def train(self, job: Job, folder: RunFolder, recorder: FolderRecorder, order: Order) -> Result:
+        declared = TrainConfig.model_validate(job.config["train"])
+        settings = _limit_micro_batch(declared, recorder.status.micro_batch_size)
+        write_json(folder.config, job.config)
+        recorder.n_steps = settings.steps
+        recorder.write_status("running")
+        self.group.share(partial(_limit_micro_batch, declared, recorder.status.micro_batch_size))
+        while True:
+            manifest = {**job.manifest, **self._describe(), "micro_batch_size": settings.micro_batch_size}
+            write_json(folder.manifest, manifest, durable=False)  # it is written again at the end
+            try:
+                outcome = self._run_loop(job, settings, recorder, order.should_stop)
+                break
+            except Exception as error:
+                smaller = settings.smaller_micro_batch() if is_out_of_memory(error) else None
+                if smaller is None or self.group.size > 1:
+                    raise
+            settings = _limit_micro_batch(declared, smaller)
+            recorder.status = replace(recorder.status, micro_batch_size=smaller)
+            recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
+            free_memory(torch.device(self.device))  # of the failed step, before the next attempt
+        attention = self._report_attention(job, settings, outcome.model)
+        write_json(
+            folder.manifest,
+            {
+                **manifest,
+                "peak_memory_bytes": outcome.peak_memory_bytes,
+                "micro_batch_size": outcome.micro_batch_size,
+                "attention": attention,
+                "attention_backend": f"{attention['backend']} ({attention['kernel']})",
+            },
+        )
+        return self._conclude(folder, recorder, outcome, order)
+
+    def _conclude(self, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome, order: Order) -> Result:
+        state: State = "finished" if outcome.state == "stopped" else outcome.state
+        recorder.status = replace(recorder.status, step=outcome.step)
+        if outcome.state == "stopped":
+            if not (reason := order.cut_reason()):
+                recorder.write_status("queued")
+                return "stopped"
+            recorder.note(f"stopped early, at step {outcome.step}: {reason}")
+        if state == "finished":
+            write_weights(folder.weights, outcome.model.state_dict())
+        recorder.write_status(state)
+        if outcome.state != "stopped":  # a run that was cut can resume from its checkpoint
+            folder.checkpoint.unlink(missing_ok=True)
+        return state  # type: ignore[return-value]
+
+    def _report_attention(self, job: Job, settings: TrainConfig, model: GPT) -> Mapping[str, str]:
+        """Find the attention kernels of a run. This takes a forward pass, so it is cached across seeds."""
+        key = json.dumps([job.config["model"], settings.attention_backend, settings.precision], sort_keys=True)
+        if key not in self._attention:
+            dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+            self._attention[key] = report_attention(model, dtype)
+        return self._attention[key]
+
+    def _describe(self) -> dict[str, Any]:
+        return {**describe_device(self.device), "threads": self.threads, "torch": torch.__version__}
+
+
+def describe_device(kind: str) -> dict[str, Any]:
+    """The device of a worker, as the manifest keeps it."""
+    name = torch.cuda.get_device_name() if kind == "cuda" else _processor_name()
+    return {"device": {"kind": kind, "name": name, "host": socket.gethostname()}}
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a model's tensors as safetensors."""
+    write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+
+
+def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:
+    if limit is None or limit >= train.sequences_at_once:
+        return train
+    return train.model_copy(update={"micro_batch_size": limit})
+
+
+@cache
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
