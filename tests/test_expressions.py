@@ -12,7 +12,7 @@ import yaml
 
 from ablate.plan.axes import Axes
 from ablate.plan.expand import expand
-from ablate.plan.plan import read_names
+from ablate.plan.tasks import read_names
 from ablate.study import load_study, predicates
 from ablate.study.yaml_source import parse_yaml
 

@@ -22,7 +22,6 @@ def read_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[Pa
 
     Raises `GridError` with file, line and key if the grid, or its data, cannot be used.
     """
-    from ablate.data import describe
     from ablate.study import load_overlay, load_study
 
     study = load_study(grid, settings or ())
@@ -30,9 +29,10 @@ def read_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[Pa
     if overlays and study.tune is not None:
         raise study.refuse(("tune",), "--with cannot be used: this grid searches for the best settings itself")
     from ablate.plan import build_plan
+    from ablate.plan.tasks import describe_corpus
 
     try:
-        return build_plan(study, describe(study.data, grid.parent, runs / ".shards"), overlays)
+        return build_plan(study, describe_corpus(study, runs / ".shards"), overlays)
     except DataError as error:
         raise study.refuse_data(error) from None
 

@@ -89,12 +89,12 @@ def search(
 
 
 def _pose(file: Path, runs: Path, settings: list[str]) -> Problem:
-    from ablate.data import describe
+    from ablate.plan.tasks import describe_corpus
     from ablate.search.pose import load_search, pose
 
     declared = load_search(file, settings)
     try:
-        return pose(declared, describe(declared.data, file.parent, runs / ".shards"))
+        return pose(declared, describe_corpus(declared, runs / ".shards"))
     except DataError as error:
         raise declared.refuse_data(error) from None
 

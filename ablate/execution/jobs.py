@@ -13,6 +13,7 @@ from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import Pace
 from ablate.plan.identity import arm_id
+from ablate.plan.inputs import describe_data
 from ablate.tasks.contract import Job
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
@@ -30,13 +31,8 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         compare_within=plan.compare_within,
         baseline=plan.baseline,
         axes=plan.axes,
-        data={
-            **study.data.model_dump(),
-            "hash": plan.corpus.hash,
-            "n_train_tokens": plan.corpus.n_train_tokens,
-            "n_validation_tokens": plan.corpus.n_validation_tokens,
-        },
-        train=study.train.model_dump(),
+        data=describe_data(plan),
+        train=study.settings.get("train", {}),
         arms=tuple(map(record_arm, plan.arms)),
         runs=tuple(RunRecord(run.run_id, run.arm.name, run.seed) for run in plan.runs),
         version=version,
@@ -63,7 +59,10 @@ def record_arm(arm: Arm) -> ArmRecord:
 
 def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
     """The content of config.json: everything that decides the result of a run."""
-    data = {"source": plan.study.data.source, "tokenizer": plan.study.data.tokenizer, "hash": plan.corpus.hash}
+    declared = plan.study.data
+    data: dict[str, Any] = {"hash": plan.corpus.hash}
+    if plan.study.program is None:
+        data |= {"source": declared.source, "tokenizer": declared.tokenizer}
     return {
         **run.arm.setup.config(),
         "data": data,

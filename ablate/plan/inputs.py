@@ -1,17 +1,58 @@
-"""What the runs of a plan read: its corpus."""
+"""What the runs of a plan read: a corpus, or the files of a program."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from typing import Any
 
-from ablate.formatting import format_count
+from ablate.formatting import count, format_count
 from ablate.plan.plan import Plan
+from ablate.plan.program import ProgramSetup, find_program
+
+MAX_NAMED = 12  # files in a line
+
+
+def describe_data(plan: Plan) -> dict[str, Any]:
+    """The data of a study as its record keeps them."""
+    corpus = plan.corpus
+    if plan.study.program is not None:
+        return {"hash": corpus.hash}
+    return {
+        **plan.study.data.model_dump(),
+        "hash": corpus.hash,
+        "n_train_tokens": corpus.n_train_tokens,
+        "n_validation_tokens": corpus.n_validation_tokens,
+    }
 
 
 def describe_inputs(plan: Plan) -> Iterator[str]:
-    """Lines that say what the runs read."""
+    """Lines that say what the runs read, and which of the user's files they run."""
+    setup = plan.arms[0].setup
+    if isinstance(setup, ProgramSetup):
+        yield from _describe_program(plan, setup)
+        return
     yield (
         f"data: {plan.study.data.source}, {plan.study.data.tokenizer}, "
         f"{format_count(plan.corpus.n_train_tokens)} tokens for training and "
         f"{format_count(plan.corpus.n_validation_tokens)} for validation, hash {plan.corpus.hash[:12]}"
     )
+
+
+def _describe_program(plan: Plan, setup: ProgramSetup) -> Iterator[str]:
+    command = setup.show_command(plan.runs[0].seed)
+    yield f"the first run: {shlex.join(command)}"
+    yield f"in the folder {setup.folder}, by {find_program(command[0]) or command[0]}"
+    metrics = ", ".join(f"{name} ({direction} is better)" for name, direction in setup.program.metrics.items())
+    yield f"metrics: {metrics}"
+    trees = dict.fromkeys(
+        (arm.setup.tree.level, arm.setup.tree.hash)
+        for arm in plan.arms
+        if isinstance(arm.setup, ProgramSetup) and arm.setup.tree is not None
+    )
+    if trees:
+        yield f"code from git: {', '.join(f'{level} (tree {tree[:12]})' for level, tree in trees)}"
+    else:
+        files = setup.code.files
+        more = f" and {len(files) - MAX_NAMED} more" if len(files) > MAX_NAMED else ""
+        yield f"code: {count(len(files), 'file')}, hash {setup.code.hash}: {', '.join(files[:MAX_NAMED])}{more}"

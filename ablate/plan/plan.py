@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,13 +20,13 @@ from ablate.plan.remarks import (
     find_spare_vocabulary,
     find_uneven_split,
 )
-from ablate.plan.resolve import Resolved, Resolver
-from ablate.plan.setting_names import Names
-from ablate.plan.setup import Setup, identify_setups, language_model
+from ablate.plan.resolve import Resolved
+from ablate.plan.setup import LanguageModel, Setup, identify_setups, language_model
+from ablate.plan.tasks import make_resolver, read_names
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
 from ablate.study.schema import TrainConfig
-from ablate_model import ModelConfig, variants
+from ablate_model import ModelConfig
 
 MAX_RUNS = 1_000_000
 
@@ -128,10 +128,10 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     Raises `GridError` for everything that cannot work, naming the place in the grid, and `DataError` where the corpus
     is shorter than a context.
     """
-    names = read_names()
+    names = read_names(study)
     space = Axes(study, names, study.axes)
     expansion = expand(study, space)
-    resolver = Resolver(study, space, corpus, overlays)
+    resolver = make_resolver(study, space, corpus, overlays)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
@@ -156,16 +156,12 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
             f"only the first {CHECKED_TOKENS:,} tokens of each split were checked against the vocabulary; "
             "`ablate run` checks all of them before it trains",
         )
-    notices += (*corpus.notices, *find_uneven_split(study, corpus))
-    notices += tuple(find_spare_vocabulary(study, corpus, (arm.model for arm in arms)))
+    notices += corpus.notices
+    if study.program is None:
+        notices += (*find_uneven_split(study, corpus), *find_spare_vocabulary(study, corpus, (a.model for a in arms)))
     baseline = _common_levels(arms)
     declared = study.design, study.match, study.compare_within
     return Plan(study, corpus, axes, baseline, arms, runs, notices, *declared, stands_for=stands_for)
-
-
-def read_names() -> Names:
-    """The legal names of settings, from the model package."""
-    return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
 
 
 def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:
@@ -217,7 +213,7 @@ def _name_arms(
             within={axis: level for axis, level in _levels(assignment).items() if axis in study.compare_within},
             baseline=labels[kept[expansion.baselines[index]]],
             setup=config.setup,
-            notices=(*config.notices, *find_beyond(config.train, config.model.context_length, corpus)),
+            notices=(*config.notices, *_find_beyond(config.setup, corpus)),
             identity=identities[index][0],
         )
         for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True))
@@ -226,9 +222,14 @@ def _name_arms(
     return arms, {index: other for index, other in enumerate(kept) if other != index}
 
 
+def _find_beyond(setup: Setup, corpus: CorpusInfo) -> Iterator[str]:
+    if isinstance(setup, LanguageModel):
+        yield from find_beyond(setup.train, setup.model.context_length, corpus)
+
+
 def _may_wake(study: Study) -> bool:
     """Tell if `tune` varies the model: trials of two arms may then differ even if the arms do not."""
-    paths = [] if study.tune is None else [read_names().path(name) for name in study.tune.space]
+    paths = [] if study.tune is None else [read_names(study).path(name) for name in study.tune.space]
     return any(path.startswith("model.") for path in paths)
 
 

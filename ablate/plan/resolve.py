@@ -69,7 +69,7 @@ class Resolver:
         self.rules = [
             axes.compile(rule.when, declared.place("rules", index, "when")) for index, rule in enumerate(declared.rules)
         ]
-        self.base = Settings({"model": declared.model, "train": declared.train.model_dump()}, budget)
+        self.base = Settings(declared.settings, budget)
         self._models: dict[str, ModelConfig] = {}
         self.used = [False] * len(self.rules)
         self.base_environment = self.names.base_environment(declared)
@@ -99,6 +99,10 @@ class Resolver:
         for overlay, predicate in self.overlays:
             if overlay.arm in ("", arm_name(arm)):
                 notices += self._apply_overlay(overlay, predicate, environment, settings)
+        return self._conclude(settings, arm, notices)
+
+    def _conclude(self, settings: Settings, arm: Assignment, notices: Sequence[str]) -> Resolved:
+        """Turn the settings of an arm into its setup."""
         if "vocab_size" not in settings.get("model"):
             settings.set("model.vocab_size", self.corpus.vocab_size)
         config = self._parse_model(settings)
@@ -108,7 +112,7 @@ class Resolver:
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
         """Set a value; return remarks about the knobs of another variant that are dropped."""
-        *_, component, last = path.split(".")
+        *_, component, last = ("", *path.split("."))
         notices = self._switch(settings, component, value) if last == NAME and component in self.names.variants else ()
         try:
             settings.set(path, value, place)
@@ -137,7 +141,7 @@ class Resolver:
             for path, setting in self.names.spread(key, value)
         ]
         for path, value, place in _names_first(changes):
-            root, component, *knob = path.split(".")
+            root, component, *knob = (*path.split("."), "") if "." not in path else path.split(".")
             table = self.names.variants.get(component, {}) if root == "model" else {}
             variant = settings.get(f"model.{component}.{NAME}") or next(iter(table), "")
             if any(near.level for near in settings.places_near(path)):

@@ -155,7 +155,7 @@ class Names:
     def base_environment(self, declared: Declaration) -> dict[str, Any]:
         """The values that no axis varies, by dotted path and by short name."""
         values: dict[str, Any] = dict(self._defaults)
-        for path, value in flatten({"model": declared.model, "train": declared.train.model_dump()}):
+        for path, value in flatten(declared.settings):
             if value != {}:
                 values[path] = value
                 values[self.path(path)] = value

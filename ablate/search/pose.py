@@ -14,9 +14,9 @@ from ablate.errors import GridError
 from ablate.plan import build_plan
 from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.expand import expand
-from ablate.plan.plan import read_names
 from ablate.plan.resolve import Resolver
 from ablate.plan.setting_names import Names
+from ablate.plan.tasks import make_resolver, read_names
 from ablate.search.objective import check_metrics
 from ablate.search.problem import Problem
 from ablate.search.schema import Objective, Search
@@ -46,7 +46,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
 
     Raises `GridError` for everything that cannot work, naming the place in the file.
     """
-    declared = search.arm or tuple(arm for arm in [_infer_arm(search, read_names())] if arm)
+    declared = search.arm or tuple(arm for arm in [_infer_arm(search, read_names(search))] if arm)
     values: dict[str, list[Any]] = {axis: [] for axis in (declared[0] if declared else ())}
     for arm in declared:
         for axis, level in arm.items():
@@ -96,7 +96,7 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     """
     tune = study.tune
     assert tune is not None
-    expansion = expand(study, Axes(study, read_names(), study.axes))
+    expansion = expand(study, Axes(study, read_names(study), study.axes))
     whole = build_plan(study, corpus)  # an arm that another one stands for is not tuned twice
     models = {arm.name: arm.model for arm in whole.arms}
     seeds = tune.fresh_seeds(study.seeds)
@@ -153,8 +153,8 @@ def _vary(declared: Declaration, own: Sequence[Axis], tuning: Tuning, corpus: Co
             )
         places[path] = budget
     varied = declared.replace(train=_shorten(declared, tuning))
-    axes = Axes(varied, read_names(), (*own, *space))
-    return axes, Resolver(varied, axes, corpus, budget=places)
+    axes = Axes(varied, read_names(varied), (*own, *space))
+    return axes, make_resolver(varied, axes, corpus, budget=places)
 
 
 def _shorten(declared: Declaration, tuning: Tuning) -> TrainConfig:

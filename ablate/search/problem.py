@@ -10,6 +10,7 @@ from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan.identity import run_id
 from ablate.plan.resolve import Resolver
+from ablate.plan.tasks import make_resolver
 from ablate.search.schema import Confirm, Objective
 from ablate.search.space import ArmSpace
 from ablate.study.declaration import Declaration
@@ -54,7 +55,7 @@ class Problem:
     @property
     def confirming(self) -> Resolver:
         """The resolver for the arms of the confirmation."""
-        return Resolver(self.confirmed, self.arms[0].axes, self.corpus)
+        return make_resolver(self.confirmed, self.arms[0].axes, self.corpus)
 
     def check_horizon(self) -> None:
         """Raises `GridError` where settings of the space cannot be trained for as long as the search is for."""

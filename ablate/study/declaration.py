@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from ablate.errors import DataError, GridError
 from ablate.formatting import quote
 from ablate.metrics import LANGUAGE_MODEL, Direction
+from ablate.study.program import Program
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
 from ablate.study.tuning import Frozen, Tune
 from ablate.study.yaml_source import KeyPath, Place, Source
 
 Design = Literal["full", "one_at_a_time", "leave_one_out"]
+
+OWN = ("model", "train", "data")  # the sections that a program's own settings may have
+
 Match = Literal["none", "parameters", "flops"]
 
 
@@ -51,11 +57,43 @@ class Declaration(Frozen):
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
     train: TrainConfig
+    program: Program | None = Field(
+        None, description="a program of your own that trains the arms; model, train and data are then settings of yours"
+    )
+    own: SkipJsonSchema[dict[str, Any]] = Field({}, exclude=True, repr=False)  # the settings of a program
     rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
     resources: Resources = Resources()
     seeds: Seeds = Field((0,), description="the number of seeds, or a list of them")
 
     _source: Source = PrivateAttr(default_factory=Source)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_own_settings_apart(cls, value: Any) -> Any:
+        """With a program, `model`, `train` and `data` are its own settings, which may have any keys."""
+        if not isinstance(value, dict) or "own" in value:
+            raise ValueError("unknown key 'own'") if isinstance(value, dict) else ValueError("must be a mapping")
+        if value.get("program") is None:
+            return value
+        own = {key: value[key] for key in OWN if key in value}
+        for key, settings in own.items():
+            if not isinstance(settings, dict):
+                raise ValueError(f"{key}: must be a mapping of the program's settings, got {quote(settings)}")
+        no_settings: dict[str, Any] = {}
+        rest = {key: part for key, part in value.items() if key not in OWN}
+        return {**rest, "own": own, "model": {}, "train": TrainConfig.model_construct(**no_settings)}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the arms have in common, as nested mappings."""
+        if self.program is not None:
+            return self.own
+        return {"model": self.model, "train": self.train.model_dump()}
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the file, in which programs run."""
+        return Path(self.file).parent
 
     @property
     def name(self) -> str:
@@ -65,7 +103,7 @@ class Declaration(Frozen):
     @property
     def metrics(self) -> Mapping[str, Direction]:
         """The metrics of the runs, with the better direction of each. Arms are compared by the first."""
-        return LANGUAGE_MODEL
+        return LANGUAGE_MODEL if self.program is None else self.program.metrics
 
     @property
     def file(self) -> str:

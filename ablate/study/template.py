@@ -59,3 +59,13 @@ def write_value(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value) if isinstance(value, dict | list | tuple) else str(value)
+
+
+def placeholder_values(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of nested settings by its dotted name, the mappings included."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values[f"{prefix}{key}"] = value
+        if isinstance(value, Mapping):
+            values |= placeholder_values(value, f"{prefix}{key}.")
+    return values

@@ -1,0 +1,276 @@
+"""The arms of a program: their settings, their command, and the code that trains them."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ablate.data import CorpusInfo
+from ablate.errors import GridError, suggest
+from ablate.formatting import quote
+from ablate.plan.axes import Assignment, Axes, arm_name
+from ablate.plan.identity import canonical_json
+from ablate.plan.program_names import PROVIDED
+from ablate.plan.resolve import Resolved, Resolver
+from ablate.plan.setup import Setup
+from ablate.sources.files import Code, collect
+from ablate.sources.git import Tree, find_tree
+from ablate.sources.variables import variable_name
+from ablate.study.declaration import Declaration
+from ablate.study.overlay import Overlay
+from ablate.study.program import Program
+from ablate.study.settings import Settings, flatten
+from ablate.study.template import fill, is_placeholder, names_in, placeholder_values
+from ablate.study.yaml_source import KeyPath, Place
+
+GIT = "git"  # the axis whose levels are branches, tags, commits and patches
+NO_CORPUS = CorpusInfo("", 0, 0, 0)  # only the program knows what it reads
+_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramSetup(Setup):
+    """The settings of an arm, and where its program runs. `tree` is the arm's level of the axis `git`, if it has one,
+    and `base_tree` the first level of that axis."""
+
+    program: Program
+    settings: Mapping[str, Any]
+    folder: Path
+    code: Code
+    steps: int | None = None
+    tree: Tree | None = None
+    base_tree: Tree | None = None
+
+    @property
+    def n_steps(self) -> int | None:
+        return self.steps
+
+    @property
+    def n_params(self) -> None:
+        return None
+
+    @property
+    def flops_per_token(self) -> None:
+        return None
+
+    @property
+    def n_tokens(self) -> None:
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.settings)
+
+    @cached_property
+    def _own(self) -> dict[str, Any]:
+        """The settings without the level of `git`, whose tree counts instead of its name."""
+        return {key: value for key, value in self.settings.items() if key != GIT or self.tree is None}
+
+    @property
+    def code_hash(self) -> str:
+        return self.tree.hash if self.tree is not None else self.code.hash
+
+    def identity(self, data_hash: str) -> str:  # noqa: ARG002 - the data are the program's own
+        return canonical_json({"program": self._describe(), "settings": self._own})
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "command": list(self.program.command),
+            "pattern": list(self.program.pattern),
+            "metrics": [list(pair) for pair in self.program.metrics.items()],
+            "env": dict(self.program.env),
+            "code": self.code_hash,
+        }
+
+    def config(self) -> Mapping[str, Any]:
+        sections: dict[str, Any] = {"model": {}, "train": {}}
+        other: dict[str, Any] = {}
+        for key, value in self._own.items():
+            (sections if key in ("model", "train") and isinstance(value, dict) else other)[key] = value
+        return {**sections, "program": self._describe(), **({"settings": other} if other else {})}
+
+    def show_command(self, seed: int) -> list[str]:
+        """The words of a run's command, with the placeholders that are only known later left as they are."""
+        provided = {name: f"{{{name}}}" for name in PROVIDED} | {"seed": seed, "grid_dir": str(self.folder)}
+        values = placeholder_values(self.settings) | provided
+        return [fill(word, values) for word in self.program.command]
+
+    @property
+    def pace_group(self) -> str:
+        return canonical_json([self.code_hash, self._own])
+
+
+class ProgramResolver(Resolver):
+    """Resolves the settings of an arm, and checks that its command can be filled in.
+
+    Raises `GridError` for a placeholder that nothing fills, code that cannot be read, or a command that does not exist.
+    """
+
+    def __init__(
+        self,
+        declared: Declaration,
+        axes: Axes,
+        corpus: CorpusInfo,
+        overlays: Sequence[Overlay] = (),
+        budget: Mapping[str, Place] | None = None,
+    ) -> None:
+        assert declared.program is not None
+        self.program = declared.program
+        self.folder = declared.folder.resolve()
+        super().__init__(declared, axes, corpus, overlays, budget)
+        self._trees = self._find_trees()
+        self.code = self._collect_code()
+        self._check_command()
+        self._check_placeholders()
+
+    @property
+    def notices(self) -> list[str]:
+        unread = [axis for axis in self.axes.levels if axis not in self._read and axis != GIT]
+        return [
+            *super().notices,
+            *(
+                f"the command has no placeholder for the axis {axis}: the program must read it from "
+                f"${variable_name(axis)}, or from arm.json in {{run_dir}}"
+                for axis in unread
+            ),
+            *dict.fromkeys(notice for tree in self._trees.values() for notice in tree.notices),
+        ]
+
+    @cached_property
+    def _read(self) -> frozenset[str]:
+        """The settings that the command and the variables read, and those inside of them."""
+        texts = (*self.program.command, *self.program.env.values())
+        names = {name for text in texts for name in names_in(text)}
+        inside = {axis for axis in self.axes.levels for name in names if axis.startswith(f"{name}.")}
+        return frozenset(names | inside)
+
+    def _find_trees(self) -> dict[str, Tree]:
+        trees = {}
+        for level in self.axes.levels.get(GIT, ()):
+            place = Place(self.declared.source, level.place)
+            if not isinstance(level.name, str) or not level.name:
+                raise place.refuse(f"a level of git is a branch, a tag, a commit or patch:FILE, got {level.name!r}")
+            try:
+                trees[level.name] = find_tree(self.folder, level.name)
+            except GridError as error:
+                raise place.refuse(f"{level.name}: {error}") from None
+        return trees
+
+    def _collect_code(self) -> Code:
+        try:
+            return collect(self.folder, self.program.code, self.program.command)
+        except GridError as error:
+            raise self.declared.refuse(("program", "code"), str(error)) from None
+
+    def _check_command(self) -> None:
+        """Raises `GridError` if the program, or a Python script in its command, does not exist."""
+        name, *words = self.program.command
+        if not names_in(name):
+            path = name if os.sep not in name else str(self.folder / name)
+            if find_program(path) is None:
+                raise self._refuse_command(f"there is no program {quote(name)} on this machine")
+        for word in words if not self._trees else ():
+            is_script = word.endswith(".py") and not names_in(word) and not word.startswith("-") and "=" not in word
+            if is_script and not (self.folder / word).exists():
+                near = (path.name for path in (self.folder / word).parent.glob("*.py"))
+                raise self._refuse_command(f"there is no file {quote(word)} in the grid's folder{suggest(word, near)}")
+
+    def _refuse_command(self, message: str) -> GridError:
+        return self.declared.refuse(("program", "command"), message)
+
+    def _check_placeholders(self) -> None:
+        texts: list[tuple[KeyPath, str]] = [(("program", "command"), word) for word in self.program.command]
+        texts += [(("program", "env", name), text) for name, text in self.program.env.items()]
+        known = [*self.axes.levels, *(path for path, _ in flatten(self.base.tree)), *PROVIDED]
+        known += [path for rule in self.declared.rules for path in rule.set]
+        for place, text in texts:
+            for name in names_in(text):
+                if name not in known and self.base.get(name) is None:
+                    raise self.declared.refuse(place, f"nothing fills {{{name}}}{suggest(name, known)}")
+
+    def _conclude(self, settings: Settings, arm: Assignment, notices: Sequence[str]) -> Resolved:
+        tree = settings.tree
+        self._check_finite(settings)
+        self._check_variables(settings)
+        self._check_words(settings, arm)
+        git = tree.get(GIT) if self._trees else None
+        setup = ProgramSetup(
+            self.program,
+            tree,
+            self.folder,
+            self.code,
+            self._count_steps(settings),
+            self._trees.get(git) if git is not None else None,
+            next(iter(self._trees.values()), None),
+        )
+        return Resolved(setup, tuple(notices), frozenset(settings.places))
+
+    def _check_finite(self, settings: Settings) -> None:
+        for path, value in flatten(settings.tree):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise self._refuse(path, settings, f"{value} is not a finite number")
+
+    def _check_variables(self, settings: Settings) -> None:
+        """Raises `GridError` for settings that would share an environment variable."""
+        taken = {variable_name(name): name for name in PROVIDED}
+        for path, _ in flatten(settings.tree):
+            twin = taken.setdefault(variable_name(path), path)
+            if twin != path:
+                message = f"{path} and {twin} would both be ${variable_name(path)}: rename one of them"
+                raise self._refuse(path, settings, message)
+
+    def _check_words(self, settings: Settings, arm: Assignment) -> None:
+        """Raises `GridError` where a placeholder has no value in this arm, or a value would become an option."""
+        values = dict.fromkeys(PROVIDED, "")
+        for index, word in enumerate((*self.program.command, *self.program.env.values())):
+            for name in names_in(word):
+                if name not in PROVIDED and not self._has(settings, name):
+                    message = f"{{{name}}} has no value in the arm {arm_name(arm)}: give it one under model or train"
+                    raise self._refuse_command(message)
+            if not is_placeholder(word) or not 0 < index < len(self.program.command):
+                continue
+            (name,) = names_in(word)
+            text = fill(word, values | {name: settings.get(name)})
+            if isinstance(settings.get(name), str) and text.startswith("-") and not _NUMBER.fullmatch(text):
+                message = (
+                    f"{quote(text)} fills a whole word of the command, where the program may take it for an option"
+                )
+                raise self._refuse(name, settings, f"{message}: write --NAME={{{name}}} in the command")
+
+    def _refuse(self, path: str, settings: Settings, message: str) -> GridError:
+        place = next(settings.places_near(path), self.declared.place(*path.split(".")))
+        return place.refuse(message)
+
+    @staticmethod
+    def _has(settings: Settings, name: str) -> bool:
+        *above, last = name.split(".")
+        tree = settings.get(tuple(above)) if above else settings.tree
+        return isinstance(tree, Mapping) and last in tree
+
+    def _count_steps(self, settings: Settings) -> int | None:
+        declared = self.program.steps
+        if not isinstance(declared, str):
+            return declared
+        value = settings.get(declared)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            known = [path for path, known in flatten(settings.tree) if type(known) is int]
+            message = f"{declared} is {value!r}, not a number of steps{suggest(declared, known)}"
+            raise self.declared.refuse(("program", "steps"), message)
+        return value
+
+
+def find_program(name: str) -> str | None:
+    """The path of a program as a run finds it: the folder of this interpreter comes first, then PATH."""
+    return shutil.which(name, path=search_path())
+
+
+def search_path() -> str:
+    """PATH with the folder of this interpreter in front, so that `python` is the one with ablate in it."""
+    return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
