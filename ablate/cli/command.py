@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, machine, results, search, study
+from ablate.cli import archive, init, machine, results, search, study
 from ablate.errors import AblateError
 from ablate.execution.packages import check_packages
 
@@ -56,7 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `ablate --help`
-    "Train a study": (study.plan, study.run, study.stop, study.submit),
+    "Train a study": (init.init, study.plan, study.run, study.stop, study.submit),
     "Look at results": (results.status, results.logs, results.report, results.generate),
     "Search for settings": (search.search,),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),

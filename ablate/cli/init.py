@@ -1,0 +1,36 @@
+"""The verb `init`: a commented study to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ablate.errors import AblateError, suggest
+from ablate.files import write_atomic
+from ablate.starters import KINDS, read_starter
+
+KINDS_HELP = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
+
+
+def init(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=KINDS_HELP)],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Folder to write to. Default: KIND, in this folder.")
+    ] = None,
+) -> None:
+    """Write a small commented study to start from. It runs as it is, in under two minutes on 2 CPU cores."""
+    if kind not in KINDS:
+        raise AblateError(f"there is no starter {kind!r}{suggest(kind, KINDS)}")
+    folder = folder or Path(kind)
+    texts = read_starter(kind)
+    if there := [name for name in texts if (folder / name).exists()]:
+        raise AblateError(f"{folder}: {', '.join(there)} would be overwritten; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
+        print(folder / name)
+    (declared,) = (name for name in texts if name.endswith(".yaml"))
+    verb = "search" if declared.startswith("search") else "run"
+    print(f"\nNext: cd {folder} && ablate plan {declared} && ablate {verb} {declared}")

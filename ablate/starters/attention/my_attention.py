@@ -1,0 +1,26 @@
+"""Your own attention: a plain torch module. ablate checks that no output looks ahead before anything trains."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class MyAttention(nn.Module):
+    """Causal attention in which a token sees only the last `window` tokens."""
+
+    # ablate passes the sizes that you ask for by name: d_model, n_heads, layer, n_layers, context_length. Every other
+    # argument is a knob of yours, which a grid or a search can set. It needs a default.
+    def __init__(self, d_model: int, n_heads: int, window: int = 16) -> None:
+        super().__init__()
+        self.n_heads, self.window = n_heads, window
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: (batch, tokens, d_model), as is the result
+        b, t, d = x.shape
+        q, k, v = self.qkv(x).view(b, t, 3, self.n_heads, d // self.n_heads).permute(2, 0, 3, 1, 4)
+        position = torch.arange(t, device=x.device)
+        distance = position[:, None] - position
+        visible = (distance >= 0) & (distance < self.window)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+        return self.out(mixed.transpose(1, 2).reshape(b, t, d))
