@@ -60,12 +60,14 @@ def test_the_hooks_and_the_workflow_call_what_make_calls() -> None:
 def test_every_file_that_is_no_module_is_packaged() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]
     for folder, name in (("ablate", "ablate"), ("model", "ablate_model")):
+        modules = {path for path in (ROOT / folder).rglob("*.py") if (path.parent / "__init__.py").is_file()}
         others = {
             path
             for path in (ROOT / folder).rglob("*")
-            if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
-        }
+            if path.is_file() and path.suffix != ".pyc" and "__pycache__" not in path.parts
+        } - modules
         packaged = {path for pattern in patterns[name] for path in (ROOT / folder).glob(pattern)}
+        packaged = {path for path in packaged if path.is_file() and path.suffix != ".pyc"}
         assert others == packaged
 
 

@@ -37,6 +37,7 @@ def undisturbed(make_bench):
     return bench.curves()
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
     outcome = bench.train(stuck_s=4.0, worker_class=faulty.SuspendedWorker)
     assert outcome.states == {"finished": 2}
@@ -44,6 +45,7 @@ def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
     assert bench.curves() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_later_trains_too(make_bench, undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, nodes = make_bench(), [{"CPU": 1.0}]
     monkeypatch.setattr("ablate.execution.slots.node_resources", lambda: nodes)
@@ -61,6 +63,7 @@ def test_a_node_that_joins_later_trains_too(make_bench, undisturbed, monkeypatch
     assert bench.curves() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_cluster_whose_head_is_gone_is_told_of_once(make_bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make_bench()
     assert bench.train(worker_class=faulty.SlowWorker).states == {"finished": 2}
@@ -75,6 +78,7 @@ def test_a_cluster_whose_head_is_gone_is_told_of_once(make_bench, monkeypatch: p
     assert bench.texts().count("the head of the Ray cluster does not answer") == 1
 
 
+@pytest.mark.slow
 def test_no_lane_is_opened_for_which_there_is_no_run(make_bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make_bench()
     monkeypatch.setattr("ablate.execution.slots.node_resources", lambda: [{"CPU": 8.0}])

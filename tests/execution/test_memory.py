@@ -63,6 +63,7 @@ ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), rea
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=ON_GPU)])
+@pytest.mark.slow
 def test_half_at_once_where_memory_ends(write_grid: Callable[..., Path], tmp_path: Path, device: str) -> None:
     grid = write_grid(
         model={"d_model": 64, "n_layers": 2, "n_heads": 2, "context_length": 256},

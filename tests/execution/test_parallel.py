@@ -49,6 +49,7 @@ def test_the_curve_equals_that_of_one_process(bench, undisturbed) -> None:
             assert found == pytest.approx(expected, rel=ROUNDING_64)
 
 
+@pytest.mark.slow
 def test_one_of_a_group_dies_and_another_has_no_room(bench, undisturbed) -> None:
     assert bench.train(processes=2, worker_class=faulty.LosingWorker).states == {"finished": 2}
     assert "its worker died" in bench.texts()

@@ -101,6 +101,7 @@ def test_mlflow_has_it_all(story: Story) -> None:
         assert params["train.steps"] == "300"
 
 
+@pytest.mark.slow
 def test_two_drivers_train_each_run_once(undisturbed_curves: Curves, process_grid: Path, tmp_path: Path) -> None:
     processes = [start("run", process_grid, "--runs", tmp_path, "--workers", "1") for _ in range(2)]
     for process in processes:

@@ -50,6 +50,7 @@ def inflict(fault: str, process: subprocess.Popen[str], draw: random.Random, gri
 
 
 @pytest.mark.parametrize("trial", range(FIRST, FIRST + COUNT))
+@pytest.mark.slow
 def test_nothing_is_lost(trial: int, process_grid: Path, undisturbed_curves: Curves, tmp_path: Path) -> None:
     draw = random.Random(trial)
     fault = FAULTS[trial % len(FAULTS)]

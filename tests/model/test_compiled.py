@@ -45,6 +45,7 @@ def compare(**settings: Any) -> None:
 
 @needs_compiler
 @pytest.mark.parametrize(("attention", "normalization"), [("standard", "prenorm"), ("differential", "ngpt")])
+@pytest.mark.slow
 def test_compiled_blocks_train_as_eager_ones(attention: str, normalization: str) -> None:
     compare(attention=attention, normalization=normalization)
 
