@@ -15,12 +15,15 @@ KINDS_HELP = "; ".join(f"{kind}: {text}" for kind, text in KINDS.items())
 
 
 def init(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=KINDS_HELP)],
+    kind: Annotated[str | None, typer.Argument(metavar="KIND", help=f"{KINDS_HELP}. Default: list the kinds.")] = None,
     folder: Annotated[
         Path | None, typer.Argument(metavar="FOLDER", help="Folder to write to. Default: KIND, in this folder.")
     ] = None,
 ) -> None:
     """Write a small commented study to start from. It runs as it is, in under two minutes on 2 CPU cores."""
+    if kind is None:
+        print("\n".join(f"ablate init {name:<16} {text}" for name, text in KINDS.items()))
+        return
     if kind not in KINDS:
         raise AblateError(f"there is no starter {kind!r}{suggest(kind, KINDS)}")
     folder = folder or Path(kind)
