@@ -45,6 +45,7 @@ ARROWS = {
         "starters",
         "ablate_model",
     },
+    "run_log": {"sources"},
     "__main__": {"cli"},
 }
 ROOMS = [name for name in ARROWS if (ROOT / "ablate" / name).is_dir()]

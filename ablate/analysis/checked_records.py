@@ -130,7 +130,7 @@ def _check_run(run: RunRecord, place: Path) -> None:
 
 
 def _check_arm(arm: ArmRecord, place: Path) -> ArmRecord:
-    for name, least in (("n_params", 0), ("flops_per_token", 0), ("n_steps", 1), ("n_tokens", 0)):
+    for name, least in (("n_params", 0), ("flops_per_token", 0), ("n_steps", 0), ("n_tokens", 0)):
         size = getattr(arm, name)
         if size is not None and not least <= size <= MAX_COUNT:
             raise RecordError(f"{place}: {name} of the arm {arm.arm!r} is not a number from {least} to {MAX_COUNT}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -271,12 +271,29 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
     if unknown := sorted({arm.baseline for arm in record.arms} - n_steps.keys()):
         raise RecordError(f"{place}: the baseline {unknown[0]!r} is not an arm of this study")
     metrics = list_metrics(record.metrics)
-    return Results(
-        record,
-        tuple(
-            RunCurve(run.run_id, run.arm, run.seed, n_steps[run.arm], *known[run.run_id], metrics)
-            for run in record.runs
-        ),
+    runs = tuple(
+        RunCurve(
+            run.run_id,
+            run.arm,
+            run.seed,
+            n_steps[run.arm] or max(known[run.run_id].status.n_steps, 1),
+            *known[run.run_id],
+            metrics,
+        )
+        for run in record.runs
+    )
+    return Results(_complete(record, runs), runs)
+
+
+def _complete(record: StudyRecord, runs: Iterable[RunCurve]) -> StudyRecord:
+    """Fill in what only the runs of a program know: how many steps an arm has. It is the most that one run has."""
+    if all(arm.n_steps for arm in record.arms):
+        return record
+    most: dict[str, int] = {}
+    for run in runs:
+        most[run.arm] = max(most.get(run.arm, 1), run.n_steps)
+    return replace(
+        record, arms=tuple(arm if arm.n_steps else replace(arm, n_steps=most.get(arm.arm, 1)) for arm in record.arms)
     )
 
 

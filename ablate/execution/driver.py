@@ -46,7 +46,7 @@ class Driver:
         self,
         plan: Plan,
         store: StudyFolder,
-        corpus: Corpus,
+        corpus: Corpus | None,
         placement: Placement,
         mirror: MlflowMirror,
         observe: Observer,
@@ -164,7 +164,7 @@ class Driver:
         folder = self.store.run(run.run_id)
         self.feed.begin(run)
         cut_counts = self.stopping is not None or self.source is not None
-        job = make_job(self.plan, run, self.pool.placement, self.software, cut_counts=cut_counts)
+        job = make_job(self.plan, run, self.pool.placement, self.software, cut_counts=cut_counts, study=self.store.path)
         self.watchdog.begin(folder.status)
         slot.begin(run, job)
         if run.run_id not in self._held_elsewhere:
@@ -281,8 +281,7 @@ class Driver:
         if state == "failed":
             text = status.error
         elif state == "queued":
-            has_checkpoint = self.store.run(run.run_id).checkpoint.exists()
-            text = "its checkpoint is kept" if has_checkpoint else "it had no checkpoint yet"
+            text = run.arm.setup.resumption(self.store.run(run.run_id).checkpoint)
         self._end(run, state, text)
 
     def _end(self, run: Run, state: State, text: str) -> None:

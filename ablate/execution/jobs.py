@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -50,7 +51,7 @@ def record_arm(arm: Arm) -> ArmRecord:
         baseline=arm.baseline,
         n_params=arm.n_params,
         flops_per_token=arm.flops_per_token,
-        n_steps=arm.n_steps or 0,
+        n_steps=arm.n_steps if arm.setup.has_fixed_steps and arm.n_steps else 0,
         n_tokens=arm.n_tokens,
         notices=arm.notices,
         identity=arm_id(arm.identity),
@@ -71,9 +72,15 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
 
 
 def make_job(
-    plan: Plan, run: Run, placement: Placement, software: Mapping[str, Any], *, cut_counts: bool = False
+    plan: Plan,
+    run: Run,
+    placement: Placement,
+    software: Mapping[str, Any],
+    *,
+    cut_counts: bool = False,
+    study: Path = Path(),
 ) -> Job:
-    """Describe a run to a worker."""
+    """Describe a run to a worker. `study` is the folder of the study."""
     manifest = {
         **software,
         "arm": run.arm.name,
@@ -85,7 +92,8 @@ def make_job(
         "shared_by": placement.slots,
         **_tuning_of(plan, run.arm.name),
     }
-    return Job(run.run_id, config_of(plan, run), manifest, cut_counts)
+    told = {"study": plan.study.name, "arm": run.arm.name, "axes": run.arm.axes, **run.arm.setup.directions(study)}
+    return Job(run.run_id, config_of(plan, run), manifest, cut_counts, told)
 
 
 def _tuning_of(plan: Plan, arm: str) -> Mapping[str, Any]:

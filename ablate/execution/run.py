@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ablate.data import check_vocabulary, prepare
+from ablate.data import Corpus, check_vocabulary, prepare
 from ablate.errors import DataError, RecordError
 from ablate.execution.early_stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.events import Event, Outcome
@@ -24,6 +24,7 @@ from ablate.execution.view import View
 from ablate.formatting import format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
+from ablate.plan.program import export_code
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
@@ -115,12 +116,8 @@ def run_study(
     what = f", {done} of them {'left as they are' if options.retry_failed else 'done before'}" if done else ""
     more = f", at most {n_more} more to come" if n_more else ""
     console.print(f"{plan.study.name}: {len(plan.runs)} runs{what}{more}", highlight=False)
-    corpus = prepare(plan.study.data, base, store.path.parent / SHARDS)
-    for vocab_size in {arm.model.vocab_size for arm in plan.arms}:
-        try:
-            check_vocabulary(corpus, vocab_size)
-        except DataError as error:
-            raise plan.study.refuse(("model", "vocab_size"), str(error)) from None
+    corpus = _prepare_corpus(plan, base, store.path.parent / SHARDS)
+    export_code(plan, store.path)
     if stopping is not None:
         seed_from_curves(stopping, plan, dict(_read_curves(plan, store)))
     if options.limit is not None:
@@ -159,6 +156,22 @@ def run_study(
     _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
+
+
+def _prepare_corpus(plan: Plan, base: Path, shards: Path) -> Corpus | None:
+    """The corpus of a plan; None for a program.
+
+    Raises `DataError`, and `GridError` for a vocabulary that is too small.
+    """
+    if plan.study.program is not None:
+        return None
+    corpus = prepare(plan.study.data, base, shards)
+    for vocab_size in {arm.model.vocab_size for arm in plan.arms}:
+        try:
+            check_vocabulary(corpus, vocab_size)
+        except DataError as error:
+            raise plan.study.refuse(("model", "vocab_size"), str(error)) from None
+    return corpus
 
 
 def _read_curves(plan: Plan, store: StudyFolder) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:

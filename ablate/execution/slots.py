@@ -44,7 +44,7 @@ class Slot:
     share of the cluster, all of them or none.
     """
 
-    def __init__(self, placement: Placement, study: Path, corpus: Corpus, worker_class: type[RunWorker]) -> None:
+    def __init__(self, placement: Placement, study: Path, corpus: Corpus | None, worker_class: type[RunWorker]) -> None:
         self.placement, self.study, self.corpus, self.worker_class = placement, study, corpus, worker_class
         self.run: Run | None = None
         self.tasks: dict[Any, int] = {}
@@ -153,7 +153,7 @@ class SlotPool:
     def __init__(
         self,
         store: StudyFolder,
-        corpus: Corpus,
+        corpus: Corpus | None,
         placement: Placement,
         worker_class: type[RunWorker],
         observe: Observer,

@@ -34,7 +34,9 @@ def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *
             continue
         for sentence in (*_repair_config(plan, run, folder), *_check_manifest(folder)):
             tell(sentence)
-        if status.state == "finished" and (flaw := folder.weights_flaw()) and not _save_weights_again(folder, status):
+        if not run.arm.setup.has_weights or status.state != "finished":
+            continue
+        if (flaw := folder.weights_flaw()) and not _save_weights_again(folder, status):
             if folder.weights.is_symlink() or folder.weights.exists():
                 tell(f"{flaw}; the curve is intact. To train the run again, remove its folder: {folder.path}")
             elif needs_weights:

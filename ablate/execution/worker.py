@@ -18,6 +18,7 @@ from ablate.execution.placement import Placement
 from ablate.files import make_folder
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.language_model import LanguageModelTrainer, Train
+from ablate.tasks.program import ProgramTrainer
 from ablate.tasks.recorder import FolderRecorder
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.folders import StudyFolder
@@ -39,11 +40,18 @@ class Seat:
 class RunWorker:
     """Trains runs. The driver makes it a Ray actor with two threads: one trains, the other receives `stop` and `cut`.
 
-    With a `seat`, it trains each run together with the other workers of its group.
+    Without a corpus, the runs are those of a program. With a `seat`, it trains each run together with the other workers
+    of its group.
     """
 
     def __init__(
-        self, study: Path, corpus: Corpus, placement: Placement, seat: Seat | None = None, *, train: Train = train
+        self,
+        study: Path,
+        corpus: Corpus | None,
+        placement: Placement,
+        seat: Seat | None = None,
+        *,
+        train: Train = train,
     ) -> None:
         self.store, self.corpus, self.threads = StudyFolder(study), corpus, placement.cpus
         self._stop = threading.Event()
@@ -58,7 +66,11 @@ class RunWorker:
             if ray.util.get_node_ip_address() == LOOPBACK:
                 stay_on_loopback()
             self.group = DataParallel(seat.rank, seat.size, seat.meeting, torch.device(self.device))
-        self._trainer: Trainer = LanguageModelTrainer(corpus, self.device, self.threads, self.group, train)
+        self._trainer: Trainer = (
+            ProgramTrainer(self.device, self.threads)
+            if corpus is None
+            else LanguageModelTrainer(corpus, self.device, self.threads, self.group, train)
+        )
 
     def ready(self) -> str:
         """Return the host and the process id, after this process has met its group."""

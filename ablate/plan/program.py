@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError, suggest
@@ -22,7 +22,7 @@ from ablate.plan.program_names import PROVIDED
 from ablate.plan.resolve import Resolved, Resolver
 from ablate.plan.setup import Setup
 from ablate.sources.files import Code, collect
-from ablate.sources.git import Tree, find_tree
+from ablate.sources.git import Tree, export, exported_at, find_tree
 from ablate.sources.variables import variable_name
 from ablate.study.declaration import Declaration
 from ablate.study.overlay import Overlay
@@ -30,6 +30,9 @@ from ablate.study.program import Program
 from ablate.study.settings import Settings, flatten
 from ablate.study.template import fill, is_placeholder, names_in, placeholder_values
 from ablate.study.yaml_source import KeyPath, Place
+
+if TYPE_CHECKING:
+    from ablate.plan.plan import Plan
 
 GIT = "git"  # the axis whose levels are branches, tags, commits and patches
 NO_CORPUS = CorpusInfo("", 0, 0, 0)  # only the program knows what it reads
@@ -95,6 +98,19 @@ class ProgramSetup(Setup):
         for key, value in self._own.items():
             (sections if key in ("model", "train") and isinstance(value, dict) else other)[key] = value
         return {**sections, "program": self._describe(), **({"settings": other} if other else {})}
+
+    def directions(self, study: Path) -> Mapping[str, Any]:
+        place = exported_at(study, self.tree) if self.tree is not None else None
+        return {
+            "settings": self.settings,
+            "folder": str(self.folder),
+            "cwd": str(self.folder if place is None or self.tree is None else place / self.tree.below),
+            "files": list(self.code.files) if place is None else None,
+            "diff": f"{place}.diff" if place is not None else "",
+            "n_steps": self.steps,
+            "silent_s": self.program.silent_for,
+            "timeout_s": self.program.timeout,
+        }
 
     def show_command(self, seed: int) -> list[str]:
         """The words of a run's command, with the placeholders that are only known later left as they are."""
@@ -274,3 +290,11 @@ def find_program(name: str) -> str | None:
 def search_path() -> str:
     """PATH with the folder of this interpreter in front, so that `python` is the one with ablate in it."""
     return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+
+
+def export_code(plan: Plan, study: Path) -> None:
+    """Write the trees of the axis `git` into the folder of the study. Raises `GridError` for one that has changed."""
+    for arm in plan.arms:
+        setup = arm.setup
+        if isinstance(setup, ProgramSetup) and setup.tree is not None and setup.base_tree is not None:
+            export(setup.tree, exported_at(study, setup.tree), setup.base_tree)

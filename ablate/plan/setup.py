@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
@@ -56,6 +57,24 @@ class Setup(ABC):
     def facts(self) -> Mapping[str, Any]:
         """What the manifest of a run says about its training."""
         return {}
+
+    def directions(self, study: Path) -> Mapping[str, Any]:  # noqa: ARG002 - a task may keep files in the study's folder
+        """What else a worker needs to know to train a run."""
+        return {}
+
+    @property
+    def has_fixed_steps(self) -> bool:
+        """Whether a whole run always has `n_steps`. Otherwise the run itself says where it ended."""
+        return False
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether a finished run leaves weights that ablate can read."""
+        return False
+
+    def resumption(self, checkpoint: Path) -> str:  # noqa: ARG002 - a task may keep none
+        """What becomes of a run that was stopped, in words."""
+        return "it continues if its program can"
 
     @property
     @abstractmethod
@@ -113,6 +132,17 @@ class LanguageModel(Setup):
 
     def config(self) -> Mapping[str, Any]:
         return self.to_dict()
+
+    @property
+    def has_fixed_steps(self) -> bool:
+        return True
+
+    @property
+    def has_weights(self) -> bool:
+        return True
+
+    def resumption(self, checkpoint: Path) -> str:
+        return "its checkpoint is kept" if checkpoint.exists() else "it had no checkpoint yet"
 
     @property
     def immaterial(self) -> frozenset[str]:

@@ -64,6 +64,11 @@ def find_tree(folder: Path, level: str) -> Tree:
     return Tree(level, tree, commit, top, below, patch, notices)
 
 
+def exported_at(study: Path, tree: Tree) -> Path:
+    """The folder in a study's folder that holds the files of a tree."""
+    return study.resolve() / "code" / "git" / tree.hash[:16]
+
+
 def export(tree: Tree, target: Path, base: Tree) -> None:
     """Write the files of a tree into the folder `target`, and its difference from `base` into `target`.diff.
 

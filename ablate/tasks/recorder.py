@@ -48,6 +48,7 @@ class FolderRecorder:
         self.folder, self.curve, self.status = folder, curve, status
         self.device, self.now = device, now
         self.n_steps = status.n_steps
+        self.measures_itself, self.memory_bytes = True, 0  # of a program, whose memory is not this process's
         self._began = time.monotonic() - status.took_s
         self._beaten = -HEARTBEAT_S
 
@@ -86,6 +87,9 @@ class FolderRecorder:
             self.curve.rewind(0, 0)
         return state
 
+    def _peak_bytes(self) -> int:
+        return peak_memory_bytes(self.device) if self.measures_itself else self.memory_bytes
+
     def note(self, text: str) -> None:
         self.status = replace(self.status, notes=(*self.status.notes, text))
 
@@ -97,7 +101,7 @@ class FolderRecorder:
             n_steps=self.n_steps,
             heartbeat=self.now(),
             took_s=round(time.monotonic() - self._began, 3),
-            memory_bytes=max(self.status.memory_bytes, peak_memory_bytes(self.device)),
+            memory_bytes=max(self.status.memory_bytes, self._peak_bytes()),
             curve=(self.curve.n_bytes, self.curve.crc32) if state in ("finished", "diverged") else None,
         )
         self.folder.write_status(self.status)

@@ -85,6 +85,10 @@ class CurveWriter:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
         self.n_bytes, self.crc32 = self.n_bytes + len(content), zlib.crc32(content, self.crc32)
 
+    def fileno(self) -> int:
+        """The descriptor that holds the lease, for a process that must keep it."""
+        return self._file.fileno()
+
     def sync(self) -> None:
         """Wait for the disk, so that the lines written so far survive a crash of the machine."""
         os.fsync(self._file.fileno())
@@ -107,7 +111,7 @@ class CurveReader:
     """Follows a curve that is still being written. Each `read` returns the lines since the last one."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.last_step = path, 0
+        self.path, self.last_step = path, -1
         self._offset, self._last_line = 0, b""  # the line that ended there
 
     def read(self) -> list[dict[str, Any]]:

@@ -103,8 +103,8 @@ class ArmRecord(Record):
     `arm` is its name, `axes` its level on each axis that exists for it, `within` its levels on the axes of
     `compare_within`, and `baseline` the name of the arm that it is compared with (its own name for a baseline).
     `flops_per_token` counts the forward and backward pass of training. Unknown sizes, as in imported runs, are None;
-    older records say 0. `identity` is the hash of everything except the seed that decides the results; empty if the
-    record does not have it.
+    older records say 0. `n_steps` is 0 if only the runs say where they end, as those of a program do. `identity` is the
+    hash of everything except the seed that decides the results; empty if the record does not have it.
     """
 
     arm: str

@@ -1,0 +1,140 @@
+"""Metrics in the output of a program: JSON lines, and lines that match a pattern.
+
+Blocks without any text that a metric line must have are passed over as a whole, so that a program that prints 100 MB/s
+is not slowed down.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from re import _constants, _parser  # type: ignore[attr-defined]
+from typing import Any
+
+from ablate.tracking.curve import parse_object
+
+MAX_LINE_BYTES = 2**16  # a longer line is cut
+MAX_SEARCHED = 2**13  # characters of a line that patterns search
+STEP = "step"
+STEP_KEYS = (STEP, "_step", "global_step", "iter", "iteration")  # in a JSON line, the first that is there
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_END = re.compile(rb"[\r\n]")
+
+Values = Mapping[str, float | int]
+
+
+class LineReader:
+    """Reads metrics from blocks of output, and from lines that `ablate.log` wrote.
+
+    `wanted` are the names of which a JSON line must have one to count. `remarks` are what a person should know, each
+    once.
+    """
+
+    def __init__(self, patterns: Sequence[str], wanted: Sequence[str]) -> None:
+        self.patterns = [re.compile(pattern) for pattern in patterns]
+        self.wanted = frozenset(wanted)
+        self.remarks: dict[str, None] = {}
+        self.step: int | None = None  # the last one seen in the output
+        self._rest = b""
+        marks = [b"{", *map(find_literal, patterns)]
+        # Without a text that a pattern needs, every line has to be searched.
+        self._mark = re.compile(b"|".join(map(re.escape, marks))) if all(marks) else None
+
+    def read(self, block: bytes, *, is_last: bool = False) -> Iterator[tuple[int, Values]]:
+        """(step, values) of each line that has metrics. The last line waits for its end, unless the block `is_last`."""
+        content = self._rest + block
+        end = len(content) if is_last else max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+        self._rest = content[end:][:MAX_LINE_BYTES]
+        for line in self._candidates(content[:end]):
+            yield from self._read_line(line[:MAX_LINE_BYTES])
+
+    def _candidates(self, lines: bytes) -> Iterator[bytes]:
+        """The lines that may have metrics."""
+        if self._mark is None:
+            yield from _END.split(lines)
+            return
+        place = 0
+        while found := self._mark.search(lines, place):
+            before = max(lines.rfind(b"\n", place, found.start()), lines.rfind(b"\r", place, found.start()))
+            start = max(place, before + 1)
+            stop = _END.search(lines, found.end())
+            place = stop.end() if stop else len(lines)
+            yield lines[start : stop.start() if stop else place]
+
+    def _read_line(self, line: bytes) -> Iterator[tuple[int, Values]]:
+        text = _COLOURS.sub("", line.decode(errors="replace")).strip()
+        if text.startswith("{") and (record := parse_object(text.encode())) is not None:
+            yield from self._read_object(record)
+            return
+        values: dict[str, float | int] = {}
+        for pattern in self.patterns:
+            if found := pattern.search(text, 0, MAX_SEARCHED):
+                for name, part in found.groupdict().items():
+                    if part is not None and (number := self._number(name, part)) is not None:
+                        values[name] = number
+        step = values.pop(STEP, self.step)
+        if step is None and values:
+            self.remarks.setdefault(f"{', '.join(values)} without a step so far: left out")
+        elif step is not None and self._is_step(step):
+            self.step = int(step)
+            if values:
+                yield self.step, values
+
+    def _read_object(self, record: Mapping[str, Any]) -> Iterator[tuple[int, Values]]:
+        key = next((key for key in STEP_KEYS if key in record), None)
+        if key is not None and self.wanted & record.keys() and self._is_step(record[key]):
+            self.step = int(record[key])
+            yield self.step, _numbers(record, key)
+
+    def read_logged(self, lines: bytes) -> Iterator[tuple[int, Values]]:
+        """(step, values) of each line of `ablate.log`."""
+        for line in lines.splitlines():
+            record = parse_object(line)
+            if record is not None and self._is_step(record.get(STEP)):
+                yield int(record[STEP]), _numbers(record, STEP)
+
+    def _number(self, name: str, text: str) -> float | int | None:
+        try:
+            return int(text) if name == STEP and text.isdecimal() else float(text)
+        except (ValueError, OverflowError):
+            self.remarks.setdefault(f"{name}: {text[:40]!r} is not a number: left out")
+            return None
+
+    def _is_step(self, value: Any) -> bool:
+        is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        if is_whole and (isinstance(value, int) or value.is_integer()):
+            return True
+        self.remarks.setdefault(f"step {json.dumps(value)[:40]} is not a whole number: left out")
+        return False
+
+
+def _numbers(record: Mapping[str, Any], step_key: str) -> dict[str, float | int]:
+    return {
+        key: value
+        for key, value in record.items()
+        if key != step_key and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def find_literal(pattern: str) -> bytes:
+    """The longest text that every match of a regular expression contains; empty if none is certain."""
+    parsed = _parser.parse(pattern)
+    if parsed.state.flags & re.IGNORECASE:
+        return b""
+    runs = [""]
+    _collect(parsed, runs)
+    return max(runs, key=len).encode()
+
+
+def _collect(parsed: Any, runs: list[str]) -> None:
+    """Append the runs of characters that always follow each other, outside of alternatives and repetitions."""
+    for operator, argument in parsed:
+        if operator is _constants.LITERAL:
+            runs[-1] += chr(argument)
+        elif operator is _constants.SUBPATTERN and not argument[1] & re.IGNORECASE:
+            runs.append("")
+            _collect(argument[3], runs)
+            runs.append("")
+        elif operator is not _constants.AT:
+            runs.append("")
