@@ -1,10 +1,11 @@
 """Runs one program, and ends everything that it started. A worker starts this file as a script of its own.
 
-usage: guard.py CONTROL RESULT LEASE WORD...
+usage: guard.py CONTROL RESULT LEASE TERM_S WORD...
 
 CONTROL is a pipe from the worker: T asks the program to end, and K ends it at once. So does the end of the pipe, which
 means that the worker died. RESULT is a pipe to the worker, for one JSON object. LEASE is the open curve of the run: its
-lock is held until nothing of the program is left, even if the worker is gone.
+lock is held until nothing of the program is left, even if the worker is gone. TERM_S is how long the program may take
+to end after SIGTERM.
 
 Processes that lost their parent become children of this one (on Linux), so none can escape. Only the standard library,
 and little of it, because this starts with every run.
@@ -17,7 +18,6 @@ import sys
 import time
 from contextlib import suppress
 
-TERM_S = 30.0  # how long a program may take to end after SIGTERM
 LEFTOVER_S = 3.0  # how long processes that it left behind may take
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 EXEC_FAILED = 127
@@ -89,8 +89,8 @@ def ignore(number: int, frame: object) -> None:
 class Guard:
     """Watches over a program until nothing of it is left."""
 
-    def __init__(self, control: int, program: int) -> None:
-        self.control, self.program = control, program
+    def __init__(self, control: int, program: int, term_s: float) -> None:
+        self.control, self.program, self.term_s = control, program, term_s
         self.status: int | None = None  # of the program, once it has ended
         self.is_alone = False  # whether no child is left
         self.deadline: float | None = None  # when everything gets SIGKILL
@@ -112,7 +112,7 @@ class Guard:
         """Do what the worker asks for. Returns whether it may ask for more."""
         order = os.read(self.control, 1)
         if order == b"T" and self.deadline is None:
-            self.deadline = time.monotonic() + TERM_S
+            self.deadline = time.monotonic() + self.term_s
             with suppress(OSError):
                 os.killpg(self.program, signal.SIGTERM)
         elif order in (b"K", b""):
@@ -155,12 +155,12 @@ def main() -> None:
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, ignore)
     read_fault, fault = os.pipe()
-    program = start(sys.argv[4:], fault)
+    program = start(sys.argv[5:], fault)
     os.close(fault)
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (1, 2):  # only the program holds the pipe of the output
         os.dup2(nothing, fd)
-    left = (guard := Guard(control, program)).watch(wakeup)
+    left = (guard := Guard(control, program, float(sys.argv[4]))).watch(wakeup)
     import resource
 
     usage = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

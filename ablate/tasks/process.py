@@ -18,6 +18,7 @@ from typing import Self
 from ablate.tasks import guard
 
 BLOCK_BYTES = 2**20
+TERM_S = 30.0  # how long a program may take to end after SIGTERM
 PIPE_BYTES = 2**20  # so that a program that prints much seldom waits for its reader
 
 
@@ -60,7 +61,17 @@ class Process:
             fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         try:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(control), str(result), str(lease), *words],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    guard.__file__,
+                    str(control),
+                    str(result),
+                    str(lease),
+                    str(TERM_S),
+                    *words,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
