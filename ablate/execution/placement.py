@@ -88,7 +88,8 @@ def count_slots(cpus: int, gpus: float, processes: int, nodes: Nodes) -> int:
 
 def _count_processes(cpus: int, gpus: float, node: Mapping[str, float]) -> int:
     count = int(node.get("CPU", 0)) // cpus
-    return min(count, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else count
+    n_gpus = int(node.get("GPU", 0))
+    return min(count, n_gpus // int(gpus) if gpus >= 1 else n_gpus * int(1 / gpus + 1e-9)) if gpus else count
 
 
 def _describe_run(cpus: int, gpus: float, processes: int) -> str:

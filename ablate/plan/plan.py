@@ -20,8 +20,7 @@ from ablate.plan.remarks import (
     find_spare_vocabulary,
     find_uneven_split,
 )
-from ablate.plan.resolve import Resolved
-from ablate.plan.setup import LanguageModel, Setup, identify_setups, language_model
+from ablate.plan.setup import LanguageModel, Resolved, Setup, identify_setups, language_model
 from ablate.plan.tasks import make_resolver, read_names
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
@@ -133,6 +132,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     expansion = expand(study, space)
     resolver = make_resolver(study, space, corpus, overlays)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
+    if study.match != "none" and study.program is not None:
+        raise study.refuse(("match",), "match adapts a model of ablate, but the arms train a program (legal: none)")
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
     arms, merged = _name_arms(study, expansion, resolved, corpus)

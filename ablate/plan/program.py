@@ -19,8 +19,8 @@ from ablate.formatting import quote
 from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.identity import canonical_json
 from ablate.plan.program_names import PROVIDED
-from ablate.plan.resolve import Resolved, Resolver
-from ablate.plan.setup import Setup
+from ablate.plan.resolve import Resolver
+from ablate.plan.setup import Resolved, Setup
 from ablate.sources.files import Code, collect
 from ablate.sources.git import Tree, export, exported_at, find_tree
 from ablate.sources.variables import variable_name

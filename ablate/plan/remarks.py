@@ -9,9 +9,8 @@ from ablate.data import CorpusInfo
 from ablate.formatting import count, quote
 from ablate.plan.axes import arm_name, display
 from ablate.plan.expand import Expansion
-from ablate.plan.identity import IMMATERIAL
-from ablate.plan.resolve import Resolved
 from ablate.plan.setting_names import Names
+from ablate.plan.setup import Resolved
 from ablate.study.declaration import Study
 from ablate.study.schema import TrainConfig
 from ablate.study.settings import NAME, Settings, find_same, flatten
@@ -42,10 +41,7 @@ def explain_merged(expansion: Expansion, resolved: Sequence[Resolved], merged: M
 
 def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
     """Explain why settings in which two arms differ have no effect."""
-    model = one.model.idle() | other.model.idle()
-    train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, but not the result")
-    train |= one.train.explain_idle() | other.train.explain_idle()
-    idle = {f"model.{path}": why for path, why in model.items()} | {f"train.{key}": why for key, why in train.items()}
+    idle = {**one.setup.explain_idle(), **other.setup.explain_idle()}
     values, others = dict(flatten(one.setup.to_dict())), dict(flatten(other.setup.to_dict()))
     for path, why in idle.items():
         parts = [key for key in values.keys() & others.keys() if key == path or key.startswith(f"{path}.")]

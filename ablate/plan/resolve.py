@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
-from ablate.plan.setup import LanguageModel, Setup, language_model
+from ablate.plan.setup import LanguageModel, Resolved
 from ablate.study.declaration import Declaration
 from ablate.study.load import explain
 from ablate.study.overlay import Overlay
@@ -26,28 +25,6 @@ MAX_WARMUP_STEPS = 2000  # the warm-up of nGPT's own baseline
 LONGEST = 10**12  # steps; a typing error may be too large for a float
 
 Change = tuple[str, Any, Place]  # a dotted path, its new value, and where that stands
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The configuration of an arm, and remarks for its reader."""
-
-    setup: Setup
-    notices: tuple[str, ...]
-    settings: frozenset[str]  # the dotted paths that its levels and rules set
-
-    @property
-    def model(self) -> ModelConfig:
-        """The model of an arm that trains one of ablate's."""
-        return language_model(self.setup).model
-
-    @property
-    def train(self) -> TrainConfig:
-        """The training of an arm that trains one of ablate's models."""
-        return language_model(self.setup).train
-
-    def with_model(self, model: ModelConfig) -> Resolved:
-        return replace(self, setup=LanguageModel(model, self.train))
 
 
 class Resolver:
@@ -240,11 +217,13 @@ class Resolver:
     def _check_processes(self, train: TrainConfig, arm: Assignment) -> None:
         """Raises `GridError` where the processes of a run cannot share its batch evenly."""
         processes = self.declared.resources.n_processes
-        if processes == 1:
+        if processes == 1 and (self.declared.resources.gpus or 0) <= 1:
             return
         share, rest = divmod(train.batch_size, processes)
         at_once = min(train.sequences_at_once, share)
-        if rest:
+        if processes == 1:
+            text = "one process trains on one GPU"
+        elif rest:
             text = f"{processes} processes cannot share a batch of {train.batch_size} sequences evenly"
         elif share % at_once:
             text = f"each of {processes} processes has {share} sequences per batch, not divisible by {at_once} at once"

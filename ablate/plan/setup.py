@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ class Setup(ABC):
     @abstractmethod
     def config(self) -> Mapping[str, Any]:
         """The sections of config.json that decide the results, without the data and the seed."""
+
+    def explain_idle(self) -> Mapping[str, str]:
+        """Settings that have no effect here, by dotted path, with the reason."""
+        return {}
 
     @property
     def immaterial(self) -> frozenset[str]:
@@ -144,6 +148,12 @@ class LanguageModel(Setup):
     def resumption(self, checkpoint: Path) -> str:
         return "its checkpoint is kept" if checkpoint.exists() else "it had no checkpoint yet"
 
+    def explain_idle(self) -> Mapping[str, str]:
+        train = dict.fromkeys(sorted(IMMATERIAL), "it changes when and where a run trains, but not the result")
+        train |= self.train.explain_idle()
+        model = {f"model.{path}": why for path, why in self.model.idle().items()}
+        return model | {f"train.{key}": why for key, why in train.items()}
+
     @property
     def immaterial(self) -> frozenset[str]:
         return IMMATERIAL | self.train.idle_settings()
@@ -180,3 +190,25 @@ def identify_setups(setups: Sequence[Setup], data_hash: str) -> list[tuple[str, 
     models = [setup for setup in setups if isinstance(setup, LanguageModel)]
     known = iter(identify([(setup.model, setup.train) for setup in models], data_hash))
     return [next(known) if isinstance(setup, LanguageModel) else (setup.identity(data_hash),) * 2 for setup in setups]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The configuration of an arm, and remarks for its reader."""
+
+    setup: Setup
+    notices: tuple[str, ...]
+    settings: frozenset[str]  # the dotted paths that its levels and rules set
+
+    @property
+    def model(self) -> ModelConfig:
+        """The model of an arm that trains one of ablate's."""
+        return language_model(self.setup).model
+
+    @property
+    def train(self) -> TrainConfig:
+        """The training of an arm that trains one of ablate's models."""
+        return language_model(self.setup).train
+
+    def with_model(self, model: ModelConfig) -> Resolved:
+        return replace(self, setup=LanguageModel(model, self.train))

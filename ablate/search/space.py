@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ablate.errors import GridError
 from ablate.plan.axes import Assignment, Axes, Level, arm_name
 from ablate.plan.match import SIZES, MatchError, match_size
-from ablate.plan.resolve import Resolved, Resolver
+from ablate.plan.resolve import Resolver
+from ablate.plan.setup import Resolved
 from ablate.study.declaration import Match
 from ablate.study.settings import Settings, find_same, is_same, value_key
 from ablate.study.tuning import GRID, MAX_TRIALS, Parameter, Tuning

@@ -17,7 +17,7 @@ from ablate.errors import AblateError, GridError, RecordError
 from ablate.execution.jobs import RunSource, record_study
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
-from ablate.plan.resolve import Resolved
+from ablate.plan.setup import Resolved
 from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct
 from ablate.search.objective import score_trial
 from ablate.search.optimizer import make_sampler, open_storage, open_study

@@ -81,6 +81,11 @@ class Declaration(Frozen):
                 raise ValueError(f"{key}: must be a mapping of the program's settings, got {quote(settings)}")
         no_settings: dict[str, Any] = {}
         rest = {key: part for key, part in value.items() if key not in OWN}
+        resources = rest.get("resources")
+        if isinstance(resources, dict):
+            if resources.get("processes", 1) != 1:
+                raise ValueError("resources.processes: a program starts its own processes, on the GPUs of its run")
+            rest["resources"] = {**resources, "processes": 1}
         return {**rest, "own": own, "model": {}, "train": TrainConfig.model_construct(**no_settings)}
 
     @property
