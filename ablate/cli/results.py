@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli.inputs import find_mirror, find_store, write_command
+from ablate.cli.foreign_runs import (
+    ArmName,
+    Experiment,
+    FlopsName,
+    From,
+    Map,
+    Metric,
+    Mlflow,
+    RunName,
+    SecondsName,
+    SeedName,
+    StepName,
+    TokensName,
+    choose_names,
+    open_foreign,
+)
+from ablate.cli.inputs import find_mirror, find_store
 from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, Runs, Study
 from ablate.errors import AblateError
 
@@ -110,39 +126,22 @@ def report(
         ),
     ] = None,
     attach: Annotated[bool, typer.Option("--attach/--no-attach", help="Attach the report in MLflow.")] = True,
-    mlflow: Annotated[
-        str | None,
-        typer.Option(
-            "--mlflow",
-            metavar="URI",
-            help="Report on runs in this MLflow, whatever code made them. Needs --experiment.",
-        ),
-    ] = None,
-    experiment: Annotated[
-        str | None,
-        typer.Option("--experiment", metavar="NAME", help="MLflow experiment of these runs. Needs --mlflow."),
-    ] = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="MLflow metric with their validation loss. Default: val/loss, val_loss, eval/loss or eval_loss.",
-        ),
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="FACT=NAME",
-            help="MLflow tag, param or metric that holds a fact: arm=model_name, arm=attention,norm (two axes), "
-            "seed=random_state, device=gpu, steps=max_iters, tokens=seen_tokens. Repeatable.",
-        ),
-    ] = None,
+    from_: From = None,
+    mlflow: Mlflow = None,
+    experiment: Experiment = None,
+    metric: Metric = None,
+    arm: ArmName = None,
+    seed: SeedName = None,
+    step: StepName = None,
+    run: RunName = None,
+    tokens: TokensName = None,
+    flops: FlopsName = None,
+    seconds: SecondsName = None,
+    map_: Map = None,
 ) -> None:
     """Write the report of a study (report.html and others) and print its speedups. Compares several studies.
 
-    With --mlflow and --experiment, report on runs that MLflow has.
+    With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs that MLflow has.
     """
     from ablate.analysis import TARGETS, parse_target
     from ablate.report import ReportOptions, attach_report, clean_name, read_studies, write_report
@@ -154,19 +153,24 @@ def report(
         baseline=_read_pairs("--baseline", "AXIS=LEVEL", baseline) or None,
         figures=figures,
     )
-    stores = [find_store(study, runs) for study in studies or ()]
-    if mlflow is None and experiment is None:
-        if metric is not None or map_:
-            raise AblateError("--metric and --map name what MLflow has: give --mlflow and --experiment too")
+    costs = {"tokens": tokens, "flops": flops, "wall_s": seconds}
+    chosen = choose_names(
+        _read_pairs("--map", "FACT=NAME", map_), val_loss=metric, arm=arm, seed=seed, step=step, run=run, **costs
+    )
+    stores = [] if from_ else [find_store(study, runs) for study in studies or ()]
+    if not from_ and mlflow is None and experiment is None:
+        if chosen:
+            raise AblateError("--metric and --map name what others logged: give --mlflow and --experiment, or --from")
         if not stores:
-            raise AblateError("no study to report on: name its grid or folder, or --mlflow URI --experiment NAME")
+            raise AblateError("no study to report on: name its grid or folder, --from PATH, or --mlflow URI")
         read: Callable[[], Results] = partial(read_studies, stores)
         folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
     else:
-        if mlflow is None or experiment is None or stores:
+        if stores:
             raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
-        chosen = _read_pairs("--map", "FACT=NAME", map_) | ({} if metric is None else {"val_loss": metric})
-        read, folder = _open_experiment(mlflow, experiment, chosen), runs / clean_name(experiment) / "report"
+        paths = [*from_, *(studies or ())] if from_ else []
+        read, name = open_foreign(chosen, paths, mlflow, experiment)
+        folder = runs / clean_name(name) / "report"
     place = folder if out is None else out
     made = write_report(read(), place, options=options)
     while watch and not made.is_complete:
@@ -227,14 +231,6 @@ def generate(
     except ValueError as error:
         raise AblateError(f"--{str(error).replace('_', '-', 1)}") from None
     print(continue_prompt(find_run(run, runs), prompt, tokens, sampling, stop=stop, seed=seed))
-
-
-def _open_experiment(uri: str, experiment: str, chosen: Mapping[str, str]) -> Callable[[], Results]:
-    """A function that reads the experiment. Raises `AblateError` for an unknown name in `chosen`."""
-    from ablate.imports.mlflow import MlflowReader, read_mlflow_study
-    from ablate.imports.names import Names
-
-    return partial(read_mlflow_study, MlflowReader(uri), experiment, Names(chosen), write_command(uri))
 
 
 def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str]:

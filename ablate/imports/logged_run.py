@@ -31,7 +31,8 @@ class LoggedRun:
 
     `facts` are its params, tags or config by name, as text. `logged` names all of its metrics, and `histories` holds
     those that were read. `start_s` is a Unix time, nan if unknown. `status` is the state as the other program names it,
-    and `parent` the id of the run below which this one was logged.
+    and `parent` the id of the run below which this one was logged. `place` holds the folders and the file that it was
+    read from, and its name in that file; empty if it was not read from a file.
     """
 
     run_id: str
@@ -43,3 +44,4 @@ class LoggedRun:
     status: str = ""
     commit: str | None = None
     parent: str | None = None
+    place: tuple[str, ...] = ()

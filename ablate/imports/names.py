@@ -25,7 +25,7 @@ FACTS: Mapping[str, tuple[str, ...]] = {
 CURVES: Mapping[str, tuple[str, ...]] = {
     "val_loss": ("val/loss", "val_loss", "eval/loss", "eval_loss"),
     "train_loss": ("train_loss", "train/loss", "loss"),
-    "tokens": ("tokens", "train/tokens", "tokens_seen", "n_tokens", "num_tokens"),
+    "tokens": ("tokens", "train/tokens", "tokens_seen", "n_tokens", "num_tokens", "num_input_tokens_seen"),
     "flops": ("flops", "train/flops"),
     "wall_s": ("wall_s",),
     "learning_rate": ("learning_rate", "train/learning_rate", "lr", "train/lr"),
@@ -34,12 +34,20 @@ CURVES: Mapping[str, tuple[str, ...]] = {
 }
 """The same for metrics, by the column of a curve."""
 
+PLACES: Mapping[str, tuple[str, ...]] = {
+    "step": ("step", "global_step", "train/global_step", "trainer/global_step", "iteration", "iter", "_step"),
+    "run": ("run", "run_id", "run_name"),
+    "time": ("_runtime", "_timestamp", "wall_time", "timestamp"),
+}
+"""The same for columns of a table that say to which step, run and time (s) a row belongs."""
+
+_KNOWN = {**FACTS, **CURVES, **PLACES}
 _UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # a seed that was never set, as text
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names that the user chose for some of `FACTS` and `CURVES`. Several names for `arm` make one axis each.
+    """Names that the user chose for some of `FACTS`, `CURVES` and `PLACES`. Several names for `arm` make one axis each.
 
     Raises `AblateError` for any other key.
     """
@@ -48,14 +56,14 @@ class Names:
 
     def __post_init__(self) -> None:
         for what, name in self.chosen.items():
-            if what not in (*FACTS, *CURVES):
-                raise AblateError(f"map: {what!r} is not a known fact or metric{suggest(what, (*FACTS, *CURVES))}")
+            if what not in _KNOWN:
+                raise AblateError(f"map: {what!r} is not a known fact or metric{suggest(what, _KNOWN)}")
             if not self.of(what):
                 raise AblateError(f"map: {what}={name} names no tag, param or metric")
 
     def of(self, what: str) -> tuple[str, ...]:
         if what not in self.chosen:
-            return FACTS[what] if what in FACTS else CURVES[what]
+            return _KNOWN[what]
         return tuple(name for part in self.chosen[what].split(",") if (name := part.strip()))
 
     @property

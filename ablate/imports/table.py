@@ -1,0 +1,140 @@
+"""Runs from any CSV, JSON Lines or Parquet file with a column of steps: one row per step, one or more runs per file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ablate.errors import RecordError, suggest
+from ablate.formatting import count
+from ablate.imports.columns import Column, check_steps, group_rows, make_history, read_times
+from ablate.imports.log_files import LogFile, Notes
+from ablate.imports.logged_run import LoggedRun
+from ablate.imports.names import CURVES, FACTS, PLACES, Names
+from ablate.imports.run_names import make_id
+from ablate.imports.table_files import Header, Table, read_header, read_table
+
+SOURCE = "tables"
+
+_REPEATED = 1.5
+"""Rows per step from which several runs were mixed. A run that resumed repeats fewer of its steps."""
+
+
+def recognizes(file: LogFile) -> bool:
+    header = read_header(file)
+    return header is not None and len(header.names) > 1
+
+
+def read(files: Sequence[LogFile], names: Names, notes: Notes) -> list[LoggedRun]:
+    """Read the runs of all files.
+
+    Raises `RecordError` if a file that was named has no column of steps, or if runs cannot be told apart. Such a file
+    is left out with a note if it was found in a folder.
+    """
+    runs: list[LoggedRun] = []
+    for file in files:
+        header = read_header(file)
+        assert header is not None
+        columns = match_columns(header, names)
+        if "step" in columns.values() or file.is_given:
+            runs += read_runs(file, header, columns, names, notes, (*file.folders, file.stem))
+        else:
+            notes.add(file.path, "left out, because it has no column of steps")
+    return runs
+
+
+def match_columns(header: Header, names: Names) -> dict[str, str]:
+    """Map columns to the names that are looked for, as `Val Loss` to `val_loss`, or to one of `PLACES`."""
+    wanted = [name for what in (*FACTS, *CURVES) for name in names.of(what)]
+    exact = {name: name for name in wanted if name in header.names}
+    loose = {_simplify(name): name for name in reversed(wanted) if name not in exact}
+    for name in header.names:
+        if name not in exact and (known := loose.get(_simplify(name))) and known not in exact.values():
+            exact[name] = known
+    for what in PLACES:
+        for name in names.of(what):
+            column = next((c for c in header.names if c == name), None) or next(
+                (c for c in header.names if _simplify(c) == _simplify(name)), None
+            )
+            if column is not None and (what == "step" or column not in exact):
+                exact[column] = what
+                break
+    return exact
+
+
+def read_runs(
+    file: LogFile,
+    header: Header,
+    columns: Mapping[str, str],
+    names: Names,
+    notes: Notes,
+    place: tuple[str, ...],
+    facts: Mapping[str, str] = {},
+) -> list[LoggedRun]:
+    """Read the runs of one file. `facts` are known from elsewhere, such as a file of hyperparameters beside it."""
+    there = {known: column for column, known in columns.items()}
+    if "step" not in there:
+        raise RecordError(
+            f"{file.path}: no column {' or '.join(names.of('step'))}"
+            f"{suggest(names.of('step')[0], header.names).replace('legal: ', 'there: ')}; see --step"
+        )
+    table = read_table(file, header, list(columns), notes)
+    numbers = {known: table.numbers(there[known]) for known in ("step", "time") if known in there}
+    curves = {n: there[n] for what in CURVES for n in names.of(what) if n in there}
+    metrics = {name: table.numbers(column) for name, column in curves.items()}
+    for column, read in ((there["step"], numbers["step"]), *((curves[n], m) for n, m in metrics.items())):
+        if read.n_odd and read.is_there.any():
+            notes.add(f"{file.path}, {column}", f"left out {count(read.n_odd, 'cell')} that is not a number")
+    check_steps(file.path, there["step"], numbers["step"])
+    texts = {n: table.texts(there[n]) for what in FACTS for n in names.of(what) if n in there}
+    by = {n: texts[n] for what in ("arm", "seed") for n in names.of(what) if n in texts}
+    by |= {"run": table.texts(there["run"])} if "run" in there else {}
+    is_split = any(text.null_count < table.n_rows for text in by.values())
+    found = []
+    for rows in group_rows(list(by.values())) if is_split else [np.arange(table.n_rows)]:
+        steps = _take(numbers["step"], rows)
+        times_s, start_s = read_times(_take(numbers["time"], rows) if "time" in numbers else None, rows.size)
+        own = {name: text for name, cells in texts.items() if (text := _agree(cells, rows)) is not None}
+        key = tuple(str(cells[int(rows[0])].as_py()) for cells in by.values())
+        histories = {name: make_history(steps, times_s, _take(metric, rows)) for name, metric in metrics.items()}
+        histories = {name: history for name, history in histories.items() if history.steps.size}
+        loss = next((histories[n].steps for n in names.of("val_loss") if n in histories), np.empty(0))
+        if "run" not in by and loss.size >= _REPEATED * max(np.unique(loss).size, 1) and loss.size > 2:
+            _refuse_mixture(file, key, loss.size, int(np.unique(loss).size), header, columns)
+        run_place = (*place, "/".join(key)) if is_split else place
+        logged = frozenset(histories) | {n for n in header.names if n not in columns}
+        found.append(
+            LoggedRun(make_id(run_place), "finished", {**facts, **own}, logged, histories, start_s, place=run_place)
+        )
+    return found
+
+
+def _refuse_mixture(
+    file: LogFile, key: tuple[str, ...], n_rows: int, n_steps: int, header: Header, columns: Mapping[str, str]
+) -> None:
+    others = [name for name in header.names if name not in columns]
+    whose = f"{file.path} ({', '.join(key)})" if key else str(file.path)
+    raise RecordError(
+        f"{whose}: {n_rows:,} losses for {n_steps:,} steps, so it mixes several runs. Name the column that tells them "
+        f"apart with --seed, --arm or --run{f' (there: {chr(44).join(others[:40])})' if others else ''}"
+    )
+
+
+def _take(column: Column, rows: Any) -> Column:
+    return Column(column.values[rows], column.is_there[rows])
+
+
+def _agree(cells: Any, rows: Any) -> str | None:
+    """The text that all rows with a text agree on; None if there is no such text."""
+    found = cells.take(rows).drop_null().unique()
+    return str(found[0].as_py()) if len(found) == 1 else None
+
+
+def _simplify(name: str) -> str:
+    return re.sub(r"[\s_]+", "_", name.strip().casefold())
+
+
+__all__ = ["SOURCE", "Table", "match_columns", "read", "read_runs", "recognizes"]
