@@ -74,7 +74,8 @@ def find_facts(trainings: Sequence[Training]) -> Facts:
     """Read the costs of all trainings, and leave out those that cannot be compared."""
     counted = [training for training in trainings if training.state in ENDED and training.loss.size]
     is_logged = [training for training in counted if np.isfinite(read_seconds(training, "wall_s")[0]).any()]
-    clock: Clock = "wall_s" if counted and len(is_logged) == len(counted) else "points"
+    is_timed = any(np.isfinite(h.times_s).any() for t in counted for run in t.pieces for h in run.histories.values())
+    clock: Clock = "wall_s" if counted and (len(is_logged) == len(counted) or not is_timed) else "points"
     found = {training.run_id: read_costs(training, clock) for training in trainings}
     costs = {run_id: {what: cost for what, (cost, _) in read.items()} for run_id, read in found.items()}
     faults = {run_id: {w: reason for w, (_, reason) in read.items() if reason} for run_id, read in found.items()}

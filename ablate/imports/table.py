@@ -19,6 +19,9 @@ from ablate.imports.table_files import Header, Table, read_header, read_table
 
 SOURCE = "tables"
 
+STEP, RUN, TIME = "<step>", "<run>", "<time>"  # not the names of metrics, which may be called step or time
+_PLACE = {"step": STEP, "run": RUN, "time": TIME}
+
 _REPEATED = 1.5
 """Rows per step from which several runs were mixed. A run that resumed repeats fewer of its steps."""
 
@@ -39,7 +42,7 @@ def read(files: Sequence[LogFile], names: Names, notes: Notes) -> list[LoggedRun
         header = read_header(file)
         assert header is not None
         columns = match_columns(header, names)
-        if "step" in columns.values() or file.is_given:
+        if STEP in columns.values() or file.is_given:
             runs += read_runs(file, header, columns, names, notes, (*file.folders, file.stem))
         else:
             notes.add(file.path, "left out, because it has no column of steps")
@@ -47,7 +50,7 @@ def read(files: Sequence[LogFile], names: Names, notes: Notes) -> list[LoggedRun
 
 
 def match_columns(header: Header, names: Names) -> dict[str, str]:
-    """Map columns to the names that are looked for, as `Val Loss` to `val_loss`, or to one of `PLACES`."""
+    """Map columns to the names that are looked for, as `Val Loss` to `val_loss`, and to `STEP`, `RUN` and `TIME`."""
     wanted = [name for what in (*FACTS, *CURVES) for name in names.of(what)]
     exact = {name: name for name in wanted if name in header.names}
     loose = {_simplify(name): name for name in reversed(wanted) if name not in exact}
@@ -60,7 +63,7 @@ def match_columns(header: Header, names: Names) -> dict[str, str]:
                 (c for c in header.names if _simplify(c) == _simplify(name)), None
             )
             if column is not None and (what == "step" or column not in exact):
-                exact[column] = what
+                exact[column] = _PLACE[what]
                 break
     return exact
 
@@ -76,33 +79,33 @@ def read_runs(
 ) -> list[LoggedRun]:
     """Read the runs of one file. `facts` are known from elsewhere, such as a file of hyperparameters beside it."""
     there = {known: column for column, known in columns.items()}
-    if "step" not in there:
+    if STEP not in there:
         raise RecordError(
             f"{file.path}: no column {' or '.join(names.of('step'))}"
             f"{suggest(names.of('step')[0], header.names).replace('legal: ', 'there: ')}; see --step"
         )
     table = read_table(file, header, list(columns), notes)
-    numbers = {known: table.numbers(there[known]) for known in ("step", "time") if known in there}
+    numbers = {known: table.numbers(there[known]) for known in (STEP, TIME) if known in there}
     curves = {n: there[n] for what in CURVES for n in names.of(what) if n in there}
     metrics = {name: table.numbers(column) for name, column in curves.items()}
-    for column, read in ((there["step"], numbers["step"]), *((curves[n], m) for n, m in metrics.items())):
+    for column, read in ((there[STEP], numbers[STEP]), *((curves[n], m) for n, m in metrics.items())):
         if read.n_odd and read.is_there.any():
             notes.add(f"{file.path}, {column}", f"left out {count(read.n_odd, 'cell')} that is not a number")
-    check_steps(file.path, there["step"], numbers["step"])
+    check_steps(file.path, there[STEP], numbers[STEP])
     texts = {n: table.texts(there[n]) for what in FACTS for n in names.of(what) if n in there}
     by = {n: texts[n] for what in ("arm", "seed") for n in names.of(what) if n in texts}
-    by |= {"run": table.texts(there["run"])} if "run" in there else {}
+    by |= {RUN: table.texts(there[RUN])} if RUN in there else {}
     is_split = any(text.null_count < table.n_rows for text in by.values())
     found = []
     for rows in group_rows(list(by.values())) if is_split else [np.arange(table.n_rows)]:
-        steps = _take(numbers["step"], rows)
-        times_s, start_s = read_times(_take(numbers["time"], rows) if "time" in numbers else None, rows.size)
+        steps = _take(numbers[STEP], rows)
+        times_s, start_s = read_times(_take(numbers[TIME], rows) if TIME in numbers else None, rows.size)
         own = {name: text for name, cells in texts.items() if (text := _agree(cells, rows)) is not None}
         key = tuple(str(cells[int(rows[0])].as_py()) for cells in by.values())
         histories = {name: make_history(steps, times_s, _take(metric, rows)) for name, metric in metrics.items()}
         histories = {name: history for name, history in histories.items() if history.steps.size}
         loss = next((histories[n].steps for n in names.of("val_loss") if n in histories), np.empty(0))
-        if "run" not in by and loss.size >= _REPEATED * max(np.unique(loss).size, 1) and loss.size > 2:
+        if RUN not in by and loss.size >= _REPEATED * max(np.unique(loss).size, 1) and loss.size > 2:
             _refuse_mixture(file, key, loss.size, int(np.unique(loss).size), header, columns)
         run_place = (*place, "/".join(key)) if is_split else place
         logged = frozenset(histories) | {n for n in header.names if n not in columns}

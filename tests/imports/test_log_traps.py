@@ -1,0 +1,357 @@
+"""Logs with gaps, restarts, other units and hostile content: one message, or a note beside the right number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from log_writers import make_runs, to_lightning, to_tensorboard, to_trainer_state, to_wandb, write_csv
+
+from ablate.analysis import speed_ups
+from ablate.analysis.results import Results
+from ablate.analysis.selection import rebase
+from ablate.errors import AblateError, RecordError, ResourceError
+from ablate.imports.columns import Column, is_logged
+from ablate.imports.log_study import read_log_study
+from ablate.imports.names import Names
+from ablate.imports.run_names import shorten, split_seed
+from ablate.report.write import write_report
+
+STEPS = range(0, 2001, 100)
+Rows = list[dict[str, Any]]
+NAN = math.nan
+
+
+def rows_of(arm: str, seed: int, last: int = 2000, **more: Any) -> Rows:
+    """A run of `gpt`, or of `new`, which is twice as fast. Functions in `more` give a column by the step."""
+    speed = 2 if arm == "new" else 1
+    return [
+        {"step": step, "val_loss": 5 + seed / 100 - math.log1p(speed * step) / 2}
+        | {name: value(step) if callable(value) else value for name, value in more.items()}
+        for step in STEPS
+        if step <= last
+    ]
+
+
+def write_runs(folder: Path, changed: Mapping[str, Rows] = {}, **more: Any) -> Path:
+    for arm in ("gpt", "new"):
+        for seed in range(2):
+            name = f"{arm}-seed{seed}"
+            write_csv(folder / f"{name}.csv", changed.get(name) or rows_of(arm, seed, **more))
+    return folder
+
+
+def read(*paths: Path, **chosen: str) -> Results:
+    return read_log_study([str(path) for path in paths], Names(chosen))
+
+
+def compare(results: Results, axis: str = "steps") -> Any:
+    rows = speed_ups(rebase(results, {"arm": "gpt"}), ("final",))
+    return next(row for row in rows if (row.arm, row.axis) == ("new", axis))
+
+
+TWICE = pytest.approx(2.0, abs=0.05)
+
+
+# Cells
+
+
+def test_nan_between_numbers_is_a_filler_and_nan_at_the_end_is_divergence(tmp_path: Path) -> None:
+    def kept(*values: float) -> list[float]:
+        cells = np.array(values)
+        return list(cells[is_logged(Column(cells, np.ones(cells.size, bool)))])
+
+    assert kept(5, NAN, NAN, 4, NAN, NAN, 3, NAN, NAN) == [5, 4, 3]
+    np.testing.assert_equal(kept(5, NAN, NAN, 4, NAN, NAN, 3, NAN, NAN, NAN), [5, 4, 3, NAN])
+    np.testing.assert_equal(kept(5, 4, NAN, 3, 2, NAN), [5, 4, NAN, 3, 2, NAN])  # a value was logged in every row
+    np.testing.assert_equal(kept(5, 4, NAN, NAN), [5, 4, NAN, NAN])
+    lost = rows_of("new", 1)
+    lost[-1]["val_loss"] = "Infinity"
+    results = read(write_runs(tmp_path / "logs", {"new-seed1": lost}))
+    assert [run.state for run in results.runs] == ["finished", "finished", "finished", "diverged"]
+
+
+def test_numbers_as_a_spreadsheet_writes_them(tmp_path: Path) -> None:
+    def spell(rows: Rows, arm: str) -> Rows:
+        return [{"Arm": arm, "Seed": 0, "Schritt": f"{r['step']:,}", "Größe": r["val_loss"], "x": "="} for r in rows]
+
+    rows = [row for arm in ("gpt", "new") for row in spell(rows_of(arm, 0), arm)]
+    write_csv(tmp_path / "sheet.csv", [*rows, {"Arm": "gpt", "Seed": 0, "Größe": "#DIV/0!"}], ";", "utf-8-sig")
+    (tmp_path / "sheet.csv").write_text("sep=;\n" + (tmp_path / "sheet.csv").read_text("utf-8-sig"), "utf-8-sig")
+    text = (tmp_path / "sheet.csv").read_text("utf-8-sig")
+    comma = text.replace(",", "").replace(".", ",")  # 1,000;4.5 becomes 1000;4,5
+    (tmp_path / "comma.csv").write_text(comma, "latin-1")
+    for name in ("comma.csv",):
+        found = read(tmp_path / name, step="Schritt", val_loss="Größe")
+        assert compare(found).ratio == TWICE
+        assert any("left out 1 cell that is not a number" in caveat for caveat in found.record.caveats)
+        assert any("decimal comma" in caveat for caveat in found.record.caveats)
+    tabs = write_csv(tmp_path / "tabs.tsv", rows, "\t")
+    assert compare(read(tabs, step="Schritt", val_loss="Größe")).ratio == TWICE
+
+
+@pytest.mark.parametrize("column", ["epoch", "step (M)"])
+def test_fractions_are_no_steps(tmp_path: Path, column: str) -> None:
+    rows = [{column: row["step"] / 1000, "val_loss": row["val_loss"]} for row in rows_of("gpt", 0)]
+    with pytest.raises(RecordError, match=r"holds fractions, such as 0\.1"):
+        read(write_csv(tmp_path / "gpt.csv", rows), step=column)
+
+
+# Rows
+
+
+def test_a_log_that_goes_on_after_a_restart_counts_each_step_once(tmp_path: Path) -> None:
+    rows = rows_of("new", 1)
+    again = [{**row, "val_loss": row["val_loss"] + 1} for row in rows[:14]] + rows[10:]
+    results = read(write_runs(tmp_path / "logs", {"new-seed1": again}))
+    assert (compare(results).ratio, compare(results).n_pairs) == (TWICE, 2)
+    path = tmp_path / "logs" / "new-seed0.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n2000\n")
+    results = read(tmp_path / "logs")
+    assert compare(results).ratio == TWICE
+    assert any("repeats its header between the rows" in caveat for caveat in results.record.caveats)
+    assert any("left out 1 row with another number of columns" in caveat for caveat in results.record.caveats)
+
+
+def test_several_runs_in_one_table_are_never_taken_for_one(tmp_path: Path) -> None:
+    rows = [
+        {"trial": seed, "arm": arm, **row} for arm in ("gpt", "new") for seed in (0, 1) for row in rows_of(arm, seed)
+    ]
+    path = write_csv(tmp_path / "all.csv", rows)
+    with pytest.raises(RecordError, match=r"42 losses for 21 steps, so it mixes several runs.*--seed.*there: trial"):
+        read(path)
+    assert compare(read(path, seed="trial")).ratio == TWICE
+    unpaired = compare(read(path, run="trial"))
+    assert unpaired.ratio == TWICE and unpaired.method.startswith("Welch")
+
+
+@pytest.mark.parametrize(
+    ("clock", "reason"),
+    [
+        (lambda step: step % 1000, "the count goes back"),
+        (lambda step: step / 1000, "another unit"),
+        (lambda step: step * 1.0, ""),
+    ],
+)
+def test_a_clock_that_restarts_or_counts_in_another_unit_is_left_out(tmp_path: Path, clock: Any, reason: str) -> None:
+    odd = rows_of("new", 1, time=clock, device="A100")
+    logs = write_runs(tmp_path / "logs", {"new-seed1": odd}, time=float, device="A100")
+    results = read(logs, wall_s="time")
+    run = next(run for run in results.runs if (run.arm, run.seed) == ("new", 1))
+    assert reason in run.why_no_cost("seconds") and bool(run.why_no_cost("seconds")) == bool(reason)
+    assert reason in " ".join(results.record.caveats)
+    assert (compare(results, "seconds").ratio is None) == bool(reason)
+
+
+def test_a_run_that_ends_early_is_said_and_one_without_the_metric_does_not_count(tmp_path: Path) -> None:
+    changed = {"new-seed1": rows_of("new", 1, last=500), "gpt-seed1": [{"step": 0, "val_loss": ""}]}
+    results = read(write_runs(tmp_path / "logs", changed))
+    assert any("1 run ended early (at step 500 of 2,000)" in caveat for caveat in results.record.caveats)
+    assert compare(results).n_pairs == 1
+
+
+# Names
+
+
+def test_arms_and_seeds_in_names() -> None:
+    places = [("a", "gpt-seed3", "lightning_logs", f"version_{n}", "metrics") for n in (0, 1)]
+    places.append(("a", "new-seed3", "lightning_logs", "version_0", "metrics"))
+    assert shorten(places) == [("gpt-seed3",), ("gpt-seed3",), ("new-seed3",)]
+    names = ["gpt-seed3", "gpt_s1", "lr3e-4_seed=2_long", "Seed 7", "sparse", "version_3", "vit-b16"]
+    assert [split_seed([name]) for name in names] == [
+        ("gpt", "3"),
+        ("gpt", "1"),
+        ("lr3e-4_long", "2"),
+        ("runs", "7"),
+        ("sparse", None),
+        ("version_3", None),
+        ("vit-b16", None),
+    ]
+    assert split_seed(["gpt", "seed=2"]) == ("gpt", "2")
+
+
+def test_what_the_names_told_is_printed_and_pairs_in_them_are_facts(tmp_path: Path) -> None:
+    for attention in ("softmax", "linear"):
+        for seed in (0, 1):
+            place = tmp_path / "logs" / f"attention={attention},lr=1e-3" / f"seed={seed}" / "log.csv"
+            write_csv(place, rows_of("new" if attention == "linear" else "gpt", seed))
+    said: list[str] = []
+    read_log_study([str(tmp_path / "logs")], Names({}), tell=said.append)
+    assert said == [
+        "Read 4 runs from 4 files: tables.",
+        "Arms from the names of folders, files or runs: attention=linear,lr=1e-3 (seeds 0, 1), "
+        "attention=softmax,lr=1e-3 (seeds 0, 1). To use attention instead, give --arm.",
+    ]
+    results = read(tmp_path / "logs", arm="attention")
+    assert results.record.axes == {"attention": ("linear", "softmax")}
+    with pytest.raises(RecordError, match=r"no log has atention as a column.*did you mean 'attention'.*see --arm"):
+        read(tmp_path / "logs", arm="atention")
+
+
+def test_of_two_attempts_at_one_arm_and_seed_the_last_whole_one_counts(tmp_path: Path) -> None:
+    to_lightning([run for run in make_runs() if run.arm != "new"], tmp_path / "logs")
+    folder = tmp_path / "logs" / "lightning_logs"
+    half = [{"step": 0, "epoch": 0, "val_loss": 9}, {"step": 10, "epoch": 0, "val_loss": 8}]
+    write_csv(folder / "version_10" / "metrics.csv", half)
+    (folder / "version_10" / "hparams.yaml").write_text("arm: gpt\nseed: 0\n")
+    for file in folder.glob("*/hparams.yaml"):
+        file.write_text(file.read_text().replace("model:\n  ", ""))
+    results = read(tmp_path / "logs")
+    assert len(results.runs) == 6
+    assert not any(run.evaluation_loss[0] == 9 for run in results.runs)
+    assert any("its Python tags were ignored" in caveat for caveat in results.record.caveats)
+    assert not Path("pwned").exists() and not list(tmp_path.rglob("pwned"))
+
+
+def test_hostile_names_are_text_on_the_page(tmp_path: Path) -> None:
+    for arm in ("gpt", "new"):
+        rows = [{"arm": f"<script>alert('{arm}')</script>", "seed": "../../1", **row} for row in rows_of(arm, 0)]
+        write_csv(tmp_path / "logs" / f"{arm}; rm -rf $HOME `id` <b>.csv", [{**row, "seed": 1} for row in rows])
+    made = write_report(read(tmp_path / "logs"), tmp_path / "out")
+    page = Path(made.paths["html"]).read_text()
+    assert "<script>alert(" not in page and "alert(" in page
+    assert {path.name for path in tmp_path.iterdir()} == {"logs", "out"}
+
+
+# W&B
+
+
+def test_wandbs_table_of_runs_has_no_curves(tmp_path: Path) -> None:
+    to_wandb(make_runs(), tmp_path)
+    with pytest.raises(RecordError, match="W&B's table of runs: it has their last values and no curves"):
+        read(tmp_path / "wandb_export_3.csv")
+    charts = [tmp_path / f"wandb_export_{n}.csv" for n in (1, 2)]
+    assert {run.arm for run in read(*charts).runs} == {"run gpt", "run fast", "run new"}
+
+
+def test_wandbs_charts_over_time_and_of_groups(tmp_path: Path) -> None:
+    def chart(x: str, ends: Mapping[str, float], steps: bool = False) -> Path:
+        rows = []
+        for index, row in enumerate(rows_of("gpt", 0)):
+            cells: dict[str, Any] = {x: index * 1.5}
+            for run in ("Group: a - b", "attention: linear"):
+                cells |= {f"{run} - val/loss{end}": row["val_loss"] + by for end, by in ends.items()}
+                cells |= {f"{run} - _step{end}": row["step"] for end in ends} if steps else {}
+            rows.append(cells)
+        return write_csv(tmp_path / "chart.csv", rows)
+
+    grouped = {"": 0.0, "__MIN": -0.1, "__MAX": 0.1}
+    with pytest.raises(RecordError, match=r"its x axis is 'Relative Time \(Process\)', which does not count steps"):
+        read(chart("Relative Time (Process)", grouped))
+    results = read(chart("Relative Time (Process)", grouped, steps=True))
+    assert {run.arm for run in results.runs} == {"a - b", "attention: linear"}
+    assert [run.last_step for run in results.runs] == [2000, 2000]
+    assert any("a group of runs, of which W&B exports only the mean" in caveat for caveat in results.record.caveats)
+
+
+# TensorBoard
+
+
+def test_tensorboard_without_its_package_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "events.out.tfevents.1.host"
+    path.write_bytes(
+        b"\x18\0\0\0\0\0\0\0\xa3\x7fK\x22\x09\0\0\xc0\xd6\x0f\x92\xd7A\x1a\x0dbrain.Event:2\xec\xb4\xa2\xa6"
+    )
+    monkeypatch.setitem(sys.modules, "tensorboard.backend.event_processing.event_file_loader", None)
+    with pytest.raises(ResourceError, match=r"pip install 'ablate-studies\[tensorboard\]'"):
+        read(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_restarts_and_crashed_writers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra ablate-studies[tensorboard]")
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = tmp_path / "logs" / "gpt-seed0"
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(0, 1200, 100):
+            writer.add_scalar("val_loss", 9 if step >= 900 else 5 - step / 1000, step)
+    with SummaryWriter(str(folder), purge_step=900, filename_suffix=".again") as writer:
+        for step in range(1000, 2001, 200):  # not the steps that it undid
+            writer.add_scalar("val_loss", 5 - step / 1000, step)
+    again = next(folder.glob("*.again"))
+    again.write_bytes(again.read_bytes()[:-10])
+    (run,) = read(tmp_path / "logs").runs
+    assert run.evaluation_loss.max() == 5
+    assert [int(step) for step in run.columns["step"]][-6:] == [700, 800, 1000, 1200, 1400, 1600, 1800][-6:]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_of_two_logs_of_one_run_one_is_read(tmp_path: Path) -> None:
+    to_trainer_state(make_runs(), tmp_path / "logs")
+    to_tensorboard(make_runs()[:1], tmp_path / "logs")
+    write_csv(tmp_path / "logs" / "gpt-seed0" / "notes.csv", rows_of("gpt", 0))
+    results = read(tmp_path / "logs")
+    assert len(results.runs) == 9
+    assert any("left out, because its folder has Hugging Face's" in caveat for caveat in results.record.caveats)
+
+
+# Hugging Face
+
+
+def test_the_trainers_evaluation_of_its_best_checkpoint_does_not_count(tmp_path: Path) -> None:
+    to_trainer_state(make_runs(), tmp_path / "logs")
+    path = tmp_path / "logs" / "gpt-seed0" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    state["log_history"].append({"step": 160, "eval_loss": 0.5})
+    path.write_text(json.dumps(state))
+    results = read(tmp_path / "logs")
+    assert min(run.evaluation_loss.min() for run in results.runs) > 1
+    assert any("they may be of the best checkpoint" in caveat for caveat in results.record.caveats)
+
+
+def test_a_trainer_that_was_stopped_did_not_finish(tmp_path: Path) -> None:
+    to_trainer_state(make_runs(), tmp_path / "logs")
+    folder = tmp_path / "logs" / "fast-seed1"
+    for name in ("trainer_state.json", "checkpoint-160/trainer_state.json"):
+        (folder / name).unlink()
+    (folder / "training_args.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    results = read(tmp_path / "logs")
+    run = next(run for run in results.runs if (run.arm, run.seed) == ("fast", 1))
+    assert run.state == "failed" and "stopped at step 40 of 160 steps" in run.status.error
+    (folder / "checkpoint-40" / "trainer_state.json").write_text('{"log_history": [')
+    with pytest.raises(RecordError, match=r"trainer_state.json: this file is damaged"):
+        read(tmp_path / "logs")
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x04\x95pickle", "not a log of a known format: Hugging Face"),
+        (b"PAR1broken", "this file is damaged"),
+        (b"step;val_loss\n", r"no run has a metric .*there: none"),
+        (b"a,b\n1,2\n", r"no column step or .*there: a, b.*see --step"),
+        (b"step,loss\n1,2\n", r"no run has a metric val/loss or .*there: loss.*see --metric"),
+        (b"step,val_loss\nx,y\n", r"no run has a metric .*there: none"),
+        (b"", "not a log of a known format"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_message(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "gpt.csv"
+    path.write_bytes(content)
+    with pytest.raises(AblateError, match=message) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_places_without_logs_are_one_message(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="there is no such file or folder"):
+        read(tmp_path / "none")
+    with pytest.raises(RecordError, match="no log in this folder"):
+        read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecordError, match="there is no such regular file"):
+        read(tmp_path / "pipe")
+    write_csv(tmp_path / "table.csv", [{"model": "gpt", "score": 1}])
+    with pytest.raises(RecordError, match="there is no run in these files"):
+        read(tmp_path)
