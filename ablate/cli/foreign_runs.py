@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from ablate.cli.inputs import write_command
 from ablate.errors import AblateError
+from ablate.metrics import Direction
 
 if TYPE_CHECKING:
     from ablate.analysis import Results
@@ -39,8 +40,9 @@ Metric = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        metavar="NAME",
-        help="Metric or column with their validation loss. Default: val/loss, val_loss, eval/loss or eval_loss.",
+        metavar="NAME[:DIRECTION]",
+        help="Metric or column to compare, by default a validation loss: val/loss, val_loss, eval/loss or eval_loss. "
+        "Another metric ends in its better direction: accuracy:higher, perplexity:lower.",
     ),
 ]
 Map = Annotated[
@@ -74,16 +76,24 @@ def choose_names(pairs: Mapping[str, str], **options: str | None) -> dict[str, s
             continue
         if what in chosen:
             raise AblateError(f"--{_OPTIONS.get(what, what)} and --map {what}={chosen[what]} name the same: give one")
-        if what == "val_loss":
-            name, _, direction = name.rpartition(":") if name.endswith((":lower", ":higher")) else (name, "", "lower")
-            if direction == "higher":
-                raise AblateError(f"--metric {name}:higher: only metrics of which less is better can be compared")
         chosen[what] = name
     return chosen
 
 
+def split_direction(metric: str | None) -> tuple[str | None, Direction | None]:
+    """Split `accuracy:higher`. A name may itself have colons."""
+    for direction in get_args(Direction):
+        if metric is not None and metric.endswith(f":{direction}") and metric != f":{direction}":
+            return metric.removesuffix(f":{direction}"), direction
+    return metric, None
+
+
 def open_foreign(
-    chosen: Mapping[str, str], paths: Sequence[str], mlflow: str | None, experiment: str | None
+    chosen: Mapping[str, str],
+    direction: Direction | None,
+    paths: Sequence[str],
+    mlflow: str | None,
+    experiment: str | None,
 ) -> tuple[Callable[[], Results], str]:
     """Return a function that reads the runs in log files or in MLflow, and the name of their study.
 
@@ -93,7 +103,7 @@ def open_foreign(
         raise AblateError("--from and --mlflow cannot be used together")
     from ablate.imports.names import PLACES, Names
 
-    names = Names(chosen)
+    names = Names(chosen, direction)
     if paths:
         from ablate.imports.log_study import name_study, read_log_study
 

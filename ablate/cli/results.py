@@ -25,6 +25,7 @@ from ablate.cli.foreign_runs import (
     TokensName,
     choose_names,
     open_foreign,
+    split_direction,
 )
 from ablate.cli.inputs import find_mirror, find_store
 from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, Runs, Study
@@ -154,8 +155,9 @@ def report(
         figures=figures,
     )
     costs = {"tokens": tokens, "flops": flops, "wall_s": seconds}
+    name, direction = split_direction(metric)
     chosen = choose_names(
-        _read_pairs("--map", "FACT=NAME", map_), val_loss=metric, arm=arm, seed=seed, step=step, run=run, **costs
+        _read_pairs("--map", "FACT=NAME", map_), val_loss=name, arm=arm, seed=seed, step=step, run=run, **costs
     )
     stores = [] if from_ else [find_store(study, runs) for study in studies or ()]
     if not from_ and mlflow is None and experiment is None:
@@ -169,8 +171,8 @@ def report(
         if stores:
             raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
         paths = [*from_, *(studies or ())] if from_ else []
-        read, name = open_foreign(chosen, paths, mlflow, experiment)
-        folder = runs / clean_name(name) / "report"
+        read, title = open_foreign(chosen, direction, paths, mlflow, experiment)
+        folder = runs / clean_name(title) / "report"
     place = folder if out is None else out
     made = write_report(read(), place, options=options)
     while watch and not made.is_complete:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ablate.errors import AblateError, suggest
+from ablate.metrics import Direction
 from ablate.tracking.study_record import read_number
 
 FACTS: Mapping[str, tuple[str, ...]] = {
@@ -49,10 +50,12 @@ _UNKNOWN = frozenset({"", "none", "null", "nan", "n/a"})  # a seed that was neve
 class Names:
     """Names that the user chose for some of `FACTS`, `CURVES` and `PLACES`. Several names for `arm` make one axis each.
 
-    Raises `AblateError` for any other key.
+    With a `direction`, what `val_loss` names is any metric, and arms are compared by it in this direction. Raises
+    `AblateError` for any other key.
     """
 
     chosen: Mapping[str, str]
+    direction: Direction | None = None
 
     def __post_init__(self) -> None:
         for what, name in self.chosen.items():

@@ -6,17 +6,22 @@ tokens, costs are steps. This module does not know which program logged the runs
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ablate.analysis.checked_records import check_record
-from ablate.analysis.results import Results, assemble
+from ablate.analysis.results import Results, RunCurve, assemble
 from ablate.errors import RecordError, suggest
 from ablate.formatting import count
 from ablate.imports.comparability import Facts, find_facts
 from ablate.imports.logged_run import LoggedRun
 from ablate.imports.names import CURVES, Names
 from ablate.imports.training import Training, choose
+from ablate.metrics import LONGEST_NAME, Direction, Metric
 from ablate.study.settings import find_same
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value, read_level
 
@@ -82,7 +87,24 @@ def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str,
         command=command,
         caveats=facts.caveats,
     )
-    return assemble(check_record(record.to_dict(), Path(title)), known, title)
+    results = assemble(check_record(record.to_dict(), Path(title)), known, title)
+    return results if names.direction is None else _measure_by(results, names.of("val_loss")[0], names.direction)
+
+
+def _measure_by(results: Results, name: str, direction: Direction) -> Results:
+    """Compare the arms by what was read as their validation loss, under the name of the metric that it is."""
+    name = re.sub(r"[^\w./@-]+|^(?=\W|\d)", "_", name, flags=re.ASCII)[:LONGEST_NAME]
+    metric = Metric(name, direction)
+    if metric.is_loss:
+        return results
+
+    def rename(run: RunCurve) -> RunCurve:
+        values = run.columns["val_loss"]
+        columns = {**run.columns, "val_loss": np.full(values.size, np.nan), name: values}
+        return replace(run, columns=columns, metrics=(metric,))
+
+    record = check_record({**results.record.to_dict(), "metrics": {name: direction}}, Path(results.record.study))
+    return Results(record, tuple(map(rename, results.runs)))
 
 
 def _order_metrics(runs: Sequence[LoggedRun], names: Names, title: str) -> dict[str, tuple[str, ...]]:

@@ -355,3 +355,11 @@ def test_places_without_logs_are_one_message(tmp_path: Path) -> None:
     write_csv(tmp_path / "table.csv", [{"model": "gpt", "score": 1}])
     with pytest.raises(RecordError, match="there is no run in these files"):
         read(tmp_path)
+
+
+def test_a_metric_of_which_more_is_better_gives_the_same_ratio(tmp_path: Path) -> None:
+    for name, rows in ((f"{arm}-seed{seed}", rows_of(arm, seed)) for arm in ("gpt", "new") for seed in (0, 1)):
+        write_csv(tmp_path / f"{name}.csv", [{"step": r["step"], "top-1 acc": -r["val_loss"]} for r in rows])
+    results = read_log_study([str(tmp_path)], Names({"val_loss": "top-1 acc"}, "higher"))
+    assert (results.metric.name, results.metric.direction) == ("top-1_acc", "higher")
+    assert (compare(results).ratio, compare(results).n_pairs) == (TWICE, 2)
