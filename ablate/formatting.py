@@ -8,6 +8,7 @@ from itertools import dropwhile
 # The second form starts an exception group, whose lines have a margin. Exceptions inside the group are indented more.
 _TRACEBACK = re.compile(r"^(?:|  \+ Exception Group )Traceback \(most recent call last\):$", re.MULTILINE)
 _MARGIN = "  | "
+_OWN_FRAME = re.compile(r"^(\S.*\.py:\d+), in .*\n    (.*)\n(\S.*)$", re.MULTILINE)  # of `ablate_model.own_modules`
 _PREFIXES = "kMGTPEZYRQ"
 
 
@@ -58,8 +59,12 @@ def name_error(text: str) -> str:
     """An error in one line: the exception of the last traceback in the text, or the text's last line.
 
     A message of several lines is cut to its first line, because the last ones are often hints. The second line is kept
-    if the first one ends in a colon.
+    if the first one ends in a colon. An error of the user's own file keeps its last line of that file.
     """
+    own = [*_OWN_FRAME.finditer(text)] if "Traceback" not in text else ()
+    if own:
+        place, line, error = own[-1].groups()
+        return f"{place}: {line}: {error}"
     *before, last = _TRACEBACK.split(text)
     lines = [line for line in (line.removeprefix(_MARGIN).rstrip() for line in last.splitlines()) if line]
     after_frames = dropwhile(lambda line: line[0].isspace(), lines) if before else ()

@@ -55,6 +55,8 @@ class Stack(SpecModule):
         self.recomputes, self.has_dropout = False, config.dropout > 0.0
         paths = config.topology.paths(config.n_layers)
         self.blocks = nn.ModuleList(Block(config, layer, depth) for path in paths for depth, layer in enumerate(path))
+        # a user's module may have a dropout of its own
+        self.has_dropout |= any(getattr(module, "holds_foreign", False) for module in self.blocks.modules())
 
     def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
         return self.run(range(len(self.blocks)), h_btd, context, cache)

@@ -154,6 +154,8 @@ class ModelConfig(Architecture):
                 found["bias"] = "no remaining layer could have one"
         if not self.count_kept("mlp"):
             found["d_ff"] = NO_MLP
+        elif not self.mlp.reads_d_ff:
+            found["d_ff"] = f"{self.mlp.name} does not read it"
         return found
 
     def idle_settings(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .context import Tables
 from .knobs import Knobs, describe_knobs
 from .numerics import rms
+from .own_code import Code
 from .parameters import SpecModule
 
 WORDS = ("name", "summary", "paper", "equations", "deviations", "neutral")  # each variant documents itself with these
@@ -48,17 +49,19 @@ class Variant(Knobs, ABC):
     """One value of an axis. Its fields are its knobs; its class variables say what it is and where it comes from.
 
     Raise `version` whenever the mathematics change, so that results of different mathematics never share an identity.
+    A variant from a file of the user's has the hash of its code instead.
     """
 
     extra_keys: ClassVar[tuple[str, ...]] = ("name",)
     name: ClassVar[str]
-    version: ClassVar[int] = 1
+    version: ClassVar[int | str] = 1
     summary: ClassVar[str]
     paper: ClassVar[str]
     equations: ClassVar[str]
     deviations: ClassVar[str]
     neutral: ClassVar[str]
     neutral_point: ClassVar[Neutral | None] = None
+    code: ClassVar[Code | None] = None  # of a variant from a user's file
 
     @model_validator(mode="before")
     @classmethod
@@ -121,6 +124,14 @@ class Attention(Variant, ABC):
     @abstractmethod
     def flops_per_token(self, config: Architecture, context_length: int) -> int:
         """Forward matmul FLOPs of one layer per token, averaged over the positions of a causal context."""
+
+    def model_params(self, config: Architecture) -> int:
+        """Parameters of all layers, without those that the normalization adds."""
+        return config.count_kept("attention") * self.num_params(config)
+
+    def model_flops_per_token(self, config: Architecture, context_length: int) -> int:
+        """Forward matmul FLOPs of all layers per token."""
+        return config.count_kept("attention") * self.flops_per_token(config, context_length)
 
     @abstractmethod
     def build(self, config: Architecture, layer: int) -> nn.Module:
@@ -253,6 +264,11 @@ class Mlp(Variant, ABC):
         """Whether a positive factor of the hidden features is a factor of the output."""
         return False
 
+    @property
+    def reads_d_ff(self) -> bool:
+        """Whether the inner width changes anything."""
+        return True
+
     def default_d_ff(self, d_model: int) -> int:
         """Inner width used when the model config leaves it open."""
         return 4 * d_model
@@ -273,6 +289,14 @@ class Mlp(Variant, ABC):
     def flops_per_token(self, config: Architecture, context_length: int) -> int:
         """Forward matmul FLOPs of one layer, per token."""
         return 2 * config.d_model * (self.hidden_features(config) + config.d_ff)
+
+    def model_params(self, config: Architecture) -> int:
+        """Parameters of all layers, without those that the normalization adds."""
+        return config.count_kept("mlp") * self.num_params(config)
+
+    def model_flops_per_token(self, config: Architecture, context_length: int) -> int:
+        """Forward matmul FLOPs of all layers per token."""
+        return config.count_kept("mlp") * self.flops_per_token(config, context_length)
 
 
 def keep_heads(x_bthk: Tensor, tables: Tables) -> Tensor:  # noqa: ARG001
@@ -384,6 +408,11 @@ class Architecture(Knobs):
         if part == "block":
             return self.keeps("attention", layer) or self.keeps("mlp", layer)
         return f"{part}/{layer}" not in self.dropped
+
+    def kept_depths(self, part: Part) -> list[int]:
+        """Depths in their paths of the layers that keep that part."""
+        paths = self.topology.paths(self.n_layers)
+        return [depth for path in paths for depth, layer in enumerate(path) if self.keeps(part, layer)]
 
     def count_kept(self, part: Part) -> int:
         """Number of layers that keep that part."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,24 @@ class Spec:
 
     `role`: "matrix" is a hidden matrix (Muon's), "embedding" and "head" touch the vocabulary or the positions, "gate"
     is a small projection to per-head controls, "vector" is the rest. `axis` is the dimension that runs along d_model
-    for the matrices whose vectors nGPT keeps on the unit sphere; None exempts the parameter.
+    for the matrices whose vectors nGPT keeps on the unit sphere; None exempts the parameter. A parameter of a user's
+    module `starts_itself`.
     """
 
     role: Role
     std: float = 0.0
     mean: float | tuple[float, ...] = 0.0
     axis: int | None = None
+    starts_itself: bool = False
 
 
 class SpecModule(nn.Module):
-    """A module that declares a Spec for each of its own parameters."""
+    """A module that declares a Spec for each of its own parameters.
+
+    If it `holds_foreign` modules, it also knows the specs of all parameters inside.
+    """
+
+    holds_foreign: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,6 +55,13 @@ class SpecModule(nn.Module):
         self.register_parameter(name, parameter)
         return parameter
 
+    def spec_of(self, name: str) -> Spec:
+        """Return the spec of a parameter."""
+        return self.specs[name]
+
+    def restart(self, seed: int, name: str) -> None:
+        """Initialize what no Spec describes, for a module that has the `name` in its model."""
+
     def diagnostics(self) -> dict[str, Tensor]:
         """Return scalars worth logging, by short name; the model adds the layer."""
         return {}
@@ -60,11 +74,16 @@ class SpecModel(nn.Module):
 
     def walk_parameters(self) -> Iterator[tuple[str, nn.Parameter, Spec]]:
         """Yield (full name, parameter, spec) of each parameter once, in the order of `named_parameters`."""
+        holder_prefix, holder = "", None
         for prefix, module in self.named_modules():
+            if holder is None or not prefix.startswith(f"{holder_prefix}."):
+                holder_prefix, holder = prefix, module if getattr(module, "holds_foreign", False) else None
             for name, parameter in module.named_parameters(recurse=False):
-                if not isinstance(module, SpecModule):
-                    raise TypeError(f"{prefix}.{name} belongs to {type(module).__name__}, which is not a SpecModule")
-                yield (f"{prefix}.{name}" if prefix else name), parameter, module.specs[name]
+                owner, full_name = holder or module, f"{prefix}.{name}" if prefix else name
+                if not isinstance(owner, SpecModule):
+                    raise TypeError(f"{full_name} belongs to {type(module).__name__}, which is not a SpecModule")
+                inner_name = full_name.removeprefix(f"{holder_prefix}.") if holder else name
+                yield full_name, parameter, owner.spec_of(inner_name)
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
@@ -73,11 +92,14 @@ class SpecModel(nn.Module):
         The draw happens on the CPU in float32, whatever the device and dtype. Parameters of equal name and shape
         therefore start equal in every arm of a study, on every machine, whatever other parameters the arm has.
         """
-        found = [item for item in self.walk_parameters() if not item[1].is_meta]
+        found = [item for item in self.walk_parameters() if not (item[1].is_meta or item[2].starts_itself)]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # torch draws each parameter on a single thread
             starts = pool.map(lambda item: _draw(seed, *item), found)
             for (_, parameter, _), start in zip(found, starts, strict=True):
                 parameter.copy_(start)
+        for name, module in self.named_modules():
+            if isinstance(module, SpecModule):
+                module.restart(seed, name)
         self.post_step()
 
     def unit_axes(self) -> dict[Tensor, int]:

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from .table import Table
 
+OWN_PATTERN = r"^[^:]+\.py:[A-Za-z_]\w*$"
+
 
 def describe_schema(config: type[BaseModel], tables: Mapping[str, Table[Any]]) -> dict[str, Any]:
     """Return the schema of `config`; each axis is the name of a variant, or a mapping of its name and its knobs."""
@@ -48,4 +50,6 @@ def _describe_axis(table: Table[Any], definitions: dict[str, Any]) -> dict[str, 
                 "additionalProperties": False,
             }
         )
-    return {"anyOf": [{"enum": list(table)}, *mappings]}
+    own = {"type": "string", "pattern": OWN_PATTERN, "description": "FILE.py:CLASS, a file beside the grid"}
+    by_name = {"type": "object", "properties": {"name": own}, "required": ["name"]}  # its knobs are in the file
+    return {"anyOf": [{"enum": list(table)}, *mappings, own, by_name]}

@@ -34,7 +34,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
     Raises ConfigError for a module that contains no whole GPT, and OSError if the folder cannot be written.
     """
     gpt = unwrap(model)
-    weights = _separate(plain_weights(gpt))
+    weights = separate(plain_weights(gpt))
     config = json.dumps(gpt.config.to_dict(), indent=2) + "\n"
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -59,10 +59,15 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
     folder = Path(folder)
     config = _parse_config(folder / CONFIG)
     weights = read_safetensors(folder / WEIGHTS)
-    check_floats(weights, folder / WEIGHTS)
     check_shapes(config, {name: value.shape for name, value in weights.items()}, folder / WEIGHTS)
     model = GPT(config)
-    dtype, *others = {value.dtype for value in weights.values()}
+    kinds = {name: value.dtype for name, value in model.state_dict().items()}  # a user's module may have other buffers
+    floats = {name: value for name, value in weights.items() if kinds[name].is_floating_point}
+    check_floats(floats, folder / WEIGHTS)
+    for name in weights.keys() - floats.keys():
+        if weights[name].dtype != kinds[name]:
+            raise ConfigError(name, f"{folder / WEIGHTS} stores it as {weights[name].dtype}", [str(kinds[name])])
+    dtype, *others = {value.dtype for value in floats.values()}
     if not others and dtype != torch.float32:
         model.to(dtype)  # also converts the constants that the model computes from its configuration
     # cloned, because the tensors may be views of the file, which may change while the model lives
@@ -123,7 +128,7 @@ def _parse_config(path: Path) -> ModelConfig:
         raise ConfigError(error.path, f"{error.message} (in {path})", error.legal) from None
 
 
-def _separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights as safetensors needs them: contiguous, without shared memory."""
     found, taken = {}, set()
     for name, value in weights.items():

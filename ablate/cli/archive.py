@@ -70,13 +70,20 @@ def merge(
 
 
 def check_model(folder: Path) -> None:
-    """Check that a run's weights fit its config and are numbers. Raises `RecordError` if they do not."""
+    """Check that a run's weights fit its config and are numbers. Raises `RecordError` if they do not.
+
+    A model with code of the user's is not built: code from an archive never runs by itself.
+    """
+    from ablate.tracking.code import named_code
+    from ablate.tracking.folders import read_json
     from ablate_model import ConfigError, load
+    from ablate_model.storage import read_safetensors
 
     try:
-        model = load(folder)
+        is_own = any(named_code({"model": read_json(folder / "config.json").get("model")}))
+        tensors = read_safetensors(folder / "model.safetensors").values() if is_own else load(folder).parameters()
     except (ConfigError, OSError, ValueError, TypeError, AttributeError) as error:
         text = str(error).replace(f"{folder}{os.sep}", "")
         raise RecordError(f"its weights do not fit its config: {text}") from None
-    if any(bool(weights.isnan().any()) for weights in model.parameters()):
+    if any(bool(weights.isnan().any()) for weights in tensors):
         raise RecordError("its weights are not numbers, although the run finished")

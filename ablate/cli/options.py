@@ -66,6 +66,13 @@ DiskBudget = Annotated[
         help="Disk space for the study, e.g. 20GB. Weights of the worst runs are removed first.",
     ),
 ]
+BesideGrid = Annotated[
+    Path | None,
+    typer.Option("--grid", metavar="GRID", help="Run own code of the study if it equals the files beside this grid."),
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the own code that the study keeps in its folder code/.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and the outcome.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

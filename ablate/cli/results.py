@@ -28,7 +28,7 @@ from ablate.cli.foreign_runs import (
     split_direction,
 )
 from ablate.cli.inputs import find_mirror, find_store
-from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, Runs, Study
+from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, BesideGrid, Runs, Study, TrustCode
 from ablate.errors import AblateError
 
 if TYPE_CHECKING:
@@ -217,10 +217,12 @@ def generate(
     seed: Annotated[
         int, typer.Option("--seed", metavar="N", min=0, help="Seed of the sampling; the same seed gives the same text.")
     ] = 0,
+    grid: BesideGrid = None,
+    trust_code: TrustCode = False,
     runs: Runs = DEFAULT_RUNS,
 ) -> None:
     """Continue a prompt with the model of a finished run."""
-    from ablate.evaluation.continuation import continue_prompt, find_run
+    from ablate.evaluation.continuation import allow_code, continue_prompt, find_run
     from ablate_model import Sampling
 
     for name, text in (("prompt", prompt), ("stop", stop)):
@@ -232,7 +234,9 @@ def generate(
         sampling = Sampling(temperature, top_k, top_p, min_p)
     except ValueError as error:
         raise AblateError(f"--{str(error).replace('_', '-', 1)}") from None
-    print(continue_prompt(find_run(run, runs), prompt, tokens, sampling, stop=stop, seed=seed))
+    found = find_run(run, runs)
+    allow_code(found, grid, is_trusted=trust_code)
+    print(continue_prompt(found, prompt, tokens, sampling, stop=stop, seed=seed))
 
 
 def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str]:

@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from ablate.data import Tokenizer, load_tokenizer
 from ablate.errors import RecordError, suggest
 from ablate.study.schema import DataConfig
-from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.code import is_file_name, named_code
+from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate_model import GPT, ConfigError, Sampling, generate, load
+from ablate_model.own_code import LIBRARY
 
 
 def find_run(name: str, runs: Path) -> RunFolder:
@@ -33,6 +35,34 @@ def find_run(name: str, runs: Path) -> RunFolder:
     if found:
         raise RecordError(f"{name}: more than one run id begins like this: {', '.join(found)}")
     raise RecordError(f"{name}: no such run under {runs}{suggest(name, dict.fromkeys(f.name for f in folders[:12]))}")
+
+
+def allow_code(run: RunFolder, grid: Path | None, *, is_trusted: bool) -> None:
+    """Let the model of a run use code of the user's: the files beside `grid`, if they are the ones that the run had, or
+    with `is_trusted` those that its study keeps.
+
+    Raises `RecordError`, naming the files, where neither is asked for: a study may come from elsewhere.
+    """
+    named = dict(named_code({"model": read_json(run.config).get("model")}))
+    store = StudyFolder(run.path.parent)
+    if is_trusted:
+        LIBRARY.trust(store.code)
+        return
+    if grid is not None:
+        LIBRARY.look_in(grid.parent)
+    for name, version in named.items():
+        if not is_file_name(name):
+            continue  # an installed package
+        try:
+            if grid is None:
+                raise ConfigError("version", "it runs code that is kept in its study")
+            LIBRARY.find(name.rpartition(":")[0], version)
+        except ConfigError as error:
+            kept = ", ".join(str(path) for path in sorted((store.code / version).rglob("*.py")))
+            raise RecordError(
+                f"{run.path}: {name}: {error.message}: {kept or f'{store.code / version} is missing'}\n"
+                "--grid GRID runs it if the same files lie beside that grid; --trust-code runs the files of the study"
+            ) from None
 
 
 def continue_prompt(

@@ -20,7 +20,7 @@ from ablate.execution.early_stopping import Stopping
 from ablate.execution.events import Event, Observer, Outcome
 from ablate.execution.failures import MAX_ATTEMPTS, STUCK_S, Retries, Watchdog, is_unwritable
 from ablate.execution.interruption import ClusterLostError, Interruption, TimeLimit
-from ablate.execution.jobs import RunSource, count_states, make_job, record_arm
+from ablate.execution.jobs import RunSource, count_states, keep_code, make_job, record_arm
 from ablate.execution.placement import Placement
 from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, cause_of, is_memory_error
 from ablate.execution.worker import RunWorker
@@ -161,7 +161,7 @@ class Driver:
                     self._begin(slot, run)
 
     def _begin(self, slot: Slot, run: Run) -> None:
-        folder = self.store.run(run.run_id)
+        folder = keep_code(self.store, run)
         self.feed.begin(run)
         cut_counts = self.stopping is not None or self.source is not None
         job = make_job(self.plan, run, self.pool.placement, self.software, cut_counts=cut_counts, study=self.store.path)

@@ -16,6 +16,7 @@ from ablate.plan.estimate import Pace
 from ablate.plan.identity import arm_id
 from ablate.plan.inputs import describe_data
 from ablate.tasks.contract import Job
+from ablate.tracking.code import write_code
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord
@@ -69,6 +70,14 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
         "data": data,
         "seed": run.seed,
     }
+
+
+def keep_code(store: StudyFolder, run: Run) -> RunFolder:
+    """Copy the files of the user's that a run executes into the study, for its workers and for later. Returns the run's
+    folder."""
+    for code in run.arm.setup.codes:
+        write_code(store.code, code.files)
+    return store.run(run.run_id)
 
 
 def make_job(

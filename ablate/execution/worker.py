@@ -24,6 +24,8 @@ from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.folders import StudyFolder
 from ablate.training.loop import train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
+from ablate_model.own_code import LIBRARY
+from ablate_model.own_modules import describe_error
 
 LOOPBACK = "127.0.0.1"
 
@@ -54,6 +56,7 @@ class RunWorker:
         train: Train = train,
     ) -> None:
         self.store, self.corpus, self.threads = StudyFolder(study), corpus, placement.cpus
+        LIBRARY.trust(self.store.code)  # the driver wrote it
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
         # Ray hides the GPUs of other workers, but not from a worker without a share of a GPU.
@@ -116,7 +119,7 @@ class RunWorker:
                     raise
                 # One variant's error must not take the others down.
                 try:
-                    recorder.write_status("failed", error=traceback.format_exc())
+                    recorder.write_status("failed", error=describe_error(error) or traceback.format_exc())
                 except OSError:
                     raise error from None  # the driver reports it, because the status cannot
                 if is_unwritable(error, self.store.path):

@@ -37,6 +37,9 @@ def describe_inputs(plan: Plan) -> Iterator[str]:
         f"{format_count(plan.corpus.n_train_tokens)} tokens for training and "
         f"{format_count(plan.corpus.n_validation_tokens)} for validation, hash {plan.corpus.hash[:12]}"
     )
+    for code in plan.codes:
+        files = sorted(code.files, key=lambda name: name != code.entry)
+        yield f"runs your code: {', '.join(str(code.place / name) for name in files)}, version {code.version}"
 
 
 def _describe_program(plan: Plan, setup: ProgramSetup) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
@@ -26,6 +27,7 @@ from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
 from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
+from ablate_model.own_code import Code
 
 MAX_RUNS = 1_000_000
 
@@ -108,6 +110,11 @@ class Plan:
         assert isinstance(self.study, Study)
         return self.study
 
+    @cached_property
+    def codes(self) -> Sequence[Code]:
+        """The files of the user's that its runs execute."""
+        return list({code.version: code for arm in self.arms for code in arm.setup.codes}.values())
+
     @property
     def metrics(self) -> Mapping[str, Direction]:
         """The metrics of the runs, with the better direction of each. Arms are compared by the first."""
@@ -127,7 +134,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     Raises `GridError` for everything that cannot work, naming the place in the grid, and `DataError` where the corpus
     is shorter than a context.
     """
-    names = read_names(study)
+    names = read_names(study, overlays)
     space = Axes(study, names, study.axes)
     expansion = expand(study, space)
     resolver = make_resolver(study, space, corpus, overlays)

@@ -20,6 +20,7 @@ from ablate.study.schema import TrainConfig
 from ablate.study.settings import NAME, Settings, is_same
 from ablate.study.yaml_source import Place
 from ablate_model import ConfigError, ModelConfig
+from ablate_model.own_checks import check_own
 
 MAX_WARMUP_STEPS = 2000  # the warm-up of nGPT's own baseline
 LONGEST = 10**12  # steps; a typing error may be too large for a float
@@ -191,6 +192,7 @@ class Resolver:
     def _check_model(self, settings: Settings) -> ModelConfig:
         try:
             config = ModelConfig.parse(settings.get("model"))
+            check_own(config)
         except ConfigError as error:
             path = f"model.{error.path}" if error.path else "model"
             raise self._refuse(path, settings, f"{error.message}{self._hint(error)}") from None
@@ -254,7 +256,7 @@ class Resolver:
             warmup = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * min(steps, LONGEST)))
             settings.set("train.warmup_steps", warmup)
         try:
-            return TrainConfig.model_validate(settings.get("train"))
+            return TrainConfig.model_validate(self.names.own.fit(settings.get("train")))
         except ValidationError as error:
             problem = error.errors()[0]
             path = ("train", *problem["loc"])

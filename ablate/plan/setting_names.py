@@ -8,6 +8,7 @@ from typing import Any
 
 from ablate.errors import suggest
 from ablate.formatting import quote
+from ablate.plan.own_names import NO_OWN, OwnVariants
 from ablate.study.declaration import Declaration
 from ablate.study.schema import TrainConfig
 from ablate.study.settings import NAME, flatten
@@ -22,10 +23,20 @@ ROOTS = ("model", "train")
 
 
 class Names:
-    """The legal names. `variants` is `ablate_model.variants()`, `model_defaults` the fields of its config."""
+    """The legal names. `variants` is `ablate_model.variants()`, `model_defaults` the fields of its config.
 
-    def __init__(self, variants: Mapping[str, Mapping[str, Any]], model_defaults: Mapping[str, Any]) -> None:
-        self.variants, self.model_fields = variants, tuple(model_defaults)
+    `own` has the variants from the user's files.
+    """
+
+    def __init__(
+        self,
+        variants: Mapping[str, Mapping[str, Any]],
+        model_defaults: Mapping[str, Any],
+        own: OwnVariants = NO_OWN,
+    ) -> None:
+        self.variants = {axis: {**table, **own.model.get(axis, {})} for axis, table in variants.items()}
+        self.model_fields, self.own = tuple(model_defaults), own
+        self.train_fields = tuple(dict.fromkeys((*TrainConfig.model_fields, *own.train_knobs)))
         self._defaults = {
             f"model.{name}": value
             for name, value in model_defaults.items()
@@ -47,7 +58,7 @@ class Names:
         return (
             *SHORT_NAMES,
             *(f"model.{name}" for name in self.model_fields),
-            *(f"train.{name}" for name in TrainConfig.model_fields),
+            *(f"train.{name}" for name in self.train_fields),
         )
 
     def knobs(self, component: str, variant: Any) -> tuple[str, ...]:
@@ -86,7 +97,7 @@ class Names:
         self._check_path(root, rest, name)
 
     def _check_path(self, root: str, rest: Sequence[str], name: str) -> None:
-        legal = self.model_fields if root == "model" else tuple(TrainConfig.model_fields)
+        legal = self.model_fields if root == "model" else self.train_fields
         if rest[0] not in legal:
             raise ValueError(f"{quote(name)}: unknown key {quote(rest[0])}{suggest(rest[0], legal)}")
         has_knobs = root == "model" and rest[0] in self.variants
@@ -127,11 +138,13 @@ class Names:
         if "." in key or key in SHORT_NAMES:
             self.check_axis(key)
             return self.path(key)
-        _, component, *_ = self.path(axis).split(".")
-        knobs = self.knobs(component, variant)
+        root, component, *_ = self.path(axis).split(".")
+        knobs = self.knobs(component, variant) if root == "model" else self.own.knobs_of(component, variant)
+        if root == "train" and key in knobs:
+            return f"train.{key}"
         if self.has_knob(component, variant, key):
             return f"model.{component}.{key}"
-        for root, legal in (("model", self.model_fields), ("train", tuple(TrainConfig.model_fields))):
+        for root, legal in (("model", self.model_fields), ("train", self.train_fields)):
             if key in legal:
                 return f"{root}.{key}"
         raise ValueError(f"unknown key {quote(key)}{suggest(key, (*knobs, *self.model_fields))}")

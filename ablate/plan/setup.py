@@ -11,8 +11,10 @@ from typing import Any
 
 from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
 from ablate.plan.identity import IMMATERIAL, arm_identity, identify
+from ablate.plan.own_names import codes_of
 from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
+from ablate_model.own_code import Code
 
 
 class Setup(ABC):
@@ -56,6 +58,11 @@ class Setup(ABC):
     def immaterial(self) -> frozenset[str]:
         """The keys of `train` in config.json that do not change the results."""
         return frozenset()
+
+    @property
+    def codes(self) -> Sequence[Code]:
+        """The files of the user's that the runs import beside ablate's own packages."""
+        return ()
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -127,6 +134,10 @@ class LanguageModel(Setup):
     @property
     def n_tokens(self) -> int:
         return self.train.steps * self.train.batch_size * self.model.context_length
+
+    @property
+    def codes(self) -> Sequence[Code]:
+        return codes_of(self.model, self.train)
 
     def to_dict(self) -> dict[str, Any]:
         return {"model": self.model.to_dict(), "train": self.train.model_dump()}

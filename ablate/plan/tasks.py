@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ablate.data import CorpusInfo, describe
 from ablate.plan.axes import Axes
+from ablate.plan.own_names import NO_OWN, read_own_variants
 from ablate.plan.program import NO_CORPUS, ProgramResolver
 from ablate.plan.program_names import ProgramNames
 from ablate.plan.resolve import Resolver
@@ -17,11 +18,12 @@ from ablate.study.yaml_source import Place
 from ablate_model import ModelConfig, variants
 
 
-def read_names(declared: Declaration | None = None) -> Names:
-    """The legal names of settings: those of the model package, or of a program."""
+def read_names(declared: Declaration | None = None, overlays: Sequence[Overlay] = ()) -> Names:
+    """The legal names of settings: those of the model package and of the user's files, or of a program."""
     if declared is not None and declared.program is not None:
         return ProgramNames(declared.settings)
-    return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()})
+    own = NO_OWN if declared is None else read_own_variants(declared, overlays)
+    return Names(variants(), {name: field.default for name, field in ModelConfig.model_fields.items()}, own)
 
 
 def make_resolver(

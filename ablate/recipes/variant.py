@@ -21,11 +21,18 @@ class Variant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     name: ClassVar[str]
     summary: ClassVar[str] = ""  # for the description of the key that chooses it
+    version: ClassVar[str] = ""  # of a variant from a user's file: the hash of its code
+    code: ClassVar[Any] = None  # of a variant from a user's file: its `ablate_model.own_code.Code`
 
     @classmethod
     def from_settings(cls, settings: object) -> Self:
         """Take the knobs from the attributes of `settings`."""
         return cls(**{knob: getattr(settings, knob) for knob in cls.model_fields})
+
+    @classmethod
+    def explain_unread(cls) -> Mapping[str, str]:
+        """The keys of `train` that every built-in variant reads but this one does not, each with the reason."""
+        return {}
 
     @classmethod
     def load_table(cls, package: str, lines: Mapping[str, str]) -> Mapping[str, type[Self]]:
@@ -66,12 +73,14 @@ def with_knobs(**tables: Mapping[str, type[Variant]]) -> Callable[[type[M]], typ
     return extend
 
 
-def find_unread(chosen: Mapping[str, str], tables: Mapping[str, Mapping[str, type[Variant]]]) -> dict[str, str]:
+def find_unread(
+    chosen: Mapping[str, type[Variant]], tables: Mapping[str, Mapping[str, type[Variant]]]
+) -> dict[str, str]:
     """The knobs that none of the chosen variants reads, each with the reason."""
     unread: dict[str, str] = {}
     for key, table in tables.items():
         knobs = {knob for variant in table.values() for knob in variant.model_fields}
-        for knob in sorted(knobs - set(table[chosen[key]].model_fields)):
+        for knob in sorted(knobs - set(chosen[key].model_fields)):
             readers = " or ".join(name for name, variant in table.items() if knob in variant.model_fields)
             unread[knob] = f"only {key} {readers} reads it"
     return unread

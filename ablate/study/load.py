@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from ablate.errors import GridError, suggest
 from ablate.files import NAME_RULE, study_name_problem
 from ablate.formatting import quote
+from ablate.recipes.own import look_in
 from ablate.study.declaration import Declaration, Study
 from ablate.study.settings import Settings
 from ablate.study.yaml_source import KeyPath, Source, parse_yaml
@@ -35,6 +36,7 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
 def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ()) -> T:
     """Read the declaration of a `kind` from the file `path`. Raises `GridError` as `load_study` does."""
     data, source = read_declaration(Path(path))
+    look_in(Path(path).parent)
     theirs, verb = ("search", "ablate search") if kind.KEY == "study" else ("study", "ablate run")
     if theirs in data and kind.KEY not in data:
         raise GridError(f"{path}: this file declares a {theirs}: use `{verb}` for it")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from ablate.files import STUDY_NAME, study_name_problem
 from ablate.formatting import quote
 from ablate.recipes.optimizers import OPTIMIZERS
 from ablate.recipes.optimizers.base import OptimizerVariant
+from ablate.recipes.own import read_own
 from ablate.recipes.schedules import SCHEDULES
 from ablate.recipes.schedules.base import ScheduleVariant
 from ablate.recipes.variant import Variant, find_unread, with_knobs
@@ -112,13 +120,15 @@ LEARNING_RATES = ("learning_rate", *(rate for variant in OPTIMIZERS.values() for
 
 
 @cache
-def _explain_idle(optimizer: str, schedule: str) -> Mapping[str, str]:
+def _explain_idle(optimizer: type[Variant], schedule: type[Variant]) -> Mapping[str, str]:
     return find_unread({"optimizer": optimizer, "schedule": schedule}, VARIANTS)
 
 
 @with_knobs(**VARIANTS)
 class TrainConfig(Strict):
     """The training of a run. `None` stands for the default of the arm's normalization (the recipe of its paper)."""
+
+    own: ClassVar[Mapping[str, type[Variant]]] = {}  # key -> the variant from a user's own file
 
     steps: int = Field(gt=0, le=MAX_STEPS, description="optimizer steps")
     batch_size: int = Field(16, gt=0, le=MAX_SEQUENCES, description="sequences per step")
@@ -171,6 +181,12 @@ class TrainConfig(Strict):
             raise ValueError(f"must be a positive integer or auto, got {quote(value)}")
         return value
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _read_own(cls, data: Any, read: Callable[[Any], Self]) -> Self:
+        """Give the training the knobs of an optimizer or a schedule from a user's file."""
+        return read_own(TrainConfig, VARIANTS, data, read) if not cls.own else read(data)
+
     @property
     def sequences_at_once(self) -> int:
         """The micro-batch size, or the batch size where it is not set."""
@@ -183,21 +199,29 @@ class TrainConfig(Strict):
         return next((size for size in range(half, 0, -1) if share % size == 0), None)
 
     @property
+    def optimizer_class(self) -> type[OptimizerVariant]:
+        return self.own.get("optimizer") or OPTIMIZERS[self.optimizer]  # type: ignore[return-value]
+
+    @property
+    def schedule_class(self) -> type[ScheduleVariant]:
+        return self.own.get("schedule") or SCHEDULES[self.schedule]  # type: ignore[return-value]
+
+    @property
     def optimizer_variant(self) -> OptimizerVariant:
-        return OPTIMIZERS[self.optimizer].from_settings(self)
+        return self.optimizer_class.from_settings(self)
 
     @property
     def schedule_variant(self) -> ScheduleVariant:
-        return SCHEDULES[self.schedule].from_settings(self)
+        return self.schedule_class.from_settings(self)
 
     def idle_settings(self) -> frozenset[str]:
         """The names of settings that the chosen optimizer and schedule do not read, so they have no effect."""
-        return frozenset(_explain_idle(self.optimizer, self.schedule))
+        return frozenset(_explain_idle(self.optimizer_class, self.schedule_class))
 
     def explain_idle(self) -> dict[str, str]:
         """Every setting that has no effect here, with the reason, even if it is part of a run's identity."""
-        idle = dict(_explain_idle(self.optimizer, self.schedule))
-        if not SCHEDULES[self.schedule].falls:
+        idle = {**_explain_idle(self.optimizer_class, self.schedule_class), **self.optimizer_class.explain_unread()}
+        if not self.schedule_class.falls:
             idle["min_learning_rate"] = f"a {self.schedule} schedule does not fall"
         return idle
 
@@ -216,7 +240,8 @@ class TrainConfig(Strict):
             )
         if self.batch_size % self.sequences_at_once:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
-        if self.cuda_graph and not OPTIMIZERS[self.optimizer].can_be_graphed:
+        self.schedule_variant.check(self.steps, self.warmup_steps or 0)
+        if self.cuda_graph and not self.optimizer_class.can_be_graphed:
             able = ", ".join(name for name, variant in OPTIMIZERS.items() if variant.can_be_graphed)
             raise ValueError(f"cuda_graph: {self.optimizer} cannot be captured; only {able} can")
         return self

@@ -26,6 +26,7 @@ from ablate.training.loop import train
 from ablate.training.parallel import Group
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import report_attention
+from ablate_model.storage import separate
 
 Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or a substitute
 
@@ -130,7 +131,7 @@ def describe_device(kind: str) -> dict[str, Any]:
 
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write a model's tensors as safetensors."""
-    write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+    write_atomic(path, save(separate({name: tensor.detach().cpu() for name, tensor in state.items()})))
 
 
 def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:

@@ -18,6 +18,7 @@ from typing import Any
 from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular, write_atomic
 from ablate.tracking.archive_reader import RECORD, read_record, unpack
+from ablate.tracking.code import CODE, check_versions, find_versions, read_code, write_code
 from ablate.tracking.curve import BusyError, CurveWriter, file_crc32, is_held, read_backwards
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate.tracking.study_record import ENDED, Status, StudyRecord, Value
@@ -68,6 +69,9 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
                 for name in names:
                     if name in CONTENT or folder.weights.exists():
                         _add(tar, f"{folder.path.name}/{name}", folder.path / name)
+            for version in find_versions(store.code, (read_json(folder.config) for folder in ended)):
+                for name in read_code(store.code / version):
+                    _add(tar, f"{CODE}/{version}/{name}", store.code / version / name)
 
     write_atomic(archive, write)
     return len(ended)
@@ -111,6 +115,10 @@ def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel 
                     raise RecordError(f"the run {run_id}: {error}; pack it again, or without its weights") from None
         with ExitStack() as undo:
             undo.callback(_remove_empty, [store.path, *store.path.parents], {*_existing(store.path)})
+            for version in stage.glob(f"*/{CODE}/*"):
+                if not (store.code / version.name).exists():
+                    undo.callback(shutil.rmtree, store.code / version.name, ignore_errors=True)
+                write_code(store.code, read_code(version))
             for run_id, folder in new.items():
                 _write(store.run(run_id), folder, stage / "before" / run_id, undo)
             store.write_study(record)
@@ -146,7 +154,9 @@ def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], s
     sizes = documents | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}
     incoming: dict[str, Path] = {}
     for index, (archive, record) in enumerate(parts):
-        for run_id, folder in unpack(archive, record, stage / str(index), sizes).items():
+        found = unpack(archive, record, stage / str(index), sizes)
+        check_versions(stage / str(index) / CODE, archive)
+        for run_id, folder in found.items():
             try:
                 _check_whole(folder, weights=True)
             except RecordError as error:

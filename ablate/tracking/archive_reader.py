@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from ablate.errors import RecordError
 from ablate.files import is_reserved, open_regular
+from ablate.tracking.code import MAX_CODE_BYTES, is_code_path
 from ablate.tracking.folders import parse_json
 from ablate.tracking.study_record import StudyRecord
 
@@ -43,7 +44,8 @@ def read_record(archive: Path) -> StudyRecord:
 def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str, int]) -> dict[str, Path]:
     """Write the files of the listed runs below `folder`. Returns the folder of each run that has any.
 
-    `sizes` maps the names of these files to their largest size (bytes). Other files are skipped. Raises `RecordError`
+    `sizes` maps the names of these files to their largest size (bytes). The user's code is unpacked too, and never run.
+    Other files are skipped. Raises `RecordError`
     if the archive is damaged, contains a file twice or one that is too large, or unpacks to far more than its size.
     Raises `OSError` if the disk is full.
     """
@@ -53,15 +55,17 @@ def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str,
     for name, n_bytes, chunks in _entries(archive):
         n_records += name.parts == (RECORD,)
         is_listed = len(name.parts) == 2 and name.parts[0] in known and name.name in sizes
-        target = folder / name.parts[0] / name.name if is_listed else None
+        is_code = is_code_path(name)
+        target = folder / name if is_listed or is_code else None
         with _refused(archive):
             if n_records > 1 or (target is not None and target.exists()):
                 raise RecordError(f"it holds {name} twice")
             if target is not None:
-                _check_size(str(name), n_bytes, sizes[name.name])
+                _check_size(str(name), n_bytes, MAX_CODE_BYTES if is_code else sizes[name.name])
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
-            found[target.parent.name] = target.parent
+            if is_listed:
+                found[target.parent.name] = target.parent
             with target.open("xb") as file:
                 for chunk in chunks:
                     file.write(chunk)

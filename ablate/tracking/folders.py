@@ -14,6 +14,7 @@ from typing import Any
 from ablate.errors import RecordError, suggest
 from ablate.files import make_folder, open_regular, write_atomic
 from ablate.formatting import name_error
+from ablate.tracking.code import CODE
 from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
 from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyRecord, is_number
 from ablate.tracking.weights import read_layout
@@ -168,6 +169,11 @@ class StudyFolder:
     @property
     def record(self) -> Path:
         return self.path / "study.json"
+
+    @property
+    def code(self) -> Path:
+        """The files of the user's that the runs execute, one folder per version."""
+        return self.path / CODE
 
     @property
     def mlflow_database(self) -> Path:

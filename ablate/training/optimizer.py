@@ -46,7 +46,7 @@ class Optimizer:
         """
         counts: dict[Tensor, Tensor] = {}
         for part in self.parts:
-            for group in part.param_groups if isinstance(part, torch.optim.AdamW) else ():
+            for group in part.param_groups if type(part) is torch.optim.AdamW else ():
                 for weight in group["params"]:
                     state = part.state.get(weight)
                     if state and _step_in_one_pass(weight, state, group, clip, unit_axes.get(weight)):

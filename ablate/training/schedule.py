@@ -14,8 +14,5 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     """
     if train.warmup_steps is None:
         raise ValueError("warmup_steps must be resolved before training")
-    if step <= train.warmup_steps:
-        return train.learning_rate * step / (train.warmup_steps + 1)
-    progress = (step - 1 - train.warmup_steps) / (train.steps - train.warmup_steps)
-    height = train.schedule_variant.height(progress)
-    return train.min_learning_rate + (train.learning_rate - train.min_learning_rate) * height
+    schedule = train.schedule_variant
+    return schedule.rate(step, train.steps, train.warmup_steps, train.learning_rate, train.min_learning_rate)

@@ -18,4 +18,5 @@ TABLE: Table[Attention] = Table(
         "forgetting": "forgetting:ForgettingAttention",
         "exclusive": "exclusive:ExclusiveAttention",
     },
+    plain="plain:PlainAttention",
 )

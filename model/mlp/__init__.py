@@ -12,4 +12,5 @@ TABLE: Table[Mlp] = Table(
         "gelu": "gelu:Gelu",
         "relu2": "relu2:Relu2",
     },
+    plain="plain:PlainMlp",
 )

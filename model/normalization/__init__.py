@@ -14,4 +14,5 @@ TABLE: Table[Normalization] = Table(
         "dyt": "dyt:DyT",
         "ngpt": "ngpt:NGPT",
     },
+    plain="plain:PlainNorm",
 )

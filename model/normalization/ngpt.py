@@ -238,7 +238,7 @@ class NGPT(Normalization):
                     f"normalization.{name}.init",
                     "must not be 0 for a learned scale, because raw * init / scale would stay 0",
                 )
-        if getattr(config.attention, "qk_norm", "none") != "none":
+        if config.attention.query_features(config) and getattr(config.attention, "qk_norm", "none") != "none":
             own = f"{self.name} normalizes queries and keys itself and has its own knob for it"
             raise ConfigError("attention.qk_norm", own, ["none"])
 
@@ -252,14 +252,17 @@ class NGPT(Normalization):
             found["alpha_sign"] = "all step sizes are fixed and positive"
         if not config.count_kept("attention"):
             found |= dict.fromkeys(("alpha_attn", "s_qk", "qk_norm"), NO_ATTENTION)
+        elif not config.attention.query_features(config):
+            found |= dict.fromkeys(("s_qk", "qk_norm"), f"{config.attention.name} has its own queries and keys")
         if not config.count_kept("mlp"):
             found |= dict.fromkeys(("alpha_mlp", "s_uv"), NO_MLP)
+        elif not config.mlp.hidden_features(config):
+            found["s_uv"] = f"{config.mlp.name} has no hidden features to scale"
         return found
 
     def notices(self, config: Architecture) -> tuple[str, ...]:
-        cancels = config.mlp.is_homogeneous and not config.bias
         own = (f"the common factor of s_uv cancels: {config.mlp.name} passes it on to an output that is normalized",)
-        return own if cancels else ()
+        return own if config.mlp.is_homogeneous and not config.bias else ()
 
     @property
     def constrain(self) -> Callable[[Tensor], Tensor]:
@@ -288,11 +291,10 @@ class NGPT(Normalization):
         return SphereFinal(LearnedScale(self.s_z, config.vocab_size, config))
 
     def num_residual_params(self, config: Architecture, site: Site) -> int:
+        alpha, scale, n_scaled = self.alpha_mlp, self.s_uv, config.mlp.hidden_features(config)
         if site == "attention":
-            return self.alpha_attn.num_params(config.d_model) + self.s_qk.num_params(
-                config.attention.query_features(config)
-            )
-        return self.alpha_mlp.num_params(config.d_model) + self.s_uv.num_params(config.mlp.hidden_features(config))
+            alpha, scale, n_scaled = self.alpha_attn, self.s_qk, config.attention.query_features(config)
+        return alpha.num_params(config.d_model) + (scale.num_params(n_scaled) if n_scaled else 0)
 
     def num_model_params(self, config: Architecture) -> int:
         return self.s_z.num_params(config.vocab_size)

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "model"
 LEAVES = {"errors", "numerics"}  # every room may import them
 CONTRACTS = {"context", "contracts", "knobs", "parameters", "table"}
+PLAIN = {"foreign", "plain"}  # modules of the user's
 AXES = {"attention", "normalization", "mlp", "position", "linear", "topology"}
 ARROWS = {
     "errors": set(),
@@ -21,17 +22,26 @@ ARROWS = {
     "knobs": set(),
     "kernels": set(),
     "parameters": {"kernels"},
-    "contracts": {"context", "knobs", "parameters"},
-    "table": {"contracts", "knobs"},
+    "own_code": set(),
+    "own_modules": {"own_code"},
+    "contracts": {"context", "knobs", "own_code", "parameters"},
+    "own_variants": {"contracts", "own_code", "own_modules"},
+    "table": {"contracts", "knobs", "own_code", "own_modules", "own_variants"},
+    "signature": set(),
+    "flops": set(),
+    "foreign": {"parameters"},
+    "plain": {"contracts", "flops", "foreign", "own_modules", "parameters", "signature"},
+    "causality": set(),
+    "own_checks": {"causality", "config", "context", "contracts", "own_code", "own_modules", "parameters", "plain"},
     "schema": {"table"},
     "cost": {"contracts"},
     "layers": {"contracts", "parameters"},
     "blocks": {"contracts", "context", "parameters"},
     "position": {*CONTRACTS, "layers"},
     "linear": {*CONTRACTS, "layers"},
-    "mlp": {*CONTRACTS, "layers", "kernels"},
-    "normalization": {*CONTRACTS, "layers", "kernels", "position"},
-    "attention": {*CONTRACTS, "layers", "kernels", "position", "normalization"},
+    "mlp": {*CONTRACTS, *PLAIN, "layers", "kernels"},
+    "normalization": {*CONTRACTS, *PLAIN, "layers", "kernels", "position"},
+    "attention": {*CONTRACTS, *PLAIN, "layers", "kernels", "position", "normalization"},
     "topology": {*CONTRACTS, "layers", "blocks"},
     "config": {*AXES, "contracts", "cost", "knobs", "presets", "schema", "table"},
     "gpt": {"attention_backend", "config", "blocks", "context", "kernels", "layers", "parameters"},

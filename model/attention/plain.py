@@ -1,0 +1,96 @@
+"""A plain module of the user's as an attention."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..context import Context, LayerCache
+from ..contracts import Architecture, Attention, Rotate, keep_heads
+from ..errors import ConfigError
+from ..foreign import Foreign
+from ..plain import PlainLayer
+
+
+class PlainAttentionLayer(Foreign):
+    """Decodes without a cache of its own: it keeps the layer's inputs, and runs the module over all of them again."""
+
+    rotate: Rotate | None = None
+
+    def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
+        tables, n_new = context.tables, x_btd.shape[1]
+        if cache is not None:
+            x_btd = cache.append("inputs", x_btd)
+            tables = tuple(
+                cache.append(f"table{index}", table[None])[0] if table.dim() else table
+                for index, table in enumerate(tables)
+            )
+        if self.rotate is None:
+            y_btd: Tensor = self.module(x_btd)
+        else:
+            turn = self.rotate
+            y_btd = self.module(x_btd, rotate=lambda heads_bthk: turn(heads_bthk, tables))
+        return y_btd[:, -n_new:]
+
+
+def takes_rotate(target: type[nn.Module]) -> bool:
+    """Whether the module's forward asks for the positional encoding of the model."""
+    return "rotate" in inspect.signature(target.forward).parameters
+
+
+class PlainAttention(PlainLayer, Attention):
+    """A module x (b, t, d) -> (b, t, d) that mixes tokens."""
+
+    def default_qk_width(self, config: Architecture) -> int:
+        return config.head_dim
+
+    def qk_width(self, config: Architecture) -> int:
+        return config.head_dim
+
+    def query_features(self, config: Architecture) -> int:
+        return 0  # none that a normalization could scale
+
+    def num_params(self, config: Architecture) -> int:
+        return self.measure(config).n_params
+
+    def flops_per_token(self, config: Architecture, context_length: int) -> int:
+        return self.flops(config).per_token(context_length)
+
+    def model_params(self, config: Architecture) -> int:
+        return self.sum_params(config, config.kept_depths("attention"))
+
+    def model_flops_per_token(self, config: Architecture, context_length: int) -> int:
+        return self.sum_flops(config, config.kept_depths("attention"), context_length)
+
+    def build(self, config: Architecture, layer: int) -> nn.Module:
+        built = self.build_foreign(PlainAttentionLayer, config, layer)
+        assert isinstance(built, PlainAttentionLayer)
+        if takes_rotate(self.target):
+            built.rotate = config.position.rotate
+        return built
+
+    def call(self, module: nn.Module, x_btd: Tensor) -> Any:
+        return module(x_btd, rotate=_stand_still) if takes_rotate(self.target) else module(x_btd)
+
+    def check(self, config: Architecture) -> None:
+        super().check(config)
+        if config.value_residual != "none":
+            raise ConfigError("value_residual", f"{self.name} keeps its values to itself", ["none"])
+
+    def notices(self, config: Architecture) -> tuple[str, ...]:
+        found = super().notices(config)
+        has_rotation = config.count_kept("attention") and config.position.rotate is not keep_heads
+        if has_rotation and not takes_rotate(self.target):
+            found += (
+                f"{self.name} gets no positions from {config.position.name}: ask for `rotate` in its forward, or use "
+                "position learned",
+            )
+        return found
+
+
+def _stand_still(heads_bthk: Tensor) -> Tensor:
+    """Take the place of the positional encoding where only sizes count; float32, as rope's result."""
+    return heads_bthk.to(torch.promote_types(heads_bthk.dtype, torch.float32))

@@ -1,0 +1,118 @@
+"""Which outputs of a layer depend on which inputs: by gradient, and by changing inputs where gradients are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Reach = Literal["causal", "token"]  # an output may read its own and earlier inputs, or only its own
+Forward = Callable[[Tensor], Tensor]
+
+MAX_POSITIONS = 6  # outputs whose gradient is taken in a long sequence
+WHOLE = 9  # in sequences up to this length, every position is looked at
+# Relative to the largest effect. Masks that add -1e4 leave exactly 0; a convolution by FFT leaves rounding errors.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An effect that must not be; `sequence` tells that the input belongs to another sequence of the batch."""
+
+    output: int
+    input: int
+    length: int
+    effect: float
+    is_gradient: bool
+    sequence: bool = False
+
+    def __str__(self) -> str:
+        how = "gradient" if self.is_gradient else "change"
+        where = " of another sequence in the batch" if self.sequence else ""
+        size = f"{self.effect:.1g} of the largest {how}"
+        return f"output {self.output} depends on input {self.input}{where} ({self.length} tokens from 0 on; {size})"
+
+
+class OutputError(ValueError):
+    """The layer returns something else than a finite tensor of its input's shape."""
+
+
+def find_leak(module: nn.Module, forward: Forward, x_btd: Tensor, reach: Reach) -> Leak | None:
+    """Return the first effect that `reach` forbids, in training and in evaluation mode. Raises OutputError."""
+    for is_training in (True, False):
+        module.train(is_training)
+        for search in (_by_gradient, _by_change):
+            leak = search(forward, x_btd, reach)
+            if leak is not None:
+                return leak
+    return None
+
+
+def run_seeded(forward: Forward, x_btd: Tensor) -> Tensor:
+    """Call a layer with the same random numbers each time, and check what it returns."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        out = forward(x_btd)
+    if not isinstance(out, Tensor):
+        raise OutputError(f"it returns a {type(out).__name__} instead of a tensor")
+    if out.shape != x_btd.shape:
+        raise OutputError(f"it maps {tuple(x_btd.shape)} to {tuple(out.shape)}; the shape must stay (b, t, d)")
+    if not out.isfinite().all():
+        raise OutputError(f"its output is not finite (for {x_btd.shape[1]} tokens from N(0, 1))")
+    return out
+
+
+def positions(length: int) -> list[int]:
+    """Return the positions to look at."""
+    if length <= WHOLE:
+        return list(range(length))
+    return sorted({0, 1, length // 3, length // 2, length - 2, length - 1})[:MAX_POSITIONS]
+
+
+def _by_gradient(forward: Forward, x_btd: Tensor, reach: Reach) -> Leak | None:
+    x_btd = x_btd.detach().requires_grad_()
+    with torch.enable_grad():
+        out_btd = run_seeded(forward, x_btd)
+        if not out_btd.requires_grad:
+            return None  # the change tells
+        weights_btd = torch.randn(out_btd.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        projected_bt = (out_btd * weights_btd.to(out_btd)).sum(-1)
+    effects_tbs = x_btd.new_zeros(x_btd.shape[1], *x_btd.shape[:2])
+    for t in positions(x_btd.shape[1]):
+        (gradient_btd,) = torch.autograd.grad(projected_bt[0, t], x_btd, retain_graph=True, allow_unused=True)
+        if gradient_btd is None:
+            continue
+        if not gradient_btd.isfinite().all():
+            raise OutputError(f"the gradient of output {t} is not finite")
+        effects_tbs[t] = gradient_btd.abs().amax(-1)
+    return _judge(effects_tbs, reach, TOLERANCE[x_btd.dtype], is_gradient=True)
+
+
+@torch.no_grad()
+def _by_change(forward: Forward, x_btd: Tensor, reach: Reach) -> Leak | None:
+    base_btd = run_seeded(forward, x_btd)
+    effects_tbs = x_btd.new_zeros(x_btd.shape[1], *x_btd.shape[:2])  # of sequence 0 on sequence b
+    for s in positions(x_btd.shape[1]):
+        for sign in (1.0, -3.0):  # a maximum or a sign may not notice one of them
+            changed_btd = x_btd.clone()
+            changed_btd[0, s] = sign * changed_btd[0, s].flip(0) + sign
+            moved_tb = (run_seeded(forward, changed_btd) - base_btd).abs().amax(-1).mT
+            effects_tbs[:, :, s] = torch.maximum(effects_tbs[:, :, s], moved_tb)
+    return _judge(effects_tbs, reach, TOLERANCE[x_btd.dtype], is_gradient=False)
+
+
+def _judge(effects_tbs: Tensor, reach: Reach, tolerance: float, *, is_gradient: bool) -> Leak | None:
+    """Return the first forbidden effect between an output and an input of sequence 0, or between two sequences."""
+    length = len(effects_tbs)
+    shares_tbs = effects_tbs / effects_tbs.max().clamp(min=1e-30)
+    own_ts = torch.eye(length, dtype=torch.bool)
+    allowed_ts = own_ts if reach == "token" else torch.ones(length, length, dtype=torch.bool).tril()
+    forbidden_bts = torch.stack([~allowed_ts, torch.ones_like(allowed_ts)])
+    found = (forbidden_bts & (shares_tbs.transpose(0, 1) > tolerance)).nonzero().tolist()
+    if not found:
+        return None
+    b, t, s = found[0]
+    return Leak(t, s, length, float(shares_tbs[t, b, s]), is_gradient, sequence=bool(b))
