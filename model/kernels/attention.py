@@ -36,17 +36,19 @@ def attention(
     sink: Tensor | None = None,
     backend: str = "auto",
     deterministic: bool = False,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Compute softmax(softcap(scale q k^T) + bias) v: (b, t, h, v).
 
     q (b, t, h, d); k (b, s, g, d); v (b, s, g, v); query head j uses key head j // (h / g); the last query is at the
     position of the last key. `scale` is d^-1/2 by default. `window` is the number of newest keys a query sees, with
     its own. `bias` broadcasts to (b, h, t, s) and may hold -inf; `softcap` c turns logits z into c tanh(z / c); `sink`
-    (h,) is the logit of an extra key of value 0 that all queries see. A query that sees no key gets 0.
+    (h,) is the logit of an extra key of value 0 that all queries see. `seen` (b, s) is False for keys that are hidden
+    from all queries, such as padding. A query that sees no key gets 0.
     Raises BackendError when `backend` is unknown, or is named and cannot compute the call.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return attend(Call(q, k, v, causal, scale, window, bias, softcap, sink, deterministic), backend)
+    return attend(Call(q, k, v, causal, scale, window, bias, softcap, sink, deterministic, seen), backend)
 
 
 def attend(call: Call, backend: str) -> Tensor:
@@ -72,6 +74,6 @@ def choose(call: Call) -> tuple[str, str]:
     if fits_flex and not call.deterministic:  # flex sums gradients of captured factors in any order
         if isinstance(call.bias, DecayBias):
             return "flex", "takes the factors of the bias, where sdpa needs all of it"
-        if call.window is not None and call.window < call.k.shape[1] and call.bias is None:
+        if call.window is not None and call.window < call.k.shape[1] and call.bias is None and call.seen is None:
             return "flex", "skips what the window hides, where sdpa computes and masks it"
     return "sdpa", "the fastest measured for most shapes, and it computes all"

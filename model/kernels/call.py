@@ -33,7 +33,10 @@ class BackendError(ValueError):
 
 @dataclass(frozen=True)
 class Call:
-    """One attention call: q (b, t, h, d), k (b, s, g, d), v (b, s, g, v), h a multiple of g, and its modifiers."""
+    """One attention call: q (b, t, h, d), k (b, s, g, d), v (b, s, g, v), h a multiple of g, and its modifiers.
+
+    `seen` (b, s) is False for keys that no query may see, such as padding.
+    """
 
     q: Tensor
     k: Tensor
@@ -45,3 +48,4 @@ class Call:
     softcap: float | None
     sink: Tensor | None
     deterministic: bool
+    seen: Tensor | None = None

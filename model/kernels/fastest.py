@@ -127,8 +127,9 @@ def _describe(call: Call) -> str:
     """Describe everything in a call that its speed can depend on."""
     shapes = [tuple(x.shape) for x in (call.q, call.k, call.v)]
     bias = type(call.bias).__name__ if call.bias is None or isinstance(call.bias, DecayBias) else tuple(call.bias.shape)
-    flags = (call.causal, call.window, bias, call.softcap is not None, call.sink is not None, call.deterministic)
-    return f"{shapes} {call.v.dtype} {flags}"
+    flags = [call.causal, call.window, bias, call.softcap is not None, call.sink is not None, call.deterministic]
+    flags += ["seen"] if call.seen is not None else []
+    return f"{shapes} {call.v.dtype} {tuple(flags)}"
 
 
 def _read(cache: Path) -> dict[str, dict[str, float]]:

@@ -47,6 +47,8 @@ def explain_refusal(call: Call) -> str | None:
         return f"it takes bfloat16 or float16 on a CUDA device, not {call.v.dtype} on {call.q.device.type}"
     if call.bias is not None:
         return "it takes no bias; use flex, sdpa or math"
+    if call.seen is not None:
+        return "it takes no mask of hidden keys; use flex, sdpa or math"
     if call.sink is not None and call.window is not None:
         return "a window would hide the sink, which is passed as the oldest key; use flex, sdpa or math"
     width = _common_width(call) + (WIDTH_STEP if call.sink is not None else 0)

@@ -90,12 +90,12 @@ def _form_block_mask(n_queries: int, n_keys: int, causal: bool, window: int | No
 
 
 def _form_score_mod(call: Call) -> ScoreMod | None:
-    if call.softcap is None and call.bias is None:
+    if call.softcap is None and call.bias is None and call.seen is None:
         return None
     # A tensor, because torch compiles the second softcap as a symbol, which the lowering of flex_attention rejects.
     dtype = torch.promote_types(call.q.dtype, torch.float32)
     softcap = None if call.softcap is None else torch.full((), call.softcap, dtype=dtype, device=call.q.device)
-    bias = call.bias
+    bias, seen = call.bias, call.seen
     if isinstance(bias, Tensor):
         bias = bias.expand(call.q.shape[0], call.q.shape[2], call.q.shape[1], call.k.shape[1])
 
@@ -103,7 +103,9 @@ def _form_score_mod(call: Call) -> ScoreMod | None:
         if softcap is not None:
             score = softcap * torch.tanh(score / softcap)
         if isinstance(bias, DecayBias):
-            return score + bias.query_bht[batch, head, query] - bias.key_bhs[batch, head, key]
-        return score if bias is None else score + bias[batch, head, query, key]
+            score = score + bias.query_bht[batch, head, query] - bias.key_bhs[batch, head, key]
+        elif bias is not None:
+            score = score + bias[batch, head, query, key]
+        return score if seen is None else torch.where(seen[batch, key], score, -torch.inf)
 
     return modify

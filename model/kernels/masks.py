@@ -31,15 +31,30 @@ def visible_keys(n_queries: int, n_keys: int, causal: bool, window: int | None, 
 
 
 def form_mask(call: Call) -> Tensor:
-    """Combine bias and visibility in one additive (b or 1, h or 1, t, s) or boolean (t, s) tensor."""
-    seen_ts = visible_keys(call.q.shape[1], call.k.shape[1], call.causal, call.window, call.q.device)
+    """Combine bias and visibility in one additive (b or 1, h or 1, t, s) or boolean (t, s) or (b, 1, t, s) tensor."""
+    seen = visible_keys(call.q.shape[1], call.k.shape[1], call.causal, call.window, call.q.device)
+    if call.seen is not None:
+        seen_b11s = call.seen[:, None, None]
+        seen = seen_b11s.expand(-1, -1, call.q.shape[1], -1) if seen is None else seen_b11s & seen
     if call.bias is None:
-        assert seen_ts is not None  # the caller asks for a mask only if a key is hidden
-        return seen_ts
+        assert seen is not None  # the caller asks for a mask only if a key is hidden
+        return seen
     bias = densify(call.bias)
-    if seen_ts is not None:
-        bias = bias.masked_fill(~seen_ts, -torch.inf)
+    if seen is not None:
+        bias = bias.masked_fill(~seen, -torch.inf)
     return bias.to(call.q.dtype)
+
+
+def open_blind_rows(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Let queries that see no key see all keys, and return also which these are (..., t, 1).
+
+    A kernel would divide 0 by 0 there, forward or backward. The caller replaces their outputs by 0.
+    """
+    if mask.dtype == torch.bool:
+        is_blind = ~mask.any(-1, keepdim=True)
+        return mask | is_blind, is_blind
+    is_blind = torch.isneginf(mask).all(-1, keepdim=True)
+    return mask.masked_fill(is_blind, 0.0), is_blind
 
 
 def prepend_sink(call: Call, sink_h: Tensor) -> Call:
@@ -59,7 +74,8 @@ def prepend_sink(call: Call, sink_h: Tensor) -> Call:
 def prepend_masked_sink(call: Call, sink_h: Tensor) -> Call:
     """Prepend the sink as a key; a window, which would hide it, becomes part of the bias."""
     if call.window is None and call.bias is None:
-        return prepend_sink(call, sink_h)
+        seen = None if call.seen is None else F.pad(call.seen, (1, 0), value=True)
+        return replace(prepend_sink(call, sink_h), seen=seen)
     bias = form_mask(replace(call, bias=call.q.new_zeros(1, 1, 1, 1) if call.bias is None else call.bias))
     bias = bias.expand(-1, -1, -1, call.k.shape[1])  # an entry that broadcasts to all keys must not reach the sink
-    return replace(prepend_sink(call, sink_h), bias=F.pad(bias, (1, 0)), window=None)
+    return replace(prepend_sink(call, sink_h), bias=F.pad(bias, (1, 0)), window=None, seen=None)

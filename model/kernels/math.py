@@ -24,6 +24,8 @@ def attend_math(call: Call) -> Tensor:
         mask_ts = visible_keys(q.shape[1], k.shape[1], call.causal, call.window, q.device)
         if mask_ts is not None:
             logits_bhts = logits_bhts.masked_fill(~mask_ts, -torch.inf)
+        if call.seen is not None:
+            logits_bhts = logits_bhts.masked_fill(~call.seen[:, None, None], -torch.inf)
         if call.sink is not None:
             sink_bht1 = upcast(call.sink)[:, None, None].expand(*logits_bhts.shape[:3], 1)
             logits_bhts = torch.cat((sink_bht1, logits_bhts), dim=-1)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .call import BackendError, Call
-from .masks import form_mask, prepend_masked_sink
+from .masks import form_mask, open_blind_rows, prepend_masked_sink
 
 # SDPA silently falls back to math with enable_gqa above this width, or with k and v of different widths
 GQA_MAX_WIDTH = 256
@@ -20,9 +20,14 @@ def attend_sdpa(call: Call) -> Tensor:
     if call.softcap is not None:
         raise BackendError("sdpa has no logit softcap; use flex or math")
     q, k, v, mask, is_causal, is_gqa = form_arguments(call)
+    is_blind: Tensor | None = None
+    if call.seen is not None and mask is not None and call.sink is None:
+        mask, is_blind = open_blind_rows(mask)
     out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, is_causal, scale=call.scale, enable_gqa=is_gqa)
     out = out[:, :, -call.q.shape[1] :, : call.v.shape[-1]]
-    if isinstance(call.bias, Tensor) and mask is not None and call.sink is None:
+    if is_blind is not None:
+        out = out.masked_fill(is_blind, 0.0)
+    elif isinstance(call.bias, Tensor) and mask is not None and call.sink is None:
         out = out.masked_fill(torch.isneginf(mask).all(-1, keepdim=True), 0.0)
     return out.transpose(1, 2)
 
@@ -34,7 +39,7 @@ def form_arguments(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor | None, b
     q, k, v = (x.transpose(1, 2) for x in (call.q, call.k, call.v))
     n_queries, n_keys = q.shape[2], k.shape[2]
     n_missing = n_keys - n_queries
-    is_plain = call.bias is None and (call.window is None or call.window >= n_keys)
+    is_plain = call.bias is None and call.seen is None and (call.window is None or call.window >= n_keys)
     mask: Tensor | None = None
     is_causal = call.causal and n_queries > 1
     if is_plain and is_causal and 0 < n_missing <= MAX_PADDED_QUERIES:

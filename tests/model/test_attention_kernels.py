@@ -54,6 +54,13 @@ TOGETHER: list[dict[str, Any]] = [
     {"sink": True, "bias": "decay"},
     {"sink": True, "causal": False},
     {"sink": True, "softcap": 1.5},
+    {"seen": "some"},
+    {"seen": "some", "n_keys": 9, "n_queries": 4, "window": 3, "heads": 6, "key_heads": 3},
+    {"seen": "some", "causal": False, "n_queries": 4, "softcap": 1.5},
+    {"seen": "none", "causal": False},
+    {"seen": "none", "bias": "dense"},
+    {"seen": "none", "sink": True, "causal": False},
+    {"seen": "none", "sink": True, "bias": "decay"},
 ]
 SETTINGS = ALONE + TOGETHER
 
@@ -94,10 +101,20 @@ def make_bias(kind: str | None, q: Tensor, k: Tensor) -> Tensor | DecayBias | No
             return DecayBias(steps[..., s - t :], steps)
 
 
+def make_seen(kind: str | None, n_keys: int) -> Tensor | None:
+    """The second sequence is padded in front and behind, or altogether ("none")."""
+    if kind is None:
+        return None
+    seen = torch.ones(2, n_keys, dtype=torch.bool)
+    seen[1, :2] = seen[1, -1] = False
+    return seen if kind == "some" else torch.tensor([[True], [False]]) & seen
+
+
 def naive(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, sink: Tensor | None, settings: dict[str, Any]) -> Tensor:
     """One number at a time."""
     b, t, h, _ = q.shape
     s, window, softcap = k.shape[1], settings.get("window"), settings.get("softcap")
+    is_seen = make_seen(settings.get("seen"), s)
     out = []
     for i, n, j in itertools.product(range(b), range(t), range(h)):
         g, position = j * k.shape[2] // h, s - t + n
@@ -110,6 +127,7 @@ def naive(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, sink: Tensor | None, se
             elif bias is not None:
                 z = z + bias[i % bias.shape[0], j % bias.shape[1], n, m]
             is_later = settings.get("causal", True) and m > position
+            is_later = is_later or (is_seen is not None and not is_seen[i, m])
             if not (is_later or (window is not None and m <= position - window) or z == -torch.inf):
                 terms.append(z.exp())
                 seen.append(v[i, m, g])
@@ -139,6 +157,7 @@ def write_out(index: int) -> Case:
     expected = naive(q, k, v, bias=bias, sink=sink, settings=settings)
     knobs = {key: settings.get(key) for key in ("window", "softcap")}
     knobs |= {"causal": settings.get("causal", True), "scale": settings.get("scale", 0.5)}
+    knobs["seen"] = make_seen(settings.get("seen"), k.shape[1])
     gradients = torch.autograd.grad(expected.square().sum(), inputs, retain_graph=True)
     return Case({"q": q, "k": k, "v": v, "bias": bias, "sink": sink, **knobs}, inputs, expected.detach(), gradients)
 
