@@ -11,6 +11,12 @@ from .presets import PRESETS
 
 if TYPE_CHECKING:
     from .context import Cache
+    from .encoders.bidirectional import BidirectionalConfig
+    from .encoders.decoding import translate
+    from .encoders.encoder_decoder import EncoderDecoder
+    from .encoders.encoder_decoder_config import EncoderDecoderConfig
+    from .encoders.vit import ViT
+    from .encoders.vit_config import ViTConfig
     from .gpt import GPT
     from .gpt2 import load_gpt2
     from .kernels.call import BackendError
@@ -21,29 +27,41 @@ if TYPE_CHECKING:
 _LAZY = {
     "GPT": "gpt",
     "BackendError": "kernels.call",
+    "BidirectionalConfig": "encoders.bidirectional",
+    "EncoderDecoder": "encoders.encoder_decoder",
+    "EncoderDecoderConfig": "encoders.encoder_decoder_config",
     "Cache": "context",
     "Sampling": "sampling",
+    "ViT": "encoders.vit",
+    "ViTConfig": "encoders.vit_config",
     "generate": "sampling",
     "drop": "pruning",
     "measure_importance": "pruning",
     "load": "storage",
     "load_gpt2": "gpt2",
     "save": "storage",
+    "translate": "encoders.decoding",
 }
 __all__ = [
     "GPT",
     "PRESETS",
     "BackendError",
+    "BidirectionalConfig",
     "Cache",
     "ConfigError",
+    "EncoderDecoder",
+    "EncoderDecoderConfig",
     "ModelConfig",
     "Sampling",
+    "ViT",
+    "ViTConfig",
     "drop",
     "generate",
     "load",
     "load_gpt2",
     "measure_importance",
     "save",
+    "translate",
     "variants",
 ]
 

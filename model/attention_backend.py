@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from .kernels.attention import WATCHERS, choose
@@ -26,7 +25,7 @@ class _Model(Protocol):
     measured_ms: dict[str, float]
     embedding: Any
 
-    def encode(self, ids_bt: Tensor) -> Tensor: ...
+    def probe(self, n_sequences: int) -> None: ...
 
 
 def choose_backend(
@@ -84,11 +83,10 @@ def _collect(model: _Model, n_sequences: int, dtype: torch.dtype) -> list[tuple[
         found.append((call, name))
 
     device = model.embedding.weight.device
-    ids_bt = torch.zeros(n_sequences, model.config.context_length, dtype=torch.long, device=device)
     WATCHERS.append(watch)
     try:
         with torch.compiler.set_stance("force_eager"), torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
-            model.encode(ids_bt)
+            model.probe(n_sequences)
     finally:
         WATCHERS.remove(watch)
     return found

@@ -32,12 +32,19 @@ class Block(SpecModule):
 
     def forward(self, h_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """(b, t, d) -> (b, t, d)."""
+        return self.transform(*self.attend(h_btd, context, cache))
+
+    def attend(self, h_btd: Tensor, context: Context, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        """Run shortcut and attention: the new stream, and the stream for the next sub-layer to read."""
         if self.shortcut is not None and context.source is not None:
             h_btd = self.constrain(self.shortcut[0] * h_btd + self.shortcut[1] * context.source)
-        x_btd = h_btd
-        if self.attention is not None and self.attention_residual is not None:
-            y_btd: Tensor = self.attention(self.attention_residual.read(h_btd), context, cache)
-            h_btd, x_btd = self.attention_residual.write(h_btd, F.dropout(y_btd, self.dropout, self.training))
+        if self.attention is None or self.attention_residual is None:
+            return h_btd, h_btd
+        y_btd: Tensor = self.attention(self.attention_residual.read(h_btd), context, cache)
+        return self.attention_residual.write(h_btd, F.dropout(y_btd, self.dropout, self.training))
+
+    def transform(self, h_btd: Tensor, x_btd: Tensor) -> Tensor:
+        """Run the MLP on x and return the new stream."""
         if self.mlp is not None and self.mlp_residual is not None:
             y_btd = self.mlp(self.mlp_residual.read(x_btd))
             h_btd, _ = self.mlp_residual.write(h_btd, F.dropout(y_btd, self.dropout, self.training))
@@ -54,9 +61,14 @@ class Stack(SpecModule):
         super().__init__()
         self.recomputes, self.has_dropout = False, config.dropout > 0.0
         paths = config.topology.paths(config.n_layers)
-        self.blocks = nn.ModuleList(Block(config, layer, depth) for path in paths for depth, layer in enumerate(path))
+        self.blocks = nn.ModuleList(
+            self.build_block(config, layer, depth) for path in paths for depth, layer in enumerate(path)
+        )
         # a user's module may have a dropout of its own
         self.has_dropout |= any(getattr(module, "holds_foreign", False) for module in self.blocks.modules())
+
+    def build_block(self, config: Architecture, layer: int, depth: int) -> Block:
+        return Block(config, layer, depth)
 
     def forward(self, h_btd: Tensor, context: Context, cache: Cache | None = None) -> Tensor:
         return self.run(range(len(self.blocks)), h_btd, context, cache)

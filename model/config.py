@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
@@ -48,7 +48,11 @@ class ModelConfig(Architecture):
 
     A component (attention, normalization, mlp, position, linear, topology) is given by its name, by a mapping
     {name: ..., knob: value}, or as its own config object. Raises ConfigError for anything that cannot be built.
+    Other kinds of models (encoders/) are subclasses, and `to_dict` names their kind.
     """
+
+    kind: ClassVar[str] = "gpt"
+    axes: ClassVar[Mapping[str, Table[Any]]] = TABLES
 
     attention: SerializeAsAny[Attention] = Field(
         default_factory=attention_axis.TABLE.default, description="how tokens exchange information"
@@ -95,6 +99,7 @@ class ModelConfig(Architecture):
             divisors = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             raise ConfigError("n_heads", f"must divide d_model = {self.d_model}, got {self.n_heads}", divisors)
         self.__dict__["dropped"] = _check_dropped(self.dropped, self.n_layers)
+        self.prepare()
         for axis in TABLES:
             self.__dict__[axis] = getattr(self, axis).resolve(self)  # the config is frozen for everyone else
         for axis in TABLES:
@@ -103,7 +108,14 @@ class ModelConfig(Architecture):
             for path in self.topology.paths(self.n_layers):
                 if not self.keeps("attention", path[0]):
                     raise ConfigError("dropped", f"value_residual needs the values of attention/{path[0]}")
+        self.finish()
         return self
+
+    def prepare(self) -> None:
+        """Complete a kind of model before its components are resolved."""
+
+    def finish(self) -> None:
+        """Check a kind of model after its components were resolved and checked. Raises ConfigError."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, Any]) -> Self:
@@ -113,7 +125,10 @@ class ModelConfig(Architecture):
         unnamed = [key for key in mapping if not isinstance(key, str)]
         if unnamed:
             raise ConfigError("", f"keys must be strings, got {quote(unnamed[0])}", cls.model_fields)
-        return cls(**mapping)
+        kind = mapping.get("kind", cls.kind)
+        if kind != cls.kind:
+            raise ConfigError("kind", f"expected a model of this kind, got {quote(kind)}", [cls.kind])
+        return cls(**{key: value for key, value in mapping.items() if key != "kind"})
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -124,8 +139,9 @@ class ModelConfig(Architecture):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data that `parse` accepts; components have their name, version and all knobs."""
-        components = {axis: getattr(self, axis).to_dict() for axis in TABLES}
-        return {**self.model_dump(mode="json", exclude=set(TABLES)), **components}
+        kind = {} if self.kind == ModelConfig.kind else {"kind": self.kind}  # absent from the ids of a GPT's runs
+        components = {axis: getattr(self, axis).to_dict() for axis in self.axes}
+        return {**kind, **self.model_dump(mode="json", exclude={*TABLES, *self.axes}), **components}
 
     def num_params(self) -> int:
         return count_params(self)
@@ -138,9 +154,12 @@ class ModelConfig(Architecture):
         """Return facts about this model that the reader of a result should know."""
         idle = {path: why for path, why in self.idle_settings().items() if why}
         return (
-            *(notice for axis in TABLES for notice in getattr(self, axis).notices(self)),
+            *self.component_notices(),
             *(f"{path} {attrgetter(path)(self)} has no effect: {why}" for path, why in idle.items()),
         )
+
+    def component_notices(self) -> Iterable[str]:
+        return (notice for axis in TABLES for notice in getattr(self, axis).notices(self))
 
     def idle(self) -> dict[str, str]:
         """Return the settings that change nothing in this model: dotted path to the reason (see `Variant.idle`)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,18 +11,35 @@ from torch import Tensor
 Tables = tuple[Tensor, ...]  # what a positional encoding computes once per forward pass for all layers
 
 
+Padding = int | Tensor | None  # the id of padding tokens, or a mask (b, t) that is True at them
+
+
+def find_seen(ids_bt: Tensor, padding: Padding) -> Tensor | None:
+    """Return which tokens are not padding (b, t), or None if nothing can be."""
+    if padding is None:
+        return None
+    return ~padding if isinstance(padding, Tensor) else ids_bt != padding
+
+
 @dataclass
 class Context:
     """State of one forward pass.
 
     Position tables, the attention backend, the embedding for shortcuts (b, t, d), and, once the first layer of a path
     has run, its values (b, t, g, v) for value residuals.
+
+    `seen` (b, s) is False for keys that are padding. With `memory` (b, s, d), attention takes keys and values from it
+    instead of its own input. `cross` is the context of a decoder's attention to the encoder's output.
     """
 
     tables: Tables
     backend: str
     source: Tensor | None = None
     first_values: Tensor | None = None
+    is_causal: bool = True
+    seen: Tensor | None = None
+    memory: Tensor | None = None
+    cross: Context | None = None
 
     def mix_values(self, v_bshv: Tensor, is_first: bool, mix: Tensor | float) -> Tensor:
         """v <- (1 - m) v + m v_first, v_first the path's first values before any mixing (arXiv 2410.17897)."""
@@ -44,10 +62,32 @@ class LayerCache:
         self.tensors[name] = new_bt if old is None else torch.cat((old, new_bt), dim=1)
         return self.tensors[name]
 
+    def keep(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor under `name`, which is computed at first use and then stays."""
+        if name not in self.tensors:
+            self.tensors[name] = compute()
+        return self.tensors[name]
+
 
 class Cache:
-    """The attention layers' state after `length` decoded tokens."""
+    """The attention layers' state after `length` decoded tokens, and which of these are not padding (b, length)."""
 
     def __init__(self, n_layers: int) -> None:
         self.length = 0
         self.layers = [LayerCache() for _ in range(n_layers)]
+        self.seen: Tensor | None = None
+
+    def extend_seen(self, seen_bt: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor | None:
+        """Append which of the newest (b, t) tokens are not padding, None for all of them, and return the whole mask."""
+        if seen_bt is None and self.seen is None:
+            return None
+        old = torch.ones(shape[0], self.length, dtype=torch.bool, device=device) if self.seen is None else self.seen
+        new = torch.ones(shape, dtype=torch.bool, device=device) if seen_bt is None else seen_bt
+        self.seen = torch.cat((old, new), dim=1)
+        return self.seen
+
+    def select(self, rows_n: Tensor) -> None:
+        """Keep the sequences with these numbers, in this order; a sequence can be kept several times."""
+        for layer in self.layers:
+            layer.tensors = {name: tensor.index_select(0, rows_n) for name, tensor in layer.tensors.items()}
+        self.seen = None if self.seen is None else self.seen.index_select(0, rows_n)

@@ -26,6 +26,7 @@ SOURCE_EPS = 1e-6  # as RMSNorm's
 
 Part = Literal["attention", "mlp", "block"]
 Site = Literal["attention", "mlp"]
+Use = Literal["bidirectional", "cross"]  # of an attention, besides causal self-attention
 Rotate = Callable[[Tensor, Tables], Tensor]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]  # a larger number is more likely a typing error than a model
 
@@ -103,7 +104,11 @@ class Variant(Knobs, ABC):
 
 
 class Attention(Variant, ABC):
-    """A kind of causal self-attention."""
+    """A kind of self-attention: causal, and where it can, also in both directions and across to another sequence."""
+
+    def refuse(self, use: Use) -> str | None:
+        """Return why this attention cannot be used without a causal mask, or across; None if it can."""
+        return f"{self.name} is written for causal self-attention"
 
     @abstractmethod
     def default_qk_width(self, config: Architecture) -> int:
@@ -133,11 +138,16 @@ class Attention(Variant, ABC):
         """Forward matmul FLOPs of all layers per token."""
         return config.count_kept("attention") * self.flops_per_token(config, context_length)
 
+    def flops_across(self, config: Architecture, n_keys: int) -> tuple[int, int]:
+        """Forward matmul FLOPs of one layer per query token and per key token, if each query sees all `n_keys` keys."""
+        raise NotImplementedError(f"{self.name} states no cost without a causal mask")
+
     @abstractmethod
     def build(self, config: Architecture, layer: int) -> nn.Module:
         """Build the layer at 0-based depth `layer`: (x (b, t, d), context, cache or None) -> (b, t, d).
 
-        With a cache, x holds the newest t tokens, which see all tokens before them.
+        With a cache, x holds the newest t tokens, which see all tokens before them. The context says whether the mask
+        is causal, which keys are padding, and where keys and values come from.
         """
 
 
@@ -173,6 +183,17 @@ class Final(SpecModule, ABC):
     @abstractmethod
     def logit_scale(self) -> Tensor | None:
         """Return the factor of the logits, (v,), (1,) or (), if there is one."""
+
+
+class End(SpecModule):
+    """What a `Final` does before the head."""
+
+    def __init__(self, final: Final) -> None:
+        super().__init__()
+        self.final = final
+
+    def forward(self, h_btd: Tensor) -> Tensor:
+        return self.final.read(h_btd)
 
 
 def keep_stream(h_btd: Tensor) -> Tensor:
@@ -246,6 +267,10 @@ class Normalization(Variant, ABC):
     @abstractmethod
     def build_final(self, config: Architecture) -> Final: ...
 
+    def build_end(self, config: Architecture) -> nn.Module:
+        """Build what ends a stack without a head, as an encoder's: (b, t, d) -> (b, t, d)."""
+        return End(self.build_final(config))
+
     # what that costs
     @abstractmethod
     def num_residual_params(self, config: Architecture, site: Site) -> int:
@@ -254,6 +279,10 @@ class Normalization(Variant, ABC):
     @abstractmethod
     def num_model_params(self, config: Architecture) -> int:
         """Parameters that the model carries once: before the first block, after the last, on the logits."""
+
+    def num_encoder_params(self, config: Architecture) -> int:
+        """Parameters that an encoder carries once: before the first block and after the last, without logits."""
+        return self.num_model_params(config)
 
 
 class Mlp(Variant, ABC):
@@ -388,6 +417,16 @@ class Architecture(Knobs):
     weight_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="storage of hidden matrices; bfloat16 keeps no float32 master copy"
     )
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token sees only itself and earlier tokens."""
+        return True
+
+    @property
+    def n_writes(self) -> int:
+        """Number of sub-layers that write to the residual stream; initial weights of writers shrink by its root."""
+        return 2 * self.n_layers
 
     @property
     def head_dim(self) -> int:

@@ -73,8 +73,8 @@ def build_reader(config: Architecture, n_out: int) -> nn.Module:
 
 
 def build_writer(config: Architecture, n_in: int) -> nn.Module:
-    """Build a hidden layer (..., n_in) -> (..., d_model) that writes the stream; std is divided by sqrt(2 n_layers)."""
-    std = config.base_std / (2 * config.n_layers) ** 0.5
+    """Build a hidden layer (..., n_in) -> (..., d_model) that writes the stream; std is divided by sqrt(n_writes)."""
+    std = config.base_std / config.n_writes**0.5
     return config.linear.build(config, (config.d_model, n_in), WRITES, std)
 
 

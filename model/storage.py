@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from .config import ModelConfig
 from .errors import ConfigError
-from .gpt import GPT
-from .wrapped import check_shapes, plain_weights, unwrap
+from .gpt import HeadedModel
+from .kinds import build_model, parse_config
+from .wrapped import check_shapes, plain_weights, unwrap_kind
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_JSON_BYTES = 10_000_000
@@ -31,11 +32,11 @@ def save(model: nn.Module, folder: str | Path) -> None:
 
     The model may be compiled, distributed or averaged (`torch.compile`, `DistributedDataParallel`, `AveragedModel`).
     Either both files are written, or the folder stays as it was.
-    Raises ConfigError for a module that contains no whole GPT, and OSError if the folder cannot be written.
+    Raises ConfigError for a module that contains no whole model, and OSError if the folder cannot be written.
     """
-    gpt = unwrap(model)
-    weights = separate(plain_weights(gpt))
-    config = json.dumps(gpt.config.to_dict(), indent=2) + "\n"
+    whole: HeadedModel = unwrap_kind(model, HeadedModel)
+    weights = separate(plain_weights(whole))
+    config = json.dumps(whole.config.to_dict(), indent=2) + "\n"
     folder = Path(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
@@ -50,7 +51,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
         raise
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
+def load(folder: str | Path, device: str | torch.device = "cpu") -> HeadedModel:
     """Load a model that `save` wrote, or that a training run left with its configuration under the key "model".
 
     Weights keep the floating-point type of the file. Raises ConfigError for a folder without the two files,
@@ -60,7 +61,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> GPT:
     config = _parse_config(folder / CONFIG)
     weights = read_safetensors(folder / WEIGHTS)
     check_shapes(config, {name: value.shape for name, value in weights.items()}, folder / WEIGHTS)
-    model = GPT(config)
+    model = build_model(config)
     kinds = {name: value.dtype for name, value in model.state_dict().items()}  # a user's module may have other buffers
     floats = {name: value for name, value in weights.items() if kinds[name].is_floating_point}
     check_floats(floats, folder / WEIGHTS)
@@ -123,7 +124,7 @@ def _is_file(path: Path) -> bool:
 def _parse_config(path: Path) -> ModelConfig:
     described = read_json(path)
     try:
-        return ModelConfig.parse(described.get("model", described))
+        return parse_config(described.get("model", described))
     except ConfigError as error:
         raise ConfigError(error.path, f"{error.message} (in {path})", error.legal) from None
 

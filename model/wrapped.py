@@ -1,9 +1,10 @@
-"""The GPT inside torch's wrappers, and its weights under their plain names."""
+"""The model inside torch's wrappers, and its weights under their plain names."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from .config import ModelConfig
 from .errors import ConfigError
-from .gpt import GPT
+from .gpt import GPT, HeadedModel
+from .kinds import build_model
 
+M = TypeVar("M", bound=HeadedModel)
 COMPILED = "_orig_mod"  # torch.compile keeps the module there; importing the wrapper's class takes seconds
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 INNER_WRAPPERS = (COMPILED, "_checkpoint_wrapped_module")  # these wrap a part of the model and leave it unchanged
@@ -23,21 +26,27 @@ def unwrap(model: nn.Module) -> GPT:
 
     Raises ConfigError for any other module, and for a GPT on the meta device, whose weights have no values.
     """
+    return unwrap_kind(model, GPT)
+
+
+def unwrap_kind(model: nn.Module, kind: type[M]) -> M:
+    """Do the same for a model of another kind."""
     found: object = model
-    while not isinstance(found, GPT):
+    while not isinstance(found, kind):
         inner = found.module if isinstance(found, WRAPPERS) else getattr(found, "_modules", {}).get(COMPILED)
         if inner is None:
             inside = "" if found is model else f" around {type(found).__name__}"
-            legal = ["GPT", "torch.compile(GPT)", *(f"{kind.__name__}(GPT)" for kind in WRAPPERS)]
-            raise ConfigError("model", f"expected a GPT, got {type(model).__name__}{inside}", legal)
+            name = GPT.__name__ if kind is HeadedModel else kind.__name__
+            legal = [name, f"torch.compile({name})", *(f"{wrapper.__name__}({name})" for wrapper in WRAPPERS)]
+            raise ConfigError("model", f"expected a {name}, got {type(model).__name__}{inside}", legal)
         found = inner
     if any(parameter.is_meta for parameter in found.parameters()):
         raise ConfigError("model", "its weights are on the meta device and have no values")
     return found
 
 
-def plain_weights(model: GPT) -> dict[str, Tensor]:
-    """Return the weights under the names that a GPT of this configuration has.
+def plain_weights(model: HeadedModel) -> dict[str, Tensor]:
+    """Return the weights under the names that a model of this configuration has.
 
     Raises ConfigError, naming the first weight that differs, if a part of the model was replaced or sharded.
     """
@@ -52,7 +61,7 @@ def plain_weights(model: GPT) -> dict[str, Tensor]:
 
 
 def check_shapes(config: ModelConfig, found: Mapping[str, Sequence[int]], place: object) -> None:
-    """Raise ConfigError, naming the first weight that differs, unless `found` are the shapes of GPT(config).
+    """Raise ConfigError, naming the first weight that differs, unless `found` are the shapes of the config's model.
 
     Allocates no memory, so the configuration may come from an untrusted file.
     """
@@ -61,7 +70,7 @@ def check_shapes(config: ModelConfig, found: Mapping[str, Sequence[int]], place:
     if config.count_kept("block") > len(found):  # every block has at least one tensor
         raise ConfigError("n_layers", f"{place} holds {len(found)} tensors for {config.n_layers} layers{sizes}")
     with torch.device("meta"):
-        wanted = {name: value.shape for name, value in GPT(config).state_dict().items()}
+        wanted = {name: value.shape for name, value in build_model(config).state_dict().items()}
     for name in sorted(wanted.keys() | found.keys()):
         shapes = [list(shapes[name]) if name in shapes else "nothing" for shapes in (found, wanted)]
         if shapes[0] != shapes[1]:

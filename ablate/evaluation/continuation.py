@@ -108,9 +108,12 @@ def _explain_missing_weights(run: RunFolder) -> str:
 
 def _load_model(run: RunFolder) -> GPT:
     try:
-        return load(run.path, "cuda" if torch.cuda.is_available() else "cpu")
+        model = load(run.path, "cuda" if torch.cuda.is_available() else "cpu")
     except (ConfigError, OSError, ValueError) as error:
         raise RecordError(f"{run.path}: its model cannot be loaded: {error}") from None
+    if not isinstance(model, GPT):
+        raise RecordError(f"{run.path}: it holds a model of kind {model.config.kind}, and only a GPT continues a text")
+    return model
 
 
 def _load_tokenizer(run: RunFolder) -> Tokenizer:

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..context import Context, LayerCache
-from ..contracts import Architecture, Neutral
+from ..contracts import Architecture, Neutral, Use
 from ..numerics import unit, upcast
 from ..parameters import Spec
 from .layer import HeadLayer
@@ -49,6 +49,11 @@ class ExclusiveAttention(StandardHeads):
     neutral_point: ClassVar[Neutral | None] = Neutral(knobs={"fraction": "learned"}, zeros=("fraction",))
 
     fraction: Literal["full", "learned"] = Field(default="full", description="how much of the component to remove")
+
+    def refuse(self, use: Use) -> str | None:
+        if use == "cross":
+            return "it removes the component along a token's own value, and the other sequence holds no such value"
+        return super().refuse(use)
 
     def num_extra_params(self, config: Architecture) -> int:
         return config.n_heads if self.fraction == "learned" else 0

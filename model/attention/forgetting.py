@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..context import Context, LayerCache
-from ..contracts import Architecture, Neutral
+from ..contracts import Architecture, Neutral, Use
 from ..kernels.call import DecayBias
 from ..kernels.running_sum import running_sum
 from ..numerics import upcast
@@ -54,6 +54,9 @@ class ForgettingAttention(StandardHeads):
 
     def num_extra_params(self, config: Architecture) -> int:
         return (config.d_model + 1) * config.n_heads
+
+    def refuse(self, use: Use) -> str | None:
+        return "a forget gate acts between a key and a later query, and without a causal mask there is no later query"
 
     def extra_flops(self, config: Architecture, visible: float) -> float:
         return 2 * config.d_model * config.n_heads

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from ..contracts import NO_ATTENTION, Architecture, Attention, keep_heads
+from ..contracts import NO_ATTENTION, Architecture, Attention, Use, keep_heads
 from ..errors import ConfigError
 from ..position.rope import rotate_pairs
 from .query_key_norm import QueryKeyNorm, count_qk_norm
@@ -56,6 +56,11 @@ class HeadAttention(Attention, ABC):
 
     def query_features(self, config: Architecture) -> int:
         return self.query_heads(config) * self.qk_width(config)
+
+    def refuse(self, use: Use) -> str | None:
+        if self.window is not None:
+            return "a window counts the newest keys, and without a causal mask no key is the newest"
+        return None
 
     # what a subclass adds to the projections
     def num_extra_params(self, config: Architecture) -> int:
@@ -124,6 +129,12 @@ class HeadAttention(Attention, ABC):
         linear = 2 * config.d_model * (sum(self.projected_features(config)) + config.d_model)
         core = self.called_heads(config) * (self.qk_width(config) + config.head_dim) * visible
         return round(linear + core + self.extra_flops(config, visible))
+
+    def flops_across(self, config: Architecture, n_keys: int) -> tuple[int, int]:
+        queries, keys, values = self.projected_features(config)
+        core = 2 * self.called_heads(config) * (self.qk_width(config) + config.head_dim) * n_keys
+        per_query = 2 * config.d_model * (queries + config.d_model) + core + self.extra_flops(config, 2 * n_keys)
+        return round(per_query), 2 * config.d_model * (keys + values)
 
     def called_heads(self, config: Architecture) -> int:
         """Number of heads in the kernel call: one per map and value head."""

@@ -42,6 +42,12 @@ class HeadLayer(SpecModule):
     def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """(b, t, d) -> (b, t, d). With a cache, x holds the newest t tokens."""
         q_bthk = torch.unflatten(self.query(x_btd), -1, (-1, self.qk_width))
+        if context.memory is not None:
+            k_bshk, v_bshv = self.read_memory(context.memory, cache)
+            q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)
+            q_bthk, k_bshk = q_bthk.to(v_bshv.dtype), k_bshk.to(v_bshv.dtype)
+            crossed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, None).flatten(2))
+            return crossed_btd
         k_bshk = torch.unflatten(self.key(x_btd), -1, (-1, self.qk_width))
         v_bshv = torch.unflatten(self.value(x_btd), -1, (-1, self.v_width))
         if self.mixes_values:
@@ -52,6 +58,13 @@ class HeadLayer(SpecModule):
             k_bshk, v_bshv = cache.append("key", k_bshk), cache.append("value", v_bshv)
         mixed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, cache).flatten(2))
         return mixed_btd
+
+    def read_memory(self, memory_bsd: Tensor, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        """Compute keys before their norm (b, s, h, k) and values (b, s, g, v) of the memory, once per cache."""
+        cache = LayerCache() if cache is None else cache
+        k_bsf = cache.keep("memory_key", lambda: self.key(memory_bsd))
+        v_bsf = cache.keep("memory_value", lambda: self.value(memory_bsd))
+        return torch.unflatten(k_bsf, -1, (-1, self.qk_width)), torch.unflatten(v_bsf, -1, (-1, self.v_width))
 
     def place(self, q_bthk: Tensor, k_bshk: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Apply positions and norms, in float32."""
@@ -68,7 +81,10 @@ class HeadLayer(SpecModule):
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
-        """From placed heads to outputs (b, t, n_heads, v); the newest t of the s keys and values belong to x."""
+        """From placed heads to outputs (b, t, n_heads, v).
+
+        The newest t of the s keys and values belong to x, or, with a memory, all of them to the memory.
+        """
         return self.call(q_bthk, k_bshk, v_bshv, context)
 
     def call(
@@ -81,6 +97,6 @@ class HeadLayer(SpecModule):
         sink: Tensor | None = None,
     ) -> Tensor:
         """Call the kernel with this layer's scale, window and softcap."""
-        deterministic = torch.are_deterministic_algorithms_enabled()
-        call = Call(q_bthk, k_bshk, v_bshv, True, self.scale, self.window, bias, self.softcap, sink, deterministic)
-        return attend(call, context.backend)
+        deterministic, causal, seen = torch.are_deterministic_algorithms_enabled(), context.is_causal, context.seen
+        own = (self.scale, self.window, bias, self.softcap, sink, deterministic, seen)
+        return attend(Call(q_bthk, k_bshk, v_bshv, causal, *own), context.backend)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..context import Context, LayerCache
-from ..contracts import Architecture
+from ..contracts import Architecture, Use
 from ..kernels.running_sum import running_sum
 from ..numerics import upcast
 from .layer import HeadLayer
@@ -52,6 +52,9 @@ class SelectiveAttention(StandardHeads):
         "uncertain"
     )
     neutral: ClassVar[str] = "None: it has no knob, and equals the baseline only while no logit of head 0 is positive."
+
+    def refuse(self, use: Use) -> str | None:
+        return "a vote hides a key from later queries, and without a causal mask there is no later query"
 
     def extra_flops(self, config: Architecture, visible: float) -> float:
         return self.qk_width(config) * visible

@@ -11,6 +11,7 @@ TABLE: Table[Mlp] = Table(
         "swiglu": "swiglu:SwiGLU",
         "gelu": "gelu:Gelu",
         "relu2": "relu2:Relu2",
+        "simba": "simba:Simba",
     },
     plain="plain:PlainMlp",
 )

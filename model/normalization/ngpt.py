@@ -290,6 +290,12 @@ class NGPT(Normalization):
     def build_final(self, config: Architecture) -> Final:
         return SphereFinal(LearnedScale(self.s_z, config.vocab_size, config))
 
+    def build_end(self, config: Architecture) -> nn.Module:
+        return nn.Identity()  # the stream consists of unit vectors already
+
+    def num_encoder_params(self, config: Architecture) -> int:
+        return 0
+
     def num_residual_params(self, config: Architecture, site: Site) -> int:
         alpha, scale, n_scaled = self.alpha_mlp, self.s_uv, config.mlp.hidden_features(config)
         if site == "attention":

@@ -11,6 +11,7 @@ TABLE: Table[Position] = Table(
         "rope": "rope:Rope",
         "learned": "learned:Learned",
         "none": "none:NoPosition",
+        "sinusoidal": "sinusoidal:Sinusoidal",
         "ngpt_reference": "ngpt_reference:NGPTReference",
     },
 )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ablate_model import GPT, ModelConfig
 from ablate_model.config import TABLES
+from ablate_model.parameters import SpecModel
 
+M = TypeVar("M", bound=SpecModel)
 SIZES = {"d_model": 24, "n_layers": 2, "n_heads": 4, "vocab_size": 11, "context_length": 8, "d_ff": 20}
 
 KNOBS: dict[str, list[dict[str, Any]]] = {
@@ -61,7 +63,7 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-KNOBS["mlp"] = [{"name": "gelu", "approximate": "none"}]
+KNOBS["mlp"] = [{"name": "gelu", "approximate": "none"}, {"name": "simba", "scaler_init": 0.7, "input_shift": 3.0}]
 
 OTHERS: list[dict[str, Any]] = [
     {"tie_embeddings": True},
@@ -142,7 +144,11 @@ def pairs() -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
 
 def scrambled(config: ModelConfig, dtype: torch.dtype = torch.float64, backend: str = "auto") -> GPT:
     """A model with all parameters, even constant ones, moved away from their initial values."""
-    model = GPT(config, backend=backend).to(dtype)
+    return scrambled_model(GPT(config, backend=backend), dtype)
+
+
+def scrambled_model(model: M, dtype: torch.dtype = torch.float64) -> M:
+    model = model.to(dtype)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -91,7 +92,17 @@ MLPS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def simba(config: ModelConfig, get: Get, x: Tensor) -> Tensor:
+    knobs: Any = config.mlp
+    if knobs.input_shift is not None:
+        x = unit(torch.cat((x, torch.full((len(x), 1), knobs.input_shift, dtype=x.dtype)), dim=1))
+    features = linear(config, get, "mlp.hidden", x) * get("mlp.scaler")
+    return linear(config, get, "mlp.output", torch.where(features > 0, features, 0.0) + 1e-8, axis=1)
+
+
 def mlp(config: ModelConfig, get: Get, x: Tensor) -> Tensor:
+    if config.mlp.name == "simba":
+        return simba(config, get, x)
     hidden = linear(config, get, "mlp.hidden", x)
     if config.normalization.name == "ngpt":
         hidden = hidden * scale(config, get, "mlp.scale.s_uv", "s_uv") * config.d_model**0.5
@@ -108,30 +119,51 @@ def logits(config: ModelConfig, parameters: Mapping[str, Tensor], ids_bt: Tensor
 
 
 def _logits(config: ModelConfig, parameters: Mapping[str, Tensor], ids_t: Tensor) -> Tensor:
-    is_sphere = config.normalization.name == "ngpt"
     get = parameters.__getitem__
+    return read_out(config, get, stack(config, get, enter(config, get, ids_t)))
 
-    def rows(name: str) -> Tensor:
-        return unit(get(name)) if config.normalization.has_unit_weights_in_forward else get(name)
 
-    h = rows("embedding.weight")[ids_t]
-    if config.position.name == "learned":
-        h = h + rows("position.table.weight")[: len(ids_t)]
-        h = unit(h) if is_sphere else h
-    if is_sphere and not config.normalization.has_unit_weights:
+def rows(config: ModelConfig, get: Get, name: str) -> Tensor:
+    return unit(get(name)) if config.normalization.has_unit_weights_in_forward else get(name)
+
+
+def enter(config: ModelConfig, get: Get, ids_t: Tensor, place: str = "", embedding: str = "embedding") -> Tensor:
+    """The stream before the first block."""
+    return enter_vectors(config, get, rows(config, get, f"{embedding}.weight")[ids_t], place)
+
+
+def enter_vectors(config: ModelConfig, get: Get, h: Tensor, place: str = "") -> Tensor:
+    is_sphere, length = config.normalization.name == "ngpt", len(h)
+    position: Any = config.position
+    if position.name == "learned":
+        h = h + rows(config, get, f"{place}position.table.weight")[:length]
+    if position.name == "sinusoidal":
+        waves = torch.zeros(length, config.d_model, dtype=torch.float64)
+        for p in range(length):
+            for i in range(config.d_model):
+                angle = p / position.base ** (2 * (i // 2) / config.d_model)
+                waves[p, i] = math.cos(angle) if i % 2 else math.sin(angle)
+        h = h * position.embedding_scale + (unit(waves) if is_sphere else waves)
+    if is_sphere and (position.name in ("learned", "sinusoidal") or not config.normalization.has_unit_weights):
         h = unit(h)
     if getattr(config.normalization, "has_embedding_scale", False):
-        h = h * get("input.factor")
-    h = stack(config, get, h)
-    head = rows("embedding.weight" if config.tie_embeddings else "head.weight")
-    if is_sphere:
-        z = (h @ head.T) * scale(config, get, "final.s_z", "s_z")
-    elif config.normalization.name == "dyt":
-        z = dynamic_tanh(get, "final.norm", h) @ head.T
-    elif getattr(config.normalization, "place", None) == "sum":
-        z = h @ head.T
-    else:
-        z = norm(get, "final.norm", config.normalization, h) @ head.T
+        h = h * get(f"{place}input.factor")
+    return h
+
+
+def final_norm(config: ModelConfig, get: Get, name: str, h: Tensor) -> Tensor:
+    """What happens before a head, or at the end of an encoder."""
+    if config.normalization.name == "ngpt" or getattr(config.normalization, "place", None) == "sum":
+        return h
+    if config.normalization.name == "dyt":
+        return dynamic_tanh(get, f"{name}.norm", h)
+    return norm(get, f"{name}.norm", config.normalization, h)
+
+
+def read_out(config: ModelConfig, get: Get, h: Tensor) -> Tensor:
+    head = rows(config, get, "embedding.weight" if config.tie_embeddings else "head.weight")
+    z = final_norm(config, get, "final", h) @ head.T
+    z = z * scale(config, get, "final.s_z", "s_z") if config.normalization.name == "ngpt" else z
     return z if config.logit_softcap is None else config.logit_softcap * torch.tanh(z / config.logit_softcap)
 
 
@@ -151,23 +183,50 @@ def stack(config: ModelConfig, get: Get, h: Tensor) -> Tensor:
     return unit(mixed) if is_sphere else mixed
 
 
-def path(config: ModelConfig, get: Get, layers: range, h: Tensor, embedding: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Crossing:
+    """What a decoder reads: the encoder's output (s, d), and which of its tokens are not padding."""
+
+    config: ModelConfig
+    memory: Tensor
+    seen: Tensor
+
+
+def path(
+    config: ModelConfig,
+    get: Get,
+    layers: range,
+    h: Tensor,
+    embedding: Tensor,
+    name: str = "stack",
+    seen: Tensor | None = None,
+    crossing: Crossing | None = None,
+) -> Tensor:
     rotations = rotation_matrices(config, len(h))
     first_values: list[Tensor] = []
+    blocks = f"{name}.blocks"
     connect = NORMALIZATIONS[config.normalization.name]
     is_sphere = config.normalization.name == "ngpt"
     source = unit(embedding) if is_sphere else rms_norm(embedding, 1e-6)
     for depth, layer in enumerate(layers):
 
         def block(name: str, layer: int = layer) -> Tensor:
-            return get(f"stack.blocks.{layer}.{name}")
+            return get(f"{blocks}.{layer}.{name}")
 
         if config.embedding_shortcut and not {f"attention/{layer}", f"mlp/{layer}"} <= set(config.dropped):
             h = block("shortcut")[0] * h + block("shortcut")[1] * source
             h = unit(h) if is_sphere else h
-        site = Site(config, depth, block, rotations, first_values)
+        site = Site(config, depth, block, rotations, first_values, config.is_causal, seen)
         if f"attention/{layer}" not in config.dropped:
             h = connect(config, block, "attention", lambda x, site=site: ATTENTIONS[config.attention.name](site, x), h)
+        if crossing is not None:
+
+            def cross(name: str, block: Get = block) -> Tensor:
+                return block(name.replace("attention", "cross", 1))
+
+            site = Site(crossing.config, depth, cross, None, [], False, crossing.seen, crossing.memory)
+            attend = ATTENTIONS[crossing.config.attention.name]
+            h = connect(crossing.config, cross, "attention", lambda x, site=site, f=attend: f(site, x), h)
         if f"mlp/{layer}" not in config.dropped:
             h = connect(config, block, "mlp", lambda x, block=block: mlp(config, block, x), h)
     return h

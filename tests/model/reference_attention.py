@@ -23,6 +23,9 @@ class Site:
     get: Get  # parameters of the block, by name
     rotations: Tensor | None  # (t, k, k)
     first_values: list[Tensor]  # the values of the first layer once it has run
+    is_causal: bool = True
+    seen: Tensor | None = None  # (s,), False for keys that are padding
+    memory: Tensor | None = None  # (s, d), where keys and values come from instead of the layer's input
 
     @property
     def knobs(self) -> Any:
@@ -98,7 +101,7 @@ def logit_scale(site: Site, width: int) -> float:
 
 
 def attention_map(site: Site, q: Tensor, k: Tensor, bias: Tensor | None = None, sink: Tensor | None = None) -> Tensor:
-    """One (t, t) map: row i is the softmax over the keys that query i may see."""
+    """One (t, s) map: row i is the softmax over the keys that query i may see, and 0 if it sees none."""
     width, length = q.shape[1], q.shape[0]
     z = q @ k.T * logit_scale(site, width)
     if site.knobs.logit_softcap is not None:
@@ -108,10 +111,14 @@ def attention_map(site: Site, q: Tensor, k: Tensor, bias: Tensor | None = None, 
     rows = []
     for i in range(length):
         first = 0 if site.knobs.window is None else max(0, i - site.knobs.window + 1)
-        weights = torch.exp(z[i, first : i + 1])
-        total = weights.sum() if sink is None else weights.sum() + torch.exp(sink)
-        row = torch.zeros(length, dtype=z.dtype)
-        rows.append(torch.cat((row[:first], weights / total, row[i + 1 :])))
+        end = i + 1 if site.is_causal else len(k)
+        visible = [j for j in range(first, end) if site.seen is None or site.seen[j]]
+        row = torch.zeros(len(k), dtype=z.dtype)
+        if visible:
+            weights = torch.exp(z[i, visible])
+            total = weights.sum() if sink is None else weights.sum() + torch.exp(sink)
+            row = row.index_copy(0, torch.tensor(visible), weights / total)
+        rows.append(row)
     return torch.stack(rows)
 
 
@@ -129,8 +136,9 @@ def values(site: Site, x: Tensor) -> list[Tensor]:
 def queries_keys_values(site: Site, x: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     width = site.knobs.qk_width(site.config)
     q = place(site, split(site.linear("query", x), width), "query")
-    k = place(site, split(site.linear("key", x), width), "key")
-    return q, k, values(site, x)
+    source = x if site.memory is None else site.memory
+    k = place(site, split(site.linear("key", source), width), "key")
+    return q, k, values(site, source)
 
 
 def standard(site: Site, x: Tensor) -> Tensor:

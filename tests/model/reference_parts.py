@@ -23,8 +23,9 @@ def rms_norm(x: Tensor, eps: float, gain: Tensor | float = 1.0) -> Tensor:
     return gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
 
 
-def linear(config: ModelConfig, get: Get, name: str, x: Tensor) -> Tensor:
-    weight, axis = get(f"{name}.weight"), 0 if name.endswith("output") else 1
+def linear(config: ModelConfig, get: Get, name: str, x: Tensor, axis: int | None = None) -> Tensor:
+    weight = get(f"{name}.weight")
+    axis = (0 if name.endswith("output") else 1) if axis is None else axis
     if config.normalization.has_unit_weights_in_forward:
         weight = unit(weight, axis)
     if config.linear.name == "bitnet_b158":
@@ -32,7 +33,7 @@ def linear(config: ModelConfig, get: Get, name: str, x: Tensor) -> Tensor:
         magnitude = weight.abs().mean(axis, keepdim=True) if is_sphere else weight.abs().mean()
         weight = pass_through(weight, torch.clamp(torch.round(weight / magnitude), -1, 1) * magnitude)
         x = x if is_sphere else rms_norm(x, 1e-6)
-        s = 127 / x.abs().max(-1, keepdim=True).values
+        s = 127 / x.abs().max(-1, keepdim=True).values.clamp_min(1e-5)
         x = pass_through(x, torch.clamp(torch.round(s * x), -128, 127) / s)
     y = x @ weight.T
     return y + get(f"{name}.bias") if config.bias else y

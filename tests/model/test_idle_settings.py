@@ -37,6 +37,9 @@ VALUES: dict[str, list[Any]] = {
     "n_noise_heads": [1, 2, 4],
     "num_maps": [1, 2],
     "init": [0.7, -0.7],
+    "embedding_scale": [0.7],
+    "scaler_init": [0.7],
+    "input_shift": [3.0],
     "bias_init": [1.0],
 }
 # These knobs have no effect beside certain others, which are listed here.
