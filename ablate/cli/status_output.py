@@ -108,11 +108,12 @@ def print_log(store: StudyFolder, run_id: str, n_lines: int) -> None:
     facts = {
         "folder": folder.path,
         "state": _name_state(folder, status),
-        "step": f"{status.step}/{status.n_steps}",
+        "step": f"{status.step}/{status.n_steps}" if status.n_steps else status.step,
         "worker": status.worker,
         "took": format_seconds(status.took_s) if status.took_s else "",
         "memory": f"{format_count(status.memory_bytes)}B" if status.memory_bytes else "",
         "weights": folder.weights_flaw() if status.state == "finished" else "",
+        "output": folder.log if folder.log.exists() else "",
     }
     for name, value in facts.items():
         if value:

@@ -100,6 +100,8 @@ def continue_prompt(
 
 def _explain_missing_weights(run: RunFolder) -> str:
     status = run.read_status()
+    if run.log.exists():
+        return run.weights_flaw()
     if status.state == "finished":
         return f"its {run.weights.name} is gone: the run finished, but `ablate clean` or --keep removed the weights"
     notes = "".join(f"; {note}" for note in status.notes)

@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 2**16  # a longer line is cut
 MAX_SEARCHED = 2**13  # characters of a line that patterns search
 STEP = "step"
 STEP_KEYS = (STEP, "_step", "global_step", "iter", "iteration")  # in a JSON line, the first that is there
+_JSON_MARKS = (b'step"', b'"iter')  # each step key of a JSON line has one of them
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _END = re.compile(rb"[\r\n]")
 
@@ -37,9 +38,9 @@ class LineReader:
         self.remarks: dict[str, None] = {}
         self.step: int | None = None  # the last one seen in the output
         self._rest = b""
-        marks = [b"{", *map(find_literal, patterns)]
+        marks = [*_JSON_MARKS, *map(find_literal, patterns)]
         # Without a text that a pattern needs, every line has to be searched.
-        self._mark = re.compile(b"|".join(map(re.escape, marks))) if all(marks) else None
+        self._marks = tuple(dict.fromkeys(marks)) if all(marks) else ()
 
     def read(self, block: bytes, *, is_last: bool = False) -> Iterator[tuple[int, Values]]:
         """(step, values) of each line that has metrics. The last line waits for its end, unless the block `is_last`."""
@@ -51,16 +52,20 @@ class LineReader:
 
     def _candidates(self, lines: bytes) -> Iterator[bytes]:
         """The lines that may have metrics."""
-        if self._mark is None:
+        if not self._marks:
             yield from _END.split(lines)
             return
-        place = 0
-        while found := self._mark.search(lines, place):
-            before = max(lines.rfind(b"\n", place, found.start()), lines.rfind(b"\r", place, found.start()))
+        place, following = 0, {mark: lines.find(mark) for mark in self._marks}
+        while found := [at for at in following.values() if at >= 0]:
+            first = min(found)
+            before = max(lines.rfind(b"\n", place, first), lines.rfind(b"\r", place, first))
             start = max(place, before + 1)
-            stop = _END.search(lines, found.end())
+            stop = _END.search(lines, first)
             place = stop.end() if stop else len(lines)
             yield lines[start : stop.start() if stop else place]
+            following = {
+                mark: at if at < 0 or at >= place else lines.find(mark, place) for mark, at in following.items()
+            }
 
     def _read_line(self, line: bytes) -> Iterator[tuple[int, Values]]:
         text = _COLOURS.sub("", line.decode(errors="replace")).strip()

@@ -88,6 +88,7 @@ class ProgramTrainer(Trainer):
         write_json(
             folder.path / ARM_NAME,
             {**provided, "arm": told["arm"], "axes": told["axes"], "settings": told["settings"], "command": words},
+            durable=False,
         )
         if told["diff"]:
             (folder.path / DIFF_NAME).write_bytes(Path(told["diff"]).read_bytes())

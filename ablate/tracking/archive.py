@@ -17,7 +17,7 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular, write_atomic
-from ablate.tracking.archive_reader import RECORD, read_record, unpack
+from ablate.tracking.archive_reader import OPTIONAL, RECORD, is_packable, read_record, unpack
 from ablate.tracking.code import CODE, check_versions, find_versions, read_code, write_code
 from ablate.tracking.curve import BusyError, CurveWriter, file_crc32, is_held, read_backwards
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
@@ -29,6 +29,7 @@ CONTENT = ("config.json", "manifest.json", CURVE, STATUS)
 # All parts of a study have these in common. Otherwise their runs could not be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
 MAX_FILE_BYTES = 2**30  # of a curve, which has a few hundred bytes per line
+MAX_OPTIONAL_BYTES = 2**25  # of a log or a difference, both of which are cut where they are written
 MAX_DOCUMENT_BYTES = 2**22  # of a run's config, manifest or status, which is parsed as a whole
 TAKEN = "this run is being trained now; stop it first"
 
@@ -45,7 +46,7 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
     if archive.is_dir():
         raise RecordError(f"{archive}: this is a folder; name a file in it")
     record = store.read_study()
-    names = (*CONTENT, WEIGHTS) if weights else CONTENT
+    names = (*CONTENT, *OPTIONAL, *([WEIGHTS] if weights else []))
     ended = [
         folder
         for folder in map(store.run, dict.fromkeys(run.run_id for run in record.runs))
@@ -67,7 +68,7 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
             _add(tar, RECORD, store.record)
             for folder in ended:
                 for name in names:
-                    if name in CONTENT or folder.weights.exists():
+                    if name in CONTENT or is_packable(folder.path / name):
                         _add(tar, f"{folder.path.name}/{name}", folder.path / name)
             for version in find_versions(store.code, (read_json(folder.config) for folder in ended)):
                 for name in read_code(store.code / version):
@@ -151,7 +152,7 @@ def _remove_empty(folders: Iterable[Path], kept: set[Path]) -> None:
 def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], stage: Path) -> dict[str, Path]:
     """Unpack and check all archives. Returns the folder of each run, by run id."""
     documents = dict.fromkeys(CONTENT, min(MAX_DOCUMENT_BYTES, MAX_FILE_BYTES))
-    sizes = documents | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}
+    sizes = documents | dict.fromkeys(OPTIONAL, MAX_OPTIONAL_BYTES) | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}
     incoming: dict[str, Path] = {}
     for index, (archive, record) in enumerate(parts):
         found = unpack(archive, record, stage / str(index), sizes)
@@ -185,7 +186,7 @@ def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> No
     else:
         undo.callback(_restore, target.path, before)
         before.mkdir(parents=True)
-        for name in (*CONTENT, WEIGHTS):
+        for name in (*CONTENT, *OPTIONAL, WEIGHTS):
             if (target.path / name).is_file():
                 shutil.copy2(target.path / name, before / name)
     try:
@@ -193,9 +194,10 @@ def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> No
     except BusyError:
         raise RecordError(f"{target.path}: {TAKEN}") from None
     with curve:
-        if (source / WEIGHTS).exists():
-            with (source / WEIGHTS).open("rb") as file:
-                write_atomic(target.weights, partial(shutil.copyfileobj, file))
+        for name in (WEIGHTS, *OPTIONAL):
+            if (source / name).exists():
+                with (source / name).open("rb") as file:
+                    write_atomic(target.path / name, partial(shutil.copyfileobj, file))
         with (source / CURVE).open("rb") as file:
             curve.replace(file)
         curve.sync()
@@ -205,7 +207,7 @@ def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> No
 
 def _restore(folder: Path, before: Path) -> None:
     """Restore the files of a run from the copies in `before`."""
-    for name in (*CONTENT, WEIGHTS):
+    for name in (*CONTENT, *OPTIONAL, WEIGHTS):
         with suppress(OSError, RecordError, BusyError):
             if not (before / name).exists():
                 (folder / name).unlink()

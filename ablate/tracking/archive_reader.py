@@ -22,6 +22,8 @@ RECORD = "study.json"
 BLOCK_BYTES = 2**20
 # An archive may unpack to this multiple of its size plus the room below. Curves compress five times, weights hardly.
 MAX_RATIO = 100
+SMALL_BYTES = 2**16
+OPTIONAL = ("arm.json", "code.diff", "log.txt")  # of runs of a program
 MIN_ROOM_BYTES = 2**26
 MAX_RECORD_BYTES = 2**26  # thousands of arms take a few megabytes
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # it cannot lead out of the folder that it is joined to
@@ -153,3 +155,12 @@ def _check_record(record: StudyRecord) -> None:
         json.dumps(record.to_dict(), allow_nan=False)
     except (ValueError, RecursionError):
         raise RecordError(f"{RECORD}: it holds a number that JSON cannot express") from None
+
+
+def is_packable(path: Path) -> bool:
+    """Whether an optional file is there, and is not one repetition: readers refuse an archive that unpacks to far more
+    than its size."""
+    if path.name not in OPTIONAL or not path.is_file() or path.stat().st_size <= SMALL_BYTES:
+        return path.exists()
+    content = path.read_bytes()
+    return len(content) < MAX_RATIO // 2 * len(zlib.compress(content, 1))

@@ -142,9 +142,16 @@ class RunFolder:
         values = (record.get("val_loss") for record in read_backwards(self.curve, "val_loss"))
         return next((value for value in values if is_number(value)), None)
 
+    @property
+    def log(self) -> Path:
+        """The output of a program."""
+        return self.path / "log.txt"
+
     def weights_flaw(self) -> str:
         """Say in a sentence why the run has no usable weights; empty if it has. The numbers are not read."""
         if not os.path.lexists(self.weights):
+            if os.path.lexists(self.log):
+                return "it ran a program of your own, which keeps its own weights"
             state = self.read_status().state
             if state == "finished":
                 return f"{self.weights.name} is gone: it was cleaned away, merged without weights, or lost"
