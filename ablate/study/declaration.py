@@ -9,9 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from ablate.errors import DataError, GridError
@@ -48,6 +55,14 @@ class Axis:
         return (*self.place, index) if self.is_list else self.place
 
 
+_NOTHING: dict[str, Any] = {}
+NO_TRAINING = TrainConfig.model_construct(**_NOTHING)  # of a program, whose training is its own: it has no steps
+
+
+def _check_training(value: object, check: ValidatorFunctionWrapHandler) -> TrainConfig:
+    return NO_TRAINING if value is NO_TRAINING else check(value)
+
+
 class Declaration(Frozen):
     """The common part of a grid and a search: everything that defines the runs, except the axes."""
 
@@ -56,7 +71,7 @@ class Declaration(Frozen):
     question: str = Field("", description="the question to answer, as a sentence")
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
-    train: TrainConfig
+    train: Annotated[TrainConfig, WrapValidator(_check_training)]
     program: Program | None = Field(
         None, description="a program of your own that trains the arms; model, train and data are then settings of yours"
     )
@@ -79,14 +94,13 @@ class Declaration(Frozen):
         for key, settings in own.items():
             if not isinstance(settings, dict):
                 raise ValueError(f"{key}: must be a mapping of the program's settings, got {quote(settings)}")
-        no_settings: dict[str, Any] = {}
         rest = {key: part for key, part in value.items() if key not in OWN}
         resources = rest.get("resources")
         if isinstance(resources, dict):
             if resources.get("processes", 1) != 1:
                 raise ValueError("resources.processes: a program starts its own processes, on the GPUs of its run")
             rest["resources"] = {**resources, "processes": 1}
-        return {**rest, "own": own, "model": {}, "train": TrainConfig.model_construct(**no_settings)}
+        return {**rest, "own": own, "model": {}, "train": NO_TRAINING}
 
     @property
     def settings(self) -> dict[str, Any]:
