@@ -36,10 +36,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Metric:
-    """What arms are compared by: the key in a line of a curve, and the better direction."""
+    """What arms are compared by: the key in a line of a curve, and the better direction.
+
+    `is_loss` holds for the validation loss of a language model, in nats per token. The unit of any other metric is not
+    known.
+    """
 
     name: str
     direction: Direction
+    is_loss: bool = False
 
     @property
     def sign(self) -> float:
@@ -47,14 +52,9 @@ class Metric:
         return 1.0 if self.direction == "lower" else -1.0
 
     @property
-    def opposite(self) -> Direction:
-        """The worse direction."""
-        return "higher" if self.direction == "lower" else "lower"
-
-    @property
-    def is_loss(self) -> bool:
-        """Whether it is the validation loss of a language model, in nats per token."""
-        return self == LOSS
+    def wanted(self) -> str:
+        """What a good value is: `low` or `high`."""
+        return self.direction.removesuffix("er")
 
     @property
     def label(self) -> str:
@@ -70,11 +70,6 @@ class Metric:
     def short(self) -> str:
         """The name after an adjective, as in `the final loss`, `the final val_acc`."""
         return "loss" if self.is_loss else self.name
-
-    @property
-    def wanted(self) -> str:
-        """What a good value is: `low` or `high`."""
-        return self.direction.removesuffix("er")
 
     @property
     def side(self) -> str:
@@ -156,10 +151,12 @@ Metrics = Annotated[
     AfterValidator(_check_names),
 ]
 
-LOSS = Metric("val_loss", "lower")
+LOSS = Metric("val_loss", "lower", is_loss=True)
 LANGUAGE_MODEL: Mapping[str, Direction] = {LOSS.name: LOSS.direction}
 
 
 def list_metrics(metrics: Mapping[str, Direction]) -> tuple[Metric, ...]:
     """List the metrics in their order."""
+    if metrics == LANGUAGE_MODEL:
+        return (LOSS,)
     return tuple(Metric(name, direction) for name, direction in metrics.items())

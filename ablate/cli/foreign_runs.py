@@ -41,8 +41,9 @@ Metric = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME[:DIRECTION]",
-        help="Metric or column to compare, by default a validation loss: val/loss, val_loss, eval/loss or eval_loss. "
-        "Another metric ends in its better direction: accuracy:higher, perplexity:lower.",
+        help="One of the study's metrics to compare by; default: its first. Of what others logged, the metric or "
+        "column, by default a validation loss: val/loss, val_loss, eval/loss or eval_loss. Another one ends in its "
+        "better direction: accuracy:higher, perplexity:lower.",
     ),
 ]
 Map = Annotated[

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablate.errors import DataError, GridError
+from ablate.errors import AblateError, DataError, GridError
+from ablate.metrics import Direction
 
 if TYPE_CHECKING:
+    from ablate.analysis import Results
     from ablate.plan import Plan
     from ablate.tracking.folders import StudyFolder
 
@@ -89,3 +92,20 @@ def write_command(*uris: str | None) -> str:
 
         words = [word.replace(uri, redact(uri)) for word in words]
     return shlex.join(words)
+
+
+def read_by(stores: Sequence[StudyFolder], metric: str | None, direction: Direction | None) -> Results:
+    """Read studies, to be compared by one of their metrics, by default the first."""
+    from ablate.analysis.selection import measure_by
+    from ablate.report import read_studies
+
+    results = read_studies(stores)
+    if metric is None:
+        return results
+    try:
+        results = measure_by(results, metric)
+    except AblateError as error:
+        raise AblateError(f"--{error}; for what others logged, give --mlflow and --experiment, or --from") from None
+    if direction not in (None, results.metric.direction):
+        raise AblateError(f"--metric {metric}:{direction}: the study says {metric}: {results.metric.direction}")
+    return results

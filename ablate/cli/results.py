@@ -27,7 +27,7 @@ from ablate.cli.foreign_runs import (
     open_foreign,
     split_direction,
 )
-from ablate.cli.inputs import find_mirror, find_store
+from ablate.cli.inputs import find_mirror, find_store, read_by
 from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, BesideGrid, Runs, Study, TrustCode
 from ablate.errors import AblateError
 
@@ -86,8 +86,8 @@ def report(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="Loss to reach: the baseline's after 50, 75 or 90 % of its budget or at its end (final), or a "
-            "number of nats per token, e.g. 3.28. Repeatable.",
+            help="Loss, or other metric, to reach: the baseline's after 50, 75 or 90 % of its budget or at its end "
+            "(final), or a number, e.g. 3.28 nats per token. Repeatable.",
         ),
     ] = None,
     axis: Annotated[
@@ -145,7 +145,7 @@ def report(
     With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs that MLflow has.
     """
     from ablate.analysis import TARGETS, parse_target
-    from ablate.report import ReportOptions, attach_report, clean_name, read_studies, write_report
+    from ablate.report import ReportOptions, attach_report, clean_name, write_report
 
     options = ReportOptions(
         targets=tuple(map(parse_target, target)) if target else TARGETS,
@@ -161,11 +161,11 @@ def report(
     )
     stores = [] if from_ else [find_store(study, runs) for study in studies or ()]
     if not from_ and mlflow is None and experiment is None:
-        if chosen:
-            raise AblateError("--metric and --map name what others logged: give --mlflow and --experiment, or --from")
+        if chosen.keys() - ({"val_loss"} if metric else set()):
+            raise AblateError("--map names what others logged: give --mlflow and --experiment, or --from")
         if not stores:
             raise AblateError("no study to report on: name its grid or folder, --from PATH, or --mlflow URI")
-        read: Callable[[], Results] = partial(read_studies, stores)
+        read: Callable[[], Results] = partial(read_by, stores, name, direction)
         folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
     else:
         if stores:

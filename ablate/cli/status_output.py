@@ -34,8 +34,8 @@ STATE_STYLES: Mapping[str, str] = {
 
 def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
     """The state of every run, one mapping per run."""
-    rows = []
-    for run in store.read_study().runs:
+    record, rows = store.read_study(), []
+    for run in record.runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
         rows.append(
@@ -46,7 +46,7 @@ def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
                 "state": _name_state(folder, status),
                 "step": status.step,
                 "n_steps": status.n_steps,
-                "val_loss": folder.last_validation(),
+                record.metric.name: folder.last_validation(record.metric.name),
                 "took_s": status.took_s,
                 "error": status.error,
                 "notes": list(status.notes),
@@ -60,7 +60,8 @@ def render_status(store: StudyFolder) -> Group:
     table = make_table(("run", "arm"))
     table.add_column("seed", justify="right", overflow="fold")
     table.add_column("state", overflow="fold")
-    for name in ("step", "val loss", "took"):
+    metric = store.read_study().metric
+    for name in ("step", "val loss" if metric.is_loss else metric.name, "took"):
         table.add_column(name, justify="right", overflow="fold")
     rows = describe_runs(store)
     for row in rows:
@@ -70,7 +71,7 @@ def render_status(store: StudyFolder) -> Group:
             str(row["seed"]),
             Text(row["state"] + (" *" if row["notes"] else ""), style=STATE_STYLES[row["state"]]),
             f"{row['step']}/{row['n_steps']}" if row["n_steps"] else "",
-            "" if row["val_loss"] is None else f"{row['val_loss']:.4f}",
+            "" if row[metric.name] is None else f"{row[metric.name]:.4f}",
             format_seconds(row["took_s"]) if row["took_s"] else "",
         )
     states = Counter(row["state"] for row in rows)

@@ -75,7 +75,7 @@ def run(
         typer.Option(
             "--early-stop",
             metavar="RULE",
-            help="Stop runs that fall behind: asha, or patience=N (evaluations without a lower loss). Never baselines.",
+            help="Stop runs that fall behind: asha, or patience=N (evaluations without a gain). Never baselines.",
         ),
     ] = None,
     stuck_after: Annotated[

@@ -36,8 +36,8 @@ class CurveFeed:
         records = self._read(run)
         if not records:
             return
-        losses = [record["val_loss"] for record in records if record.get("val_loss") is not None]
-        last = {"val_loss": losses[-1]} if losses else {}
+        names = self.mirror.record.metrics
+        last = {name: record[name] for record in records for name in names if record.get(name) is not None}
         self.observe(Event("progress", run, record={**records[-1], **last, **(more or {})}))
 
     def _read(self, run: Run) -> list[dict[str, Any]]:

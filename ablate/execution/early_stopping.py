@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from ablate.errors import GridError, suggest
+from ablate.metrics import LOSS, Metric
 from ablate.plan import Plan, Run
 from ablate.tracking.study_record import is_number
 
 ETA = 3  # a third continues at each rung
 N_RUNGS = 3
-MIN_GAIN = 1e-3  # nats; a smaller gain is no improvement
+MIN_GAIN = 1e-3  # nats; a smaller gain is no improvement. For a metric of unknown scale, every gain is one.
 
 
 class Stopping(ABC):
@@ -36,15 +37,16 @@ class Asha(Stopping):
     third of the runs that have reached it, with the same seed and baseline. The first few always continue.
     """
 
-    def __init__(self) -> None:
-        self._losses: dict[tuple[int, str, int], dict[str, float]] = {}
+    def __init__(self, metric: Metric = LOSS) -> None:
+        self.metric = metric
+        self._reached: dict[tuple[int, str, int], dict[str, float]] = {}
 
     def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
         reason = ""
         for rung in range(N_RUNGS):
             milestone = (run.arm.n_steps or math.inf) / ETA ** (N_RUNGS - rung)
-            reached = self._losses.setdefault((run.seed, run.arm.baseline, rung), {})
-            loss = next((loss for step, loss in _evaluations(records) if step >= milestone), None)
+            reached = self._reached.setdefault((run.seed, run.arm.baseline, rung), {})
+            loss = next((loss for step, loss in _evaluations(records, self.metric) if step >= milestone), None)
             if loss is None or run.run_id in reached:
                 continue
             reached[run.run_id] = loss
@@ -56,31 +58,32 @@ class Asha(Stopping):
 
 @final
 class Patience(Stopping):
-    """Cuts a run whose validation loss has not fallen for `evaluations` evaluations in a row."""
+    """Cuts a run whose metric has not become better for `evaluations` evaluations in a row."""
 
-    def __init__(self, evaluations: int) -> None:
-        self.evaluations = evaluations
+    def __init__(self, evaluations: int, metric: Metric = LOSS) -> None:
+        self.evaluations, self.metric = evaluations, metric
+        self.min_gain = MIN_GAIN if metric.is_loss else 0.0
         self._best: dict[str, tuple[float, int]] = {}
 
     def judge(self, run: Run, records: Sequence[Mapping[str, Any]]) -> str:
         best, since = self._best.get(run.run_id, (float("inf"), 0))
-        for _, loss in _evaluations(records):
-            best, since = (loss, 0) if loss < best - MIN_GAIN else (best, since + 1)
+        for _, loss in _evaluations(records, self.metric):
+            best, since = (loss, 0) if loss < best - self.min_gain else (best, since + 1)
         self._best[run.run_id] = (best, since)
         if run.arm.name == run.arm.baseline or since < self.evaluations:
             return ""
-        return f"patience: no lower validation loss for {since} evaluations"
+        return f"patience: no {self.metric.direction} {self.metric.label} for {since} evaluations"
 
 
-def parse_stopping(rule: str | None) -> Stopping | None:
-    """Read a rule from the command line. Raises `GridError` if there is no such rule."""
+def parse_stopping(rule: str | None, metric: Metric = LOSS) -> Stopping | None:
+    """Read a rule from the command line, which judges by a metric. Raises `GridError` if there is no such rule."""
     if rule is None:
         return None
     name, _, number = rule.partition("=")
     if name == "asha" and not number:
-        return Asha()
+        return Asha(metric)
     if name == "patience" and number.isdecimal() and int(number) > 0:
-        return Patience(int(number))
+        return Patience(int(number), metric)
     raise GridError(f"--early-stop {rule}: no such rule{suggest(name, ('asha', 'patience=EVALUATIONS'))}")
 
 
@@ -90,5 +93,7 @@ def seed_from_curves(stopping: Stopping, plan: Plan, curves: Mapping[str, Sequen
         stopping.judge(run, curves.get(run.run_id, ()))
 
 
-def _evaluations(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    return [(record["step"], record["val_loss"]) for record in records if is_number(record.get("val_loss"))]
+def _evaluations(records: Sequence[Mapping[str, Any]], metric: Metric) -> list[tuple[int, float]]:
+    """The step and the value of each evaluation. Values are turned so that lower is better."""
+    name = metric.name
+    return [(record["step"], metric.orient(record[name])) for record in records if is_number(record.get(name))]

@@ -82,7 +82,7 @@ def run_study(
     """
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
-    stopping = stopping or parse_stopping(options.early_stop)
+    stopping = stopping or parse_stopping(options.early_stop, record.metric)
     cut_counts = stopping is not None or source is not None  # a search keeps what it cut
     if obstacle := find_mirror_obstacle(options.tracking_uri):
         view.observe(Event("notice", text=f"{obstacle}; the study itself will be complete"))
@@ -150,7 +150,7 @@ def run_study(
             stuck_s=options.stuck_s,
             interruption=interruption,
         )
-        with view.shown(runs, placement.slots):
+        with view.shown(runs, placement.slots, record.metric):
             outcome = driver.train(runs)
             disk_budget.enforce()
     _close(mirror, options, console, view)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from ablate.execution.events import Event
 from ablate.formatting import format_count, format_seconds
+from ablate.metrics import LOSS, Metric
 from ablate.plan import Run
 from ablate.tracking.study_record import State
 
@@ -33,16 +34,18 @@ COLOURS: Mapping[str, str] = {
 
 GAP = 2  # characters between two columns
 NAME_ROOM = 24  # minimum width of the names of runs, before columns are left out
-DISPENSABLE = ("memory", "tok/s", "loss", "left", "val", "step")
+VALUE = "val"  # the column of the metric: its name, unless it is a validation loss
+DISPENSABLE = ("memory", "tok/s", "loss", "left", VALUE, "step")
 
 
 @dataclass
 class _Line:
     run: Run
+    metric: Metric = LOSS
     state: str = "waiting"
     step: int = 0
     train_loss: float | None = None
-    val_loss: float | None = None
+    value: float | None = None  # of the metric, at the last evaluation
     tokens_per_s: float = 0.0
     memory_bytes: int = 0
     shown_at: float = 0.0
@@ -70,7 +73,7 @@ class _Line:
     def update(self, record: Mapping[str, Any]) -> None:
         self.state, self.step = "running", record["step"]
         self.train_loss = record.get("train_loss")
-        self.val_loss = record.get("val_loss", self.val_loss)
+        self.value = record.get(self.metric.name, self.value)
         self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
         self.memory_bytes = record.get("memory_bytes") or self.memory_bytes
 
@@ -78,7 +81,7 @@ class _Line:
 COLUMNS: Mapping[str, Callable[[_Line], str]] = {
     "step": lambda line: line.progress,
     "loss": lambda line: "" if line.train_loss is None else f"{line.train_loss:.4f}",
-    "val": lambda line: "" if line.val_loss is None else f"{line.val_loss:.4f}",
+    VALUE: lambda line: "" if line.value is None else f"{line.value:.4f}",
     "tok/s": lambda line: format_count(line.tokens_per_s) if line.tokens_per_s else "",
     "memory": lambda line: f"{format_count(line.memory_bytes)}B" if line.memory_bytes else "",
     "left": lambda line: (
@@ -97,7 +100,7 @@ class View:
     def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
         self.console, self.quiet, self.as_json = console, quiet, as_json
         self.lines: dict[str, _Line] = {}
-        self.slots = 1
+        self.slots, self.metric = 1, LOSS
         self.started = time.monotonic()
         self.last_event = ""
         self._live: Live | None = None
@@ -107,9 +110,10 @@ class View:
         return time.monotonic() - self.started
 
     @contextmanager
-    def shown(self, runs: Sequence[Run], slots: int) -> Iterator[None]:
-        """Show these runs while they are trained, `slots` of them at a time."""
-        self.lines, self.slots = {run.run_id: _Line(run) for run in runs}, slots
+    def shown(self, runs: Sequence[Run], slots: int, metric: Metric = LOSS) -> Iterator[None]:
+        """Show these runs and their values of a metric while they are trained, `slots` of them at a time."""
+        self.slots, self.metric = slots, metric
+        self.lines = {run.run_id: _Line(run, metric) for run in runs}
         self.started = time.monotonic()
         if self.quiet or self.as_json or not self.console.is_terminal:
             yield
@@ -126,7 +130,7 @@ class View:
             self.last_event = event.text
             self.console.print(event.text, style="yellow", markup=False, highlight=False)
             return
-        line = self.lines.setdefault(event.run.run_id, _Line(event.run))
+        line = self.lines.setdefault(event.run.run_id, _Line(event.run, self.metric))
         match event.kind:
             case "started":
                 line.state = "running"
@@ -144,9 +148,9 @@ class View:
 
     def _end(self, line: _Line, state: State, text: str) -> None:
         line.state = "waiting" if state == "queued" else state
-        loss = f", validation loss {line.val_loss:.4f}" if line.val_loss is not None else ""
+        value = f", {self.metric.label} {line.value:.4f}" if line.value is not None else ""
         word = "stopped" if state == "queued" else state
-        self._say(line, f"{word}{loss}{': ' if text else ''}{text}")
+        self._say(line, f"{word}{value}{': ' if text else ''}{text}")
 
     def _say(self, line: _Line, text: str) -> None:
         line.shown_at, line.text = time.monotonic(), text
@@ -165,8 +169,8 @@ class View:
         parts = [f"step {line.progress}"]
         if line.train_loss is not None:
             parts.append(f"loss {line.train_loss:.4f}")
-        if line.val_loss is not None:
-            parts.append(f"validation loss {line.val_loss:.4f}")
+        if line.value is not None:
+            parts.append(f"{self.metric.label} {line.value:.4f}")
         if line.tokens_per_s:
             parts.append(f"{format_count(line.tokens_per_s)} tokens/s")
         if line.left_s is not None:
@@ -200,15 +204,16 @@ class View:
         below = [self._describe_study(len(running), len(waiting)), *([self.last_event] if self.last_event else [])]
         below = below[: max(1, console.height - 2)]
         lines = (*running, *waiting[:6])[: max(1, console.height - 1 - len(below))]
-        columns = {name: [name, *map(cell, lines)] for name, cell in COLUMNS.items()}
+        titles = {} if self.metric.is_loss else {VALUE: self.metric.name}
+        columns = {name: [titles.get(name, name), *map(cell, lines)] for name, cell in COLUMNS.items()}
         widths = {name: max(map(len, cells)) + GAP for name, cells in columns.items()}
         for name in DISPENSABLE:
             if NAME_ROOM + sum(widths.values()) > options.max_width:
                 del columns[name], widths[name]
         table = Table(box=None, pad_edge=False, expand=False, show_edge=False)
         table.add_column("run", no_wrap=True, header_style="dim")
-        for name in columns:
-            table.add_column(name, justify="right", no_wrap=True, header_style="dim")
+        for title, *_ in columns.values():
+            table.add_column(title, justify="right", no_wrap=True, header_style="dim")
         name_room = max(2, options.max_width - sum(widths.values()))
         for index, line in enumerate(lines, 1):
             shown = Text(shorten(line.name, name_room), style=COLOURS[line.state])

@@ -17,7 +17,7 @@ from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.results import AXES, Results
-from ablate.analysis.selection import measure_by, rebase, select
+from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.analysis.trend import Trend, find_trends
@@ -35,7 +35,6 @@ class ReportOptions:
 
     `targets`: the targets of the ladder. The headline's target is `final` if it is among them, otherwise the last one.
     `axis`: the headline's axis of cost, by default tokens, or steps unless every run recorded tokens.
-    `metric`: another metric of the study to compare the arms by.
     `where`: an expression over axes, `arm` and `seed` that selects runs. Their baselines always stay.
     `baseline`: another baseline, as axis to level or as `arm` to a name.
     `figures`: write all figures as SVG and PDF, not only those of the Markdown page.
@@ -45,7 +44,6 @@ class ReportOptions:
 
     targets: tuple[Target, ...] = TARGETS
     axis: str | None = None
-    metric: str | None = None
     where: str | None = None
     baseline: Mapping[str, Value] | None = None
     figures: bool = False
@@ -164,8 +162,6 @@ def make_report(results: Results, options: ReportOptions) -> Report:
 
     Raises `AblateError` if the options name something that the study does not have.
     """
-    if options.metric:
-        results = measure_by(results, options.metric)
     if options.baseline:
         results = rebase(results, options.baseline)
     if options.where:

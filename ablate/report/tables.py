@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from ablate.analysis.fairness import Fairness
 from ablate.formatting import format_number
 from ablate.report.effect_tables import (
@@ -125,7 +128,7 @@ def tabulate_arms(report: Report) -> Table:
     unit = "nats per token, " if metric.is_loss else ""
     what = f"final {metric.label} ({unit}{better}mean ± standard deviation over seeds)"
     caption = f"Arms: {what} and size"
-    return Table("arms", caption, header, rows)
+    return _leave_out_unknown(Table("arms", caption, header, rows), ("Parameters", "FLOPs per token", "Tokens"))
 
 
 def tabulate_cost(report: Report) -> Table:
@@ -141,7 +144,16 @@ def tabulate_cost(report: Report) -> Table:
         )
         for arm in report.arms
     )
-    return Table("cost", "Cost: training time only, without evaluation, checkpoints and compilation", header, rows)
+    caption = "Cost: training time only, without evaluation, checkpoints and compilation"
+    return _leave_out_unknown(Table("cost", caption, header, rows), ("Tokens per second", "TFLOP/s", "Peak memory"))
+
+
+def _leave_out_unknown(table: Table, names: Sequence[str]) -> Table:
+    """The table without those of the named columns that are not known for any arm."""
+    columns = zip(table.header, zip(*table.rows, strict=True), strict=True)
+    kept = [(name, cells) for name, cells in columns if name not in names or {*cells} != {DASH}]
+    header, cells = tuple(name for name, _ in kept), tuple(zip(*(cells for _, cells in kept), strict=True))
+    return replace(table, header=header, rows=cells)
 
 
 _MAY_BE_SHARED = frozenset({"Recipe", "Tokens", "Precision", "Schedule", "Backend", "Tuning"})
@@ -172,7 +184,8 @@ def tabulate_fairness(report: Report) -> Table:
     if shared:
         note += f" The same for all arms: {'; '.join(f'{name.lower()} {cell}' for name, cell in shared.items())}."
     caption = "Fairness: what else differs between an arm and its baseline"
-    return Table("fairness", caption, tuple(shown), tuple(zip(*shown.values(), strict=True)), note)
+    table = Table("fairness", caption, tuple(shown), tuple(zip(*shown.values(), strict=True)), note)
+    return _leave_out_unknown(table, ("Parameters", "FLOPs per token"))
 
 
 def _format_share(share: float | None, whole: str) -> str:

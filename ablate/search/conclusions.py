@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ablate.formatting import count
-from ablate.search.descriptions import format_settings, format_value
+from ablate.metrics import Metric
+from ablate.search.descriptions import format_settings, format_value, metric_of
 
 ALPHA = 0.05
 _BIAS = "the best of many trials is optimistically biased"
@@ -37,21 +38,21 @@ def _state_confirmation(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"The best settings are not confirmed yet, and {_BIAS}."
         return
     for row in confirmation["differences"]:
-        yield _describe_difference(row)
+        yield _describe_difference(row, metric_of(summary))
 
 
-def _describe_difference(row: Mapping[str, Any]) -> str:
+def _describe_difference(row: Mapping[str, Any], metric: Metric) -> str:
     arm, other = row["arm"], row["against"]
     if row["estimate"] is None:
         return f"{arm} and {other} have no seed in common, so they cannot be compared."
-    size = f"{row['estimate']:+.4f} nats"
+    size = f"{row['estimate']:+.4f}{metric.unit}"
     if row["low"] is None:
-        return f"{arm} against {other}: {size} of validation loss (no interval: one seed)."
+        return f"{arm} against {other}: {size} of {metric.label} (no interval: one seed)."
     certainty = f"95 % interval [{row['low']:+.4f}, {row['high']:+.4f}], {row['n']} fresh seeds, paired"
     if row["p_value"] > ALPHA:
-        return f"{arm} and {other} show no detectable difference in validation loss: {size} ({certainty})."
+        return f"{arm} and {other} show no detectable difference in {metric.label}: {size} ({certainty})."
     word = "lower" if row["estimate"] < 0 else "higher"
-    return f"{arm} ends at a clearly {word} validation loss than {other}: {size} ({certainty})."
+    return f"{arm} ends at a clearly {word} {metric.label} than {other}: {size} ({certainty})."
 
 
 def _describe_best(arm: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ablate.formatting import count
+from ablate.metrics import LANGUAGE_MODEL, LOSS, Direction, Metric, list_metrics
 from ablate.report.notation import join_with_and
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
@@ -50,6 +51,16 @@ def describe_scope(problem: Problem) -> str:
     arms = [arm.default for arm in problem.arms]
     horizons = dict.fromkeys(describe_horizon(arm.model, arm.train) for arm in arms)
     return f"{describe_size(arms[0].model)}, {join_with_and(list(horizons))}"
+
+
+def describe_metrics(metrics: Mapping[str, Direction]) -> dict[str, Any]:
+    """The key `metrics` of a summary, which those of language models do not have."""
+    return {} if metrics == LANGUAGE_MODEL else {"metrics": dict(metrics)}
+
+
+def metric_of(summary: Mapping[str, Any]) -> Metric:
+    """The metric by which the confirmation of a search compares."""
+    return list_metrics(summary["metrics"])[0] if "metrics" in summary else LOSS
 
 
 def describe_size(model: ModelConfig) -> str:

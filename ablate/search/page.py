@@ -15,6 +15,7 @@ from ablate.report.offline_page import read_template, render_page
 from ablate.report.pictures import save_picture, styled
 from ablate.report.table import Table
 from ablate.search.conclusions import count_open, state_conclusions
+from ablate.search.descriptions import metric_of
 from ablate.search.tables import tabulate
 from ablate.tracking.folders import read_json
 
@@ -57,9 +58,11 @@ def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:
     return render_page(
         read_template("search.html.j2", PACKAGE),
         read_template("search.js", PACKAGE),
-        {key: summary[key] for key in ("arms", "objectives", "confirmation")},
+        {key: summary[key] for key in ("arms", "objectives", "confirmation")}
+        | {"metric": metric_of(summary).full_label},
         summary=summary,
         sentences=state_conclusions(summary),
+        metric=metric_of(summary),
         tables={table.name: table for table in tables},
         n_open=count_open(summary),
     )

@@ -65,7 +65,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
         study=axes.declared,
         final=search.train,
         tuning=search,
-        objectives=search.objective,
+        objectives=_complete_objectives(search),
         arms=_read_arms(axes, resolver, search, fixed),
         corpus=corpus,
         storage=search.storage,
@@ -76,7 +76,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
             raise search.refuse(("arm",), f"{one.label} and {other.label} are the same configuration")
     for space in problem.arms:
         try:
-            check_metrics(space, search.objective)
+            check_metrics(space, problem.objectives, search.metrics)
         except ValueError as error:
             raise search.refuse(("objective",), str(error)) from None
     if search.confirm.seeds:
@@ -85,6 +85,13 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
         except GridError as error:
             raise search.refuse(("confirm",), f"the confirmation cannot be trained: {error}") from None
     return problem
+
+
+def _complete_objectives(search: Search) -> tuple[Objective, ...]:
+    try:
+        return tuple(objective.complete(search.metrics) for objective in search.objective)
+    except ValueError as error:
+        raise search.refuse(("objective",), str(error)) from None
 
 
 def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
@@ -113,7 +120,7 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
         study=axes.declared,
         final=study.train,
         tuning=tune,
-        objectives=(Objective(),),
+        objectives=(Objective().complete(study.metrics),),
         arms=tuple(arm for arm in arms if arm.label in models),
         corpus=corpus,
     )

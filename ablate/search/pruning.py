@@ -8,7 +8,7 @@ from typing import Any, final
 
 from ablate.execution.early_stopping import Stopping
 from ablate.plan import Run
-from ablate.search.objective import points_of
+from ablate.search.objective import oriented, points_of
 from ablate.search.trials import Trials
 
 
@@ -30,10 +30,12 @@ class Pruning(Stopping):
             return "its first seed was pruned" if self.trials.store.run(first.run_id).read_status().is_cut else ""
         if name not in self._reported:
             self._reported[name] = self._last_step(running)
-        for step, value in points_of(records, self.objective.metric):
+        metric, is_steps = self.objective.metric, self.objective.target is not None
+        turn = oriented(metric, self.trials.problem.study.metrics) if is_steps else float  # steps are minimized
+        for step, value in points_of(records, metric):
             if step > self._reported[name]:
                 self._reported[name] = step
-                running.report(value, step)
+                running.report(turn(value), step)
                 if step < (run.arm.n_steps or math.inf) and running.should_prune():
                     return f"{self.trials.problem.tuning.pruner.name}: pruned at step {step}"
         return ""

@@ -18,7 +18,7 @@ from ablate.analysis.results import Results, read_results
 from ablate.errors import RecordError
 from ablate.plan.axes import display
 from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
-from ablate.search.descriptions import describe_horizon, describe_scope, describe_size
+from ablate.search.descriptions import describe_horizon, describe_metrics, describe_scope, describe_size
 from ablate.search.follow_up import SETTINGS, best_params, plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
@@ -47,6 +47,7 @@ def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str
         "scope": describe_scope(problem),
         "is_tuning": isinstance(problem.tuning, Tune),
         "objectives": [objective.model_dump() | {"text": objective.text} for objective in problem.objectives],
+        **describe_metrics(problem.study.metrics),
         "trials": problem.tuning.trials,
         "seeds": list(problem.seeds),
         "sampler": problem.tuning.sampler.model_dump(),
@@ -151,7 +152,7 @@ def _label(levels: Mapping[str, Any]) -> str:
 
 
 def _compare(losses: Mapping[int, float], others: Mapping[int, float]) -> Summary:
-    """The mean difference of final validation losses (nats), paired by seed, with its 95 % interval."""
+    """The mean difference of final values, such as validation losses (nats), paired by seed, with its interval."""
     difference = np.array([losses[seed] - others[seed] for seed in losses if seed in others], np.float64)
     row: Summary = {"n": difference.size, "estimate": None, "low": None, "high": None, "p_value": None}
     if difference.size:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ablate.metrics import Direction
 from ablate.study.declaration import Declaration
 from ablate.study.schema import Seeds, StudyName
 from ablate.study.tuning import FreshSeeds, Strict, Tuning
@@ -15,16 +17,31 @@ class Objective(Strict):
     """The score of a trial, averaged over its seeds.
 
     Without a target, the score is the last value of `metric`. With a target, it is the number of steps until `metric`
-    is at most `target`. A run that does not reach it counts as its whole budget times (1 + the missing difference).
+    is at least as good as `target`. A run that does not reach it counts as its whole budget times (1 + the missing
+    difference).
     """
 
-    metric: str = Field("val_loss", min_length=1, description="a column of the curve")
-    target: float | None = Field(None, description="score the steps until the metric is at most this value")
+    metric: str = Field("val_loss", min_length=1, description="a column of the curve; default: the first metric")
+    target: float | None = Field(None, description="score the steps until the metric is as good as this value")
     direction: Literal["minimize", "maximize"] = Field("minimize", description="the better direction")
 
     @property
     def text(self) -> str:
         return self.metric if self.target is None else f"steps to {self.metric} {self.target:g}"
+
+    def complete(self, metrics: Mapping[str, Direction]) -> Self:
+        """A copy with the name and the direction that were left out, from the metrics of the runs.
+
+        Raises `ValueError` if the direction contradicts that of the metric.
+        """
+        name = self.metric if "metric" in self.model_fields_set else next(iter(metrics))
+        known = metrics.get(name)
+        if known is None or self.target is not None:
+            return self.model_copy(update={"metric": name})
+        direction = "maximize" if known == "higher" else "minimize"
+        if "direction" in self.model_fields_set and self.direction != direction:
+            raise ValueError(f"direction {self.direction}: the metric {name} is better if it is {known}")
+        return self.model_copy(update={"metric": name, "direction": direction})
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ablate.report.table import Table
-from ablate.search.descriptions import describe_range, format_settings, format_value
+from ablate.search.descriptions import describe_range, format_settings, format_value, metric_of
 from ablate.study.tuning import Parameter
 
 
@@ -52,7 +52,10 @@ def _confirmation(summary: Mapping[str, Any]) -> Table | None:
         rows.append((row["arm"], mean, *("" if loss is None else f"{loss:.4f}" for loss in losses)))
     header = ("Arm", "Mean", *(f"Seed {seed}" for seed in seeds))
     return Table(
-        "confirmation", f"Confirmation: final validation loss after {confirmation['horizon']}", header, tuple(rows)
+        "confirmation",
+        f"Confirmation: final {metric_of(summary).label} after {confirmation['horizon']}",
+        header,
+        tuple(rows),
     )
 
 

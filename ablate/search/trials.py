@@ -211,7 +211,7 @@ class Trials(RunSource):
         if first_cut or any(status.state == "diverged" or status.is_cut for status in statuses):
             return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None
         curves = [read_curve(folder.curve) for folder in folders]
-        return TrialState.COMPLETE, score_trial(curves, self.problem.objectives)
+        return TrialState.COMPLETE, score_trial(curves, self.problem.objectives, self.problem.study.metrics)
 
     def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> ArmSearch:
         study = open_study(self.problem, space, storage)

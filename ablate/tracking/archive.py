@@ -27,7 +27,7 @@ from ablate.tracking.weights import read_layout
 STATUS, CURVE, WEIGHTS = "status.json", "curve.jsonl", "model.safetensors"
 CONTENT = ("config.json", "manifest.json", CURVE, STATUS)
 # All parts of a study have these in common. Otherwise their runs could not be compared.
-COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning")
+COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning", "metrics")
 MAX_FILE_BYTES = 2**30  # of a curve, which has a few hundred bytes per line
 MAX_OPTIONAL_BYTES = 2**25  # of a log or a difference, both of which are cut where they are written
 MAX_DOCUMENT_BYTES = 2**22  # of a run's config, manifest or status, which is parsed as a whole

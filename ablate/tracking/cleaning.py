@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ablate.errors import GridError, suggest
+from ablate.metrics import Metric
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.tracking.study_record import StudyRecord
@@ -28,7 +29,7 @@ class Removal:
 
 
 def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Removal]:
-    """List the files that the rule removes, then weights that exceed the budget, the worst validation loss first.
+    """List the files that the rule removes, then weights that exceed the budget, the worst value of the metric first.
 
     `keep` says whose weights stay: those of all runs, of each arm's best run, of the baselines, or none. Half-written
     files and checkpoints of runs that ended are always removed. A run that is being trained, and the checkpoint of an
@@ -50,7 +51,7 @@ def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> l
     if budget_bytes is None:
         return removals
     excess = _size(store.path) - sum(removal.n_bytes for removal in removals) - budget_bytes
-    for folder in _worst_first(store, kept):
+    for folder in _worst_first(store, kept, record.metric):
         if excess <= 0:
             break
         removals.append(_remove(folder.weights, "the disk budget"))
@@ -95,22 +96,23 @@ def _kept_by_rule(store: StudyFolder, record: StudyRecord, keep: Keep) -> frozen
     if keep == "baseline":
         baselines = {arm.baseline for arm in record.arms}
         return frozenset(run.run_id for run in record.runs if run.arm in baselines)
-    losses = {run.run_id: _loss(store.run(run.run_id)) for run in record.runs}
+    losses = {run.run_id: _loss(store.run(run.run_id), record.metric) for run in record.runs}
     arms: dict[str, list[str]] = {}
     for run in record.runs:
         arms.setdefault(run.arm, []).append(run.run_id)
     return frozenset(min(run_ids, key=lambda run_id: losses[run_id]) for run_ids in arms.values())
 
 
-def _worst_first(store: StudyFolder, run_ids: frozenset[str]) -> Iterator[RunFolder]:
+def _worst_first(store: StudyFolder, run_ids: frozenset[str], metric: Metric) -> Iterator[RunFolder]:
     folders: Sequence[RunFolder] = [store.run(run_id) for run_id in sorted(run_ids)]
     weighty = [folder for folder in folders if _is_file(folder.weights) and not is_held(folder.curve)]
-    yield from sorted(weighty, key=_loss, reverse=True)
+    yield from sorted(weighty, key=lambda folder: _loss(folder, metric), reverse=True)
 
 
-def _loss(folder: RunFolder) -> float:
-    loss = folder.last_validation()
-    return float("inf") if loss is None else loss
+def _loss(folder: RunFolder, metric: Metric) -> float:
+    """The last value of the metric, turned so that lower is better."""
+    value = folder.last_validation(metric.name)
+    return float("inf") if value is None else float(metric.orient(value))
 
 
 def _remove(path: Path, reason: str) -> Removal:

@@ -14,6 +14,7 @@ from typing import Any
 from ablate.errors import RecordError, suggest
 from ablate.files import make_folder, open_regular, write_atomic
 from ablate.formatting import name_error
+from ablate.metrics import LOSS
 from ablate.tracking.code import CODE
 from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
 from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyRecord, is_number
@@ -137,9 +138,9 @@ class RunFolder:
             return "stale"
         return "interrupted" if status.state == "queued" and self.checkpoint.exists() else status.state
 
-    def last_validation(self) -> float | None:
-        """Return the validation loss of the last evaluation; None without one."""
-        values = (record.get("val_loss") for record in read_backwards(self.curve, "val_loss"))
+    def last_validation(self, metric: str = LOSS.name) -> float | None:
+        """Return the value of a metric at the last evaluation, by default the validation loss; None without one."""
+        values = (record.get(metric) for record in read_backwards(self.curve, metric))
         return next((value for value in values if is_number(value)), None)
 
     @property

@@ -21,7 +21,7 @@ MAX_PARAMS = 100  # MLflow's limit on parameters per request
 MAX_PARAM_LENGTH = 6000
 LAST_STEP = "ablate.last_step"
 PARENT = "ablate.parent_of"  # a tag of the one run that stands for the study; its value is the study's name
-EVERY_LINE = "learning_rate"  # every line has this key, with a finite number
+EVERY_LINE = ("learning_rate", "wall_s")  # every line has one of these keys, with a finite number
 REPORT_FOLDER = "report"  # of the artifacts
 
 _DESCRIPTION = "mlflow.note.content"  # MLflow shows this tag as the description of a run
@@ -88,9 +88,10 @@ class MlflowWriter:
     def _find_last_step(self, run: Any) -> int:
         """Find how far MLflow has the run. The tag is one batch behind if a server died before writing it."""
         tagged = int(run.data.tags.get(LAST_STEP, 0))
-        if run.info.status == "FINISHED" or EVERY_LINE not in run.data.metrics:
+        known = next((name for name in EVERY_LINE if name in run.data.metrics), None)
+        if run.info.status == "FINISHED" or known is None:
             return tagged
-        history = self.client.get_metric_history(run.info.run_id, EVERY_LINE)
+        history = self.client.get_metric_history(run.info.run_id, known)
         return max(tagged, *(int(point.step) for point in history))
 
     def catch_up(self, run: RunRecord, arm: ArmRecord, store: StudyFolder, state: State | None = None) -> None:
@@ -200,7 +201,8 @@ def _gather(records: Sequence[Mapping[str, Any]], start_ms: int) -> Iterator[tup
         seconds = record.get("wall_s")
         moment = start_ms + (int(1000 * seconds) if seconds is not None and is_number(seconds) else 0)
         numbers = {key: float(value) for key, value in record.items() if key != "step" and is_number(value)}
-        metrics = [Metric(key, value, moment, record["step"]) for key, value in numbers.items()][:MAX_BATCH]
+        named = {_ILLEGAL.sub("-", key)[:_MAX_NAME]: value for key, value in numbers.items()}  # as in top@5
+        metrics = [Metric(key, value, moment, record["step"]) for key, value in named.items()][:MAX_BATCH]
         if len(batch) + len(metrics) > MAX_BATCH:
             yield batch, step
             batch = []

@@ -15,6 +15,7 @@ from rich.console import Console
 from ablate.data import describe
 from ablate.execution.events import Event
 from ablate.execution.view import View
+from ablate.metrics import Metric
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study
 
@@ -54,6 +55,19 @@ def test_a_pipe_gets_whole_lines_without_escapes(plan: Plan, monkeypatch: pytest
     assert "\x1b" not in out.getvalue()
     assert any("step 6/12, loss 2.5000, validation loss 2.2500" in line for line in lines)
     assert any(line.startswith("[1/20]") and "ZeroDivisionError: [no]" in line for line in lines)
+
+
+def test_a_metric_is_shown_by_its_name(plan: Plan) -> None:
+    run, out = plan.runs[0], io.StringIO()
+    view = View(Console(file=out, width=100, height=30, force_terminal=True))
+    with view.shown(plan.runs, 2, Metric("acc", "higher")):
+        view.observe(Event("progress", run, record={"step": 6, "acc": 0.25}))
+        with view.console.capture() as captured:
+            view.console.print(view)
+        view.observe(Event("ended", run, state="finished"))
+    table = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", captured.get())
+    assert re.search(r"step +loss +acc ", table) and "0.2500" in table
+    assert "finished, acc 0.2500" in out.getvalue()
 
 
 def test_a_terminal_cut_losses_in_two(plan: Plan) -> None:

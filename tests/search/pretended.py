@@ -16,6 +16,16 @@ RATE = "train.learning_rate"
 ALPHA = "model.normalization.alpha_attn.init"
 
 Pose = Callable[..., Problem]
+Turn = Callable[[float], dict[str, float]]
+
+
+def as_loss(loss: float) -> dict[str, float]:
+    return {"val_loss": loss}
+
+
+def as_score(loss: float) -> dict[str, float]:
+    """A metric of which higher is better."""
+    return {"score": -loss}
 
 
 def quadratic(run: Run) -> float:
@@ -25,8 +35,13 @@ def quadratic(run: Run) -> float:
     return 1 + loss + (math.log10(alpha / 0.1) ** 2 if alpha else 0.0) + 1e-3 * run.seed
 
 
-def end_run(store: StudyFolder, run: Run, loss: float, state: State = "finished", step: int | None = None) -> None:
-    """Write the files of an ended run: a falling curve with three evaluations, and its status."""
+def end_run(
+    store: StudyFolder, run: Run, loss: float, state: State = "finished", step: int | None = None, turn: Turn = as_loss
+) -> None:
+    """Write the files of an ended run: a falling curve with three evaluations, and its status.
+
+    `turn` gives the metrics that are logged for a loss.
+    """
     folder = store.run(run.run_id)
     folder.path.mkdir(parents=True, exist_ok=True)
     n_steps = run.arm.train.steps
@@ -36,13 +51,17 @@ def end_run(store: StudyFolder, run: Run, loss: float, state: State = "finished"
             at = part * n_steps // 3
             if at <= (step or n_steps):
                 value = math.nan if state == "diverged" and part == 3 else loss + 3 - part
-                curve.append({"step": at, "tokens": at * 64, "wall_s": 0.1 * part, "val_loss": value})
+                curve.append({"step": at, "tokens": at * 64, "wall_s": 0.1 * part, **turn(value)})
         extent = (curve.n_bytes, curve.crc32)
     folder.write_status(Status(state, step=step or n_steps, n_steps=n_steps, took_s=0.3, curve=extent))
 
 
 def train(
-    trials: Trials, loss: Callable[[Run], float] = quadratic, limit: int = 10_000, together: int = 1
+    trials: Trials,
+    loss: Callable[[Run], float] = quadratic,
+    limit: int = 10_000,
+    together: int = 1,
+    turn: Turn = as_loss,
 ) -> Sequence[Run]:
     """Stand in for the driver: end up to `limit` runs, `together` at a time, and return them."""
     ended: list[Run] = []
@@ -56,7 +75,7 @@ def train(
         if not waiting:
             break
         run = waiting.pop(0)
-        end_run(trials.store, run, loss(run))
+        end_run(trials.store, run, loss(run), turn=turn)
         trials.tell(run, "finished")
         ended.append(run)
     return ended

@@ -62,7 +62,7 @@
       x: arms.map((arm) => brief(arm.arm)), y: arms.map((arm) => arm.by_seed[seed] ?? null), mode: "lines+markers", name: "seed " + seed,
       line: { color: color("--soft"), width: 1 }, marker: { size: 9, color: "#0072b2" }, hovertemplate: "%{x}: %{y:.4f}<extra>seed " + seed + "</extra>",
     }));
-    return [traces, layout({ xaxis: { type: "category" }, yaxis: { title: { text: "validation loss (nats per token)" } } })];
+    return [traces, layout({ xaxis: { type: "category" }, yaxis: { title: { text: data.metric } } })];
   }
 
   const draw = { history: drawHistory, slices: drawSlices, importance: drawImportance, confirmation: drawConfirmation };
