@@ -130,7 +130,11 @@ def _horizon_flag(arm: ArmRecord, base: ArmRecord, is_one_unit: bool) -> str:
     if arm.n_tokens and base.n_tokens:
         is_same = arm.n_tokens == base.n_tokens
         return "" if is_same else f"trained on {arm.n_tokens:,} tokens, its baseline on {base.n_tokens:,}"
-    if not is_one_unit or abs(arm.n_steps - base.n_steps) <= SIZE_LIMIT * base.n_steps:
+    if (
+        not is_one_unit
+        or not (arm.n_steps and base.n_steps)
+        or abs(arm.n_steps - base.n_steps) <= SIZE_LIMIT * base.n_steps
+    ):
         return ""
     return f"trained for {arm.n_steps:,} steps, its baseline for {base.n_steps:,}"
 

@@ -286,15 +286,16 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
 
 
 def _complete(record: StudyRecord, runs: Iterable[RunCurve]) -> StudyRecord:
-    """Fill in what only the runs of a program know: how many steps an arm has. It is the most that one run has."""
+    """Fill in what only the runs of a program know: how many steps an arm has. It is the most that one run has.
+
+    It stays 0 if no run knows it.
+    """
     if all(arm.n_steps for arm in record.arms):
         return record
     most: dict[str, int] = {}
     for run in runs:
-        most[run.arm] = max(most.get(run.arm, 1), run.n_steps)
-    return replace(
-        record, arms=tuple(arm if arm.n_steps else replace(arm, n_steps=most.get(arm.arm, 1)) for arm in record.arms)
-    )
+        most[run.arm] = max(most.get(run.arm, 0), run.status.n_steps)
+    return replace(record, arms=tuple(replace(arm, n_steps=arm.n_steps or most.get(arm.arm, 0)) for arm in record.arms))
 
 
 def _read_run(store: StudyFolder, run_id: str) -> Known:

@@ -44,7 +44,7 @@ class ArmSummary:
     baseline: str
     n_params: int | None
     flops_per_token: int | None
-    n_steps: int
+    n_steps: int | None
     n_tokens: int | None
     n_runs: int
     n_finished: int
@@ -75,7 +75,10 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Mishap:
-    """A run that did not finish its budget, or whose curve is damaged, with its state and the step where it ended."""
+    """A run that did not finish its budget, or whose curve is damaged, with its state and the step where it ended.
+
+    `n_steps` is 0 if the budget is not known.
+    """
 
     arm: str
     seed: int
@@ -105,7 +108,7 @@ def find_mishaps(results: Results) -> tuple[Mishap, ...]:
             run_id=run.run_id,
             state=run.state,
             step=run.last_step,
-            n_steps=run.n_steps,
+            n_steps=results.arms[run.arm].n_steps,
             error=_explain(run),
         )
         for run in results.runs
@@ -145,7 +148,7 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
     whole = [run for run in runs if run.is_whole]
     states = Counter(run.state for run in runs)
     step_s = _average_step(runs)
-    tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if arm.n_tokens and step_s.mean else None
+    tokens_per_s = arm.n_tokens / arm.n_steps / step_s.mean if arm.n_tokens and arm.n_steps and step_s.mean else None
     flops_per_s = tokens_per_s * arm.flops_per_token if tokens_per_s and arm.flops_per_token else None
     memory = [size for run in runs if isinstance(size := run.manifest.get("peak_memory_bytes"), int)]
     return ArmSummary(
@@ -155,7 +158,7 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
         baseline=arm.baseline,
         n_params=arm.n_params or None,
         flops_per_token=arm.flops_per_token or None,
-        n_steps=arm.n_steps,
+        n_steps=arm.n_steps or None,
         n_tokens=arm.n_tokens or None,
         n_runs=len(runs),
         n_finished=len(whole),

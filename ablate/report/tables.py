@@ -202,7 +202,14 @@ def format_tuning(line: Fairness) -> str:
 def tabulate_mishaps(report: Report) -> Table:
     header = ("Arm", "Seed", "State", "Step", "What happened")
     rows = tuple(
-        (report.labels[m.arm], str(m.seed), m.state, f"{m.step}/{m.n_steps}", m.reason or DASH) for m in report.mishaps
+        (
+            report.labels[m.arm],
+            str(m.seed),
+            m.state,
+            f"{m.step}/{m.n_steps}" if m.n_steps else str(m.step),
+            m.reason or DASH,
+        )
+        for m in report.mishaps
     )
     return Table("failures", "Runs that did not finish their budget, or whose curve is damaged", header, rows)
 

@@ -15,7 +15,8 @@ Turn = Callable[[float], float]
 def forget_all_but(store: StudyFolder, metrics: Mapping[str, Direction], turns: Mapping[str, Turn]) -> None:
     """Rewrite a study as one of a program that logs each metric as a function of the loss, and no cost but seconds."""
     record = store.read_study()
-    arms = tuple(replace(arm, n_params=None, flops_per_token=None, n_tokens=None) for arm in record.arms)
+    unknown = {"n_params": None, "flops_per_token": None, "n_tokens": None, "n_steps": 0}
+    arms = tuple(replace(arm, **unknown) for arm in record.arms)
     store.write_study(replace(record, arms=arms, metrics=metrics, data={}, train={}))
     for run in record.runs:
         folder = store.run(run.run_id)

@@ -141,7 +141,8 @@ def test_the_summary_names_the_metrics(score: Report, loss: Report) -> None:
     arm, before = summary["arms"][1], loss.arms[1].final_loss
     assert arm["final_loss"]["mean"] == pytest.approx(-(before.mean or 0.0))
     assert arm["other_metrics"]["error"]["mean"] == pytest.approx(before.mean)
-    assert arm["n_params"] is None and arm["n_tokens"] is None
+    assert arm["n_params"] is arm["n_tokens"] is None
+    assert arm["n_steps"] == 400  # as the runs say
     figures = final_metrics(score)
     assert figures["final_score/y a size=1"] == -figures["final_error/y a size=1"]
 
