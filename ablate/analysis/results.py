@@ -276,7 +276,7 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
             run.run_id,
             run.arm,
             run.seed,
-            n_steps[run.arm] or max(known[run.run_id].status.n_steps, 1),
+            n_steps[run.arm] or max(known[run.run_id].status.n_steps, known[run.run_id].status.step, 1),
             *known[run.run_id],
             metrics,
         )

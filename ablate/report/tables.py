@@ -127,7 +127,10 @@ def tabulate_arms(report: Report) -> Table:
     better = "" if metric.is_loss else f"{metric.direction} is better, "
     unit = "nats per token, " if metric.is_loss else ""
     what = f"final {metric.label} ({unit}{better}mean ± standard deviation over seeds)"
-    caption = f"Arms: {what} and size"
+    has_size = any(
+        size is not None for arm in report.arms for size in (arm.n_params, arm.flops_per_token, arm.n_tokens)
+    )
+    caption = f"Arms: {what}{' and size' if has_size else ''}"
     return _leave_out_unknown(Table("arms", caption, header, rows), ("Parameters", "FLOPs per token", "Tokens"))
 
 
