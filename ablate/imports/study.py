@@ -21,7 +21,7 @@ from ablate.imports.comparability import Facts, find_facts
 from ablate.imports.logged_run import LoggedRun
 from ablate.imports.names import CURVES, Names
 from ablate.imports.training import Training, choose
-from ablate.metrics import LONGEST_NAME, Direction, Metric
+from ablate.metrics import LONGEST_NAME, Direction, list_metrics
 from ablate.study.settings import find_same
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value, read_level
 
@@ -94,7 +94,7 @@ def read_study(title: str, runs: Sequence[LoggedRun], names: Names, source: str,
 def _measure_by(results: Results, name: str, direction: Direction) -> Results:
     """Compare the arms by what was read as their validation loss, under the name of the metric that it is."""
     name = re.sub(r"[^\w./@-]+|^(?=\W|\d)", "_", name, flags=re.ASCII)[:LONGEST_NAME]
-    metric = Metric(name, direction)
+    (metric,) = list_metrics({name: direction})
     if metric.is_loss:
         return results
 
