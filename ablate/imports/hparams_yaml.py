@@ -11,7 +11,6 @@ from ablate.imports.log_files import Notes
 from ablate.imports.table_files import flatten
 
 _LARGEST = 1 << 20  # bytes
-_MOST = 10_000  # hyperparameters
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -43,7 +42,7 @@ def read_hparams(folder: Path, notes: Notes) -> dict[str, str]:
     loader = _PlainLoader(path.read_bytes())
     try:
         tree = loader.get_single_data()
-        leaves = flatten(tree)[:_MOST] if isinstance(tree, dict) else []
+        leaves = flatten(tree) if isinstance(tree, dict) else {}
     except (yaml.YAMLError, RecursionError, ValueError, TypeError):
         notes.add(path, "not read, because it is not valid YAML")
         return {}
@@ -51,4 +50,4 @@ def read_hparams(folder: Path, notes: Notes) -> dict[str, str]:
         loader.dispose()
     if loader.has_tags:
         notes.add(path, "its Python tags were ignored")
-    return {name: str(value) for name, value in leaves if value is not None}
+    return {name: str(value) for name, value in leaves.items() if value is not None}

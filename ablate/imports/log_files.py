@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from ablate.analysis.checked_records import clean
 from ablate.errors import RecordError
 
 HEAD = 1 << 16  # bytes from which a file's format is recognized
@@ -22,6 +24,7 @@ class LogFile:
     path: Path
     is_given: bool
     head: bytes
+    memory: dict[str, Any] = field(default_factory=dict)  # what was found out about it
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -38,11 +41,16 @@ class Notes:
     def __init__(self) -> None:
         self._found: dict[str, list[str]] = {}
 
-    def add(self, about: object, reason: str) -> None:
-        """Add a note about a file or run. The same note about the same thing is kept once."""
+    def add(self, about: Path | str, reason: str, detail: str = "") -> None:
+        """Add a note about a file or run. The same note about the same thing is kept once.
+
+        Notes are published, so of a path they tell only the file and its folder.
+        """
+        text = "/".join(about.parts[-2:]) if isinstance(about, Path) else about
+        text = " ".join(str(clean(f"{text}, {detail}" if detail else text)).split())
         known = self._found.setdefault(reason, [])
-        if str(about) not in known:
-            known.append(str(about))
+        if text not in known:
+            known.append(text)
 
     @property
     def lines(self) -> tuple[str, ...]:

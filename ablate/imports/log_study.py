@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from ablate.analysis.checked_records import clean
 from ablate.analysis.results import Results
 from ablate.errors import RecordError, suggest
 from ablate.formatting import count
@@ -46,19 +47,26 @@ def read_log_study(
     files = _choose(find_logs(paths), notes)
     read = [run for form, group in files.items() for run in form.read(group, names, notes)]
     source = " and ".join(form.SOURCE for form in files)
-    tell(f"Read {count(len(read), 'run')} from {count(sum(map(len, files.values())), 'file')}: {source}.")
+
+    def say(line: str) -> None:
+        tell(" ".join(str(clean(line)).split()))
+
+    say(f"Read {count(len(read), 'run')} from {count(sum(map(len, files.values())), 'file')}: {source}.")
     for line in notes.lines:
-        tell(f"Note: {line}.")
+        say(f"Note: {line}.")
     if not read:
         raise RecordError(f"{paths[0]}: there is no run in these files")
     runs, is_named = read_names(read, names)
     _check_facts(runs, names)
     results = read_study(name_study(paths), runs, names, source, command)
-    tell(_describe_arms(results, runs, names, is_named))
+    say(_describe_arms(results, runs, names, is_named))
     record = results.record
+    for about in ("left out", "joined", "replaced", "passed over"):
+        if about in record.data:
+            say(f"Note: {about}: {record.data[about]}.")
     short = _list_short(results)
     for line in short:
-        tell(f"Note: {line}.")
+        say(f"Note: {line}.")
     data = {**record.data, **({"arms": "from the names of folders, files or runs"} if is_named else {})}
     return replace(results, record=replace(record, data=data, caveats=(*record.caveats, *notes.lines, *short)))
 

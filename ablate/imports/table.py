@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ablate.errors import RecordError, suggest
-from ablate.formatting import count
 from ablate.imports.columns import Column, check_steps, group_rows, make_history, read_times
 from ablate.imports.log_files import LogFile, Notes
 from ablate.imports.logged_run import LoggedRun
@@ -90,7 +89,8 @@ def read_runs(
     metrics = {name: table.numbers(column) for name, column in curves.items()}
     for column, read in ((there[STEP], numbers[STEP]), *((curves[n], m) for n, m in metrics.items())):
         if read.n_odd and read.is_there.any():
-            notes.add(f"{file.path}, {column}", f"left out {count(read.n_odd, 'cell')} that is not a number")
+            what = "cell that is not a number" if read.n_odd == 1 else "cells that are not numbers"
+            notes.add(file.path, f"left out {read.n_odd:,} {what}", column)
     check_steps(file.path, there[STEP], numbers[STEP])
     texts = {n: table.texts(there[n]) for what in FACTS for n in names.of(what) if n in there}
     by = {n: texts[n] for what in ("arm", "seed") for n in names.of(what) if n in texts}

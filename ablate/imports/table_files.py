@@ -26,6 +26,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codec
 _DELIMITERS = (",", ";", "\t")
 _BLOCK = 1 << 22
 _PARQUET = b"PAR1"
+_MOST_LEAVES, _DEEPEST = 10_000, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +59,17 @@ class Table:
 
 
 def read_header(file: LogFile) -> Header | None:
-    """Read the names of a file's columns. None if it is not a table."""
+    """Read the names of a file's columns, once per file. None if it is not a table."""
+    if "header" not in file.memory:
+        file.memory["header"] = _find_header(file)
+    found: Header | None = file.memory["header"]
+    return found
+
+
+def _find_header(file: LogFile) -> Header | None:
     if file.head.startswith(_PARQUET):
-        with _explained(file.path):
-            return Header(tuple(pyarrow.parquet.read_schema(file.path).names))
+        with _explained(file.path), file.path.open("rb") as opened:
+            return Header(tuple(pyarrow.parquet.read_schema(opened).names))
     if _is_json_lines(file.head):
         names: dict[str, None] = {}
         for row in _read_rows(file.path, None):
@@ -77,7 +85,8 @@ def read_table(file: LogFile, header: Header, names: Collection[str], notes: Not
         if header.delimiter:
             return _read_csv(file, header, wanted, notes)
         if file.head.startswith(_PARQUET):
-            found = pyarrow.parquet.read_table(file.path, columns=wanted)
+            with file.path.open("rb") as opened:
+                found = pyarrow.parquet.read_table(opened, columns=wanted)
             return Table({name: found.column(name) for name in wanted}, found.num_rows)
         rows = _read_rows(file.path, notes)
         cells: dict[str, list[Any]] = {name: [] for name in wanted}
@@ -125,16 +134,17 @@ def _read_csv(file: LogFile, header: Header, names: list[str], notes: Notes) -> 
 
     if not names:
         return Table({}, 0)
-    found = pyarrow.csv.read_csv(
-        file.path,
-        pyarrow.csv.ReadOptions(
-            column_names=list(header.names), skip_rows=header.n_skip, encoding=header.encoding, block_size=_BLOCK
-        ),
-        pyarrow.csv.ParseOptions(delimiter=header.delimiter, invalid_row_handler=skip),
-        pyarrow.csv.ConvertOptions(
-            include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        ),
-    )
+    with file.path.open("rb") as opened:  # Arrow cannot open a name that is not UTF-8
+        found = pyarrow.csv.read_csv(
+            opened,
+            pyarrow.csv.ReadOptions(
+                column_names=list(header.names), skip_rows=header.n_skip, encoding=header.encoding, block_size=_BLOCK
+            ),
+            pyarrow.csv.ParseOptions(delimiter=header.delimiter, newlines_in_values=True, invalid_row_handler=skip),
+            pyarrow.csv.ConvertOptions(
+                include_columns=names, column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+            ),
+        )
     raw = dict(zip(header.names, header.raw, strict=True))
     is_header = pc.equal(found.column(names[0]), raw[names[0]])  # appended again by a program that was restarted
     for name in names[1:]:
@@ -173,21 +183,31 @@ def _read_rows(path: Path, notes: Notes | None) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError):
                 row = None
             if isinstance(row, dict):
-                yield dict(flatten(row))
+                yield flatten(row)
             else:
                 n_bad += 1
     if n_bad and notes:
         notes.add(path, f"left out {n_bad:,} {'line' if n_bad == 1 else 'lines'} without a JSON object")
 
 
-def flatten(tree: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, Any]]:
-    """List the leaves of nested mappings with their keys joined by dots. Deeper levels and lists are left out."""
-    found: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found += flatten(value, f"{prefix}{key}.", depth + 1) if depth < 8 else []
-        elif not isinstance(value, list | tuple | set):
-            found.append((f"{prefix}{key}", value))
+def flatten(tree: Mapping[Any, Any]) -> dict[str, Any]:
+    """List the leaves of nested mappings, with their keys joined by dots.
+
+    Lists, deeper levels and more leaves than any config has are left out: a small file can unfold to billions.
+    """
+    found: dict[str, Any] = {}
+
+    def visit(node: Mapping[Any, Any], prefix: str, depth: int) -> None:
+        for key, value in node.items():
+            if len(found) >= _MOST_LEAVES:
+                return
+            if isinstance(value, Mapping):
+                if depth < _DEEPEST:
+                    visit(value, f"{prefix}{key}.", depth + 1)
+            elif not isinstance(value, list | tuple | set):
+                found[f"{prefix}{key}"] = value
+
+    visit(tree, "", 0)
     return found
 
 

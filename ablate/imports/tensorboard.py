@@ -101,7 +101,7 @@ def _read_events(path: Path) -> Iterator[Any]:
         ) from None
     try:
         yield from LegacyEventFileLoader(os.fspath(path)).Load()
-    except DecodeError:
+    except (DecodeError, UnicodeError):
         raise RecordError(f"{path}: this event file is damaged") from None
 
 

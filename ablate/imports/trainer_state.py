@@ -64,7 +64,7 @@ def _read_state(file: LogFile) -> Mapping[str, Any]:
 
 
 def _describe(place: tuple[str, ...], file: LogFile, state: Mapping[str, Any], names: Names, notes: Notes) -> LoggedRun:
-    rows = [dict(flatten(row)) for row in state["log_history"]]
+    rows = [flatten(row) for row in state["log_history"]]
     ends = [index for index, row in enumerate(rows) if _END in row]
     if ends and any("eval_loss" in row for row in rows[ends[-1] + 1 :]):
         notes.add(
@@ -86,7 +86,9 @@ def _describe(place: tuple[str, ...], file: LogFile, state: Mapping[str, Any], n
     facts = {name: str(state[name]) for name in ("max_steps", "num_train_epochs") if _whole(state.get(name))}
     trial = state.get("trial_params")
     facts |= (
-        {name: str(value) for name, value in flatten(trial) if value is not None} if isinstance(trial, dict) else {}
+        {name: str(value) for name, value in flatten(trial).items() if value is not None}
+        if isinstance(trial, dict)
+        else {}
     )
     status = "" if is_whole else f"that it stopped at step {last:,} of {count(planned or 0, 'step')}"
     return LoggedRun(make_id(place), is_running, facts, logged, histories, status=status, place=place)

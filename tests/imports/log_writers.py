@@ -52,11 +52,20 @@ def make_runs() -> list[LoggedRun]:
     return runs
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]], delimiter: str = ",", encoding: str = "utf-8") -> Path:
+def write_csv(
+    path: Path,
+    rows: Iterable[Mapping[str, Any]],
+    delimiter: str = ",",
+    encoding: str = "utf-8",
+    is_quoted: bool = False,
+) -> Path:
     rows = list(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding=encoding, newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)), delimiter=delimiter)
+        names = list(dict.fromkeys(k for row in rows for k in row))
+        writer = csv.DictWriter(
+            file, names, delimiter=delimiter, quoting=csv.QUOTE_ALL if is_quoted else csv.QUOTE_MINIMAL
+        )
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -81,7 +90,7 @@ def to_wandb(runs: Iterable[LoggedRun], folder: Path) -> None:
                 text = "NaN" if math.isnan(value) else value
                 row |= {f"run {run.name} - {metric}{end}": text for end in ("", "__MIN", "__MAX")}
             rows.append(row)
-        write_csv(folder / file, rows)
+        write_csv(folder / file, rows, is_quoted=True)
     write_csv(
         folder / "wandb_export_3.csv",
         [

@@ -203,8 +203,10 @@ def test_of_two_attempts_at_one_arm_and_seed_the_last_whole_one_counts(tmp_path:
     (folder / "version_10" / "hparams.yaml").write_text("arm: gpt\nseed: 0\n")
     for file in folder.glob("*/hparams.yaml"):
         file.write_text(file.read_text().replace("model:\n  ", ""))
-    results = read(tmp_path / "logs")
+    said: list[str] = []
+    results = read_log_study([str(tmp_path / "logs")], Names({}), tell=said.append)
     assert len(results.runs) == 6
+    assert "Note: passed over: 1 later run without a whole curve." in said
     assert not any(run.evaluation_loss[0] == 9 for run in results.runs)
     assert any("its Python tags were ignored" in caveat for caveat in results.record.caveats)
     assert not Path("pwned").exists() and not list(tmp_path.rglob("pwned"))
@@ -218,6 +220,21 @@ def test_hostile_names_are_text_on_the_page(tmp_path: Path) -> None:
     page = Path(made.paths["html"]).read_text()
     assert "<script>alert(" not in page and "alert(" in page
     assert {path.name for path in tmp_path.iterdir()} == {"logs", "out"}
+
+
+def test_a_small_file_that_unfolds_to_billions_and_a_name_that_is_no_text(tmp_path: Path) -> None:
+    to_lightning(make_runs()[:1], tmp_path / "logs")
+    levels = [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(10))}}}" for n in range(1, 12)]
+    (hparams,) = (tmp_path / "logs").rglob("hparams.yaml")
+    hparams.write_text("\n".join(["arm: gpt", "a0: &a0 {x: 1}", *levels]))
+    odd = os.fsdecode(bytes(tmp_path) + b"/logs/\x1b[31m\xff-seed1")
+    write_csv(Path(odd, "metrics.csv"), [{**row, "epoch": 0} for row in rows_of("new", 1)])
+    Path(odd, "metrics.csv").write_text(Path(odd, "metrics.csv").read_text() + "1\n")
+    said: list[str] = []
+    results = read_log_study([str(tmp_path / "logs")], Names({}), tell=said.append)
+    made = write_report(results, tmp_path / "out")
+    assert "\x1b" not in "".join(said) + Path(made.paths["html"]).read_text()
+    assert str(tmp_path) not in Path(made.paths["html"]).read_text()
 
 
 # W&B
