@@ -11,10 +11,10 @@ import numpy as np
 from ablate.errors import RecordError, suggest
 from ablate.imports.columns import Column, check_steps, group_rows, make_history, read_times
 from ablate.imports.log_files import LogFile, Notes
-from ablate.imports.logged_run import LoggedRun
+from ablate.imports.logged_run import Floats, LoggedRun
 from ablate.imports.names import CURVES, FACTS, PLACES, Names
 from ablate.imports.run_names import make_id
-from ablate.imports.table_files import Header, Table, read_header, read_table
+from ablate.imports.table_files import Header, read_header, read_table
 
 SOURCE = "tables"
 
@@ -23,6 +23,7 @@ _PLACE = {"step": STEP, "run": RUN, "time": TIME}
 
 _REPEATED = 1.5
 """Rows per step from which several runs were mixed. A run that resumed repeats fewer of its steps."""
+_MOST_NAMED = 40
 
 
 def recognizes(file: LogFile) -> bool:
@@ -88,9 +89,7 @@ def read_runs(
     curves = {n: there[n] for what in CURVES for n in names.of(what) if n in there}
     metrics = {name: table.numbers(column) for name, column in curves.items()}
     for column, read in ((there[STEP], numbers[STEP]), *((curves[n], m) for n, m in metrics.items())):
-        if read.n_odd and read.is_there.any():
-            what = "cell that is not a number" if read.n_odd == 1 else "cells that are not numbers"
-            notes.add(file.path, f"left out {read.n_odd:,} {what}", column)
+        _note_odd(file, column, read, notes)
     check_steps(file.path, there[STEP], numbers[STEP])
     texts = {n: table.texts(there[n]) for what in FACTS for n in names.of(what) if n in there}
     by = {n: texts[n] for what in ("arm", "seed") for n in names.of(what) if n in texts}
@@ -105,8 +104,8 @@ def read_runs(
         histories = {name: make_history(steps, times_s, _take(metric, rows)) for name, metric in metrics.items()}
         histories = {name: history for name, history in histories.items() if history.steps.size}
         loss = next((histories[n].steps for n in names.of("val_loss") if n in histories), np.empty(0))
-        if RUN not in by and loss.size >= _REPEATED * max(np.unique(loss).size, 1) and loss.size > 2:
-            _refuse_mixture(file, key, loss.size, int(np.unique(loss).size), header, columns)
+        if RUN not in by:
+            _check_mixture(file, key, loss, header, columns)
         run_place = (*place, "/".join(key)) if is_split else place
         logged = frozenset(histories) | {n for n in header.names if n not in columns}
         found.append(
@@ -115,15 +114,25 @@ def read_runs(
     return found
 
 
-def _refuse_mixture(
-    file: LogFile, key: tuple[str, ...], n_rows: int, n_steps: int, header: Header, columns: Mapping[str, str]
+def _check_mixture(
+    file: LogFile, key: Sequence[str], steps: Floats, header: Header, columns: Mapping[str, str]
 ) -> None:
-    others = [name for name in header.names if name not in columns]
-    whose = f"{file.path} ({', '.join(key)})" if key else str(file.path)
+    """Raise `RecordError` if the losses at these steps are those of several runs."""
+    n_steps = int(np.unique(steps).size)
+    if steps.size <= 2 or steps.size < _REPEATED * n_steps:
+        return
+    others = ", ".join([name for name in header.names if name not in columns][:_MOST_NAMED])
+    place = f"{file.path} ({'/'.join(key)})" if key else str(file.path)
     raise RecordError(
-        f"{whose}: {n_rows:,} losses for {n_steps:,} steps, so it mixes several runs. Name the column that tells them "
-        f"apart with --seed, --arm or --run{f' (there: {chr(44).join(others[:40])})' if others else ''}"
+        f"{place}: {steps.size:,} losses for {n_steps:,} steps, so it mixes several runs. Name the column that tells "
+        f"them apart with --seed, --arm or --run, or keep only one attempt{f' (there: {others})' if others else ''}"
     )
+
+
+def _note_odd(file: LogFile, column: str, cells: Column, notes: Notes) -> None:
+    if cells.n_odd and cells.is_there.any():
+        what = "cell that is not a number" if cells.n_odd == 1 else "cells that are not numbers"
+        notes.add(file.path, f"left out {cells.n_odd:,} {what}", column)
 
 
 def _take(column: Column, rows: Any) -> Column:
@@ -138,6 +147,3 @@ def _agree(cells: Any, rows: Any) -> str | None:
 
 def _simplify(name: str) -> str:
     return re.sub(r"[\s_]+", "_", name.strip().casefold())
-
-
-__all__ = ["SOURCE", "Table", "match_columns", "read", "read_runs", "recognizes"]

@@ -82,16 +82,13 @@ def _describe(place: tuple[str, ...], file: LogFile, state: Mapping[str, Any], n
                 histories[name] = history
     last, planned = _whole(state.get("global_step")), _whole(state.get("max_steps"))
     is_whole = bool(ends) or last is None or planned is None or last >= planned
-    is_running: State = "finished" if is_whole else "failed"
+    ended: State = "finished" if is_whole else "failed"
     facts = {name: str(state[name]) for name in ("max_steps", "num_train_epochs") if _whole(state.get(name))}
     trial = state.get("trial_params")
-    facts |= (
-        {name: str(value) for name, value in flatten(trial).items() if value is not None}
-        if isinstance(trial, dict)
-        else {}
-    )
+    leaves = flatten(trial) if isinstance(trial, dict) else {}
+    facts |= {name: str(value) for name, value in leaves.items() if value is not None}
     status = "" if is_whole else f"that it stopped at step {last:,} of {count(planned or 0, 'step')}"
-    return LoggedRun(make_id(place), is_running, facts, logged, histories, status=status, place=place)
+    return LoggedRun(make_id(place), ended, facts, logged, histories, status=status, place=place)
 
 
 def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Column:

@@ -274,3 +274,14 @@ def test_a_server_gives_the_same_as_its_database(experiments: Experiments, monke
     assert speed_ups(asked) == speed_ups(straight)
     for one, other in zip(asked.runs, straight.runs, strict=True):
         np.testing.assert_array_equal(one.columns["wall_s"], other.columns["wall_s"])
+
+
+def test_a_metric_of_which_more_is_better_is_compared_in_its_direction(experiments: Experiments) -> None:
+    for seed in (0, 1):
+        for arm, curve in (("gpt", SLOW), ("new", FAST)):
+            rising = {step: seed / 100 - loss for step, loss in curve.items()}
+            experiments.log("accuracies", rising, {"arm": arm, "seed": seed}, metric="accuracy")
+    names = Names({"val_loss": "accuracy"}, "higher")
+    results = read_mlflow_study(MlflowReader(experiments.uri), "accuracies", names)
+    (row,) = (r for r in speed_ups(rebase(results, {"arm": "gpt"}), ("final",)) if (r.arm, r.axis) == ("new", "steps"))
+    assert (results.metric.name, row.ratio) == ("accuracy", pytest.approx(2.0))
