@@ -49,7 +49,7 @@ def check_own(config: ModelConfig) -> None:
                 _check(config, axis, variant)
                 _checked[key] = None
             except ConfigError as error:
-                _checked[key] = error
+                _checked[key] = error if error.path else error.under(f"{axis}.name")
         if (found := _checked[key]) is not None:
             raise found
 
@@ -125,6 +125,8 @@ def _build(config: ModelConfig, axis: str, layer: int) -> Probe:
 
 
 def _check(config: ModelConfig, axis: str, variant: Variant) -> None:
+    if isinstance(variant, Plain):
+        variant.flops(config)
     for probe in probes(config, axis):
         try:
             with torch.random.fork_rng(devices=[]), one_thread():

@@ -43,6 +43,7 @@ ARROWS = {
         "search",
         "evaluation",
         "starters",
+        "recipes",
         "ablate_model",
     },
     "run_log": {"sources"},

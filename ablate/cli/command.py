@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, init, machine, results, search, study
+from ablate.cli import archive, check, init, machine, results, search, study
 from ablate.errors import AblateError
 from ablate.execution.packages import check_packages
 
@@ -60,7 +60,7 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
     "Look at results": (results.status, results.logs, results.report, results.generate),
     "Search for settings": (search.search,),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
-    "Variants and this machine": (machine.variants, machine.schema, machine.doctor, machine.bench),
+    "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
 }
 for title, verbs in VERBS.items():
     for verb in verbs:

@@ -133,6 +133,22 @@ class OwnOptimizer(OptimizerVariant):
         knobs = {knob: getattr(self, knob) for knob in type(self).model_fields}
         return (self.target(groups, lr=common.learning_rate, **knobs),)
 
+    def check(self) -> None:
+        import torch
+
+        from ablate_model.own_modules import describe_error
+
+        weight = torch.nn.Parameter(torch.ones(3, 2))
+        group = {"params": [weight], **({"weight_decay": 0.1} if self.takes_decay else {})}
+        knobs = {knob: getattr(self, knob) for knob in type(self).model_fields}
+        try:
+            optimizer = self.target([group], lr=0.1, **knobs)
+            weight.sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.load_state_dict(optimizer.state_dict())
+        except Exception as error:  # noqa: BLE001 - whatever the user's class raises
+            raise ValueError(describe_error(error) or f"{self.name}: {type(error).__name__}: {error}") from None
+
     @classmethod
     def explain_unread(cls) -> Mapping[str, str]:
         reason = f"{cls.name} has knobs of its own"

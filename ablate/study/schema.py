@@ -240,6 +240,7 @@ class TrainConfig(Strict):
             )
         if self.batch_size % self.sequences_at_once:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
+        self.optimizer_variant.check()
         self.schedule_variant.check(self.steps, self.warmup_steps or 0)
         if self.cuda_graph and not self.optimizer_class.can_be_graphed:
             able = ", ".join(name for name, variant in OPTIMIZERS.items() if variant.can_be_graphed)

@@ -32,6 +32,7 @@ ARROWS = {
     "foreign": {"parameters"},
     "plain": {"contracts", "flops", "foreign", "own_modules", "parameters", "signature"},
     "causality": set(),
+    "contract_checks": {"causality", "config", "context", "gpt", "own_checks", "own_modules"},
     "own_checks": {"causality", "config", "context", "contracts", "own_code", "own_modules", "parameters", "plain"},
     "schema": {"table"},
     "cost": {"contracts"},

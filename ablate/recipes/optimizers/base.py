@@ -35,6 +35,9 @@ class OptimizerVariant(Variant):
     can_be_graphed: ClassVar[bool] = False  # whether a CUDA graph can capture its step
     learning_rates: ClassVar[tuple[str, ...]] = ()  # its knobs that are learning rates
 
+    def check(self) -> None:
+        """Raises `ValueError` where it cannot be used."""
+
     @abstractmethod
     def build(self, model: GPT, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
         """Make the optimizers of the model's parameters; each parameter belongs to exactly one.
