@@ -1,5 +1,7 @@
 """Your own attention: a plain torch module. ablate checks that no output looks ahead before anything trains."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,9 +18,12 @@ class MyAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # x: (batch, tokens, d_model), as is the result
+    # x and the result are (batch, tokens, d_model). `rotate` applies the model's positional encoding to queries and keys
+    # (batch, tokens, heads, width). Leave the argument out if your attention has positions of its own.
+    def forward(self, x: torch.Tensor, rotate: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         b, t, d = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, self.n_heads, d // self.n_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).view(b, t, 3, self.n_heads, d // self.n_heads).unbind(2)
+        q, k, v = (heads.transpose(1, 2) for heads in (rotate(q).to(v), rotate(k).to(v), v))
         position = torch.arange(t, device=x.device)
         distance = position[:, None] - position
         visible = (distance >= 0) & (distance < self.window)
