@@ -18,8 +18,8 @@ class MyAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
 
-    # x and the result are (batch, tokens, d_model). `rotate` applies the model's positional encoding to queries and keys
-    # (batch, tokens, heads, width). Leave the argument out if your attention has positions of its own.
+    # x and the result: (batch, tokens, d_model). `rotate` applies the model's positional encoding to queries and keys,
+    # which are (batch, tokens, heads, width). Leave it out if your attention has positions of its own.
     def forward(self, x: torch.Tensor, rotate: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         b, t, d = x.shape
         q, k, v = self.qkv(x).view(b, t, 3, self.n_heads, d // self.n_heads).unbind(2)
