@@ -2,12 +2,15 @@
 
 from ablate.data.batches import training_batch, validation_batches
 from ablate.data.corpus import CHECKED_TOKENS, Corpus, CorpusInfo, check_length, check_vocabulary, describe, prepare
+from ablate.data.shards import Means, Observer
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = [
     "CHECKED_TOKENS",
     "Corpus",
     "CorpusInfo",
+    "Means",
+    "Observer",
     "Tokenizer",
     "check_length",
     "check_vocabulary",

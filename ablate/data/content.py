@@ -19,12 +19,16 @@ _CONTROLS = bytes(
 EXTRACT = "extract the text into a .txt file"
 DECOMPRESS = "decompress it first"
 TO_UTF_8 = "convert it to UTF-8"
+AS_PARQUET = "use data.source: parquet"
+AS_DATASET = (
+    "use data.source: huggingface for the folder that save_to_disk wrote, or convert the file to Parquet or JSON Lines"
+)
 
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b\x08", "gzip", "give it the suffix .gz"),
     *((b"BZh%d1AY&SY" % level, "bzip2", "give it the suffix .bz2") for level in range(1, 10)),
     (b"\xfd7zXZ\x00", "xz", "give it the suffix .xz"),
-    (b"\x28\xb5\x2f\xfd", "zstandard", DECOMPRESS),
+    (b"\x28\xb5\x2f\xfd", "zstandard", "give it the suffix .zst"),
     (b"\x04\x22\x4d\x18", "lz4", DECOMPRESS),
     (b"LZIP\x01", "lzip", DECOMPRESS),
     (b"\xff\x06\x00\x00sNaPpY", "snappy", DECOMPRESS),
@@ -32,8 +36,8 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"PK\x05\x06", "zip", EXTRACT),
     (b"7z\xbc\xaf\x27\x1c", "7z", EXTRACT),
     (b"Rar!\x1a\x07", "rar", EXTRACT),
-    (b"PAR1\x15", "Parquet", EXTRACT),
-    (b"ARROW1\x00\x00", "Arrow", EXTRACT),
+    (b"PAR1\x15", "Parquet", AS_PARQUET),
+    (b"ARROW1\x00\x00", "Arrow", AS_DATASET),
     (b"FEA1\x00", "Feather", EXTRACT),
     (b"Obj\x01", "Avro", EXTRACT),
     (b"\x93NUMPY", "NumPy .npy", EXTRACT),
@@ -60,7 +64,7 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 
 MARKS: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x9d", "compress (.Z)", DECOMPRESS),
-    (b"\xff\xff\xff\xff", "Arrow stream", EXTRACT),
+    (b"\xff\xff\xff\xff", "Arrow stream", AS_DATASET),
     (b"\x80\x02", "pickle", EXTRACT),
     (b"\x80\x03", "pickle", EXTRACT),
     (b"\x80\x04", "pickle", EXTRACT),
@@ -95,10 +99,8 @@ def check_head(stream: IO[bytes]) -> None:
         raise ContentError(f"is {known[0]} data, not text: {known[1]}")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         head += stream.read(RECORD_BYTES)
-        if (key := _find_records(head.decode("utf-8-sig", "replace"))) is not None:
-            raise ContentError(
-                f"is JSON, so the model would learn its markup with the text: extract the text {key}into a .txt file"
-            )
+        if (advice := _find_records(head.decode("utf-8-sig", "replace"))) is not None:
+            raise ContentError(f"is JSON, so the model would learn its markup with the text: {advice}")
     if 0 in head[:NUL_BYTES]:
         raise ContentError("contains NUL bytes, so it is binary data or UTF-16, not text")
 
@@ -128,7 +130,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _find_records(text: str) -> str | None:
-    """The key with the text in JSON Lines, or in an array of objects, as part of a message. None for other texts.
+    """What to do about JSON Lines, or an array of objects, naming the key with the text. None for other texts.
 
     A single object, such as a file of settings, counts as text unless most of it is one string.
     """
@@ -152,4 +154,8 @@ def _find_records(text: str) -> str | None:
         return None
     if not found:
         return None
-    return f"(its key {key!r}) " if key is not None else ""
+    if key is None:
+        return EXTRACT
+    if rest and not is_array:
+        return f"use data.source: jsonl with data.text_key: {key} (or its key with the text)"
+    return f"extract the text (its key {key!r}) into a .txt file, or write one object per line for data.source: jsonl"

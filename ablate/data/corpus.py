@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ablate.data.files import open_file, size_of, stamp_of
-from ablate.data.splits import File, Split, split_files
+from ablate.data.files import size_of
+from ablate.data.pieces import Job, Totals, count, cut_corpus, estimate, size_of_pieces
+from ablate.data.shards import Means, ShardMaker, cut_tail, locked
+from ablate.data.sources import load_source, split_files
+from ablate.data.sources.base import Documents, key_of
+from ablate.data.splits import SHARES, File, Split
+from ablate.data.tokenizer_file import ENDS
 from ablate.data.tokenizers import PADDED_GPT2_VOCABULARY, Tokenizer, Tokens, load_tokenizer
 from ablate.data.widths import find_fault, read_vocab_size
 from ablate.errors import DataError, ResourceError
+from ablate.files import write_atomic
 from ablate.study.schema import DataConfig
 
 FORMAT = 1
 """Raise this number when the same files would give other tokens: new separators, new splits, another shard layout."""
 
 BIN_DTYPE = "<u2"
+META = "meta.json"
 MOST_TOKENS = 1 << 16
 SCAN_TOKENS = 1 << 24
 CHECKED_TOKENS = 8 * SCAN_TOKENS  # per split, which a plan searches for the largest token
+ESTIMATED_ABOVE_BYTES = 64 << 20  # a plan counts the tokens of a smaller corpus
+DEFAULT_MEANS = Means()
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,8 @@ class CorpusInfo:
     """The size of a corpus. `hash` identifies the tokens of both splits, wherever their files are.
 
     If the corpus came as tokens, `largest_token` is the largest of the first `CHECKED_TOKENS` of each split, and
-    `stated_vocab_size` comes from the meta.pkl beside them, if there is one. `notices` are remarks for the plan.
+    `stated_vocab_size` comes from the meta.pkl beside them, if there is one. With `is_estimate`, the numbers of
+    tokens were estimated from a sample. `notices` are remarks for the plan.
     """
 
     hash: str
@@ -42,6 +51,7 @@ class CorpusInfo:
     vocab_size: int
     largest_token: int | None = None
     stated_vocab_size: int | None = None
+    is_estimate: bool = False
     notices: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -80,42 +90,69 @@ class Corpus:
 def describe(config: DataConfig, base: Path, cache: Path | None = None) -> CorpusInfo:
     """Describe the corpus without writing anything. `cache` is the folder of `prepare`: its shards save the counting.
 
-    Relative paths start at the working directory, or else at `base`. Raises `DataError` as `prepare` does.
+    The numbers of tokens of a large corpus are estimated from a sample unless its shards exist. Relative paths start at
+    the working directory, or else at `base`. Raises `DataError` as `prepare` does.
     """
     split = split_files(config, base)
     if config.source == "bin":
         return _describe_bin(split)
     tokenizer = load_tokenizer(config, base)
-    name = _hash(split, tokenizer.identity)
-    notices = (
-        _find_copies(split) if config.source == "text" else ()
-    )  # a user did not choose the files of the standard library
+    name = _hash(split, config, tokenizer)
+    notices = _find_notices(split, config, tokenizer)
     if cache is not None and (known := _find_shards(cache / name, name)) is not None:
         return replace(known.info, notices=notices)
-    n_train, n_validation = (
-        sum(len(block) for block in _tokenize(files, tokenizer)) for files in (split.train, split.validation)
-    )
+    pieces, job = cut_corpus(split, config), _make_job(split, config, base, tokenizer)
+    is_large = size_of_pieces(pieces) > ESTIMATED_ABOVE_BYTES
+    if is_large:
+        totals = estimate(pieces, job, tokenizer, split.by_document)
+    else:
+        totals = count(pieces, job, tokenizer, by_document=bool(split.by_document))
+    n_train, n_validation = totals.n_train, totals.n_validation
     if split.tail:
-        n_train, n_validation = _cut_tail(n_train, split.tail)
-    return replace(_info(name, n_train, n_validation, tokenizer.vocab_size), notices=notices)
+        n_train, n_validation = cut_tail(n_train, split.tail)
+    info = _info(name, n_train, n_validation, tokenizer.vocab_size)
+    return replace(info, notices=notices, is_estimate=is_large)
 
 
-def prepare(config: DataConfig, base: Path, folder: Path) -> Corpus:
+def prepare(config: DataConfig, base: Path, folder: Path, means: Means = DEFAULT_MEANS) -> Corpus:
     """Return the corpus; create its shards `<folder>/<hash>/{train.bin,validation.bin,meta.json}` if necessary.
 
-    Two processes may do so at once: both write the same files, under a temporary name that is renamed at the end, with
-    `meta.json` last. nanoGPT's files are used in place.
+    An interrupted call is resumed by the next one, with the same result bit for bit. If two processes do so at once,
+    the second waits for the first. nanoGPT's files are used in place.
     Raises `DataError` where the files are missing, unreadable, empty or of the wrong kind; `ResourceError` where the
-    folder cannot be written.
+    folder cannot be written or the disk is too small.
     """
     split = split_files(config, base)
     if config.source == "bin":
         return Corpus(_describe_bin(split), split.train[0].path, split.validation[0].path, BIN_DTYPE)
     tokenizer = load_tokenizer(config, base)
-    name = _hash(split, tokenizer.identity)
+    name = _hash(split, config, tokenizer)
     target = folder.absolute() / name
     known = _find_shards(target, name)
-    return known if known is not None else _make_shards(target, name, split, tokenizer)
+    if known is not None:
+        return known
+    pieces, job = cut_corpus(split, config), _make_job(split, config, base, tokenizer)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with locked(target, means.observer):
+            if (known := _find_shards(target, name)) is not None:
+                return known
+            (target / META).unlink(missing_ok=True)
+            maker = ShardMaker(target, split, pieces, job, tokenizer, means)
+            is_large = size_of_pieces(pieces) > ESTIMATED_ABOVE_BYTES
+            expected = estimate(pieces, job, tokenizer, split.by_document) if is_large else Totals()
+            totals = maker.make(expected.n_train + expected.n_validation)
+            try:
+                info = _info(name, totals.n_train, totals.n_validation, tokenizer.vocab_size)
+            except DataError:
+                maker.remove()
+                raise
+            meta = {**asdict(info), "dtype": tokenizer.dtype.str}
+            write_atomic(target / META, (json.dumps(meta, indent=1) + "\n").encode())
+            maker.finish()
+    except OSError as error:
+        raise ResourceError(f"{target}: the token shards cannot be written: {error.strerror or error}") from None
+    return _corpus(target, info, tokenizer.dtype.str)
 
 
 def check_length(info: CorpusInfo, context_length: int) -> None:
@@ -160,8 +197,19 @@ def _describe_bin(split: Split) -> CorpusInfo:
             f"{meta}: states a vocabulary of {stated:,}, but train.bin and val.bin contain the token {largest:,}; they "
             "come from another tokenizer, or their tokens are not uint16"
         )
-    info = _info(_hash(split, BIN_DTYPE), len(train), len(validation), PADDED_GPT2_VOCABULARY)
+    info = _info(_digest(_content(split, BIN_DTYPE)), len(train), len(validation), PADDED_GPT2_VOCABULARY)
     return replace(info, largest_token=largest, stated_vocab_size=stated)
+
+
+def _find_notices(split: Split, config: DataConfig, tokenizer: Tokenizer) -> tuple[str, ...]:
+    # A user did not choose the files of the standard library.
+    notices = split.notices + (_find_copies(split) if config.source != "python-stdlib" else ())
+    if tokenizer.separator is None:
+        notices += (
+            f"the tokenizer {config.tokenizer} has no end-of-text token ({', '.join(ENDS)}), so documents follow each "
+            "other without a mark",
+        )
+    return notices
 
 
 def _find_copies(split: Split) -> tuple[str, ...]:
@@ -187,37 +235,36 @@ def _info(name: str, n_train: int, n_validation: int, vocab_size: int) -> Corpus
     return CorpusInfo(name, n_train, n_validation, vocab_size)
 
 
-def _hash(split: Split, tokenizer: str) -> str:
-    content = {
+def _hash(split: Split, config: DataConfig, tokenizer: Tokenizer) -> str:
+    """The identity of the tokens: the content of the files, and everything that decides what tokens they become."""
+    content = _content(split, tokenizer.identity)
+    if isinstance(load_source(config.source), Documents):
+        content |= {"documents": config.source, "text_key": key_of(config), "by_document": split.by_document}
+    return _digest(content)
+
+
+def _content(split: Split, tokenizer: str) -> dict[str, object]:
+    return {
         "format": FORMAT,
         "tokenizer": tokenizer,
         "train": [file.digest for file in split.train],
         "validation": [file.digest for file in split.validation],
         "tail": split.tail,
     }
+
+
+def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _tokenize(files: Sequence[File], tokenizer: Tokenizer) -> Iterator[Tokens]:
-    """The tokens of the files in blocks, with the tokenizer's separator between files."""
-    for i, file in enumerate(files):
-        if i:
-            yield np.array([tokenizer.separator], dtype=tokenizer.dtype)
-        with open_file(file.path) as stream:
-            yield from tokenizer.encode_stream(stream)
-        if stamp_of(file.path) != file.stamp:
-            raise DataError(f"{file.path}: changed while it was read; run the command again when the file is complete")
-
-
-def _cut_tail(n_tokens: int, share: float) -> tuple[int, int]:
-    n_validation = int(n_tokens * share)
-    return n_tokens - n_validation, n_validation
+def _make_job(split: Split, config: DataConfig, base: Path, tokenizer: Tokenizer) -> Job:
+    return Job(config, base.absolute(), tokenizer.identity, round(split.by_document * SHARES))
 
 
 def _find_shards(folder: Path, name: str) -> Corpus | None:
     """The shards in a folder, or None where they are missing, incomplete, or of another size than meta.json says."""
     try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_bytes())
+        meta: dict[str, Any] = json.loads((folder / META).read_bytes())
         dtype = meta.pop("dtype")
         corpus = _corpus(folder, CorpusInfo(**meta), dtype)
         return corpus if corpus.info.hash == name and corpus.is_whole() else None
@@ -227,40 +274,3 @@ def _find_shards(folder: Path, name: str) -> Corpus | None:
 
 def _corpus(folder: Path, info: CorpusInfo, dtype: str) -> Corpus:
     return Corpus(info, folder / "train.bin", folder / "validation.bin", dtype)
-
-
-def _make_shards(target: Path, name: str, split: Split, tokenizer: Tokenizer) -> Corpus:
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".making-") as temporary:
-            train, validation, meta = (Path(temporary) / file for file in ("train.bin", "validation.bin", "meta.json"))
-            n_train = _write_tokens(train, split.train, tokenizer)
-            n_validation = _write_tokens(validation, split.validation, tokenizer)
-            if split.tail:
-                n_train, n_validation = _cut_tail(n_train, split.tail)
-                _move_tail(train, validation, n_train * tokenizer.dtype.itemsize)
-            info = _info(name, n_train, n_validation, tokenizer.vocab_size)
-            meta.write_text(json.dumps({**asdict(info), "dtype": tokenizer.dtype.str}, indent=1) + "\n")
-            for file in (train, validation, meta):
-                file.replace(target / file.name)
-    except OSError as error:
-        raise ResourceError(f"{target}: the token shards cannot be written: {error.strerror or error}") from None
-    return _corpus(target, info, tokenizer.dtype.str)
-
-
-def _write_tokens(path: Path, files: Sequence[File], tokenizer: Tokenizer) -> int:
-    n_tokens = 0
-    with path.open("wb") as out:
-        for block in _tokenize(files, tokenizer):
-            out.write(block.tobytes())
-            n_tokens += len(block)
-    return n_tokens
-
-
-def _move_tail(source: Path, target: Path, keep_bytes: int) -> None:
-    with source.open("r+b") as file:
-        file.seek(keep_bytes)
-        with target.open("wb") as out:
-            while block := file.read(1 << 20):
-                out.write(block)
-        file.truncate(keep_bytes)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import glob
 import hashlib
 import importlib
+import io
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from ablate.data.content import CheckedStream, ContentError, check_head
 from ablate.errors import DataError
 
-ARCHIVES = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}
-UNREADABLE = frozenset({".zst", ".zip", ".7z", ".lz4", ".br", ".rar", ".tgz", ".tar"})  # not readable as text
+ARCHIVES = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma", ".zst": "zstd"}
+UNREADABLE = frozenset({".zip", ".7z", ".lz4", ".br", ".rar", ".tgz", ".tar"})  # not readable as text
+
+_ZSTD_BUFFER = 1 << 20
 
 SAMPLED_ABOVE_BYTES = 256 << 20
 SAMPLES = 256
@@ -29,38 +33,59 @@ def find_path(name: str, base: Path) -> Path | None:
     return next((root / path for root in _roots(base) if (root / path).exists()), None)
 
 
-def find_files(patterns: Iterable[str], base: Path, key: str) -> tuple[Path, ...]:
-    """The files that paths and globs match, in the order of the patterns and sorted within each, without duplicates.
+@dataclass(frozen=True)
+class Kind:
+    """The files that a source reads: their name, the endings that it takes from a folder, and a check of one file.
 
-    Links to the same file count once. A glob skips empty files.
-    Raises `DataError`, naming the grid's `key`, where a pattern matches no file, or a folder, a device, an empty file,
-    or a file without text.
+    Without endings, a folder is refused. `check` raises `DataError` for a file of another kind.
+    """
+
+    name: str
+    check: Callable[[Path], None]
+    endings: tuple[str, ...] = ()
+
+
+def find_files(patterns: Iterable[str], base: Path, key: str, kind: Kind) -> tuple[Path, ...]:
+    """The files that paths, globs and folders match, in the order of the patterns, without duplicates.
+
+    The files of one pattern are sorted. Links to the same file count once. A glob skips empty files.
+    Raises `DataError`, naming the grid's `key`, where a pattern matches no file, or a device, an empty file, or a file
+    of another kind.
     """
     found: dict[tuple[int, int], Path] = {}
     for pattern in patterns:
-        for path in _match(pattern, base, key):
+        for path in _match(pattern, base, key, kind):
             status = path.stat()
             found.setdefault((status.st_dev, status.st_ino), path)
     for path in found.values():
         try:
-            _check_text(path)
+            kind.check(path)
         except DataError as error:
-            raise DataError(
-                f"{key}: {error} (legal: plain text, {', '.join(ARCHIVES)}; a narrower glob leaves other files out)"
-            ) from None
+            if str(error).startswith("data."):
+                raise
+            raise DataError(f"{key}: {error} (legal: {kind.name}; a narrower glob leaves other files out)") from None
     return tuple(found.values())
 
 
-def _check_text(path: Path) -> None:
-    if path.suffix.lower() in UNREADABLE:
-        raise DataError(f"{path}: archives of this kind are not supported")
+def check_text(path: Path) -> None:
+    """Raise `DataError` where a file does not contain plain text."""
+    check_suffix(path)
     try:
-        with _decompressed(path) as stream:
+        with decompressed(path) as (stream, _):
             check_head(stream)
     except DataError:
         if decoding_of(path) and _is_html(path):
             raise DataError(f"{path}: is an HTML page, not compressed text: download the file again") from None
         raise
+
+
+TEXT = Kind(f"plain text, {', '.join(ARCHIVES)}", check_text)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `DataError` for an archive that cannot be read."""
+    if path.suffix.lower() in UNREADABLE:
+        raise DataError(f"{path}: archives of this kind are not supported")
 
 
 def _is_html(path: Path) -> bool:
@@ -69,9 +94,15 @@ def _is_html(path: Path) -> bool:
         return file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
-def _match(pattern: str, base: Path, key: str) -> list[Path]:
+def _match(pattern: str, base: Path, key: str, kind: Kind) -> list[Path]:
     path = find_path(pattern, base)
     if path is not None:
+        if path.is_dir() and kind.endings:
+            inside = [file for folder in _walk(path) for file in folder.glob("[!.]*") if file.is_file()]
+            files = _one_path_each(file for file in inside if file.name.lower().endswith(kind.endings))
+            if not files:
+                raise DataError(f"{key}: {pattern} is a folder without files named *{', *'.join(kind.endings)}")
+            return files
         if path.is_dir():
             raise DataError(
                 f"{key}: {pattern} is a folder; name files, or a glob such as {pattern.rstrip('/')}/**/*.txt"
@@ -84,15 +115,20 @@ def _match(pattern: str, base: Path, key: str) -> list[Path]:
     for root in _roots(base):
         files = [path for path in _glob(Path(glob.escape(str(root))) / _expand(pattern)) if path.is_file()]
         if files:
-            # The shortest path to a file counts, so that a link does not change the order.
-            files.sort(key=lambda path: (len(path.parts), path))
-            by_file = {(path.stat().st_dev, path.stat().st_ino): path for path in reversed(files)}
-            filled = sorted(path for path in by_file.values() if size_of(path))
+            filled = _one_path_each(files)
             if not filled:
                 raise DataError(f"{key}: {pattern} matches only empty files")
             return filled
     places = " or ".join(str(root) for root in dict.fromkeys(_roots(base)))
-    raise DataError(f"{key}: {pattern} matches no file in {places}; name a text file, or a glob of text files")
+    what = "text file" if not kind.endings else f"{kind.endings[0]} file"
+    raise DataError(f"{key}: {pattern} matches no file in {places}; name a {what}, or a glob of {what}s")
+
+
+def _one_path_each(paths: Iterable[Path]) -> list[Path]:
+    """The files that are not empty, sorted. The shortest path to a file counts, so links do not change the order."""
+    nearest_last = sorted(paths, key=lambda path: (len(path.parts), path), reverse=True)
+    by_file = {(path.stat().st_dev, path.stat().st_ino): path for path in nearest_last}
+    return sorted(path for path in by_file.values() if size_of(path))
 
 
 def _glob(pattern: Path) -> Iterator[Path]:
@@ -172,21 +208,32 @@ def decoding_of(path: Path) -> str | None:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for reading bytes, decompressed according to its suffix.
+def open_file(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+    """Open a text file for reading bytes, decompressed according to its suffix, and a function that tells how many
+    bytes of the file itself were read.
 
     Raises `DataError` where it cannot be read or does not contain text.
     """
-    with _decompressed(path) as stream:
-        yield cast("IO[bytes]", CheckedStream(stream))
+    with decompressed(path) as (stream, position):
+        yield cast("IO[bytes]", CheckedStream(stream)), position
 
 
 @contextmanager
-def _decompressed(path: Path) -> Iterator[IO[bytes]]:
-    with reading(path):
+def decompressed(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+    """The same for a file of any content."""
+    with reading(path), path.open("rb") as raw:
         module = decoding_of(path)
-        with importlib.import_module(module).open(path) if module else path.open("rb") as stream:
-            yield stream
+        if module == "zstd":
+            import pyarrow
+
+            unpacked = cast("io.RawIOBase", pyarrow.CompressedInputStream(raw, module))
+            with io.BufferedReader(unpacked, _ZSTD_BUFFER) as stream:
+                yield stream, raw.tell
+        elif module:
+            with importlib.import_module(module).open(raw) as stream:
+                yield stream, raw.tell
+        else:
+            yield raw, raw.tell
 
 
 @contextmanager
@@ -204,7 +251,7 @@ def reading(path: Path) -> Iterator[None]:
     except (OSError, EOFError, ImportError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except Exception as error:
-        # Python may lack liblzma, so `lzma.LZMAError` cannot be named above.
-        if type(error).__name__ != "LZMAError":
+        # Python may lack liblzma, and pyarrow is slow to import, so their errors cannot be named above.
+        if type(error).__name__ != "LZMAError" and type(error).__module__ != "pyarrow.lib":
             raise
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {str(error).partition(chr(10))[0]}") from None

@@ -1,4 +1,4 @@
-"""From text to tokens and back: raw bytes, or GPT-2's byte-pair encoding from local vocabulary files."""
+"""From text to tokens and back: raw bytes, GPT-2's byte-pair encoding, or a user's own tokenizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import codecs
 import hashlib
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -34,18 +35,23 @@ PADDED_GPT2_VOCABULARY = 50304
 """GPT-2's 50257 tokens, padded to a multiple of 64 as nanoGPT does."""
 
 END_OF_TEXT = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.json"
+GPT2_FOLDER = "a folder with encoder.json and vocab.bpe, or with gpt2.tiktoken"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(Protocol):
-    """A tokenizer. `separator` is the token between documents; `identity` is its part in the hash of a corpus."""
+    """A tokenizer. `separator` is the token between documents, or None if the vocabulary has no such token.
+
+    `identity` is its part in the hash of a corpus.
+    """
 
     @property
     def vocab_size(self) -> int: ...
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger]: ...
     @property
-    def separator(self) -> int: ...
+    def separator(self) -> int | None: ...
     @property
     def identity(self) -> str: ...
 
@@ -56,7 +62,7 @@ class Tokenizer(Protocol):
         """The text of tokens. Bytes that are not UTF-8 become U+FFFD."""
 
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
-        """The tokens of a file in blocks. Together they equal `encode` of the whole file.
+        """The tokens of a file in blocks. For bytes and GPT-2, together they equal `encode` of the whole file.
 
         Raises `UnicodeDecodeError` where the tokenizer needs UTF-8 and the file is not, and `ContentError` where a run
         without a boundary is too long for it.
@@ -153,14 +159,83 @@ class GPT2Tokenizer:
             yield self.encode(text)
 
 
+class WholeTextTokenizer(ABC):
+    """A tokenizer that may join any neighbouring characters, so that no cut of a text is known to be safe.
+
+    Files of plain text are therefore defined to be encoded in parts of about a MiB that end with a line. The text
+    `<|endoftext|>` becomes the separator, if there is one.
+    """
+
+    vocab_size: int
+    separator: int | None = None
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger]:
+        return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
+
+    @abstractmethod
+    def encode_part(self, text: str) -> list[int]:
+        """The tokens of a text without separators and lone surrogates."""
+
+    def encode(self, text: str) -> Tokens:
+        text = _replace_surrogates(text)
+        if self.separator is None:
+            return np.array(self.encode_part(text), dtype=self.dtype)
+        first, *others = text.split(END_OF_TEXT)
+        tokens = self.encode_part(first)
+        for part in others:
+            tokens += (self.separator, *self.encode_part(part))
+        return np.array(tokens, dtype=self.dtype)
+
+    def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
+        for part in _cut_lines(stream):
+            yield self.encode(part)
+
+
+def _cut_lines(stream: IO[bytes]) -> Iterator[str]:
+    """The text of a file in parts of at least `BLOCK_BYTES` characters, which end with a line."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    text, is_last = "", False
+    while not is_last:
+        block = stream.read(BLOCK_BYTES)
+        is_last = not block
+        text += decoder.decode(block, final=is_last)
+        while len(text) > BLOCK_BYTES and (cut := text.find("\n", BLOCK_BYTES) + 1):
+            yield text[:cut]
+            text = text[cut:]
+        if len(text) > LONGEST_RUN:
+            raise ContentError(f"contains a line of more than {LONGEST_RUN:,} characters, too long for this tokenizer")
+    if text:
+        yield text
+
+
 def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
-    """Load the tokenizer of a data section. Raises `DataError` where GPT-2's vocabulary files cannot be used."""
-    if config.tokenizer == "bytes":
+    """Load the tokenizer of a data section. Nothing is ever downloaded.
+
+    Raises `DataError` if there is no tokenizer of that name, or if its files are missing or cannot be used.
+    """
+    name = config.tokenizer
+    if name == "bytes":
         return ByteTokenizer()
-    wanted = "a folder with encoder.json and vocab.bpe, or with gpt2.tiktoken"
-    if config.tokenizer_path is None:
-        raise DataError(f"data.tokenizer: gpt2 needs data.tokenizer_path: {wanted}")
-    folder = find_path(config.tokenizer_path, base)
+    if name == "gpt2" and config.tokenizer_path is not None:
+        return _load_gpt2("data.tokenizer_path", config.tokenizer_path, base)
+    place = find_path(name, base)
+    is_folder = place is not None and place.is_dir() and name != "gpt2"
+    if name.endswith(".json") or (is_folder and place is not None and (place / TOKENIZER_FILE).is_file()):
+        from ablate.data.tokenizer_file import FileTokenizer
+
+        if place is None:
+            raise DataError(f"data.tokenizer: {name}: there is no such file")
+        return FileTokenizer(place / TOKENIZER_FILE if place.is_dir() else place)
+    if is_folder:
+        return _load_gpt2("data.tokenizer", name, base)
+    from ablate.data.encodings import load_encoding
+
+    return load_encoding(name, config.tokenizer_path, base)
+
+
+def _load_gpt2(key: str, name: str, base: Path) -> GPT2Tokenizer:
+    folder = find_path(name, base)
     for names, read in _VOCABULARIES.items():
         if folder is not None and all((folder / name).is_file() for name in names):
             try:
@@ -168,7 +243,8 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
             except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
                 files = " and ".join(str(folder / name) for name in names)
                 raise DataError(f"{files}: not a GPT-2 vocabulary: {error}") from None
-    raise DataError(f"data.tokenizer_path: {config.tokenizer_path}: must be {wanted}")
+    also = "" if key == "data.tokenizer_path" else f", or with a {TOKENIZER_FILE}"
+    raise DataError(f"{key}: {name}: must be {GPT2_FOLDER}{also}")
 
 
 def _read_tiktoken(path: Path) -> dict[bytes, int]:
@@ -193,6 +269,7 @@ def _read_merges(encoder: Path, merges: Path) -> dict[bytes, int]:
 
 _VOCABULARIES: dict[tuple[str, ...], Callable[..., dict[bytes, int]]] = {
     ("encoder.json", "vocab.bpe"): _read_merges,
+    ("vocab.json", "merges.txt"): _read_merges,  # the names of the same files in Hugging Face's folders
     ("gpt2.tiktoken",): _read_tiktoken,
 }
 

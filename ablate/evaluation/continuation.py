@@ -77,7 +77,10 @@ def continue_prompt(
         raise RecordError(f"{run.path}: {_explain_missing_weights(run)}")
     tokenizer = _load_tokenizer(run)
     model = _load_model(run)
-    ids = [int(token) for token in tokenizer.encode(prompt)] or [tokenizer.separator]
+    ids = [int(token) for token in tokenizer.encode(prompt)]
+    if not ids and tokenizer.separator is None:
+        raise RecordError(f"{run.path}: its tokenizer has no token that starts a document: the prompt must not be empty")
+    ids = ids or [tokenizer.separator or 0]
     if max(ids) >= model.config.vocab_size:
         message = f"the prompt holds token {max(ids)}, but the model's vocabulary has {model.config.vocab_size} tokens"
         raise RecordError(f"{run.path}: {message}")

@@ -81,19 +81,37 @@ Seeds = Annotated[
 class DataConfig(Frozen):
     """The corpus and its tokenizer."""
 
-    source: Literal["python-stdlib", "text", "bin"] = Field(
+    source: Literal["python-stdlib", "text", "jsonl", "parquet", "huggingface", "bin"] = Field(
         "python-stdlib",
         description="python-stdlib: the source code of the running interpreter's standard library; "
-        "text: your own files; bin: nanoGPT's train.bin and val.bin (uint16)",
+        "text: your own files; jsonl, parquet: files with one document per line or row; huggingface: a folder that "
+        "save_to_disk of datasets wrote; bin: nanoGPT's train.bin and val.bin (uint16)",
     )
-    tokenizer: Literal["bytes", "gpt2"] = Field(
-        "bytes", description="bytes: 256 tokens; gpt2: GPT-2's byte-pair encoding"
+    tokenizer: str = Field(
+        "bytes",
+        min_length=1,
+        description="bytes: 256 tokens; gpt2 or another encoding of tiktoken, by its name; a tokenizer.json; or a "
+        "local folder with a tokenizer.json or GPT-2's files. Nothing is downloaded",
+        examples=["bytes", "gpt2", "tokenizer.json"],
     )
-    tokenizer_path: str | None = Field(None, description="folder with GPT-2's encoder.json and vocab.bpe")
-    path: Texts = Field((), description="text: text files or globs (also in .gz .bz2 .xz); bin: the folder")
-    validation_path: Texts = Field((), description="text: files or globs held out for validation")
+    tokenizer_path: str | None = Field(
+        None, description="folder with the files of an encoding: GPT-2's encoder.json and vocab.bpe, or NAME.tiktoken"
+    )
+    path: Texts = Field(
+        (),
+        description="text: files or globs; jsonl, parquet: files, globs or folders (text and jsonl also in .gz .bz2 "
+        ".xz .zst); huggingface, bin: the folder",
+    )
+    text_key: str | None = Field(
+        None, min_length=1, description="jsonl, parquet, huggingface: key or column with the text; default: text"
+    )
+    validation_path: Texts = Field((), description="files, globs or folders held out for validation, as in path")
     validation_fraction: float = Field(
-        0.1, gt=0, lt=1, description="share held out for validation without validation_path"
+        0.1,
+        gt=0,
+        lt=1,
+        description="share held out for validation without validation_path: the end of one text file, whole files of "
+        "several, or documents of jsonl, parquet and huggingface, chosen by a hash of their text",
     )
 
     @field_validator("path", "validation_path", mode="before")
@@ -111,6 +129,8 @@ class DataConfig(Frozen):
             raise ValueError("source bin takes one path: the folder with train.bin and val.bin")
         if self.source == "bin" and self.validation_path:
             raise ValueError("source bin takes no validation_path: the folder's val.bin is the validation split")
+        if self.text_key is not None and self.source not in ("jsonl", "parquet", "huggingface"):
+            raise ValueError(f"source {self.source} takes no text_key: it has no keys or columns")
         return self
 
 

@@ -51,7 +51,7 @@ def test_describe_says_what_prepare_makes_and_writes_nothing(two, tmp_path):
 
 def test_describe_reads_the_meta_of_made_shards(two, tmp_path, monkeypatch):
     made = prepare(two, tmp_path, tmp_path / "shards")
-    monkeypatch.setattr(corpus, "_tokenize", None)
+    monkeypatch.setattr(corpus, "count", None)
     assert describe(two, tmp_path, tmp_path / "shards") == made.info
 
 
@@ -107,7 +107,10 @@ def test_text_that_is_no_utf8_is_named(tmp_path):
 
     path = tmp_path / "latin.txt"
     path.write_bytes("café".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin\.txt: is not UTF-8 \(byte 0xe9\)"), files.open_file(path) as stream:
+    with (
+        pytest.raises(DataError, match=r"latin\.txt: is not UTF-8 \(byte 0xe9\)"),
+        files.open_file(path) as (stream, _),
+    ):
         list(GPT2Tokenizer(ranks).encode_stream(stream))
 
 
@@ -133,7 +136,7 @@ def test_the_hash_tells_content_and_split_apart(two, tmp_path):
 
 def test_the_hash_names_the_tokenizer(two, tmp_path):
     split = corpus.split_files(two, tmp_path)
-    assert corpus._hash(split, "bytes") != corpus._hash(split, "gpt2:0")
+    assert corpus._content(split, "bytes") != corpus._content(split, "gpt2:0")
 
 
 @pytest.mark.parametrize("damage", ["train.bin", "validation.bin", "meta.json", "meta garbage"])
@@ -283,7 +286,7 @@ def test_bytes_read_as_they_are_do_not_share_the_hash_of_their_decompressed_twin
     packed, renamed = tmp_path / "a.txt.gz", tmp_path / "a.dat"
     packed.write_bytes(gzip.compress(content))
     renamed.write_bytes(packed.read_bytes())
-    assert splits._digest([packed])[0].digest != splits._digest([renamed])[0].digest
+    assert splits.digest([packed])[0].digest != splits.digest([renamed])[0].digest
     info = describe(text(packed), tmp_path)
     assert info.n_train_tokens + info.n_validation_tokens == len(content)
     with pytest.raises(DataError, match=r"a\.dat: is gzip data, not text: give it the suffix \.gz"):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate.data.splits import choose_validation, split_files
+from ablate.data.sources import split_files
+from ablate.data.splits import choose_validation
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
 
