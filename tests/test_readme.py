@@ -39,6 +39,7 @@ def test_the_grid_can_be_planned(tmp_path: Path, corpus_info: CorpusInfo) -> Non
 
 def test_every_verb_exists() -> None:
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs |= {group.name for group in app.registered_groups}
     shown = set(re.findall(r"^ablate (\w+)", "\n".join(blocks("")), re.MULTILINE))
     assert shown
     assert shown <= verbs

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, check, init, machine, results, search, study
+from ablate.cli import archive, check, data, init, machine, results, search, study
 from ablate.errors import AblateError
 from ablate.execution.packages import check_packages
 
@@ -65,6 +65,12 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
 for title, verbs in VERBS.items():
     for verb in verbs:
         app.command(rich_help_panel=title)(verb)
+corpus = typer.Typer(
+    cls=Verbs, no_args_is_help=True, help="Prepare the corpus of a grid, and list the sources of data."
+)
+for verb in (data.prepare, data.sources):
+    corpus.command()(verb)
+app.add_typer(corpus, name="data", rich_help_panel="Train a study")
 
 
 def _print_version(is_asked: bool) -> None:

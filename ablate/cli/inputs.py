@@ -5,24 +5,74 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ablate.errors import AblateError, DataError, GridError
 from ablate.metrics import Direction
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ablate.analysis import Results
+    from ablate.data import CorpusInfo
     from ablate.plan import Plan
+    from ablate.study.declaration import Declaration
     from ablate.tracking.folders import StudyFolder
+
+Posed = TypeVar("Posed")
 
 PUBLISHED = "curves.parquet"  # a published report keeps the study's curves here, and its pages can be made from them
 
 
-def read_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[Path] | None = None) -> Plan:
+def load_declaration(file: Path, settings: list[str] | None) -> Declaration:
+    """The grid or the search in a file, with the values of --set."""
+    from ablate.search.pose import load_search
+    from ablate.study import load_study
+    from ablate.study.load import is_search
+
+    return load_search(file, settings or ()) if is_search(file) else load_study(file, settings or ())
+
+
+def pose_on_corpus(
+    declared: Declaration, runs: Path, pose: Callable[[CorpusInfo], Posed], console: Console | None = None
+) -> Posed:
+    """What `pose` makes of the corpus of a grid or a search.
+
+    The tokens of a large corpus may only be estimated. With a console, they are then made, and `pose` is called again:
+    so everything is checked before the work starts, and nothing that follows rests on an estimate.
+    Raises `GridError` if the data cannot be used.
+    """
+    from ablate.plan.tasks import describe_corpus
+
+    try:
+        corpus = describe_corpus(declared, runs)
+        posed = pose(corpus)
+    except DataError as error:
+        raise declared.refuse_data(error) from None
+    if console is None or not corpus.is_estimate:
+        return posed
+    from ablate.cli.data_output import make_shards
+
+    exact = replace(make_shards(declared, runs, console).info, notices=corpus.notices)
+    try:
+        return pose(exact)
+    except DataError as error:
+        raise declared.refuse_data(error) from None
+
+
+def read_plan(
+    grid: Path,
+    runs: Path,
+    settings: list[str] | None,
+    files: list[Path] | None = None,
+    console: Console | None = None,
+) -> Plan:
     """The plan of a grid with the values of --set and the files of --with.
 
+    With a console, the numbers of tokens are exact, and a large corpus is tokenized for that.
     Raises `GridError` with file, line and key if the grid, or its data, cannot be used.
     """
     from ablate.study import load_overlay, load_study
@@ -32,12 +82,8 @@ def read_plan(grid: Path, runs: Path, settings: list[str] | None, files: list[Pa
     if overlays and study.tune is not None:
         raise study.refuse(("tune",), "--with cannot be used: this grid searches for the best settings itself")
     from ablate.plan import build_plan
-    from ablate.plan.tasks import describe_corpus
 
-    try:
-        return build_plan(study, describe_corpus(study, runs / ".shards"), overlays)
-    except DataError as error:
-        raise study.refuse_data(error) from None
+    return pose_on_corpus(study, runs, lambda corpus: build_plan(study, corpus, overlays), console)
 
 
 def find_store(study: str, runs: Path) -> StudyFolder:

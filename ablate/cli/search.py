@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli.inputs import resolve_tracking_uri, write_command
+from ablate.cli.inputs import pose_on_corpus, resolve_tracking_uri, write_command
 from ablate.cli.options import (
     DEFAULT_RUNS,
     Address,
@@ -20,7 +20,6 @@ from ablate.cli.options import (
     TrackingUri,
     Workers,
 )
-from ablate.errors import DataError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +70,8 @@ def search(
     if file.is_dir():
         print(f"Page: {write_pages(read_summary(file), out or file)['search.html'].resolve()}")
         return
-    problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())])
+    prepared = Console(stderr=True, quiet=quiet or log_json)
+    problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())], prepared)
     store = StudyFolder(runs / problem.name)
     uri, command = resolve_tracking_uri(tracking_uri, store), write_command(tracking_uri, storage)
     limit = TimeLimit(minutes) if minutes is not None else None
@@ -88,15 +88,11 @@ def search(
     raise typer.Exit(outcome.exit_code)
 
 
-def _pose(file: Path, runs: Path, settings: list[str]) -> Problem:
-    from ablate.plan.tasks import describe_corpus
+def _pose(file: Path, runs: Path, settings: list[str], console: Console | None = None) -> Problem:
     from ablate.search.pose import load_search, pose
 
     declared = load_search(file, settings)
-    try:
-        return pose(declared, describe_corpus(declared, runs / ".shards"))
-    except DataError as error:
-        raise declared.refuse_data(error) from None
+    return pose_on_corpus(declared, runs, lambda corpus: pose(declared, corpus), console)
 
 
 def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] | None, *, as_json: bool) -> None:

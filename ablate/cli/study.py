@@ -104,7 +104,7 @@ def run(
     from ablate.tracking.cleaning import parse_bytes, parse_keep
     from ablate.tracking.folders import StudyFolder
 
-    planned = read_plan(grid, runs, set_, with_)
+    planned = read_plan(grid, runs, set_, with_, Console(stderr=True, quiet=quiet or log_json))
     store = StudyFolder(runs / planned.study.name)
     command = write_command(tracking_uri)
     budget = parse_bytes(disk_budget) if disk_budget is not None else None

@@ -1,12 +1,22 @@
 """From corpora to memory-mapped token shards and batches, which are pure functions of (seed, step). No torch here."""
 
 from ablate.data.batches import training_batch, validation_batches
-from ablate.data.corpus import CHECKED_TOKENS, Corpus, CorpusInfo, check_length, check_vocabulary, describe, prepare
+from ablate.data.corpus import (
+    CHECKED_TOKENS,
+    SHARDS,
+    Corpus,
+    CorpusInfo,
+    check_length,
+    check_vocabulary,
+    describe,
+    prepare,
+)
 from ablate.data.shards import Means, Observer
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 
 __all__ = [
     "CHECKED_TOKENS",
+    "SHARDS",
     "Corpus",
     "CorpusInfo",
     "Means",

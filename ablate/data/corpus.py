@@ -29,6 +29,7 @@ FORMAT = 1
 
 BIN_DTYPE = "<u2"
 META = "meta.json"
+SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster can read
 MOST_TOKENS = 1 << 16
 SCAN_TOKENS = 1 << 24
 CHECKED_TOKENS = 8 * SCAN_TOKENS  # per split, which a plan searches for the largest token

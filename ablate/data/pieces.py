@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ablate.data.sources import load_source
-from ablate.data.sources.base import PIECE_BYTES, Block, Span
+from ablate.data.sources import base, load_source
+from ablate.data.sources.base import Block, Span
 from ablate.data.splits import SHARES, Split
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError
@@ -96,7 +96,7 @@ def cut_corpus(split: Split, config: DataConfig) -> list[Piece]:
         for i, file in enumerate(files):
             for start, stop, size in source.cut(file, config):
                 spans.append(Span(file, start, stop, size, is_held_out, is_next=i > 0 and start == 0))
-                if sum(span.size for span in spans) >= PIECE_BYTES:
+                if sum(span.size for span in spans) >= base.PIECE_BYTES:
                     pieces.append(tuple(spans))
                     spans = []
         if spans:

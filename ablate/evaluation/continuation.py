@@ -79,7 +79,9 @@ def continue_prompt(
     model = _load_model(run)
     ids = [int(token) for token in tokenizer.encode(prompt)]
     if not ids and tokenizer.separator is None:
-        raise RecordError(f"{run.path}: its tokenizer has no token that starts a document: the prompt must not be empty")
+        raise RecordError(
+            f"{run.path}: its tokenizer has no token that starts a document: the prompt must not be empty"
+        )
     ids = ids or [tokenizer.separator or 0]
     if max(ids) >= model.config.vocab_size:
         message = f"the prompt holds token {max(ids)}, but the model's vocabulary has {model.config.vocab_size} tokens"

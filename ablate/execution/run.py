@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ablate.data import Corpus, check_vocabulary, prepare
+from ablate.data import SHARDS, Corpus, check_vocabulary, prepare
 from ablate.errors import DataError, RecordError
 from ablate.execution.early_stopping import Stopping, parse_stopping, seed_from_curves
 from ablate.execution.events import Event, Outcome
@@ -31,7 +31,6 @@ from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 
-SHARDS = ".shards"  # in the folder of all studies, which every node of a cluster can read
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 
 

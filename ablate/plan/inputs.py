@@ -32,14 +32,17 @@ def describe_inputs(plan: Plan) -> Iterator[str]:
     if isinstance(setup, ProgramSetup):
         yield from _describe_program(plan, setup)
         return
+    about = "about " if plan.corpus.is_estimate else ""
     yield (
         f"data: {plan.study.data.source}, {plan.study.data.tokenizer}, "
-        f"{format_count(plan.corpus.n_train_tokens)} tokens for training and "
+        f"{about}{format_count(plan.corpus.n_train_tokens)} tokens for training and "
         f"{format_count(plan.corpus.n_validation_tokens)} for validation, hash {plan.corpus.hash[:12]}"
     )
     for code in plan.codes:
         files = sorted(code.files, key=lambda name: name != code.entry)
         yield f"runs your code: {', '.join(str(code.place / name) for name in files)}, version {code.version}"
+    if plan.corpus.is_estimate:
+        yield "the tokens are estimated from a sample; `ablate data prepare` or `ablate run` counts and keeps them"
 
 
 def _describe_program(plan: Plan, setup: ProgramSetup) -> Iterator[str]:

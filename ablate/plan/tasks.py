@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ablate.data import CorpusInfo, describe
+from ablate.data import SHARDS, CorpusInfo, describe
 from ablate.plan.axes import Axes
 from ablate.plan.own_names import NO_OWN, read_own_variants
 from ablate.plan.program import NO_CORPUS, ProgramResolver
@@ -38,8 +38,11 @@ def make_resolver(
     return kind(declared, axes, corpus, overlays, budget)
 
 
-def describe_corpus(declared: Declaration, shards: Path) -> CorpusInfo:
-    """The corpus of a declaration; an empty one for a program. Raises `DataError` if it cannot be used."""
+def describe_corpus(declared: Declaration, runs: Path) -> CorpusInfo:
+    """The corpus of a declaration; an empty one for a program. Raises `DataError` if it cannot be used.
+
+    `runs` is the folder of all studies, where `ablate data prepare` keeps the shards.
+    """
     if declared.program is not None:
         return NO_CORPUS
-    return describe(declared.data, declared.folder, shards)
+    return describe(declared.data, declared.folder, runs / SHARDS)

@@ -75,7 +75,7 @@ def parse_keep(word: str) -> Keep:
     raise GridError(f"--keep {word}: no such rule{suggest(word, KEEPS)}")
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, option: str = "--disk-budget") -> int:
     """Read a size such as `800M`, `2.5GB` or `1000`. Raises `GridError` for anything else."""
     number = text.removesuffix("B")
     unit = number[-1:] if number[-1:] in UNITS else ""
@@ -84,7 +84,7 @@ def parse_bytes(text: str) -> int:
     except ValueError:
         size = -1.0
     if not 0 <= size < float("inf"):
-        raise GridError(f"--disk-budget {text}: not a size; write it as 800M or 2.5GB")
+        raise GridError(f"{option} {text}: not a size; write it as 800M or 2.5GB")
     return int(size)
 
 

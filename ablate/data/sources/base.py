@@ -116,10 +116,10 @@ def key_of(config: DataConfig) -> str:
     return config.text_key or "text"
 
 
-def refuse_key(path: Path, key: str, names: list[str], what: str) -> DataError:
+def refuse_key(path: Path, problem: str, key: str, names: list[str]) -> DataError:
     """The error about a file without the text's key or column."""
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return DataError(f"data.text_key: {path}: there is no {what} {key!r} (legal: {shown or 'none'})")
+    return DataError(f"data.text_key: {path}: {problem} {key!r} (legal: {shown or 'none'})")
 
 
 def refuse_value(path: Path, place: str, key: str, value: object) -> DataError:

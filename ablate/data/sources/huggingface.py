@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 
 from ablate.data.files import find_path, reading
-from ablate.data.sources.base import PIECE_BYTES, Documents, Span, key_of
+from ablate.data.sources import base
+from ablate.data.sources.base import Documents, Span, key_of
 from ablate.data.sources.parquet import check_column, texts_of
 from ablate.data.splits import File, Split, digest, leave_out
 from ablate.errors import DataError
@@ -49,7 +50,7 @@ class HuggingFaceSource(Documents):
         with _open(file.path) as table:
             n_batches = sum(1 for _ in table)
         batch_bytes = max(file.stamp[1] // max(n_batches, 1), 1)
-        step = max(PIECE_BYTES // batch_bytes, 1)
+        step = max(base.PIECE_BYTES // batch_bytes, 1)
         for start in range(0, n_batches, step):
             stop = min(start + step, n_batches)
             yield start, stop, (stop - start) * batch_bytes

@@ -9,7 +9,8 @@ from typing import IO, Any
 
 from ablate.data.content import recognize
 from ablate.data.files import ARCHIVES, Kind, check_suffix, decoding_of, decompressed
-from ablate.data.sources.base import PIECE_BYTES, Documents, Span, key_of, refuse_key, refuse_value
+from ablate.data.sources import base
+from ablate.data.sources.base import Documents, Span, key_of, refuse_key, refuse_value
 from ablate.data.splits import File
 from ablate.errors import DataError
 from ablate.formatting import quote
@@ -49,8 +50,8 @@ class JsonLinesSource(Documents):
             yield from super().cut(file, config)
             return
         size = file.stamp[1]
-        for start in range(0, size, PIECE_BYTES):
-            stop = min(start + PIECE_BYTES, size)
+        for start in range(0, size, base.PIECE_BYTES):
+            stop = min(start + base.PIECE_BYTES, size)
             yield start, stop, stop - start
 
     def documents(self, span: Span, key: str) -> Iterator[tuple[str, float]]:
@@ -67,7 +68,7 @@ class JsonLinesSource(Documents):
                 n_lines += 1
                 if not line.isspace():
                     try:
-                        text = _find_text(line.removeprefix(_BOM), key)
+                        text = _find_text(line.removeprefix(_BOM).rstrip(b"\r\n"), key)
                     except _LineError as error:
                         number = n_lines + (0 if is_packed else _count_lines(path, span.start))
                         raise error.locate(path, number, key) from None
@@ -86,7 +87,7 @@ class _LineError(Exception):
             return DataError(f"{path}: line {number:,}: {self.message}")
         if key in self.record:
             return refuse_value(path, f"line {number:,}", key, self.record[key])
-        return refuse_key(path, key, list(self.record), f"key in line {number:,},")
+        return refuse_key(path, f"line {number:,} has no key", key, list(self.record))
 
 
 def _find_text(line: bytes, key: str) -> str:
@@ -94,8 +95,10 @@ def _find_text(line: bytes, key: str) -> str:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
         raise _LineError(f"is not UTF-8 (byte {line[error.start]:#04x} in column {error.start + 1})") from None
+    except json.JSONDecodeError as error:
+        raise _LineError(f"is not JSON: {error.msg} in column {error.colno}: {quote(line.decode(), 60)}") from None
     except (ValueError, RecursionError) as error:
-        raise _LineError(f"is not JSON: {error}: {quote(line.decode().strip(), 60)}") from None
+        raise _LineError(f"is not JSON that can be read: {error}") from None
     if not isinstance(record, dict):
         raise _LineError(f"is not an object with keys: {quote(record, 60)}")
     text = record.get(key)

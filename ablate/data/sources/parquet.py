@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from ablate.data.content import recognize
 from ablate.data.files import Kind, reading
-from ablate.data.sources.base import PIECE_BYTES, Documents, Span, key_of, refuse_key, refuse_value
+from ablate.data.sources import base
+from ablate.data.sources.base import Documents, Span, key_of, refuse_key, refuse_value
 from ablate.data.splits import File
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
@@ -51,7 +52,7 @@ class ParquetSource(Documents):
             start = size = 0
             for i in range(meta.num_row_groups):
                 size += meta.row_group(i).column(place).total_uncompressed_size
-                if size >= PIECE_BYTES or i == meta.num_row_groups - 1:
+                if size >= base.PIECE_BYTES or i == meta.num_row_groups - 1:
                     yield start, i + 1, size
                     start, size = i + 1, 0
 
@@ -77,7 +78,7 @@ def _open(path: Path) -> Iterator[Any]:
 def check_column(path: Path, schema: Any, key: str) -> None:
     """Raise `DataError` unless the schema has a column `key` of strings."""
     if key not in schema.names:
-        raise refuse_key(path, key, schema.names, "column")
+        raise refuse_key(path, "there is no column", key, schema.names)
     kind = schema.field(key).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):

@@ -1,0 +1,52 @@
+"""The verbs about the corpus of a grid: `data prepare` and `data sources`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ablate.cli.options import DEFAULT_RUNS, Grid, Quiet, Runs, Settings
+
+
+def prepare(
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    set_: Settings = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", metavar="N", min=1, help="Processes that tokenize. Default: one per CPU core."),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory", metavar="SIZE", help="Memory for all processes together, e.g. 4GB: limits their number."
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Tokenize the corpus of a grid, so that `ablate run` starts at once. Run it again to resume."""
+    from rich.console import Console
+
+    from ablate.cli.data_output import describe_corpus, make_shards
+    from ablate.cli.inputs import load_declaration
+    from ablate.tracking.cleaning import parse_bytes
+
+    declared = load_declaration(grid, set_)
+    limit = parse_bytes(max_memory, "--max-memory") if max_memory is not None else None
+    try:
+        corpus = make_shards(declared, runs, Console(stderr=True, quiet=quiet), processes, limit)
+    except KeyboardInterrupt:
+        print("stopped; the same command resumes")
+        raise typer.Exit(130) from None
+    if not quiet:
+        print("\n".join(describe_corpus(corpus, declared.data)))
+
+
+def sources() -> None:
+    """List what `data.source` can be, and how each source holds out its validation split."""
+    from ablate.data.sources import TABLE, load_source
+
+    for name in TABLE:
+        source = load_source(name)
+        print(f"{name}\n  {source.summary}\n  held out for validation: {source.validation}")
