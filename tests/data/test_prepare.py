@@ -154,6 +154,7 @@ def test_a_killed_command_is_resumed_and_leaves_no_process(tmp_path: Path) -> No
             time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_make_one_corpus(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", make_texts(2000, n_words=100))
     folder = tmp_path / "shards"
