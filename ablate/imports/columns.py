@@ -31,6 +31,7 @@ _GROUPED = {
     ".": re.compile(r"[+-]?[1-9]\d{0,2}([,' \u00a0\u202f]\d{3})+(\.\d*)?", re.ASCII),  # 1,000,000.5
     ",": re.compile(r"[+-]?[1-9]\d{0,2}([.' \u00a0\u202f]\d{3})+(,\d*)?", re.ASCII),  # 1.000.000,5
 }
+_NO_GROUPS = r"(0\d*{0}\d+|\d*{0}(\d{{1,2}}|\d{{4,}}))"  # a decimal mark and no thousands: 0.123, 4.5, 4.5678
 _MS = 1e11  # a time above it is in milliseconds: in seconds, it would be after the year 5000
 _SINCE_1970 = 1e8  # a time below it is counted from the start of a run
 _NANOSECONDS = 1e9
@@ -146,14 +147,19 @@ def group_rows(keys: Sequence[Any]) -> list[NDArray[np.intp]]:
 def find_decimal(arrays: Sequence[Any], delimiter: str) -> str:
     """Find the decimal mark of a text table.
 
-    Between semicolons, a comma is a decimal mark: that is why the program that wrote the table used semicolons. Between
-    tabs, it is one only if it cannot separate thousands.
+    A mark that cannot separate thousands decides: 4.53 or 4,53. Without one, a comma between semicolons is a decimal
+    mark, because that is why the program that wrote the table used semicolons.
     """
     if delimiter == ",":
         return "."
-    number = r"(\d{1,3}([. ]\d{3})+|\d*),\d+" if delimiter == ";" else r"(0\d*,\d+|\d+,(\d{1,2}|\d{4,}))"
-    pattern = rf"^\s*[+-]?{number}([eE][+-]?\d+)?\s*$"
-    return "," if any(pc.any(pc.match_substring_regex(cells, pattern)).as_py() for cells in arrays) else "."
+
+    def has(number: str) -> bool:
+        pattern = rf"^\s*[+-]?{number}([eE][+-]?\d+)?\s*$"
+        return any(pc.any(pc.match_substring_regex(cells, pattern)).as_py() for cells in arrays)
+
+    if has(_NO_GROUPS.format(r"\.")):
+        return "."
+    return "," if has(_NO_GROUPS.format(",")) or (delimiter == ";" and has(r"\d*,\d+")) else "."
 
 
 def _convert(cells: Any, factor: float = 1.0) -> Column:
