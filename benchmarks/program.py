@@ -19,7 +19,7 @@ from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
 from ablate.execution.worker import RunWorker
 from ablate.plan import Run, build_plan
-from ablate.plan.program import NO_CORPUS
+from ablate.plan.program_setup import NO_CORPUS
 from ablate.study import load_study
 from ablate.tracking.folders import StudyFolder
 

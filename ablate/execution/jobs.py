@@ -14,7 +14,7 @@ from ablate.execution.placement import Placement
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import Pace
 from ablate.plan.identity import arm_id
-from ablate.plan.inputs import describe_data
+from ablate.plan.inputs import describe_data, name_data
 from ablate.tasks.contract import Job
 from ablate.tracking.code import write_code
 from ablate.tracking.curve import is_held
@@ -61,13 +61,9 @@ def record_arm(arm: Arm) -> ArmRecord:
 
 def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
     """The content of config.json: everything that decides the result of a run."""
-    declared = plan.study.data
-    data: dict[str, Any] = {"hash": plan.corpus.hash}
-    if plan.study.program is None:
-        data |= {"source": declared.source, "tokenizer": declared.tokenizer}
     return {
         **run.arm.setup.config(),
-        "data": data,
+        "data": name_data(plan.study, plan.corpus),
         "seed": run.seed,
     }
 

@@ -24,7 +24,7 @@ from ablate.execution.view import View
 from ablate.formatting import format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
-from ablate.plan.program import export_code
+from ablate.plan.program_setup import export_code
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder

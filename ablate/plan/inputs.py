@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
+from ablate.data import CorpusInfo
 from ablate.formatting import count, format_count
 from ablate.plan.plan import Plan
-from ablate.plan.program import ProgramSetup, find_program
+from ablate.plan.program_setup import ProgramSetup, find_program
+from ablate.study.declaration import Declaration
 
 MAX_NAMED = 12  # files in a line
 
@@ -24,6 +26,14 @@ def describe_data(plan: Plan) -> dict[str, Any]:
         "n_train_tokens": corpus.n_train_tokens,
         "n_validation_tokens": corpus.n_validation_tokens,
     }
+
+
+def name_data(declared: Declaration, corpus: CorpusInfo) -> dict[str, Any]:
+    """The data as a run's config names them. Only a program knows what it reads."""
+    named = (
+        {} if declared.program is not None else {"source": declared.data.source, "tokenizer": declared.data.tokenizer}
+    )
+    return {**named, "hash": corpus.hash}
 
 
 def describe_inputs(plan: Plan) -> Iterator[str]:

@@ -1,126 +1,31 @@
-"""The arms of a program: their settings, their command, and the code that trains them."""
+"""Resolve the settings of a program's arms, and check that its command can run."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError, suggest
 from ablate.formatting import quote
 from ablate.plan.axes import Assignment, Axes, arm_name
-from ablate.plan.identity import canonical_json
 from ablate.plan.program_names import PROVIDED
+from ablate.plan.program_setup import GIT, ProgramSetup, find_program
 from ablate.plan.resolve import Resolver
-from ablate.plan.setup import Resolved, Setup
+from ablate.plan.setup import Resolved
 from ablate.sources.files import Code, collect
-from ablate.sources.git import Tree, export, exported_at, find_tree
+from ablate.sources.git import Tree, find_tree
 from ablate.sources.variables import variable_name
 from ablate.study.declaration import Declaration
 from ablate.study.overlay import Overlay
-from ablate.study.program import Program
 from ablate.study.settings import Settings, flatten
-from ablate.study.template import fill, is_placeholder, names_in, placeholder_values
+from ablate.study.template import fill, is_placeholder, names_in
 from ablate.study.yaml_source import KeyPath, Place
 
-if TYPE_CHECKING:
-    from ablate.plan.plan import Plan
-
-GIT = "git"  # the axis whose levels are branches, tags, commits and patches
-NO_CORPUS = CorpusInfo("", 0, 0, 0)  # only the program knows what it reads
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-
-
-@dataclass(frozen=True, eq=False)
-class ProgramSetup(Setup):
-    """The settings of an arm, and where its program runs. `tree` is the arm's level of the axis `git`, if it has one,
-    and `base_tree` the first level of that axis."""
-
-    program: Program
-    settings: Mapping[str, Any]
-    folder: Path
-    code: Code
-    steps: int | None = None
-    tree: Tree | None = None
-    base_tree: Tree | None = None
-
-    @property
-    def n_steps(self) -> int | None:
-        return self.steps
-
-    @property
-    def n_params(self) -> None:
-        return None
-
-    @property
-    def flops_per_token(self) -> None:
-        return None
-
-    @property
-    def n_tokens(self) -> None:
-        return None
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(self.settings)
-
-    @cached_property
-    def _own(self) -> dict[str, Any]:
-        """The settings without the level of `git`, whose tree counts instead of its name."""
-        return {key: value for key, value in self.settings.items() if key != GIT or self.tree is None}
-
-    @property
-    def code_hash(self) -> str:
-        return self.tree.hash if self.tree is not None else self.code.hash
-
-    def identity(self, data_hash: str) -> str:  # noqa: ARG002 - the data are the program's own
-        return canonical_json({"program": self._describe(), "settings": self._own})
-
-    def _describe(self) -> dict[str, Any]:
-        return {
-            "command": list(self.program.command),
-            "pattern": list(self.program.pattern),
-            "metrics": [list(pair) for pair in self.program.metrics.items()],
-            "env": dict(self.program.env),
-            "code": self.code_hash,
-        }
-
-    def config(self) -> Mapping[str, Any]:
-        sections: dict[str, Any] = {"model": {}, "train": {}}
-        other: dict[str, Any] = {}
-        for key, value in self._own.items():
-            (sections if key in ("model", "train") and isinstance(value, dict) else other)[key] = value
-        return {**sections, "program": self._describe(), **({"settings": other} if other else {})}
-
-    def directions(self, study: Path) -> Mapping[str, Any]:
-        place = exported_at(study, self.tree) if self.tree is not None else None
-        return {
-            "settings": self.settings,
-            "folder": str(self.folder),
-            "cwd": str(self.folder if place is None or self.tree is None else place / self.tree.below),
-            "files": list(self.code.files) if place is None else None,
-            "diff": f"{place}.diff" if place is not None else "",
-            "n_steps": self.steps,
-            "silent_s": self.program.silent_for,
-            "timeout_s": self.program.timeout,
-        }
-
-    def show_command(self, seed: int) -> list[str]:
-        """The words of a run's command, with the placeholders that are only known later left as they are."""
-        provided = {name: f"{{{name}}}" for name in PROVIDED} | {"seed": seed, "grid_dir": str(self.folder)}
-        values = placeholder_values(self.settings) | provided
-        return [fill(word, values) for word in self.program.command]
-
-    @property
-    def pace_group(self) -> str:
-        return canonical_json([self.code_hash, self._own])
 
 
 class ProgramResolver(Resolver):
@@ -280,21 +185,3 @@ class ProgramResolver(Resolver):
             message = f"{declared} is {value!r}, not a number of steps{suggest(declared, known)}"
             raise self.declared.refuse(("program", "steps"), message)
         return value
-
-
-def find_program(name: str) -> str | None:
-    """The path of a program as a run finds it: the folder of this interpreter comes first, then PATH."""
-    return shutil.which(name, path=search_path())
-
-
-def search_path() -> str:
-    """PATH with the folder of this interpreter in front, so that `python` is the one with ablate in it."""
-    return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-
-
-def export_code(plan: Plan, study: Path) -> None:
-    """Write the trees of the axis `git` into the folder of the study. Raises `GridError` for one that has changed."""
-    for arm in plan.arms:
-        setup = arm.setup
-        if isinstance(setup, ProgramSetup) and setup.tree is not None and setup.base_tree is not None:
-            export(setup.tree, exported_at(study, setup.tree), setup.base_tree)

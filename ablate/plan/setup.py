@@ -9,11 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ablate.formatting import count
 from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
 from ablate.plan.identity import IMMATERIAL, arm_identity, identify
 from ablate.plan.own_names import codes_of
+from ablate.study.declaration import Declaration
 from ablate.study.schema import TrainConfig
-from ablate_model import ModelConfig
+from ablate_model import GPT, ModelConfig
 from ablate_model.own_code import Code
 
 
@@ -72,6 +74,18 @@ class Setup(ABC):
     def directions(self, study: Path) -> Mapping[str, Any]:  # noqa: ARG002 - a task may keep files in the study's folder
         """What else a worker needs to know to train a run."""
         return {}
+
+    @abstractmethod
+    def describe_size(self) -> str:
+        """What is trained, in words."""
+
+    @abstractmethod
+    def describe_horizon(self, declared: Declaration | None = None) -> str:
+        """How long it is trained, in words; if given, as long as the base of `declared`."""
+
+    def diagnostic_names(self) -> Sequence[str]:
+        """What the runs log besides metrics and costs, as far as it is known."""
+        return ()
 
     @property
     def has_fixed_steps(self) -> bool:
@@ -147,6 +161,18 @@ class LanguageModel(Setup):
 
     def config(self) -> Mapping[str, Any]:
         return self.to_dict()
+
+    def describe_size(self) -> str:
+        layers, length = count(self.model.n_layers, "layer"), self.model.context_length
+        return f"{self.n_params:,} parameters (d_model {self.model.d_model}, {layers}, context {length})"
+
+    def describe_horizon(self, declared: Declaration | None = None) -> str:
+        train = self.train if declared is None else declared.train
+        n_tokens = train.steps * train.batch_size * self.model.context_length
+        return f"{train.steps:,} steps of {train.batch_size} sequences ({n_tokens:,} tokens)"
+
+    def diagnostic_names(self) -> Sequence[str]:
+        return tuple(GPT.diagnostic_names(self.model))
 
     @property
     def has_fixed_steps(self) -> bool:

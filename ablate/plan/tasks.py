@@ -8,8 +8,9 @@ from pathlib import Path
 from ablate.data import SHARDS, CorpusInfo, describe
 from ablate.plan.axes import Axes
 from ablate.plan.own_names import NO_OWN, read_own_variants
-from ablate.plan.program import NO_CORPUS, ProgramResolver
+from ablate.plan.program import ProgramResolver
 from ablate.plan.program_names import ProgramNames
+from ablate.plan.program_setup import NO_CORPUS
 from ablate.plan.resolve import Resolver
 from ablate.plan.setting_names import Names
 from ablate.study.declaration import Declaration

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ablate.execution.placement import local_resources, measure_pace, place
 from ablate.formatting import format_seconds
-from ablate.plan.estimate import Pace, run_seconds, study_seconds
+from ablate.plan.estimate import Pace, study_seconds
 from ablate.search.descriptions import describe_range, describe_scope, describe_trials, format_value
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
@@ -25,8 +25,8 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
             "arm": arm.label,
             "trials": arm.count_trials(problem.tuning),
             "seeds": list(problem.seeds),
-            "n_steps": arm.default.train.steps,
-            "n_params": arm.default.model.num_params(),
+            "n_steps": arm.default.setup.n_steps,
+            "n_params": arm.default.setup.n_params,
             "space": {path: parameter.model_dump(exclude_defaults=True) for path, parameter in arm.parameters.items()},
             "defaults": arm.defaults,
             "left_out": list(arm.missing),
@@ -35,29 +35,31 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
     ]
 
 
-def trials_seconds(problem: Problem, pace: Pace, slots: int) -> float:
-    """Estimated seconds of all trials with `slots` runs at a time, without the confirmation."""
-    seconds = [
-        run_seconds(arm.default.model, arm.default.train, pace)
-        for arm in problem.arms
-        for _ in range(arm.count_trials(problem.tuning) * len(problem.seeds))
-    ]
-    return study_seconds(seconds, slots)
+def describe_time(problem: Problem, pace: Pace, slots: int) -> str:
+    """The estimated time of all trials with `slots` runs at a time, without the confirmation; empty if unknown."""
+    seconds: list[float] = []
+    for arm in problem.arms:
+        each = arm.default.setup.seconds(pace)
+        if each is None:
+            return ""
+        seconds += [each] * (arm.count_trials(problem.tuning) * len(problem.seeds))
+    return f"about {format_seconds(study_seconds(seconds, slots))}"
 
 
 def describe_tuning(problem: Problem, slots: int, pace: Pace) -> Iterator[str]:
     """Describe a grid's `tune:` in lines."""
     n_runs = problem.n_trials * len(problem.seeds)
-    seconds = trials_seconds(problem, pace, slots)
     yield (
         f"tune: {describe_trials(problem)}, {n_runs} more runs, "
-        f"about {format_seconds(seconds)}; then the matrix trains each arm at its best"
+        f"{describe_time(problem, pace, slots) or 'of unknown length'}; then the matrix trains each arm at its best"
     )
     for path, parameter in problem.tuning.space.items():
         lacking = [arm.label for arm in problem.arms if path in arm.missing]
         without = f" (not for {', '.join(lacking)})" if lacking else ""
         yield f"tune: {path} {describe_range(parameter)}{without}"
-    yield f"tune: a trial has {', '.join(dict.fromkeys(f'{arm.default.train.steps:,}' for arm in problem.arms))} steps"
+    lengths = dict.fromkeys(f"{steps:,}" for arm in problem.arms if (steps := arm.default.setup.n_steps))
+    if lengths:
+        yield f"tune: a trial has {', '.join(lengths)} steps"
 
 
 def print_search(problem: Problem, workers: int | None) -> None:
@@ -70,13 +72,12 @@ def print_search(problem: Problem, workers: int | None) -> None:
             console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
     placement = place(problem.study.resources, [local_resources()], workers, problem.n_trials)
     pace = measure_pace(placement)
-    seconds = trials_seconds(problem, pace, placement.slots)
-    n_runs = problem.n_trials * len(problem.seeds)
+    n_runs, time = problem.n_trials * len(problem.seeds), describe_time(problem, pace, placement.slots)
     console.print(
         f"{describe_trials(problem)}, {n_runs} runs in all, by "
         f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
         f"a trial: {describe_scope(problem)}\n"
-        f"about {format_seconds(seconds)} for the trials (an estimate, at {pace} here)",
+        f"{f'{time} for the trials (an estimate, at {pace} here)' if time else 'the time is unknown'}",
         highlight=False,
     )
 

@@ -11,9 +11,7 @@ from ablate.metrics import LANGUAGE_MODEL, LOSS, Direction, Metric, list_metrics
 from ablate.report.notation import join_with_and
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
-from ablate.study.schema import TrainConfig
 from ablate.study.tuning import Parameter
-from ablate_model import ModelConfig
 
 
 def describe_range(parameter: Parameter) -> str:
@@ -48,9 +46,9 @@ def describe_trials(problem: Problem) -> str:
 
 def describe_scope(problem: Problem) -> str:
     """The size and horizon for which the results of the trials hold."""
-    arms = [arm.default for arm in problem.arms]
-    horizons = dict.fromkeys(describe_horizon(arm.model, arm.train) for arm in arms)
-    return f"{describe_size(arms[0].model)}, {join_with_and(list(horizons))}"
+    setups = [arm.default.setup for arm in problem.arms]
+    horizons = dict.fromkeys(setup.describe_horizon() for setup in setups)
+    return f"{setups[0].describe_size()}, {join_with_and(list(horizons))}"
 
 
 def describe_metrics(metrics: Mapping[str, Direction]) -> dict[str, Any]:
@@ -61,18 +59,6 @@ def describe_metrics(metrics: Mapping[str, Direction]) -> dict[str, Any]:
 def metric_of(summary: Mapping[str, Any]) -> Metric:
     """The metric by which the confirmation of a search compares."""
     return list_metrics(summary["metrics"])[0] if "metrics" in summary else LOSS
-
-
-def describe_size(model: ModelConfig) -> str:
-    return (
-        f"{model.num_params():,} parameters (d_model {model.d_model}, {count(model.n_layers, 'layer')}, "
-        f"context {model.context_length})"
-    )
-
-
-def describe_horizon(model: ModelConfig, train: TrainConfig) -> str:
-    tokens = train.steps * train.batch_size * model.context_length
-    return f"{train.steps:,} steps of {train.batch_size} sequences ({tokens:,} tokens)"
 
 
 def format_condition(space: ArmSpace) -> str:

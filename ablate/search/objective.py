@@ -14,7 +14,6 @@ from ablate.errors import RecordError, suggest
 from ablate.metrics import LANGUAGE_MODEL, Direction, Metric
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace
-from ablate_model import GPT
 
 Curve = Sequence[Mapping[str, Any]]
 
@@ -52,7 +51,7 @@ def check_metrics(
         if objective.metric in CORE_COLUMNS or objective.metric in metrics:
             continue
         for resolved in arm.extremes():
-            names = GPT.diagnostic_names(resolved.model)
+            names = resolved.setup.diagnostic_names()
             if objective.metric not in names:
                 hint = suggest(objective.metric, dict.fromkeys((*metrics, *CORE_COLUMNS, *names)))
                 raise ValueError(f"the runs of {arm.label or 'this search'} do not log {objective.metric!r}{hint}")

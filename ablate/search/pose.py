@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablate.data import CorpusInfo
-from ablate.errors import GridError
+from ablate.errors import GridError, suggest
 from ablate.plan import build_plan
 from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.expand import expand
@@ -63,7 +63,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
         raise search.refuse(("arm",), "an arm is listed twice")
     problem = Problem(
         study=axes.declared,
-        final=search.train,
+        whole=search,
         tuning=search,
         objectives=_complete_objectives(search),
         arms=_read_arms(axes, resolver, search, fixed),
@@ -105,23 +105,24 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     assert tune is not None
     expansion = expand(study, Axes(study, read_names(study), study.axes))
     whole = build_plan(study, corpus)  # an arm that another one stands for is not tuned twice
-    models = {arm.name: arm.model for arm in whole.arms}
+    names = {arm.name for arm in whole.arms}
+    models = {arm.name: arm.model for arm in whole.arms} if study.match != "none" else {}
     seeds = tune.fresh_seeds(study.seeds)
     if set(seeds) & set(study.seeds):
         raise study.refuse(("tune", "seeds"), f"{list(seeds)}: trials need seeds that the matrix does not use")
     declared = study.replace(name=f"{study.name}-tune", seeds=seeds)
     axes, resolver = _vary(declared, study.axes, tune, corpus)
-    bases = {arm.name: models[arm.baseline] for arm in whole.arms if arm.baseline != arm.name}
+    bases = {arm.name: models[arm.baseline] for arm in whole.arms if models and arm.baseline != arm.name}
     arms = _read_arms(axes, resolver, tune, expansion.arms, study.match, bases)
-    if not set(TUNED) & set(tune.space):
+    if study.program is None and not set(TUNED) & set(tune.space):
         raise study.refuse(("tune", "space"), f"tuning must include the learning rate: add {TUNED[0]} with its values")
     _check_readers(study, axes, resolver)
     problem = Problem(
         study=axes.declared,
-        final=study.train,
+        whole=study,
         tuning=tune,
         objectives=(Objective().complete(study.metrics),),
-        arms=tuple(arm for arm in arms if arm.label in models),
+        arms=tuple(arm for arm in arms if arm.label in names),
         corpus=corpus,
     )
     try:
@@ -159,15 +160,17 @@ def _vary(declared: Declaration, own: Sequence[Axis], tuning: Tuning, corpus: Co
                 "its arm's own"
             )
         places[path] = budget
-    varied = declared.replace(train=_shorten(declared, tuning))
+    varied = _shorten(declared, tuning)
     axes = Axes(varied, read_names(varied), (*own, *space))
     return axes, make_resolver(varied, axes, corpus, budget=places)
 
 
-def _shorten(declared: Declaration, tuning: Tuning) -> TrainConfig:
-    """The training of a trial: the file's, with the settings of the budget."""
+def _shorten(declared: Declaration, tuning: Tuning) -> Declaration:
+    """The declaration with the training of a trial: the file's, with the settings of the budget."""
     changes, section = dict(tuning.budget), (*tuning.SECTION, "budget")
     tokens = changes.pop("tokens", None)
+    if declared.program is not None:
+        return _shorten_program(declared, changes, section, has_tokens=tokens is not None)
     length: Any = declared.model.get("context_length")
     if tokens is not None and not (type(length) is int and length > 0):
         message = f"the tokens per step are unknown because model.context_length is {length!r}: use `steps` instead"
@@ -182,7 +185,22 @@ def _shorten(declared: Declaration, tuning: Tuning) -> TrainConfig:
         loc = problem["loc"] or (next(iter(tuning.budget), "steps"),)
         place = (*section, *loc) if loc[0] in tuning.budget else ("train", *loc)
         raise declared.refuse(place, explain(problem, ("train", *problem["loc"]))) from None
-    return train
+    return declared.replace(train=train)
+
+
+def _shorten_program(
+    declared: Declaration, changes: Mapping[str, Any], section: KeyPath, *, has_tokens: bool
+) -> Declaration:
+    """A program counts steps as it likes, so its budget names settings of its `train` section that exist."""
+    if has_tokens:
+        raise declared.refuse((*section, "tokens"), "a program's tokens are unknown: name a setting of `train`")
+    own = Settings(declared.own)
+    for key, value in changes.items():
+        if own.get(("train", key)) is None:
+            known = declared.own.get("train", {})
+            raise declared.refuse((*section, key), f"the program has no setting train.{key}{suggest(key, known)}")
+        own.set(("train", key), value)
+    return declared.replace(own=own.tree)
 
 
 def _read_arms(

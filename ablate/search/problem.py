@@ -14,7 +14,6 @@ from ablate.plan.tasks import make_resolver
 from ablate.search.schema import Confirm, Objective
 from ablate.search.space import ArmSpace
 from ablate.study.declaration import Declaration
-from ablate.study.schema import TrainConfig
 from ablate.study.settings import find_same, is_same
 from ablate.study.tuning import Tuning
 from ablate.tracking.study_record import StudyRecord
@@ -22,10 +21,10 @@ from ablate.tracking.study_record import StudyRecord
 
 @dataclass(frozen=True)
 class Problem:
-    """A search. `study` has the training of a trial, `final` the training that the search tunes."""
+    """A search. `study` has the training of a trial, `whole` the training that the search tunes."""
 
     study: Declaration
-    final: TrainConfig
+    whole: Declaration
     tuning: Tuning
     objectives: tuple[Objective, ...]
     arms: tuple[ArmSpace, ...]
@@ -50,7 +49,10 @@ class Problem:
     def confirmed(self) -> Declaration:
         """The declaration with the training of the confirmation: the file's, except for its number of steps."""
         steps = self.confirm.steps if self.confirm else None
-        return self.study.replace(train=self.final.model_copy(update={"steps": steps}) if steps else self.final)
+        try:
+            return self.study.train_like(self.whole, steps)
+        except ValueError as error:
+            raise self.study.refuse(("confirm", "steps"), str(error)) from None
 
     @property
     def confirming(self) -> Resolver:

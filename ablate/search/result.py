@@ -17,8 +17,9 @@ from ablate.analysis.intervals import paired_t
 from ablate.analysis.results import Results, read_results
 from ablate.errors import RecordError
 from ablate.plan.axes import display
+from ablate.plan.inputs import name_data
 from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
-from ablate.search.descriptions import describe_horizon, describe_metrics, describe_scope, describe_size
+from ablate.search.descriptions import describe_metrics, describe_scope
 from ablate.search.follow_up import SETTINGS, best_params, plan_confirmation
 from ablate.search.importance import rate_settings
 from ablate.search.problem import Problem
@@ -52,8 +53,7 @@ def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str
         "seeds": list(problem.seeds),
         "sampler": problem.tuning.sampler.model_dump(),
         "pruner": problem.tuning.pruner.model_dump(),
-        "data": {"source": problem.study.data.source, "tokenizer": problem.study.data.tokenizer}
-        | {"hash": problem.corpus.hash},
+        "data": name_data(problem.study, problem.corpus),
         "arms": [_summarize_arm(problem, trials, search) for search in trials.searches],
         "confirmation": _summarize_confirmation(problem, trials, store),
     }
@@ -67,7 +67,7 @@ def _summarize_arm(problem: Problem, trials: Trials, search: ArmSearch) -> Summa
     importance = rate_settings([row["params"] for row in complete], [sign * row["values"][0] for row in complete])
     return {
         "arm": " / ".join(display(level.label) for level in space.fixed.values()) or problem.name,
-        "size": describe_size(space.default.model),
+        "size": space.default.setup.describe_size(),
         "space": {path: p.model_dump(exclude_defaults=True) for path, p in space.parameters.items()},
         "left_out": list(space.missing),
         "defaults": space.defaults,
@@ -117,7 +117,7 @@ def _summarize_confirmation(problem: Problem, trials: Trials, store: StudyFolder
     return {
         "study": plan.study.name,
         "seeds": list(plan.study.seeds),
-        "horizon": describe_horizon(plan.arms[0].model, plan.study.train),
+        "horizon": plan.arms[0].setup.describe_horizon(plan.study),
         "losses": [
             {"arm": _label(axes[name]), "by_seed": {str(seed): loss for seed, loss in by_seed.items()}}
             for name, by_seed in losses.items()

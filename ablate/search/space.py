@@ -257,7 +257,7 @@ class ArmSpace:
 
     def _component(self, path: str) -> str:
         """The setting that decides which knobs exist: `model.attention.name` for `model.attention.num_maps`."""
-        _, component, *knob = self.names.path(path).split(".")
+        _, component, *knob = full if len(full := self.names.path(path).split(".")) > 1 else ("", "")
         return f"model.{component}.name" if component in self.names.variants and knob not in ([], ["name"]) else ""
 
     def _variant_without(self, path: str, assignment: Assignment) -> str:

@@ -26,6 +26,7 @@ from ablate.formatting import quote
 from ablate.metrics import LANGUAGE_MODEL, Direction
 from ablate.study.program import Program
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
+from ablate.study.settings import Settings
 from ablate.study.tuning import Frozen, Tune
 from ablate.study.yaml_source import KeyPath, Place, Source
 
@@ -101,6 +102,22 @@ class Declaration(Frozen):
                 raise ValueError("resources.processes: a program starts its own processes, on the GPUs of its run")
             rest["resources"] = {**resources, "processes": 1}
         return {**rest, "own": own, "model": {}, "train": NO_TRAINING}
+
+    def train_like(self, other: Declaration, steps: int | None = None) -> Self:
+        """A copy with the training of another declaration, and with this number of steps if it is given.
+
+        Raises `ValueError` if the steps of a program cannot be set.
+        """
+        if self.program is None:
+            train = other.train if steps is None else other.train.model_copy(update={"steps": steps})
+            return self.replace(train=train)
+        if steps is None:
+            return self.replace(own=other.own)
+        if not isinstance(self.program.steps, str):
+            raise ValueError("name the setting that holds the number of steps: program.steps")
+        own = Settings(other.own)
+        own.set(self.program.steps, steps)
+        return self.replace(own=own.tree)
 
     @property
     def settings(self) -> dict[str, Any]:

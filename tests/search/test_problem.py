@@ -170,5 +170,5 @@ def test_the_budget_changes_the_trials_alone(pose_search: Pose) -> None:
     problem = pose_search(budget={"tokens": 320, "compile": True})
     assert problem.study.train.steps == 320 // (4 * 16)
     assert problem.study.train.compile
-    assert problem.final.steps == 12
+    assert problem.whole.train.steps == 12
     assert pose_search(budget=7).study.train.steps == 7

@@ -13,7 +13,7 @@ from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
 from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
-from ablate.plan.program import NO_CORPUS, export_code
+from ablate.plan.program_setup import NO_CORPUS, export_code
 from ablate.study import load_study
 from ablate.tasks.contract import Result
 from ablate.tracking.curve import read_curve
