@@ -87,6 +87,13 @@ def parse_stopping(rule: str | None, metric: Metric = LOSS) -> Stopping | None:
     raise GridError(f"--early-stop {rule}: no such rule{suggest(name, ('asha', 'patience=EVALUATIONS'))}")
 
 
+def check_stopping(stopping: Stopping | None, plan: Plan) -> None:
+    """Raises `GridError` if the rule needs to know how long runs are, and some arm does not say it."""
+    if isinstance(stopping, Asha) and any(arm.n_steps is None for arm in plan.arms):
+        message = "asha cuts runs at shares of their steps, which are unknown: set program.steps, or use patience=N"
+        raise plan.study.refuse(("program",), message)
+
+
 def seed_from_curves(stopping: Stopping, plan: Plan, curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Show the rule what an earlier driver saw, so that it judges as if the study had not been interrupted."""
     for run in plan.runs:

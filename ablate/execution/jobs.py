@@ -52,7 +52,7 @@ def record_arm(arm: Arm) -> ArmRecord:
         baseline=arm.baseline,
         n_params=arm.n_params,
         flops_per_token=arm.flops_per_token,
-        n_steps=arm.n_steps if arm.setup.has_fixed_steps and arm.n_steps else 0,
+        n_steps=arm.n_steps if arm.setup.trains_here and arm.n_steps else 0,
         n_tokens=arm.n_tokens,
         notices=arm.notices,
         identity=arm_id(arm.identity),

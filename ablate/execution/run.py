@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ablate.data import SHARDS, Corpus, check_vocabulary, prepare
 from ablate.errors import DataError, RecordError
-from ablate.execution.early_stopping import Stopping, parse_stopping, seed_from_curves
+from ablate.execution.early_stopping import Stopping, check_stopping, parse_stopping, seed_from_curves
 from ablate.execution.events import Event, Outcome
 from ablate.execution.failures import STUCK_S
 from ablate.execution.interruption import TimeLimit, at_work
@@ -82,6 +82,7 @@ def run_study(
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
     stopping = stopping or parse_stopping(options.early_stop, record.metric)
+    check_stopping(stopping, plan)
     cut_counts = stopping is not None or source is not None  # a search keeps what it cut
     if obstacle := find_mirror_obstacle(options.tracking_uri):
         view.observe(Event("notice", text=f"{obstacle}; the study itself will be complete"))

@@ -34,7 +34,7 @@ def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *
             continue
         for sentence in (*_repair_config(plan, run, folder), *_check_manifest(folder)):
             tell(sentence)
-        if not run.arm.setup.has_weights or status.state != "finished":
+        if not run.arm.setup.trains_here or status.state != "finished":
             continue
         if (flaw := folder.weights_flaw()) and not _save_weights_again(folder, status):
             if folder.weights.is_symlink() or folder.weights.exists():

@@ -88,13 +88,9 @@ class Setup(ABC):
         return ()
 
     @property
-    def has_fixed_steps(self) -> bool:
-        """Whether a whole run always has `n_steps`. Otherwise the run itself says where it ended."""
-        return False
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether a finished run leaves weights that ablate can read."""
+    def trains_here(self) -> bool:
+        """Whether ablate's own loop trains it. A whole run then has `n_steps`, logs the loop's columns, and leaves
+        weights."""
         return False
 
     def resumption(self, checkpoint: Path) -> str:  # noqa: ARG002 - a task may keep none
@@ -175,11 +171,7 @@ class LanguageModel(Setup):
         return tuple(GPT.diagnostic_names(self.model))
 
     @property
-    def has_fixed_steps(self) -> bool:
-        return True
-
-    @property
-    def has_weights(self) -> bool:
+    def trains_here(self) -> bool:
         return True
 
     def resumption(self, checkpoint: Path) -> str:

@@ -14,6 +14,7 @@ from ablate.errors import RecordError, suggest
 from ablate.metrics import LANGUAGE_MODEL, Direction, Metric
 from ablate.search.schema import Objective
 from ablate.search.space import ArmSpace
+from ablate.study.program import COSTS
 
 Curve = Sequence[Mapping[str, Any]]
 
@@ -47,13 +48,14 @@ def check_metrics(
     arm: ArmSpace, objectives: Sequence[Objective], metrics: Mapping[str, Direction] = LANGUAGE_MODEL
 ) -> None:
     """Raises `ValueError` where the runs of an arm do not log a metric. Diagnostics depend on the model."""
+    known = dict.fromkeys((*metrics, *(CORE_COLUMNS if arm.default.setup.trains_here else COSTS)))
     for objective in objectives:
-        if objective.metric in CORE_COLUMNS or objective.metric in metrics:
+        if objective.metric in known:
             continue
         for resolved in arm.extremes():
             names = resolved.setup.diagnostic_names()
             if objective.metric not in names:
-                hint = suggest(objective.metric, dict.fromkeys((*metrics, *CORE_COLUMNS, *names)))
+                hint = suggest(objective.metric, (*known, *names))
                 raise ValueError(f"the runs of {arm.label or 'this search'} do not log {objective.metric!r}{hint}")
 
 

@@ -7,24 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from ablate.data import CorpusInfo
-from ablate.errors import GridError, suggest
+from ablate.errors import GridError
 from ablate.plan import build_plan
 from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.expand import expand
 from ablate.plan.resolve import Resolver
 from ablate.plan.setting_names import Names
 from ablate.plan.tasks import make_resolver, read_names
+from ablate.search.budget import shorten
 from ablate.search.objective import check_metrics
 from ablate.search.problem import Problem
 from ablate.search.schema import Objective, Search
 from ablate.search.space import ArmSpace
 from ablate.study.declaration import Axis, Declaration, Match, Study
-from ablate.study.load import explain, load_declared
+from ablate.study.load import load_declared
 from ablate.study.predicates import Predicate
-from ablate.study.schema import LEARNING_RATES, TrainConfig
+from ablate.study.schema import LEARNING_RATES
 from ablate.study.settings import NAME, Settings, find_same
 from ablate.study.tuning import GRID, Tuning
 from ablate.study.yaml_source import KeyPath
@@ -160,47 +159,9 @@ def _vary(declared: Declaration, own: Sequence[Axis], tuning: Tuning, corpus: Co
                 "its arm's own"
             )
         places[path] = budget
-    varied = _shorten(declared, tuning)
+    varied = shorten(declared, tuning)
     axes = Axes(varied, read_names(varied), (*own, *space))
     return axes, make_resolver(varied, axes, corpus, budget=places)
-
-
-def _shorten(declared: Declaration, tuning: Tuning) -> Declaration:
-    """The declaration with the training of a trial: the file's, with the settings of the budget."""
-    changes, section = dict(tuning.budget), (*tuning.SECTION, "budget")
-    tokens = changes.pop("tokens", None)
-    if declared.program is not None:
-        return _shorten_program(declared, changes, section, has_tokens=tokens is not None)
-    length: Any = declared.model.get("context_length")
-    if tokens is not None and not (type(length) is int and length > 0):
-        message = f"the tokens per step are unknown because model.context_length is {length!r}: use `steps` instead"
-        raise declared.refuse((*section, "tokens"), message)
-    try:
-        train = TrainConfig.model_validate({**declared.train.model_dump(), **changes})
-        if tokens is not None:
-            changes["steps"] = max(1, tokens // (train.batch_size * length))
-            train = TrainConfig.model_validate({**declared.train.model_dump(), **changes})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        loc = problem["loc"] or (next(iter(tuning.budget), "steps"),)
-        place = (*section, *loc) if loc[0] in tuning.budget else ("train", *loc)
-        raise declared.refuse(place, explain(problem, ("train", *problem["loc"]))) from None
-    return declared.replace(train=train)
-
-
-def _shorten_program(
-    declared: Declaration, changes: Mapping[str, Any], section: KeyPath, *, has_tokens: bool
-) -> Declaration:
-    """A program counts steps as it likes, so its budget names settings of its `train` section that exist."""
-    if has_tokens:
-        raise declared.refuse((*section, "tokens"), "a program's tokens are unknown: name a setting of `train`")
-    own = Settings(declared.own)
-    for key, value in changes.items():
-        if own.get(("train", key)) is None:
-            known = declared.own.get("train", {})
-            raise declared.refuse((*section, key), f"the program has no setting train.{key}{suggest(key, known)}")
-        own.set(("train", key), value)
-    return declared.replace(own=own.tree)
 
 
 def _read_arms(

@@ -10,6 +10,7 @@ import yaml
 from program_bench import ONE_CPU
 
 from ablate.errors import GridError
+from ablate.execution.early_stopping import check_stopping, parse_stopping
 from ablate.execution.jobs import make_job
 from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
@@ -50,11 +51,13 @@ def write(folder: Path, name: str, content: dict[str, Any]) -> Path:
 def train_all(problem: Problem, store: StudyFolder) -> Trials:
     """Ask for every trial, and run its programs one after another."""
     trials, worker = Trials(problem, store), RunWorker(store.path, None, ONE_CPU)
-    while runs := trials.draw():
+    runs = trials.plan.runs
+    while runs := (*runs, *trials.draw()):
         for run in runs:
             job = make_job(trials.plan, run, ONE_CPU, {}, cut_counts=True, study=store.path)
             assert worker.train(job) == "finished", store.run(run.run_id).read_status().error
             trials.tell(run, "finished")
+        runs = ()
     return trials
 
 
@@ -95,12 +98,20 @@ def test_settings_that_a_search_found_override_a_grid(tmp_path: Path) -> None:
     assert {arm.setup.to_dict()["train"]["lr"] for arm in plan.arms} == {0.25}
 
 
+def test_a_rule_that_needs_the_number_of_steps_says_so(tmp_path: Path) -> None:
+    grid = {"study": "mine", "program": PROGRAM | {"steps": None}, "matrix": {"kind": ["a", "b"]}}
+    plan = build_plan(load_study(write(tmp_path, "grid.yaml", grid)), NO_CORPUS)
+    with pytest.raises(GridError, match=r"program: asha cuts runs at shares of their steps, .* set program.steps"):
+        check_stopping(parse_stopping("asha"), plan)
+    check_stopping(parse_stopping("patience=3"), plan)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"budget": {"tokens": 100}}, "a program's tokens are unknown: name a setting of `train`"),
         ({"budget": {"max_iter": 3}}, "the program has no setting train.max_iter; did you mean 'max_iters'?"),
-        ({"objective": "val_los"}, "do not log 'val_los'; did you mean 'val_acc'"),
+        ({"objective": "val_ac"}, "do not log 'val_ac'; did you mean 'val_acc'"),
         ({"program": PROGRAM | {"steps": None}, "confirm": {"steps": 5}}, "name the setting that holds the number of"),
     ],
 )
