@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.convergence import HOLD, Reach, find_share, loss_at, reach_loss
-from ablate.analysis.results import Results, RunCurve, device_of
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.errors import AblateError, suggest
 from ablate.formatting import count
 from ablate.tracking.study_record import ENDED

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.results import RunCurve
+from ablate.analysis.run_curve import RunCurve
 
 HOLD = 2
 """Evaluations in a row that must be at or below the target for a crossing to count."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from ablate.analysis.checked_records import check_manifest, check_record, clean
 from ablate.analysis.curve_columns import Floats, complete_columns, find_records, to_floats
-from ablate.analysis.results import Known, Results, RunCurve, assemble, device_of
+from ablate.analysis.results import Known, Results, assemble
+from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.errors import RecordError
 from ablate.formatting import name_error
 from ablate.tracking.study_record import Status

@@ -10,7 +10,8 @@ import numpy as np
 
 from ablate.analysis.comparison import compare, sharing_of, took_turns
 from ablate.analysis.convergence import Reach, cost_at, reach_loss
-from ablate.analysis.results import Results, RunCurve
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.summary import spread_of
 from ablate.metrics import Metric
 from ablate.tracking.study_record import ArmRecord

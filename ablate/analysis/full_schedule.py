@@ -15,7 +15,8 @@ import numpy as np
 from ablate.analysis.comparison import Comparison
 from ablate.analysis.convergence import Position, Reach, reach_loss
 from ablate.analysis.curve_columns import CORE_COLUMNS
-from ablate.analysis.results import Results, RunCurve
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.speedup import SpeedUp, adjust, make_rows
 from ablate.tracking.study_record import ArmRecord, Status, Value
 

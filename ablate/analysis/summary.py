@@ -11,7 +11,8 @@ import numpy as np
 
 from ablate.analysis.comparison import find_clock_obstacle
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.results import Results, RunCurve, device_of
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.formatting import name_error
 from ablate.metrics import Metric
 from ablate.tracking.study_record import Value

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ablate.analysis.checked_records import check_record
-from ablate.analysis.results import Results, RunCurve, assemble
+from ablate.analysis.results import Results, assemble
+from ablate.analysis.run_curve import RunCurve
 from ablate.errors import RecordError, suggest
 from ablate.formatting import count
 from ablate.imports.comparability import Facts, find_facts

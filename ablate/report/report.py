@@ -16,7 +16,8 @@ from ablate.analysis.effects import Effect, find_differences, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
-from ablate.analysis.results import AXES, Results
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import AXES
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.results import Results, RunCurve
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve
 from ablate.metrics import LOSS, Metric
 
 MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
