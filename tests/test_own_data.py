@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from ablate.cli import main
+from ablate.cli.inputs import read_plan
 from ablate.data import SHARDS, corpus, describe
 from ablate.plan import build_plan
 from ablate.study import load_study
@@ -43,6 +45,30 @@ def test_the_example_on_the_page_runs(tmp_path: Path) -> None:
     assert "tokens for training" in shown.stdout
     assert "my-notes: 2 finished" in shown.stdout
     assert len(list((tmp_path / "runs" / SHARDS).glob("*/meta.json"))) == 1
+
+
+def test_a_run_rests_on_no_estimate_and_uses_what_was_prepared(
+    write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(json.dumps({"text": page}) + "\n" for page in make_pages(60))
+    (tmp_path / "pages.jsonl").write_text(lines)
+    grid, runs = write_grid(data={"source": "jsonl", "path": "pages.jsonl"}), tmp_path / "runs"
+    exact = read_plan(grid, runs, None).corpus
+    monkeypatch.setattr(corpus, "ESTIMATED_ABOVE_BYTES", 1000)
+    guess = read_plan(grid, runs, None)
+    assert guess.corpus.is_estimate
+    assert not runs.exists()
+    monkeypatch.setattr(sys, "argv", ["ablate", "plan", str(grid), "--runs", str(runs)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "about" in (shown := capsys.readouterr().out)
+    assert "the tokens are estimated from a sample" in shown
+    planned = read_plan(grid, runs, None, None, Console(quiet=True))
+    assert planned.corpus == exact
+    assert [run.run_id for run in planned.runs] == [run.run_id for run in guess.runs]
+    monkeypatch.setattr(corpus, "ShardMaker", None)
+    monkeypatch.setattr(corpus, "count", None)
+    assert read_plan(grid, runs, None, None, Console(quiet=True)).corpus == exact
 
 
 def make_pages(n: int) -> list[str]:

@@ -40,7 +40,7 @@ class Observer(Protocol):
         """Tokenizing starts: the size of the corpus, how much was done before, and the size of the shards."""
 
     def advance(self, n_bytes: int) -> None:
-        """So many more bytes of the corpus are read."""
+        """`n_bytes` more bytes of the corpus have been read."""
 
 
 class Silent:

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 from documents import documents, make_texts, write_jsonl, write_parquet
 
-from ablate.data import Corpus, Means, corpus, describe, pieces, pool, prepare, shards
+from ablate.data import Corpus, Means, corpus, describe, memory, pieces, pool, prepare, shards
 from ablate.data.sources import base
 from ablate.errors import DataError, ResourceError
 from ablate.study.schema import DataConfig
@@ -27,7 +27,7 @@ TEXTS = make_texts(400)
 
 @dataclass
 class Watcher(shards.Silent):
-    """Counts what an observer is told, and interrupts after so many bytes."""
+    """Counts what an observer is told, and interrupts after `stop_after` bytes."""
 
     stop_after: float = float("inf")
     n_bytes: int = 0
@@ -243,18 +243,12 @@ def test_an_estimate_is_near_and_marked(many: DataConfig, tmp_path: Path, monkey
 
 
 def test_memory_limits_the_number_of_processes(many: DataConfig, tmp_path: Path) -> None:
-    watcher = Watcher()
     with pytest.raises(ResourceError, match=r"--max-memory: 1MB is too little: this process needs about"):
-        prepare(many, tmp_path, tmp_path / "shards", Means(4, 1_000_000, watcher))
-    used = corpus_memory()
-    prepare(many, tmp_path, tmp_path / "shards", Means(4, int(3.5 * used), watcher))
-    assert watcher.processes == 2
-
-
-def corpus_memory() -> int:
-    from ablate.data.memory import BUFFER_BYTES, memory_in_use
-
-    return memory_in_use() + BUFFER_BYTES
+        prepare(many, tmp_path, tmp_path / "shards", Means(4, 1_000_000))
+    each = memory.memory_in_use() + memory.BUFFER_BYTES
+    limits = (None, int(9.5 * each), int(3.5 * each), int(1.5 * each))
+    assert [memory.choose_processes(4, limit, n_pieces=20, n_bytes=30_000) for limit in limits] == [4, 4, 2, 1]
+    assert memory.choose_processes(None, None, n_pieces=20, n_bytes=30_000) == 1  # others would start too slowly
 
 
 PEAK = """

@@ -17,7 +17,7 @@ from ablate.errors import DataError
 from ablate.study.schema import DataConfig
 
 PIECE_BYTES = 16 << 20
-"""About this much of a corpus is tokenized at a time. What an interruption loses is at most that much per process."""
+"""About this much of a corpus is tokenized at a time, so an interruption loses at most that much per process."""
 
 
 @dataclass(frozen=True)
