@@ -44,7 +44,7 @@ print("step 1: train loss 2.0, val loss 2.0")
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds of a short program alone, and of the whole run."""
+    """Seconds of a short program by itself, and of the whole run."""
 
     alone_s: float
     run_s: float
@@ -52,8 +52,8 @@ class Overhead:
 
 @dataclass(frozen=True)
 class Flood:
-    """Seconds that a program took to print so many megabytes, into a file that nobody keeps and under ablate, and the
-    memory (bytes) by which the worker grew."""
+    """Seconds that a program took to print some megabytes, to /dev/null and under ablate, and the memory (bytes) by
+    which the worker grew."""
 
     megabytes: int
     alone_s: float

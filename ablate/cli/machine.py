@@ -91,6 +91,8 @@ def bench(
 ) -> None:
     """Measure how fast each arm of a grid trains on this machine's first device, with random tokens."""
     planned = read_plan(grid, runs, set_)
+    if planned.study.program is not None:
+        raise planned.study.refuse(("program",), "bench measures models of ablate, and this grid trains a program")
     from ablate.cli.bench_output import print_speeds, write_bench
     from ablate.training.bench.arms import bench_arms
 

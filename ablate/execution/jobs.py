@@ -73,6 +73,7 @@ def keep_code(store: StudyFolder, run: Run) -> RunFolder:
     folder."""
     for code in run.arm.setup.codes:
         write_code(store.code, code.files)
+    run.arm.setup.prepare(store.path)
     return store.run(run.run_id)
 
 

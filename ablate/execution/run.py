@@ -24,7 +24,6 @@ from ablate.execution.view import View
 from ablate.formatting import format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
-from ablate.plan.program_setup import export_code
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
@@ -117,7 +116,8 @@ def run_study(
     more = f", at most {n_more} more to come" if n_more else ""
     console.print(f"{plan.study.name}: {len(plan.runs)} runs{what}{more}", highlight=False)
     corpus = _prepare_corpus(plan, base, store.path.parent / SHARDS)
-    export_code(plan, store.path)
+    for arm in plan.arms:
+        arm.setup.prepare(store.path)
     if stopping is not None:
         seed_from_curves(stopping, plan, dict(_read_curves(plan, store)))
     if options.limit is not None:

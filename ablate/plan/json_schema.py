@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ablate.study.declaration import Declaration, Study
+from ablate.study.declaration import OWN, Declaration, Study
 from ablate_model import ModelConfig
 
 
@@ -21,4 +21,11 @@ def file_schema(kind: type[Declaration], title: str) -> dict[str, Any]:
     # The base section may be incomplete, because the matrix and the rules set the rest.
     model.pop("required", None)
     schema["properties"]["model"] = model | {"description": schema["properties"]["model"]["description"]}
+    # With a program, these sections hold its own settings.
+    sections = {key: schema["properties"][key] for key in OWN}
+    schema["properties"] |= {key: {"type": "object"} for key in OWN}
+    required = [key for key in schema["required"] if key in OWN]
+    schema["required"] = [key for key in schema["required"] if key not in OWN]
+    has_program = {"properties": {"program": {"type": "object"}}, "required": ["program"]}
+    schema |= {"if": has_program, "else": {"properties": sections, "required": required}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, **schema}

@@ -18,7 +18,7 @@ from ablate.plan.resolve import Resolver
 from ablate.plan.setup import Resolved
 from ablate.sources.files import Code, collect
 from ablate.sources.git import Tree, find_tree
-from ablate.sources.variables import variable_name
+from ablate.sources.variables import LOG, variable_name
 from ablate.study.declaration import Declaration
 from ablate.study.overlay import Overlay
 from ablate.study.settings import Settings, flatten
@@ -85,6 +85,8 @@ class ProgramResolver(Resolver):
         return trees
 
     def _collect_code(self) -> Code:
+        if self._trees and GIT not in self.axes.conditions:
+            return Code((), "")  # every arm runs a tree of git
         try:
             return collect(self.folder, self.program.code, self.program.command)
         except GridError as error:
@@ -140,7 +142,7 @@ class ProgramResolver(Resolver):
 
     def _check_variables(self, settings: Settings) -> None:
         """Raises `GridError` for settings that would share an environment variable."""
-        taken = {variable_name(name): name for name in PROVIDED}
+        taken = {variable_name(name): name for name in PROVIDED} | {LOG: "the file of ablate.log"}
         for path, _ in flatten(settings.tree):
             twin = taken.setdefault(variable_name(path), path)
             if twin != path:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ablate.data import CorpusInfo
 from ablate.plan.identity import canonical_json
@@ -21,9 +21,6 @@ from ablate.sources.git import Tree, export, exported_at
 from ablate.study.declaration import Declaration
 from ablate.study.program import Program
 from ablate.study.template import fill, placeholder_values
-
-if TYPE_CHECKING:
-    from ablate.plan.plan import Plan
 
 GIT = "git"  # the axis whose levels are branches, tags, commits and patches
 NO_CORPUS = CorpusInfo("", 0, 0, 0)  # only the program knows what it reads
@@ -95,6 +92,10 @@ class ProgramSetup(Setup):
             (sections if key in ("model", "train") and isinstance(value, dict) else other)[key] = value
         return {**sections, "program": self._describe(), **({"settings": other} if other else {})}
 
+    def prepare(self, study: Path) -> None:
+        if self.tree is not None and self.base_tree is not None:
+            export(self.tree, exported_at(study, self.tree), self.base_tree)
+
     def directions(self, study: Path) -> Mapping[str, Any]:
         place = exported_at(study, self.tree) if self.tree is not None else None
         return {
@@ -127,11 +128,3 @@ def find_program(name: str) -> str | None:
 def search_path() -> str:
     """PATH with the folder of this interpreter in front, so that `python` is the one with ablate in it."""
     return os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-
-
-def export_code(plan: Plan, study: Path) -> None:
-    """Write the trees of the axis `git` into the folder of the study. Raises `GridError` for one that has changed."""
-    for arm in plan.arms:
-        setup = arm.setup
-        if isinstance(setup, ProgramSetup) and setup.tree is not None and setup.base_tree is not None:
-            export(setup.tree, exported_at(study, setup.tree), setup.base_tree)

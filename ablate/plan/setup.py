@@ -71,6 +71,9 @@ class Setup(ABC):
         """What the manifest of a run says about its training."""
         return {}
 
+    def prepare(self, study: Path) -> None:  # noqa: B027 - most tasks need nothing
+        """Write what runs need into the folder of the study, unless it is there."""
+
     def directions(self, study: Path) -> Mapping[str, Any]:  # noqa: ARG002 - a task may keep files in the study's folder
         """What else a worker needs to know to train a run."""
         return {}

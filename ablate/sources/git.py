@@ -72,7 +72,7 @@ def exported_at(study: Path, tree: Tree) -> Path:
 def export(tree: Tree, target: Path, base: Tree) -> None:
     """Write the files of a tree into the folder `target`, and its difference from `base` into `target`.diff.
 
-    Files are read-only, so that nobody edits them by mistake. Folders that exist are left as they are. Raises
+    Files are read-only, so that they are not edited by mistake. Folders that exist are left as they are. Raises
     `GridError` if the tree is no longer what the plan found.
     """
     if target.is_dir():

@@ -123,7 +123,7 @@ class Process:
         return self._output in {key.fd for key in self._selector.get_map().values()}
 
     def ask_to_end(self) -> None:
-        """Send SIGTERM to the program. What is left of it after a while gets SIGKILL."""
+        """Send SIGTERM to the program. Processes that are left after a while get SIGKILL."""
         self._tell(b"T")
 
     def kill(self) -> None:

@@ -32,7 +32,7 @@ from ablate.tracking.study_record import State
 POLL_S = 0.05
 DRAIN_S = 1.0  # how long to read what is left in the pipe once everything has ended
 SHORT = 0.9  # a program that ends before this share of its steps is noted
-LOG_NAME, ARM_NAME, DIFF_NAME = "log.txt", "arm.json", "code.diff"
+ARM_NAME, DIFF_NAME = "arm.json", "code.diff"
 SEARCHED = "an `ablate.log(step=..., {0}=...)`, a JSON line with a step and {0}"
 
 
@@ -161,11 +161,7 @@ class _Run:
 
     def follow(self, words: list[str], env: Mapping[str, str], logged: Path) -> End:
         """Run the program to its end, and keep what it prints and logs."""
-        try:
-            process = Process(words, Path(self.told["cwd"]), env, self.recorder.curve.fileno())
-        except OSError as error:
-            raise ProgramError(f"{quote(words[0])} could not be started: {error.strerror}: {error.filename}") from None
-        with closing(OutputLog(self.folder.path / LOG_NAME)) as self.log, process:
+        with closing(OutputLog(self.folder.log)) as self.log, self._start(words, env) as process:
             drained_by = math.inf
             while process.end is None or (process.has_output and time.monotonic() < drained_by):
                 block = process.read(POLL_S)
@@ -184,6 +180,12 @@ class _Run:
         self._take_logged(logged)
         assert process.end is not None
         return process.end
+
+    def _start(self, words: list[str], env: Mapping[str, str]) -> Process:
+        try:
+            return Process(words, Path(self.told["cwd"]), env, self.recorder.curve.fileno())
+        except OSError as error:
+            raise ProgramError(f"{quote(words[0])} could not be started: {error.strerror}: {error.filename}") from None
 
     def _take_logged(self, logged: Path) -> None:
         while True:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -57,7 +56,7 @@ class ProgramCurve:
     def add(self, step: int, values: Values) -> None:
         """Take the values of a step."""
         if step > MAX_COUNT:
-            self.note(f"step {step:.3g} is too large: left out")
+            self.note("a step was too large: left out")
             return
         if self._is_fresh:
             self._resume(step)
@@ -133,8 +132,8 @@ class ProgramCurve:
             if name in TAKEN or not self._knows(name):
                 continue
             found[name] = value if is_number(value) else None
-            if name in self.metrics and not math.isfinite(value) and name != self.primary:
-                self.note(f"{name} was {value} at some step")
+            if found[name] is None and name in self.metrics and name != self.primary:
+                self.note(f"{name} was not a finite number at some step")
         return found
 
     def _knows(self, name: str) -> bool:

@@ -13,7 +13,7 @@ from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
 from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
-from ablate.plan.program_setup import NO_CORPUS, export_code
+from ablate.plan.program_setup import NO_CORPUS
 from ablate.study import load_study
 from ablate.tasks.contract import Result
 from ablate.tracking.curve import read_curve
@@ -55,7 +55,7 @@ class Bench:
         """Train one run of the plan."""
         plan = plan or self.plan()
         self.store.write_study(record_study(plan, "0", "ablate run"))
-        export_code(plan, self.store.path)
+        plan.runs[index].arm.setup.prepare(self.store.path)
         job = make_job(plan, plan.runs[index], ONE_CPU, {}, cut_counts=cut_counts, study=self.store.path)
         return self.worker.train(job)
 

@@ -1,4 +1,4 @@
-"""A program from an empty folder to a report, by the command line alone."""
+"""A program from an empty folder to a report, by the command line."""
 
 from __future__ import annotations
 
