@@ -75,7 +75,7 @@ def check_variant(config: ModelConfig, axis: str, *, compiled: bool = True) -> I
 def run_check(name: str, check: Callable[[], str]) -> Check:
     """Make one check: it returns what it found, or raises FailedError or SkippedError."""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), one_thread():
             return Check(name, "pass", check())
     except SkippedError as reason:
         return Check(name, "skip", str(reason))
@@ -103,12 +103,11 @@ def _check_output(config: ModelConfig, axis: str) -> str:
 
 def _check_causality(config: ModelConfig, axis: str) -> str:
     reach = "causal"
-    with one_thread():
-        for probe, dtype, state in _states(config, axis):
-            reach = probe.reach
-            for length in LENGTHS:
-                if leak := find_leak(probe, probe, draw(probe, length, dtype), reach):
-                    raise FailedError(f"{leak}, with {state}")
+    for probe, dtype, state in _states(config, axis):
+        reach = probe.reach
+        for length in LENGTHS:
+            if leak := find_leak(probe, probe, draw(probe, length, dtype), reach):
+                raise FailedError(f"{leak}, with {state}")
     reads = "no later token" if reach == "causal" else "only its own token"
     return f"an output reads {reads}, by gradient and by changing inputs"
 

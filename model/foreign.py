@@ -97,7 +97,7 @@ def has_square(module: nn.Module, d_model: int) -> bool:
 
 
 def find_ambiguous(module: nn.Module, d_model: int, unit_axes: Mapping[str, int | None]) -> list[str]:
-    """List square parameters of which nobody can tell along which dimension they read d_model."""
+    """List square parameters whose direction is unknown: they could read d_model along either dimension."""
     linear = {f"{name}.weight".lstrip(".") for name, part in module.named_modules() if isinstance(part, nn.Linear)}
     return [
         name

@@ -229,7 +229,7 @@ class Library:
     def _find(self, file: str, entry: str, version: str | None) -> Code:
         code = self._find_beside(file) if self.folder is not None else None
         if version is None and code is None:
-            raise OwnCodeError("name", f"{file}: own files are found beside a grid, and there is none here")
+            raise OwnCodeError("name", f"{file}: own files are looked for beside a grid, and no grid was read")
         if code is not None and version in (None, code.version):
             return code
         for store in self._stores:

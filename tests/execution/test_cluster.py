@@ -18,6 +18,7 @@ from ray._private.utils import get_dashboard_dependency_error
 
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
+from own_files import make_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -189,3 +190,20 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     assert refused.returncode == 2
     assert "no Ray job server takes the study" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_the_users_own_code_reaches_a_node_that_does_not_see_the_grid(
+    cluster: tuple[str, subprocess.Popen[bytes]], hidden: Path, tmp_path: Path, corpus_file: Path
+) -> None:
+    """Workers read it in the study's folder, which every node sees."""
+    address, _ = cluster
+    windows = [{"name": "my_attention.py:MyAttention", "window": window} for window in (2, 4, 8)]
+    grid = make_project(hidden, corpus_file, matrix={"attention": windows}, seeds=2)
+    result = run("run", grid, "--runs", tmp_path / "runs", "--address", address)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 runs at a time" in result.stdout
+    store = StudyFolder(tmp_path / "runs" / "mine")
+    workers = {store.run(record.run_id).read_status().worker for record in store.read_study().runs}
+    assert len(workers) == 2
+    (version,) = store.code.iterdir()
+    assert (version / "helpers.py").is_file()
