@@ -197,8 +197,8 @@ def test_the_users_own_code_reaches_a_node_that_does_not_see_the_grid(
 ) -> None:
     """Workers read it in the study's folder, which every node sees."""
     address, _ = cluster
-    windows = [{"name": "my_attention.py:MyAttention", "window": window} for window in (2, 4, 8)]
-    grid = make_project(hidden, corpus_file, matrix={"attention": windows}, seeds=2)
+    windows = [{"name": "my_attention.py:MyAttention", "window": window} for window in (2, 4)]
+    grid = make_project(hidden, corpus_file, matrix={"attention": windows})
     result = run("run", grid, "--runs", tmp_path / "runs", "--address", address)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 runs at a time" in result.stdout
