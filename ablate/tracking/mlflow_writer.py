@@ -41,7 +41,7 @@ class MirroredRun:
 
     mlflow_id: str
     start_ms: int
-    last_step: int = 0
+    last_step: int = -1  # a program may begin with an evaluation at step 0
     status: str = "RUNNING"
     has_parent: bool = False
     has_params: bool = False
@@ -87,7 +87,7 @@ class MlflowWriter:
 
     def _find_last_step(self, run: Any) -> int:
         """Find how far MLflow has the run. The tag is one batch behind if a server died before writing it."""
-        tagged = int(run.data.tags.get(LAST_STEP, 0))
+        tagged = int(run.data.tags.get(LAST_STEP, -1))
         known = next((name for name in EVERY_LINE if name in run.data.metrics), None)
         if run.info.status == "FINISHED" or known is None:
             return tagged
@@ -104,7 +104,7 @@ class MlflowWriter:
     def write(self, run: RunRecord, arm: ArmRecord, store: StudyFolder, records: Sequence[Mapping[str, Any]]) -> None:
         """Write lines in batches. Steps that MLflow has are skipped: a run that crashed repeats them unchanged."""
         known = self.runs.get(run.run_id)
-        new = [record for record in records if record["step"] > (known.last_step if known else 0)]
+        new = [record for record in records if record["step"] > (known.last_step if known else -1)]
         if not new:
             return
         known = known or self._create(run, arm)

@@ -74,3 +74,9 @@ def test_workers_that_share_a_machine_share_its_cores_to_compile(
     cpus: int, gpus: float, n_cores: int, expected: int
 ) -> None:
     assert Placement(cpus, gpus, 1).count_compilers(n_cores) == expected
+
+
+def test_a_program_has_all_gpus_of_its_run_in_one_process() -> None:
+    node = {"CPU": 16.0, "GPU": 4.0}
+    placed = place(Resources(gpus=2, cpus=3, processes=1), [node, {"CPU": 16.0, "GPU": 1.0}], None, 10)
+    assert (placed.slots, placed.processes, placed.gpus, placed.gpus_of_run) == (2, 1, 2.0, 2.0)

@@ -64,7 +64,8 @@ def run_in(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_program_from_an_empty_folder_to_a_report(tmp_path: Path) -> None:
     """The driver is killed in the middle, and the same command resumes with the program's own checkpoints."""
     ablate, ever = run_in(tmp_path), tmp_path / "ever"
@@ -90,7 +91,7 @@ def test_a_program_from_an_empty_folder_to_a_report(tmp_path: Path) -> None:
     assert len(programs) >= 2
     os.kill(driver.pid, signal.SIGKILL)
     assert not psutil.wait_procs(programs, timeout=60)[1]
-    driver.wait()
+    driver.communicate()
     ever.unlink()
 
     resumed = ablate("run", "grid.yaml")
