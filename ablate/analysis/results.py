@@ -13,6 +13,7 @@ import numpy as np
 
 from ablate.analysis.checked_records import check_manifest, read_mapping, read_record, read_status
 from ablate.analysis.curve_columns import EMPTY_CURVE, Floats, read_columns
+from ablate.analysis.repeats import find_repeats
 from ablate.analysis.run_curve import AXES, RunCurve
 from ablate.errors import RecordError
 from ablate.metrics import Metric, list_metrics
@@ -134,6 +135,8 @@ def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Res
         )
         for run in record.runs
     )
+    repeats = find_repeats(runs)
+    runs = tuple(replace(run, repeats=repeats[run.run_id]) if run.run_id in repeats else run for run in runs)
     return Results(_complete(record, runs), runs)
 
 

@@ -25,7 +25,7 @@ class RunCurve:
     `columns` always holds `CORE_COLUMNS`, and steps strictly increase. `n_passed_over` counts the lines of the file
     that are not records. `is_altered` means that the file does not have the length and checksum that were noted when
     the run ended. `unread` says why the file could not be read. `metrics` are those of the study; the first is the one
-    by which arms are compared.
+    by which arms are compared. `repeats` is the seed of an earlier run of the arm with the very same numbers.
     """
 
     run_id: str
@@ -40,6 +40,7 @@ class RunCurve:
     is_altered: bool = False
     unread: str = ""
     metrics: tuple[Metric, ...] = (LOSS,)
+    repeats: int | None = None
 
     @property
     def metric(self) -> Metric:
@@ -59,6 +60,8 @@ class RunCurve:
             return ""
         if self.unread:
             return self.unread
+        if self.repeats is not None:
+            return f"its numbers are those of seed {self.repeats}, so what was trained does not depend on the seed"
         if isinstance(known := self.manifest.get("flaw"), str):
             return known
         if self.is_altered:
@@ -79,7 +82,9 @@ class RunCurve:
 
     @property
     def state(self) -> str:
-        """The state in its status, or the more precise `stopped early` or `incomplete curve`."""
+        """The state in its status, or the more precise `repeated`, `stopped early` or `incomplete curve`."""
+        if self.repeats is not None:
+            return "repeated"
         return "incomplete curve" if self.flaw else "stopped early" if self.was_stopped else self.status.state
 
     @property

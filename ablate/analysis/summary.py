@@ -67,6 +67,12 @@ class ArmSummary:
     def is_baseline(self) -> bool:
         return self.arm == self.baseline
 
+    @property
+    def n_repeated(self) -> int:
+        """Runs left out because they repeat the numbers of another seed."""
+        others = self.n_finished + self.n_diverged + self.n_stopped + self.n_failed + self.n_unfinished
+        return self.n_runs - others - self.n_incomplete
+
     def to_dict(self) -> dict[str, Any]:
         content = asdict(self) | {"axes": dict(self.axes), "within": dict(self.within)}
         if not self.other_metrics:

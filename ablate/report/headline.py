@@ -188,14 +188,15 @@ def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping
 def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness: Sequence[Fairness]) -> Iterator[str]:
     n_unfinished, n_failed = sum(arm.n_unfinished for arm in arms), sum(arm.n_failed for arm in arms)
     n_diverged, n_stopped = sum(arm.n_diverged for arm in arms), sum(arm.n_stopped for arm in arms)
-    n_incomplete = sum(arm.n_incomplete for arm in arms)
+    n_incomplete, n_repeated = sum(arm.n_incomplete for arm in arms), sum(arm.n_repeated for arm in arms)
     left_out = [
         *([count(n_unfinished, "unfinished run")] if n_unfinished else []),
         *([count(n_failed, "failed run")] if n_failed else []),
         *([f"{count(n_incomplete, 'run')} with an incomplete curve"] if n_incomplete else []),
+        *([f"{count(n_repeated, 'run')} with the numbers of another seed"] if n_repeated else []),
     ]
     if left_out:
-        yield f"{join_with_and(left_out)} {'is' if n_unfinished + n_failed + n_incomplete == 1 else 'are'} left out"
+        yield f"{join_with_and(left_out)} {'is' if n_unfinished + n_failed + n_incomplete + n_repeated == 1 else 'are'} left out"
     ended_early = [
         *([f"{count(n_diverged, 'run')} diverged"] if n_diverged else []),
         *([f"{count(n_stopped, 'run')} stopped before the end of the budget"] if n_stopped else []),
