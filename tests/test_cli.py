@@ -7,7 +7,7 @@ import json
 import pickle
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 from typer.main import get_command
 
 from ablate.cli import app, main
+from ablate.cli.command import PLACES
 from ablate.plan.estimate import Pace
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Status
@@ -305,28 +306,33 @@ def test_one_broken_line_of_a_table_ended_every_verb_in_a_traceback(
     assert_refused(ablate("plan", grid), "grid.yaml:", "'standard:Gone'")
 
 
+def list_commands(group: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every verb with its words, those of groups too."""
+    for verb, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from (((verb, *words), inner) for words, inner in list_commands(command))
+        else:
+            yield (verb,), command
+
+
 @pytest.mark.parametrize("name", ["nul\0byte", "new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep"])
 def test_a_name_that_no_file_can_have_ended_in_a_traceback(ablate: Ablate, name: str) -> None:
     """Tries every path argument of every verb, found by its name in the help."""
     tried = 0
-    for verb, command in get_command(app).commands.items():
-        needed = ["x" for parameter in command.params if parameter.required and not parameter.opts[0].startswith("-")]
+    for verb, command in list_commands(get_command(app)):
+        arguments = [parameter for parameter in command.params if not parameter.opts[0].startswith("-")]
+        needed = ["x" for parameter in arguments if parameter.required]
         for parameter in command.params:
-            is_option = parameter.opts[0].startswith("-")
-            if str(parameter.metavar).strip("[].") in {
-                "DIR",
-                "FILE",
-                "FOLDER",
-                "GRID",
-                "RUN",
-                "SEARCH",
-                "STUDY",
-                "ARCHIVE",
-            }:
+            if str(parameter.metavar).strip("[].") in PLACES:
                 tried += 1
-                words = [*needed, parameter.opts[0], name] if is_option else [name, *needed[1:]]
-                label = parameter.opts[0] if is_option else parameter.metavar
-                assert_refused(ablate(verb, *words), "NUL byte" if "\0" in name else str(label))
+                if parameter in arguments:
+                    place = arguments.index(parameter)
+                    words = [*["x"] * place, name, *needed[place + 1 :]]
+                    label = str(parameter.metavar)
+                else:
+                    words = [*needed, parameter.opts[0], name]
+                    label = parameter.opts[0]
+                assert_refused(ablate(*verb, *words), "NUL byte" if "\0" in name else label)
     assert tried > 30
     if "\0" in name:
         assert_refused(ablate("generate", "x", "--prompt", name), "NUL byte")

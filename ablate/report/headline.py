@@ -196,7 +196,8 @@ def _list_caveats(rows: Sequence[SpeedUp], arms: Sequence[ArmSummary], fairness:
         *([f"{count(n_repeated, 'run')} with the numbers of another seed"] if n_repeated else []),
     ]
     if left_out:
-        yield f"{join_with_and(left_out)} {'is' if n_unfinished + n_failed + n_incomplete + n_repeated == 1 else 'are'} left out"
+        is_one = n_unfinished + n_failed + n_incomplete + n_repeated == 1
+        yield f"{join_with_and(left_out)} {'is' if is_one else 'are'} left out"
     ended_early = [
         *([f"{count(n_diverged, 'run')} diverged"] if n_diverged else []),
         *([f"{count(n_stopped, 'run')} stopped before the end of the budget"] if n_stopped else []),
