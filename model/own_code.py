@@ -81,7 +81,11 @@ def collect(folder: Path, file: str, within: str = "") -> Code:
         path = folder / entry
         folder, entry = path.parent, path.name
     files: dict[str, bytes] = {}
-    waiting = [entry]
+
+    def exists(name: str) -> bool:
+        return (folder / name).is_file()
+
+    waiting = [entry, *_files_of(entry.removesuffix(".py").split("/"), exists)]  # with the packages around it
     while waiting:
         name = waiting.pop()
         if name in files or (within and name.split("/")[0] != within):
@@ -90,7 +94,7 @@ def collect(folder: Path, file: str, within: str = "") -> Code:
         if len(files) > MAX_FILES:
             raise OwnCodeError("name", f"{folder / entry} imports more than {MAX_FILES} files of its folder")
         tree = parse(files[name], folder / name)
-        waiting += find_imports(tree, name, lambda other: (folder / other).is_file())
+        waiting += find_imports(tree, name, exists)
     return Code(entry, files, folder, bool(within))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ablate.study.declaration import OWN, Declaration, Study
+from ablate.study.schema import VARIANTS
 from ablate_model import ModelConfig
+from ablate_model.schema import OWN_PATTERN
 
 
 def grid_schema() -> dict[str, Any]:
@@ -21,6 +23,11 @@ def file_schema(kind: type[Declaration], title: str) -> dict[str, Any]:
     # The base section may be incomplete, because the matrix and the rules set the rest.
     model.pop("required", None)
     schema["properties"]["model"] = model | {"description": schema["properties"]["model"]["description"]}
+    train = schema["$defs"]["TrainConfig"]
+    for key in VARIANTS:
+        choice = {name: train["properties"][key].pop(name) for name in ("enum", "type")}
+        train["properties"][key]["anyOf"] = [choice, {"type": "string", "pattern": OWN_PATTERN}]
+    train["additionalProperties"] = True  # the knobs of an optimizer or a schedule from a file
     # With a program, these sections hold its own settings.
     sections = {key: schema["properties"][key] for key in OWN}
     schema["properties"] |= {key: {"type": "object"} for key in OWN}
