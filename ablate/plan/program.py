@@ -27,6 +27,11 @@ from ablate.study.yaml_source import KeyPath, Place
 
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
+_SEED_UNREAD = (
+    "the command has no placeholder {seed}: unless the program reads $ABLATE_SEED, all seeds train the same run, and "
+    "the report counts runs with the same numbers once"
+)
+
 
 class ProgramResolver(Resolver):
     """Resolves the settings of an arm, and checks that its command can be filled in.
@@ -61,6 +66,7 @@ class ProgramResolver(Resolver):
                 f"${variable_name(axis)}, or from arm.json in {{run_dir}}"
                 for axis in unread
             ),
+            *([_SEED_UNREAD] if len(self.declared.seeds) > 1 and "seed" not in self._read else []),
             *dict.fromkeys(notice for tree in self._trees.values() for notice in tree.notices),
         ]
 

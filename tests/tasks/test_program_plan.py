@@ -112,6 +112,16 @@ def test_negative_numbers_are_no_options(bench: Callable[..., Bench]) -> None:
     assert see(bench({"command": "python train.py {run_dir} {kind}"}, matrix=matrix), 1)[0] == ["-0.5"]
 
 
+def test_seeds_that_the_command_does_not_read_are_told_of(bench: Callable[..., Bench]) -> None:
+    mine = bench({"command": "python train.py {kind}"}, seeds=3)
+    mine.write("pass\n")
+    (notice,) = mine.plan().notices
+    assert "no placeholder {seed}" in notice
+    one_seed = bench({"command": "python train.py {kind}"}, seeds=1)
+    one_seed.write("pass\n")
+    assert not one_seed.plan().notices
+
+
 def test_a_plan_says_which_files_run_and_what_no_placeholder_reads(bench: Callable[..., Bench]) -> None:
     mine = bench({"command": "python train.py --lr {train.lr} {seed}"}, train={"lr": 0.1, "steps": 3})
     mine.write("import helper\n")
