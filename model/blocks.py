@@ -19,6 +19,7 @@ class Block(SpecModule):
 
     def __init__(self, config: Architecture, layer: int, depth: int) -> None:
         super().__init__()
+        config = config.at(depth)
         self.dropout, self.constrain = config.dropout, config.normalization.constrain
         self.attention, self.attention_residual, self.mlp, self.mlp_residual = None, None, None, None
         if config.keeps("attention", layer):

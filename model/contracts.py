@@ -74,6 +74,11 @@ class Variant(Knobs, ABC):
         partial = {name: group for name, group in groups.items() if isinstance(data.get(name), Mapping)}
         return {**data, **{name: {**group.model_dump(), **data[name]} for name, group in partial.items()}}
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether its modules add terms to the training loss."""
+        return False
+
     def resolve(self, config: Architecture) -> Self:
         """Return this variant with every default that depends on the model's sizes filled in."""
         return self
@@ -239,6 +244,19 @@ class Normalization(Variant, ABC):
         return {"weight_decay": 0.1, "warmup_fraction": 0.1}
 
     @property
+    def projection(self) -> Callable[[Tensor, int], Tensor] | None:
+        """Function that normalizes weights along a dimension, if it is another than `numerics.unit`."""
+        return None
+
+    def penalize_embedding(self, weight_vd: Tensor) -> Tensor | None:
+        """Return a term of the training loss for the vectors of the tokens, if there is one."""
+        return None
+
+    def at(self, depth: int) -> Self:
+        """Return this normalization as the block at `depth` of its path has it."""
+        return self
+
+    @property
     def constrain(self) -> Callable[[Tensor], Tensor]:
         """Function that restores the constraint on the stream after streams were added or mixed."""
         return keep_stream
@@ -301,6 +319,10 @@ class Mlp(Variant, ABC):
     def default_d_ff(self, d_model: int) -> int:
         """Inner width used when the model config leaves it open."""
         return 4 * d_model
+
+    def gate_features(self, config: Architecture) -> int:
+        """Number of the hidden features, the last ones, that are gates."""
+        return 0
 
     def hidden_features(self, config: Architecture) -> int:
         """Outputs of the first matrix: d_ff, or more when it also makes gates."""
@@ -417,6 +439,11 @@ class Architecture(Knobs):
     weight_dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="storage of hidden matrices; bfloat16 keeps no float32 master copy"
     )
+
+    def at(self, depth: int) -> Self:
+        """Return the model as the block at `depth` of its path sees it."""
+        normalization = self.normalization.at(depth)
+        return self if normalization is self.normalization else self.model_copy(update={"normalization": normalization})
 
     @property
     def is_causal(self) -> bool:

@@ -16,7 +16,7 @@ from .contracts import Final
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 from .layers import Embedding, multiply
 from .numerics import upcast
-from .parameters import SpecModel
+from .parameters import SpecModel, SpecModule
 
 
 class HeadedModel(SpecModel, BackendMethods):
@@ -32,10 +32,21 @@ class HeadedModel(SpecModel, BackendMethods):
     def __init__(self, config: ModelConfig, backend: str) -> None:
         super().__init__()
         self.config, self.has_unit_weights = config, config.normalization.has_unit_weights_after_step
+        self.projection = config.normalization.projection
+        self.has_penalties = any(getattr(config, axis).has_penalty for axis in config.axes)
         self.backend = backend
         self.measured_ms: dict[str, float] = {}
         self.normalize_source = config.normalization.normalize_source
         self._compiled_end: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+
+    def add_penalties(self, loss: Tensor) -> Tensor:
+        """Add what the modules penalize while they train."""
+        if not (self.has_penalties and self.training):
+            return loss
+        found = [module.penalty() for module in self.modules() if isinstance(module, SpecModule)]
+        if hasattr(self, "embedding"):
+            found.append(self.config.normalization.penalize_embedding(self.embedding.read_weight()))
+        return loss + sum(penalty for penalty in found if penalty is not None)
 
     def stream_loss(self, h_btd: Tensor, targets_bt: Tensor) -> Tensor:
         """Compute the loss from the residual stream (..., d) after the last block."""
@@ -131,7 +142,7 @@ class GPT(HeadedModel):
 
     def loss(self, ids_bt: Tensor, targets_bt: Tensor, padding: Padding = None) -> Tensor:
         """Compute the mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
-        return self.stream_loss(self.encode(ids_bt, padding=padding), targets_bt)
+        return self.add_penalties(self.stream_loss(self.encode(ids_bt, padding=padding), targets_bt))
 
     def stacks(self) -> tuple[Stack, ...]:
         return (self.stack,)

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic_core import ErrorDetails
 
 from .errors import ConfigError, describe_unknown, quote
@@ -18,6 +18,16 @@ class Knobs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
     extra_keys: ClassVar[tuple[str, ...]] = ()  # legal in a mapping, although no field has this name
+    later: ClassVar[frozenset[str]] = frozenset()  # fields that came after runs were recorded
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out later fields that have their default, so that the ids of recorded runs stay valid."""
+        data: dict[str, Any] = dump(self)
+        for name in self.later & data.keys():
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del data[name]
+        return data
 
 
 def translate(error: ValidationError, cls: type[BaseModel]) -> ConfigError:

@@ -23,11 +23,12 @@ class StreamMatrix(SpecModule):
         dtype = torch.bfloat16 if role == "matrix" and config.weight_dtype == "bfloat16" else torch.float32
         self.weight = self.declare("weight", shape, Spec(role, std=std, axis=axis), dtype)
         self.axis = axis
+        self.normalize = config.normalization.projection or unit
         self.is_unit_in_forward = config.normalization.has_unit_weights_in_forward
 
     def read_weight(self) -> Tensor:
         """Return the parameter, or its unit vectors with the gradient through them if the normalization asks for it."""
-        return unit(self.weight, self.axis).to(self.weight.dtype) if self.is_unit_in_forward else self.weight
+        return self.normalize(self.weight, self.axis).to(self.weight.dtype) if self.is_unit_in_forward else self.weight
 
 
 class Embedding(StreamMatrix):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,11 +66,16 @@ class SpecModule(nn.Module):
         """Return scalars worth logging, by short name; the model adds the layer."""
         return {}
 
+    def penalty(self) -> Tensor | None:
+        """Return a term of the training loss that the last forward pass left, if there is one."""
+        return None
+
 
 class SpecModel(nn.Module):
     """A whole model, whose parameters all belong to SpecModules; `has_unit_weights` if nGPT projects them."""
 
     has_unit_weights: bool
+    projection: Callable[[Tensor, int], Tensor] | None = None  # another than that to unit vectors
 
     def walk_parameters(self) -> Iterator[tuple[str, nn.Parameter, Spec]]:
         """Yield (full name, parameter, spec) of each parameter once, in the order of `named_parameters`."""
@@ -104,6 +109,10 @@ class SpecModel(nn.Module):
 
     def unit_axes(self) -> dict[Tensor, int]:
         """The weights whose vectors nGPT keeps on the unit sphere after each step, and the dimension of the vectors."""
+        return {} if self.projection is not None else self.projected_axes()
+
+    def projected_axes(self) -> dict[Tensor, int]:
+        """The same, also if the weights are projected to something else, for which optimizers have no kernel."""
         if not self.has_unit_weights:
             return {}
         return {parameter: spec.axis for _, parameter, spec in self.walk_parameters() if spec.axis is not None}
@@ -114,8 +123,10 @@ class SpecModel(nn.Module):
 
         Weights in `unit` have unit vectors already; weights on the meta device have no values.
         """
-        for weight, axis in self.unit_axes().items():
-            if weight not in unit and not weight.is_meta:
+        for weight, axis in self.projected_axes().items():
+            if self.projection is not None and not weight.is_meta:
+                weight.copy_(self.projection(weight, axis))
+            elif weight not in unit and not weight.is_meta:
                 project(weight, axis)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -24,8 +24,9 @@ class DecoderBlock(Block):
 
     def __init__(self, config: EncoderDecoderConfig, layer: int, depth: int) -> None:
         super().__init__(config, layer, depth)
-        self.cross = config.cross.attention.build(config.cross, depth)
-        self.cross_residual = config.normalization.build_residual(config.cross, "attention")
+        view = config.cross.at(depth)
+        self.cross = view.attention.build(view, depth)
+        self.cross_residual = view.normalization.build_residual(view, "attention")
 
     def forward(self, h_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """(b, t, d) -> (b, t, d)."""
@@ -146,10 +147,11 @@ class EncoderDecoder(HeadedModel):
             labels_bt = labels_bt.masked_fill(labels_bt == padding, IGNORED_TARGET)
         h_btd = self.decode(target_bt, self.encode(source_bs, padding), padding=_on_target(padding))
         if not label_smoothing:
-            return self.stream_loss(h_btd, labels_bt)
+            return self.add_penalties(self.stream_loss(h_btd, labels_bt))
         logits_nv = self.form_logits(h_btd).flatten(0, 1)
         settings = {"ignore_index": IGNORED_TARGET, "label_smoothing": label_smoothing}
-        return F.cross_entropy(logits_nv, labels_bt.flatten(), **settings)  # type: ignore[arg-type]
+        loss = F.cross_entropy(logits_nv, labels_bt.flatten(), **settings)  # type: ignore[arg-type]
+        return self.add_penalties(loss)
 
     def stacks(self) -> tuple[Stack, ...]:
         return self.encoder, self.decoder

@@ -75,7 +75,8 @@ class ViT(HeadedModel):
 
     def loss(self, images_bcyx: Tensor, labels_b: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Compute the mean cross-entropy in nats."""
-        return F.cross_entropy(self(images_bcyx), labels_b, label_smoothing=label_smoothing)
+        loss = F.cross_entropy(self(images_bcyx), labels_b, label_smoothing=label_smoothing)
+        return self.add_penalties(loss)
 
     def stacks(self) -> tuple[Stack, ...]:
         return (self.stack,)

@@ -38,5 +38,8 @@ class SwiGLU(Mlp):
     def hidden_features(self, config: Architecture) -> int:
         return 2 * config.d_ff
 
+    def gate_features(self, config: Architecture) -> int:
+        return config.d_ff
+
     def build(self, config: Architecture, layer: int) -> MlpLayer:
         return MlpLayer(config, swiglu)

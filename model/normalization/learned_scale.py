@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field
@@ -17,6 +17,9 @@ Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Symbol = Literal["1/n_layers", "1/sqrt(d_model)", "1/d_model", "sqrt(d_model)"]
 
 
+PerLayer = Annotated[tuple[Number | Symbol, ...], Field(strict=False, min_length=1, max_length=10_000)]
+
+
 class Scale(Knobs):
     """Parametrization of one scale (arXiv 2410.01131, section 2.5): value = raw * init / scale; raw starts at `scale`.
 
@@ -26,15 +29,47 @@ class Scale(Knobs):
     mode: Literal["vector", "scalar", "fixed"] = Field(
         default="vector", description="one value per feature, one shared value, or a constant"
     )
-    init: Number | Symbol = Field(default=1.0, description="initial value; the constant value when fixed")
-    scale: Number | Symbol = Field(default="1/sqrt(d_model)", description="initial raw value; must not be 0")
+    init: Number | Symbol | PerLayer = Field(
+        default=1.0, description="initial value, or a list with one per layer; the constant value when fixed"
+    )
+    scale: Number | Symbol | PerLayer = Field(
+        default="1/sqrt(d_model)", description="initial raw value, or a list with one per layer; must not be 0"
+    )
 
-    def resolve(self, config: Architecture) -> Scale:
+    def resolve(self, config: Architecture) -> Self:
         """Return the same scale with numbers in place of symbols."""
-        return Scale(mode=self.mode, init=_evaluate(self.init, config), scale=_evaluate(self.scale, config))
+        return self.model_copy(update={name: _resolve(getattr(self, name), config) for name in ("init", "scale")})
+
+    @property
+    def differs_by_layer(self) -> bool:
+        return isinstance(self.init, tuple) or isinstance(self.scale, tuple)
+
+    def values(self, name: Literal["init", "scale"]) -> tuple[float | Symbol, ...]:
+        """Return the values of one knob: one, or one per layer."""
+        value: Any = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,)
+
+    def at(self, depth: int) -> Self:
+        """Return the scale of the layer at `depth` of its path."""
+        own = {name: values[depth] for name in ("init", "scale") if isinstance(values := getattr(self, name), tuple)}
+        return self.model_copy(update=own)
 
     def num_params(self, n_features: int) -> int:
         return {"vector": n_features, "scalar": 1, "fixed": 0}[self.mode]
+
+
+class HiddenScale(Scale):
+    """A scale of hidden features, whose raw value starts at 1."""
+
+    scale: Number | Symbol | PerLayer = Field(
+        default=1.0, description="initial raw value, or a list with one per layer; must not be 0"
+    )
+
+
+def _resolve(value: Any, config: Architecture) -> float | tuple[float, ...]:
+    if isinstance(value, tuple):
+        return tuple(_evaluate(item, config) for item in value)
+    return _evaluate(value, config)
 
 
 def _evaluate(value: float | Symbol, config: Architecture) -> float:
@@ -56,7 +91,7 @@ class LearnedScale(SpecModule):
 
     def __init__(self, knobs: Scale, n_features: int, config: Architecture) -> None:
         super().__init__()
-        init, scale = _evaluate(knobs.init, config), _evaluate(knobs.scale, config)
+        (init,), (scale,) = (map(float, knobs.resolve(config).values(name)) for name in ("init", "scale"))
         n = knobs.num_params(n_features)
         self.raw = self.declare("raw", (n,), Spec("vector", mean=scale)) if n else None
         # a float64 tensor, not a number: exact in every precision, and all initial values share one compiled graph

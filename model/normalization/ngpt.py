@@ -3,155 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ..context import Tables
-from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Final, HeadPlacement, Normalization, Residual, Rotate, Site
+from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Final, HeadPlacement, Normalization, Residual, Site
 from ..errors import ConfigError
-from ..numerics import is_fusible, unit
-from ..parameters import SpecModule
-from ..position.rope import rotate_pairs
-from .learned_scale import LearnedScale, Scale
+from ..numerics import unit, upcast
+from .learned_scale import HiddenScale, LearnedScale, Scale
+from .sphere_modules import Restore, SphereFinal, SphereHiddenScale, SphereQueryKey, SphereResidual
+from .spheres import Norm, Spheres
 
 SCALES = ("alpha_attn", "alpha_mlp", "s_qk", "s_uv", "s_z")
 MIN_SCALE = 1e-9
-SLERP_MIN_SINE = 1e-3  # below this sine, a is more exact than the quotient sin(a x) / sin(x) in float32
-
-
-class Unit(nn.Module):
-    """Norm(x) as a module."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return unit(x)
-
-
-def lerp_norm(h: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
-    """Norm(h + alpha * (target - h)): the paper's equations 10 and 11."""
-    return unit(h + alpha * (target - h))
-
-
-def slerp(h: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
-    """Norm(sin((1 - alpha) w) / sin(w) * h + sin(alpha w) / sin(w) * target), w the angle between them."""
-    cosine = (h * target).sum(-1, keepdim=True).clamp(-1 + 1e-7, 1 - 1e-7)
-    angle = cosine.acos()
-    sine = angle.sin()
-    is_close = sine < SLERP_MIN_SINE
-    safe = torch.where(is_close, torch.ones_like(sine), sine)
-    toward_h = torch.where(is_close, 1 - alpha, ((1 - alpha) * angle).sin() / safe)
-    toward_target = torch.where(is_close, alpha, (alpha * angle).sin() / safe)
-    return unit(toward_h * h + toward_target * target)
-
-
-def riemann(h: Tensor, target: Tensor, alpha: Tensor) -> Tensor:
-    """Norm(h - alpha * (h (h . target) - target)): a step along the tangent, then the retraction."""
-    return unit(h - alpha * (h * (h * target).sum(-1, keepdim=True) - target))
-
-
-UPDATES = {"lerp_norm": lerp_norm, "slerp": slerp, "riemann": riemann}
-
-
-class SphereResidual(Residual):
-    """h <- update(h, Norm(y), alpha)."""
-
-    def __init__(self, alpha: LearnedScale, update: str, is_positive: bool, site: Site, has_copy: bool) -> None:
-        super().__init__()
-        self.has_copy = has_copy
-        self.alpha = alpha
-        self.update = UPDATES[update]
-        self.is_positive = is_positive
-        self.label = "alpha_attn" if site == "attention" else "alpha_mlp"
-
-    def read(self, h_btd: Tensor) -> Tensor:
-        return h_btd
-
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
-        if self.update is lerp_norm and is_fusible(h_btd) and is_fusible(y_btd):
-            from ..kernels.fused import sphere
-
-            if self.has_copy:
-                return sphere.lerp_norm_twice(h_btd, y_btd, self.step_sizes())
-            h_btd = sphere.lerp_norm(h_btd, y_btd, self.step_sizes())
-        else:
-            h_btd = self.update(h_btd, unit(y_btd), self.step_sizes())
-        return h_btd, h_btd
-
-    def step_sizes(self) -> Tensor:
-        alpha_d: Tensor = self.alpha()
-        return alpha_d.abs() if self.is_positive else alpha_d
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        alpha_d: Tensor = self.alpha()
-        return {self.label: alpha_d.mean()}
-
-
-class SphereQueryKey(HeadPlacement):
-    """q, k <- s_qk Norm(.) and logit scale sqrt(k). Both factors multiply q, as key heads may be fewer."""
-
-    def __init__(self, s_qk: LearnedScale, n_heads: int, width: int, has_norm: bool) -> None:
-        super().__init__()
-        self.scale = width**0.5
-        self.s_qk = s_qk
-        self.shape = (n_heads, width)
-        self.has_norm = has_norm
-
-    def query_scale(self) -> Tensor:
-        """Return s_qk^2, (n_heads, k) or one number."""
-        s: Tensor = self.s_qk()
-        return s.square().view(self.shape) if s.numel() > 1 else s.square()
-
-    def forward(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]:
-        if rotate is rotate_pairs and self.has_norm and is_fusible(q_bthk):
-            from ..kernels.fused.placed_heads import place_heads
-
-            cos_t1k, sin_t1k = tables
-            placed_bthk = place_heads(q_bthk, cos_t1k, sin_t1k, self.query_scale())
-            return placed_bthk, place_heads(k_bshk, cos_t1k, sin_t1k, None)
-        q_bthk, k_bshk = rotate(q_bthk, tables), rotate(k_bshk, tables)
-        if self.has_norm:
-            q_bthk, k_bshk = unit(q_bthk), unit(k_bshk)
-        return q_bthk * self.query_scale(), k_bshk
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        return {"s_qk": self.s_qk().mean()}
-
-
-class SphereHiddenScale(SpecModule):
-    """s_uv sqrt(d_model), because unit weights read features of size 1 / sqrt(d_model) from a unit stream."""
-
-    def __init__(self, s_uv: LearnedScale, d_model: int) -> None:
-        super().__init__()
-        self.s_uv = s_uv
-        self.factor = math.sqrt(d_model)
-
-    def forward(self) -> Tensor:
-        s: Tensor = self.s_uv()
-        return s * self.factor
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        return {"s_uv": self.s_uv().mean()}
-
-
-class SphereFinal(Final):
-    """No norm before the head; logits <- s_z * logits."""
-
-    def __init__(self, s_z: LearnedScale) -> None:
-        super().__init__()
-        self.s_z = s_z
-
-    def read(self, h_btd: Tensor) -> Tensor:
-        return h_btd
-
-    def logit_scale(self) -> Tensor:
-        s_v: Tensor = self.s_z()
-        return s_v
-
-    def diagnostics(self) -> dict[str, Tensor]:
-        return {"s_z": self.s_z().mean()}
 
 
 class NGPT(Normalization):
@@ -175,6 +41,10 @@ class NGPT(Normalization):
     )
     neutral: ClassVar[str] = "None: every update ends on the unit sphere, which no pre-norm stream does."
 
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"s_gate", "num_hyperspheres", "norm_eps", "branch_orthogonality", "embedding_orthogonality"}
+    )
+
     alpha_attn: Scale = Field(default=Scale(init=0.05), description="step size after attention")
     alpha_mlp: Scale = Field(default=Scale(init=0.05), description="step size after the MLP")
     s_qk: Scale = Field(default=Scale(), description="scale of queries and keys")
@@ -188,6 +58,23 @@ class NGPT(Normalization):
     normalize_weights: Literal["post_step", "parametrize", "both", "off"] = Field(
         default="post_step",
         description="normalize weights after each step, inside the forward pass, in both places, or never",
+    )
+
+    s_gate: HiddenScale | None = Field(
+        default=None, description="scale of an MLP's gates, the second half of its hidden features; null is s_uv"
+    )
+    num_hyperspheres: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="split the stream and the vectors of weights into this many parts of norm 1 each",
+    )
+    norm_eps: float = Field(default=0.0, ge=0.0, lt=1.0, description="let norms lie within 1 +- norm_eps")
+    branch_orthogonality: float = Field(
+        default=0.0, ge=0.0, le=1e6, description="weight in the loss of (Norm(y) . h)^2, summed over sub-layers"
+    )
+    embedding_orthogonality: float = Field(
+        default=0.0, ge=0.0, le=1e6, description="weight in the loss of the mean (e_i . e_j)^2 of different tokens"
     )
 
     @field_validator("normalize_weights", mode="before")
@@ -222,40 +109,77 @@ class NGPT(Normalization):
         return {"weight_decay": 0.0, "warmup_fraction": 0.0}
 
     def resolve(self, config: Architecture) -> Self:
-        return self.model_copy(update={name: getattr(self, name).resolve(config) for name in SCALES})
+        return self.model_copy(update={name: knobs.resolve(config) for name, knobs in self.scales()})
+
+    def scales(self) -> Iterator[tuple[str, Scale]]:
+        """Yield every scale by name."""
+        for name in SCALES:
+            yield name, getattr(self, name)
+        if self.s_gate is not None:
+            yield "s_gate", self.s_gate
+
+    @property
+    def spheres(self) -> Spheres:
+        return Spheres(self.num_hyperspheres, self.norm_eps)
+
+    @property
+    def projection(self) -> Norm | None:
+        return None if self.spheres.is_plain else self.spheres.norm
+
+    @property
+    def has_penalty(self) -> bool:
+        return self.branch_orthogonality > 0 or self.embedding_orthogonality > 0
+
+    def at(self, depth: int) -> Self:
+        listed = {name: knobs.at(depth) for name, knobs in self.scales() if knobs.differs_by_layer}
+        return self.model_copy(update=listed) if listed else self
 
     def check(self, config: Architecture) -> None:
-        for name in SCALES:
-            knobs = getattr(self, name)
-            if abs(knobs.scale) < MIN_SCALE:
+        n_layers = max(map(len, config.topology.paths(config.n_layers)))
+        for name, knobs in self.scales():
+            for knob in ("init", "scale"):
+                if isinstance(getattr(knobs, knob), tuple) and name == "s_z":
+                    raise ConfigError(f"normalization.{name}.{knob}", "the logits have one scale, so give one number")
+                if isinstance(getattr(knobs, knob), tuple) and len(knobs.values(knob)) != n_layers:
+                    message = f"needs one value per layer, got {len(knobs.values(knob))}"
+                    raise ConfigError(f"normalization.{name}.{knob}", message, [f"{n_layers} values"])
+            if any(abs(float(scale)) < MIN_SCALE for scale in knobs.values("scale")):
                 raise ConfigError(
                     f"normalization.{name}.scale",
                     "must not be 0, because the value is raw * init / scale",
                     [f"at least {MIN_SCALE:g} in magnitude"],
                 )
-            if knobs.init == 0 and knobs.mode != "fixed":
+            if 0 in knobs.values("init") and knobs.mode != "fixed":
                 raise ConfigError(
                     f"normalization.{name}.init",
                     "must not be 0 for a learned scale, because raw * init / scale would stay 0",
                 )
+        if self.s_gate is not None and not config.mlp.gate_features(config):
+            raise ConfigError("normalization.s_gate", f"{config.mlp.name} has no gates", ["null"])
+        if config.d_model % self.num_hyperspheres:
+            divisors = [n for n in range(1, config.d_model + 1) if config.d_model % n == 0]
+            raise ConfigError("normalization.num_hyperspheres", f"must divide d_model = {config.d_model}", divisors)
+        if self.num_hyperspheres > 1 and not config.mlp.hidden_features(config):
+            why = f"{config.mlp.name} has weights whose vectors do not run along d_model, so they cannot be split"
+            raise ConfigError("normalization.num_hyperspheres", why, [1])
         if config.attention.query_features(config) and getattr(config.attention, "qk_norm", "none") != "none":
             own = f"{self.name} normalizes queries and keys itself and has its own knob for it"
             raise ConfigError("attention.qk_norm", own, ["none"])
 
     def idle(self, config: Architecture) -> dict[str, str]:
-        fixed = [name for name in SCALES if getattr(self, name).mode == "fixed"]
+        fixed = [name for name, knobs in self.scales() if knobs.mode == "fixed"]
         found = {f"{name}.scale": "a fixed scale has no raw value" for name in fixed}
         steps = [self.alpha_attn] * (config.count_kept("attention") > 0) + [self.alpha_mlp] * (
             config.count_kept("mlp") > 0
         )
-        if all(alpha.mode == "fixed" and (isinstance(alpha.init, str) or alpha.init >= 0) for alpha in steps):
+        if all(alpha.mode == "fixed" and _is_positive(alpha) for alpha in steps):
             found["alpha_sign"] = "all step sizes are fixed and positive"
         if not config.count_kept("attention"):
             found |= dict.fromkeys(("alpha_attn", "s_qk", "qk_norm"), NO_ATTENTION)
         elif not config.attention.query_features(config):
             found |= dict.fromkeys(("s_qk", "qk_norm"), f"{config.attention.name} has its own queries and keys")
         if not config.count_kept("mlp"):
-            found |= dict.fromkeys(("alpha_mlp", "s_uv"), NO_MLP)
+            found |= dict.fromkeys(("alpha_mlp", "s_uv", "s_gate"), NO_MLP)
         elif not config.mlp.hidden_features(config):
             found["s_uv"] = f"{config.mlp.name} has no hidden features to scale"
         return found
@@ -266,29 +190,45 @@ class NGPT(Normalization):
 
     @property
     def constrain(self) -> Callable[[Tensor], Tensor]:
-        return unit
+        return self.projection or unit
 
     @property
     def normalize_source(self) -> Callable[[Tensor], Tensor]:
-        return unit
+        return self.projection or unit
+
+    def penalize_embedding(self, weight_vd: Tensor) -> Tensor | None:
+        """Weigh the mean (e_i . e_j)^2 over i != j. The sum over all pairs is that of (E^T E)^2, which is smaller."""
+        if not self.embedding_orthogonality:
+            return None
+        weight_vd, n = upcast(weight_vd), len(weight_vd)
+        total = (weight_vd.mT @ weight_vd).square().sum() - weight_vd.square().sum(1).square().sum()
+        return self.embedding_orthogonality * total / max(n * (n - 1), 1)
 
     def build_input(self, config: Architecture) -> nn.Module | None:
-        return None if self.has_unit_weights else Unit()
+        return None if self.has_unit_weights else Restore(self.spheres)
 
     def build_residual(self, config: Architecture, site: Site) -> Residual:
         knobs = self.alpha_attn if site == "attention" else self.alpha_mlp
         alpha = LearnedScale(knobs, config.d_model, config)
         has_copy = site == "attention" and not config.linear.has_input_norm  # for the matrix product of the MLP
-        return SphereResidual(alpha, self.update, self.alpha_sign == "abs", site, has_copy)
+        is_positive, weight = self.alpha_sign == "abs", self.branch_orthogonality
+        return SphereResidual(alpha, self.update, is_positive, site, has_copy, self.spheres, weight)
 
     def build_query_key(self, config: Architecture, n_heads: int, width: int) -> HeadPlacement:
-        return SphereQueryKey(LearnedScale(self.s_qk, n_heads * width, config), n_heads, width, self.qk_norm)
+        s_qk = LearnedScale(self.s_qk, n_heads * width, config)
+        return SphereQueryKey(s_qk, n_heads, width, self.qk_norm, self.norm_eps)
 
     def build_hidden_scale(self, config: Architecture, n_features: int) -> nn.Module:
-        return SphereHiddenScale(LearnedScale(self.s_uv, n_features, config), config.d_model)
+        factor, n_gates = math.sqrt(config.d_model) / self.num_hyperspheres, 0
+        s_gate = None
+        if self.s_gate is not None:
+            n_gates = config.mlp.gate_features(config)
+            s_gate = LearnedScale(self.s_gate, n_gates, config)
+        s_uv = LearnedScale(self.s_uv, n_features - n_gates, config)
+        return SphereHiddenScale(s_uv, factor, s_gate, (n_features - n_gates, n_gates))
 
     def build_final(self, config: Architecture) -> Final:
-        return SphereFinal(LearnedScale(self.s_z, config.vocab_size, config))
+        return SphereFinal(LearnedScale(self.s_z, config.vocab_size, config), self.num_hyperspheres)
 
     def build_end(self, config: Architecture) -> nn.Module:
         return nn.Identity()  # the stream consists of unit vectors already
@@ -298,9 +238,17 @@ class NGPT(Normalization):
 
     def num_residual_params(self, config: Architecture, site: Site) -> int:
         alpha, scale, n_scaled = self.alpha_mlp, self.s_uv, config.mlp.hidden_features(config)
+        gates = 0
         if site == "attention":
             alpha, scale, n_scaled = self.alpha_attn, self.s_qk, config.attention.query_features(config)
-        return alpha.num_params(config.d_model) + (scale.num_params(n_scaled) if n_scaled else 0)
+        elif self.s_gate is not None:
+            n_gates = config.mlp.gate_features(config)
+            n_scaled, gates = n_scaled - n_gates, self.s_gate.num_params(n_gates)
+        return alpha.num_params(config.d_model) + (scale.num_params(n_scaled) if n_scaled else 0) + gates
 
     def num_model_params(self, config: Architecture) -> int:
         return self.s_z.num_params(config.vocab_size)
+
+
+def _is_positive(alpha: Scale) -> bool:
+    return all(isinstance(value, str) or value >= 0 for value in alpha.values("init"))

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..context import Tables
 from ..contracts import Architecture, Position
-from ..numerics import unit
 from ..parameters import SpecModule
 
 
@@ -28,7 +27,7 @@ class SinusoidalEncoding(SpecModule):
         exponents = torch.arange(0, width, 2, device=h_btd.device, dtype=torch.float64) / width
         angles = positions_t[:, None] * self.base**-exponents
         waves_td = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)[:, :width]
-        waves_td = (unit(waves_td) if self.is_on_sphere else waves_td).to(h_btd.dtype)
+        waves_td = (self.constrain(waves_td) if self.is_on_sphere else waves_td).to(h_btd.dtype)
         return self.constrain(self.embedding_scale * h_btd + waves_td), ()
 
 

@@ -59,6 +59,16 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
             "s_z": {"mode": "scalar", "init": "sqrt(d_model)", "scale": 1.0},
             "normalize_weights": "both",
         },
+        {"name": "ngpt", "num_hyperspheres": 3, "normalize_weights": "both", "s_gate": {"init": 0.5}},
+        {"name": "ngpt", "num_hyperspheres": 2, "update": "riemann", "normalize_weights": "off"},
+        {"name": "ngpt", "norm_eps": 0.1, "normalize_weights": "parametrize", "s_gate": {"mode": "scalar"}},
+        {
+            "name": "ngpt",
+            "alpha_attn": {"init": [0.1, 0.3]},
+            "alpha_mlp": {"init": [0.2, "1/n_layers"], "scale": [1.0, 0.5], "mode": "scalar"},
+            "s_qk": {"init": [1.5, 0.5]},
+            "s_uv": {"init": [1.0, 2.0], "mode": "fixed"},
+        },
     ],
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from reference_attention import ATTENTIONS, Site, rotation_matrices
-from reference_parts import Get, linear, rms_norm, scale, unit
+from reference_parts import Get, linear, rms_norm, scale, sphere, unit
 from torch import Tensor
 
 from ablate_model import ModelConfig
@@ -53,13 +53,18 @@ def ngpt(config: ModelConfig, get: Get, site: str, f: Callable[[Tensor], Tensor]
     knobs: Any = config.normalization
     alpha = scale(config, get, f"{site}_residual.alpha", "alpha_attn" if site == "attention" else "alpha_mlp")
     alpha = alpha.abs() if knobs.alpha_sign == "abs" else alpha
-    target = unit(f(h))
-    if knobs.update == "riemann":
-        return unit(h - alpha * (h * (h * target).sum(-1, keepdim=True) - target))
-    if knobs.update == "slerp":
-        angle = torch.acos((h * target).sum(-1, keepdim=True))
-        return unit((torch.sin((1 - alpha) * angle) * h + torch.sin(alpha * angle) * target) / torch.sin(angle))
-    return unit(h + alpha * (target - h))
+    moved = []
+    alphas = alpha.chunk(knobs.num_hyperspheres) if len(alpha) > 1 else [alpha] * knobs.num_hyperspheres
+    streams, targets = (x.chunk(knobs.num_hyperspheres, -1) for x in (h, sphere(config, f(h))))
+    for part, target, step in zip(streams, targets, alphas, strict=True):
+        if knobs.update == "riemann":
+            moved.append(part - step * (part * (part * target).sum(-1, keepdim=True) - target))
+        elif knobs.update == "slerp":
+            angle = torch.acos((part * target).sum(-1, keepdim=True))
+            moved.append((torch.sin((1 - step) * angle) * part + torch.sin(step * angle) * target) / torch.sin(angle))
+        else:
+            moved.append(part + step * (target - part))
+    return sphere(config, torch.cat(moved, -1))
 
 
 NORMALIZATIONS: dict[str, Callable[..., Tensor]] = {
@@ -104,8 +109,13 @@ def mlp(config: ModelConfig, get: Get, x: Tensor) -> Tensor:
     if config.mlp.name == "simba":
         return simba(config, get, x)
     hidden = linear(config, get, "mlp.hidden", x)
-    if config.normalization.name == "ngpt":
-        hidden = hidden * scale(config, get, "mlp.scale.s_uv", "s_uv") * config.d_model**0.5
+    knobs: Any = config.normalization
+    if knobs.name == "ngpt":
+        s = scale(config, get, "mlp.scale.s_uv", "s_uv")
+        if knobs.s_gate is not None:
+            gates = scale(config, get, "mlp.scale.s_gate", "s_gate")
+            s = torch.cat((s.expand(config.d_ff), gates.expand(config.d_ff)))
+        hidden = hidden * s * config.d_model**0.5 / knobs.num_hyperspheres
     name = "exact_gelu" if getattr(config.mlp, "approximate", "tanh") == "none" else config.mlp.name
     return linear(config, get, "mlp.output", MLPS[name](hidden))
 
@@ -124,7 +134,7 @@ def _logits(config: ModelConfig, parameters: Mapping[str, Tensor], ids_t: Tensor
 
 
 def rows(config: ModelConfig, get: Get, name: str) -> Tensor:
-    return unit(get(name)) if config.normalization.has_unit_weights_in_forward else get(name)
+    return sphere(config, get(name)) if config.normalization.has_unit_weights_in_forward else get(name)
 
 
 def enter(config: ModelConfig, get: Get, ids_t: Tensor, place: str = "", embedding: str = "embedding") -> Tensor:
@@ -143,9 +153,9 @@ def enter_vectors(config: ModelConfig, get: Get, h: Tensor, place: str = "") -> 
             for i in range(config.d_model):
                 angle = p / position.base ** (2 * (i // 2) / config.d_model)
                 waves[p, i] = math.cos(angle) if i % 2 else math.sin(angle)
-        h = h * position.embedding_scale + (unit(waves) if is_sphere else waves)
+        h = h * position.embedding_scale + (sphere(config, waves) if is_sphere else waves)
     if is_sphere and (position.name in ("learned", "sinusoidal") or not config.normalization.has_unit_weights):
-        h = unit(h)
+        h = sphere(config, h)
     if getattr(config.normalization, "has_embedding_scale", False):
         h = h * get(f"{place}input.factor")
     return h
@@ -163,7 +173,9 @@ def final_norm(config: ModelConfig, get: Get, name: str, h: Tensor) -> Tensor:
 def read_out(config: ModelConfig, get: Get, h: Tensor) -> Tensor:
     head = rows(config, get, "embedding.weight" if config.tie_embeddings else "head.weight")
     z = final_norm(config, get, "final", h) @ head.T
-    z = z * scale(config, get, "final.s_z", "s_z") if config.normalization.name == "ngpt" else z
+    normalization: Any = config.normalization
+    if normalization.name == "ngpt":
+        z = z * scale(config, get, "final.s_z", "s_z") / normalization.num_hyperspheres
     return z if config.logit_softcap is None else config.logit_softcap * torch.tanh(z / config.logit_softcap)
 
 
@@ -175,12 +187,12 @@ def stack(config: ModelConfig, get: Get, h: Tensor) -> Tensor:
     ends = []
     for i, layers in enumerate((range(half), range(half, config.n_layers))):
         weight = get(f"stack.entries.{i}.weight")
-        weight = unit(weight) if config.normalization.has_unit_weights_in_forward else weight
+        weight = sphere(config, weight) if config.normalization.has_unit_weights_in_forward else weight
         x = h @ weight.T + get(f"stack.entries.{i}.bias")
-        ends.append(path(config, get, layers, unit(x) if is_sphere else x, h))
+        ends.append(path(config, get, layers, sphere(config, x) if is_sphere else x, h))
     share = torch.sigmoid(get("stack.mix"))
     mixed = share * ends[0] + (1 - share) * ends[1]
-    return unit(mixed) if is_sphere else mixed
+    return sphere(config, mixed) if is_sphere else mixed
 
 
 @dataclass(frozen=True)
@@ -207,26 +219,28 @@ def path(
     blocks = f"{name}.blocks"
     connect = NORMALIZATIONS[config.normalization.name]
     is_sphere = config.normalization.name == "ngpt"
-    source = unit(embedding) if is_sphere else rms_norm(embedding, 1e-6)
+    source = sphere(config, embedding) if is_sphere else rms_norm(embedding, 1e-6)
+    whole = config
     for depth, layer in enumerate(layers):
+        config = whole.at(depth)
 
         def block(name: str, layer: int = layer) -> Tensor:
             return get(f"{blocks}.{layer}.{name}")
 
         if config.embedding_shortcut and not {f"attention/{layer}", f"mlp/{layer}"} <= set(config.dropped):
             h = block("shortcut")[0] * h + block("shortcut")[1] * source
-            h = unit(h) if is_sphere else h
+            h = sphere(config, h) if is_sphere else h
         site = Site(config, depth, block, rotations, first_values, config.is_causal, seen)
         if f"attention/{layer}" not in config.dropped:
-            h = connect(config, block, "attention", lambda x, site=site: ATTENTIONS[config.attention.name](site, x), h)
+            h = connect(config, block, "attention", lambda x, site=site: ATTENTIONS[whole.attention.name](site, x), h)
         if crossing is not None:
 
             def cross(name: str, block: Get = block) -> Tensor:
                 return block(name.replace("attention", "cross", 1))
 
-            site = Site(crossing.config, depth, cross, None, [], False, crossing.seen, crossing.memory)
+            site = Site(crossing.config.at(depth), depth, cross, None, [], False, crossing.seen, crossing.memory)
             attend = ATTENTIONS[crossing.config.attention.name]
-            h = connect(crossing.config, cross, "attention", lambda x, site=site, f=attend: f(site, x), h)
+            h = connect(crossing.config.at(depth), cross, "attention", lambda x, site=site, f=attend: f(site, x), h)
         if f"mlp/{layer}" not in config.dropped:
-            h = connect(config, block, "mlp", lambda x, block=block: mlp(config, block, x), h)
+            h = connect(config, block, "mlp", lambda x, c=config, block=block: mlp(c, block, x), h)
     return h

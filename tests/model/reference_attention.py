@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from reference_parts import Get, linear, rms_norm, scale, unit
+from reference_parts import Get, linear, rms_norm, scale, sphere, unit
 from torch import Tensor
 
 from ablate_model import ModelConfig
@@ -88,7 +88,7 @@ def place(site: Site, heads: list[Tensor], kind: str) -> list[Tensor]:
     s = scale(site.config, site.get, "attention.query_key.s_qk", "s_qk").expand(n_query * heads[0].shape[1])
     s_heads = list(s.split(heads[0].shape[1]))
     normalization: Any = site.config.normalization
-    out = [unit(h) for h in steps] if normalization.qk_norm else steps
+    out = [sphere(site.config, h, n=1) for h in steps] if normalization.qk_norm else steps
     if n_query == knobs.key_heads(site.config):
         return [h * s_h for h, s_h in zip(out, s_heads, strict=True)]
     return [h * s_h**2 for h, s_h in zip(out, s_heads, strict=True)] if kind == "query" else out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,17 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
     return torch.where(is_zero, torch.zeros_like(x), safe / safe.square().sum(dim, keepdim=True).sqrt())
 
 
+def sphere(config: ModelConfig, x: Tensor, dim: int = -1, n: int | None = None) -> Tensor:
+    """Norm(x) of nGPT: every part on its sphere, or with a norm as near to 1 as allowed."""
+    knobs: Any = config.normalization
+    n, slack = knobs.num_hyperspheres if n is None else n, knobs.norm_eps
+    parts = []
+    for part in x.chunk(n, dim):
+        size = part.detach().square().sum(dim, keepdim=True).sqrt().clamp(1 - slack, 1 + slack)
+        parts.append(unit(part, dim) * size)
+    return torch.cat(parts, dim)
+
+
 def rms_norm(x: Tensor, eps: float, gain: Tensor | float = 1.0) -> Tensor:
     return gain * x / (x.square().mean(-1, keepdim=True) + eps).sqrt()
 
@@ -27,7 +39,7 @@ def linear(config: ModelConfig, get: Get, name: str, x: Tensor, axis: int | None
     weight = get(f"{name}.weight")
     axis = (0 if name.endswith("output") else 1) if axis is None else axis
     if config.normalization.has_unit_weights_in_forward:
-        weight = unit(weight, axis)
+        weight = sphere(config, weight, axis)
     if config.linear.name == "bitnet_b158":
         is_sphere = config.normalization.name == "ngpt"
         magnitude = weight.abs().mean(axis, keepdim=True) if is_sphere else weight.abs().mean()

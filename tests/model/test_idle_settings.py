@@ -39,6 +39,11 @@ VALUES: dict[str, list[Any]] = {
     "init": [0.7, -0.7],
     "embedding_scale": [0.7],
     "scaler_init": [0.7],
+    "s_gate": [{}, {"init": 0.7}],
+    "num_hyperspheres": [2, 3],
+    "norm_eps": [0.1],
+    "branch_orthogonality": [0.3],
+    "embedding_orthogonality": [0.3],
     "input_shift": [3.0],
     "bias_init": [1.0],
 }

@@ -10,7 +10,7 @@ from cases import tiny, tokens
 from torch import Tensor
 
 from ablate_model import GPT
-from ablate_model.normalization.ngpt import lerp_norm, riemann, slerp
+from ablate_model.normalization.sphere_modules import lerp_norm, riemann, slerp
 
 FLOAT32 = 1e-6  # a few ulps of 1
 BFLOAT16 = 3e-3  # an ulp of 1 is 2^-8; a norm averages many of them
