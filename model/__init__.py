@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .gpt import GPT
     from .gpt2 import load_gpt2
     from .kernels.call import BackendError
-    from .pruning import drop, measure_importance
+    from .pruning import drop, measure_cache, measure_importance
     from .sampling import Sampling, generate
     from .storage import load, save
 
@@ -36,6 +36,7 @@ _LAZY = {
     "ViTConfig": "encoders.vit_config",
     "generate": "sampling",
     "drop": "pruning",
+    "measure_cache": "pruning",
     "measure_importance": "pruning",
     "load": "storage",
     "load_gpt2": "gpt2",
@@ -59,6 +60,7 @@ __all__ = [
     "generate",
     "load",
     "load_gpt2",
+    "measure_cache",
     "measure_importance",
     "save",
     "translate",

@@ -115,6 +115,11 @@ class Attention(Variant, ABC):
         """Return why this attention cannot be used without a causal mask, or across; None if it can."""
         return f"{self.name} is written for causal self-attention"
 
+    @property
+    def prunes_cache(self) -> bool:
+        """Whether it can decode with a budget of tokens."""
+        return False
+
     @abstractmethod
     def default_qk_width(self, config: Architecture) -> int:
         """Width of one query or key head that follows from the model's sizes only."""

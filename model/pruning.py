@@ -1,4 +1,4 @@
-"""Drop the sub-layers of a trained model that change the stream least (LLM-Drop, arXiv 2406.15786)."""
+"""Drop the sub-layers of a model that change the stream least (LLM-Drop, arXiv 2406.15786), or tokens of its cache."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ModelConfig
+from .context import Cache
 from .contracts import Part, Residual
 from .errors import ConfigError
 from .gpt import GPT
@@ -72,6 +73,24 @@ def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
         yield
     finally:
         del residual.__dict__["write"]
+
+
+@torch.no_grad()
+def measure_cache(model: nn.Module, ids_bt: Tensor, budget: int | None) -> dict[str, float]:
+    """Read ids (b, t) token by token with a pruned cache: the loss of the next tokens, and the memory that it saves.
+
+    Returns "loss" in nats per token, "bytes" of keys and values at the end, "bytes_unpruned", and the share "saved".
+    Without a budget nothing is pruned. Raises ConfigError for an attention that cannot prune.
+    """
+    model = unwrap(model)
+    was_training = model.training
+    model.eval()
+    cache = Cache(model.config.n_layers, budget)
+    logits = [model(ids_bt[:, t : t + 1], cache) for t in range(ids_bt.shape[1])]
+    model.train(was_training)
+    loss = F.cross_entropy(torch.cat(logits[:-1], dim=1).flatten(0, 1), ids_bt[:, 1:].flatten()).item()
+    kept, whole = cache.count_bytes()
+    return {"loss": loss, "bytes": kept, "bytes_unpruned": whole, "saved": 1 - kept / whole}
 
 
 def drop(

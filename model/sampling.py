@@ -71,12 +71,14 @@ def generate(
     sampling: Sampling = Sampling(),
     stop: Collection[int] = (),
     seed: int = 0,
+    cache_budget: int | None = None,
 ) -> Tensor:
     """Continue the prompt (b, t) by at most `max_new_tokens` tokens: (b, t + n), in eval mode.
 
     A sequence ends with the first token of `stop`, which is repeated up to the end of the longest sequence. When the
-    context is full, generation restarts from its newest half. The model may be wrapped as for `save`. Raises ValueError
-    for an empty prompt and for logits that are not finite, and ConfigError if the model contains no GPT.
+    context is full, generation restarts from its newest half. With `cache_budget`, selective attention keeps only that
+    many tokens per layer (see `measure_cache`). The model may be wrapped as for `save`. Raises ValueError for an empty
+    prompt and for logits that are not finite, and ConfigError if the model contains no GPT or cannot keep the budget.
     """
     model = unwrap(model)
     if prompt_bt.shape[1] == 0:
@@ -84,22 +86,28 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        return _continue(model, prompt_bt, max_new_tokens, sampling, stop, seed)
+        return _continue(model, prompt_bt, max_new_tokens, sampling, stop, seed, cache_budget)
     finally:
         model.train(was_training)
 
 
 def _continue(
-    model: GPT, ids_bt: Tensor, max_new_tokens: int, sampling: Sampling, stop: Collection[int], seed: int
+    model: GPT,
+    ids_bt: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling,
+    stop: Collection[int],
+    seed: int,
+    budget: int | None,
 ) -> Tensor:
     generator = torch.Generator(device=ids_bt.device).manual_seed(seed)
     stops = torch.tensor(sorted(stop), device=ids_bt.device, dtype=ids_bt.dtype)
     limit = model.config.context_length
     has_ended_b1 = torch.zeros(ids_bt.shape[0], 1, dtype=torch.bool, device=ids_bt.device)
-    cache, unread_bt = Cache(model.config.n_layers), ids_bt[:, -limit:]
+    cache, unread_bt = Cache(model.config.n_layers, budget), ids_bt[:, -limit:]
     for _ in range(max_new_tokens):
         if cache.length + unread_bt.shape[1] > limit:
-            cache, unread_bt = Cache(model.config.n_layers), ids_bt[:, -max(limit // 2, 1) :]
+            cache, unread_bt = Cache(model.config.n_layers, budget), ids_bt[:, -max(limit // 2, 1) :]
         logits_bv = model(unread_bt, cache)[:, -1]
         if not logits_bv.isfinite().all():
             raise ValueError("the model's logits are not finite: its weights may have diverged")

@@ -33,7 +33,7 @@ class Spheres:
         if self.is_plain:
             return unit(x, dim)
         x, dim = upcast(x), dim % x.dim()
-        parts = x.unflatten(dim, (self.n, -1))
+        parts = torch.unflatten(x, dim, (self.n, -1))
         norm = torch.linalg.vector_norm(parts, dim=dim + 1, keepdim=True)
         target = norm.detach().clamp(1 - self.slack, 1 + self.slack)
         return (parts * (target / norm.masked_fill(norm < NOISE_NORM, torch.inf))).flatten(dim, dim + 1)
@@ -41,5 +41,6 @@ class Spheres:
     def move(self, update: Callable[..., Tensor], h_btd: Tensor, y_btd: Tensor, alpha: Tensor) -> Tensor:
         """Apply an update of the stream to each part."""
         h, target = (torch.unflatten(x, -1, (self.n, -1)) for x in (h_btd, self.norm(y_btd)))
-        alpha = alpha.unflatten(0, (self.n, -1)) if alpha.numel() > 1 else alpha
-        return update(h, target, alpha, Spheres(1, self.slack).norm).flatten(-2)
+        alpha = torch.unflatten(alpha, 0, (self.n, -1)) if alpha.numel() > 1 else alpha
+        moved: Tensor = update(h, target, alpha, Spheres(1, self.slack).norm)
+        return moved.flatten(-2)

@@ -42,6 +42,8 @@ VALUES: dict[str, list[Any]] = {
     "s_gate": [{}, {"init": 0.7}],
     "num_hyperspheres": [2, 3],
     "norm_eps": [0.1],
+    "memory_weight": [0.5],
+    "memory_tau": [0.2],
     "branch_orthogonality": [0.3],
     "embedding_orthogonality": [0.3],
     "input_shift": [3.0],
@@ -61,6 +63,7 @@ COMPANIONS: dict[str, list[dict[str, Any]]] = {
         {"alpha_attn": {"mode": "fixed", "init": -0.1}, "alpha_mlp": {"mode": "fixed"}},
     ],
     "alpha_attn.scale": [{}, {"alpha_attn": {"mode": "fixed"}}],
+    "memory_tau": [{}, {"memory_weight": 0.5}],
     "s_z.scale": [{}, {"s_z": {"mode": "fixed"}}],
 }
 OWN: list[tuple[str, Any]] = [

@@ -53,7 +53,7 @@ ARROWS = {
     "storage": {"config", "gpt", "kinds", "wrapped"},
     "gpt2": {"config", "gpt", "presets", "storage"},
     "sampling": {"context", "gpt", "wrapped"},
-    "pruning": {"config", "contracts", "gpt", "wrapped"},
+    "pruning": {"config", "context", "contracts", "gpt", "wrapped"},
     "__init__": {
         "config",
         "presets",
