@@ -34,9 +34,10 @@ class Spheres:
             return unit(x, dim)
         x, dim = upcast(x), dim % x.dim()
         parts = torch.unflatten(x, dim, (self.n, -1))
-        norm = torch.linalg.vector_norm(parts, dim=dim + 1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(parts, dim=dim + 1, keepdim=True)
         target = norm.detach().clamp(1 - self.slack, 1 + self.slack)
-        return (parts * (target / norm.masked_fill(norm < NOISE_NORM, torch.inf))).flatten(dim, dim + 1)
+        scaled: Tensor = parts * (target / norm.masked_fill(norm < NOISE_NORM, torch.inf))
+        return scaled.flatten(dim, dim + 1)
 
     def move(self, update: Callable[..., Tensor], h_btd: Tensor, y_btd: Tensor, alpha: Tensor) -> Tensor:
         """Apply an update of the stream to each part."""
