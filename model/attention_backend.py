@@ -49,6 +49,8 @@ def report_attention(model: _Model, dtype: torch.dtype = torch.float32) -> dict[
     the backend. Logs a warning when SDPA falls back to its math kernel on a GPU.
     """
     device, nothing = model.embedding.weight.device, "every attention is dropped"
+    if model.config.count_kept("attention"):
+        nothing = f"{model.config.attention.name} calls no kernel of ablate"
     requested = "fastest" if model.measured_ms else model.backend
     report = {"requested": requested, "backend": "none", "reason": nothing, "kernel": "none"}
     for call, name in _collect(model, 1, dtype):

@@ -231,7 +231,12 @@ class Library:
         return code
 
     def _find(self, file: str, entry: str, version: str | None) -> Code:
-        code = self._find_beside(file) if self.folder is not None else None
+        try:
+            code = self._find_beside(file) if self.folder is not None else None
+        except OwnCodeError:
+            if version is None:
+                raise
+            code = None  # gone or broken beside the grid, but a study may have it
         if version is None and code is None:
             raise OwnCodeError("name", f"{file}: own files are looked for beside a grid, and no grid was read")
         if code is not None and version in (None, code.version):
