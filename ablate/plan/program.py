@@ -101,7 +101,7 @@ class ProgramResolver(Resolver):
     def _check_command(self) -> None:
         """Raises `GridError` if the program, or a Python script in its command, does not exist."""
         name, *words = self.program.command
-        if not names_in(name):
+        if not names_in(name) and not (self._trees and os.sep in name):
             path = name if os.sep not in name else str(self.folder / name)
             if find_program(path) is None:
                 raise self._refuse_command(f"there is no program {quote(name)} on this machine")
