@@ -11,6 +11,8 @@ import pytest
 from rich.console import Console
 
 from ablate.cli import app
+from benchmarks.program import measure_flood
+from benchmarks.program import measure_overhead as measure_program
 from benchmarks.report import bench_report
 from benchmarks.search import compare_samplers, measure_overhead
 from foreign_runs import Experiments
@@ -31,6 +33,15 @@ def test_the_overhead_is_told_beside_optuna_alone() -> None:
     cost = measure_overhead(5)
     assert 0 < cost.optuna_ms < 1000
     assert 0 < cost.ablate_ms < 1000
+
+
+def test_the_cost_of_a_program_is_told_beside_the_program_alone() -> None:
+    cost = measure_program(2)
+    assert 0 < cost.alone_s < cost.run_s < cost.alone_s + 10
+    flood = measure_flood(20, 100)
+    assert 0.1 < flood.alone_s < flood.run_s + 1
+    assert flood.growth_bytes < 2e7
+    assert 4e6 < flood.log_bytes < 6e6
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
