@@ -49,8 +49,15 @@ def paired_t(difference_n: Floats, level: float = LEVEL) -> Estimate:
 def welch_t(x_n: Floats, y_m: Floats, level: float = LEVEL) -> Estimate:
     """Welch's t for mean(x) - mean(y) of independent samples [..., n] and [..., m].
 
-    It is conservative if x and y are positively correlated. Degrees of freedom are those of Welch (1947) and
-    Satterthwaite (1946). Raises `ValueError` if n or m is below 2.
+    It is conservative if x and y are positively correlated. Raises `ValueError` if n or m is below 2.
+    """
+    return t_estimate(x_n.mean(axis=-1) - y_m.mean(axis=-1), *welch_error(x_n, y_m), level)
+
+
+def welch_error(x_n: Floats, y_m: Floats) -> tuple[Floats, Floats]:
+    """Return the standard error of mean(x) - mean(y), and its degrees of freedom by Welch (1947).
+
+    Raises `ValueError` if n or m is below 2.
     """
     n, m = x_n.shape[-1], y_m.shape[-1]
     if min(n, m) < 2:
@@ -59,7 +66,7 @@ def welch_t(x_n: Floats, y_m: Floats, level: float = LEVEL) -> Estimate:
     spread = x_part + y_part
     weight = x_part**2 / (n - 1) + y_part**2 / (m - 1)
     df = np.divide(spread**2, weight, out=np.full_like(spread, n + m - 2), where=weight > 0)
-    return t_estimate(x_n.mean(axis=-1) - y_m.mean(axis=-1), np.sqrt(spread), df, level)
+    return np.sqrt(spread), df
 
 
 def t_estimate(mean: Floats, standard_error: Floats, df: Floats, level: float = LEVEL) -> Estimate:

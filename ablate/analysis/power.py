@@ -1,0 +1,49 @@
+"""What a study can see: the smallest difference that it finds in 80 % of cases, and the seeds that a difference takes.
+
+An effect is found if its simultaneous p-value is below 0.05. Its t statistic has the noncentral t distribution, with
+the degrees of freedom of `families`. Results in the wrong direction, which are rarer than 1 in 1000, are not counted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import nctdtr, nctdtrinc, stdtrit
+
+from ablate.analysis.curve_columns import Floats
+from ablate.analysis.families import single_level
+from ablate.analysis.intervals import LEVEL
+from ablate.analysis.moderated import earned_df
+
+POWER = 0.8
+MOST_SEEDS = 10_000
+
+
+def power_of(effect: Floats, standard_error: Floats, df: Floats, level: float = LEVEL) -> Floats:
+    """Return the probability that a two-sided test at this level finds an effect, in the effect's direction."""
+    power: Floats = 1 - nctdtr(df, np.abs(effect) / standard_error, stdtrit(df, 0.5 + level / 2))
+    return power
+
+
+def find_detectable(standard_error: Floats, df: Floats, level: float = LEVEL, power: float = POWER) -> Floats:
+    """Return the effect that a two-sided test at this level finds with probability `power`."""
+    effect: Floats = standard_error * nctdtrinc(df, 1 - power, stdtrit(df, 0.5 + level / 2))
+    return effect
+
+
+def detectable_difference(sd: float, n_arms: int, n_seeds: int, power: float = POWER) -> float:
+    """Return the difference that `n_seeds` pairs find, if paired differences have the standard deviation `sd`.
+
+    Raises `ValueError` below two seeds.
+    """
+    if n_seeds < 2:
+        raise ValueError("one seed finds no difference of any size")
+    df = np.asarray(n_seeds - 1 + earned_df(n_arms, n_seeds))
+    return float(find_detectable(np.asarray(sd / np.sqrt(n_seeds)), df, single_level(n_arms), power))
+
+
+def seeds_needed(effect: float, sd: float, n_arms: int, power: float = POWER) -> int | None:
+    """Return the fewest seeds that find an effect, or None if `MOST_SEEDS` do not."""
+    n = np.arange(2, MOST_SEEDS + 1)
+    df = n - 1 + np.array([earned_df(n_arms, int(k)) for k in n])
+    enough = power_of(np.asarray(effect), sd / np.sqrt(n), df, single_level(n_arms)) >= power
+    return int(n[enough.argmax()]) if enough.any() else None
