@@ -1,6 +1,6 @@
-"""Effects of each axis on the loss and on the cost to the target: differences of arms, and effects in a factorial.
+"""Effects of each axis of a factorial on the loss and on the cost to the target.
 
-Differences are paired by seed. Effects come from least squares with the seed as a block. The main effect of a level is
+They come from least squares with the seed as a block. The main effect of a level is
 its difference from the baseline's level, averaged over all levels of the other axes. The two-way interaction of two
 levels is the difference of such differences.
 """
@@ -12,13 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ablate.analysis.comparison import compare, find_obstacle
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.intervals import Estimate, adjust_p_values, paired_t, t_estimate
+from ablate.analysis.families import Family
+from ablate.analysis.intervals import adjust_p_values
 from ablate.analysis.results import Results
 from ablate.tracking.study_record import Value
 
@@ -30,7 +31,10 @@ FINAL = "final_loss"  # the name of this outcome in `summary.json`, for any metr
 
 @dataclass(frozen=True)
 class Effect:
-    """A difference with its 95 % interval (null below two seeds) and p-values.
+    """A difference with its 95 % intervals (null below two seeds) and p-values.
+
+    `low`, `high` and `p_value` are of the effect by itself. The simultaneous ones hold for the whole family of effects
+    and agree with each other; pages show them. `p_holm` is adjusted by Holm's method.
 
     `outcome` is `final_loss`, the final value of the study's metric (nats per token for a loss), or `log_` and an axis
     of cost, which is the natural logarithm of the cost to the baseline's final loss. `levels` has one axis for a main
@@ -48,28 +52,15 @@ class Effect:
     p_holm: float | None = None
     arm: str = ""
     baseline: str = ""
+    low_simultaneous: float | None = None
+    high_simultaneous: float | None = None
+    p_simultaneous: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"levels": dict(self.levels)}
 
 
-def find_differences(results: Results) -> tuple[Effect, ...]:
-    """Compute each arm's final loss minus its baseline's, paired by seed. Holm's method covers one baseline's arms.
-
-    For a leave-one-out design, these are the steps of its waterfall.
-    """
-    found = []
-    for name in results.compared_arms:
-        arm, base = results.arms[name], results.arms[results.baseline_of(name)]
-        theirs = {run.seed: run.final_loss for run in results.runs_of(base.arm)}
-        pairs = [run.final_loss - theirs[run.seed] for run in results.runs_of(name) if run.seed in theirs]
-        known = np.array([difference for difference in pairs if np.isfinite(difference)], np.float64)
-        if not known.size:
-            continue
-        levels = {axis: level for axis, level in arm.axes.items() if base.axes.get(axis) != level}
-        effect = Effect(FINAL, levels, float(known.mean()), known.size, arm=name, baseline=base.arm)
-        found.append(_make(effect, paired_t(known)) if known.size > 1 else effect)
-    return adjust_p_values(found, lambda effect: effect.baseline)
+SomeEffect = TypeVar("SomeEffect", bound=Effect)
 
 
 def find_effects(results: Results, axis: str = "tokens") -> tuple[Effect, ...]:
@@ -142,16 +133,36 @@ def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effec
     coefficients = inverse @ values
     residual = values - design @ coefficients
     covariance = float(residual @ residual) / df * inverse @ inverse.T
-    found = []
+    found: dict[int, list[tuple[Effect, float]]] = {}
     for levels, contrast in _list_contrasts(factors, blocks[0]):
         if np.abs(contrast - contrast @ inverse @ design).max() > ESTIMABLE:
             continue  # some cells are missing
-        mean = np.asarray(contrast @ coefficients)
-        error = np.sqrt(np.maximum(contrast @ covariance @ contrast, 0.0))
-        found.append(
-            _make(Effect(outcome, levels, float(mean), len(values)), t_estimate(mean, error, np.asarray(float(df))))
+        error = float(np.sqrt(np.maximum(contrast @ covariance @ contrast, 0.0)))
+        effect = Effect(outcome, levels, float(contrast @ coefficients), len(values))
+        found.setdefault(len(levels), []).append((effect, error))
+    tested: list[Effect] = []
+    for order in found.values():
+        members, errors = zip(*order, strict=True)
+        means = np.array([effect.estimate for effect in members])
+        tested += fill_in(members, Family(means, np.array(errors), np.full(means.size, float(df))))
+    return adjust_p_values(tested, lambda effect: len(effect.levels))
+
+
+def fill_in(effects: Sequence[SomeEffect], family: Family) -> list[SomeEffect]:
+    """Fill in the intervals and p-values of the effects of one family."""
+    plain, together = family.plain(), family.simultaneous()
+    return [
+        replace(
+            effect,
+            low=float(plain.low[i]),
+            high=float(plain.high[i]),
+            p_value=float(plain.p_value[i]),
+            low_simultaneous=float(together.low[i]),
+            high_simultaneous=float(together.high[i]),
+            p_simultaneous=float(together.p_value[i]),
         )
-    return adjust_p_values(found, lambda effect: len(effect.levels))
+        for i, effect in enumerate(effects)
+    ]
 
 
 def _indicate(levels: Sequence[Value], factors: _Factors) -> list[Floats]:
@@ -184,7 +195,3 @@ def _list_contrasts(factors: _Factors, block: Floats) -> list[tuple[dict[str, Va
                 rows.append(math.prod(sign for _, sign in corner) * _code(block, [*(even | fixed).values()]))
             contrasts.append((levels, np.sum(rows, axis=0)))
     return contrasts
-
-
-def _make(effect: Effect, estimate: Estimate) -> Effect:
-    return replace(effect, low=float(estimate.low), high=float(estimate.high), p_value=float(estimate.p_value))

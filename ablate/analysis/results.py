@@ -23,6 +23,8 @@ from ablate.tracking.study_record import ENDED, ArmRecord, Status, StudyRecord
 if TYPE_CHECKING:
     import pandas as pd
 
+SMALLEST_EFFECT = 0.01  # nats per token
+
 
 @dataclass(frozen=True, eq=False)
 class Results:
@@ -44,6 +46,15 @@ class Results:
     def other_metrics(self) -> tuple[Metric, ...]:
         """The metrics whose final values are shown, but by which arms are not compared."""
         return list_metrics(self.record.metrics)[1:]
+
+    @property
+    def smallest_effect(self) -> float | None:
+        """The smallest difference of final values that matters, if it is known.
+
+        For the loss of a language model it is 0.01 nats unless the study says otherwise.
+        """
+        declared = self.record.smallest_effect
+        return SMALLEST_EFFECT if declared is None and self.metric.is_loss else declared
 
     @cached_property
     def _runs_of_arm(self) -> Mapping[str, tuple[RunCurve, ...]]:

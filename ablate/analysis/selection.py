@@ -65,7 +65,9 @@ def measure_by(results: Results, name: str) -> Results:
     metrics = results.record.metrics
     if name not in metrics:
         raise AblateError(f"metric: {results.record.study} has no metric {name!r}{suggest(name, metrics)}")
-    record = replace(results.record, metrics={name: metrics[name], **metrics})
+    is_same = name == results.metric.name
+    smallest = results.record.smallest_effect if is_same else None  # it is in the unit of the other metric
+    record = replace(results.record, metrics={name: metrics[name], **metrics}, smallest_effect=smallest)
     ordered = list_metrics(record.metrics)
     return Results(record, tuple(replace(run, metrics=ordered) for run in results.runs))
 
@@ -88,6 +90,7 @@ def merge(studies: Sequence[Results]) -> Results:
         for axis, levels in results.record.axes.items():
             axes[axis] = tuple(dict.fromkeys((*axes.get(axis, ()), *levels)))
     records = [results.record for results in studies]
+    smallest = [results.smallest_effect for results in studies if results.smallest_effect is not None]
     record = replace(
         first,
         study=" + ".join(names),
@@ -98,6 +101,7 @@ def merge(studies: Sequence[Results]) -> Results:
         axes=axes,
         data=_merge_data(records),
         metrics=dict(metric for metric in first.metrics.items() if all(metric in r.metrics.items() for r in records)),
+        smallest_effect=min(smallest, default=None),
         caveats=tuple(f"{record.study}: {caveat}" for record in records for caveat in record.caveats),
         arms=tuple(_rename_arm(arm, record.study) for record in records for arm in record.arms),
         runs=tuple(replace(run, arm=f"{record.study}: {run.arm}") for record in records for run in record.runs),

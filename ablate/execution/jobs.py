@@ -41,6 +41,7 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         command=command,
         tuning=plan.tuning,
         metrics=plan.metrics,
+        smallest_effect=plan.smallest_effect,
     )
 
 

@@ -121,6 +121,11 @@ class Plan:
         return self.study.metrics
 
     @property
+    def smallest_effect(self) -> float | None:
+        """The smallest difference that matters, if the grid gives it. It changes verdicts, never a run."""
+        return self.study.smallest_effect if isinstance(self.study, Study) else None
+
+    @property
     def total_flops(self) -> int | None:
         """The FLOPs of all runs; None if those of some arm are unknown."""
         parts = [(run.arm.flops_per_token, run.arm.n_tokens) for run in self.runs]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from ablate.analysis.differences import MODERATED
 from ablate.analysis.effects import FINAL, Effect
 from ablate.metrics import Metric
+from ablate.report.finding import format_verdict
 from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
 from ablate.report.notation import AXIS_NAMES, DASH, capitalize, format_p_value
 from ablate.report.report import Report
 from ablate.report.table import Table
 
-_ADJUSTED = "The p-values are adjusted by Holm's method; the intervals are not."
+_TOGETHER = "Simultaneous intervals and p-values hold for all arms of a baseline together."
 
 
 def tabulate_trends(report: Report) -> Table:
@@ -47,15 +49,62 @@ def _name_finals(metric: Metric) -> str:
 
 
 def tabulate_differences(report: Report) -> Table:
-    metric = report.metric
-    difference = "Difference (nats)" if metric.is_loss else f"Difference in {metric.name}"
-    header = ("Arm", "Baseline", difference, "95 % interval", "p (Holm)", "Pairs")
-    rows = tuple(
-        (report.labels[effect.arm], report.labels[effect.baseline], *_write_effect(effect), str(effect.n))
-        for effect in report.differences
+    """The numbers behind the verdicts."""
+    header = (
+        "Arm",
+        "Baseline",
+        name_difference(report.metric),
+        "Simultaneous 95 % interval",
+        "Unadjusted 95 % interval",
+        "p",
+        "Verdict",
+        "Found in 80 %",
+        "Pairs",
+        "Test",
     )
-    note = f"{capitalize(explain_sign(metric))}. Runs are paired by seed. {_ADJUSTED}"
-    return Table("differences", caption_differences(report), header, rows, note)
+    rows = tuple(
+        (
+            report.labels[row.arm],
+            report.labels[row.baseline],
+            f"{row.estimate:+.4f}",
+            _write_interval(row.low_simultaneous, row.high_simultaneous),
+            _write_interval(row.low, row.high),
+            format_p_value(row.p_simultaneous),
+            format_verdict(row),
+            DASH if row.detectable is None else f"{row.detectable:.4f}",
+            str(row.n),
+            row.method or "none: one pair",
+        )
+        for row in report.differences
+    )
+    found = "The column Found in 80 % has the difference that 80 % of studies with this scatter find."
+    moderated = "A moderated test shrinks the scatter of an arm towards that of the other arms."
+    notes = [f"{capitalize(explain_sign(report.metric))}.", _TOGETHER, found]
+    if any(row.method == MODERATED for row in report.differences):
+        notes.append(moderated)
+    return Table("differences", caption_differences(report), header, rows, " ".join(notes))
+
+
+def name_difference(metric: Metric) -> str:
+    """The header of a column of differences."""
+    return "Loss difference" if metric.is_loss else f"{metric.name} difference"
+
+
+def describe_differences(metric: Metric) -> str:
+    """What a difference is, with its unit."""
+    return f"difference in final {metric.label}, arm minus baseline{' (nats)' if metric.is_loss else ''}"
+
+
+def explain_verdicts(report: Report) -> list[str]:
+    """The line below a table with verdicts: on which side an arm is better, and when it is equivalent."""
+    if not report.differences:
+        return []
+    metric, smallest = report.metric, report.results.smallest_effect
+    sides = f"Better is {metric.side} zero with a simultaneous p-value below 0.05."
+    if smallest is None:
+        return [f"{sides} No arm is called equivalent, because the grid gives no smallest_effect."]
+    limit = f"{smallest:g}{metric.unit}"
+    return [f"{sides} Equivalent: the unadjusted 90 % interval lies within {limit} of zero."]
 
 
 def explain_sign(metric: Metric) -> str:
@@ -73,14 +122,14 @@ def caption_differences(report: Report) -> str:
 
 
 def tabulate_effects(report: Report) -> Table:
-    header = ("Levels", "Outcome", "Effect", "95 % interval", "p (Holm)")
+    header = ("Levels", "Outcome", "Effect", "Simultaneous 95 % interval", "p")
     rows = tuple(
         (name_levels(effect), _name_outcome(effect, report.metric), *_write_effect(effect)) for effect in report.effects
     )
     caption = "Effects of the axes: main effects and two-way interactions, averaged over the other axes"
     note = (
         "Effects are relative to the baseline's levels, by least squares with the seed as a block. Effects on costs "
-        f"are in the natural logarithm. {_ADJUSTED}"
+        "are in the natural logarithm. Intervals and p-values hold for all main effects, or all interactions, together."
     )
     return Table("effects", caption, header, rows, note)
 
@@ -96,9 +145,12 @@ def _name_outcome(effect: Effect, metric: Metric) -> str:
 
 
 def _write_effect(effect: Effect) -> tuple[str, str, str]:
-    is_known = effect.low is not None and effect.high is not None
-    interval = f"[{effect.low:+.4f}, {effect.high:+.4f}]" if is_known else DASH
-    return f"{effect.estimate:+.4f}", interval, format_p_value(effect.p_holm)
+    interval = _write_interval(effect.low_simultaneous, effect.high_simultaneous)
+    return f"{effect.estimate:+.4f}", interval, format_p_value(effect.p_simultaneous)
+
+
+def _write_interval(low: float | None, high: float | None) -> str:
+    return DASH if low is None or high is None else f"[{low:+.4f}, {high:+.4f}]"
 
 
 def tabulate_importance(report: Report) -> Table:

@@ -15,6 +15,7 @@ from ablate.report.notation import (
     SIGNIFICANT,
     capitalize,
     format_bounded,
+    format_signed,
     join_with_and,
     label_level,
     name_rest,
@@ -78,7 +79,7 @@ def format_loss_change(trend: Trend) -> str:
     """The change in the difference of final values, with its interval if there is one."""
     if trend.loss_change is None:
         return DASH
-    return _format_signed(trend.loss_change, trend.loss_low, trend.loss_high)
+    return format_signed(trend.loss_change, trend.loss_low, trend.loss_high)
 
 
 def describe_interactions(effects: Sequence[Effect], within: Sequence[str], metric: Metric = LOSS) -> list[str]:
@@ -96,7 +97,7 @@ def describe_interactions(effects: Sequence[Effect], within: Sequence[str], metr
             by_axis.setdefault(next(iter(effect.levels)), []).append(effect)
     changes = "; ".join(f"by {axis.rpartition('.')[2]}, {_list(mine)}" for axis, mine in sorted(by_axis.items()))
     unit = "nats per token, " if metric.is_loss else ""
-    how = f"the final {metric.short} changes as follows ({unit}95 % intervals)"
+    how = f"the final {metric.short} changes as follows ({unit}simultaneous 95 % intervals)"
     average = f"Averaged over the other axes, {how}: {changes}."
     joint = _describe_pair(pairs[0], metric) if len(pairs) == 1 else _describe_pairs(pairs, metric)
     return [*([average] if by_axis else []), joint]
@@ -137,7 +138,7 @@ def _describe_verdict(verdict: Direction, *, is_one: bool, is_better: bool) -> s
 
 
 def _judge_interaction(effect: Effect) -> Direction:
-    if effect.p_holm is None or effect.p_holm >= SIGNIFICANT:
+    if effect.p_simultaneous is None or effect.p_simultaneous >= SIGNIFICANT:
         return "undecided"
     return "up" if effect.estimate > 0 else "down"
 
@@ -153,9 +154,4 @@ def _name(effect: Effect, link: str = " with ") -> str:
 
 
 def _format_effect(effect: Effect) -> str:
-    return _format_signed(effect.estimate, effect.low, effect.high)
-
-
-def _format_signed(value: float, low: float | None, high: float | None) -> str:
-    interval = f" [{low:+.4f}, {high:+.4f}]" if low is not None and high is not None else ""
-    return f"{value:+.4f}{interval}"
+    return format_signed(effect.estimate, effect.low_simultaneous, effect.high_simultaneous)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
+from ablate.analysis.differences import Difference
 from ablate.analysis.fairness import UNKNOWN, Fairness
+from ablate.analysis.results import SMALLEST_EFFECT
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary
 from ablate.formatting import count
 from ablate.metrics import LOSS, Metric
+from ablate.report.finding import describe_finding, rank_arms
 from ablate.report.notation import (
     AXIS_NAMES,
-    HOW_JUDGED,
     LISTED,
-    SIGNIFICANT,
     capitalize,
-    format_p_value,
     format_ratio,
     format_speedup,
     format_target,
@@ -25,10 +24,9 @@ from ablate.report.notation import (
     name_rest,
 )
 
-Verdict = Literal["faster", "slower", "undecided"]
-
 
 def state_result(
+    differences: Sequence[Difference],
     rows: Sequence[SpeedUp],
     full_schedule: Sequence[SpeedUp],
     arms: Sequence[ArmSummary],
@@ -37,49 +35,49 @@ def state_result(
     labels: Mapping[str, str],
     known: Sequence[str] = (),
     metric: Metric = LOSS,
+    smallest: float | None = SMALLEST_EFFECT,
 ) -> tuple[str, str]:
     """The result, and its price and caveats.
 
     `rows` are at the headline's target; `rows` and `full_schedule` contain all axes of cost. `labels` maps arms to
-    their names on the page. `known` lists caveats from the study's record.
+    their names on the page. `known` lists caveats from the study's record. `smallest` is the smallest effect of
+    interest.
     """
+    main = [row for row in rows if row.axis == axis]
+    ordered = rank_arms(differences, [row.arm for row in sorted(main, key=_rank, reverse=True)], metric)
     arms = [replace(arm, arm=labels[arm.arm]) for arm in arms]
     fairness = [replace(line, arm=labels[line.arm]) for line in fairness]
     by_arm: dict[str, dict[str, SpeedUp]] = {}
     for row in rows:
         renamed = replace(row, arm=labels[row.arm], baseline=labels[row.baseline])
         by_arm.setdefault(renamed.arm, {})[row.axis] = renamed
-    main = sorted((axes[axis] for axes in by_arm.values() if axis in axes), key=_rank, reverse=True)
+    main = [by_arm[labels[arm]][axis] for arm in ordered if axis in by_arm.get(labels[arm], {})]
     caveats = [*(["; ".join(known)] if known else []), *_list_caveats(main, arms, fairness)]
     if not main:
         advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that the arms share"
         return _describe_uncompared(arms, metric), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
-    finding = _describe_one(main[0], axis, metric) if len(main) == 1 else _describe_many(main, axis, metric)
-    costs = [*_describe_price(by_arm[main[0].arm], axis, arms), *_describe_full_schedules(full_schedule, axis, labels)]
-    return finding, _write_sentences([*costs, *caveats] or [_describe_unflagged(fairness)])
+    has_speeds = any(_is_comparable(row) for row in main)
+    finding = describe_finding(differences, ordered, labels, metric, smallest) if differences or has_speeds else ""
+    speed = _describe_one(main[0], axis, metric) if len(main) == 1 else _describe_many(main, axis, metric)
+    costs = [
+        *_describe_price(by_arm[main[0].arm], axis, arms),
+        *_describe_full_schedules(full_schedule, axis, labels, ordered),
+    ]
+    return f"{finding} {speed}".strip(), _write_sentences([*costs, *caveats] or [_describe_unflagged(fairness)])
 
 
-def judge_speedup(row: SpeedUp) -> Verdict:
-    """Decide only if Holm's p is below 0.05 and the interval, or the bound, lies on one side of 1.
-
-    A single seed has no p-value, so it decides nothing.
-    """
-    if row.p_holm is None or row.p_holm >= SIGNIFICANT:
-        return "undecided"
-    if row.low is not None and row.low >= 1:
-        return "faster"
-    return "slower" if row.high is not None and row.high <= 1 else "undecided"
-
-
-def _rank(row: SpeedUp) -> tuple[int, bool, float, float]:
+def _rank(row: SpeedUp) -> tuple[bool, float, float]:
     """A sort key: larger is better.
 
     An upper limit, for example of a run that diverged early, ranks below any measured speedup. Equal limits are ranked
     by their p-values.
     """
     value = row.ratio or row.low or row.high or 0.0
-    verdict = {"faster": 2, "undecided": 1, "slower": 0}[judge_speedup(row)] if value else -1
-    return verdict, row.bound != "at_most", value, -1.0 if row.p_value is None else -row.p_value
+    return row.bound != "at_most" and value > 0, value, -1.0 if row.p_value is None else -row.p_value
+
+
+def _is_comparable(row: SpeedUp) -> bool:
+    return row.ratio is not None or row.bound not in (None, "not_determined")
 
 
 def _describe_uncompared(arms: Sequence[ArmSummary], metric: Metric) -> str:
@@ -97,16 +95,13 @@ def _describe_uncompared(arms: Sequence[ArmSummary], metric: Metric) -> str:
 def _describe_one(row: SpeedUp, axis: str, metric: Metric) -> str:
     goal = format_target(row.target, metric).replace("the baseline", row.baseline)
     name, than = AXIS_NAMES[axis], f" as {row.baseline}" if isinstance(row.target, float) else ""
-    verdict = _VERDICTS[judge_speedup(row)]
     if row.bound == "at_most":
         n_missed = row.n_pairs - row.n_reached
         missed = f"{n_missed} of {count(row.n_pairs, 'run')} never reached {goal}"
         reason = missed if n_missed else f"{row.baseline} is {metric.side} {goal} at its first evaluation"
-        return (
-            f"In {name}, {row.arm} is at most {format_ratio(row.high)} as fast as {row.baseline}: {reason}, {verdict}."
-        )
+        return f"In {name}, {row.arm} is at most {format_ratio(row.high)} as fast as {row.baseline}: {reason}."
     if row.bound == "at_least":
-        return f"In {name}, {row.arm} reaches {goal} at least {format_ratio(row.low)} as fast{than}, {verdict}."
+        return f"In {name}, {row.arm} reaches {goal} at least {format_ratio(row.low)} as fast{than}."
     if row.ratio is None:
         reason = f": {row.note}" if row.note else ""
         return f"This study cannot determine whether {row.arm} reaches {goal} in fewer {name}{reason}."
@@ -114,41 +109,17 @@ def _describe_one(row: SpeedUp, axis: str, metric: Metric) -> str:
     if row.low is None or row.high is None:
         return f"{start}, a number without an interval: {row.note.rpartition('no interval: ')[2]}."
     size = count(row.n_pairs, "unpaired run" if row.method.startswith("Welch") else "seed")
-    p = format_p_value(row.p_holm)
-    certainty = f"95 % interval {row.low:.2f} to {row.high:.2f}, {size}, p {p if p.startswith('<') else f'= {p}'}"
-    return f"{start} ({certainty}), {verdict}."
-
-
-_VERDICTS: dict[Verdict, str] = {
-    "faster": "a clear speedup",
-    "slower": "a clear slowdown",
-    "undecided": "so the study does not decide whether it helps",
-}
+    return f"{start} (95 % interval {row.low:.2f} to {row.high:.2f}, {size})."
 
 
 def _describe_many(rows: Sequence[SpeedUp], axis: str, metric: Metric) -> str:
     goal = format_target(rows[0].target, metric)
-    if all(_rank(row)[0] < 0 for row in rows):
+    if not any(map(_is_comparable, rows)):
         reason = f": {rows[0].note}" if rows[0].note else ""
         return f"None of the {len(rows)} arms can be compared in {AXIS_NAMES[axis]} to reach {goal}{reason}."
-    verdicts = _count_verdicts([judge_speedup(row) for row in rows])
     listed = join_with_and([f"{row.arm} {format_speedup(row)}" for row in rows[:LISTED]] + name_rest(rows))
-    how = f" ({HOW_JUDGED})" if any(row.ratio is not None and row.low is not None for row in rows) else ""
-    return f"In {AXIS_NAMES[axis]} to reach {goal}, {verdicts}{how}: {listed}."
-
-
-def _count_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """`both arms are undecided`; `2 of 3 arms are clearly faster than the baseline and 1 is clearly slower`."""
-    counts = [(word, n) for verdict, word in _MANY_WORDS.items() if (n := verdicts.count(verdict))]
-    (word, n), *others = counts
-    whole = word if word == _MANY_WORDS["undecided"] else f"{word} than the baseline"
-    if not others:
-        return f"{'both' if n == 2 else f'all {n}'} arms are {whole}"
-    first = f"{n} of {len(verdicts)} arms {'is' if n == 1 else 'are'} {whole}"
-    return join_with_and([first, *(f"{n} {'is' if n == 1 else 'are'} {word}" for word, n in others)])
-
-
-_MANY_WORDS: dict[Verdict, str] = {"faster": "clearly faster", "slower": "clearly slower", "undecided": "undecided"}
+    how = " (unadjusted 95 % intervals)" if any(row.ratio is not None and row.low is not None for row in rows) else ""
+    return f"Speedups in {AXIS_NAMES[axis]} to reach {goal}{how}: {listed}."
 
 
 def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSummary]) -> Iterator[str]:
@@ -157,7 +128,7 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSumma
     row, steps, seconds = axes.get(other), axes.get("steps"), axes.get("seconds")
     if row is None:
         return
-    if row.ratio is None and row.bound in (None, "not_determined"):
+    if not _is_comparable(row):
         if row.note and axes[axis].ratio is not None:
             yield f"{AXIS_NAMES[other]} cannot be compared ({row.note.rpartition(f'{other}: ')[2]})"
         return
@@ -171,17 +142,25 @@ def _describe_price(axes: dict[str, SpeedUp], axis: str, arms: Sequence[ArmSumma
 
 def _describe_speed(row: SpeedUp) -> str:
     """`format_speedup` as the end of a sentence."""
-    if row.ratio is None and row.bound in (None, "not_determined"):
+    if not _is_comparable(row):
         return "cannot be compared"
     value, gap, interval = format_speedup(row).partition("x")
     return f"is {value}{gap} as fast{interval}"
 
 
-def _describe_full_schedules(rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str]) -> Iterator[str]:
-    """The number to quote if horizons vary, because it compares no run in the middle of its schedule."""
+def _describe_full_schedules(
+    rows: Sequence[SpeedUp], axis: str, labels: Mapping[str, str], ordered: Sequence[str]
+) -> Iterator[str]:
+    """The number to quote if horizons vary, because it compares no run in the middle of its schedule.
+
+    The best is the first of `ordered`, which are the arms by their verdicts.
+    """
     mine = [row for row in rows if row.axis == axis]
     if mine:
-        best, chosen = max(mine, key=_rank), f"; it is the best of {len(mine)} arms" if len(mine) > 1 else ""
+        best, chosen = (
+            min(mine, key=lambda row: ordered.index(row.arm)),
+            f"; it is the best of {len(mine)} arms" if len(mine) > 1 else "",
+        )
         yield f"between full schedules (the number to quote), {labels[best.arm]} {_describe_speed(best)}{chosen}"
 
 

@@ -27,9 +27,6 @@ SIGNIFICANT = 0.05
 LISTED = 4
 """Arms, trends or effects that a sentence names; the table has the others."""
 
-HOW_JUDGED = "unadjusted 95 % intervals; verdicts use Holm-adjusted p-values"
-"""Holm's method changes the p-values only. Every text that shows both says so in these words."""
-
 _TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -138,6 +135,12 @@ def format_time(seconds: float | None) -> str:
     rounded = round_digits(seconds)
     size, unit = next(((size, unit) for size, unit in _TIMES if rounded >= size), (0.001, "ms"))
     return f"{format_number(rounded / size)} {unit}"
+
+
+def format_signed(value: float, low: float | None, high: float | None) -> str:
+    """A difference with its interval, if it has one: -0.0123 [-0.0200, -0.0046]."""
+    interval = f" [{low:+.4f}, {high:+.4f}]" if low is not None and high is not None else ""
+    return f"{value:+.4f}{interval}"
 
 
 def format_p_value(value: float | None) -> str:

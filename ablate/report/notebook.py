@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablate.analysis.comparison import TARGETS, Target
-from ablate.analysis.effects import find_differences, find_effects
+from ablate.analysis.differences import find_differences
+from ablate.analysis.effects import find_effects
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
 from ablate.analysis.results import Results

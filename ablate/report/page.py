@@ -133,7 +133,13 @@ def _pack_costs(costs: dict[str, Floats]) -> dict[str, list[float | None]]:
 
 
 def _pack_contrast(effect: Effect, label: str, arm: str | None) -> dict[str, Any]:
-    return {"arm": arm, "label": label, "estimate": effect.estimate, "low": effect.low, "high": effect.high}
+    return {
+        "arm": arm,
+        "label": label,
+        "estimate": effect.estimate,
+        "low": effect.low_simultaneous,
+        "high": effect.high_simultaneous,
+    }
 
 
 def _round(values: Floats) -> list[float | None]:

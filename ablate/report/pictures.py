@@ -52,8 +52,11 @@ def caption_figures(report: Report) -> dict[str, str]:
         "curves": f"{metric.title} against cost; the band spans the lowest to the highest seed",
         "speedup": f"Speedup of each arm to {goal}, with 95 % intervals; {_BOUNDS}",
         "ladder": f"Speedup against target, with 95 % intervals; {_BOUNDS}",
-        "differences": f"{differences}, with 95 % intervals; {explain_sign(metric)}",
-        "effects": f"Effects of each axis on the final {metric.label}, averaged over the others, with 95 % intervals",
+        "differences": f"{differences}, with simultaneous 95 % intervals; {explain_sign(metric)}",
+        "effects": (
+            f"Effects of each axis on the final {metric.label}, averaged over the others, with simultaneous 95 % "
+            "intervals"
+        ),
     } | {
         name: f"Speedup to the baseline's final {metric.short} along {trends[0].along}, with 95 % intervals; {_BOUNDS}"
         for name, trends in report.growth_figures.items()
@@ -221,8 +224,8 @@ def _draw_contrasts(items: Sequence[tuple[str, Any, str]], metric: Metric) -> Fi
     figure, ax = _new_figure(1.2 + 0.32 * len(rows))
     for y, (_, effect, color) in enumerate(rows):
         ax.barh([y], [effect.estimate], color=color, alpha=0.6, height=0.6)
-        if effect.low is not None:
-            ax.plot([effect.low, effect.high], [y, y], color=color, linewidth=1.6)
+        if effect.low_simultaneous is not None:
+            ax.plot([effect.low_simultaneous, effect.high_simultaneous], [y, y], color=color, linewidth=1.6)
     ax.axvline(0.0, color=_NEUTRAL, linewidth=1)
     _name_rows(ax, [label for label, _, _ in rows])
     ax.set_xlabel(f"difference in final {metric.full_label}{_tell_kept(rows, items)}")

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.comparison import TARGETS, Target
-from ablate.analysis.effects import Effect, find_differences, find_effects
+from ablate.analysis.differences import Difference, find_differences
+from ablate.analysis.effects import Effect, find_effects
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
@@ -81,7 +82,7 @@ class Report:
     rows: tuple[SpeedUp, ...]
     full_schedule: tuple[SpeedUp, ...]
     trends: tuple[Trend, ...]
-    differences: tuple[Effect, ...]
+    differences: tuple[Difference, ...]
     effects: tuple[Effect, ...]
     importance: tuple[Importance, ...]
     arms: tuple[ArmSummary, ...]
@@ -131,6 +132,11 @@ class Report:
             f"growth-{place}" if place > 1 else "growth": tuple(t for t in self.growths if t.along == along)
             for place, along in enumerate(alongs, 1)
         }
+
+    @cached_property
+    def difference_of(self) -> Mapping[str, Difference]:
+        """The difference of final values of each arm that has one."""
+        return {row.arm: row for row in self.differences}
 
     def headline_of(self, arm: str) -> Mapping[str, SpeedUp]:
         return self._headlines.get(arm, {})
@@ -183,8 +189,10 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     if unknown and options.axis is None:
         names = join_with_and([labels[arm] for arm in unknown[:LISTED]] + name_rest(unknown))
         known.append(f"costs are compared in steps, because the tokens of {names} are not known")
-    metric = results.metric
-    finding, caveats = state_result(headline, full_schedule, arms, fairness, axis, labels, known, metric)
+    metric, differences = results.metric, find_differences(results)
+    finding, caveats = state_result(
+        differences, headline, full_schedule, arms, fairness, axis, labels, known, metric, results.smallest_effect
+    )
     growing = trends if "final" in options.targets else ()  # trends are of the final value
     interactions = describe_interactions(effects, results.record.compare_within, metric)
     further = (*describe_growth(growing, axis, metric), *interactions)
@@ -197,7 +205,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         rows=rows,
         full_schedule=full_schedule,
         trends=trends,
-        differences=find_differences(results),
+        differences=differences,
         effects=effects,
         importance=find_importance(results),
         arms=arms,

@@ -33,6 +33,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "speedup": [row.to_dict() for row in report.rows],
         "full_schedule": [row.to_dict() for row in report.full_schedule],
         "trends": [trend.to_dict() for trend in report.trends],
+        "smallest_effect": report.results.smallest_effect,
         "differences": [effect.to_dict() for effect in report.differences],
         "effects": [effect.to_dict() for effect in report.effects],
         "importance": [importance.to_dict() for importance in report.importance],

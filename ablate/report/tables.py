@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ablate.analysis.differences import Difference
 from ablate.analysis.fairness import Fairness
 from ablate.formatting import format_number
 from ablate.report.effect_tables import (
+    describe_differences,
+    explain_verdicts,
+    name_difference,
     tabulate_differences,
     tabulate_effects,
     tabulate_importance,
     tabulate_trends,
 )
+from ablate.report.finding import format_difference, format_verdict
 from ablate.report.notation import (
     AXIS_NAMES,
     DASH,
+    capitalize,
     explain_targets,
     format_bytes,
     format_p_value,
@@ -31,41 +37,52 @@ from ablate.report.notation import (
 from ablate.report.report import Report
 from ablate.report.table import Table
 
-STEP_TIME, P_VALUE = "Step time ratio", "Holm p ({})"
-"""Columns next to the speedups: time per step over the baseline's, and the p-value on the headline's axis of cost."""
+STEP_TIME, VERDICT, P_VALUE = "Step time ratio", "Verdict", "p"
+"""Columns next to the speedups: time per step over the baseline's, and the verdict with its simultaneous p-value."""
 
 
 def tabulate_speedups(report: Report) -> Table:
-    """All axes of cost at the headline's target, with the time per step, which links steps to seconds."""
+    """The verdict on each arm, then its speedups on all axes of cost, with the time per step that links them."""
     step_ratio = {arm.arm: arm.step_ratio for arm in report.arms}
     baselines = {row.baseline for row in report.headline_rows}
     rows = []
     for arm in report.results.compared_arms:
         cells = report.headline_of(arm)
-        main = cells[report.axis]
+        main, difference = cells[report.axis], report.difference_of.get(arm)
         rows.append(
             (
                 report.labels[arm],
                 *([report.labels[main.baseline]] if len(baselines) > 1 else []),
+                *_write_verdict(difference),
                 *(format_speedup(cells[axis]) for axis in report.table_axes),
                 format_ratio(step_ratio[arm]),
                 f"{main.n_reached}/{main.n_pairs}",
-                format_p_value(main.p_holm),
             )
         )
     over = f" over {report.labels[next(iter(baselines))]}" if len(baselines) == 1 else ""
     header = (
         "Arm",
         *(["Baseline"] if len(baselines) > 1 else []),
+        name_difference(report.metric),
+        VERDICT,
+        P_VALUE,
         *(AXIS_NAMES[axis] for axis in report.table_axes),
         STEP_TIME,
         "Reached",
-        P_VALUE.format(AXIS_NAMES[report.axis]),
     )
+    goal = format_target(report.options.headline, report.metric)
     caption = (
-        f"Speedup{over} to {format_target(report.options.headline, report.metric)}, with unadjusted 95 % intervals"
+        f"{capitalize(describe_differences(report.metric))}, with simultaneous 95 % intervals, and speedup{over} to "
+        f"{goal}, with unadjusted ones"
     )
-    return Table("speedup", caption, header, tuple(rows), _collect_notes(report))
+    notes = (*explain_verdicts(report), *_collect_notes(report).splitlines())
+    return Table("speedup", caption, header, tuple(rows), "\n".join(notes))
+
+
+def _write_verdict(difference: Difference | None) -> tuple[str, str, str]:
+    if difference is None:
+        return DASH, DASH, DASH
+    return format_difference(difference), format_verdict(difference), format_p_value(difference.p_simultaneous)
 
 
 def _collect_notes(report: Report) -> str:
@@ -92,14 +109,13 @@ def tabulate_ladder(report: Report) -> Table:
 
 
 def tabulate_full_schedules(report: Report) -> Table:
-    p_value = P_VALUE.format(AXIS_NAMES[report.axis])
-    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.table_axes), "Reached", p_value)
+    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.table_axes), "Reached")
     cells = {(row.arm, row.axis): row for row in report.full_schedule}
     rows = []
     for arm in dict.fromkeys(row.arm for row in report.full_schedule):
         main = cells[arm, report.axis]
         ratios = (format_speedup(cells[arm, axis]) for axis in report.table_axes)
-        rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}", format_p_value(main.p_holm)))
+        rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}"))
     note = (
         f"The budget at which the baseline would end at the arm's final {report.metric.short}, divided by the arm's "
         "budget. This is the number to quote."

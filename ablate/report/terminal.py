@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ablate.report.notation import AXIS_NAMES, join_with_and
 from ablate.report.report import Report
 from ablate.report.table import Table
-from ablate.report.tables import P_VALUE, STEP_TIME, tabulate_arms, tabulate_speedups
+from ablate.report.tables import P_VALUE, STEP_TIME, VERDICT, tabulate_arms, tabulate_speedups
 
 if TYPE_CHECKING:
     import rich.table
@@ -39,7 +39,7 @@ class SpeedupTable:
     """A rich renderable: the arms with their speedups at the headline's target.
 
     In a narrow terminal, intervals and baselines move to a second line. If that is not enough, names wrap and columns
-    are left out, as a note then says. The headline's column always stays, and no number is cut. Names are not markup.
+    are left out, as a note then says. The difference always stays, and no number is cut. Names are not markup.
     """
 
     def __init__(self, report: Report) -> None:
@@ -57,7 +57,7 @@ class SpeedupTable:
             table = _put_below(table)
             longest = max(len(line) for row in (table.header, *table.rows) for line in row[0].splitlines())
             least = min(_NAMES, longest)
-            for narrow in _leave_out(table, AXIS_NAMES[self.report.axis]):
+            for narrow in _narrow(table, AXIS_NAMES[self.report.axis]):
                 spare = measure_spare(_draw(narrow, least))
                 if spare >= 0:
                     break
@@ -86,17 +86,24 @@ def _put_below(table: Table) -> Table:
     return replace(table, header=(table.header[0], *table.header[2:]), rows=tuple(rows))
 
 
-def _leave_out(table: Table, headline: str) -> Iterator[Table]:
-    """Yield the table, then the table without one column, without two, and so on."""
+def _narrow(table: Table, axis: str) -> Iterator[Table]:
+    """Yield the table, then the table without one column, without two, and so on.
+
+    The headline's axis of cost and the verdicts go last. Then the interval of the difference breaks in two.
+    """
     yield table
     left_out: list[str] = []
-    for name in (column.format(headline) for column in _LEFT_OUT_FIRST):
-        if name in table.header and name != headline:
+    for name in (*(column for column in _LEFT_OUT_FIRST if column != axis), axis, VERDICT):
+        if name in table.header:
             left_out.append(name)
             kept = [index for index, name in enumerate(table.header) if name not in left_out]
             header, *rows = (tuple(cells[index] for index in kept) for cells in (table.header, *table.rows))
             note = f"{table.note}\nLeft out at this width, but on the page: {join_with_and(left_out)}."
-            yield replace(table, header=header, rows=tuple(rows), note=note.strip())
+            narrow = replace(table, header=header, rows=tuple(rows), note=note.strip())
+            yield narrow
+    if left_out:
+        broken = tuple((name, *(cell.replace(", ", ",\n") for cell in cells)) for name, *cells in narrow.rows)
+        yield replace(narrow, rows=broken)
 
 
 def _draw(table: Table, width: int | None = None) -> rich.table.Table:

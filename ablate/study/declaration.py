@@ -191,6 +191,14 @@ class Study(Declaration):
     design: Design = "full"
     match: Match = Field("none", description="adapt d_ff to give every arm the size of its baseline")
     tune: Tune | None = Field(None, description="search for each arm's best settings first, with equal trials")
+    smallest_effect: float | None = Field(
+        None,
+        gt=0,
+        strict=True,
+        allow_inf_nan=False,
+        description="smallest difference of final values that matters; arms that differ by less are equivalent. "
+        "Default: 0.01 nats for language models, and no equivalence for other metrics",
+    )
 
     @field_validator("matrix")
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, PositiveFloat, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
@@ -132,7 +132,8 @@ class RunRecord(Record):
 class StudyRecord(Record):
     """`study.json`: the arms and runs of a study, written by every `ablate run` before training starts.
 
-    `metrics` maps each metric to its better direction. Arms are compared by the first.
+    `metrics` maps each metric to its better direction. Arms are compared by the first. `smallest_effect` is the
+    smallest difference of its final values that matters to the author; None if the grid does not give it.
     """
 
     study: str
@@ -151,6 +152,7 @@ class StudyRecord(Record):
     tuning: Mapping[str, Any] = field(default_factory=dict)  # how settings were tuned, if they were
     caveats: tuple[str, ...] = ()  # of imported runs: facts that the reader of the verdict must know
     metrics: Metrics = field(default_factory=lambda: dict(LANGUAGE_MODEL))
+    smallest_effect: PositiveFloat | None = None
 
     @property
     def metric(self) -> Metric:
@@ -158,8 +160,10 @@ class StudyRecord(Record):
         return list_metrics(self.metrics)[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """The record without the metrics of a language model, as it was before there were others."""
+        """The record without what has its default value: older records do not have these keys."""
         content = super().to_dict()
+        if self.smallest_effect is None:
+            del content["smallest_effect"]
         pairs = [list(pair) for pair in content.pop("metrics").items()]  # a mapping would be written in another order
         return content if self.metrics == LANGUAGE_MODEL else content | {"metrics": pairs}
 

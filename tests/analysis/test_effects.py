@@ -6,7 +6,8 @@ import pytest
 from by_hand import make_results, make_run
 from scipy import stats
 
-from ablate.analysis.effects import find_differences, find_effects
+from ablate.analysis.differences import find_differences
+from ablate.analysis.effects import find_effects
 from ablate.analysis.selection import select
 
 COVERAGE = (0.93, 0.97)
@@ -120,11 +121,15 @@ def test_effects_cover_the_truth():
 
 
 def test_differences_are_paired_by_seed():
-    results = factorial(lambda a, _, seed: seed + (0.5 + 0.1 * seed) * (a == "a1"), design="leave_one_out")
-    effect = next(effect for effect in find_differences(results) if effect.arm == "a1b0")
-    assert (effect.levels, effect.baseline, effect.n) == ({"a": "a1"}, "a0b0", 3)
+    losses = {"base": (0.0, 1.0, 2.0), "arm": (0.5, 1.6, 2.7)}
+    runs = [
+        make_run(arm, seed, [9.0, 8.0, 7.0, loss]) for arm, ends in losses.items() for seed, loss in enumerate(ends)
+    ]
+    (effect,) = find_differences(make_results(*runs))
+    assert (effect.levels, effect.baseline, effect.n) == ({"kind": "arm"}, "base", 3)
     assert effect.estimate == pytest.approx(0.6)
     assert effect.high - 0.6 == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-6)
+    assert (effect.method, effect.verdict) == ("paired t", "worse")
 
 
 def test_a_difference_of_one_seed_has_no_interval_and_one_of_none_is_no_difference():

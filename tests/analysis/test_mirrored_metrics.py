@@ -11,7 +11,8 @@ import pytest
 from by_hand import STEPS, make_results, make_run
 
 from ablate.analysis import Results
-from ablate.analysis.effects import find_differences, find_effects
+from ablate.analysis.differences import find_differences
+from ablate.analysis.effects import find_effects
 from ablate.analysis.fairness import check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
@@ -96,12 +97,15 @@ def test_a_mirrored_metric_gives_the_same_speedups_intervals_and_p_values(seed: 
 def test_a_mirrored_metric_gives_mirrored_differences_effects_and_trends(seed: int) -> None:
     curves = draw(seed)
     lower, higher = build(curves, {"val_loss": "lower"}, np.array), build(curves, HIGHER, np.negative)
+    assert {row.verdict for row in find_differences(lower)} >= {"undecided"}
     for find in (find_differences, find_effects):
         for mine, theirs in zip(find(lower), find(higher), strict=True):
             row = asdict(mine)
             if mine.outcome == "final_loss":
-                row = swap(row, "estimate", "low", "high")
+                row = swap(row, "estimate", "low", "high", "low_simultaneous", "high_simultaneous")
                 row["low"], row["high"] = row["high"], row["low"]
+                ends = row["low_simultaneous"], row["high_simultaneous"]
+                row["high_simultaneous"], row["low_simultaneous"] = ends
             assert asdict(theirs) == row
     for trend, other in zip(find_trends(lower), find_trends(higher), strict=True):
         row = swap(asdict(trend), "loss_change", "loss_low", "loss_high")

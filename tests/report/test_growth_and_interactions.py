@@ -13,8 +13,9 @@ TREND = Trend(
 )
 
 
-def effect(estimate, p_holm, **levels):
-    return Effect("final_loss", levels, estimate, 12, estimate - 0.01, estimate + 0.01, p_holm, p_holm)
+def effect(estimate, p_value, **levels):
+    together = {"low_simultaneous": estimate - 0.01, "high_simultaneous": estimate + 0.01, "p_simultaneous": p_value}
+    return Effect("final_loss", levels, estimate, 12, estimate - 0.005, estimate + 0.005, p_value / 2, **together)
 
 
 def test_growth_in_words():
@@ -76,14 +77,14 @@ def test_one_pair_of_levels():
     ]
     average, pair = describe_interactions(effects, ())
     assert average == (
-        "Averaged over the other axes, the final loss changes as follows (nats per token, 95 % intervals): by "
-        "attention, gated -0.0200 [-0.0300, -0.0100]; by normalization, ngpt -0.0500 [-0.0600, -0.0400]."
+        "Averaged over the other axes, the final loss changes as follows (nats per token, simultaneous 95 % "
+        "intervals): by attention, gated -0.0200 [-0.0300, -0.0100]; by normalization, ngpt -0.0500 [-0.0600, -0.0400]."
     )
     assert pair == (
         "Together, gated and ngpt end at a clearly higher loss than the sum of their separate effects: +0.0150 "
         "[+0.0050, +0.0250] nats."
     )
-    assert describe_interactions([replace(effects[2], p_holm=0.06)], ()) == [
+    assert describe_interactions([replace(effects[2], p_simultaneous=0.06)], ()) == [
         "Together, gated and ngpt show no detectable interaction: +0.0150 [+0.0050, +0.0250] nats from the sum of "
         "their separate effects."
     ]
@@ -103,5 +104,5 @@ def test_several_pairs_are_counted_and_the_clear_ones_come_first():
         "interaction. Differences from the sum of the separate effects, in nats: c with ngpt -0.0200 "
         "[-0.0300, -0.0100], b with ngpt +0.0100 [+0.0000, +0.0200] and a with ngpt +0.9000 [+0.8900, +0.9100]."
     )
-    undecided = describe_interactions([replace(pair, p_holm=0.3) for pair in pairs], ())[0]
+    undecided = describe_interactions([replace(pair, p_simultaneous=0.3) for pair in pairs], ())[0]
     assert "3 pairs of levels, 3 show no detectable interaction" in undecided

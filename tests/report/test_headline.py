@@ -4,14 +4,36 @@ from dataclasses import replace
 
 import pytest
 
+from ablate.analysis.differences import Difference
 from ablate.analysis.fairness import Fairness
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.summary import ArmSummary, Spread
-from ablate.report.headline import judge_speedup, state_result
+from ablate.metrics import Metric
+from ablate.report.finding import format_verdict
+from ablate.report.headline import state_result
 from ablate.report.notation import explain_targets, format_ratio, format_speedup, format_time, join_with_and, label_arms
 from ablate.tracking.study_record import ArmRecord
 
 ROW = SpeedUp("arm", "base", {}, "tokens", "final", 3.0, 1.45, 1.3, 1.61, None, 3, 3, 0.002, 0.004)
+DIFFERENCE = Difference(
+    "final_loss",
+    {},
+    -0.0657,
+    3,
+    arm="arm",
+    baseline="base",
+    low_simultaneous=-0.1031,
+    high_simultaneous=-0.0282,
+    p_simultaneous=0.004,
+    verdict="better",
+    detectable=0.0421,
+    method="paired t",
+)
+UNDECIDED = replace(DIFFERENCE, verdict="undecided", high_simultaneous=0.0282, p_simultaneous=0.2)
+FINDING = (
+    "new ends at a clearly lower final loss than old: -0.0657 nats (95 % interval -0.1031 to -0.0282, 3 seeds, "
+    "p = 0.004), better. "
+)
 LABELS = {"arm": "new", "base": "old", "third": "third"}
 
 
@@ -55,53 +77,104 @@ def fair(*flags):
     return Fairness("arm", "base", 1.0, 1.0, "", "", "", None, "", 1, None, None, "", flags)
 
 
-def say(*rows, arms=(), fairness=(), full=(), axis="tokens"):
-    return state_result(rows, full, arms or [summary()], fairness or [fair()], axis, LABELS)
+def say(*rows, arms=(), fairness=(), full=(), axis="tokens", differences=(DIFFERENCE,)):
+    return state_result(differences, rows, full, arms or [summary()], fairness or [fair()], axis, LABELS)
+
+
+def speed(*rows, **options):
+    """The first sentences of the answer without the finding."""
+    return say(*rows, **options)[0].removeprefix(FINDING)
 
 
 def test_one_clear_arm_with_its_price():
     # the time per step is that of the table, over whole runs; 1.45 / 1.10 is the ratio up to the crossing
     arms = [summary(step_ratio=1.3)]
     first, second = say(ROW, steps_of(ROW), seconds_of(ROW, 1.1, 0.98, 1.23), arms=arms)
-    assert first == (
-        "In tokens, new reaches old's final loss 1.45x as fast (95 % interval 1.30 to 1.61, 3 seeds, p = 0.004), "
-        "a clear speedup."
+    assert (
+        first
+        == f"{FINDING}In tokens, new reaches old's final loss 1.45x as fast (95 % interval 1.30 to 1.61, 3 seeds)."
     )
     assert second == "In seconds, new is 1.10x as fast [0.98, 1.23]: a step takes 1.30x as long as the baseline's."
 
 
-def test_an_undecided_arm_says_so():
-    first, _ = say(replace(ROW, low=0.9, p_holm=0.2))
-    assert first.endswith("so the study does not decide whether it helps.")
+def finding(difference, metric=None, smallest=0.01):
+    options = () if metric is None else ((), metric, smallest)
+    return state_result([difference], [ROW], (), [summary()], [fair()], "tokens", LABELS, *options)[0].partition(
+        " In tokens, "
+    )[0]
+
+
+def test_each_verdict_in_words():
+    assert f"{finding(DIFFERENCE)} " == FINDING
+    worse = replace(DIFFERENCE, estimate=0.05, low_simultaneous=0.01, high_simultaneous=0.09, verdict="worse")
+    assert finding(worse) == (
+        "new ends at a clearly higher final loss than old: +0.0500 nats (95 % interval +0.0100 to +0.0900, 3 seeds, "
+        "p = 0.004), worse."
+    )
+    assert finding(UNDECIDED) == (
+        "The study does not decide whether new ends at a better final loss than old: -0.0657 nats (95 % interval "
+        "-0.1031 to +0.0282, 3 seeds, p = 0.200). This study finds a difference of 0.0421 nats in 80 % of cases."
+    )
+    same = replace(UNDECIDED, estimate=0.001, low_simultaneous=-0.004, high_simultaneous=0.006, verdict="equivalent")
+    assert finding(same) == (
+        "new ends at the same final loss as old to within 0.01 nats: +0.0010 nats (95 % interval -0.0040 to +0.0060, "
+        "3 seeds, p = 0.200), equivalent."
+    )
+    small = replace(DIFFERENCE, estimate=-0.004, low_simultaneous=-0.006, high_simultaneous=-0.002, is_small=True)
+    assert finding(small).startswith(
+        "new ends at a clearly lower final loss than old, although by less than 0.01 nats:"
+    )
+    assert (format_verdict(small), format_verdict(replace(same, is_small=True))) == ("better, but small", "equivalent")
+    one = Difference("final_loss", {}, -0.01, 1, arm="arm", baseline="base")
+    assert finding(one) == (
+        "new minus old in final loss is -0.0100 nats. One pair of runs gives no interval and decides nothing."
+    )
+
+
+def test_a_metric_of_which_higher_is_better_has_no_loss_and_no_nats():
+    higher = replace(DIFFERENCE, estimate=0.05, low_simultaneous=0.01, high_simultaneous=0.09)
+    assert finding(higher, Metric("val_acc", "higher"), None) == (
+        "new ends at a clearly higher final val_acc than old: +0.0500 (95 % interval +0.0100 to +0.0900, 3 seeds, "
+        "p = 0.004), better."
+    )
+
+
+def test_an_arm_without_a_final_loss_says_so():
+    first, _ = say(bounded(ROW, 0.8), differences=())
+    assert first.startswith("new has no final loss that could be compared with its baseline's. In tokens, new is at")
+    rows = [ROW, replace(ROW, arm="third")]
+    first, _ = say(*rows)
+    assert first.startswith(
+        "At the end of training, 1 of 2 arms is better than the baseline and 1 has nothing to compare"
+    )
 
 
 def test_a_bound_says_how_many_never_arrived():
-    first, _ = say(bounded(ROW, 0.8))
-    assert first == (
-        "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss, a clear slowdown."
+    assert speed(bounded(ROW, 0.8)) == (
+        "In tokens, new is at most 0.80x as fast as old: 2 of 3 runs never reached old's final loss."
     )
 
 
 def test_a_baseline_below_the_target_at_once_was_told_as_runs_that_never_arrived():
-    first, _ = say(replace(bounded(ROW, 0.5), target=5.0, n_reached=3))
-    assert first == (
-        "In tokens, new is at most 0.50x as fast as old: old is below a validation loss of 5 at its first evaluation, "
-        "a clear slowdown."
+    assert speed(replace(bounded(ROW, 0.5), target=5.0, n_reached=3)) == (
+        "In tokens, new is at most 0.50x as fast as old: old is below a validation loss of 5 at its first evaluation."
     )
 
 
 def test_a_number_without_an_interval_says_why():
     note = "1 run of this arm left out (failed); no interval: the seeds do not match and one side has one run"
-    first, _ = say(replace(ROW, low=None, high=None, p_holm=None, note=note))
-    assert first == (
+    assert speed(replace(ROW, low=None, high=None, p_holm=None, note=note)) == (
         "In tokens, new reaches old's final loss 1.45x as fast, a number without an interval: the seeds do not match "
         "and one side has one run."
     )
 
 
 def test_runs_that_no_seed_pairs_were_counted_as_seeds():
-    first, _ = say(replace(ROW, method="Welch t on the log cost (conservative: the seeds do not match)"))
-    assert "(95 % interval 1.30 to 1.61, 3 unpaired runs, p = 0.004)" in first
+    welch = replace(DIFFERENCE, method="Welch's t, because the seeds do not match")
+    row = replace(ROW, method="Welch t on the log cost (conservative: the seeds do not match)")
+    first, _ = say(row, differences=[welch])
+    assert "-0.1031 to -0.0282, 3 unpaired runs, p = 0.004)" in first
+    assert "(95 % interval 1.30 to 1.61, 3 unpaired runs)" in first
 
 
 def bounded(row, at_most):
@@ -111,15 +184,15 @@ def bounded(row, at_most):
 def test_the_wide_bound_of_an_arm_that_diverged_early_headed_the_list():
     arms = [summary(), summary(arm="third")]
     rows = [replace(bounded(ROW, 4.0), arm="third"), replace(ROW, low=0.9, p_holm=0.2)]
-    assert say(*rows, arms=arms)[0].endswith(
-        "both arms are undecided (unadjusted 95 % intervals; verdicts use Holm-adjusted p-values): "
-        "new 1.45x [0.90, 1.61] and third at most 4.00x."
+    assert say(*rows, arms=arms, differences=())[0] == (
+        "None of the 2 arms has a final loss that could be compared with its baseline's. Speedups in tokens to reach "
+        "the baseline's final loss (unadjusted 95 % intervals): new 1.45x [0.90, 1.61] and third at most 4.00x."
     )
 
 
 def test_a_bound_on_the_clock_said_at_twice():
     first, second = say(bounded(ROW, 1.18), bounded(seconds_of(ROW, None, None, None), 1.03))
-    assert first.endswith("2 of 3 runs never reached old's final loss, so the study does not decide whether it helps.")
+    assert first.endswith("2 of 3 runs never reached old's final loss.")
     assert second == "In seconds, new is at most 1.03x as fast."
 
 
@@ -130,21 +203,28 @@ def test_a_step_as_long_as_the_baselines_was_called_a_reason():
 
 def test_an_absolute_target_names_the_baseline():
     row = replace(ROW, target=3.2)
-    assert say(row)[0].startswith("In tokens, new reaches a validation loss of 3.2 1.45x as fast as old (95 % interval")
+    assert speed(row).startswith("In tokens, new reaches a validation loss of 3.2 1.45x as fast as old (95 % interval")
     early = replace(row, ratio=None, low=20.0, high=None, bound="at_least")
-    assert say(early)[0] == (
-        "In tokens, new reaches a validation loss of 3.2 at least 20.0x as fast as old, a clear speedup."
-    )
+    assert speed(early) == "In tokens, new reaches a validation loss of 3.2 at least 20.0x as fast as old."
 
 
 def test_arms_of_one_verdict_are_counted_together():
     other = replace(ROW, arm="third")
-    assert say(ROW, other)[0].startswith(
-        "In tokens to reach the baseline's final loss, both arms are clearly faster than the baseline (unadjusted 95 %"
+    better = [DIFFERENCE, replace(DIFFERENCE, arm="third")]
+    assert say(ROW, other, differences=better)[0].startswith(
+        "At the end of training, both arms are better than the baseline (difference in final loss, nats, simultaneous "
+        "95 % intervals): new -0.0657 [-0.1031, -0.0282] and third -0.0657 [-0.1031, -0.0282]. Speedups in tokens to "
+        "reach the baseline's final loss (unadjusted 95 % intervals): new 1.45x [1.30, 1.61] and third 1.45x"
     )
-    assert say(bounded(ROW, 1.18), bounded(other, 1.13))[0] == (
-        "In tokens to reach the baseline's final loss, both arms are undecided: "
-        "new at most 1.18x and third at most 1.13x."
+    undecided = [UNDECIDED, replace(UNDECIDED, arm="third", detectable=0.06)]
+    assert say(bounded(ROW, 1.18), bounded(other, 1.13), differences=undecided)[0].endswith(
+        "This study finds a difference of 0.051 nats in 80 % of cases (median of the undecided arms). Speedups in "
+        "tokens to reach the baseline's final loss: new at most 1.18x and third at most 1.13x."
+    )
+    small = [replace(row, is_small=True) for row in better]
+    assert (
+        "The differences are clear but smaller than 0.01 nats for new and third."
+        in say(ROW, other, differences=small)[0]
     )
 
 
@@ -170,9 +250,9 @@ def test_caveats_name_every_kind_of_trouble():
     )
     assert say(ROW, arms=[summary(n_failed=1)])[1] == "1 failed run is left out."
     caveats = ("tokens: not recorded", "seconds: no device")
-    assert state_result([ROW], (), [summary()], [fair("a", "b"), fair("c")], "tokens", LABELS, caveats)[1] == (
-        "Tokens: not recorded; seconds: no device. 2 arms have fairness flags."
-    )
+    assert state_result([DIFFERENCE], [ROW], (), [summary()], [fair("a", "b"), fair("c")], "tokens", LABELS, caveats)[
+        1
+    ] == ("Tokens: not recorded; seconds: no device. 2 arms have fairness flags.")
 
 
 def test_without_trouble_it_says_that():
@@ -191,33 +271,14 @@ def test_unknown_sizes_were_said_to_be_equal():
 
 def test_many_arms_are_counted_by_verdict_and_the_best_come_first():
     slow = replace(ROW, arm="third", ratio=0.7, low=0.6, high=0.8)
-    first, _ = say(slow, ROW)
+    worse = replace(DIFFERENCE, arm="third", estimate=0.05, low_simultaneous=0.01, high_simultaneous=0.09)
+    first, _ = say(slow, ROW, differences=[replace(worse, verdict="worse"), DIFFERENCE])
     assert first == (
-        "In tokens to reach the baseline's final loss, 1 of 2 arms is clearly faster than the baseline and 1 is "
-        "clearly slower (unadjusted 95 % intervals; verdicts use Holm-adjusted p-values): "
-        "new 1.45x [1.30, 1.61] and third 0.70x [0.60, 0.80]."
+        "At the end of training, 1 of 2 arms is better than the baseline and 1 is worse (difference in final loss, "
+        "nats, simultaneous 95 % intervals): new -0.0657 [-0.1031, -0.0282] and third +0.0500 [+0.0100, +0.0900]. "
+        "Speedups in tokens to reach the baseline's final loss (unadjusted 95 % intervals): new 1.45x [1.30, 1.61] and "
+        "third 0.70x [0.60, 0.80]."
     )
-
-
-@pytest.mark.parametrize(
-    ("changes", "verdict"),
-    [
-        ({}, "faster"),
-        ({"p_holm": 0.06}, "undecided"),
-        ({"low": 0.99}, "undecided"),
-        ({"low": 0.5, "high": 0.9, "ratio": 0.7}, "slower"),
-        ({"low": None, "high": None, "p_holm": None}, "undecided"),
-        ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most"}, "slower"),
-        ({"ratio": None, "low": None, "high": 1.2, "bound": "at_most"}, "undecided"),
-        ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least"}, "faster"),
-        ({"ratio": None, "low": None, "high": 0.9, "bound": "at_most", "p_holm": None}, "undecided"),  # one seed
-        ({"ratio": None, "low": 1.1, "high": None, "bound": "at_least", "p_holm": None}, "undecided"),
-        ({"ratio": None, "low": None, "high": 1.0, "bound": "at_most", "p_holm": 0.25}, "undecided"),
-        ({"ratio": None, "low": None, "high": None, "bound": "not_determined", "p_holm": None}, "undecided"),
-    ],
-)
-def test_verdicts(changes, verdict):
-    assert judge_speedup(replace(ROW, **changes)) == verdict
 
 
 def test_seconds_that_cannot_be_compared_were_named_twice():
@@ -230,12 +291,9 @@ def test_seconds_that_cannot_be_compared_were_named_twice():
 def test_full_schedules_are_quoted_where_they_exist():
     _, second = say(ROW, full=[replace(ROW, ratio=1.3, low=1.2, high=1.4)])
     assert second == "Between full schedules (the number to quote), new is 1.30x as fast [1.20, 1.40]."
-    _, second = say(ROW, full=[ROW, replace(ROW, arm="third", ratio=1.3, low=1.2, high=1.4)])
-    assert second.endswith("new is 1.45x as fast [1.30, 1.61]; it is the best of 2 arms.")
-    limit = replace(ROW, ratio=None, low=1.0, high=None, bound="at_least", p_value=0.01)
-    others = [replace(limit, arm="third", p_value=p) for p in (0.04, None)]
-    _, second = say(ROW, full=[others[0], limit, others[1]])
-    assert second.endswith("new is at least 1.00x as fast; it is the best of 3 arms.")
+    rows, third = [ROW, replace(ROW, arm="third")], replace(ROW, arm="third", ratio=1.6, low=0.9, high=1.9)
+    _, second = say(*rows, full=[third, ROW], differences=[replace(UNDECIDED, arm="third"), DIFFERENCE])
+    assert second.endswith("new is 1.45x as fast [1.30, 1.61]; it is the best of 2 arms.")  # the other is undecided
 
 
 def arm(name, **axes):

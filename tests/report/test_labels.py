@@ -103,16 +103,22 @@ def test_the_axis_of_a_ladder_of_losses_said_share_of_the_budget(store):
         assert draw_ladder(made, assign_looks(made.arms)).axes[0].get_xlabel() == text
 
 
-def test_intervals_were_said_to_be_adjusted_where_only_p_values_are(store, tmp_path):
+def test_intervals_stood_next_to_p_values_of_another_kind(store, tmp_path):
     made, summary = report(store, tmp_path / "out")
-    assert "(unadjusted 95 % intervals; verdicts use Holm-adjusted p-values)" in summary["answer"][0]
+    assert "(difference in final loss, nats, simultaneous 95 % intervals)" in summary["answer"][0]
+    assert "(unadjusted 95 % intervals)" in summary["answer"][0]
     tables = {table.name: table for table in tabulate(made)}
-    assert "Holm p (tokens)" in tables["speedup"].header  # it is the p-value of one of the cost columns
-    assert tables["speedup"].caption.endswith("with unadjusted 95 % intervals")
+    assert tables["speedup"].header[1:4] == ("Loss difference", "Verdict", "p")
+    assert ", with simultaneous 95 % intervals, and speedup over " in tables["speedup"].caption
+    assert tables["speedup"].caption.endswith("with unadjusted ones")
     for name in ("differences", "effects"):
-        assert tables[name].note.endswith("The p-values are adjusted by Holm's method; the intervals are not.")
+        table = tables[name]
+        interval, p_value = (table.header.index(key) for key in ("Simultaneous 95 % interval", "p"))
+        for row in table.rows:
+            low, high = (float(end) for end in row[interval][1:-1].split(", "))
+            assert (low > 0 or high < 0) == (float(row[p_value].removeprefix("< ")) < 0.05)
     for path in made.paths.values():
-        assert path.suffix == ".parquet" or "intervals, Holm-adjusted" not in path.read_text()
+        assert path.suffix == ".parquet" or "Holm" not in path.read_text()
 
 
 def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):

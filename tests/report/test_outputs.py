@@ -178,7 +178,8 @@ def test_options_choose_targets_axis_arms_and_baseline(store, tmp_path):
     assert {(row["arm"], row["baseline"]) for row in summary["speedup"]} == {
         ("attention=diff_v1,norm=ngpt", "attention=standard,norm=ngpt")
     }
-    assert made.answer[0].startswith("In seconds, diff_v1 / ngpt reaches a validation loss of 4.2 2.2")
+    assert made.answer[0].startswith("diff_v1 / ngpt ends at a clearly lower final loss than standard / ngpt: -0.2")
+    assert " In seconds, diff_v1 / ngpt reaches a validation loss of 4.2 2.2" in made.answer[0]
     assert "share of its budget, or a validation loss (nats per token)." in made.paths["markdown"].read_text()
 
 

@@ -1,0 +1,116 @@
+"""Differences of final losses at the end of training, paired by seed, with one verdict per arm.
+
+The arms of one baseline are a family. The word "loss" holds for any metric; for one of which higher is better, an arm
+with a difference above zero is better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ablate.analysis.curve_columns import Floats
+from ablate.analysis.effects import FINAL, Effect, fill_in
+from ablate.analysis.families import Family, make_family, single_level
+from ablate.analysis.intervals import adjust_p_values, welch_error
+from ablate.analysis.power import find_detectable
+from ablate.analysis.results import Results
+from ablate.analysis.verdicts import ALPHA, Verdict, judge, p_of_equivalence
+
+PAIRED, MODERATED, WELCH = "paired t", "moderated paired t", "Welch's t, because the seeds do not match"
+
+
+@dataclass(frozen=True)
+class Difference(Effect):
+    """The final loss of an arm minus its baseline's, with its verdict.
+
+    `is_small` means that it is shown to be smaller than the smallest effect of interest; such a difference may be clear
+    all the same. `detectable` is the difference that the study finds in 80 % of cases, at the scatter that it has.
+    `method` is the test; it is empty if there is no interval.
+    """
+
+    verdict: Verdict = "undecided"
+    is_small: bool = False
+    detectable: float | None = None
+    method: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """What is known of an arm: its row so far, and the paired differences, or the losses of both sides."""
+
+    row: Difference
+    pairs: Floats
+    arm: Floats
+    baseline: Floats
+
+    @property
+    def is_testable(self) -> bool:
+        return self.pairs.size > 1 or (not self.pairs.size and min(self.arm.size, self.baseline.size) > 1)
+
+
+def find_differences(results: Results) -> tuple[Difference, ...]:
+    """Compute the difference of each arm that has a final loss to compare, in the order of the study.
+
+    For a leave-one-out design, these are the steps of its waterfall.
+    """
+    samples = [sample for name in results.compared_arms if (sample := _collect(results, name))]
+    rows = {sample.row.arm: sample.row for sample in samples}
+    for baseline in dict.fromkeys(sample.row.baseline for sample in samples):
+        members = [sample for sample in samples if sample.row.baseline == baseline and sample.is_testable]
+        if members:
+            rows |= {row.arm: row for row in _test(members, results)}
+    return adjust_p_values(rows.values(), lambda row: row.baseline)
+
+
+def _collect(results: Results, name: str) -> _Sample | None:
+    """Pair the final losses by seed. If fewer than two seeds match although both sides have two, nothing is paired."""
+    arm, base = results.arms[name], results.arms[results.baseline_of(name)]
+    mine, theirs = (
+        {run.seed: run.final_loss for run in results.runs_of(side) if np.isfinite(run.final_loss)}
+        for side in (name, base.arm)
+    )
+    if not mine or not theirs:
+        return None
+    pairs = np.array([loss - theirs[seed] for seed, loss in mine.items() if seed in theirs], np.float64)
+    if pairs.size < 2 <= min(len(mine), len(theirs)):
+        pairs = pairs[:0]
+    losses, base_losses = (np.array(list(side.values()), np.float64) for side in (mine, theirs))
+    levels = {axis: level for axis, level in arm.axes.items() if base.axes.get(axis) != level}
+    estimate = pairs.mean() if pairs.size else losses.mean() - base_losses.mean()
+    row = Difference(FINAL, levels, float(estimate), pairs.size or losses.size, arm=name, baseline=base.arm)
+    return _Sample(row, pairs, losses, base_losses)
+
+
+def _test(members: Sequence[_Sample], results: Results) -> list[Difference]:
+    """Test the arms of one baseline together."""
+    mean = np.array([sample.row.estimate for sample in members])
+    error, df, methods = np.empty(mean.size), np.empty(mean.size), [WELCH] * mean.size
+    paired = [place for place, sample in enumerate(members) if sample.pairs.size]
+    if paired:
+        samples = [members[place].pairs for place in paired]
+        n_pairs = np.array([float(pairs.size) for pairs in samples])
+        family = make_family(mean[paired], np.array([pairs.var(ddof=1) for pairs in samples]), n_pairs)
+        error[paired], df[paired] = family.standard_error, family.df
+        for place, earned in zip(paired, family.df - (n_pairs - 1), strict=True):
+            methods[place] = MODERATED if earned > 0 else PAIRED
+    for place, sample in enumerate(members):
+        if not sample.pairs.size:
+            error[place], df[place] = welch_error(sample.arm, sample.baseline)
+    return _judge(members, Family(mean, error, df), methods, results)
+
+
+def _judge(members: Sequence[_Sample], family: Family, methods: Sequence[str], results: Results) -> list[Difference]:
+    margin = results.smallest_effect
+    turned = Family(results.metric.orient(family.mean), family.standard_error, family.df)
+    verdicts: list[Verdict] = judge(turned, margin).tolist()
+    is_small = np.zeros(family.n_arms) if margin is None else p_of_equivalence(family, margin) < ALPHA
+    detectable = find_detectable(family.standard_error, family.df, single_level(family.n_arms))
+    return [
+        replace(
+            row, verdict=verdicts[i], is_small=bool(is_small[i]), detectable=float(detectable[i]), method=methods[i]
+        )
+        for i, row in enumerate(fill_in([sample.row for sample in members], family))
+    ]
