@@ -8,7 +8,7 @@ from statistics import median
 from ablate.analysis.differences import Difference
 from ablate.analysis.verdicts import VERDICTS, Verdict
 from ablate.formatting import count, format_number
-from ablate.metrics import Metric
+from ablate.metrics import Direction, Metric
 from ablate.report.notation import LISTED, format_p_value, format_signed, join_with_and, name_rest
 
 _MANY: dict[Verdict, str] = {
@@ -17,6 +17,7 @@ _MANY: dict[Verdict, str] = {
     "equivalent": "equivalent to the baseline",
     "undecided": "undecided",
 }
+_OPPOSITE: dict[Direction, Direction] = {"lower": "higher", "higher": "lower"}
 _RANKS: dict[Verdict, int] = {"better": 0, "equivalent": 1, "undecided": 2, "worse": 3}
 
 
@@ -77,7 +78,7 @@ def _describe_one(row: Difference, labels: Mapping[str, str], metric: Metric, sm
         return f"{arm} ends at the same final {short} as {base} to within {limit}: {shown}, equivalent."
     if row.verdict == "undecided":
         return f"The study does not decide whether {arm} ends at a better final {short} than {base}: {shown}."
-    word = metric.direction if row.verdict == "better" else metric.opposite
+    word = metric.direction if row.verdict == "better" else _OPPOSITE[metric.direction]
     small = f", although by less than {limit}" if row.is_small else ""
     return f"{arm} ends at a clearly {word} final {short} than {base}{small}: {shown}, {row.verdict}."
 
