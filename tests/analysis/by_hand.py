@@ -65,7 +65,7 @@ def make_results(*runs: RunCurve, baseline: str | Mapping[str, str] = "base", **
         for arm in arms
     )
     record = StudyRecord(
-        study="by-hand",
+        study=changes.get("name", "by-hand"),
         question="",
         design=changes.get("design", "full"),
         match="none",
@@ -78,5 +78,6 @@ def make_results(*runs: RunCurve, baseline: str | Mapping[str, str] = "base", **
         runs=tuple(RunRecord(run.run_id, run.arm, run.seed) for run in runs),
         version="0",
         metrics={metric.name: metric.direction for metric in runs[0].metrics},
+        smallest_effect=changes.get("smallest_effect"),
     )
     return Results(record, tuple(runs))

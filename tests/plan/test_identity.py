@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ablate.data import CorpusInfo
+from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
 from ablate.plan.identity import arm_identity, run_id
 from ablate.search.pose import load_search, pose, pose_tuning
@@ -44,6 +45,13 @@ def test_ids_of_the_first_trials_of_published_searches_stay(name: str) -> None:
     problem = pose(load_search(path), WIKI) if is_search else pose_tuning(load_study(path), WIKI)
     defaults = [arm_identity(arm.default.model, arm.default.train, WIKI.hash) for arm in problem.arms]
     assert digest([run_id(arm, seed) for arm in defaults for seed in problem.seeds]) == PUBLISHED["first trials"][name]
+
+
+def test_the_smallest_effect_changes_no_run_and_is_recorded() -> None:
+    source = EXPERIMENTS / "ngpt-vs-gpt.yaml"
+    assert run_ids(source, WIKI) == run_ids(source, WIKI, "smallest_effect=0.02")
+    plans = [build_plan(load_study(source, settings), WIKI) for settings in ((), ("smallest_effect=0.02",))]
+    assert [record_study(plan, "0", "").smallest_effect for plan in plans] == [None, 0.02]
 
 
 def run_ids(path: Path, corpus: CorpusInfo, *settings: str) -> list[str]:

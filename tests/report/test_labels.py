@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from importlib import resources
 
 import jsonschema
@@ -10,9 +11,10 @@ import pytest
 
 from ablate.analysis import read_results
 from ablate.analysis.curves_parquet import read_archive
-from ablate.report import ReportOptions, write_report
+from ablate.report import ReportOptions, format_table, write_report
 from ablate.report.markdown import escape
 from ablate.report.notation import DASH
+from ablate.report.notebook import Study
 from ablate.report.page import collect_data
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import draw_ladder
@@ -119,6 +121,16 @@ def test_intervals_stood_next_to_p_values_of_another_kind(store, tmp_path):
             assert (low > 0 or high < 0) == (float(row[p_value].removeprefix("< ")) < 0.05)
     for path in made.paths.values():
         assert path.suffix == ".parquet" or "Holm" not in path.read_text()
+
+
+def test_difference_and_verdict_come_first_in_every_format(store, tmp_path):
+    made, _ = report(store, tmp_path / "out")
+    tex = next(path for path in made.others if path.name == "speedup.tex")
+    assert "\n| Arm | Loss difference | Verdict | p | steps |" in made.paths["markdown"].read_text()
+    assert "\nArm & Loss difference & Verdict & p & steps &" in tex.read_text()
+    for page in (made.paths["html"].read_text(), Study(read_results(store))._repr_html_()):
+        assert re.search(r"Arm</th>\s*<th[^>]*>Loss difference</th>\s*<th[^>]*>Verdict</th>\s*<th[^>]*>p</th>", page)
+    assert re.search(r"Arm +difference +Verdict +p +steps", format_table(made, 200))
 
 
 def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):

@@ -50,6 +50,16 @@ def test_a_record_with_an_unknown_direction_is_refused() -> None:
         StudyRecord.from_dict(make_record().to_dict() | {"metrics": [["acc", "up"]]})
 
 
+def test_a_record_has_a_smallest_effect_only_if_the_grid_gives_one() -> None:
+    assert "smallest_effect" not in make_record().to_dict()
+    record = make_record(smallest_effect=0.02)
+    assert record.to_dict()["smallest_effect"] == 0.02
+    assert StudyRecord.from_dict(record.to_dict()) == record
+    for wrong in (0, -1, "small", float("nan")):
+        with pytest.raises(RecordError, match="smallest_effect"):
+            StudyRecord.from_dict(make_record().to_dict() | {"smallest_effect": wrong})
+
+
 class Program(Frozen):
     model_config = ConfigDict(strict=True)
 
