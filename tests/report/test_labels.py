@@ -13,7 +13,6 @@ from ablate.analysis import read_results
 from ablate.analysis.curves_parquet import read_archive
 from ablate.report import ReportOptions, format_table, write_report
 from ablate.report.markdown import escape
-from ablate.report.notation import DASH
 from ablate.report.notebook import Study
 from ablate.report.page import collect_data
 from ablate.report.palette import assign_looks
@@ -150,9 +149,8 @@ def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):
         (None, None, []),
     ]
     tables = {table.name: table for table in tabulate(made)}
-    assert [row[3:] for row in tables["arms"].rows] == [(DASH,) * 3] * 2
-    assert [row[2:4] for row in tables["cost"].rows] == [(DASH,) * 2] * 2
-    assert "-- & -- & --" in (tmp_path / "out" / "tables" / "arms.tex").read_text()
+    assert not {"Parameters", "FLOPs per token", "Tokens"} & set(tables["arms"].header)
+    assert not {"Tokens per second", "TFLOP/s"} & set(tables["cost"].header)
     assert "parameters, FLOPs and tokens" in made.answer[-1] or "Nothing was flagged" not in made.answer[-1]
     again = read_archive(made.paths["curves"])
     assert [arm.n_params for arm in again.record.arms] == [None, None]
