@@ -160,7 +160,7 @@ def _complete(record: StudyRecord, runs: Iterable[RunCurve]) -> StudyRecord:
         return record
     most: dict[str, int] = {}
     for run in runs:
-        most[run.arm] = max(most.get(run.arm, 0), run.status.n_steps)
+        most[run.arm] = max(most.get(run.arm, 0), run.status.known_steps)
     return replace(record, arms=tuple(replace(arm, n_steps=arm.n_steps or most.get(arm.arm, 0)) for arm in record.arms))
 
 

@@ -45,7 +45,7 @@ def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
                 "seed": run.seed,
                 "state": _name_state(folder, status),
                 "step": status.step,
-                "n_steps": status.n_steps,
+                "n_steps": status.known_steps,
                 record.metric.name: folder.last_validation(record.metric.name),
                 "took_s": status.took_s,
                 "error": status.error,
@@ -70,7 +70,7 @@ def render_status(store: StudyFolder) -> Group:
             Text(row["arm"]),
             str(row["seed"]),
             Text(row["state"] + (" *" if row["notes"] else ""), style=STATE_STYLES[row["state"]]),
-            f"{row['step']}/{row['n_steps']}" if row["n_steps"] else "",
+            f"{row['step']}/{row['n_steps']}" if row["n_steps"] else str(row["step"] or ""),
             "" if row[metric.name] is None else f"{row[metric.name]:.4f}",
             format_seconds(row["took_s"]) if row["took_s"] else "",
         )
@@ -109,7 +109,7 @@ def print_log(store: StudyFolder, run_id: str, n_lines: int) -> None:
     facts = {
         "folder": folder.path,
         "state": _name_state(folder, status),
-        "step": f"{status.step}/{status.n_steps}" if status.n_steps else status.step,
+        "step": f"{status.step}/{status.known_steps}" if status.known_steps else status.step,
         "worker": status.worker,
         "took": format_seconds(status.took_s) if status.took_s else "",
         "memory": f"{format_count(status.memory_bytes)}B" if status.memory_bytes else "",

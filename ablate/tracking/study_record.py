@@ -215,6 +215,14 @@ class Status(Record):
     def is_cut(self) -> bool:
         return self.state == "finished" and self.step < self.n_steps
 
+    @property
+    def known_steps(self) -> int:
+        """How many steps the run has; 0 if it is not known.
+
+        A run of unknown length that was cut has `n_steps` one above its last step, because it would have gone on.
+        """
+        return 0 if self.is_cut and self.n_steps == self.step + 1 else self.n_steps
+
     def is_stale(self, now: float | None = None) -> bool:
         """Tell whether it says that it is running but has given no sign of life for a minute.
 

@@ -220,6 +220,7 @@ def test_a_run_that_is_cut_has_ended_and_keeps_its_curve(bench: Callable[..., Be
     assert results == ["finished"]
     status = folder.read_status()
     assert status.is_cut
+    assert status.known_steps == 0
     assert status.notes == ("stopped early, at step 1: asha: number 3 of 3",)
 
 
