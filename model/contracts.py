@@ -400,6 +400,14 @@ class Topology(Variant, ABC):
     def paths(self, n_layers: int) -> list[range]:
         """Layer numbers of each path, in order; together 0 to n_layers - 1."""
 
+    def stages(self, config: Architecture) -> list[Architecture]:
+        """Return the model as each stage of blocks sees it, if the blocks differ in width; otherwise nothing."""
+        return []
+
+    def end(self, config: Architecture) -> Architecture:
+        """Return the model as the head sees it."""
+        return config
+
     def num_params(self, config: Architecture) -> int:
         """Parameters outside the blocks."""
         return 0

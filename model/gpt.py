@@ -110,8 +110,9 @@ class GPT(HeadedModel):
         self.position = config.position.build(config)
         self.input = config.normalization.build_input(config)
         self.stack: Stack = config.topology.build(config)
-        self.final = config.normalization.build_final(config)
-        self.head = None if config.tie_embeddings else Embedding(config, config.vocab_size, "head")
+        end = config.topology.end(config)
+        self.final = config.normalization.build_final(end)
+        self.head = None if config.tie_embeddings else Embedding(end, config.vocab_size, "head")
         self.initialize(seed)
 
     def forward(self, ids_bt: Tensor, cache: Cache | None = None, padding: Padding = None) -> Tensor:

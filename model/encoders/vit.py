@@ -45,8 +45,9 @@ class ViT(HeadedModel):
         self.position = config.position.build(config)
         self.input = config.normalization.build_input(config)
         self.stack: Stack = config.topology.build(config)
-        self.final = config.normalization.build_final(config)
-        self.head = Embedding(config, config.n_classes, "head")
+        end = config.topology.end(config)
+        self.final = config.normalization.build_final(end)
+        self.head = Embedding(end, config.n_classes, "head")
         self.constrain = config.normalization.constrain
         self.initialize(seed)
 

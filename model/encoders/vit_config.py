@@ -77,13 +77,15 @@ class ViTConfig(BidirectionalConfig):
         return {name: value for name, value in super().to_dict().items() if name not in DERIVED}
 
     def num_params(self) -> int:
-        outside = self.normalization.num_model_params(self) + self.position.num_params(self)
-        return count_block_params(self) + outside + self.d_model * (self.patch_features + self.n_classes)
+        end = self.topology.end(self)
+        outside = self.normalization.num_model_params(end) + self.position.num_params(self)
+        matrices = self.d_model * self.patch_features + end.d_model * self.n_classes
+        return count_block_params(self) + outside + matrices
 
     def forward_flops(self) -> int:
         """Return the matmul FLOPs of a forward pass per image."""
         per_patch = count_block_flops(self, self.context_length) + 2 * self.d_model * self.patch_features
-        return self.context_length * per_patch + 2 * self.d_model * self.n_classes
+        return self.context_length * per_patch + 2 * self.topology.end(self).d_model * self.n_classes
 
     def flops_per_image(self) -> int:
         """Return training FLOPs per image: three times the forward pass."""

@@ -10,5 +10,7 @@ TABLE: Table[Topology] = Table(
     {
         "sequential": "sequential:Sequential",
         "parallel_gpt": "parallel_gpt:ParallelGPT",
+        "linear_gpt": "narrowing:LinearGPT",
+        "conv_gpt": "narrowing:ConvGPT",
     },
 )

@@ -75,6 +75,8 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
 
 KNOBS["mlp"] = [{"name": "gelu", "approximate": "none"}, {"name": "simba", "scaler_init": 0.7, "input_shift": 3.0}]
 
+KNOBS["topology"] = [{"name": "linear_gpt", "blocks_per_stage": 10_000}]
+
 OTHERS: list[dict[str, Any]] = [
     {"tie_embeddings": True},
     {"logit_softcap": 0.5},
@@ -84,6 +86,8 @@ OTHERS: list[dict[str, Any]] = [
     {"embedding_shortcut": True, "tie_embeddings": True},
     {"dropped": ["attention/1", "mlp/0"], "embedding_shortcut": True},
     {"dropped": ["mlp/1", "attention/1"], "embedding_shortcut": True},
+    {"topology": {"name": "conv_gpt", "blocks_per_stage": 1}, "n_layers": 3, "n_heads": 1, "d_ff": 16},
+    {"topology": "linear_gpt", "n_layers": 3, "attention": "differential", "dropped": ["mlp/2"], "n_heads": 3},
     {"topology": "parallel_gpt", "n_layers": 4, "value_residual": "learned", "embedding_shortcut": True},
 ]
 """Settings outside the tables."""

@@ -184,6 +184,16 @@ def stack(config: ModelConfig, get: Get, h: Tensor) -> Tensor:
     if config.topology.name == "sequential":
         return path(config, get, range(config.n_layers), h, h)
     is_sphere, half = config.normalization.name == "ngpt", config.n_layers // 2
+    if config.topology.name in ("linear_gpt", "conv_gpt"):
+        knobs: Any = config.topology
+        for number, stage in enumerate(config.topology.stages(config)):
+            first = number * knobs.blocks_per_stage
+            h = path(stage, get, range(stage.n_layers), h, h, offset=first)  # type: ignore[arg-type]
+            if first + knobs.blocks_per_stage <= config.n_layers:
+                weight = rows(config, get, f"stack.narrowings.{number}.weight")
+                h = h @ weight.T + get(f"stack.narrowings.{number}.bias")
+                h = sphere(config, h) if is_sphere else h
+        return h
     ends = []
     for i, layers in enumerate((range(half), range(half, config.n_layers))):
         weight = get(f"stack.entries.{i}.weight")
@@ -213,6 +223,7 @@ def path(
     name: str = "stack",
     seen: Tensor | None = None,
     crossing: Crossing | None = None,
+    offset: int = 0,
 ) -> Tensor:
     rotations = rotation_matrices(config, len(h))
     first_values: list[Tensor] = []
@@ -222,10 +233,11 @@ def path(
     source = sphere(config, embedding) if is_sphere else rms_norm(embedding, 1e-6)
     whole = config
     for depth, layer in enumerate(layers):
+        depth += offset
         config = whole.at(depth)
 
         def block(name: str, layer: int = layer) -> Tensor:
-            return get(f"{blocks}.{layer}.{name}")
+            return get(f"{blocks}.{layer + offset}.{name}")
 
         if config.embedding_shortcut and not {f"attention/{layer}", f"mlp/{layer}"} <= set(config.dropped):
             h = block("shortcut")[0] * h + block("shortcut")[1] * source

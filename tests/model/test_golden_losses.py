@@ -40,6 +40,8 @@ GOLDEN: dict[tuple[str, str, int], float] = {
     ("linear", "dense", 1): 2.6960252270892875,
     ("linear", "bitnet_b158", 1): 2.737072316008756,
     ("topology", "sequential", 1): 2.6960252270892875,
+    ("topology", "linear_gpt", 1): 3.1837483311203982,
+    ("topology", "conv_gpt", 1): 3.1837483311203982,
     ("topology", "parallel_gpt", 1): 2.3111232074997305,
 }
 

@@ -42,6 +42,7 @@ VALUES: dict[str, list[Any]] = {
     "s_gate": [{}, {"init": 0.7}],
     "num_hyperspheres": [2, 3],
     "norm_eps": [0.1],
+    "blocks_per_stage": [3],
     "memory_weight": [0.5],
     "memory_tau": [0.2],
     "branch_orthogonality": [0.3],

@@ -7,10 +7,11 @@ import pickle
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from cases import SIZES, tiny
 
-from ablate_model import ConfigError, ModelConfig
+from ablate_model import GPT, ConfigError, ModelConfig
 
 REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
     ({"n_heads": 5}, "n_heads", "must divide d_model = 24, got 5", (1, 2, 3, 4, 6, 8, 12, 24)),
@@ -33,6 +34,24 @@ REFUSED: list[tuple[dict[str, Any], str, str, tuple[object, ...]]] = [
     ({"attention": {"n_kv_heads": 3}}, "attention.n_kv_heads", "must divide n_heads = 4", (1, 2, 4)),
     ({"attention": {"qk_head_dim": 5}}, "attention.qk_head_dim", "width of a query head is 5; make it even", ()),
     ({"n_heads": 8}, "n_heads", "width of a query head is 3", ()),
+    (
+        {"topology": "linear_gpt", "n_layers": 6, "n_heads": 4},
+        "d_model",
+        "after 12 features, 4 heads of whole width",
+        (),
+    ),
+    (
+        {"topology": "linear_gpt", "n_layers": 3, "n_heads": 4},
+        "n_heads",
+        "is 3; make it even (in the stage of width 12)",
+        (),
+    ),
+    (
+        {"topology": "conv_gpt", "value_residual": "half"},
+        "value_residual",
+        "conv_gpt changes the width of the stream",
+        (),
+    ),
     (
         {"attention": {"qk_norm": "l2"}, "normalization": "ngpt"},
         "attention.qk_norm",
@@ -211,3 +230,11 @@ def test_one_knob_of_a_scale_leaves_its_others_at_the_defaults_of_the_variant(sc
     sizes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 256}
     config = ModelConfig.parse({**sizes, "normalization": {"name": "ngpt", scale: given}})
     assert getattr(getattr(config.normalization, scale), knob) == default
+
+
+def test_the_published_linear_gpt_ends_at_a_width_of_12() -> None:
+    config = ModelConfig.preset("gpt2_124m", topology="linear_gpt", tie_embeddings=False)
+    assert config.topology.end(config).d_model == 12
+    assert [stage.head_dim for stage in config.topology.stages(config)] == [64, 32, 16, 8, 4, 2]
+    with torch.device("meta"):
+        assert config.num_params() == sum(p.numel() for p in GPT(config).parameters())
