@@ -192,6 +192,7 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.timeout(600)
 def test_the_users_own_code_reaches_a_node_that_does_not_see_the_grid(
     cluster: tuple[str, subprocess.Popen[bytes]], hidden: Path, tmp_path: Path, corpus_file: Path
 ) -> None:
@@ -199,9 +200,10 @@ def test_the_users_own_code_reaches_a_node_that_does_not_see_the_grid(
     address, _ = cluster
     windows = [{"name": "my_attention.py:MyAttention", "window": window} for window in (2, 4)]
     grid = make_project(hidden, corpus_file, matrix={"attention": windows})
-    result = run("run", grid, "--runs", tmp_path / "runs", "--address", address)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 runs at a time" in result.stdout
+    process = start("run", grid, "--runs", tmp_path / "runs", "--address", address)
+    output, _ = process.communicate(timeout=3 * PATIENCE_S)
+    assert process.returncode == 0, output
+    assert "2 runs at a time" in output
     store = StudyFolder(tmp_path / "runs" / "mine")
     workers = {store.run(record.run_id).read_status().worker for record in store.read_study().runs}
     assert len(workers) == 2
