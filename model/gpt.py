@@ -106,6 +106,7 @@ class GPT(HeadedModel):
 
     def __init__(self, config: ModelConfig, backend: str = "auto", seed: int = 0) -> None:
         super().__init__(config, backend)
+        self.is_causal = config.is_causal
         self.embedding = Embedding(config, config.vocab_size)
         self.position = config.position.build(config)
         self.input = config.normalization.build_input(config)
@@ -143,7 +144,7 @@ class GPT(HeadedModel):
             h_btd = self.input(h_btd)
         h_btd = F.dropout(h_btd, self.config.dropout, self.training)
         source_btd = self.normalize_source(h_btd) if self.config.embedding_shortcut else None
-        return h_btd, Context(tables, self.backend, source_btd, is_causal=self.config.is_causal)
+        return h_btd, Context(tables, self.backend, source_btd, is_causal=self.is_causal)
 
     def loss(self, ids_bt: Tensor, targets_bt: Tensor, padding: Padding = None) -> Tensor:
         """Compute the mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
