@@ -54,8 +54,9 @@ def test_the_example_of_the_documentation_works_as_shown(ablate: Ablate, tmp_pat
     [
         (("--from", "none.csv"), "none.csv: there is no such file or folder"),
         (("--from", "logs", "--mlflow", "sqlite:///x.db"), "--from and --mlflow cannot be used together"),
-        (("--from", "logs", "--arm", "x", "--map", "arm=y"), "--arm and --map arm=y name the same"),
+        (("--from", "logs", "--arm", "x", "--map", "arm=y"), "--arm and --map arm=y set the same thing"),
         (("--from", "logs", "--metric", "los"), "no run has a metric los"),
+        (("--from", "logs", "--metric", "val_loss:up"), "unknown direction 'up' (legal: lower, higher)"),
         (("--from", "logs", "--seed", "step"), "no log has step as"),
         (("--mlflow", "sqlite:///x.db", "--experiment", "x", "--step", "iter"), "--step names a column of log files"),
         (("made-up", "--arm", "x"), "or --from"),

@@ -1,4 +1,4 @@
-"""Runs that repeat the numbers of another seed. Counted as two seeds, they would make a difference look certain."""
+"""Runs that repeat the numbers of another seed. If both counted, a difference would look more certain than it is."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def merge(
 def check_model(folder: Path) -> None:
     """Check that a run's weights fit its config and are numbers. Raises `RecordError` if they do not.
 
-    A model with code of the user's is not built: code from an archive never runs by itself.
+    A model that needs the user's code is not built: code from an archive never runs by itself.
     """
     from ablate.tracking.code import named_code
     from ablate.tracking.folders import read_json

@@ -42,7 +42,9 @@ def check(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KNOB=VALUE", help="Set a knob of the variant. Repeatable.")
     ] = None,
-    compile_: Annotated[bool, typer.Option("--compile/--no-compile", help="Compare compiled with eager.")] = True,
+    compile_: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Also check that the compiled variant equals the eager one.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Check a variant in your own file: causality, gradients, decoding, resuming, cost. Exits 1 on a failure."""
@@ -61,7 +63,7 @@ def check(
         if not any(found.outcome == "fail" and found.name == "output" for found in checks):
             facts |= _compare(config, base, axis)
         else:
-            checks.append(Check("cost", "skip", "it cannot be called"))
+            checks.append(Check("cost", "skip", "the variant cannot be called"))
     failed = [found for found in checks if found.outcome == "fail"]
     if as_json:
         print(json.dumps({"variant": name, **facts, "checks": [asdict(found) for found in checks]}, indent=1))
@@ -71,7 +73,7 @@ def check(
 
 
 def _find(variant: str) -> tuple[str, Code]:
-    """The full name and the code. Raises `AblateError` for a file with several classes, of which none is named."""
+    """The full name and the code. Raises `AblateError` if the file has several classes and none is named."""
     from ablate.recipes.own import look_in, open_library
     from ablate_model.own_modules import defined_names
 
@@ -91,7 +93,7 @@ def _find(variant: str) -> tuple[str, Code]:
 
 
 def _guess_axis(code: Code, name: str) -> str:
-    """The axis of a full variant; for a plain module attention, unless its name tells more."""
+    """The axis of a full variant. A plain module is an attention, unless its name says otherwise."""
     import torch
 
     from ablate.recipes.optimizers.base import OptimizerVariant
@@ -161,7 +163,7 @@ def _check_recipe(axis: str, name: str, knobs: Mapping[str, Any]) -> Iterator[Ch
 
 
 def _compare(config: ModelConfig, base: ModelConfig, axis: str) -> dict[str, str]:
-    """Parameters, FLOPs and time per step, beside those of the built-in variant."""
+    """Parameters, FLOPs and time per step, next to those of the built-in variant."""
     from ablate.formatting import format_count
 
     other = getattr(base, axis).name
@@ -177,7 +179,7 @@ def _compare(config: ModelConfig, base: ModelConfig, axis: str) -> dict[str, str
 
 
 def _time_steps(*configs: ModelConfig) -> list[float]:
-    """The median time (ms) of forward and backward pass of each model on this machine, measured in turns."""
+    """The median time (ms) of a forward and backward pass of each model on this machine. The models take turns."""
     import torch
 
     from ablate_model import GPT

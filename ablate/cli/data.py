@@ -15,12 +15,12 @@ def prepare(
     set_: Settings = None,
     processes: Annotated[
         int | None,
-        typer.Option("--processes", metavar="N", min=1, help="Processes that tokenize. Default: one per CPU core."),
+        typer.Option("--processes", metavar="N", min=1, help="Number of processes. Default: one per CPU core."),
     ] = None,
     max_memory: Annotated[
         str | None,
         typer.Option(
-            "--max-memory", metavar="SIZE", help="Memory for all processes together, e.g. 4GB: limits their number."
+            "--max-memory", metavar="SIZE", help="Memory for all processes together, e.g. 4GB. It limits their number."
         ),
     ] = None,
     quiet: Quiet = False,

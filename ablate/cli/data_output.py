@@ -1,4 +1,4 @@
-"""Preparing a corpus with a progress bar, and what is said about it."""
+"""Prepare a corpus with a progress bar, and describe it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ablate.study.declaration import Declaration
 def make_shards(
     declared: Declaration, runs: Path, console: Console, processes: int | None = None, max_memory: int | None = None
 ) -> Corpus:
-    """The corpus of a grid or a search, with its token shards. Shows the size first, and progress if they are made.
+    """The corpus of a grid or a search, with its token shards. If they are missing, shows the size, then progress.
 
     Raises `GridError` if the data cannot be used, and `ResourceError` if the disk or the memory is too small.
     """
@@ -58,11 +58,11 @@ class ShownProgress:
         self._progress.stop()
 
     def wait(self, folder: Path) -> None:
-        print_plain(self._console, f"another process prepares this corpus in {folder}; waiting for it")
+        print_plain(self._console, f"waiting for another process that prepares this corpus in {folder}")
 
     def start(self, n_bytes: int, n_done: int, expected_bytes: int, free_bytes: int, processes: int) -> None:
         shards = f"; about {format_count(expected_bytes)}B of token shards" if expected_bytes else ""
-        before = f"; {format_count(n_done)}B were done before" if n_done else ""
+        before = f"; {format_count(n_done)}B are already done" if n_done else ""
         print_plain(
             self._console,
             f"corpus: {format_count(n_bytes)}B{shards}, {format_count(free_bytes)}B free on the disk{before}; "
@@ -83,7 +83,7 @@ def describe_corpus(corpus: Corpus, config: DataConfig) -> Iterator[str]:
     info, width = corpus.info, np.dtype(corpus.dtype).itemsize
     yield (
         f"{corpus.train_path.parent}: {format_count(info.n_train_tokens)} tokens for training and "
-        f"{format_count(info.n_validation_tokens)} for validation, {8 * width} bits each, of a vocabulary of "
+        f"{format_count(info.n_validation_tokens)} for validation, {8 * width} bits per token; the vocabulary has "
         f"{info.vocab_size:,}"
     )
     held_out = "validation_path" if config.validation_path else load_source(config.source).validation

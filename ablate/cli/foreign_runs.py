@@ -20,7 +20,7 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="PATH",
-        help="Report on the logs in this file or folder, whatever code made them: W&B's CSV export, TensorBoard, "
+        help="Report on logs of other programs, in this file or folder: W&B's CSV export, TensorBoard, "
         "trainer_state.json, Lightning's metrics.csv, CSV, JSON Lines or Parquet. More paths may follow.",
     ),
 ]
@@ -29,7 +29,7 @@ Mlflow = Annotated[
     typer.Option(
         "--mlflow",
         metavar="URI",
-        help="Report on runs in this MLflow, whatever code made them. Needs --experiment.",
+        help="Report on runs of any program in this MLflow. Needs --experiment.",
     ),
 ]
 Experiment = Annotated[
@@ -41,9 +41,9 @@ Metric = Annotated[
     typer.Option(
         "--metric",
         metavar="NAME[:DIRECTION]",
-        help="One of the study's metrics to compare by; default: its first. Of what others logged, the metric or "
-        "column, by default a validation loss: val/loss, val_loss, eval/loss or eval_loss. Another one ends in its "
-        "better direction: accuracy:higher, perplexity:lower.",
+        help="Metric to compare by. Default: the first of the study; in logs of other programs, val/loss, "
+        "val_loss, eval/loss or eval_loss. For any other metric of such logs, add the better direction: "
+        "accuracy:higher, perplexity:lower.",
     ),
 ]
 Map = Annotated[
@@ -76,7 +76,8 @@ def choose_names(pairs: Mapping[str, str], **options: str | None) -> dict[str, s
         if name is None:
             continue
         if what in chosen:
-            raise AblateError(f"--{_OPTIONS.get(what, what)} and --map {what}={chosen[what]} name the same: give one")
+            option = f"--{_OPTIONS.get(what, what)}"
+            raise AblateError(f"{option} and --map {what}={chosen[what]} set the same thing: give only one of them")
         chosen[what] = name
     return chosen
 
@@ -119,7 +120,7 @@ def open_foreign(
     if mlflow is None or experiment is None:
         raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
     if wrong := chosen.keys() & PLACES.keys():
-        raise AblateError(f"--{min(wrong)} names a column of log files: MLflow's metrics need none")
+        raise AblateError(f"--{min(wrong)} names a column of log files, so it needs --from")
     from ablate.imports.mlflow import MlflowReader, read_mlflow_study
 
     return partial(read_mlflow_study, MlflowReader(mlflow), experiment, names, write_command(mlflow)), experiment

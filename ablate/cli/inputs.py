@@ -39,10 +39,10 @@ def load_declaration(file: Path, settings: list[str] | None) -> Declaration:
 def pose_on_corpus(
     declared: Declaration, runs: Path, pose: Callable[[CorpusInfo], Posed], console: Console | None = None
 ) -> Posed:
-    """What `pose` makes of the corpus of a grid or a search.
+    """Apply `pose` to the corpus of a grid or a search.
 
-    The tokens of a large corpus may only be estimated. With a console, they are then made, and `pose` is called again:
-    so everything is checked before the work starts, and nothing that follows rests on an estimate.
+    The number of tokens of a large corpus may be an estimate. With a console, the corpus is then tokenized and `pose`
+    is called again. So everything is checked before the work starts, and no later step relies on an estimate.
     Raises `GridError` if the data cannot be used.
     """
     from ablate.plan.tasks import describe_corpus
@@ -151,7 +151,7 @@ def read_by(stores: Sequence[StudyFolder], metric: str | None, direction: Direct
     try:
         results = measure_by(results, metric)
     except AblateError as error:
-        raise AblateError(f"--{error}; for what others logged, give --mlflow and --experiment, or --from") from None
+        raise AblateError(f"--{error}; for runs of other programs, give --mlflow and --experiment, or --from") from None
     if direction not in (None, results.metric.direction):
-        raise AblateError(f"--metric {metric}:{direction}: the study says {metric}: {results.metric.direction}")
+        raise AblateError(f"--metric {metric}:{direction}: the study declares {metric}: {results.metric.direction}")
     return results

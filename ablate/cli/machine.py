@@ -92,7 +92,7 @@ def bench(
     """Measure how fast each arm of a grid trains on this machine's first device, with random tokens."""
     planned = read_plan(grid, runs, set_)
     if planned.study.program is not None:
-        raise planned.study.refuse(("program",), "bench measures models of ablate, and this grid trains a program")
+        raise planned.study.refuse(("program",), "bench measures ablate's own models, and this grid trains a program")
     from ablate.cli.bench_output import print_speeds, write_bench
     from ablate.training.bench.arms import bench_arms
 

@@ -68,10 +68,13 @@ DiskBudget = Annotated[
 ]
 BesideGrid = Annotated[
     Path | None,
-    typer.Option("--grid", metavar="GRID", help="Run own code of the study if it equals the files beside this grid."),
+    typer.Option("--grid", metavar="GRID", help="Run your code in the study if it equals the files next to this grid."),
 ]
 TrustCode = Annotated[
-    bool, typer.Option("--trust-code", help="Run the own code that the study keeps in its folder code/.")
+    bool,
+    typer.Option(
+        "--trust-code", help="Run the code in the study's folder code/. Use it only for studies that you trust."
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only problems and the outcome.")]
 LogJson = Annotated[bool, typer.Option("--log-json", help="Print every event as a line of JSON.")]

@@ -162,7 +162,7 @@ def report(
     stores = [] if from_ else [find_store(study, runs) for study in studies or ()]
     if not from_ and mlflow is None and experiment is None:
         if chosen.keys() - ({"val_loss"} if metric else set()):
-            raise AblateError("--map names what others logged: give --mlflow and --experiment, or --from")
+            raise AblateError("--map is for runs of other programs: give --mlflow and --experiment, or --from")
         if not stores:
             raise AblateError("no study to report on: name its grid or folder, --from PATH, or --mlflow URI")
         read: Callable[[], Results] = partial(read_by, stores, name, direction)

@@ -21,7 +21,7 @@ DECOMPRESS = "decompress it first"
 TO_UTF_8 = "convert it to UTF-8"
 AS_PARQUET = "use data.source: parquet"
 AS_DATASET = (
-    "use data.source: huggingface for the folder that save_to_disk wrote, or convert the file to Parquet or JSON Lines"
+    "use data.source: huggingface for a folder written by save_to_disk, or convert the file to Parquet or JSON Lines"
 )
 
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
@@ -100,7 +100,7 @@ def check_head(stream: IO[bytes]) -> None:
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
         head += stream.read(RECORD_BYTES)
         if (advice := _find_records(head.decode("utf-8-sig", "replace"))) is not None:
-            raise ContentError(f"is JSON, so the model would learn its markup with the text: {advice}")
+            raise ContentError(f"is JSON, so the model would learn its markup too: {advice}")
     if 0 in head[:NUL_BYTES]:
         raise ContentError("contains NUL bytes, so it is binary data or UTF-16, not text")
 

@@ -65,7 +65,7 @@ def load_encoding(name: str, folder: str | None, base: Path) -> Tokenizer:
     names = tiktoken.list_encoding_names()
     if name not in names:
         raise DataError(
-            f"data.tokenizer: {name!r} is neither a file named *.json, a local folder, nor a known name"
+            f"data.tokenizer: {name!r} is not a .json file, a local folder or a known name"
             f"{suggest(name, ('bytes', *names))}"
         )
     constructors: Mapping[str, Any] = tiktoken.registry.ENCODING_CONSTRUCTORS or {}
@@ -105,10 +105,10 @@ def _read_local(name: str, folder: Path | None, address: str, expected_hash: str
         except OSError:
             continue
         if expected_hash is not None and hashlib.sha256(content).hexdigest() != expected_hash:
-            raise DataError(f"data.tokenizer: {name}: {place} is not {address}: fetch the file again")
+            raise DataError(f"data.tokenizer: {name}: {place} is not the file at {address}: download it again")
         return content
     wanted = GPT2_FOLDER if name == "gpt2" else f"a folder with {own_name}"
-    also = f", or fetch the file to {places[-1]}" if cache is not None else ""
+    also = f", or download the file to {places[-1]}" if cache is not None else ""
     raise DataError(
         f"data.tokenizer: {name} needs data.tokenizer_path: {wanted}, because tiktoken's cache does not have "
         f"{address} and nothing is downloaded; set it{also}"

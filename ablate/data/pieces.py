@@ -35,7 +35,7 @@ class Job:
     border: int
 
     def load_tokenizer(self) -> Tokenizer:
-        """Load the tokenizer in another process. Raises `DataError` if its files have changed."""
+        """Load the tokenizer, in another process. Raises `DataError` if its files have changed."""
         tokenizer = load_tokenizer(self.config, self.base)
         if tokenizer.identity != self.identity:
             raise DataError("data.tokenizer: its files changed while the corpus was tokenized; run the command again")
@@ -80,7 +80,7 @@ class Totals:
             return None
         if self.lowest == self.highest:
             raise DataError(
-                "data.path: the corpus is a single document, or copies of one, so none can be held out; set "
+                "data.path: the corpus is a single document, or copies of it, so nothing can be held out; set "
                 "data.validation_path"
             )
         return self.highest if self.n_validation_documents else self.lowest + 1

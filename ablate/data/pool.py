@@ -101,7 +101,7 @@ class _Pool:
             except (EOFError, OSError):
                 raise ResourceError(
                     "a process that tokenizes ended unexpectedly, perhaps because memory ran out; the same command "
-                    "resumes, with fewer processes by --processes or --max-memory"
+                    "resumes; to use fewer processes, set --processes or --max-memory"
                 ) from None
             if kind == "wrong":
                 raise DataError(value)

@@ -37,7 +37,7 @@ class FileTokenizer(WholeTextTokenizer):
         except OSError as error:
             raise DataError(f"data.tokenizer: {path}: cannot be read: {error.strerror}") from None
         except Exception as error:  # noqa: BLE001 - the package raises plain `Exception`
-            raise DataError(f"data.tokenizer: {path}: is not a tokenizer.json: {error}") from None
+            raise DataError(f"data.tokenizer: {path}: this is not a valid tokenizer.json: {error}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True

@@ -61,7 +61,7 @@ def allow_code(run: RunFolder, grid: Path | None, *, is_trusted: bool) -> None:
             kept = ", ".join(str(path) for path in sorted((store.code / version).rglob("*.py")))
             raise RecordError(
                 f"{run.path}: {name}: {error.message}: {kept or f'{store.code / version} is missing'}\n"
-                "--grid GRID runs it if the same files lie beside that grid; --trust-code runs the files of the study"
+                "--grid GRID runs it if the same files are next to that grid; --trust-code runs the files of the study"
             ) from None
 
 
@@ -80,7 +80,7 @@ def continue_prompt(
     ids = [int(token) for token in tokenizer.encode(prompt)]
     if not ids and tokenizer.separator is None:
         raise RecordError(
-            f"{run.path}: its tokenizer has no token that starts a document: the prompt must not be empty"
+            f"{run.path}: its tokenizer has no token that starts a document, so the prompt must not be empty"
         )
     ids = ids or [tokenizer.separator or 0]
     if max(ids) >= model.config.vocab_size:
@@ -119,7 +119,7 @@ def _load_model(run: RunFolder) -> GPT:
     except (ConfigError, OSError, ValueError) as error:
         raise RecordError(f"{run.path}: its model cannot be loaded: {error}") from None
     if not isinstance(model, GPT):
-        raise RecordError(f"{run.path}: it holds a model of kind {model.config.kind}, and only a GPT continues a text")
+        raise RecordError(f"{run.path}: its model is of kind {model.config.kind}, and only a GPT can continue a text")
     return model
 
 

@@ -90,7 +90,7 @@ def parse_stopping(rule: str | None, metric: Metric = LOSS) -> Stopping | None:
 def check_stopping(stopping: Stopping | None, plan: Plan) -> None:
     """Raises `GridError` if the rule needs to know how long runs are, and some arm does not say it."""
     if isinstance(stopping, Asha) and any(arm.n_steps is None for arm in plan.arms):
-        message = "asha cuts runs at shares of their steps, which are unknown: set program.steps, or use patience=N"
+        message = "asha stops runs at shares of their steps, which are unknown: set program.steps, or use patience=N"
         raise plan.study.refuse(("program",), message)
 
 

@@ -111,7 +111,7 @@ def _check_facts(runs: Sequence[LoggedRun], names: Names) -> None:
             if name not in there:
                 raise RecordError(
                     f"no log has {name} as a column, a hyperparameter or in the name of a folder or file, as in "
-                    f"{name}=VALUE{suggest(name, known).replace('legal: ', 'there: ')}; see --{what}"
+                    f"{name}=VALUE{suggest(name, known).replace('legal: ', 'found: ')}; see --{what}"
                 )
 
 

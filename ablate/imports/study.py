@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -118,6 +119,10 @@ def _order_metrics(runs: Sequence[LoggedRun], names: Names, title: str) -> dict[
         found[what] = tuple(sorted(there, key=lambda name: -n_runs[name]))
     for what in ("val_loss", *names.chosen):
         if what in found and not found[what]:
+            metric, _, ending = names.of(what)[0].rpartition(":")
+            if metric in logged:
+                legal = suggest(ending, get_args(Direction))
+                raise RecordError(f"--metric {metric}:{ending}: unknown direction {ending!r}{legal}")
             option = "--metric" if what == "val_loss" else "--map"
             raise RecordError(f"{title!r}: no run has a metric {_list_names(names.of(what), logged)}; see {option}")
     return found
@@ -127,8 +132,8 @@ def _list_names(wanted: Sequence[str], there: Iterable[str]) -> str:
     """Write the end of a message: the names that were looked for, the nearest spelling, and the names that exist."""
     known = sorted({name for name in there if not name.startswith(_SYSTEM)})
     more = f" and {len(known) - _MAX_NAMED} more" if len(known) > _MAX_NAMED else ""
-    shown = suggest(wanted[0], known) if not more else f" (there: {', '.join(known[:_MAX_NAMED])}{more})"
-    return f"{' or '.join(wanted)}{shown.replace('legal: ', 'there: ') or ' (there: none)'}"
+    shown = suggest(wanted[0], known) if not more else f" (found: {', '.join(known[:_MAX_NAMED])}{more})"
+    return f"{' or '.join(wanted)}{shown.replace('legal: ', 'found: ') or ' (found: none)'}"
 
 
 def _count_names(trainings: Sequence[Training]) -> str:

@@ -81,8 +81,8 @@ def read_runs(
     there = {known: column for column, known in columns.items()}
     if STEP not in there:
         raise RecordError(
-            f"{file.path}: no column {' or '.join(names.of('step'))}"
-            f"{suggest(names.of('step')[0], header.names).replace('legal: ', 'there: ')}; see --step"
+            f"{file.path}: no column of steps, such as {' or '.join(names.of('step')[:2])}"
+            f"{suggest(names.of('step')[0], header.names).replace('legal: ', 'found: ')}; see --step"
         )
     table = read_table(file, header, list(columns), notes)
     numbers = {known: table.numbers(there[known]) for known in (STEP, TIME) if known in there}
@@ -125,7 +125,7 @@ def _check_mixture(
     place = f"{file.path} ({'/'.join(key)})" if key else str(file.path)
     raise RecordError(
         f"{place}: {steps.size:,} losses for {n_steps:,} steps, so it mixes several runs. Name the column that tells "
-        f"them apart with --seed, --arm or --run, or keep only one attempt{f' (there: {others})' if others else ''}"
+        f"them apart with --seed, --arm or --run, or keep only one attempt{f' (found: {others})' if others else ''}"
     )
 
 

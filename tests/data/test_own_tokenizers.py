@@ -146,7 +146,7 @@ def test_an_encoding_is_read_from_local_files(tiny: Path, tmp_path: Path) -> Non
     assert from_cache.encode("the<|endoftext|>the").tolist() == [257, 300, 257]
     assert (from_cache.vocab_size, from_cache.separator) == (301, 300)
     place.write_bytes(LINES[:-9])
-    with pytest.raises(DataError, match=rf"{place} is not {ADDRESS}: fetch the file again"):
+    with pytest.raises(DataError, match=rf"{place} is not the file at {ADDRESS}: download it again"):
         load("tiny")
 
 

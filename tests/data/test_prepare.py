@@ -209,7 +209,7 @@ def test_a_process_that_dies_is_reported(many: DataConfig, tmp_path: Path, monke
 
     monkeypatch.setattr(pool._Pool, "start", start_and_kill)
     with pytest.raises(
-        ResourceError, match=r"ended unexpectedly.*memory.*resumes, with fewer processes by --processes"
+        ResourceError, match=r"ended unexpectedly.*memory.*resumes; to use fewer processes, set --processes"
     ):
         prepare(many, tmp_path, tmp_path / "shards", Means(2))
 

@@ -117,7 +117,7 @@ def test_files_and_splits_that_are_named_are_held_out(tmp_path: Path) -> None:
         assert texts_in(made(config, tmp_path)) == (TEXTS[:40], TEXTS[40:])
     (tmp_path / "dict" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
     info = describe(documents("huggingface", tmp_path / "dict"), tmp_path)
-    assert "no split named validation; documents of train are held out, test is unused" in info.notices[0]
+    assert "no split named validation; documents of train are held out, and test is not used" in info.notices[0]
 
 
 def test_the_hash_is_of_what_decides_the_tokens(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ BAD = {
     ),
     "a later missing key": (line('{"id": 1, "body": "b"}'), r"line 46 has no key 'text' \(legal: id, body\)"),
     "a broken line": (line('{"id": 1, "te'), r"c\.jsonl: line 46: is not JSON: Unterminated string"),
-    "a list": (line("[1, 2]"), r"c\.jsonl: line 46: is not an object with keys: \[1, 2\]"),
+    "a list": (line("[1, 2]"), r"c\.jsonl: line 46: is not a JSON object: \[1, 2\]"),
     "a number": (line('{"text": 7}'), r"c\.jsonl: line 46: its 'text' is a value of type int, not text"),
     "a null": (line('{"text": null}'), r"c\.jsonl: line 46: its 'text' is null, not text"),
     "an empty file": (raw("jsonl", "c.jsonl", b""), r"data\.path: .*c\.jsonl is empty"),

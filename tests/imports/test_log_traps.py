@@ -86,7 +86,7 @@ def test_several_runs_in_one_table_are_never_taken_for_one(tmp_path: Path) -> No
         {"trial": seed, "arm": arm, **row} for arm in ("gpt", "new") for seed in (0, 1) for row in rows_of(arm, seed)
     ]
     path = write_csv(tmp_path / "all.csv", rows)
-    with pytest.raises(RecordError, match=r"42 losses for 21 steps, so it mixes several runs.*--seed.*there: trial"):
+    with pytest.raises(RecordError, match=r"42 losses for 21 steps, so it mixes several runs.*--seed.*found: trial"):
         read(path)
     assert compare(read(path, seed="trial")).ratio == TWICE
     unpaired = compare(read(path, run="trial"))
@@ -206,10 +206,10 @@ def test_a_small_file_that_unfolds_to_billions_and_a_name_that_is_no_text(tmp_pa
     [
         (b"\x80\x04\x95pickle", "not a log of a known format: Hugging Face"),
         (b"PAR1broken", "this file is damaged"),
-        (b"step;val_loss\n", r"no run has a metric .*there: none"),
-        (b"a,b\n1,2\n", r"no column step or .*there: a, b.*see --step"),
-        (b"step,loss\n1,2\n", r"no run has a metric val/loss or .*there: loss.*see --metric"),
-        (b"step,val_loss\nx,y\n", r"no run has a metric .*there: none"),
+        (b"step;val_loss\n", r"no run has a metric .*found: none"),
+        (b"a,b\n1,2\n", r"no column of steps, such as step or .*found: a, b.*see --step"),
+        (b"step,loss\n1,2\n", r"no run has a metric val/loss or .*found: loss.*see --metric"),
+        (b"step,val_loss\nx,y\n", r"no run has a metric .*found: none"),
         (b"", "not a log of a known format"),
     ],
 )

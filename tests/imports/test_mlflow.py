@@ -56,7 +56,7 @@ def test_the_loss_has_one_of_three_names_or_the_given_one(experiments: Experimen
     chosen = {"val_loss": metric} if metric == "my loss" else {}
     assert compare(experiments, name, **chosen).ratio == pytest.approx(2.0)
     if chosen:
-        with pytest.raises(RecordError, match=r"no run has a metric val/loss or .* \(there: my loss, val/accuracy\)"):
+        with pytest.raises(RecordError, match=r"no run has a metric val/loss or .* \(found: my loss, val/accuracy\)"):
             read(experiments, name)
         with pytest.raises(RecordError, match="no run has a metric my los; did you mean 'my loss'"):
             read(experiments, name, val_loss="my los")
@@ -188,7 +188,7 @@ def test_points_without_steps_are_one_message(experiments: Experiments) -> None:
     [
         ("plian", {}, "there is no such experiment in sqlite:.*did you mean 'plain'"),
         ("neighbour", {}, "the experiment has no runs"),
-        ("untagged", {}, r"no run has a tag or param arm.*there: model, seed"),
+        ("untagged", {}, r"no run has a tag or param arm.*found: model, seed"),
         ("untagged", {"arm": "modl"}, "tag or param modl; did you mean 'model'"),
         ("untagged", {"arm": "model"}, "its seed is 'twelve', which is not a whole number"),
         ("untagged", {"arm": "model", "tokens": "tokns"}, r"no run has a metric tokns.*see --map"),

@@ -69,11 +69,11 @@ class Source(ABC):
         """
 
     def tokenize(self, span: Span, config: DataConfig, tokenizer: Tokenizer, border: int) -> Iterator[Block]:
-        """The same, and raises `DataError` if the file changes meanwhile."""
+        """Do the same. Raises `DataError` if the file changes in the meantime."""
         yield from self.read(span, config, tokenizer, border)
         if stamp_of(span.file.path) != span.file.stamp:
             raise DataError(
-                f"{span.file.path}: changed while it was read; run the command again when the file is complete"
+                f"{span.file.path}: the file changed while it was read; run the command again when it is complete"
             )
 
 
@@ -85,7 +85,7 @@ class Documents(Source):
     added, divided or put in another order.
     """
 
-    validation = "validation_fraction of the documents, chosen by a hash of their text"
+    validation = "documents, chosen by a hash of their text (validation_fraction sets the share)"
     kind: ClassVar[Kind]
 
     def split(self, config: DataConfig, base: Path) -> Split:
@@ -125,4 +125,4 @@ def refuse_key(path: Path, problem: str, key: str, names: list[str]) -> DataErro
 def refuse_value(path: Path, place: str, key: str, value: object) -> DataError:
     """The error about a value that is not a text."""
     what = "null" if value is None else f"a value of type {type(value).__name__}"
-    return DataError(f"{path}: {place}: its {key!r} is {what}, not text; correct or remove it")
+    return DataError(f"{path}: {place}: its {key!r} is {what}, not text; fix or remove it")

@@ -21,14 +21,17 @@ from ablate.data.splits import File, Split, digest, leave_out
 from ablate.errors import DataError
 from ablate.study.schema import DataConfig
 
-WANTED = "must be a folder that save_to_disk of Hugging Face's datasets wrote (with state.json or dataset_dict.json)"
+WANTED = "must be a folder written by save_to_disk of Hugging Face's datasets (with state.json or dataset_dict.json)"
 VALIDATION = ("validation", "valid", "val", "dev")
 
 
 class HuggingFaceSource(Documents):
     """A Dataset is split by document. A DatasetDict has splits of its own. Spans are ranges of record batches."""
 
-    summary = "a folder that save_to_disk of Hugging Face's datasets wrote, with the texts in the column text_key"
+    summary = (
+        "a folder written by save_to_disk of Hugging Face's datasets, with the text of each document in the column "
+        "text_key"
+    )
     validation = f"the split named {', '.join(VALIDATION[:-1])} or {VALIDATION[-1]}, else {Documents.validation}"
 
     def split(self, config: DataConfig, base: Path) -> Split:
@@ -83,7 +86,7 @@ def _find_tables(
     for name in names:
         folder = find_path(name, base)
         if folder is None:
-            raise DataError(f"{key}: there is no {name}; it {WANTED}")
+            raise DataError(f"{key}: {name} does not exist; it {WANTED}")
         splits = _read_json(folder / "dataset_dict.json", key).get("splits")
         if not isinstance(splits, list):
             (validation if is_held_out else train).extend(_tables_of(folder, key))
@@ -102,7 +105,7 @@ def _find_tables(
         elif len(splits) > 1:
             others = ", ".join(str(split) for split in splits if split != "train")
             notices += (
-                f"{name} has no split named {VALIDATION[0]}; documents of train are held out, {others} is unused",
+                f"{name} has no split named {VALIDATION[0]}; documents of train are held out, and {others} is not used",
             )
     return train, validation, notices
 
@@ -121,7 +124,7 @@ def _tables_of(folder: Path, key: str) -> list[Path]:
     names = [file.get("filename") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
     paths = [folder / name for name in names if isinstance(name, str)]
     if missing := [path for path in paths if not path.is_file()]:
-        raise DataError(f"{key}: {missing[0]} is missing, but {folder / 'state.json'} names it")
+        raise DataError(f"{key}: {missing[0]} is missing, although {folder / 'state.json'} names it")
     if not paths:
         raise DataError(f"{key}: {folder / 'state.json'} names no tables")
     return paths

@@ -98,9 +98,9 @@ def _find_text(line: bytes, key: str) -> str:
     except json.JSONDecodeError as error:
         raise _LineError(f"is not JSON: {error.msg} in column {error.colno}: {quote(line.decode(), 60)}") from None
     except (ValueError, RecursionError) as error:
-        raise _LineError(f"is not JSON that can be read: {error}") from None
+        raise _LineError(f"is JSON that cannot be read: {error}") from None
     if not isinstance(record, dict):
-        raise _LineError(f"is not an object with keys: {quote(record, 60)}")
+        raise _LineError(f"is not a JSON object: {quote(record, 60)}")
     text = record.get(key)
     if not isinstance(text, str):
         raise _LineError(record=record)

@@ -22,7 +22,7 @@ class StdlibSource(TextSource):
     """Files are held out by a hash of their path inside the library."""
 
     summary = "the source code of the running interpreter's standard library"
-    validation = "validation_fraction of the files, chosen by a hash of their path inside the library"
+    validation = "files, chosen by a hash of their path inside the library (validation_fraction sets the share)"
 
     def split(self, config: DataConfig, base: Path) -> Split:  # noqa: ARG002 - the library needs no path
         root = Path(sysconfig.get_path("stdlib"))

@@ -23,7 +23,8 @@ class TextSource(Source):
 
     summary = f"your own files of plain text ({', '.join(ARCHIVES)} are decompressed)"
     validation = (
-        "the last validation_fraction of a single file, or of several about that share, by a hash of their text"
+        "the end of a single file, or some of several files, chosen by a hash of their content "
+        "(validation_fraction sets the share)"
     )
 
     def split(self, config: DataConfig, base: Path) -> Split:
