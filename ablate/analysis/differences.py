@@ -27,12 +27,14 @@ class Difference(Effect):
     """The final loss of an arm minus its baseline's, with its verdict.
 
     `is_small` means that it is shown to be smaller than the smallest effect of interest; such a difference may be clear
-    all the same. `detectable` is the difference that the study finds in 80 % of cases, at the scatter that it has.
+    all the same. `sd` is the standard deviation of a paired difference, moderated if the test is. `detectable` is the
+    difference that the study finds in 80 % of cases at that scatter.
     `method` is the test; it is empty if there is no interval.
     """
 
     verdict: Verdict = "undecided"
     is_small: bool = False
+    sd: float | None = None
     detectable: float | None = None
     method: str = ""
 
@@ -110,7 +112,12 @@ def _judge(members: Sequence[_Sample], family: Family, methods: Sequence[str], r
     detectable = find_detectable(family.standard_error, family.df, single_level(family.n_arms))
     return [
         replace(
-            row, verdict=verdicts[i], is_small=bool(is_small[i]), detectable=float(detectable[i]), method=methods[i]
+            row,
+            verdict=verdicts[i],
+            is_small=bool(is_small[i]),
+            sd=float(family.standard_error[i] * np.sqrt(row.n)),
+            detectable=float(detectable[i]),
+            method=methods[i],
         )
         for i, row in enumerate(fill_in([sample.row for sample in members], family))
     ]

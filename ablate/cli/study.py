@@ -27,7 +27,8 @@ from ablate.cli.options import (
     TrackingUri,
     Workers,
 )
-from ablate.errors import RecordError
+from ablate.cli.power import describe_plan_power
+from ablate.errors import AblateError, RecordError
 
 
 def plan(
@@ -36,12 +37,25 @@ def plan(
     workers: Workers = None,
     set_: Settings = None,
     with_: Overlays = None,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            "--noise",
+            metavar="SD",
+            help="Standard deviation of final losses between seeds, to say which differences the seeds can find. "
+            "Default: that of finished runs.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a grid or a search declares: arms, runs, sizes and cost. Trains and writes nothing."""
     from ablate.study.load import is_search
 
+    if noise is not None and not 0 < noise < float("inf"):
+        raise AblateError(f"--noise {noise:g}: must be a number above 0")
     if is_search(grid):
+        if noise is not None:
+            raise AblateError("--noise: a search has no verdicts; give it with a grid")
         search.show_plan(grid, runs, workers, set_, as_json=as_json)
         return
     planned = read_plan(grid, runs, set_, with_)
@@ -56,7 +70,8 @@ def plan(
     where = planned.study.locate(("resources",))
     placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
     pace = measure_pace(placement)
-    print_plan(planned, StudyFolder(runs / planned.study.name), placement, pace)
+    store = StudyFolder(runs / planned.study.name)
+    print_plan(planned, store, placement, pace, tuple(describe_plan_power(planned, store, noise)))
     if planned.grid.tune is not None:
         search.show_tuning(planned, placement, pace)
 

@@ -40,8 +40,8 @@ def describe_plan(plan: Plan) -> Iterator[dict[str, Any]]:
         }
 
 
-def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace) -> None:
-    """Print the arms with their sizes, and the cost of the runs that the `store` does not have yet."""
+def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace, power: Sequence[str] = ()) -> None:
+    """Print the arms with their sizes, the cost of the runs that the `store` does not have yet, and their power."""
     console = open_console()
     seconds_of_arm = estimate_seconds(plan, store, pace)
     console.print(f"[bold]{escape(plan.study.name)}[/]  {escape(plan.study.question)}", highlight=False)
@@ -60,6 +60,7 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace)
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, plan.study.seeds))}"
         f"{flops}{done}; {placement}",
         *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], placement, pace),
+        *power,
         *describe_inputs(plan),
     ):
         console.print(line, markup=False, highlight=False)

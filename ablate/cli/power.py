@@ -1,0 +1,111 @@
+"""What seeds can see: the verb `power`, and the line of `plan` about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from statistics import median
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ablate.cli.inputs import find_store, read_by
+from ablate.cli.options import DEFAULT_RUNS, STUDY_HELP, AsJson, Runs
+from ablate.errors import AblateError, RecordError
+
+if TYPE_CHECKING:
+    from ablate.analysis.arm_power import ArmPower
+    from ablate.metrics import Metric
+    from ablate.plan import Plan
+    from ablate.tracking.folders import StudyFolder
+
+
+def power(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help=f"{STUDY_HELP} A published report's folder works too.")],
+    effect: Annotated[
+        float | None,
+        typer.Option(
+            "--effect",
+            metavar="SIZE",
+            help="Difference of final losses to find, e.g. 0.01 nats. Default: the study's smallest effect.",
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option("--power", metavar="SHARE", help="Share of studies that should find it, above 0, below 1.")
+    ] = 0.8,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Say which differences a study can find, and how many seeds a difference takes for each arm."""
+    from ablate.analysis.arm_power import find_power
+
+    if not 0 < share < 1:
+        raise AblateError(f"--power {share:g}: must be above 0 and below 1, such as 0.8")
+    results = read_by([find_store(study, runs)], None, None)
+    size = results.smallest_effect if effect is None else effect
+    if size is None:
+        raise AblateError(f"--effect is needed: the study is compared by {results.metric.name}, of unknown scale")
+    if not 0 < size < float("inf"):
+        raise AblateError(f"--effect {size:g}: must be a number above 0")
+    arms = find_power(results, size, share)
+    if not arms:
+        raise RecordError(f"{results.record.study}: no arm has two finished pairs of runs, so the scatter is unknown")
+    if as_json:
+        print("[" + ",\n ".join(json.dumps(asdict(arm)) for arm in arms) + "]")
+    else:
+        _print_power(arms, size, share, results.metric)
+
+
+def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric: Metric) -> None:
+    from rich.text import Text
+
+    from ablate.analysis.power import MOST_SEEDS
+    from ablate.cli.tables import make_table, open_console, print_plain
+    from ablate.formatting import format_number
+
+    table = make_table(["arm"], ["seeds", "scatter", f"found in {100 * share:g} %", f"seeds for {effect:g}"])
+    for arm in arms:
+        needed = f"over {MOST_SEEDS:,}" if arm.seeds_needed is None else f"{arm.seeds_needed:,}"
+        numbers = (str(arm.n_seeds), format_number(arm.sd), format_number(arm.detectable), needed)
+        table.add_row(Text(arm.arm), *numbers)
+    console = open_console()
+    console.print(table)
+    what = f"{metric.unit.strip()}, " if metric.unit else ""
+    how = f"({what}moderated if the test is)"
+    print_plain(console, f"scatter: standard deviation of a paired difference in final {metric.short} {how}", "dim")
+
+
+def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
+    """Say what the seeds of a plan can see, from --noise or from the finished runs of a study of the same name."""
+    from ablate.analysis.power import POWER, detectable_difference
+
+    sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)
+    if not sizes:
+        return
+    n_arms, n_seeds = max(sizes.values()), len(plan.study.seeds)
+    if n_seeds < 2:
+        yield "one seed: no arm can be judged better or worse than its baseline"
+        return
+    sd = _find_scatter(store) if noise is None else noise * 2**0.5
+    source = "finished runs" if noise is None else f"--noise {noise:g}"
+    found = f"a difference of {{}} is found in {100 * POWER:g} % of studies"
+    of = f"with {n_seeds} seeds{f' and {n_arms} arms per baseline' if n_arms > 1 else ''}"
+    if sd is None:
+        ratio = detectable_difference(2**0.5, n_arms, n_seeds)
+        yield f"{of}, {found.format(f'{ratio:.1f} standard deviations between seeds')}"
+        return
+    unit = " nats" if plan.study.program is None else ""
+    size = detectable_difference(sd, n_arms, n_seeds)
+    yield f"{of}, {found.format(f'{size:.2g}{unit}')} (scatter from {source})"
+
+
+def _find_scatter(store: StudyFolder) -> float | None:
+    """The median scatter of paired differences in the study that was run under this name, if there is one."""
+    from ablate.analysis.differences import find_differences
+    from ablate.analysis.results import read_results
+
+    if not store.record.exists():
+        return None
+    return median(known) if (known := [row.sd for row in find_differences(read_results(store)) if row.sd]) else None
