@@ -122,10 +122,12 @@ class RunCurve:
     def cost(self, axis: str) -> Floats:
         """Return the cost up to each line on one of `AXES`: steps, tokens, FLOPs, s, or GPU s."""
         column = self.columns[_COLUMN_OF_AXIS[axis]]
+        if self.why_no_cost(axis):
+            return np.full_like(column, np.nan)
         return column * self.n_gpus if axis == "gpu_seconds" else column
 
     def why_no_cost(self, axis: str) -> str:
-        """Say why a cost of an imported run was left out; empty if it was not."""
+        """Say why a cost of an imported run, or of a program, was left out; empty if it was not."""
         known = self.manifest.get("no_cost")
         reason = known.get(_COLUMN_OF_AXIS[axis]) if isinstance(known, Mapping) else None
         return reason if isinstance(reason, str) else ""

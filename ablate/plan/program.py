@@ -18,15 +18,19 @@ from ablate.plan.resolve import Resolver
 from ablate.plan.setup import Resolved
 from ablate.sources.files import Code, collect
 from ablate.sources.git import Tree, find_tree
-from ablate.sources.variables import LOG, variable_name
+from ablate.sources.variables import LOG, PREFIX, variable_name
 from ablate.study.declaration import Declaration
 from ablate.study.overlay import Overlay
+from ablate.study.program import STEP
 from ablate.study.settings import Settings, flatten
 from ablate.study.template import fill, is_placeholder, names_in
 from ablate.study.yaml_source import KeyPath, Place
 
 _NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
+_NO_CODE = (
+    "no file of the program is known, so a change of its code makes no new runs: name its files under program.code"
+)
 _SEED_UNREAD = (
     "the command has no placeholder {seed}: unless the program reads $ABLATE_SEED, all seeds train the same run, and "
     "the report counts runs with the same numbers once"
@@ -66,9 +70,19 @@ class ProgramResolver(Resolver):
                 f"${variable_name(axis)}, or from arm.json in {{run_dir}}"
                 for axis in unread
             ),
+            *([_NO_CODE] if not self.code.files and (not self._trees or GIT in self.axes.conditions) else []),
+            *self._say_what_no_pattern_reads(),
             *([_SEED_UNREAD] if len(self.declared.seeds) > 1 and "seed" not in self._read else []),
             *dict.fromkeys(notice for tree in self._trees.values() for notice in tree.notices),
         ]
+
+    def _say_what_no_pattern_reads(self) -> list[str]:
+        """Why the first metric may never come, which a run would only notice at its end."""
+        groups = {name: None for text in self.program.pattern for name in re.compile(text).groupindex}
+        if not groups or (name := self.program.primary) in groups:
+            return []
+        near = suggest(name, [group for group in groups if group != STEP])
+        return [f"no pattern has a group for the metric {name}{near}: the program must report it in another way"]
 
     @cached_property
     def _read(self) -> frozenset[str]:
@@ -119,6 +133,9 @@ class ProgramResolver(Resolver):
         texts += [(("program", "env", name), text) for name, text in self.program.env.items()]
         known = [*self.axes.levels, *(path for path, _ in flatten(self.base.tree)), *PROVIDED]
         known += [path for rule in self.declared.rules for path in rule.set]
+        for name in self.program.env:
+            if name.startswith(PREFIX):
+                raise self.declared.refuse(("program", "env", name), f"{name} cannot be set: it comes from ablate")
         for place, text in texts:
             for name in names_in(text):
                 if name not in known and self.base.get(name) is None:

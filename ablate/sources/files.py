@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from ablate.errors import GridError
 from ablate.files import open_regular
 from ablate.formatting import quote
 from ablate.sources.git import list_tracked
-from ablate.sources.imports import find_imported
+from ablate.sources.imports import find_imported, find_module
 
 HASH_LENGTH = 16
 MAX_FILES = 20_000
@@ -33,8 +34,8 @@ class Code:
 
 
 def collect(folder: Path, patterns: Sequence[str], words: Iterable[str]) -> Code:
-    """The files that `patterns` name, or else those that git tracks in the folder, with the scripts among the `words`
-    of the command and the modules that they import from the folder.
+    """The files that `patterns` name, or else those that git tracks in the folder, with the scripts and modules (`-m`)
+    among the `words` of the command, and the modules that they import from the folder.
 
     Grids are left out of the files that git tracks, because a new seed in a grid changes no result. Raises `GridError`
     for a pattern that names nothing, a file outside of the folder, a file that cannot be read, or too many files.
@@ -42,7 +43,9 @@ def collect(folder: Path, patterns: Sequence[str], words: Iterable[str]) -> Code
     if patterns:
         found = {name for pattern in patterns for name in _expand(folder, pattern)}
     else:
+        words = list(words)
         scripts = [name for word in words if (name := _script(folder, word))]
+        scripts += [name for before, word in pairwise(words) if before == "-m" for name in find_module(folder, word)]
         found = {name for name in list_tracked(folder) if not _is_grid(folder / name)}
         found |= {*scripts, *find_imported(folder, scripts)}
     if len(found) > MAX_FILES:

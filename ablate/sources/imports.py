@@ -28,6 +28,12 @@ def find_imported(folder: Path, scripts: Iterable[str]) -> set[str]:
     return found
 
 
+def find_module(folder: Path, dotted: str) -> set[str]:
+    """The files that `python -m dotted` runs, if they lie in `folder`."""
+    parts = tuple(dotted.split("."))
+    return {*_locate(folder, parts, ("",)), *_locate(folder, (*parts, "__main__"), ("",))}
+
+
 def _imports(path: Path, name: PurePosixPath) -> Iterator[tuple[str, ...]]:
     """The parts of each imported module. A relative import starts with an empty part and its folder."""
     try:

@@ -17,6 +17,7 @@ from ablate.study.tuning import Frozen
 STEP = "step"
 COSTS = ("tokens", "flops", "wall_s")  # what a program may log besides its metrics; everything else is a diagnostic
 SILENT_S = 1800.0
+_OPERATORS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 
 
@@ -25,9 +26,15 @@ def _split(value: object) -> object:
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, list) else value
     try:
-        return tuple(shlex.split(value))
+        words, raw = tuple(shlex.split(value)), shlex.split(value, posix=False)
     except ValueError as error:
         raise ValueError(f"cannot be split into words: {error}") from None
+    if operator := next((word for word in raw if word in _OPERATORS), None):
+        raise ValueError(
+            f"{quote(operator)} means nothing, because no shell runs: put the commands into a script of their own, "
+            "or quote it if it is an argument"
+        )
+    return words
 
 
 def _to_text(value: object) -> object:

@@ -19,8 +19,10 @@ MAX_SEARCHED = 2**13  # characters of a line that patterns search
 STEP = "step"
 STEP_KEYS = (STEP, "_step", "global_step", "iter", "iteration")  # in a JSON line, the first that is there
 _JSON_MARKS = (b'step"', b'"iter')  # each step key of a JSON line has one of them
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 _END = re.compile(rb"[\r\n]")
+_NO_DIGITS = re.compile(r"[+-]?(?<![A-Za-z0-9_])(?:nan|inf(?:inity)?)(?!\w)|(?<=\d)e[+-]?\d+", re.IGNORECASE)
+_REST_OF_NUMBER = re.compile(r"(?:\.?\d+)?(?:[eE][+-]?\d+)?")
 
 Values = Mapping[str, float | int]
 
@@ -28,14 +30,14 @@ Values = Mapping[str, float | int]
 class LineReader:
     """Reads metrics from blocks of output, and from lines that `ablate.log` wrote.
 
-    `wanted` are the names of which a JSON line must have one to count. `remarks` are what a person should know, each
-    once.
+    `wanted` are the names of which a JSON line must have one to count. `remarks` are what a person should know, one of
+    each kind.
     """
 
     def __init__(self, patterns: Sequence[str], wanted: Sequence[str]) -> None:
         self.patterns = [re.compile(pattern) for pattern in patterns]
         self.wanted = frozenset(wanted)
-        self.remarks: dict[str, None] = {}
+        self.remarks: dict[str, str] = {}
         self.step: int | None = None  # the last one seen in the output
         self._rest = b""
         marks = [*_JSON_MARKS, *map(find_literal, patterns)]
@@ -47,7 +49,10 @@ class LineReader:
         content = self._rest + block
         end = len(content) if is_last else max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
         self._rest = content[end:][:MAX_LINE_BYTES]
-        for line in self._candidates(content[:end]):
+        lines = content[:end]
+        if b"\x1b" in lines:
+            lines = _COLOURS.sub(b"", lines)  # a colour may stand inside of a text that is looked for
+        for line in self._candidates(lines):
             yield from self._read_line(line[:MAX_LINE_BYTES])
 
     def _candidates(self, lines: bytes) -> Iterator[bytes]:
@@ -68,19 +73,18 @@ class LineReader:
             }
 
     def _read_line(self, line: bytes) -> Iterator[tuple[int, Values]]:
-        text = _COLOURS.sub("", line.decode(errors="replace")).strip()
+        text = line.decode(errors="replace").strip()
         if text.startswith("{") and (record := parse_object(text.encode())) is not None:
             yield from self._read_object(record)
             return
         values: dict[str, float | int] = {}
         for pattern in self.patterns:
-            if found := pattern.search(text, 0, MAX_SEARCHED):
-                for name, part in found.groupdict().items():
-                    if part is not None and (number := self._number(name, part)) is not None:
-                        values[name] = number
+            for name, part in find_groups(pattern, text):
+                if (number := self._number(name, part)) is not None:
+                    values[name] = number
         step = values.pop(STEP, self.step)
         if step is None and values:
-            self.remarks.setdefault(f"{', '.join(values)} without a step so far: left out")
+            self.remarks.setdefault("no step", f"{', '.join(values)} without a step so far: left out")
         elif step is not None and self._is_step(step):
             self.step = int(step)
             if values:
@@ -90,36 +94,59 @@ class LineReader:
         key = next((key for key in STEP_KEYS if key in record), None)
         if key is not None and self.wanted & record.keys() and self._is_step(record[key]):
             self.step = int(record[key])
-            yield self.step, _numbers(record, key)
+            yield self.step, self._numbers(record, key)
 
     def read_logged(self, lines: bytes) -> Iterator[tuple[int, Values]]:
         """(step, values) of each line of `ablate.log`."""
         for line in lines.splitlines():
             record = parse_object(line)
             if record is not None and self._is_step(record.get(STEP)):
-                yield int(record[STEP]), _numbers(record, STEP)
+                yield int(record[STEP]), self._numbers(record, STEP)
 
     def _number(self, name: str, text: str) -> float | int | None:
         try:
             return int(text) if name == STEP and text.isdecimal() else float(text)
         except (ValueError, OverflowError):
-            self.remarks.setdefault(f"{name}: {text[:40]!r} is not a number: left out")
+            self.remarks.setdefault(name, f"{name}: {text[:40]!r} is not a number: left out")
             return None
 
     def _is_step(self, value: Any) -> bool:
         is_whole = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
         if is_whole and (isinstance(value, int) or value.is_integer()):
             return True
-        self.remarks.setdefault(f"step {json.dumps(value)[:40]} is not a whole number: left out")
+        self.remarks.setdefault(STEP, f"step {json.dumps(value)[:40]} is not a whole number: left out")
         return False
 
+    def _numbers(self, record: Mapping[str, Any], step_key: str) -> dict[str, float | int]:
+        """The numbers of a record. A metric or cost may also be written as text."""
+        found: dict[str, float | int] = {}
+        for key, value in record.items():
+            number = value
+            if key in self.wanted and (value is None or isinstance(value, str | bool)):
+                number = self._number(key, value if isinstance(value, str) else json.dumps(value))
+            if key != step_key and isinstance(number, int | float) and not isinstance(number, bool):
+                found[key] = number
+        return found
 
-def _numbers(record: Mapping[str, Any], step_key: str) -> dict[str, float | int]:
-    return {
-        key: value
-        for key, value in record.items()
-        if key != step_key and isinstance(value, int | float) and not isinstance(value, bool)
-    }
+
+def find_groups(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, str]]:
+    """The name and text of each group of a pattern that is in the text.
+
+    Most patterns are written for the numbers of a healthy run. So where a pattern is not found, `nan`, `inf` and
+    exponents may stand for digits, and a number that goes on where the pattern ends, as 9.9e-05 does behind `[\\d.]+`,
+    is read whole.
+    """
+    found = pattern.search(text, 0, MAX_SEARCHED)
+    if found is None and _NO_DIGITS.search(text, 0, MAX_SEARCHED):
+        found = pattern.search(_NO_DIGITS.sub(lambda word: "0" * len(word[0]), text), 0, MAX_SEARCHED)
+    if found is None:
+        return
+    for name in pattern.groupindex:
+        start, end = found.span(name)
+        if start >= 0 and end == found.end() and text[start:end][-1:].isdigit():
+            end = _REST_OF_NUMBER.match(text, end).end()  # type: ignore[union-attr]
+        if start >= 0:
+            yield name, text[start:end]
 
 
 def find_literal(pattern: str) -> bytes:

@@ -7,8 +7,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ DRAIN_S = 1.0  # how long to read what is left in the pipe once everything has e
 SHORT = 0.9  # a program that ends before this share of its steps is noted
 ARM_NAME, DIFF_NAME = "arm.json", "code.diff"
 SEARCHED = "an `ablate.log(step=..., {0}=...)`, a JSON line with a step and {0}"
+REMOVED = (
+    "the program removed files that ablate keeps in {run_dir}: let it clear only a folder of its own, such as "
+    "{run_dir}/out"
+)
 
 
 class ProgramError(AblateError):
@@ -69,6 +73,12 @@ class ProgramTrainer(Trainer):
         except ProgramError as error:
             recorder.write_status("failed", error=str(error))
             return "failed"
+        except FileNotFoundError as error:
+            if Path(str(error.filename)).parent != folder.path:
+                raise
+            folder.path.mkdir(parents=True, exist_ok=True)
+            recorder.write_status("failed", error=REMOVED)
+            return "failed"
 
     def _train(self, job: Job, folder: RunFolder, recorder: FolderRecorder, order: Order) -> Result:
         program, told = job.config["program"], job.directions
@@ -95,12 +105,12 @@ class ProgramTrainer(Trainer):
         manifest = {**job.manifest, **describe_device(self.device), "threads": self.cpus}
         write_json(folder.manifest, manifest, durable=False)  # it is written again at the end
         recorder.write_status("running")
-        with tempfile.NamedTemporaryFile(dir=folder.path, prefix=".logged-") as logged:
-            env = self._environment(program["env"], values, provided, told["settings"], logged.name)
-            run = _Run(job, folder, recorder, order)
-            end = run.follow(words, env, Path(logged.name))
+        run = _Run(job, folder, recorder, order)
+        with _new_file(folder.path) as logged:
+            env = self._environment(program["env"], values, provided, told["settings"], str(logged))
+            end = run.follow(words, env, logged)
         recorder.memory_bytes = end.memory_bytes
-        write_json(folder.manifest, {**manifest, "peak_memory_bytes": end.memory_bytes})
+        write_json(folder.manifest, {**manifest, **run.flaws, "peak_memory_bytes": end.memory_bytes})
         return run.conclude(end)
 
     def _environment(
@@ -120,6 +130,17 @@ class ProgramTrainer(Trainer):
         if self.device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = ""  # a run without a share of a GPU must not use one
         return env | {name: fill(text, values) for name, text in own.items()}
+
+
+@contextmanager
+def _new_file(folder: Path) -> Iterator[Path]:
+    """An empty file that is removed at the end, if the program has not done so."""
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".logged-")
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _check_code(told: Mapping[str, Any], expected: str) -> None:
@@ -150,6 +171,11 @@ class _Run:
         self.watch = _Watch()
         self.stopped = False
         self._offset = 0
+
+    @property
+    def flaws(self) -> dict[str, Any]:
+        """What the manifest says about costs that do not count."""
+        return {"no_cost": self.curve.no_cost} if self.curve.no_cost else {}
 
     @property
     def primary(self) -> str:
@@ -199,7 +225,7 @@ class _Run:
         for step, values in found:
             if not self.curve.has_diverged:
                 self.curve.add(step, values)
-        for remark in self.reader.remarks:
+        for remark in self.reader.remarks.values():
             self._note(remark)
 
     def _command(self, process: Process) -> None:

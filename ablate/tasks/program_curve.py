@@ -15,6 +15,7 @@ from ablate.tracking.curve import CurveWriter, file_crc32, parse_line
 from ablate.tracking.study_record import MAX_COUNT, is_number
 
 COSTS = ("tokens", "flops", "wall_s")
+COUNTS = ("tokens", "flops")  # which grow with every step
 SECONDS = "seconds"  # another name of wall_s
 TAKEN = frozenset({"step", "run_id", "arm", "seed", "state"})  # columns that the tables of a study have of their own
 MAX_NAMES = 200
@@ -52,6 +53,9 @@ class ProgramCurve:
         self._last_start = (0, 0)  # where it begins
         self._is_fresh = True
         self._names: dict[str, None] = {}
+        self._totals: dict[str, tuple[int, float]] = {}  # (step, value) of each cost that was reported
+        self._has_gone_back = False
+        self.no_cost: dict[str, str] = {}  # why a cost does not count, by its name
 
     def add(self, step: int, values: Values) -> None:
         """Take the values of a step."""
@@ -62,9 +66,11 @@ class ProgramCurve:
             self._resume(step)
         known = self._pending or self._last
         if known is not None and step < known["step"]:
-            self.note(f"values of step {step} came after step {known['step']}: left out")
+            if not self._has_gone_back:
+                self.note(f"values of step {step} came after step {known['step']}: left out")
+            self._has_gone_back = True
             return
-        clean = self._clean(values)
+        clean = self._check_costs(step, self._clean(values))
         if self._pending is not None and step > self._pending["step"]:
             self.flush()
         if self._pending is None and self._last is not None and step == self._last["step"]:
@@ -120,6 +126,9 @@ class ProgramCurve:
         if self._last is None:
             return
         self._last_start = (n_bytes, crc32 or 0)
+        for name in COUNTS:
+            if is_number(total := self._last.get(name)):
+                self._totals[name] = (self._last["step"], float(total or 0))
         seconds = self._last.get("wall_s")
         self._before_s = float(seconds) if seconds is not None and is_number(seconds) else 0.0
         self.note(f"resumed after step {self._last['step']}")
@@ -135,6 +144,25 @@ class ProgramCurve:
             if found[name] is None and name in self.metrics and name != self.primary:
                 self.note(f"{name} was not a finite number at some step")
         return found
+
+    def _check_costs(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Leave out costs that are no totals since the start, such as the tokens of one batch."""
+        for name in COSTS:
+            if name not in values:
+                continue
+            before, total = self._totals.get(name, (-1, 0.0)), values[name]
+            flaw = ""
+            if total is None or total < 0:
+                flaw = f"{name} was not a number of at least 0 at step {step}"
+            elif total < before[1]:
+                flaw = f"{name} fell from {before[1]:g} at step {before[0]} to {total:g} at step {step}"
+            elif name in COUNTS and total == before[1] > 0 and step > before[0]:
+                flaw = f"{name} was {total:g} at step {before[0]} and at step {step}"
+            if flaw and name not in self.no_cost:
+                self.no_cost[name] = f"{flaw}, so it is no total since the start"
+                self.note(f"{self.no_cost[name]}: it does not count")
+            self._totals[name] = (step, total or 0.0)
+        return {name: value for name, value in values.items() if name not in self.no_cost}
 
     def _knows(self, name: str) -> bool:
         """Whether a name is kept. A new one that looks like a misspelt metric is noted."""

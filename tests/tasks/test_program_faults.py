@@ -62,6 +62,14 @@ def test_a_program_that_reports_nothing_has_failed_and_the_message_says_what_was
     assert "lines that match 'step (?P<step>" in second
 
 
+@pytest.mark.parametrize("remove", ["shutil.rmtree(d)", "shutil.rmtree(d); os.mkdir(d)"])
+def test_a_program_that_clears_the_folder_of_its_run_is_told_so(bench: Callable[..., Bench], remove: str) -> None:
+    script = f"import os, shutil\nd = os.environ['ABLATE_RUN_DIR']\n{remove}\nprint('step 1: val loss 2.0')\n"
+    result, status, _ = bench().run(script)
+    assert result == "failed"
+    assert status.error.startswith("the program removed files that ablate keeps in {run_dir}")
+
+
 def test_a_metric_that_is_not_finite_ends_the_program_at_once(bench: Callable[..., Bench]) -> None:
     mine = bench()
     result, status, curve = mine.run(

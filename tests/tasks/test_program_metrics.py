@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from program_bench import Bench
 
+from ablate.analysis.results import read_results
 from ablate.tasks.log_lines import LineReader, find_literal
 
 NANOGPT = [
@@ -105,6 +107,42 @@ def test_steps_that_go_back_are_left_out_and_noted_once(bench: Callable[..., Ben
     assert status.notes == ("values of step 1 came after step 2: left out",)
 
 
+def test_a_thousand_bad_steps_leave_one_note_of_each_kind(bench: Callable[..., Bench]) -> None:
+    script = "for s in [*range(300)] * 2: print(f'step {s}: val loss {s}.5')\nimport ablate\n"
+    script += "for s in range(300): ablate.log(s + 0.5, val_loss=1)\n"
+    _, status, curve = bench().run(script)
+    assert len(curve) == 300 and len(status.notes) == 2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "flaw"),
+    [
+        ((64, 64, 64), "tokens was 64 at step 0 and at step 1"),
+        ((64, 32, 96), "tokens fell from 64 at step 0 to 32 at step 1"),
+        ((-1, 64, 128), "tokens was not a number of at least 0 at step 0"),
+    ],
+)
+def test_a_cost_that_is_no_total_does_not_count(
+    bench: Callable[..., Bench], tokens: tuple[int, ...], flaw: str
+) -> None:
+    """The tokens of one batch, logged at each step, would make every arm equally fast in tokens."""
+    script = f"import ablate\nfor s, n in enumerate({tokens}): ablate.log(s, val_loss=3 - s, tokens=n)\n"
+    made = bench({"pattern": None})
+    result, status, _ = made.run(script)
+    assert result == "finished"
+    assert status.notes == (f"{flaw}, so it is no total since the start: it does not count",)
+    (run,) = (run for run in read_results(made.store).runs if run.has_ended)
+    assert np.isnan(run.cost_of_evaluations("tokens")).all() and run.evaluation_loss.tolist() == [3, 2, 1]
+    assert run.why_no_cost("tokens").startswith(flaw)
+
+
+def test_a_metric_in_a_json_line_may_be_a_text(bench: Callable[..., Bench]) -> None:
+    script = """for v in ('"2.5"', 'null', '"NaN"'): print('{"step": 1, "val_loss": %s}' % v)\n"""
+    result, status, _ = bench({"pattern": None}).run(script)
+    assert result == "diverged"
+    assert status.notes[0] == "val_loss: 'null' is not a number: left out"
+
+
 def test_a_late_value_of_a_step_joins_its_line(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablate.tasks.program_curve.IDLE_S", 0.1)
     _, _, curve = bench({"pattern": None}).run(
@@ -128,6 +166,29 @@ def test_progress_bars_and_colours_hide_no_metric() -> None:
     output = b"  3%|#   | 1/30\r\x1b[32mstep 1 val_loss=\x1b[1m2.5\x1b[0m\r\n\rstep 2 val_loss=2.0 \r"
     found = [one for byte in output for one in reader.read(bytes([byte]))]
     assert [*found, *reader.read(b"", is_last=True)] == [(1, {"val_loss": 2.5}), (2, {"val_loss": 2.0})]
+
+
+def test_a_pattern_of_digits_still_sees_that_a_run_diverges(bench: Callable[..., Bench]) -> None:
+    """nanoGPT prints `nan`, which its pattern of digits does not match. The run must not end as a good one."""
+    script = "for s, v in ((0, '4.0'), (1, 'nan'), (2, 'nan')): print(f'step {s}: train loss {v}, val loss {v}')\n"
+    result, status, curve = bench({"pattern": NANOGPT}).run(script)
+    assert result == "diverged" and curve[-1]["val_loss"] is None
+    assert status.notes == ("val_loss was not a finite number at step 1",)
+
+
+@pytest.mark.parametrize(
+    ("train", "val"), [("2.0", "9.9e-05"), ("1e-05", "2.5"), ("1e-05", "1E+2"), ("2.0", "inf"), ("-inf", "3.0")]
+)
+def test_a_number_is_never_read_in_part(train: str, val: str) -> None:
+    reader = LineReader(NANOGPT, ["val_loss"])
+    found = [*reader.read(f"step 5: train loss {train}, val loss {val}\n".encode())]
+    assert found == [(5, {"train_loss": float(train), "val_loss": float(val)})]
+
+
+def test_a_colour_inside_the_text_of_a_pattern_hides_no_metric() -> None:
+    reader = LineReader(NANOGPT, ["val_loss"])
+    line = b"step 5\x1b[0m: train \x1b[1mloss 2.0, val\x1b[0m loss \x1b[32m2.5\x1b[0m\n"
+    assert [*reader.read(line)] == [(5, {"train_loss": 2.0, "val_loss": 2.5})]
 
 
 @pytest.mark.parametrize(

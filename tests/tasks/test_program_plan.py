@@ -83,6 +83,8 @@ def test_settings_reach_the_program_as_words_variables_and_a_file(bench: Callabl
         ({"code": ["gone.py"]}, {}, "program.code: 'gone.py': there is no such file or folder"),
         ({"code": ["../x"]}, {}, "must be a path inside the grid's folder"),
         ({"code": ["*.cu"]}, {}, "'*.cu' matches no file"),
+        ({"env": {"ABLATE_LOG": "1"}}, {}, "program.env.ABLATE_LOG: ABLATE_LOG cannot be set: it comes from ablate"),
+        ({"command": "cd x && python train.py"}, {}, "program.command: '&&' means nothing, because no shell runs"),
         ({"env": {"A B": "1"}}, {}, "is no name of an environment variable"),
         ({"steps": "train.iters"}, {"train": {"max_iters": 5}}, "did you mean 'train.max_iters'"),
         ({"silent_for": 0}, {}, "program.silent_for"),
@@ -141,6 +143,24 @@ def test_a_plan_says_which_files_run_and_what_no_placeholder_reads(bench: Callab
         "or from arm.json in {run_dir}"
     )
     assert (plan.arms[0].n_params, plan.arms[0].n_tokens, plan.total_flops) == (None, None, None)
+
+
+def test_a_module_that_python_runs_is_part_of_the_code(bench: Callable[..., Bench]) -> None:
+    mine = bench({"command": "python -m package.main {kind} {seed} '&&'"})
+    (mine.folder / "package").mkdir(parents=True)
+    for name in ("__init__", "main", "part"):
+        mine.write("from . import part\n", f"package/{name}.py")
+    setup: Any = mine.plan().arms[0].setup
+    assert setup.code.files == ("package/__init__.py", "package/main.py", "package/part.py")
+    assert not mine.plan().notices
+
+
+def test_a_plan_says_what_would_only_show_at_the_end_of_a_run(bench: Callable[..., Bench]) -> None:
+    pattern = r"step (?P<step>\d+): (?P<valloss>\S+)"
+    mine = bench({"command": "bash -c 'python train.py {kind} {seed}'", "pattern": pattern})
+    code, metric = mine.plan().notices
+    assert code.startswith("no file of the program is known, so a change of its code makes no new runs")
+    assert metric.startswith("no pattern has a group for the metric val_loss; did you mean 'valloss'?")
 
 
 def test_only_what_decides_the_result_is_in_the_run_id(bench: Callable[..., Bench]) -> None:
