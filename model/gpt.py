@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .attention_backend import BackendMethods
 from .blocks import Stack
 from .config import ModelConfig
 from .context import Cache, Context, Padding, find_seen
@@ -17,10 +16,11 @@ from .errors import ConfigError
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 from .layers import Embedding, multiply
 from .numerics import upcast
-from .parameters import SpecModel, SpecModule
+from .parameters import SpecModel
+from .training_methods import TrainingMethods
 
 
-class HeadedModel(SpecModel, BackendMethods):
+class HeadedModel(SpecModel, TrainingMethods):
     """A model with an embedding, and a head that turns its stream into logits.
 
     `backend` is the attention backend of every layer; `measured_ms` holds times, if attention_backend.py measured it.
@@ -39,15 +39,6 @@ class HeadedModel(SpecModel, BackendMethods):
         self.measured_ms: dict[str, float] = {}
         self.normalize_source = config.normalization.normalize_source
         self._compiled_end: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
-
-    def add_penalties(self, loss: Tensor) -> Tensor:
-        """Add what the modules penalize while they train."""
-        if not (self.has_penalties and self.training):
-            return loss
-        found = [module.penalty() for module in self.modules() if isinstance(module, SpecModule)]
-        if hasattr(self, "embedding"):
-            found.append(self.config.normalization.penalize_embedding(self.embedding.read_weight()))
-        return loss + sum(penalty for penalty in found if penalty is not None)
 
     def stream_loss(self, h_btd: Tensor, targets_bt: Tensor) -> Tensor:
         """Compute the loss from the residual stream (..., d) after the last block."""
@@ -79,26 +70,6 @@ class HeadedModel(SpecModel, BackendMethods):
 
     def head_weight(self) -> Tensor:
         return (self.embedding if self.head is None else self.head).read_weight()
-
-    def stacks(self) -> tuple[Stack, ...]:
-        """Return every stack of blocks."""
-        raise NotImplementedError
-
-    def probe(self, n_sequences: int) -> None:
-        """Run a forward pass over `n_sequences` of full length."""
-        raise NotImplementedError
-
-    def compile_blocks(self) -> None:
-        """Compile the blocks in place and the loss. Blocks share one graph, so depth costs no compilation time."""
-        for stack in self.stacks():
-            for block in stack.blocks:
-                block.compile(dynamic=False)
-        self._compiled_end = torch.compile(self.read_end, dynamic=False)
-
-    def recompute_blocks(self) -> None:
-        """Keep only the input of each block for the backward pass, and recompute the rest (arXiv 1604.06174)."""
-        for stack in self.stacks():
-            stack.recomputes = True
 
 
 class GPT(HeadedModel):
