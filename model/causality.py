@@ -40,8 +40,16 @@ class OutputError(ValueError):
     """The layer returns something else than a finite tensor of its input's shape."""
 
 
-def find_leak(module: nn.Module, forward: Forward, x_btd: Tensor, reach: Reach) -> Leak | None:
-    """Return the first effect that `reach` forbids, in training and in evaluation mode. Raises OutputError."""
+def find_leak(
+    module: nn.Module, forward: Forward, x_btd: Tensor, reach: Reach, *, is_brief: bool = False
+) -> Leak | None:
+    """Return the first effect that `reach` forbids, in training and in evaluation mode. Raises OutputError.
+
+    A brief search, for long sequences, takes only the gradient in training mode.
+    """
+    if is_brief:
+        module.train()
+        return _by_gradient(forward, x_btd, reach)
     for is_training in (True, False):
         module.train(is_training)
         for search in (_by_gradient, _by_change):
@@ -51,13 +59,21 @@ def find_leak(module: nn.Module, forward: Forward, x_btd: Tensor, reach: Reach) 
     return None
 
 
-def run_seeded(forward: Forward, x_btd: Tensor) -> Tensor:
-    """Call a layer with the same random numbers each time, and check what it returns."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        out = forward(x_btd)
+def check_tensor(out: object) -> Tensor:
+    """Return what a layer returned. Raises OutputError if it is no tensor."""
     if not isinstance(out, Tensor):
-        raise OutputError(f"it returns a {type(out).__name__} instead of a tensor")
+        raise OutputError(f"it returns {'nothing' if out is None else f'a {type(out).__name__}'} instead of a tensor")
+    return out
+
+
+def run_seeded(forward: Forward, x_btd: Tensor, seed: int = 0) -> Tensor:
+    """Call a layer with the same random numbers each time, and check what it returns and that its input stays."""
+    kept_btd = x_btd.detach().clone()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        out = check_tensor(forward(x_btd))
+    if not torch.equal(x_btd.detach(), kept_btd):
+        raise OutputError("it changes its input in place, which other layers read too: work on a copy")
     if out.shape != x_btd.shape:
         raise OutputError(f"it maps {tuple(x_btd.shape)} to {tuple(out.shape)}; the shape must stay (b, t, d)")
     if not out.isfinite().all():

@@ -12,12 +12,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .causality import OutputError, find_leak, run_seeded
+from .causality import OutputError, run_seeded
 from .config import ModelConfig
 from .context import Cache
 from .errors import ConfigError
 from .gpt import GPT
-from .own_checks import LENGTHS, Probe, draw, find_dtype, find_length_flaw, one_thread, perturb, probes
+from .own_checks import (
+    LENGTHS,
+    Probe,
+    draw,
+    find_any_leak,
+    find_change,
+    find_dtype,
+    find_length_flaw,
+    one_thread,
+    probes,
+    states_of,
+)
 from .own_modules import describe_error
 
 Outcome = Literal["pass", "fail", "skip"]
@@ -85,17 +96,16 @@ def run_check(name: str, check: Callable[[], str]) -> Check:
         return Check(name, "fail", describe_error(error) or f"{type(error).__name__}: {error}")
 
 
-def _states(config: ModelConfig, axis: str) -> Iterator[tuple[Probe, torch.dtype, str]]:
+def _states(config: ModelConfig, axis: str) -> Iterator[tuple[Probe, torch.dtype, str, int]]:
     for probe in probes(config, axis):
         dtype = find_dtype(probe)
         probe.to(dtype)
-        yield probe, dtype, "its initial parameters"
-        perturb(probe)
-        yield probe, dtype, "random parameters"
+        for state, longest in states_of(probe):
+            yield probe, dtype, state, longest
 
 
 def _check_output(config: ModelConfig, axis: str) -> str:
-    for probe, dtype, _ in _states(config, axis):
+    for probe, dtype, *_ in _states(config, axis):
         for length in LENGTHS:
             run_seeded(probe, draw(probe, length, dtype))
     return "finite, and of the input's shape (b, t, d)"
@@ -103,18 +113,17 @@ def _check_output(config: ModelConfig, axis: str) -> str:
 
 def _check_causality(config: ModelConfig, axis: str) -> str:
     reach = "causal"
-    for probe, dtype, state in _states(config, axis):
+    for probe, dtype, state, longest in _states(config, axis):
         reach = probe.reach
-        for length in LENGTHS:
-            if leak := find_leak(probe, probe, draw(probe, length, dtype), reach):
-                raise FailedError(f"{leak}, with {state}")
+        if leak := find_any_leak(probe, dtype, longest):
+            raise FailedError(f"{leak}, with {state}")
     reads = "no later token" if reach == "causal" else "only its own token"
     return f"an output reads {reads}, by gradient and by changing inputs"
 
 
 def _check_lengths(config: ModelConfig, axis: str) -> str:
-    for probe, dtype, state in _states(config, axis):
-        if flaw := find_length_flaw(probe, dtype):
+    for probe, dtype, state, _ in _states(config, axis):
+        if flaw := find_change(probe, dtype) or find_length_flaw(probe, dtype):
             raise FailedError(f"{flaw}, with {state}")
     return "a shorter sequence has the same outputs"
 

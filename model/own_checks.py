@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .causality import OutputError, Reach, find_leak, run_seeded
+from .causality import Leak, OutputError, Reach, find_leak, run_seeded
 from .config import TABLES, ModelConfig
 from .context import Context
 from .contracts import Variant
@@ -21,6 +21,8 @@ from .parameters import SpecModel
 from .plain import Plain
 
 LENGTHS = (2, 5, 33, 129)
+LONGEST = 1024  # of the whole context, so much is checked too
+BRIEF = 33  # the last state is checked up to this length
 WIDEST = 512  # wider modules are checked at a smaller width, if they can be built there
 PREFIX_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -61,7 +63,7 @@ class Probe(SpecModel):
 
     def __init__(self, config: ModelConfig, axis: str, layer: int) -> None:
         super().__init__()
-        self.config, self.axis = config, axis
+        self.config, self.axis, self.layer = config, axis, layer
         self.position: Any = config.position.build(config)
         self.first, self.part, self.final = None, None, None
         if axis == "attention":
@@ -141,20 +143,41 @@ def _check(config: ModelConfig, axis: str, variant: Variant) -> None:
 
 def _check_probe(probe: Probe, name: str) -> None:
     place = f"{probe.axis}.name"
-    twin = Probe(probe.config, probe.axis, 0) if probe.axis not in ("attention", "mlp") else None
-    if twin is not None and not _are_equal(probe, twin):
+    if not _are_equal(probe, Probe(probe.config, probe.axis, probe.layer)):
         raise ConfigError(place, f"{name} starts from other values each time; draw them with torch's random numbers")
     dtype = find_dtype(probe)
     probe.to(dtype)
-    for state in ("its initial parameters", "random parameters"):
-        for length in sorted({min(length, probe.config.context_length) for length in LENGTHS}):
-            leak = find_leak(probe, probe, draw(probe, length, dtype), probe.reach)
-            if leak is not None:
-                what = "is not causal" if probe.reach == "causal" else "does not map each token by itself"
-                raise ConfigError(place, f"{name} {what}: {leak}, with {state}")
+    if flaw := find_change(probe, dtype):
+        raise ConfigError(place, f"{name}: {flaw}")
+    for state, longest in states_of(probe):
+        if leak := find_any_leak(probe, dtype, longest):
+            what = "is not causal" if probe.reach == "causal" else "does not map each token by itself"
+            raise ConfigError(place, f"{name} {what}: {leak}, with {state}")
         if flaw := find_length_flaw(probe, dtype):
             raise ConfigError(place, f"{name}: {flaw}, with {state}")
-        perturb(probe)
+
+
+def states_of(probe: Probe) -> Iterator[tuple[str, int]]:
+    """Put a probe into each state in which it is checked. Yields its name, and up to which length it is checked.
+
+    Random parameters come with both signs, because a gate that starts closed may open on one side only.
+    """
+    yield "its initial parameters", LONGEST
+    perturb(probe)
+    yield "random parameters", LONGEST
+    perturb(probe, -2.0)
+    yield "random parameters of the opposite sign", BRIEF
+
+
+def find_any_leak(probe: Probe, dtype: torch.dtype, longest: int) -> Leak | None:
+    """Return the first forbidden effect at any of the lengths."""
+    longest = min(longest, probe.config.context_length)
+    for length in sorted({min(length, longest) for length in LENGTHS}):
+        if leak := find_leak(probe, probe, draw(probe, length, dtype), probe.reach):
+            return leak
+    if longest <= LENGTHS[-1]:
+        return None
+    return find_leak(probe, probe, draw(probe, longest, dtype), probe.reach, is_brief=True)
 
 
 @contextmanager
@@ -191,13 +214,23 @@ def draw(probe: Probe, length: int, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def perturb(probe: Probe) -> None:
+def perturb(probe: Probe, size: float = 1.0) -> None:
     """Move every parameter, because a layer that starts at 0 would hide a leak."""
     generator = torch.Generator().manual_seed(2)
     for parameter in probe.parameters():
         width = parameter.shape[-1] if parameter.dim() > 1 else 4
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.add_(noise.to(parameter.dtype), alpha=width**-0.5)
+        parameter.add_(noise.to(parameter.dtype), alpha=size * width**-0.5)
+
+
+@torch.no_grad()
+def find_change(probe: Probe, dtype: torch.dtype) -> str:
+    """Say that two calls with the same input differ in evaluation mode; empty if they do not."""
+    probe.eval()
+    x_btd = draw(probe, 2, dtype)
+    if torch.equal(run_seeded(probe, x_btd), run_seeded(probe, x_btd, seed=1)):
+        return ""
+    return "its output changes between two calls with the same input in evaluation mode"
 
 
 @torch.no_grad()
@@ -207,8 +240,6 @@ def find_length_flaw(probe: Probe, dtype: torch.dtype) -> str:
     longest = min(33, probe.config.context_length)
     x_btd = draw(probe, longest, dtype)
     whole_btd = run_seeded(probe, x_btd)
-    if not torch.equal(whole_btd, run_seeded(probe, x_btd)):
-        return "its output changes between two calls with the same input in evaluation mode"
     for length in sorted({1, 2, longest // 2, longest - 1} - {0}):
         difference = (run_seeded(probe, x_btd[:, :length]) - whole_btd[:, :length]).abs().amax(-1).amax(0)
         if float(difference.max()) > PREFIX_TOLERANCE[dtype] * max(1.0, float(whole_btd.abs().max())):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..causality import check_tensor
 from ..context import Context, LayerCache
 from ..contracts import Architecture, Attention, Rotate, keep_heads
 from ..errors import ConfigError
@@ -29,10 +30,10 @@ class PlainAttentionLayer(Foreign):
                 for index, table in enumerate(tables)
             )
         if self.rotate is None:
-            y_btd: Tensor = self.module(x_btd)
+            y_btd = check_tensor(self.module(x_btd))
         else:
             turn = self.rotate
-            y_btd = self.module(x_btd, rotate=lambda heads_bthk: turn(heads_bthk, tables))
+            y_btd = check_tensor(self.module(x_btd, rotate=lambda heads_bthk: turn(heads_bthk, tables)))
         return y_btd[:, -n_new:]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..causality import check_tensor
 from ..contracts import Architecture, Mlp
 from ..foreign import Foreign
 from ..plain import PlainLayer
@@ -13,8 +14,7 @@ class PlainMlpLayer(Foreign):
     """Calls the module."""
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        y_btd: Tensor = self.module(x_btd)
-        return y_btd
+        return check_tensor(self.module(x_btd))
 
 
 class PlainMlp(PlainLayer, Mlp):

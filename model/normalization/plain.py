@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ..causality import check_tensor
 from ..contracts import Architecture, Final, Normalization, Residual, Site
 from ..foreign import Foreign
 from ..plain import Plain
@@ -16,8 +17,7 @@ class PlainNormModule(Foreign):
     """Calls the module."""
 
     def forward(self, x_btd: Tensor) -> Tensor:
-        y_btd: Tensor = self.module(x_btd)
-        return y_btd
+        return check_tensor(self.module(x_btd))
 
 
 class PlainNorm(Plain, Normalization):

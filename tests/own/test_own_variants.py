@@ -134,6 +134,21 @@ NEXT = "torch.cat([x[:, 1:], x[:, -1:]], 1)"
         ("attention", layer("return x.cumsum(1) / x.shape[1]"), "output 0 differs between a sequence of 1 tokens"),
         ("attention", layer("return x - x.mean(0, keepdim=True)"), "of another sequence in the batch"),
         ("attention", layer("return x if x.shape[1] < 90 else x + x[:, 80:].mean(1, keepdim=True)"), "is not causal"),
+        (
+            "attention",
+            layer(f"return x + F.relu(-self.gate) * {NEXT}", "self.gate = nn.Parameter(torch.zeros(d_model))"),
+            "output 0 depends on input 1 .*, with random parameters",
+        ),
+        ("attention", layer("return F.dropout(x)"), "its output changes between two calls with the same input"),
+        ("attention", layer("self.n += 1\n        return x * self.n", "self.n = 0"), "changes between two calls"),
+        ("attention", layer("x.data.mul_(2)\n        return x"), "it changes its input in place"),
+        ("attention", layer("return x, None"), "it returns a tuple instead of a tensor"),
+        ("mlp", layer("pass"), "it returns nothing instead of a tensor"),
+        (
+            "attention",
+            layer("return x * self.w", "import random; self.w = nn.Parameter(torch.tensor(random.random()))"),
+            "starts from other values each time",
+        ),
         ("attention", layer("return x[:, :, :4]"), r"maps \(2, 2, 32\) to \(2, 2, 4\)"),
         ("attention", layer("return x / 0"), "its output is not finite"),
         (
@@ -158,6 +173,23 @@ def test_a_module_that_cannot_be_right_is_refused_before_training(
     write("mine.py", text)
     with pytest.raises(ConfigError, match=message):
         check_own(parse(**{axis: "mine.py:Mine", "context_length": 128}))
+
+
+def test_a_leak_that_only_long_sequences_show_is_found(write: Write) -> None:
+    write("mine.py", layer(f"return x if x.shape[1] < 200 else x + {NEXT}"))
+    with pytest.raises(ConfigError, match=r"output 0 depends on input 1 \(256 tokens"):
+        check_own(parse(attention="mine.py:Mine", context_length=256))
+
+
+def test_the_products_of_torchs_own_attention_are_counted(write: Write) -> None:
+    """In evaluation mode, nn.MultiheadAttention runs as one operation that torch's counter takes for free."""
+    body = (
+        "m = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)\n"
+        "        return self.inner(x, x, x, attn_mask=m, need_weights=False)[0]"
+    )
+    write("mine.py", layer(body, "self.inner = nn.MultiheadAttention(d_model, 2, bias=False, batch_first=True)"))
+    mine = parse(attention="mine.py:Mine", n_heads=2, context_length=64)
+    assert mine.flops_per_token() == parse(n_heads=2, context_length=64).flops_per_token()
 
 
 MLP = layer(
