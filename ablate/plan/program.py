@@ -99,9 +99,13 @@ class ProgramResolver(Resolver):
             if not isinstance(level.name, str) or not level.name:
                 raise place.refuse(f"a level of git is a branch, a tag, a commit or patch:FILE, got {level.name!r}")
             try:
-                trees[level.name] = find_tree(self.folder, level.name)
+                tree = trees[level.name] = find_tree(self.folder, level.name)
             except GridError as error:
                 raise place.refuse(f"{level.name}: {error}") from None
+            if tree.below and tree.lacks("."):
+                raise place.refuse(f"{level.name}: it has no folder {quote(tree.below)}, where the grid is")
+            if script := tree.lacks(*self._scripts):
+                raise place.refuse(f"{level.name}: it has no file {quote(script)}, which the command runs")
         return trees
 
     def _collect_code(self) -> Code:
@@ -114,16 +118,21 @@ class ProgramResolver(Resolver):
 
     def _check_command(self) -> None:
         """Raises `GridError` if the program, or a Python script in its command, does not exist."""
-        name, *words = self.program.command
+        name = self.program.command[0]
         if not names_in(name) and not (self._trees and os.sep in name):
             path = name if os.sep not in name else str(self.folder / name)
             if find_program(path) is None:
                 raise self._refuse_command(f"there is no program {quote(name)} on this machine")
-        for word in words if not self._trees else ():
-            is_script = word.endswith(".py") and not names_in(word) and not word.startswith("-") and "=" not in word
-            if is_script and not (self.folder / word).exists():
+        for word in self._scripts if not self._trees else ():
+            if not (self.folder / word).exists():
                 near = (path.name for path in (self.folder / word).parent.glob("*.py"))
                 raise self._refuse_command(f"there is no file {quote(word)} in the grid's folder{suggest(word, near)}")
+
+    @property
+    def _scripts(self) -> list[str]:
+        """The Python scripts that the command names."""
+        words = [word for word in self.program.command[1:] if word.endswith(".py") and not names_in(word)]
+        return [word for word in words if not word.startswith("-") and "=" not in word]
 
     def _refuse_command(self, message: str) -> GridError:
         return self.declared.refuse(("program", "command"), message)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ablate.errors import GridError
+from ablate.errors import GridError, suggest
 from ablate.formatting import quote
 
 PATCH = "patch:"
 WORKING_TREE = "."
 TIMEOUT_S = 600.0
-SUBMODULE = b"160000"
+SUBMODULE, LINK = b"160000", b"120000"
+MAX_NAMED = 3
 MAX_DIFF_BYTES = 2**24
 # A repository's own settings can name programs to run. None of them is needed to read it.
+_NEW_CODE = ("--exclude-standard", "--", "*.py")
 _SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false")
 
 
@@ -33,6 +36,18 @@ class Tree:
     below: str  # the grid's folder, relative to it
     patch: Path | None = None
     notices: tuple[str, ...] = ()
+    paths: frozenset[str] | None = field(default=None, repr=False, compare=False)  # None if links lead elsewhere
+
+    def lacks(self, *names: str) -> str:
+        """The first of these paths from the grid's folder that is no file or folder of the tree; empty if all are."""
+        if self.paths is None:
+            return ""
+        for name in names:
+            path = posixpath.normpath(posixpath.join(self.below, name))
+            inside = path not in (".", "..") and not path.startswith("../")
+            if inside and path not in self.paths and not any(one.startswith(f"{path}/") for one in self.paths):
+                return name
+        return ""
 
 
 def list_tracked(folder: Path) -> list[str]:
@@ -59,9 +74,14 @@ def find_tree(folder: Path, level: str) -> Tree:
     with _index_of(top, commit, patch, with_changes=level == WORKING_TREE) as env:
         tree = _run(top, "write-tree", env=env).decode().strip()
         entries = _run(top, "ls-files", "-z", "--stage", env=env).split(b"\0")
+    names = frozenset(os.fsdecode(entry.split(b"\t", 1)[1]) for entry in entries if entry)
+    has_links = any(entry.startswith(LINK) for entry in entries)
     modules = [entry.split(b"\t", 1)[1] for entry in entries if entry.startswith(SUBMODULE)]
-    notices = (f"{level}: submodules are left out: {', '.join(map(os.fsdecode, modules))}",) if modules else ()
-    return Tree(level, tree, commit, top, below, patch, notices)
+    notices = [f"{level}: submodules are left out: {', '.join(map(os.fsdecode, modules))}"] if modules else []
+    if level == WORKING_TREE and (new := _split(_run(folder, "ls-files", "-z", "--others", *_NEW_CODE))):
+        more = f" and {len(new) - MAX_NAMED} others" if len(new) > MAX_NAMED else ""
+        notices.append(f"{level}: files that git does not track are left out: {', '.join(new[:MAX_NAMED])}{more}")
+    return Tree(level, tree, commit, top, below, patch, tuple(notices), None if has_links else names)
 
 
 def exported_at(study: Path, tree: Tree) -> Path:
@@ -72,10 +92,15 @@ def exported_at(study: Path, tree: Tree) -> Path:
 def export(tree: Tree, target: Path, base: Tree) -> None:
     """Write the files of a tree into the folder `target`, and its difference from `base` into `target`.diff.
 
-    Files are read-only, so that they are not edited by mistake. Folders that exist are left as they are. Raises
-    `GridError` if the tree is no longer what the plan found.
+    Files are read-only, so that they are not edited by mistake. A folder that exists is left as it is. Raises
+    `GridError` if the tree is no longer what the plan found, or if its files in the folder were changed.
     """
     if target.is_dir():
+        with _index_of(tree.top, tree.commit, tree.patch, with_changes=tree.level == WORKING_TREE) as env:
+            _run(tree.top, f"--work-tree={target}", "add", "--update", "--", ":/", env=env)
+            found = _run(tree.top, "write-tree", env=env).decode().strip()
+        if found != tree.hash:
+            raise GridError(f"git: {target}: its files were changed: remove the folder, and ablate writes it again")
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as scratch:
@@ -128,18 +153,25 @@ def _index_of(
 
 
 def _resolve(top: Path, name: str) -> str:
-    return _run(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").decode().strip()
+    try:
+        found = _run(top, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    except GridError:
+        if not _run(top, "rev-list", "--all", "--max-count=1"):
+            raise GridError("the repository has no commits yet") from None
+        known = _run(top, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").decode().split()
+        raise GridError(f"{quote(name)} is no branch, tag or commit{suggest(name, known)}") from None
+    return found.decode().strip()
 
 
 def _split(output: bytes) -> list[str]:
     return [os.fsdecode(name) for name in output.split(b"\0") if name]
 
 
-def _run(folder: Path, verb: str, *arguments: str, env: Mapping[str, str] | None = None) -> bytes:
+def _run(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> bytes:
     """The output of a git command. Raises `GridError` with git's reason if it fails."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     clean |= {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C", **(env or {})}
-    command = ["git", "-C", str(folder), *_SAFE, verb, *arguments]
+    command = ["git", "-C", str(folder), *_SAFE, *arguments]
     try:
         done = subprocess.run(
             command, env=clean, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=TIMEOUT_S
@@ -147,7 +179,7 @@ def _run(folder: Path, verb: str, *arguments: str, env: Mapping[str, str] | None
     except FileNotFoundError:
         raise GridError("git is not installed") from None
     except subprocess.TimeoutExpired:
-        raise GridError(f"git {verb} did not end within {TIMEOUT_S:.0f} s") from None
+        raise GridError(f"git {arguments[0]} did not end within {TIMEOUT_S:.0f} s") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in said[:3])

@@ -6,12 +6,14 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program_bench import Bench
 
 from ablate.errors import GridError
 from ablate.plan import Plan
+from ablate.sources.git import exported_at
 from ablate.tracking.curve import read_curve
 
 SCRIPT = "from idea import loss\nprint(f'step 1: val loss {loss}')\n"
@@ -119,9 +121,10 @@ def test_two_levels_with_the_same_tree_are_one_arm(repository: Callable[..., Ben
 @pytest.mark.parametrize(
     ("level", "reason"),
     [
-        ("gone", "matrix.git.1: gone: 'gone^{commit}' does not exist"),
+        ("gone", "matrix.git.1: gone: 'gone' is no branch, tag or commit"),
+        ("mian", "did you mean 'main'?"),
         ("patch:ideas/none.diff", "can't open patch"),
-        ("--help", "does not exist"),
+        ("--help", "'--help' is no branch, tag or commit"),
         ("patch:train.py", "patch:train.py: No valid patches in input"),
         (3, "a level of git is a branch, a tag, a commit or patch:FILE, got 3"),
     ],
@@ -135,6 +138,41 @@ def test_a_level_that_cannot_be_used_is_refused_with_the_reason_of_git(
         mine.plan()
     assert reason in str(error.value)
     assert "grid.yaml:" in str(error.value)
+
+
+def test_a_tree_without_the_script_or_the_folder_is_refused(repository: Callable[..., Bench]) -> None:
+    mine = repository("main", "better")
+    git(mine.folder.parent, "checkout", "-q", "better")
+    git(mine.folder.parent, "mv", "mine/train.py", "mine/other.py")
+    git(mine.folder.parent, "commit", "-qm", "moved")
+    with pytest.raises(GridError, match=r"matrix.git.1: better: it has no file 'train.py', which the command runs"):
+        mine.plan()
+    git(mine.folder.parent, "rm", "-rqf", "mine")
+    git(mine.folder.parent, "commit", "-qm", "removed")
+    mine.folder.mkdir(exist_ok=True)
+    with pytest.raises(GridError, match="better: it has no folder 'mine/', where the grid is"):
+        mine.plan()
+
+
+def test_files_that_git_does_not_track_are_told_of(repository: Callable[..., Bench]) -> None:
+    mine = repository("main", ".")
+    mine.write("x = 1\n", "new.py")
+    mine.write("loss = 1.5\n", "idea.py")
+    assert mine.plan().notices[-1] == ".: files that git does not track are left out: new.py"
+
+
+def test_a_tree_that_a_program_edited_is_not_run_again(repository: Callable[..., Bench]) -> None:
+    mine = repository("main", "better")
+    plan = mine.plan()
+    assert losses(mine, plan) == [3.0, 2.0]
+    setup: Any = plan.arms[1].setup
+    path = exported_at(mine.store.path, setup.tree) / "mine" / "idea.py"
+    (path.parent / "result.txt").write_text("a new file changes nothing\n")
+    assert losses(mine, plan) == [3.0, 2.0]
+    path.unlink()
+    path.write_text("loss = 0.0\n")
+    with pytest.raises(GridError, match="its files were changed: remove the folder"):
+        mine.train(plan, 1)
 
 
 def test_a_patch_that_does_not_apply_is_refused_with_its_place(repository: Callable[..., Bench]) -> None:
