@@ -33,7 +33,7 @@ class Leak:
         how = "gradient" if self.is_gradient else "change"
         where = " of another sequence in the batch" if self.sequence else ""
         size = f"{self.effect:.1g} of the largest {how}"
-        return f"output {self.output} depends on input {self.input}{where} ({self.length} tokens from 0 on; {size})"
+        return f"output {self.output} depends on input {self.input}{where} (of {self.length} tokens, the first is 0; {size})"
 
 
 class OutputError(ValueError):

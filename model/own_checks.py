@@ -244,5 +244,5 @@ def find_length_flaw(probe: Probe, dtype: torch.dtype) -> str:
         difference = (run_seeded(probe, x_btd[:, :length]) - whole_btd[:, :length]).abs().amax(-1).amax(0)
         if float(difference.max()) > PREFIX_TOLERANCE[dtype] * max(1.0, float(whole_btd.abs().max())):
             t = int(difference.argmax())
-            return f"output {t} differs between a sequence of {length} tokens and the same one with {longest}"
+            return f"output {t} differs between a sequence of length {length} and the same one of length {longest}"
     return ""

@@ -172,7 +172,10 @@ def _compare(config: ModelConfig, base: ModelConfig, axis: str) -> dict[str, str
         "FLOPs per token": (format_count(config.flops_per_token()), format_count(base.flops_per_token())),
         "ms per step": tuple(f"{ms:.1f}" for ms in _time_steps(config, base)),
     }
-    facts = {fact: f"{own} ({other}: {theirs})" for fact, (own, theirs) in pairs.items()}
+    sizes = (
+        f"d_model {config.d_model}, {config.n_layers} layers, {config.n_heads} heads, context {config.context_length}"
+    )
+    facts = {"in a model of": sizes} | {fact: f"{own} ({other}: {theirs})" for fact, (own, theirs) in pairs.items()}
     if notices := getattr(config, axis).notices(config):
         facts["note"] = "; ".join(notices)
     return facts

@@ -55,10 +55,10 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace,
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     left = find_unfinished(plan, store)
     done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""
+    seeds = f"{'seed' if len(plan.study.seeds) == 1 else 'seeds'} {', '.join(map(str, plan.study.seeds))}"
     flops = f", {format_count(plan.total_flops)}FLOP in total" if plan.total_flops is not None else ""
     for line in (
-        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, seeds {', '.join(map(str, plan.study.seeds))}"
-        f"{flops}{done}; {placement}",
+        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {seeds}{flops}{done}; {placement}",
         *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], placement, pace),
         *power,
         *describe_inputs(plan),
@@ -88,7 +88,7 @@ def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], placement: P
 
 
 def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float | None]) -> Table:
-    """A table of the arms. A size that is unknown for all of them has no column."""
+    """A table of the arms. A fact that is unknown for all of them has no column."""
     sizes = {
         name: values
         for name, values in {
@@ -99,7 +99,8 @@ def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float | None]) -> Tabl
         if any(value is not None for value in values)
     }
     has_steps = not sizes and any(arm.n_steps for arm in plan.arms)
-    table = make_table(["arm"], [*sizes, *(["steps"] if has_steps else []), "time per run"])
+    has_time = any(seconds is not None for seconds in seconds_of_arm.values())
+    table = make_table(["arm"], [*sizes, *["steps"] * has_steps, *["time per run"] * has_time])
     has_baselines = len({arm.baseline for arm in plan.arms}) > 1  # one baseline stands below the table instead
     if has_baselines:
         table.add_column("compared with", overflow="fold")
@@ -114,7 +115,7 @@ def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float | None]) -> Tabl
                 for name, values in sizes.items()
             ),
             *([_format_size(arm.n_steps)] if has_steps else []),
-            "" if seconds is None else format_seconds(seconds),
+            *(["" if seconds is None else format_seconds(seconds)] if has_time else []),
             *([Text("(baseline)" if base == place else arm.baseline, style="dim")] if has_baselines else []),
         )
     return table
@@ -151,7 +152,7 @@ def print_outcome(
     failed = store.failed_runs(outcome.lost) if outcome.states.get("failed") else {}
     for run, error in failed.items():
         print_plain(console, f"failed: {run.arm},seed={run.seed}: {error}", "red")
-        print_plain(console, f"  the traceback: ablate logs {run.run_id}{store.whereabouts}")
+        print_plain(console, f"  details: ablate logs {run.run_id}{store.whereabouts}")
     if outcome.halted:
         print_plain(console, f"gave up: {outcome.halted}", "red")
     if outcome.halted or outcome.interrupted or is_time_up:

@@ -131,7 +131,7 @@ NEXT = "torch.cat([x[:, 1:], x[:, -1:]], 1)"
             "output 0 depends on input 1 .*, with random parameters",
         ),
         ("attention", layer(f"return x + {NEXT}.detach().sign()"), "output 0 depends on input 1 .*largest change"),
-        ("attention", layer("return x.cumsum(1) / x.shape[1]"), "output 0 differs between a sequence of 1 tokens"),
+        ("attention", layer("return x.cumsum(1) / x.shape[1]"), "output 0 differs between a sequence of length 1"),
         ("attention", layer("return x - x.mean(0, keepdim=True)"), "of another sequence in the batch"),
         ("attention", layer("return x if x.shape[1] < 90 else x + x[:, 80:].mean(1, keepdim=True)"), "is not causal"),
         (
