@@ -59,7 +59,7 @@ def name_error(text: str) -> str:
     """An error in one line: the exception of the last traceback in the text, or the text's last line.
 
     A message of several lines is cut to its first line, because the last ones are often hints. The second line is kept
-    if the first one ends in a colon. An error of the user's own file keeps its last line of that file.
+    if the first one ends in a colon. An error in a user's file keeps the last line of that file.
     """
     own = [*_OWN_FRAME.finditer(text)] if "Traceback" not in text else ()
     if own:

@@ -33,7 +33,8 @@ class Leak:
         how = "gradient" if self.is_gradient else "change"
         where = " of another sequence in the batch" if self.sequence else ""
         size = f"{self.effect:.1g} of the largest {how}"
-        return f"output {self.output} depends on input {self.input}{where} (of {self.length} tokens, the first is 0; {size})"
+        count = f"counted from 0, {self.length} tokens"
+        return f"output {self.output} depends on input {self.input}{where} ({count}; {size})"
 
 
 class OutputError(ValueError):

@@ -50,7 +50,7 @@ class Variant(Knobs, ABC):
     """One value of an axis. Its fields are its knobs; its class variables say what it is and where it comes from.
 
     Raise `version` whenever the mathematics change, so that results of different mathematics never share an identity.
-    A variant from a file of the user's has the hash of its code instead.
+    A variant from a user's file has the hash of its code instead.
     """
 
     extra_keys: ClassVar[tuple[str, ...]] = ("name",)

@@ -23,7 +23,7 @@ class ForwardFlops:
     """The matmul FLOPs of one layer over a sequence of T tokens: `terms` of 1, T and T^2.
 
     Half of a causal layer's square of tokens is masked, so half of the T^2 term counts, as for built-in attentions. A
-    layer whose FLOPs are no such polynomial is `counted` at one length, as it executes.
+    layer whose FLOPs are not such a polynomial is `counted` at one length, as executed.
     """
 
     terms: tuple[Fraction, ...] = ()

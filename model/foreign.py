@@ -1,4 +1,4 @@
-"""A module of the user's inside a model: built from a seed of its own, and described to optimizers and to nGPT."""
+"""A user's module inside a model: built from its own seed, and described to optimizers and to nGPT."""
 
 from __future__ import annotations
 

@@ -144,7 +144,9 @@ def _check(config: ModelConfig, axis: str, variant: Variant) -> None:
 def _check_probe(probe: Probe, name: str) -> None:
     place = f"{probe.axis}.name"
     if not _are_equal(probe, Probe(probe.config, probe.axis, probe.layer)):
-        raise ConfigError(place, f"{name} starts from other values each time; draw them with torch's random numbers")
+        raise ConfigError(
+            place, f"{name} starts from different values each time; draw them with torch's random numbers"
+        )
     dtype = find_dtype(probe)
     probe.to(dtype)
     if flaw := find_change(probe, dtype):

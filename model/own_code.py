@@ -1,4 +1,4 @@
-"""A user's own files: what one of them imports from its folder, the hash of it all, and where the files may lie.
+"""A user's files: what one of them imports from its folder, the hash of all of them, and where they can be.
 
 Each content has a namespace of its own in `sys.modules`, so two versions of one file can live in one process, and a
 file named `random.py` is `random` to no one else.
@@ -29,7 +29,7 @@ Exists = Callable[[str], bool]
 
 
 class OwnCodeError(ConfigError):
-    """A user's own file that cannot be found, read or run, or that another file has replaced."""
+    """A user's file that cannot be found, read or run, or that has been replaced by another one."""
 
 
 def split_name(name: object) -> tuple[str, str] | None:
@@ -115,14 +115,14 @@ def _read(path: Path, is_entry: bool) -> bytes:
 
 
 def parse(content: bytes, path: Path) -> ast.Module:
-    """Parse a file. Raises OwnCodeError with the line that is no Python."""
+    """Parse a file. Raises OwnCodeError with the line that is not valid Python."""
     try:
         return ast.parse(content, str(path))
     except SyntaxError as error:
         line = f"\n    {error.text.strip()}" if error.text else ""
         raise OwnCodeError("name", f"{path}:{error.lineno}{line}\n{type(error).__name__}: {error.msg}") from None
     except (ValueError, RecursionError) as error:  # a NUL byte, or an expression that is nested too deeply
-        raise OwnCodeError("name", f"{path}: this is not Python: {error}") from None
+        raise OwnCodeError("name", f"{path}: this is not valid Python: {error}") from None
 
 
 def find_imports(tree: ast.Module, name: str, exists: Exists) -> Iterator[str]:
@@ -192,7 +192,7 @@ def _is_installed(package: str) -> bool:
         spec = find_spec(package)
     except (ImportError, ValueError):
         return False
-    return spec is not None and spec.origin is not None  # a folder that is no package has no origin
+    return spec is not None and spec.origin is not None  # a folder that is not a package has no origin
 
 
 class Library:
@@ -238,14 +238,14 @@ class Library:
                 raise
             code = None  # gone or broken beside the grid, but a study may have it
         if version is None and code is None:
-            raise OwnCodeError("name", f"{file}: own files are looked for beside a grid, and no grid was read")
+            raise OwnCodeError("name", f"{file}: own files are searched next to a grid, but no grid was read")
         if code is not None and version in (None, code.version):
             return code
         for store in self._stores:
             if VERSION.fullmatch(str(version)) and (store / str(version) / entry).is_file():
                 return read_stored(store / str(version), entry)
         found = f"; {code.place / code.entry} has {code.version}" if code else ""
-        raise OwnCodeError("version", f"{file} was recorded with the code {version}, which is not here{found}")
+        raise OwnCodeError("version", f"{file} was recorded with the code {version}, which does not exist here{found}")
 
     def _find_beside(self, file: str) -> Code | None:
         assert self.folder is not None
@@ -259,7 +259,7 @@ def read_stored(folder: Path, entry: str) -> Code:
     files = {str(PurePosixPath(path.relative_to(folder))): path for path in sorted(folder.rglob("*.py"))}
     code = Code(entry, {name: _read(path, False) for name, path in files.items()}, folder)
     if code.version != folder.name:
-        raise OwnCodeError("version", f"{folder}: its files were changed: they are {code.version} now")
+        raise OwnCodeError("version", f"{folder}: its files were changed: their version is now {code.version}")
     return code
 
 

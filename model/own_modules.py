@@ -1,4 +1,4 @@
-"""Loading a user's own files as modules, and telling of their errors by their own lines."""
+"""Load a user's files as modules, and report their errors with the user's own lines."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def find_code(name: str, axis: str, version: str | None) -> tuple[Code, str]:
     except Exception as error:
         raise OwnCodeError("name", f"{point.value} cannot be imported: {type(error).__name__}: {error}") from error
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise OwnCodeError("name", f"the entry point {point.name} names {point.value}, which is no Python module")
+        raise OwnCodeError("name", f"the entry point {point.name} names {point.value}, which is not a Python module")
     path = Path(spec.origin)
     root = path.parents[len(parts) if path.name == "__init__.py" else len(parts) - 1]
     return collect(root, path.relative_to(root).as_posix(), within=parts[0]), point.attr
@@ -59,7 +59,7 @@ def make_variant(
         needed = f"a subclass of ablate_model.contracts.{contract.__name__}"
         if plain is not None:
             raise ConfigError("name", f"{name} is neither a torch.nn.Module nor {needed}")
-        raise ConfigError("name", f"{name}: a plain module cannot stand here; it takes the full contract, {needed}")
+        raise ConfigError("name", f"{name}: a plain module cannot be used here; write {needed}")
     made.code = code
     made.__reduce__ = lambda self: (_revive, (package, code, self.to_dict()))
     variant: type[Any] = made

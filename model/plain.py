@@ -136,7 +136,9 @@ class Plain(Variant):
         for attribute, named in (("unit_axes", unit_axes), ("roles", roles)):
             if wrong := find_bad_names(module, named):
                 known = [name for name, _ in module.named_parameters()]
-                raise ConfigError("name", f"{self.name}: {attribute} names no parameter {wrong[0]!r}", known)
+                raise ConfigError(
+                    "name", f"{self.name}: {attribute} names {wrong[0]!r}, which is not a parameter", known
+                )
         writers = self._find_writers(config, layer) if has_square(module, config.d_model) else frozenset()
         return Measured(
             n_params=sum(parameter.numel() for parameter in module.parameters()),
@@ -181,9 +183,12 @@ class Plain(Variant):
     def notices(self, config: Architecture) -> tuple[str, ...]:
         flops, found = self.flops(config), []
         if not flops.is_fitted:
-            found.append(f"FLOPs of {self.name} are no polynomial of the length: counted as executed, masked part too")
+            found.append(
+                f"the FLOPs of {self.name} are not a polynomial of the length, so they are counted as executed, "
+                "including masked positions"
+            )
         if flops.ignored:
-            found.append(f"FLOPs of {self.name} leave out {', '.join(flops.ignored)}")
+            found.append(f"the FLOPs of {self.name} leave out {', '.join(flops.ignored)}")
         if config.weight_dtype != "float32":
             found.append(f"the weights of {self.name} stay float32")
         if config.bias:

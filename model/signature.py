@@ -55,7 +55,9 @@ def read_signature(target: Callable[..., Any], facts: Collection[str], reserved:
         if kind is None:
             continue
         if name in reserved or name.startswith(("_", "model_")):
-            raise ConfigError("name", f"{label} has a knob {name!r}, which means something else here: rename it")
+            raise ConfigError(
+                "name", f"{label} has a knob {name!r}, but this name already has a meaning here: rename it"
+            )
         is_sequence = typing.get_origin(kind) is tuple
         knobs[name] = (kind, Field(default=default, validate_default=True, strict=False if is_sequence else None))
     return Signature(tuple(asked), knobs, frozenset(parameter.name for parameter in parameters))

@@ -1,6 +1,6 @@
 """The table of one axis: the names of its variants, and where each is.
 
-Beside the names of the table, "FILE.py:CLASS" is a variant: a class in a file of the user's.
+In addition to the names in the table, "FILE.py:CLASS" is a variant: a class in a user's file.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Table(Generic[V]):
         yield from (name for name in installed(self.axis) if name not in self.lines)
 
     def resolve(self, name: object, version: object = None) -> type[V]:
-        """Return the config class behind a name; for a user's own file, in the version that a record names.
+        """Return the config class behind a name; for a user's file, in the version that a record names.
 
         Raises ConfigError for a name that the table lacks, and for a line whose class lacks part of the contract.
         """
@@ -74,7 +74,7 @@ class Table(Generic[V]):
         except Exception as error:  # a variant's own file can raise anything
             raise ConfigError("name", f"{place} cannot be imported: {type(error).__name__}: {error}") from error
         if not (isinstance(named, type) and issubclass(named, self.contract)):
-            raise ConfigError("name", f"{place} names no subclass of {self.contract.__name__}")
+            raise ConfigError("name", f"{place} is not a subclass of {self.contract.__name__}")
         found: type[V] = named
         missing = [*sorted(found.__abstractmethods__), *(word for word in WORDS if not hasattr(found, word))]
         missing += [f"a default of {knob}" for knob, info in found.model_fields.items() if info.is_required()]

@@ -1,4 +1,4 @@
-"""The verb `check`: the contract of a variant from a user's own file, as a table."""
+"""The verb `check`: test a variant from a user's file against its contract, and print a table."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -49,7 +50,9 @@ def check(
 ) -> None:
     """Check a variant in your own file: causality, gradients, decoding, resuming, cost. Exits 1 on a failure."""
     name, code = _find(variant)
-    axis = axis or _guess_axis(code, name)
+    is_sure = True
+    if axis is None:
+        axis, is_sure = _find_axis(code, name)
     knobs = _read_knobs(set_)
     facts: dict[str, str] = {"axis": axis, "files": ", ".join(code.files), "version": code.version}
     checks: list[Check] = []
@@ -63,18 +66,19 @@ def check(
         if not any(found.outcome == "fail" and found.name == "output" for found in checks):
             facts |= _compare(config, base, axis)
         else:
-            checks.append(Check("cost", "skip", "the variant cannot be called"))
+            checks.append(Check("cost", "skip", "it cannot be called"))
     failed = [found for found in checks if found.outcome == "fail"]
     if as_json:
         print(json.dumps({"variant": name, **facts, "checks": [asdict(found) for found in checks]}, indent=1))
     else:
-        _print(name, facts, checks)
+        _print(name, facts if is_sure else facts | {"axis": f"{axis} (a guess; --axis sets it)"}, checks)
     raise typer.Exit(bool(failed))
 
 
 def _find(variant: str) -> tuple[str, Code]:
     """The full name and the code. Raises `AblateError` if the file has several classes and none is named."""
     from ablate.recipes.own import look_in, open_library
+    from ablate_model import ConfigError
     from ablate_model.own_modules import defined_names
 
     file, _, attribute = variant.partition(":")
@@ -82,9 +86,12 @@ def _find(variant: str) -> tuple[str, Code]:
     if path.suffix != ".py":
         raise AblateError(f"{variant}: name a Python file, as in my_attention.py:MyAttention")
     look_in(path.parent)
-    code = open_library().find(path.name)
+    try:
+        code = open_library().find(path.name)
+        names = [attribute] if attribute else defined_names(code)
+    except ConfigError as error:  # its path is a key of a grid
+        raise ConfigError("", error.message, error.legal) from None
     if not attribute:
-        names = defined_names(code)
         if len(names) != 1:
             found = ", ".join(f"{file}:{name}" for name in names) or "none"
             raise AblateError(f"{variant}: which class? (legal: {found})")
@@ -92,8 +99,8 @@ def _find(variant: str) -> tuple[str, Code]:
     return f"{path.name}:{attribute}", code
 
 
-def _guess_axis(code: Code, name: str) -> str:
-    """The axis of a full variant. A plain module is an attention, unless its name says otherwise."""
+def _find_axis(code: Code, name: str) -> tuple[str, bool]:
+    """The axis of a variant, and whether it is certain. For a plain module it is a guess from names."""
     import torch
 
     from ablate.recipes.optimizers.base import OptimizerVariant
@@ -103,16 +110,18 @@ def _guess_axis(code: Code, name: str) -> str:
 
     found = load_attribute(code, name.rpartition(":")[2])
     if not isinstance(found, type):
-        return "schedule"
+        return "schedule", True
     if issubclass(found, torch.optim.Optimizer | OptimizerVariant):
-        return "optimizer"
+        return "optimizer", True
     if issubclass(found, ScheduleVariant) or not issubclass(found, torch.nn.Module | _variant_class()):
-        return "schedule"
+        return "schedule", True
     for axis, table in TABLES.items():
         if issubclass(found, table.contract):
-            return axis
-    words = found.__name__.lower()
-    return "mlp" if "mlp" in words or "ffn" in words else "normalization" if "norm" in words else "attention"
+            return axis, True
+    words = name.lower()
+    if any(word in words for word in ("mlp", "ffn", "feedforward")) or "d_ff" in signature(found).parameters:
+        return "mlp", False
+    return "normalization" if "norm" in words else "attention", False
 
 
 def _variant_class() -> type[Any]:

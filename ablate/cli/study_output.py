@@ -74,7 +74,7 @@ def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], placement: P
     """The time and memory of the runs that are left, as far as they are known."""
     known = [seconds for seconds in run_seconds if seconds is not None]
     if len(known) < len(run_seconds):
-        yield "the time is unknown until a run has finished"
+        yield "the time is not known until a run has finished"
         return
     seconds = study_seconds(known, placement.slots)
     gpu_hours = seconds * placement.gpus_of_run * placement.slots / 3600

@@ -1,4 +1,4 @@
-"""A user's own tokenizer: the `tokenizer.json` that Hugging Face's `tokenizers` reads and writes."""
+"""A user's tokenizer: the `tokenizer.json` that Hugging Face's `tokenizers` reads and writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From text to tokens and back: raw bytes, GPT-2's byte-pair encoding, or a user's own tokenizer."""
+"""From text to tokens and back: raw bytes, GPT-2's byte-pair encoding, or a user's tokenizer."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def find_run(name: str, runs: Path) -> RunFolder:
 
 
 def allow_code(run: RunFolder, grid: Path | None, *, is_trusted: bool) -> None:
-    """Let the model of a run use code of the user's: the files beside `grid`, if they are the ones that the run had, or
+    """Let the model of a run use the user's code: the files next to `grid`, if they are those that the run used, or
     with `is_trusted` those that its study keeps.
 
     Raises `RecordError`, naming the files, where neither is asked for: a study may come from elsewhere.

@@ -70,7 +70,7 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
 
 
 def keep_code(store: StudyFolder, run: Run) -> RunFolder:
-    """Copy the files of the user's that a run executes into the study, for its workers and for later. Returns the run's
+    """Copy the user's files that a run executes into the study, for its workers and for later. Returns the run's
     folder."""
     for code in run.arm.setup.codes:
         write_code(store.code, code.files)

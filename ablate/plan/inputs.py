@@ -1,4 +1,4 @@
-"""What the runs of a plan read: a corpus, or the files of a program."""
+"""The inputs of a plan's runs: a corpus, or the files of a program."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NAMED = 12  # files in a line
 
 
 def describe_data(plan: Plan) -> dict[str, Any]:
-    """The data of a study as its record keeps them."""
+    """The data of a study, as its record stores it."""
     corpus = plan.corpus
     if plan.study.program is not None:
         return {"hash": corpus.hash}
@@ -29,7 +29,7 @@ def describe_data(plan: Plan) -> dict[str, Any]:
 
 
 def name_data(declared: Declaration, corpus: CorpusInfo) -> dict[str, Any]:
-    """The data as a run's config names them. Only a program knows what it reads."""
+    """The data, as a run's config stores it. Only a program knows what it reads."""
     named = (
         {} if declared.program is not None else {"source": declared.data.source, "tokenizer": declared.data.tokenizer}
     )
@@ -37,7 +37,7 @@ def name_data(declared: Declaration, corpus: CorpusInfo) -> dict[str, Any]:
 
 
 def describe_inputs(plan: Plan) -> Iterator[str]:
-    """Lines that say what the runs read, and which of the user's files they run."""
+    """Lines that describe what the runs read, and which of the user's files they execute."""
     setup = plan.arms[0].setup
     if isinstance(setup, ProgramSetup):
         yield from _describe_program(plan, setup)
@@ -52,7 +52,7 @@ def describe_inputs(plan: Plan) -> Iterator[str]:
         files = sorted(code.files, key=lambda name: name != code.entry)
         yield f"runs your code: {', '.join(str(code.place / name) for name in files)}, version {code.version}"
     if plan.corpus.is_estimate:
-        yield "the tokens are estimated from a sample; `ablate data prepare` or `ablate run` counts and keeps them"
+        yield "the tokens are estimated from a sample; `ablate data prepare` and `ablate run` count them exactly"
 
 
 def _describe_program(plan: Plan, setup: ProgramSetup) -> Iterator[str]:

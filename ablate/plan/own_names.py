@@ -1,4 +1,4 @@
-"""Variants from a user's own files: where a declaration names them, what they are, and the code that they need."""
+"""Variants from a user's files: where a declaration names them, what they are, and the code that they need."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OwnVariants:
         return tuple(knob for table in self.train.values() for made in table.values() for knob in made.model_fields)
 
     def fit(self, train: Mapping[str, Any]) -> dict[str, Any]:
-        """Leave out the knobs that only another arm's optimizer or schedule has, and the versions of the base's."""
+        """Leave out knobs of other arms' optimizers and schedules, and the versions of the base's variants."""
         kept = {knob for key in VARIANTS for knob in self.knobs_of(key, train.get(key))}
         foreign = {*self.train_knobs} - kept - TrainConfig.model_fields.keys()
         return {key: value for key, value in train.items() if key not in foreign | {f"{k}_version" for k in VARIANTS}}

@@ -112,7 +112,7 @@ class Plan:
 
     @cached_property
     def codes(self) -> Sequence[Code]:
-        """The files of the user's that its runs execute."""
+        """The user's files that the runs execute."""
         return list({code.version: code for arm in self.arms for code in arm.setup.codes}.values())
 
     @property
@@ -145,7 +145,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
     resolver = make_resolver(study, space, corpus, overlays)
     resolved = [resolver.resolve(arm) for arm in expansion.arms]
     if study.match != "none" and study.program is not None:
-        raise study.refuse(("match",), "match adapts a model of ablate, but the arms train a program (legal: none)")
+        raise study.refuse(("match",), "match adapts ablate's own models, but the arms run a program (legal: none)")
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
     arms, merged = _name_arms(study, expansion, resolved, corpus)

@@ -194,9 +194,7 @@ class ProgramResolver(Resolver):
             (name,) = names_in(word)
             text = fill(word, values | {name: settings.get(name)})
             if isinstance(settings.get(name), str) and text.startswith("-") and not _NUMBER.fullmatch(text):
-                message = (
-                    f"{quote(text)} fills a whole word of the command, where the program may take it for an option"
-                )
+                message = f"{quote(text)} fills a whole word of the command, and the program may take it for an option"
                 raise self._refuse(name, settings, f"{message}: write --NAME={{{name}}} in the command")
 
     def _refuse(self, path: str, settings: Settings, message: str) -> GridError:

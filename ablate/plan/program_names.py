@@ -29,9 +29,11 @@ class ProgramNames(Names):
 
     def check_axis(self, name: str) -> None:
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{quote(name)} is no name of a setting: use letters, digits, _ and -, joined by dots")
+            raise ValueError(
+                f"{quote(name)} is not a valid name of a setting: use letters, digits, _ and -, joined by dots"
+            )
         if name in PROVIDED:
-            raise ValueError(f"{quote(name)} is provided by ablate for every run, so it cannot be an axis")
+            raise ValueError(f"{quote(name)} is set by ablate for every run, so it cannot be an axis")
 
     def check_name(self, name: str, axes: Mapping[str, Any]) -> None:
         if name not in axes and name not in self._settings:

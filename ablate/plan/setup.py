@@ -63,7 +63,7 @@ class Setup(ABC):
 
     @property
     def codes(self) -> Sequence[Code]:
-        """The files of the user's that the runs import beside ablate's own packages."""
+        """The user's files that the runs import in addition to ablate's packages."""
         return ()
 
     @property

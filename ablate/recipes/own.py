@@ -1,4 +1,4 @@
-"""Optimizers and schedules from a user's own file, or from an installed package."""
+"""Optimizers and schedules from a user's file or from an installed package."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _fresh_folder: list[Path] = []  # of a grid that was just read, whose files are 
 
 
 def look_in(folder: Path) -> None:
-    """Take files of the user's from `folder` from now on. Loads nothing."""
+    """From now on, find the user's files in `folder`. Loads nothing."""
     _fresh_folder[:] = [folder]
 
 
 def open_library(folder: Path | None = None) -> Library:
-    """The library of the user's files, which loads torch. `folder` is that of the grid at hand, if there is one."""
+    """The library of the user's files. Loads torch. `folder` is that of the current grid, if there is one."""
     from ablate_model.own_code import LIBRARY
 
     if _fresh_folder:
@@ -64,7 +64,7 @@ def open_library(folder: Path | None = None) -> Library:
 
 
 def read_own(model: type[M], tables: Mapping[str, Collection[str]], data: Any, read: Callable[[Any], Any]) -> Any:
-    """Read a `model` whose data may name variants of the user's; it then gets their knobs, and hashes of their code.
+    """Read a `model` whose data may name the user's variants. It then gets their knobs and the hashes of their code.
 
     Raises `ValueError` for such a variant that cannot be used, and for an unknown key beside it.
     """
@@ -151,7 +151,7 @@ class OwnOptimizer(OptimizerVariant):
 
     @classmethod
     def explain_unread(cls) -> Mapping[str, str]:
-        reason = f"{cls.name} has knobs of its own"
+        reason = f"{cls.name} has its own knobs"
         unread = dict.fromkeys(("beta1", "beta2", "adam_eps"), reason)
         return unread if cls.takes_decay else {**unread, "weight_decay": f"{cls.name} takes none"}
 
@@ -169,7 +169,7 @@ def _make_optimizer(found: Any, name: str, reserved: Collection[str]) -> type[Va
         raise ConfigError("name", f"{message}.OptimizerVariant")
     signature = read_signature(found, ("params", "lr", "weight_decay"), {*reserved, *dir(OwnOptimizer)})
     if not {"params", "lr"} <= set(signature.facts):
-        raise ConfigError("name", f"{name} must take `params` and `lr`")
+        raise ConfigError("name", f"{name} must accept `params` and `lr`")
     made = create_model(found.__name__, __base__=OwnOptimizer, __module__=found.__module__, **signature.knobs)
     made.target, made.takes_decay = found, "weight_decay" in signature.facts
     made.can_be_graphed = bool(getattr(found, "can_be_graphed", False))
@@ -185,7 +185,7 @@ class OwnSchedule(ScheduleVariant):
     falls: ClassVar[bool] = False  # it knows no minimum
 
     def height(self, progress: float) -> float:
-        raise NotImplementedError("a schedule of the user's gives the whole factor")
+        raise NotImplementedError("a user's schedule returns the whole factor")
 
     @cached_property
     def _knobs(self) -> dict[str, Any]:
@@ -227,11 +227,11 @@ def _make_schedule(found: Any, name: str, reserved: Collection[str]) -> type[Var
         return _check_full(found, name, reserved)
     is_class, taken = isinstance(found, type), {*reserved, *dir(OwnSchedule)}
     if not callable(found) or (is_class and not callable(getattr(found, "__call__", None))):  # noqa: B004
-        raise ConfigError("name", f"{name} is no function (step, steps, warmup_steps) -> factor")
+        raise ConfigError("name", f"{name} is not a function (step, steps, warmup_steps) -> factor")
     called = read_signature(found.__call__ if is_class else found, (*STEP_FACTS, "self"), taken)
     knobs = read_signature(found, (), taken).knobs if is_class else called.knobs
     if "step" not in called.facts:
-        raise ConfigError("name", f"{name} must take `step`; it may also take `steps` and `warmup_steps`")
+        raise ConfigError("name", f"{name} must accept `step`; it may also accept `steps` and `warmup_steps`")
     made = create_model(found.__name__, __base__=OwnSchedule, __module__=found.__module__, **knobs)
     made.target = found if is_class else staticmethod(found)
     made.facts, made.is_class = tuple(fact for fact in called.facts if fact != "self"), is_class
@@ -249,7 +249,9 @@ def _check_full(found: type[Variant], name: str, reserved: Collection[str]) -> t
     built_in = next(base for base in found.__mro__ if base.__module__.startswith("ablate."))  # with keys of train
     for knob in found.model_fields:
         if knob in reserved and knob not in built_in.model_fields:  # type: ignore[attr-defined]
-            raise ConfigError("name", f"{name} has a knob {knob!r}, which is another key of `train`: rename it")
+            raise ConfigError(
+                "name", f"{name} has a knob {knob!r}, but `train` already has a key of this name: rename it"
+            )
     kind: Any = type(found)
     made: type[Variant] = kind(found.__name__, (found,), {"__module__": found.__module__})
     return made

@@ -1,1 +1,1 @@
-"""The files of a user's own program: which ones decide the results, their hash, and trees of git."""
+"""The files of a user's program: which ones decide the results, their hash, and git trees."""

@@ -66,7 +66,7 @@ def find_tree(folder: Path, level: str) -> Tree:
     try:
         top = Path(os.fsdecode(_run(folder, "rev-parse", "--show-toplevel")).rstrip("\n"))
     except GridError as error:
-        raise GridError(f"{folder}: this is not in a git repository: {error}") from None
+        raise GridError(f"{folder}: this folder is not in a git repository: {error}") from None
     below = os.fsdecode(_run(folder, "rev-parse", "--show-prefix")).rstrip("\n")
     is_patch = level.startswith(PATCH)
     commit = _resolve(top, "HEAD" if is_patch or level == WORKING_TREE else level)

@@ -74,7 +74,7 @@ class Declaration(Frozen):
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
     train: Annotated[TrainConfig, WrapValidator(_check_training)]
     program: Program | None = Field(
-        None, description="a program of your own that trains the arms; model, train and data are then settings of yours"
+        None, description="your own program that trains the arms; model, train and data then hold its settings"
     )
     own: SkipJsonSchema[dict[str, Any]] = Field({}, exclude=True, repr=False)  # the settings of a program
     rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")

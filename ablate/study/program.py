@@ -115,7 +115,7 @@ class Program(Frozen):
     def _are_variables(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
             if not _VARIABLE.fullmatch(name):
-                raise ValueError(f"{quote(name)} is no name of an environment variable")
+                raise ValueError(f"{quote(name)} is not a valid name of an environment variable")
             _check_template(text)
         return value
 

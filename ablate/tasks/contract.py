@@ -1,4 +1,4 @@
-"""What a worker needs to know about a task: how it trains a run, and how the run ended."""
+"""The contract between a worker and a task: how a run is trained, and how it ended."""
 
 from __future__ import annotations
 
@@ -52,4 +52,4 @@ class Trainer(ABC):
         raise NotImplementedError(f"{type(self).__name__} trains each run in one worker")
 
     def decline(self) -> None:  # noqa: B027 - a trainer without a group tells no other worker
-        """Let the other workers of the group know that there is nothing to train."""
+        """Tell the other workers of the group that there is nothing to train."""

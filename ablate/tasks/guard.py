@@ -83,7 +83,7 @@ def send(number: int, group: int) -> int:
 
 
 def ignore(number: int, frame: object) -> None:
-    """Handle a signal by doing nothing."""
+    """Ignore a signal."""
 
 
 class Guard:
@@ -109,7 +109,7 @@ class Guard:
                 self.status = os.waitstatus_to_exitcode(status)
 
     def obey(self) -> bool:
-        """Do what the worker asks for. Returns whether it may ask for more."""
+        """Obey the worker. Returns whether it may send more."""
         order = os.read(self.control, 1)
         if order == b"T" and self.deadline is None:
             self.deadline = time.monotonic() + self.term_s

@@ -1,4 +1,4 @@
-"""The task of running a program of the user's own, which trains a model and reports its metrics."""
+"""The task of running a user's program, which trains a model and reports its metrics."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class _Watch:
     def check(self, silent_s: float, timeout_s: float | None) -> str:
         now = time.monotonic()
         if now - self.heard > silent_s:
-            return f"no output for {silent_s:g} s, so it was ended as hung (program.silent_for)"
+            return f"no output for {silent_s:g} s, so it was stopped as hung (program.silent_for)"
         if timeout_s is not None and now - self.began > timeout_s:
-            return f"it ran for more than {timeout_s:g} s, so it was ended (program.timeout)"
+            return f"it ran for more than {timeout_s:g} s, so it was stopped (program.timeout)"
         return ""
 
 
@@ -248,7 +248,7 @@ class _Run:
             self.curve.keep_earlier()
         self.curve.flush()
         if end.left:
-            self._note(f"{end.left} processes that the program left behind were ended")
+            self._note(f"{end.left} processes that the program left behind were killed")
         step = self.recorder.status.step
         if self.curve.has_diverged:
             self._note(f"{self.primary} was not a finite number at step {step}")

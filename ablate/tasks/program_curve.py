@@ -173,5 +173,5 @@ class ProgramCurve:
             return False
         self._names[name] = None
         if near := get_close_matches(name, self.metrics, n=1, cutoff=0.8):
-            self.note(f"{name!r} is not a metric of the grid, and is kept as a diagnostic; did you mean {near[0]!r}?")
+            self.note(f"{name!r} is not a metric of the grid, so it is kept as a diagnostic; did you mean {near[0]!r}?")
         return True

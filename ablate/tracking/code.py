@@ -1,4 +1,4 @@
-"""`<runs>/<study>/code/`: the files of the user's that its runs execute, one folder per version."""
+"""`<runs>/<study>/code/`: the user's files that its runs execute, one folder per version."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_code(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def read_code(folder: Path) -> dict[str, bytes]:
-    """Read the files of a version, by relative name. Raises `RecordError` if one is no file or is too large."""
+    """Read the files of a version, by relative name. Raises `RecordError` if one is not a file or is too large."""
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
@@ -70,7 +70,7 @@ def read_code(folder: Path) -> dict[str, bytes]:
         except OSError as error:
             raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from None
         if path.is_symlink() or len(content) > MAX_CODE_BYTES:
-            raise RecordError(f"{path}: a file of code is a plain file of at most {MAX_CODE_BYTES} bytes")
+            raise RecordError(f"{path}: code files must be regular files of at most {MAX_CODE_BYTES:,} bytes")
         files[path.relative_to(folder).as_posix()] = content
     return files
 
@@ -78,7 +78,7 @@ def read_code(folder: Path) -> dict[str, bytes]:
 def check_version(folder: Path) -> None:
     """Raise `RecordError` unless the folder is named after the files in it."""
     if (found := hash_files(read_code(folder))) != folder.name:
-        raise RecordError(f"{folder}: its files were changed: their version is {found} now; remove the folder")
+        raise RecordError(f"{folder}: its files were changed: their version is now {found}; remove the folder")
 
 
 def check_versions(folder: Path, archive: Path) -> None:
@@ -87,7 +87,7 @@ def check_versions(folder: Path, archive: Path) -> None:
         try:
             check_version(version)
         except RecordError:
-            raise RecordError(f"{archive}: the files of {CODE}/{version.name} are not those of that version") from None
+            raise RecordError(f"{archive}: the files in {CODE}/{version.name} do not have that version") from None
 
 
 def find_versions(folder: Path, configs: Iterable[Any]) -> list[str]:

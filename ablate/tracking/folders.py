@@ -152,7 +152,7 @@ class RunFolder:
         """Say in a sentence why the run has no usable weights; empty if it has. The numbers are not read."""
         if not os.path.lexists(self.weights):
             if os.path.lexists(self.log):
-                return "it ran a program of your own, which keeps its own weights"
+                return "it ran your own program, which keeps its own weights"
             state = self.read_status().state
             if state == "finished":
                 return f"{self.weights.name} is gone: it was cleaned away, merged without weights, or lost"
@@ -180,7 +180,7 @@ class StudyFolder:
 
     @property
     def code(self) -> Path:
-        """The files of the user's that the runs execute, one folder per version."""
+        """The user's files that the runs execute, one folder per version."""
         return self.path / CODE
 
     @property

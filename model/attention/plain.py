@@ -1,4 +1,4 @@
-"""A plain module of the user's as an attention."""
+"""A user's plain module as an attention."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PlainAttention(PlainLayer, Attention):
     def check(self, config: Architecture) -> None:
         super().check(config)
         if config.value_residual != "none":
-            raise ConfigError("value_residual", f"{self.name} keeps its values to itself", ["none"])
+            raise ConfigError("value_residual", f"{self.name} does not share its values", ["none"])
 
     def notices(self, config: Architecture) -> tuple[str, ...]:
         found = super().notices(config)

@@ -1,4 +1,4 @@
-"""A plain module of the user's as an MLP."""
+"""A user's plain module as an MLP."""
 
 from __future__ import annotations
 

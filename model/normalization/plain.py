@@ -1,4 +1,4 @@
-"""A plain module of the user's as the norm of a pre-norm model."""
+"""A user's plain module as the norm of a pre-norm model."""
 
 from __future__ import annotations
 

@@ -76,8 +76,8 @@ BROKEN = {
     "standard:Gone": r"cannot be imported: AttributeError: ",
     "gone:Gone": r"cannot be imported: ModuleNotFoundError: ",
     "standard": r"cannot be imported: AttributeError: ",
-    "layer:HeadLayer": r"names no subclass of Attention",
-    "standard:annotations": r"names no subclass of Attention",
+    "layer:HeadLayer": r"is not a subclass of Attention",
+    "standard:annotations": r"is not a subclass of Attention",
     "standard:WithoutBuild": r"lacks build, key_heads, query_heads, name, summary, paper, ",
     "standard:NeedsKnob": r"lacks a default of strength",
 }

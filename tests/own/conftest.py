@@ -12,7 +12,7 @@ from ablate_model.own_code import LIBRARY
 
 @pytest.fixture
 def write(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
-    """A function that writes a file of the user's into the folder of the grid."""
+    """A function that writes a user's file into the folder of the grid."""
     LIBRARY.look_in(tmp_path)
 
     def write_file(name: str, text: str) -> None:

@@ -1,4 +1,4 @@
-"""From an empty folder to a text that the user's own attention continues, with the command only."""
+"""From an empty folder to a text that the user's attention continues, with the command line only."""
 
 from __future__ import annotations
 

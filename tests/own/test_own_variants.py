@@ -164,7 +164,7 @@ NEXT = "torch.cat([x[:, 1:], x[:, -1:]], 1)"
             layer("return self.norm(x.mT).mT", "self.norm = nn.BatchNorm1d(d_model)"),
             "does not map each",
         ),
-        ("position", layer("return x"), "it takes the full contract, a subclass of ablate_model.contracts.Position"),
+        ("position", layer("return x"), "cannot be used here; write a subclass of ablate_model.contracts.Position"),
     ],
 )
 def test_a_module_that_cannot_be_right_is_refused_before_training(

@@ -112,7 +112,7 @@ def test_a_program_from_an_empty_folder_to_a_report(tmp_path: Path) -> None:
     assert "log.txt" in ablate("logs", run_id).stdout
     refused = ablate("generate", run_id)
     assert refused.returncode == 2
-    assert "it ran a program of your own, which keeps its own weights" in refused.stderr
+    assert "it ran your own program, which keeps its own weights" in refused.stderr
     assert "Traceback" not in refused.stderr
 
     assert ablate("pack", "mine", "--out", "mine.tar.gz").returncode == 0

@@ -128,20 +128,20 @@ print("step 1: val loss 2.0")
 """
     result, status, _ = bench().run(script)
     assert result == "finished"
-    assert status.notes == ("3 processes that the program left behind were ended",)
+    assert status.notes == ("3 processes that the program left behind were killed",)
     assert not [name for name in ("one", "two", "three") if is_alive(int((tmp_path / name).read_text() or 0))]
 
 
 def test_a_silent_program_counts_as_hung(bench: Callable[..., Bench]) -> None:
     result, status, _ = bench({"silent_for": 0.5}).run(REPORT + "import time\ntime.sleep(600)\n")
     assert result == "failed"
-    assert name_error(status.error) == "no output for 0.5 s, so it was ended as hung (program.silent_for)"
+    assert name_error(status.error) == "no output for 0.5 s, so it was stopped as hung (program.silent_for)"
 
 
 def test_a_program_that_runs_too_long_is_ended(bench: Callable[..., Bench]) -> None:
     script = REPORT + "import time\nwhile True: print('busy', flush=True); time.sleep(0.05)\n"
     _, status, _ = bench({"timeout": 0.7}).run(script)
-    assert name_error(status.error) == "it ran for more than 0.7 s, so it was ended (program.timeout)"
+    assert name_error(status.error) == "it ran for more than 0.7 s, so it was stopped (program.timeout)"
 
 
 def test_a_stopped_program_gets_sigterm_and_resumes_with_its_own_checkpoint(bench: Callable[..., Bench]) -> None:

@@ -186,5 +186,5 @@ def test_a_patch_that_does_not_apply_is_refused_with_its_place(repository: Calla
 def test_a_folder_outside_of_a_repository_is_refused(bench: Callable[..., Bench]) -> None:
     mine = bench(matrix={"git": ["main"]})
     mine.write(SCRIPT)
-    with pytest.raises(GridError, match="this is not in a git repository"):
+    with pytest.raises(GridError, match="this folder is not in a git repository"):
         mine.plan()

@@ -157,7 +157,7 @@ def test_a_misspelt_metric_is_kept_and_the_nearest_is_named(bench: Callable[...,
         "import ablate\nablate.log(1, val_los=2.0)\nablate.log(2, val_loss=1.0, mfu=3)\n"
     )
     assert curve[0]["val_los"] == 2.0
-    note = "'val_los' is not a metric of the grid, and is kept as a diagnostic; did you mean 'val_loss'?"
+    note = "'val_los' is not a metric of the grid, so it is kept as a diagnostic; did you mean 'val_loss'?"
     assert status.notes == (note,)
 
 

@@ -85,7 +85,7 @@ def test_settings_reach_the_program_as_words_variables_and_a_file(bench: Callabl
         ({"code": ["*.cu"]}, {}, "'*.cu' matches no file"),
         ({"env": {"ABLATE_LOG": "1"}}, {}, "program.env.ABLATE_LOG: ABLATE_LOG cannot be set: it comes from ablate"),
         ({"command": "cd x && python train.py"}, {}, "program.command: '&&' means nothing, because no shell runs"),
-        ({"env": {"A B": "1"}}, {}, "is no name of an environment variable"),
+        ({"env": {"A B": "1"}}, {}, "is not a valid name of an environment variable"),
         ({"steps": "train.iters"}, {"train": {"max_iters": 5}}, "did you mean 'train.max_iters'"),
         ({"silent_for": 0}, {}, "program.silent_for"),
         ({"comand": "x"}, {}, "unknown key; did you mean 'command'?"),

@@ -11,7 +11,7 @@ class MyAttention(nn.Module):
     """Causal attention in which a token sees only the last `window` tokens."""
 
     # ablate passes the sizes that you ask for by name: d_model, n_heads, layer, n_layers, context_length. Every other
-    # argument is a knob of yours, which a grid or a search can set. It needs a default.
+    # argument needs a default and is a knob, which a grid or a search can set.
     def __init__(self, d_model: int, n_heads: int, window: int = 16) -> None:
         super().__init__()
         self.n_heads, self.window = n_heads, window
