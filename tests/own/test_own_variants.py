@@ -147,7 +147,7 @@ NEXT = "torch.cat([x[:, 1:], x[:, -1:]], 1)"
         (
             "attention",
             layer("return x * self.w", "import random; self.w = nn.Parameter(torch.tensor(random.random()))"),
-            "starts from other values each time",
+            "starts from different values each time",
         ),
         ("attention", layer("return x[:, :, :4]"), r"maps \(2, 2, 32\) to \(2, 2, 4\)"),
         ("attention", layer("return x / 0"), "its output is not finite"),

@@ -89,7 +89,7 @@ def test_settings_reach_the_program_as_words_variables_and_a_file(bench: Callabl
         ({"steps": "train.iters"}, {"train": {"max_iters": 5}}, "did you mean 'train.max_iters'"),
         ({"silent_for": 0}, {}, "program.silent_for"),
         ({"comand": "x"}, {}, "unknown key; did you mean 'command'?"),
-        ({}, {"matrix": {"seed": [1, 2]}}, "'seed' is provided by ablate for every run"),
+        ({}, {"matrix": {"seed": [1, 2]}}, "'seed' is set by ablate for every run"),
         ({}, {"matrix": {"run.dir": [1, 2]}}, "run.dir and run_dir would both be $ABLATE_RUN_DIR"),
         ({}, {"matrix": {"a-b": [1, 2], "a_b": [1, 2]}}, "a_b and a-b would both be $ABLATE_A_B"),
         ({}, {"train": [1]}, "train: must be a mapping of the program's settings, got [1]"),
