@@ -6,15 +6,17 @@ with a difference above zero is better.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.effects import FINAL, Effect, fill_in
 from ablate.analysis.families import Family, make_family, single_level
 from ablate.analysis.intervals import adjust_p_values, welch_error
+from ablate.analysis.moderated import SMALLEST_SHARE
 from ablate.analysis.power import find_detectable
 from ablate.analysis.results import Results
 from ablate.analysis.verdicts import ALPHA, Verdict, judge, p_of_equivalence
@@ -90,18 +92,36 @@ def _test(members: Sequence[_Sample], results: Results) -> list[Difference]:
     """Test the arms of one baseline together."""
     mean = np.array([sample.row.estimate for sample in members])
     error, df, methods = np.empty(mean.size), np.empty(mean.size), [WELCH] * mean.size
-    paired = [place for place, sample in enumerate(members) if sample.pairs.size]
-    if paired:
-        samples = [members[place].pairs for place in paired]
-        n_pairs = np.array([float(pairs.size) for pairs in samples])
-        family = make_family(mean[paired], np.array([pairs.var(ddof=1) for pairs in samples]), n_pairs)
-        error[paired], df[paired] = family.standard_error, family.df
-        for place, earned in zip(paired, family.df - (n_pairs - 1), strict=True):
-            methods[place] = MODERATED if earned > 0 else PAIRED
+    n_pairs = np.array([float(sample.pairs.size) for sample in members])
+    variance = np.array([sample.pairs.var(ddof=1) if sample.pairs.size else np.nan for sample in members])
+    paired = np.flatnonzero(n_pairs)
+    for places, borrowed in _group(paired, variance):
+        chosen = [*borrowed, *places]
+        family = make_family(mean[chosen], variance[chosen], n_pairs[chosen])
+        kept = slice(len(borrowed), None)
+        error[places], df[places] = family.standard_error[kept], family.df[kept]
+        for place in places:
+            methods[place] = MODERATED if df[place] > n_pairs[place] - 1 else PAIRED
     for place, sample in enumerate(members):
         if not sample.pairs.size:
             error[place], df[place] = welch_error(sample.arm, sample.baseline)
     return _judge(members, Family(mean, error, df), methods, results)
+
+
+def _group(paired: NDArray[np.intp], variance: Floats) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield arms to be tested together, and the arms that only lend them their scatter.
+
+    Rounded metrics, such as accuracies, can differ by the same in every seed. An arm without scatter would lower the
+    prior of all others to nearly 0, so it borrows from them and lends them nothing.
+    """
+    if not paired.size:
+        return
+    scatters = variance[paired] > SMALLEST_SHARE * np.median(variance[paired])
+    lenders = paired[scatters].tolist()
+    if lenders:
+        yield lenders, []
+    for still in paired[~scatters].tolist():
+        yield [still], lenders
 
 
 def _judge(members: Sequence[_Sample], family: Family, methods: Sequence[str], results: Results) -> list[Difference]:

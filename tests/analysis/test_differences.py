@@ -80,6 +80,20 @@ def test_the_arms_of_one_baseline_are_a_family_and_others_are_not() -> None:
     assert find(results, "arm2").method == MODERATED
 
 
+def test_an_arm_without_scatter_made_the_others_look_precise() -> None:
+    # rounded metrics: `tied` differs by the same in every seed, so its variance is 0
+    ends = {"base": (0.0, 0.0, 0.0), "arm": (0.1, 0.2, 0.3), "tied": (0.2, 0.2, 0.2)}
+    row, tied = find(study(ends)), find(study(ends), "tied")
+    assert (row.method, row.verdict) == (PAIRED, "undecided")  # there is nothing to borrow from
+    assert row.p_value == pytest.approx(stats.ttest_1samp((0.1, 0.2, 0.3), 0).pvalue)
+    assert (tied.method, tied.sd) == (
+        MODERATED,
+        pytest.approx(0.1 / np.sqrt(2)),
+    )  # not certain, as its own scatter says
+    still = study({"base": BASE, "arm": BASE, "tied": BASE})
+    assert {(row.verdict, row.method) for row in find_differences(still)} == {("equivalent", PAIRED)}
+
+
 def test_equivalence_needs_a_smallest_effect() -> None:
     ends = {"base": BASE, "arm": (3.001, 3.099, 3.2015)}
     row = find(study(ends))
