@@ -159,7 +159,7 @@ def _resolve(top: Path, name: str) -> str:
         if not _run(top, "rev-list", "--all", "--max-count=1"):
             raise GridError("the repository has no commits yet") from None
         known = _run(top, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags").decode().split()
-        raise GridError(f"{quote(name)} is no branch, tag or commit{suggest(name, known)}") from None
+        raise GridError(f"{quote(name)} is not a branch, tag or commit{suggest(name, known)}") from None
     return found.decode().strip()
 
 

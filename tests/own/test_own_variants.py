@@ -177,7 +177,7 @@ def test_a_module_that_cannot_be_right_is_refused_before_training(
 
 def test_a_leak_that_only_long_sequences_show_is_found(write: Write) -> None:
     write("mine.py", layer(f"return x if x.shape[1] < 200 else x + {NEXT}"))
-    with pytest.raises(ConfigError, match=r"output 0 depends on input 1 \(256 tokens"):
+    with pytest.raises(ConfigError, match=r"output 0 depends on input 1 \(.*256 tokens"):
         check_own(parse(attention="mine.py:Mine", context_length=256))
 
 

@@ -121,10 +121,10 @@ def test_two_levels_with_the_same_tree_are_one_arm(repository: Callable[..., Ben
 @pytest.mark.parametrize(
     ("level", "reason"),
     [
-        ("gone", "matrix.git.1: gone: 'gone' is no branch, tag or commit"),
+        ("gone", "matrix.git.1: gone: 'gone' is not a branch, tag or commit"),
         ("mian", "did you mean 'main'?"),
         ("patch:ideas/none.diff", "can't open patch"),
-        ("--help", "'--help' is no branch, tag or commit"),
+        ("--help", "'--help' is not a branch, tag or commit"),
         ("patch:train.py", "patch:train.py: No valid patches in input"),
         (3, "a level of git is a branch, a tag, a commit or patch:FILE, got 3"),
     ],
