@@ -22,6 +22,7 @@ _JSON_MARKS = (b'step"', b'"iter')  # each step key of a JSON line has one of th
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 _END = re.compile(rb"[\r\n]")
 _NO_DIGITS = re.compile(r"[+-]?(?<![A-Za-z0-9_])(?:nan|inf(?:inity)?)(?!\w)|(?<=\d)e[+-]?\d+", re.IGNORECASE)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
 _REST_OF_NUMBER = re.compile(r"(?:\.?\d+)?(?:[eE][+-]?\d+)?")
 
 Values = Mapping[str, float | int]
@@ -82,6 +83,8 @@ class LineReader:
             for name, part in find_groups(pattern, text):
                 if (number := self._number(name, part)) is not None:
                     values[name] = number
+                elif name == STEP:
+                    return  # its values belong to no step that is known
         step = values.pop(STEP, self.step)
         if step is None and values:
             self.remarks.setdefault("no step", f"{', '.join(values)} without a step so far: left out")
@@ -105,6 +108,8 @@ class LineReader:
 
     def _number(self, name: str, text: str) -> float | int | None:
         try:
+            if name == STEP and _THOUSANDS.fullmatch(text):
+                text = text.replace(",", "")
             return int(text) if name == STEP and text.isdecimal() else float(text)
         except (ValueError, OverflowError):
             self.remarks.setdefault(name, f"{name}: {text[:40]!r} is not a number: left out")

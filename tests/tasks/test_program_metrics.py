@@ -185,6 +185,13 @@ def test_a_number_is_never_read_in_part(train: str, val: str) -> None:
     assert found == [(5, {"train_loss": float(train), "val_loss": float(val)})]
 
 
+def test_values_of_a_step_that_cannot_be_read_join_no_other_step() -> None:
+    reader = LineReader([r"step (?P<step>\S+): val loss (?P<val_loss>\S+)"], ["val_loss"])
+    lines = "".join(f"step {step}: val loss {loss}\n" for step, loss in (("900", 3), ("1,000", 2), ("1k1", 1)))
+    assert [*reader.read(lines.encode())] == [(900, {"val_loss": 3}), (1000, {"val_loss": 2})]
+    assert [*reader.remarks.values()] == ["step: '1k1' is not a number: left out"]
+
+
 def test_a_colour_inside_the_text_of_a_pattern_hides_no_metric() -> None:
     reader = LineReader(NANOGPT, ["val_loss"])
     line = b"step 5\x1b[0m: train \x1b[1mloss 2.0, val\x1b[0m loss \x1b[32m2.5\x1b[0m\n"
