@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Metric:
-    """What arms are compared by: the key in a line of a curve, and the better direction.
+    """A metric: the key in a line of a curve, and the better direction.
 
     `is_loss` holds for the validation loss of a language model, in nats per token. The unit of any other metric is not
     known.
@@ -53,7 +53,7 @@ class Metric:
 
     @property
     def wanted(self) -> str:
-        """What a good value is: `low` or `high`."""
+        """The kind of value that is good: `low` or `high`."""
         return self.direction.removesuffix("er")
 
     @property
@@ -108,7 +108,7 @@ class Metric:
         return bool(self.orient(value) < self.orient(other))
 
     def best(self, values: Iterable[float]) -> float:
-        """Return the best of the values. Raises `ValueError` if there are none."""
+        """Return the best of the values. Raises `ValueError` without any value."""
         return min(values) if self.direction == "lower" else max(values)
 
 

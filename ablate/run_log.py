@@ -1,4 +1,4 @@
-"""`ablate.log`, by which a program of your own reports its metrics. Needs only the standard library."""
+"""`ablate.log`, with which your own program reports its metrics. Needs only the standard library."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class _Bench:
 
 
 def measure_overhead(repeats: int) -> Overhead:
-    """The median times of a program that does nothing, alone and as a run, in turns."""
+    """The median times of a program that does nothing, by itself and under ablate. The two take turns."""
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(Path(folder), SHORT, repeats)
         pairs = [(bench.run_alone(), bench.train(run)) for run in bench.plan.runs]

@@ -1,4 +1,4 @@
-"""`ablate check`: what a variant must do inside a model, checked one by one, with the reason where it fails."""
+"""`ablate check`: the checks of a variant inside a model, one by one, each with the reason if it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is checked about a user's variant before anything trains: that it can be built, called, and sees no future."""
+"""The checks of a user's variant before anything trains: it can be built and called, and it does not look ahead."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_own(config: ModelConfig) -> None:
 
 
 class Probe(SpecModel):
-    """The part of a model that holds a variant, as a map of the stream (b, t, d) to itself."""
+    """The part of a model with the variant, as a map of the stream (b, t, d) to itself."""
 
     has_unit_weights = False
 

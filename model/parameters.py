@@ -60,7 +60,7 @@ class SpecModule(nn.Module):
         return self.specs[name]
 
     def restart(self, seed: int, name: str) -> None:
-        """Initialize what no Spec describes, for a module that has the `name` in its model."""
+        """Initialize what no Spec describes. `name` is the name of the module in its model."""
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Return scalars worth logging, by short name; the model adds the layer."""

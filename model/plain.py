@@ -1,4 +1,4 @@
-"""What makes a plain `torch.nn.Module` a variant: its knobs, its parameters and its FLOPs, all read from the class."""
+"""Turn a plain `torch.nn.Module` into a variant. Its knobs, parameters and FLOPs are read from the class."""
 
 from __future__ import annotations
 

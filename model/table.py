@@ -1,6 +1,6 @@
 """The table of one axis: the names of its variants, and where each is.
 
-In addition to the names in the table, "FILE.py:CLASS" is a variant: a class in a user's file.
+In addition to the names in the table, "FILE.py:CLASS" names a class in a user's file.
 """
 
 from __future__ import annotations

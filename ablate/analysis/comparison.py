@@ -45,7 +45,7 @@ class Comparison:
 
 
 def parse_target(text: str) -> Target:
-    """Read a target: 50, 75, 90 or final, or a value of the study's metric, such as a loss of 3.28 nats per token.
+    """Read a target: 50, 75, 90, final, or a value of the study's metric, such as a loss of 3.28 nats per token.
 
     Raises `AblateError` for anything else.
     """

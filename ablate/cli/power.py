@@ -78,7 +78,7 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
 
 
 def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
-    """Say what the seeds of a plan can see, from --noise or from the finished runs of a study of the same name."""
+    """Say which differences the seeds of a plan can detect, from --noise or from the finished runs of a study of the same name."""
     from ablate.analysis.power import POWER, detectable_difference
 
     sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)
@@ -90,11 +90,11 @@ def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> 
         return
     sd = _find_scatter(store) if noise is None else noise * 2**0.5
     source = "finished runs" if noise is None else f"--noise {noise:g}"
-    found = f"a difference of {{}} is found in {100 * POWER:g} % of studies"
+    found = f"a difference of {{}} is detected in {100 * POWER:g} % of studies"
     of = f"with {n_seeds} seeds{f' and {n_arms} arms per baseline' if n_arms > 1 else ''}"
     if sd is None:
         ratio = detectable_difference(2**0.5, n_arms, n_seeds)
-        yield f"{of}, {found.format(f'{ratio:.1f} standard deviations between seeds')}"
+        yield f"{of}, {found.format(f'{ratio:.1f} standard deviations over seeds')}"
         return
     unit = " nats" if plan.study.program is None else ""
     size = detectable_difference(sd, n_arms, n_seeds)

@@ -15,7 +15,7 @@ SMALL_BYTES = 32 << 20
 """A corpus below this size is tokenized by one process, because starting others would take longer."""
 
 BUFFER_BYTES = 96 << 20
-"""What tokenizing adds to the memory of a process: buffers, a batch of documents, and their tokens."""
+"""The memory that tokenizing adds to a process: buffers, a batch of documents, and their tokens."""
 
 
 def choose_processes(asked: int | None, max_memory: int | None, n_pieces: int, n_bytes: int) -> int:

@@ -27,7 +27,7 @@ Advance = Callable[[int], object]  # told how many more bytes of the corpus have
 
 @dataclass(frozen=True)
 class Job:
-    """What turns text into tokens. `identity` is the tokenizer's, and documents below `border` are held out."""
+    """Turns text into tokens. `identity` is the tokenizer's, and documents below `border` are held out."""
 
     config: DataConfig
     base: Path

@@ -31,7 +31,7 @@ COPY_BYTES = 1 << 20
 
 
 class Observer(Protocol):
-    """Sees the progress of `prepare`."""
+    """Observes the progress of `prepare`."""
 
     def wait(self, folder: Path) -> None:
         """Another process makes the same shards; this one waits for it."""

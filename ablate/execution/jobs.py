@@ -70,7 +70,7 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
 
 
 def keep_code(store: StudyFolder, run: Run) -> RunFolder:
-    """Copy the user's files that a run executes into the study, for its workers and for later. Returns the run's
+    """Copy the user's files that a run executes into the study, where its workers read them. Returns the run's
     folder."""
     for code in run.arm.setup.codes:
         write_code(store.code, code.files)
@@ -172,7 +172,7 @@ class RunSource(ABC):
 
     @abstractmethod
     def draw(self) -> Sequence[Run]:
-        """Return more runs to train, which are already in the study's record; empty if there are none now."""
+        """Return more runs to train, which are already in the study's record; empty if there is nothing to add now."""
 
     @abstractmethod
     def tell(self, run: Run, state: State) -> None:

@@ -109,8 +109,10 @@ def _describe(nodes: Nodes) -> str:
 
 
 def measure_pace(placement: Placement) -> Pace:
-    """Measure how fast the resources of one run multiply large matrices and copy memory, for the plan's estimates.
-    It takes 0.2 s."""
+    """Measure how fast the resources of one run multiply large matrices and copy memory. It takes 0.2 s.
+
+    Plans estimate times from it.
+    """
     on_gpu = placement.gpus > 0 and torch.cuda.is_available()
     size, dtype, device = (4096, torch.bfloat16, "cuda") if on_gpu else (512, torch.float32, "cpu")
     before = torch.get_num_threads()

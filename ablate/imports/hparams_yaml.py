@@ -32,7 +32,7 @@ _PlainLoader.add_constructor(None, _read_plain)
 
 
 def read_hparams(folder: Path, notes: Notes) -> dict[str, str]:
-    """Read the hyperparameters of a run as text by their dotted names; empty if there are none."""
+    """Read the hyperparameters of a run as text, by their dotted names. May be empty."""
     path = folder / "hparams.yaml"
     if not path.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""Read files that other programs logged as a study: W&B, TensorBoard, Hugging Face, Lightning, and any table.
+"""Read the logs of other programs as one study: W&B, TensorBoard, Hugging Face, Lightning, and any table.
 
 Each format has one module, which is chosen by a file's content. Everything after that is shared.
 """
@@ -72,7 +72,7 @@ def read_log_study(
 
 
 def _choose(files: Sequence[LogFile], notes: Notes) -> dict[ModuleType, list[LogFile]]:
-    """Group files by their format. Of several logs of one run, keep those of the first format."""
+    """Group files by their format. If a run has logs in several formats, keep those of the first one."""
     chosen: dict[ModuleType, list[LogFile]] = {}
     for file in files:
         form = next((form for form in FORMATS if form.recognizes(file)), None)
@@ -110,8 +110,8 @@ def _check_facts(runs: Sequence[LoggedRun], names: Names) -> None:
         for name in names.of(what):
             if name not in there:
                 raise RecordError(
-                    f"no log has {name} as a column, a hyperparameter or in the name of a folder or file, as in "
-                    f"{name}=VALUE{suggest(name, known).replace('legal: ', 'found: ')}; see --{what}"
+                    f"no log has a column or hyperparameter {name}, or {name}=VALUE in the name of a folder or file"
+                    f"{suggest(name, known).replace('legal: ', 'found: ')}; see --{what}"
                 )
 
 

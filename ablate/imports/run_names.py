@@ -1,4 +1,4 @@
-"""What the names of folders, files and runs tell: the facts in `key=value`, the seed in `-seed3`, and the arm.
+"""Read the names of folders, files and runs: the facts in `key=value`, the seed in `-seed3`, and the arm.
 
 They are used only where the logs do not state these facts, and what was found is printed.
 """

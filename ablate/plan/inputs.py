@@ -29,7 +29,7 @@ def describe_data(plan: Plan) -> dict[str, Any]:
 
 
 def name_data(declared: Declaration, corpus: CorpusInfo) -> dict[str, Any]:
-    """The data, as a run's config stores it. Only a program knows what it reads."""
+    """The data in the config of a run. Only a program knows what it reads."""
     named = (
         {} if declared.program is not None else {"source": declared.data.source, "tokenizer": declared.data.tokenizer}
     )

@@ -1,4 +1,4 @@
-"""What an arm of a program runs: its settings, its command, and the code that trains it."""
+"""An arm of a program: its settings, its command, and the code that trains it."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class ProgramSetup(Setup):
 
 
 def find_program(name: str) -> str | None:
-    """The path of a program as a run finds it: the folder of this interpreter comes first, then PATH."""
+    """The path at which runs find a program: the folder of this interpreter comes first, then PATH."""
     return shutil.which(name, path=search_path())
 
 

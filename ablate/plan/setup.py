@@ -97,7 +97,7 @@ class Setup(ABC):
         return False
 
     def resumption(self, checkpoint: Path) -> str:  # noqa: ARG002 - a task may keep none
-        """What becomes of a run that was stopped, in words."""
+        """What happens to a run that was stopped, in words."""
         return "it continues if its program can"
 
     @property

@@ -1,4 +1,4 @@
-"""The only place in which a plan asks which task a declaration has."""
+"""The only module in which a plan asks which task a declaration has."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ _loaded: dict[tuple[str, str, str], type[Variant]] = {}
 
 
 class OwnOptimizer(OptimizerVariant):
-    """A subclass of `torch.optim.Optimizer`. Parameters of two or more dimensions decay, if it takes a weight decay."""
+    """A subclass of `torch.optim.Optimizer`. If it takes `weight_decay`, parameters of 2 or more dimensions decay."""
 
     target: ClassVar[Callable[..., Any]]
     takes_decay: ClassVar[bool]

@@ -103,7 +103,7 @@ def _script(folder: Path, word: str) -> str:
 
 
 def _is_grid(path: Path) -> bool:
-    """Whether the file declares a study or a search."""
+    """Tell if the file is a grid or a search."""
     if path.suffix not in (".yaml", ".yml"):
         return False
     try:

@@ -61,7 +61,7 @@ def list_tracked(folder: Path) -> list[str]:
 def find_tree(folder: Path, level: str) -> Tree:
     """The tree that a level names: a branch, a tag, a commit, or `patch:FILE` on top of the checked-out commit.
 
-    Raises `GridError`, with git's reason, for a name that does not exist or a patch that does not apply.
+    Raises `GridError`, with git's reason, if a name does not exist or a patch does not apply.
     """
     try:
         top = Path(os.fsdecode(_run(folder, "rev-parse", "--show-toplevel")).rstrip("\n"))

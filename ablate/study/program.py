@@ -1,4 +1,4 @@
-"""The `program:` section: a command that trains an arm, and how its metrics are read."""
+"""The `program:` section: the command that trains the arms, and how its metrics are read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Variables = Annotated[
 
 
 class Program(Frozen):
-    """A program of your own that trains an arm. No shell runs: the command is split into words, then placeholders such
+    """Your own program, which trains the arms. No shell runs: the command is split into words, then placeholders such
     as `{train.lr}`, `{seed}` and `{run_dir}` are filled in."""
 
     command: Words = Field(description="the command, as a text or as a list of words; {NAME} is filled in")

@@ -61,7 +61,7 @@ class Settings:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted path, value) for every value of a nested mapping. An empty mapping counts as a value."""
+    """Yield (dotted path, value) for every value of a nested mapping. Empty mappings are values too."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")

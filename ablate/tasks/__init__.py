@@ -1,1 +1,1 @@
-"""What an arm trains: one module per task, which a worker chooses by the config of the run."""
+"""The tasks that an arm can have, one module each. A worker chooses by the config of the run."""

@@ -32,7 +32,7 @@ Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or a substitute
 
 
 class LanguageModelTrainer(Trainer):
-    """Trains runs alone, or together with the other workers of a `group`."""
+    """Trains each run by itself, or together with the other workers of a `group`."""
 
     def __init__(self, corpus: Corpus, device: str, threads: int, group: Group, loop: Train = train) -> None:
         self.corpus, self.device, self.threads, self.group, self._loop = corpus, device, threads, group, loop

@@ -86,7 +86,7 @@ class CurveWriter:
         self.n_bytes, self.crc32 = self.n_bytes + len(content), zlib.crc32(content, self.crc32)
 
     def fileno(self) -> int:
-        """The descriptor that holds the lease, for a process that must keep it."""
+        """The descriptor that holds the lease. A process that inherits it keeps the lease."""
         return self._file.fileno()
 
     def sync(self) -> None:

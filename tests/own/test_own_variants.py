@@ -1,4 +1,4 @@
-"""A plain module as a variant: knobs, costs, causality, decoding, nGPT, resuming; and the full contract."""
+"""Plain modules as variants: knobs, costs, causality, decoding, nGPT, resuming; and the full contract."""
 
 from __future__ import annotations
 

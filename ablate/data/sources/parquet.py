@@ -76,7 +76,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def check_column(path: Path, schema: Any, key: str) -> None:
-    """Raise `DataError` if the schema lacks a column `key`, or if it does not hold strings."""
+    """Raise `DataError` if the schema has no column `key`, or if the column does not hold strings."""
     if key not in schema.names:
         raise refuse_key(path, "there is no column", key, schema.names)
     kind = schema.field(key).type
