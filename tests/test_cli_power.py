@@ -92,7 +92,7 @@ def test_a_plan_says_what_its_seeds_can_see(ablate: Ablate, tmp_path: Path) -> N
     size = detectable_difference(0.01 * np.sqrt(2), 2, 3)
     code, out, err = ablate("plan", str(grid), "--noise", "0.01")
     assert code == 0, err
-    said = f"with 3 seeds and 2 arms per baseline, a difference of {size:.2g} nats is found in 80 % of studies"
+    said = f"with 3 seeds and 2 arms per baseline, a difference of {size:.2g} nats is detected in 80 % of studies"
     assert f"{said} (scatter from --noise 0.01)" in out
     assert f"{size / 0.01:.1f} standard deviations over seeds is detected in 80 %" in ablate("plan", str(grid))[1]
     grid.write_text(GRID.replace("SEEDS", "1"))
@@ -108,6 +108,6 @@ def test_a_plan_takes_the_scatter_of_the_runs_that_are_there(
     scatter = np.median([row.sd for row in find_differences(read_results(store))])
     size = detectable_difference(float(scatter), 2, 6)
     assert (
-        f"a difference of {size:.2g} nats is found in 80 % of studies (scatter from finished runs)"
+        f"a difference of {size:.2g} nats is detected in 80 % of studies (scatter from finished runs)"
         in ablate("plan", str(grid))[1]
     )
