@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ablate.execution.early_stopping import Stopping
@@ -14,10 +14,18 @@ from ablate.tracking.mlflow_mirror import MlflowMirror
 
 
 class CurveFeed:
-    """Reads each line of each curve once. `cuts` has the runs that early stopping ends, with the reason."""
+    """Reads each line of each curve once. `metrics` are those of the study; `cuts` has the runs that early stopping
+    ends, with the reason."""
 
-    def __init__(self, store: StudyFolder, mirror: MlflowMirror, observe: Observer, stopping: Stopping | None) -> None:
-        self.store, self.mirror, self.observe, self.stopping = store, mirror, observe, stopping
+    def __init__(
+        self,
+        store: StudyFolder,
+        mirror: MlflowMirror,
+        observe: Observer,
+        stopping: Stopping | None,
+        metrics: Collection[str],
+    ) -> None:
+        self.store, self.mirror, self.observe, self.stopping, self.metrics = store, mirror, observe, stopping, metrics
         self.cuts: dict[str, str] = {}
         self._readers: dict[str, CurveReader] = {}
 
@@ -36,8 +44,7 @@ class CurveFeed:
         records = self._read(run)
         if not records:
             return
-        names = self.mirror.record.metrics
-        last = {name: record[name] for record in records for name in names if record.get(name) is not None}
+        last = {name: record[name] for record in records for name in self.metrics if record.get(name) is not None}
         self.observe(Event("progress", run, record={**records[-1], **last, **(more or {})}))
 
     def _read(self, run: Run) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class Driver:
         self.mirror, self.observe, self.stopping, self.source, self.limit = mirror, observe, stopping, source, limit
         self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows)
         self.watchdog, self.retries = Watchdog(stuck_s), Retries(store, placement.processes)
-        self.feed = CurveFeed(store, mirror, observe, stopping)
+        self.feed = CurveFeed(store, mirror, observe, stopping, plan.metrics)
         self.software = describe_software()
         self.interruption = interruption or Interruption(store)
         self.halted = ""
