@@ -61,7 +61,7 @@ def find_leak(
 
 
 def check_tensor(out: object) -> Tensor:
-    """Return what a layer returned. Raises OutputError if it is no tensor."""
+    """Return a layer's output. Raises OutputError if it is not a tensor."""
     if not isinstance(out, Tensor):
         raise OutputError(f"it returns {'nothing' if out is None else f'a {type(out).__name__}'} instead of a tensor")
     return out

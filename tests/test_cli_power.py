@@ -96,7 +96,7 @@ def test_a_plan_says_what_its_seeds_can_see(ablate: Ablate, tmp_path: Path) -> N
     assert f"{said} (scatter from --noise 0.01)" in out
     assert f"{size / 0.01:.1f} standard deviations over seeds is detected in 80 %" in ablate("plan", str(grid))[1]
     grid.write_text(GRID.replace("SEEDS", "1"))
-    assert "one seed: no arm can be judged better or worse" in ablate("plan", str(grid))[1]
+    assert "with one seed, no arm can be called better or worse" in ablate("plan", str(grid))[1]
     assert ablate("plan", str(grid), "--noise", "0")[0] == 2
 
 

@@ -1,4 +1,4 @@
-"""How many seeds a difference takes for each arm of a study, at the scatter that its finished runs show."""
+"""The number of seeds that each arm of a study needs to detect a difference, given the scatter of its finished runs."""
 
 from __future__ import annotations
 

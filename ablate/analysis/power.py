@@ -1,4 +1,4 @@
-"""What a study can see: the smallest difference that it finds in 80 % of cases, and the seeds that a difference takes.
+"""The power of a study: the difference that it detects in 80 % of cases, and the seeds that a difference needs.
 
 An effect is found if its simultaneous p-value is below 0.05. Its t statistic has the noncentral t distribution, with
 the degrees of freedom of `families`. Results in the wrong direction, which are rarer than 1 in 1000, are not counted.
@@ -42,7 +42,7 @@ def detectable_difference(sd: float, n_arms: int, n_seeds: int, power: float = P
 
 
 def seeds_needed(effect: float, sd: float, n_arms: int, power: float = POWER) -> int | None:
-    """Return the fewest seeds that find an effect, or None if `MOST_SEEDS` do not."""
+    """Return the fewest seeds that detect an effect, or None if `MOST_SEEDS` do not."""
     n = np.arange(2, MOST_SEEDS + 1)
     df = n - 1 + np.array([earned_df(n_arms, int(k)) for k in n])
     enough = power_of(np.asarray(effect), sd / np.sqrt(n), df, single_level(n_arms)) >= power

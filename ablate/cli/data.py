@@ -20,7 +20,9 @@ def prepare(
     max_memory: Annotated[
         str | None,
         typer.Option(
-            "--max-memory", metavar="SIZE", help="Memory for all processes together, e.g. 4GB. It limits their number."
+            "--max-memory",
+            metavar="SIZE",
+            help="Memory limit for all processes together, e.g. 4GB. Lowers their number if necessary.",
         ),
     ] = None,
     quiet: Quiet = False,

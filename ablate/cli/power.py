@@ -29,16 +29,16 @@ def power(
         typer.Option(
             "--effect",
             metavar="SIZE",
-            help="Difference of final losses to find, e.g. 0.01 nats. Default: the study's smallest effect.",
+            help="Difference of final losses to detect, e.g. 0.01 nats. Default: the study's smallest effect.",
         ),
     ] = None,
     share: Annotated[
-        float, typer.Option("--power", metavar="SHARE", help="Share of studies that should find it, above 0, below 1.")
+        float, typer.Option("--power", metavar="SHARE", help="Share of studies that should detect it, from 0 to 1.")
     ] = 0.8,
     runs: Runs = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Say which differences a study can find, and how many seeds a difference takes for each arm."""
+    """Show which differences a study can detect, and how many seeds each arm needs to detect a given difference."""
     from ablate.analysis.arm_power import find_power
 
     if not 0 < share < 1:
@@ -78,7 +78,7 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
 
 
 def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
-    """Say which differences the seeds of a plan can detect, from --noise or from the finished runs of a study of the same name."""
+    """Show which differences a plan can detect, from --noise or from the finished runs of a study of the same name."""
     from ablate.analysis.power import POWER, detectable_difference
 
     sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)
@@ -86,7 +86,7 @@ def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> 
         return
     n_arms, n_seeds = max(sizes.values()), len(plan.study.seeds)
     if n_seeds < 2:
-        yield "one seed: no arm can be judged better or worse than its baseline"
+        yield "with one seed, no arm can be called better or worse than its baseline"
         return
     sd = _find_scatter(store) if noise is None else noise * 2**0.5
     source = "finished runs" if noise is None else f"--noise {noise:g}"

@@ -86,7 +86,7 @@ def report(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="Loss, or other metric, to reach: the baseline's after 50, 75 or 90 % of its budget or at its end "
+            help="Value of the metric to reach: that of the baseline after 50, 75 or 90 % of its budget or at its end "
             "(final), or a number, e.g. 3.28 nats per token. Repeatable.",
         ),
     ] = None,
@@ -140,7 +140,7 @@ def report(
     seconds: SecondsName = None,
     map_: Map = None,
 ) -> None:
-    """Write the report of a study (report.html and others) and print its speedups. Compares several studies.
+    """Report on one or more studies, or on logs of other programs: print verdicts and speedups, and write report.html.
 
     With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs that MLflow has.
     """

@@ -42,7 +42,7 @@ def plan(
         typer.Option(
             "--noise",
             metavar="SD",
-            help="Standard deviation of final losses between seeds, to say which differences the seeds can find. "
+            help="Standard deviation of final losses over seeds, to show which differences are detectable. "
             "Default: that of finished runs.",
         ),
     ] = None,
@@ -55,7 +55,7 @@ def plan(
         raise AblateError(f"--noise {noise:g}: must be a number above 0")
     if is_search(grid):
         if noise is not None:
-            raise AblateError("--noise: a search has no verdicts; give it with a grid")
+            raise AblateError("--noise: a search has no verdicts; use --noise with a grid")
         search.show_plan(grid, runs, workers, set_, as_json=as_json)
         return
     planned = read_plan(grid, runs, set_, with_)

@@ -35,7 +35,7 @@ def describe_finding(
     metric: Metric,
     smallest: float | None,
 ) -> str:
-    """State the verdicts on the compared arms, and what the study could have seen if some are undecided."""
+    """State the verdicts on the compared arms and, if some are undecided, which differences the study can detect."""
     by_arm = {row.arm: row for row in differences}
     rows = [by_arm[arm] for arm in rank_arms(differences, compared, metric) if arm in by_arm]
     if not rows:

@@ -39,7 +39,7 @@ class Tree:
     paths: frozenset[str] | None = field(default=None, repr=False, compare=False)  # None if links lead elsewhere
 
     def lacks(self, *names: str) -> str:
-        """The first of these paths from the grid's folder that is no file or folder of the tree; empty if all are."""
+        """The first of these paths, relative to the grid's folder, that the tree lacks; empty if it has all."""
         if self.paths is None:
             return ""
         for name in names:

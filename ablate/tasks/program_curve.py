@@ -146,7 +146,7 @@ class ProgramCurve:
         return found
 
     def _check_costs(self, step: int, values: dict[str, Any]) -> dict[str, Any]:
-        """Leave out costs that are no totals since the start, such as the tokens of one batch."""
+        """Leave out costs that are not totals since the start, such as the tokens of one batch."""
         for name in COSTS:
             if name not in values:
                 continue
