@@ -157,5 +157,5 @@ def _find_records(text: str) -> str | None:
     if key is None:
         return EXTRACT
     if rest and not is_array:
-        return f"use data.source: jsonl with data.text_key: {key} (or its key with the text)"
+        return f"use data.source: jsonl with data.text_key: {key} (or another key that holds the text)"
     return f"extract the text (its key {key!r}) into a .txt file, or write one object per line for data.source: jsonl"
