@@ -36,7 +36,7 @@ class ArmSummary:
     evaluation, checkpoints and compilation. `step_ratio` is that time over the baseline's, on seeds that both have, and
     None if clock times cannot be compared. `tokens_per_s` is the tokens per step over the mean of `step_s`, and
     `tflops_per_s` the achieved training TFLOP/s at that rate. `peak_memory_bytes` is the largest of the runs. A size
-    that is not known is None.
+    that is not known is None. `n_repeated` runs are left out because they have the numbers of another seed.
     """
 
     arm: str
@@ -61,22 +61,18 @@ class ArmSummary:
     tflops_per_s: float | None
     peak_memory_bytes: int | None
     device: str
+    n_repeated: int = 0
     other_metrics: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def is_baseline(self) -> bool:
         return self.arm == self.baseline
 
-    @property
-    def n_repeated(self) -> int:
-        """Runs left out because they repeat the numbers of another seed."""
-        others = self.n_finished + self.n_diverged + self.n_stopped + self.n_failed + self.n_unfinished
-        return self.n_runs - others - self.n_incomplete
-
     def to_dict(self) -> dict[str, Any]:
         content = asdict(self) | {"axes": dict(self.axes), "within": dict(self.within)}
-        if not self.other_metrics:
-            del content["other_metrics"]
+        for rare in ("other_metrics", "n_repeated"):
+            if not content[rare]:
+                del content[rare]
         return content | {"is_baseline": self.is_baseline}
 
 
@@ -174,6 +170,7 @@ def _summarize(results: Results, name: str, measured_step_s: Mapping[str, float]
         n_failed=states["failed"],
         n_unfinished=states["queued"] + states["running"],
         n_incomplete=states["incomplete curve"],
+        n_repeated=states["repeated"],
         final_loss=_final_spread(runs, results.metric),
         other_metrics={metric.name: _final_spread(runs, metric) for metric in results.other_metrics},
         step_s=step_s,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ablate_model import GPT
 from ablate_model.attention.differential import lambda_init_at
 from ablate_model.attention.selective import SelectiveLayer
+from ablate_model.context import Context
 from ablate_model.kernels.attention import attention
 from ablate_model.kernels.call import DecayBias
 from ablate_model.layers import build_reader
@@ -149,7 +150,7 @@ def test_selection_without_positive_logits_is_standard_attention() -> None:
 def test_exclusive_outputs_are_orthogonal_to_the_tokens_own_value() -> None:
     layer = scrambled(tiny(attention="exclusive")).stack.blocks[0].attention
     q, k, v = heads(4, 6, 0), heads(4, 6, 1), heads(4, 6, 2)
-    context = type("Context", (), {"backend": "math"})()
+    context = Context((), "math")
     out = layer.attend(q, k, v, torch.zeros(2, 6, 24, dtype=torch.float64), context, None)
     close((out * v).sum(-1), torch.zeros(2, 6, 4, dtype=torch.float64))
     assert (out[:, 0] == 0).all()  # nothing is left for a token that sees only itself
