@@ -78,7 +78,7 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
 
 
 def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
-    """Show which differences a plan can detect, from --noise or from the finished runs of a study of the same name."""
+    """Say which differences the seeds of a plan can detect, from --noise or a study of that name."""
     from ablate.analysis.power import POWER, detectable_difference
 
     sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)

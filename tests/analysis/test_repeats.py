@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ablate.analysis.effects import find_differences
+from ablate.analysis.differences import find_differences
 from ablate.analysis.results import read_results
 from ablate.analysis.speedup import speed_ups
 from ablate.report import ReportOptions
