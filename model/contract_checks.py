@@ -254,7 +254,7 @@ def _check_compiled(config: ModelConfig, _axis: str) -> str:
     if not any(map(shutil.which, ("c++", "g++", "clang++"))) and not torch.cuda.is_available():
         raise SkippedError("there is no C++ compiler here")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, ids_bt = GPT(config).to(device), _ids(config, 2, min(config.context_length, 64)).to(device)
+    model, ids_bt = GPT(config).to(device).eval(), _ids(config, 2, min(config.context_length, 64)).to(device)
     _scramble(model.cpu())
     model.to(device)
     eager_btv = model(ids_bt)

@@ -108,7 +108,8 @@ def _explain_missing_weights(run: RunFolder) -> str:
     if run.log.exists():
         return run.weights_flaw()
     if status.state == "finished":
-        return f"its {run.weights.name} is gone: the run finished, but `ablate clean` or --keep removed the weights"
+        gone = "`ablate clean` or --keep removed the weights, or `ablate pack` left them out (without --weights)"
+        return f"its {run.weights.name} is not here: the run finished, but {gone}"
     notes = "".join(f"; {note}" for note in status.notes)
     return f"it has no weights: it is {status.state}, and only a finished run has weights{notes}"
 

@@ -83,7 +83,7 @@ def test_a_run_without_usable_weights_is_named(run: RunFolder) -> None:
     with pytest.raises(RecordError, match="cannot be loaded"):
         continue_prompt(run, "x", 1, GREEDY)
     run.weights.unlink()
-    with pytest.raises(RecordError, match=r"its model\.safetensors is gone: the run finished"):
+    with pytest.raises(RecordError, match=r"its model\.safetensors is not here: the run finished"):
         continue_prompt(run, "x", 1, GREEDY)
     run.write_status(Status("queued"))
     with pytest.raises(RecordError, match="it is queued"):

@@ -220,6 +220,14 @@ def test_an_mlp_and_a_norm_pass_every_check(write: Write, axis: str, text: str, 
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default:The .grad attribute of a Tensor:UserWarning")  # torch's own, while it compiles
+def test_dropout_does_not_make_compiled_differ_from_eager(write: Write) -> None:
+    write("mine.py", MLP)
+    found = {check.name: check for check in check_variant(parse(mlp="mine.py:Mine"), "mlp", compiled=True)}
+    assert found["compiled"].outcome != "fail", found["compiled"]
+
+
 def test_the_checks_name_what_is_wrong(write: Write) -> None:
     write(
         "mine.py",
