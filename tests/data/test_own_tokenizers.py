@@ -134,7 +134,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_an_encoding_is_read_from_local_files(tiny: Path, tmp_path: Path) -> None:
     place = tiny / hashlib.sha1(ADDRESS.encode()).hexdigest()
-    message = rf"tiny needs data\.tokenizer_path: a folder with tiny\.tiktoken.*{ADDRESS}.*fetch the file to {place}"
+    message = rf"tiny needs data\.tokenizer_path: a folder with tiny\.tiktoken.*{ADDRESS}.*download the file to {place}"
     with pytest.raises(DataError, match=message):
         load("tiny")
     (tmp_path / "tiny.tiktoken").write_bytes(LINES)
@@ -177,7 +177,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"a": 1}')
     (tmp_path / "folder").mkdir()
     for name, message in (
-        ("settings.json", r"data\.tokenizer: .*settings\.json: is not a tokenizer\.json: "),
+        ("settings.json", r"data\.tokenizer: .*settings\.json: this is not a valid tokenizer\.json: "),
         ("missing.json", r"data\.tokenizer: missing\.json: there is no such file"),
         ("folder", r"data\.tokenizer: folder: must be a folder with encoder\.json.*or with a tokenizer\.json"),
         ("gtp2", r"data\.tokenizer: 'gtp2' is neither .*did you mean 'gpt2'\? \(legal: bytes, gpt2, "),
