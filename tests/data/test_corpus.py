@@ -327,7 +327,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
         return found
 
     monkeypatch.setattr(corpus, "split_files", split_and_append)
-    with pytest.raises(DataError, match=r"log\.txt: changed while it was read"):
+    with pytest.raises(DataError, match=r"log\.txt: the file changed while it was read"):
         prepare(text(tmp_path / "log.txt"), tmp_path, tmp_path / "shards")
     assert not list((tmp_path / "shards").rglob("*.bin"))
 

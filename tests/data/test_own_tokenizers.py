@@ -180,7 +180,7 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         ("settings.json", r"data\.tokenizer: .*settings\.json: this is not a valid tokenizer\.json: "),
         ("missing.json", r"data\.tokenizer: missing\.json: there is no such file"),
         ("folder", r"data\.tokenizer: folder: must be a folder with encoder\.json.*or with a tokenizer\.json"),
-        ("gtp2", r"data\.tokenizer: 'gtp2' is neither .*did you mean 'gpt2'\? \(legal: bytes, gpt2, "),
+        ("gtp2", r"data\.tokenizer: 'gtp2' is not a \.json file, .*did you mean 'gpt2'\? \(legal: bytes, gpt2, "),
     ):
         with pytest.raises(DataError, match=message):
             load(name, tmp_path)

@@ -97,7 +97,7 @@ def test_neither_split_of_a_few_documents_is_empty(tmp_path: Path, fraction: flo
     corpus = made(documents("jsonl", tmp_path / "a.jsonl", validation_fraction=fraction), tmp_path)
     assert sorted(map(len, texts_in(corpus))) == [1, 4]
     write_jsonl(tmp_path / "b.jsonl", TEXTS[:1] * 3)
-    with pytest.raises(DataError, match=r"data\.path: the corpus is a single document, or copies of one.*validation_p"):
+    with pytest.raises(DataError, match=r"data\.path: the corpus is a single document, or copies of it.*validation_p"):
         made(documents("jsonl", tmp_path / "b.jsonl", validation_fraction=fraction), tmp_path)
 
 
@@ -228,7 +228,7 @@ BAD = {
         lambda folder: documents("parquet", folder),
         r"is a folder without files named \*\.parquet, \*\.pq",
     ),
-    "no state": (saved(lambda folder: (folder / "state.json").unlink()), r"must be a folder that save_to_disk"),
+    "no state": (saved(lambda folder: (folder / "state.json").unlink()), r"must be a folder written by save_to_disk"),
     "a missing table": (
         saved(lambda folder: (folder / "data-00001-of-00002.arrow").unlink()),
         r"00002\.arrow is missing",
