@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "model"
 LEAVES = {"errors", "numerics"}  # every room may import them
 CONTRACTS = {"context", "contracts", "knobs", "parameters", "table"}
-PLAIN = {"foreign", "plain"}  # the user's modules
+PLAIN = {"causality", "foreign", "plain"}  # the user's modules
 AXES = {"attention", "normalization", "mlp", "position", "linear", "topology"}
 ARROWS = {
     "errors": set(),
