@@ -58,7 +58,7 @@ def tabulate_differences(report: Report) -> Table:
         "Unadjusted 95 % interval",
         "p",
         "Verdict",
-        "Found in 80 %",
+        "Detectable",
         "Pairs",
         "Test",
     )
@@ -77,9 +77,9 @@ def tabulate_differences(report: Report) -> Table:
         )
         for row in report.differences
     )
-    found = "The column Found in 80 % has the difference that 80 % of studies with this scatter find."
+    detectable = "Detectable is the smallest difference that 80 % of studies with this scatter find."
     moderated = "A moderated test shrinks the scatter of an arm towards that of the other arms."
-    notes = [f"{capitalize(explain_sign(report.metric))}.", _TOGETHER, found]
+    notes = [f"{capitalize(explain_sign(report.metric))}.", _TOGETHER, detectable]
     if any(row.method == MODERATED for row in report.differences):
         notes.append(moderated)
     return Table("differences", caption_differences(report), header, rows, " ".join(notes))
@@ -102,7 +102,7 @@ def explain_verdicts(report: Report) -> list[str]:
     metric, smallest = report.metric, report.results.smallest_effect
     sides = f"Better is {metric.side} zero with a simultaneous p-value below 0.05."
     if smallest is None:
-        return [f"{sides} No arm is called equivalent, because the grid gives no smallest_effect."]
+        return [f"{sides} No arm is called equivalent, because no smallest effect is given."]
     limit = f"{smallest:g}{metric.unit}"
     return [f"{sides} Equivalent: the unadjusted 90 % interval lies within {limit} of zero."]
 
