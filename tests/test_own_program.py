@@ -22,6 +22,7 @@ SCRIPT, GRID, COMMANDS, *FRAGMENTS = re.findall(r"^```\w*\n(.*?)^```$", PAGE, re
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_the_example_of_the_documentation_works_as_shown(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     (tmp_path / "grid.yaml").write_text(GRID)

@@ -265,7 +265,9 @@ def test_a_run_that_began_before_any_pace_was_known_went_on_beyond_the_minutes(m
     assert bench.curves() == undisturbed
 
 
-@pytest.mark.parametrize("name", ["status.json", "curve.jsonl", "config.json", ""])
+@pytest.mark.parametrize(
+    "name", ["curve.jsonl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("status.json", "config.json", ""))]
+)
 def test_a_run_folder_that_is_broken_stopped_the_others_or_ended_well(make_bench, name: str) -> None:
     bench = make_bench()
     broken, other = bench.plan.runs

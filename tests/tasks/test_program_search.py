@@ -101,7 +101,7 @@ def test_settings_that_a_search_found_override_a_grid(tmp_path: Path) -> None:
 def test_a_rule_that_needs_the_number_of_steps_says_so(tmp_path: Path) -> None:
     grid = {"study": "mine", "program": PROGRAM | {"steps": None}, "matrix": {"kind": ["a", "b"]}}
     plan = build_plan(load_study(write(tmp_path, "grid.yaml", grid)), NO_CORPUS)
-    with pytest.raises(GridError, match=r"program: asha cuts runs at shares of their steps, .* set program.steps"):
+    with pytest.raises(GridError, match=r"program: asha stops runs at shares of their steps, .* set program.steps"):
         check_stopping(parse_stopping("asha"), plan)
     check_stopping(parse_stopping("patience=3"), plan)
 

@@ -98,6 +98,7 @@ def _die_first(mark: Path, settings):
     return os._exit(1)
 
 
+@pytest.mark.slow
 def test_processes_do_not_wait_for_one_that_died(make_small_arm, tmp_path, monkeypatch):
     model, train = make_small_arm()
     monkeypatch.setattr(Mortal, "mark", tmp_path / "mark", raising=False)
@@ -118,6 +119,7 @@ def _linger(settings):
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_processes_that_do_not_come_to_their_end_are_not_waited_for(make_small_arm):
     model, train = make_small_arm()
     settings = {"device": CPU, "threads": 1, "steps": 1}
