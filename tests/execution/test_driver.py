@@ -248,6 +248,7 @@ def test_runs_that_would_not_end_in_time_are_left_and_shorter_ones_begin(bench, 
     assert bench.curves() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_that_began_before_any_pace_was_known_went_on_beyond_the_minutes(make_bench, undisturbed) -> None:
     bench = make_bench()
     now = [0.0]
@@ -286,6 +287,7 @@ def test_a_run_folder_that_is_broken_stopped_the_others_or_ended_well(make_bench
     assert broken.run_id in error
 
 
+@pytest.mark.slow
 def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
     bench = make_bench()
     whole = bench.plan

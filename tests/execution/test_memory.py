@@ -120,6 +120,7 @@ def test_the_smaller_micro_batch_divides_the_batch(batch: int, micro: int | None
     assert TrainConfig(steps=10, batch_size=batch, micro_batch_size=micro).smaller_micro_batch() == expected
 
 
+@pytest.mark.slow
 def test_a_model_that_no_memory_here_holds_is_refused_before_anything_starts(
     write_grid: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def report(store, out, **options):
     return made, json.loads(made.paths["summary"].read_text())
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_as_svg_and_pdf_on_demand(store, tmp_path):
     report(store, tmp_path, figures=True)
     names = {path.name for path in (tmp_path / "figures").iterdir()}

@@ -76,6 +76,7 @@ def test_processes_at_once_count_as_one(report):
     assert speed.together_tokens_per_s == pytest.approx(1000 * 2 * 48 / median(speed.together_windows_ms))
 
 
+@pytest.mark.slow
 def test_an_error_of_one_of_several_processes_is_the_reason(make_small_arm):
     with pytest.raises(ResourceError, match=r"^2 together: \S*BackendError: flex has no gradients on a CPU"):
         time_together(2, *make_small_arm(attention="flex"), device=CPU, threads=1, steps=1)
