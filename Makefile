@@ -12,7 +12,7 @@ help:
 	@echo "make quickstart   train a small study on this machine and write its report"
 	@echo "make check        check formatting, lint and types, then run the tests"
 	@echo "make format       let ruff rewrite what it can"
-	@echo "make test         run the tests, under 6 minutes on 2 cores"
+	@echo "make test         run the tests, under 7 minutes on 2 cores"
 	@echo "make test-all     run the long tests too"
 	@echo "make test-stress  run COUNT studies (default: 200), each with a fault at a random moment"
 	@echo "make clean        remove .venv, runs/ and build files"
