@@ -11,7 +11,7 @@ import torch
 from pydantic import create_model
 from torch import Tensor, nn
 
-from .contracts import Architecture, Variant
+from .contracts import Architecture, Part, Variant
 from .errors import ConfigError
 from .flops import ForwardFlops, measure_flops
 from .foreign import Foreign, construct, describe_parameters, find_ambiguous, find_bad_names, has_square
@@ -202,12 +202,21 @@ _found: dict[Any, Any] = {}  # what was measured, once per class, sizes and knob
 class PlainLayer(Plain):
     """A module that stands in every layer of the model: an attention or an MLP."""
 
-    def _depths(self, config: Architecture, depths: list[int]) -> list[int]:
+    part: ClassVar[Part]
+
+    def num_params(self, config: Architecture) -> int:
+        return self.measure(config).n_params
+
+    def flops_per_token(self, config: Architecture, context_length: int) -> int:
+        return self.flops(config).per_token(context_length)
+
+    def model_params(self, config: Architecture) -> int:
+        return sum(self.measure(config, depth).n_params for depth in self._depths(config))
+
+    def model_flops_per_token(self, config: Architecture, context_length: int) -> int:
+        return sum(self.flops(config, depth).per_token(context_length) for depth in self._depths(config))
+
+    def _depths(self, config: Architecture) -> list[int]:
+        """Depths to measure, one per layer that keeps the part: all 0 if the module does not ask for its own."""
+        depths = config.kept_depths(self.part)
         return depths if "layer" in self.facts else [0] * len(depths)
-
-    def sum_params(self, config: Architecture, depths: list[int]) -> int:
-        return sum(self.measure(config, depth).n_params for depth in self._depths(config, depths))
-
-    def sum_flops(self, config: Architecture, depths: list[int], context_length: int) -> int:
-        flops = (self.flops(config, depth) for depth in self._depths(config, depths))
-        return sum(one.per_token(context_length) for one in flops)

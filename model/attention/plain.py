@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..causality import check_tensor
 from ..context import Context, LayerCache
-from ..contracts import Architecture, Attention, Rotate, keep_heads
+from ..contracts import Architecture, Attention, Part, Rotate, keep_heads
 from ..errors import ConfigError
 from ..foreign import Foreign
 from ..plain import PlainLayer
@@ -45,6 +45,8 @@ def takes_rotate(target: type[nn.Module]) -> bool:
 class PlainAttention(PlainLayer, Attention):
     """A module x (b, t, d) -> (b, t, d) that mixes tokens."""
 
+    part: ClassVar[Part] = "attention"
+
     def default_qk_width(self, config: Architecture) -> int:
         return config.head_dim
 
@@ -53,18 +55,6 @@ class PlainAttention(PlainLayer, Attention):
 
     def query_features(self, config: Architecture) -> int:
         return 0  # none that a normalization could scale
-
-    def num_params(self, config: Architecture) -> int:
-        return self.measure(config).n_params
-
-    def flops_per_token(self, config: Architecture, context_length: int) -> int:
-        return self.flops(config).per_token(context_length)
-
-    def model_params(self, config: Architecture) -> int:
-        return self.sum_params(config, config.kept_depths("attention"))
-
-    def model_flops_per_token(self, config: Architecture, context_length: int) -> int:
-        return self.sum_flops(config, config.kept_depths("attention"), context_length)
 
     def build(self, config: Architecture, layer: int) -> nn.Module:
         built = self.build_foreign(PlainAttentionLayer, config, layer)
