@@ -16,7 +16,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from ablate.cli import app, main
+from ablate.cli import app
 from ablate.cli.command import PLACES
 from ablate.plan.estimate import Pace
 from ablate.tracking.folders import StudyFolder
@@ -29,20 +29,13 @@ Ablate = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
+def ablate(call_ablate: Ablate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ablate:
     """A function that runs the command in an empty folder and returns exit code, output and error output."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
 
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ablate", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
+    return call_ablate
 
 
 @pytest.fixture

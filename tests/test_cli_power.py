@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.differences import find_differences
 from ablate.analysis.power import detectable_difference
-from ablate.cli import main
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -38,17 +36,10 @@ def store(tmp_path: Path) -> StudyFolder:
 
 
 @pytest.fixture
-def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
+def ablate(call_ablate: Ablate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ablate:
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
+    return call_ablate
 
 
 def test_the_seeds_that_an_effect_takes_are_those_that_find_it(ablate: Ablate, store: StudyFolder) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from ablate.cli import main
 from ablate.cli.inputs import find_store
 from ablate.errors import GridError
 from ablate.tracking.folders import StudyFolder
@@ -23,7 +22,7 @@ Ablate = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
+def ablate(call_ablate: Ablate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ablate:
     """A function that runs the command beside `runs/made-up`, a study of two arms, one twice as fast."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -33,14 +32,7 @@ def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     ]
     write_study(StudyFolder(tmp_path / "runs" / "made-up"), arms)
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
+    return call_ablate
 
 
 def speed_ups(folder: Path) -> list[dict[str, object]]:

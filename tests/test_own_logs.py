@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from ablate.cli import main
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own-logs.md").read_text()
 EXAMPLE, COMMAND, PRINTED = re.findall(r"^```\w*\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -18,19 +15,12 @@ Ablate = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def ablate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Ablate:
+def ablate(call_ablate: Ablate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ablate:
     """A function that runs the command in a folder where the example of the documentation was executed."""
     monkeypatch.chdir(tmp_path)
     exec(EXAMPLE, {})
 
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ablate", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
+    return call_ablate
 
 
 def test_the_example_of_the_documentation_works_as_shown(ablate: Ablate, tmp_path: Path) -> None:
