@@ -59,7 +59,7 @@ KNOBS: dict[str, list[dict[str, Any]]] = {
             "s_z": {"mode": "scalar", "init": "sqrt(d_model)", "scale": 1.0},
             "normalize_weights": "both",
         },
-        {"name": "ngpt", "num_hyperspheres": 3, "normalize_weights": "both", "s_gate": {"init": 0.5}},
+        {"name": "ngpt", "num_hyperspheres": 4, "normalize_weights": "both", "s_gate": {"init": 0.5}},
         {"name": "ngpt", "num_hyperspheres": 2, "update": "riemann", "normalize_weights": "off"},
         {"name": "ngpt", "norm_eps": 0.1, "normalize_weights": "parametrize", "s_gate": {"mode": "scalar"}},
         {
