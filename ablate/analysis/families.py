@@ -49,14 +49,16 @@ class Family:
 
 
 def make_family(mean_a: Floats, variance_a: Floats, n_pairs_a: Floats) -> Family:
-    """Build a family from mean paired differences [..., arm], their variances (ddof 1), and numbers of pairs [arm].
+    """Build a family from mean paired differences [..., arm], their variances (ddof 1), and numbers of pairs.
 
-    The variance of an arm is moderated where `earned_df` says so. Raises `ValueError` if an arm has one pair.
+    The numbers are [arm], or have the batch dimensions as well. The variance of an arm is moderated where `earned_df`
+    says so. Raises `ValueError` if an arm has one pair.
     """
     if n_pairs_a.min() < 2:
         raise ValueError("an interval needs at least two pairs of every arm")
     df = n_pairs_a - 1.0
-    earned = np.array([earned_df(n_pairs_a.size, int(n)) for n in n_pairs_a])
+    numbers, place = np.unique(n_pairs_a, return_inverse=True)
+    earned = np.array([earned_df(n_pairs_a.shape[-1], int(n)) for n in numbers])[place.reshape(n_pairs_a.shape)]
     if earned.any():
         variance_a = np.where(earned > 0, moderate(variance_a, df), variance_a)
     return Family(mean_a, np.sqrt(variance_a / n_pairs_a), df + earned)

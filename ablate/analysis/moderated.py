@@ -43,7 +43,7 @@ def earned_df(n_arms: int, n_pairs: int) -> float:
 
 
 def moderate(variance_a: Floats, df_a: Floats) -> Floats:
-    """Shrink variances [..., arm] with degrees of freedom [arm] towards the other arms' common value.
+    """Shrink variances [..., arm] with degrees of freedom [..., arm] towards the other arms' common value.
 
     The common value matches the mean of log variance, which the digamma function corrects for the skewness of its
     distribution (Smyth 2004, section 6.2). Raises `ValueError` below two arms.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ablate.analysis.differences import MODERATED
 from ablate.analysis.effects import FINAL, Effect
+from ablate.analysis.samples import MODERATED
 from ablate.metrics import Metric
 from ablate.report.finding import format_verdict
 from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family

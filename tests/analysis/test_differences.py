@@ -11,8 +11,9 @@ from by_hand import make_results, make_run
 from scipy import stats
 
 from ablate.analysis import Results
-from ablate.analysis.differences import MODERATED, PAIRED, WELCH, Difference, find_differences
+from ablate.analysis.differences import Difference, find_differences
 from ablate.analysis.moderated import earned_df
+from ablate.analysis.samples import MODERATED, PAIRED, WELCH
 from ablate.analysis.selection import measure_by, merge
 
 

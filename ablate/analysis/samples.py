@@ -1,0 +1,101 @@
+"""What is known of an arm against its baseline: paired differences of final values, and their common scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablate.analysis.curve_columns import Floats
+from ablate.analysis.families import Family, make_family
+from ablate.analysis.intervals import welch_error
+from ablate.analysis.moderated import SMALLEST_SHARE
+from ablate.analysis.results import Results
+
+PAIRED, MODERATED, WELCH = "paired t", "moderated paired t", "Welch's t, because the seeds do not match"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The final values of an arm and its baseline: differences paired by seed, or the values of both sides."""
+
+    name: str
+    baseline: str
+    pairs: Floats
+    arm: Floats
+    base: Floats
+
+    @property
+    def estimate(self) -> float:
+        return float(self.pairs.mean() if self.pairs.size else self.arm.mean() - self.base.mean())
+
+    @property
+    def n(self) -> int:
+        """The number of pairs, or of the arm's runs if nothing is paired."""
+        return self.pairs.size or self.arm.size
+
+    @property
+    def is_testable(self) -> bool:
+        return self.pairs.size > 1 or (not self.pairs.size and min(self.arm.size, self.base.size) > 1)
+
+
+def collect_sample(results: Results, name: str, seeds: Collection[int] | None = None) -> Sample | None:
+    """Pair the final values of an arm with its baseline's by seed. None if one side has none.
+
+    If fewer than two seeds match although both sides have two, nothing is paired. With `seeds`, only these count, and
+    only pairs.
+    """
+    base = results.baseline_of(name)
+    mine, theirs = (
+        {
+            run.seed: run.final_loss
+            for run in results.runs_of(side)
+            if np.isfinite(run.final_loss) and (seeds is None or run.seed in seeds)
+        }
+        for side in (name, base)
+    )
+    pairs = np.array([loss - theirs[seed] for seed, loss in mine.items() if seed in theirs], np.float64)
+    if seeds is None and pairs.size < 2 <= min(len(mine), len(theirs)):
+        pairs = pairs[:0]
+    if not mine or not theirs or (seeds is not None and not pairs.size):
+        return None
+    losses, base_losses = (np.array(list(side.values()), np.float64) for side in (mine, theirs))
+    return Sample(name, base, pairs, losses, base_losses)
+
+
+def estimate_family(members: Sequence[Sample]) -> tuple[Family, list[str]]:
+    """Estimate the arms of one baseline together. Returns the family, and the name of each arm's test."""
+    mean = np.array([sample.estimate for sample in members])
+    error, df, methods = np.empty(mean.size), np.empty(mean.size), [WELCH] * mean.size
+    n_pairs = np.array([float(sample.pairs.size) for sample in members])
+    variance = np.array([sample.pairs.var(ddof=1) if sample.pairs.size else np.nan for sample in members])
+    paired = np.flatnonzero(n_pairs)
+    for places, borrowed in _group(paired, variance):
+        chosen = [*borrowed, *places]
+        family = make_family(mean[chosen], variance[chosen], n_pairs[chosen])
+        kept = slice(len(borrowed), None)
+        error[places], df[places] = family.standard_error[kept], family.df[kept]
+        for place in places:
+            methods[place] = MODERATED if df[place] > n_pairs[place] - 1 else PAIRED
+    for place, sample in enumerate(members):
+        if not sample.pairs.size:
+            error[place], df[place] = welch_error(sample.arm, sample.base)
+    return Family(mean, error, df), methods
+
+
+def _group(paired: NDArray[np.intp], variance: Floats) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield arms to be tested together, and the arms that only lend them their scatter.
+
+    Rounded metrics, such as accuracies, can differ by the same in every seed. An arm without scatter would lower the
+    prior of all others to nearly 0, so it borrows from them and lends them nothing.
+    """
+    if not paired.size:
+        return
+    scatters = variance[paired] > SMALLEST_SHARE * np.median(variance[paired])
+    lenders = paired[scatters].tolist()
+    if lenders:
+        yield lenders, []
+    for still in paired[~scatters].tolist():
+        yield [still], lenders
