@@ -24,7 +24,7 @@ def test_a_starter_can_be_planned_as_it_is(kind: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     said = init(kind)
     (declared,) = (path for path in Path(kind).iterdir() if path.suffix == ".yaml")
-    assert f"cd {kind} && ablate plan {declared.name}" in said
+    assert f"cd {kind} && " in said and f"ablate plan {declared.name}" in said
     monkeypatch.chdir(kind)
     result = CliRunner().invoke(app, ["plan", declared.name], catch_exceptions=False)
     assert result.exit_code == 0, result.output

@@ -220,6 +220,9 @@ def _schedule(run: RunCurve) -> str:
 
 
 def _backend(run: RunCurve) -> str:
+    report = run.manifest.get("attention")
+    if isinstance(report, Mapping) and "calls no kernel" in str(report.get("reason")):
+        return "its own code"
     return str(run.manifest.get("attention_backend") or UNKNOWN)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from inspect import signature
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -221,6 +222,8 @@ def _print(name: str, facts: Mapping[str, str], checks: list[Check]) -> None:
     for fact, value in facts.items():
         print_plain(console, f"{fact}: {value}")
     table = make_table(["check", "", "found"])
-    for found in checks:
-        table.add_row(found.name, Text(found.outcome, COLORS[found.outcome]), Text(found.detail))
+    for (outcome, detail), alike in groupby(checks, key=lambda found: (found.outcome, found.detail)):
+        names = [found.name for found in alike]
+        for name in [", ".join(names)] if outcome == "skip" else names:
+            table.add_row(name, Text(outcome, COLORS[outcome]), Text(detail))
     console.print(table)

@@ -36,4 +36,5 @@ def init(
         print(folder / name)
     (declared,) = (name for name in texts if name.endswith(".yaml"))
     verb = "search" if declared.startswith("search") else "run"
-    print(f"\nNext: cd {folder} && ablate plan {declared} && ablate {verb} {declared}")
+    check = "ablate check my_attention.py && " if kind == "attention" else ""
+    print(f"\nNext: cd {folder} && {check}ablate plan {declared} && ablate {verb} {declared}")

@@ -99,7 +99,7 @@ def _is_chart(header: Header) -> bool:
 
 
 def _is_list(header: Header) -> bool:
-    return "Name" in header.names and len(_OF_RUNS.intersection(header.names)) >= 2
+    return "Name" in header.names and not _OF_RUNS.isdisjoint(header.names)
 
 
 def _split_columns(header: Header, names: Names) -> dict[tuple[str, str], str]:

@@ -21,6 +21,9 @@ def test_wandbs_table_of_runs_has_no_curves(tmp_path: Path) -> None:
     to_wandb(make_runs(), tmp_path)
     with pytest.raises(RecordError, match="W&B's table of runs: it has their last values and no curves"):
         read(tmp_path / "wandb_export_3.csv")
+    write_csv(tmp_path / "only_states.csv", [{"Name": "a", "State": "finished", "lr": 0.1, "val_loss": 1.0}])
+    with pytest.raises(RecordError, match="W&B's table of runs"):
+        read(tmp_path / "only_states.csv")
     charts = [tmp_path / f"wandb_export_{n}.csv" for n in (1, 2)]
     assert {run.arm for run in read(*charts).runs} == {"run gpt", "run fast", "run new"}
 
