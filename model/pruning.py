@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .attention_maps import watch_residual
 from .config import ModelConfig
 from .context import Cache
 from .contracts import Part, Residual
@@ -51,28 +52,14 @@ def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str,
             watches.callback(handle.remove)
             for part, residual in (("attention", block.attention_residual), ("mlp", block.mlp_residual)):
                 if isinstance(residual, Residual):
-                    watches.enter_context(_watch(residual, cosines[f"{part}/{layer}"]))
+                    cosine = cosines[f"{part}/{layer}"]
+                    watches.enter_context(
+                        watch_residual(residual, "write", lambda h, _y, out, cosine=cosine: cosine.add(h, out[0]))
+                    )
         for ids_bt in batches:
             model(ids_bt)
     model.train(was_training)
     return {name: 1 - cosine.total / cosine.n_tokens for name, cosine in cosines.items()}
-
-
-@contextmanager
-def _watch(residual: Residual, cosine: _Cosine) -> Iterator[None]:
-    """Add the stream before and after every write to `cosine`."""
-    write = residual.write
-
-    def watched(h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
-        written = write(h_btd, y_btd)
-        cosine.add(h_btd, written[0])
-        return written
-
-    residual.__dict__["write"] = watched  # shadows the method of this one module
-    try:
-        yield
-    finally:
-        del residual.__dict__["write"]
 
 
 @torch.no_grad()

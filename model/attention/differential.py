@@ -58,16 +58,18 @@ class DifferentialLayer(MapLayer):
         first = (self.lambda_q1 * self.lambda_k1).sum().exp()
         return first - (self.lambda_q2 * self.lambda_k2).sum().exp() + self.lambda_init
 
+    def map_weights(self, x_btd: Tensor) -> Tensor:
+        lambda_now = self.lambda_now()
+        return torch.stack((torch.ones_like(lambda_now), -lambda_now))
+
     def attend(
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
         out_bthmv = self.call_maps(self.pair(q_bthk), self.pair(k_bshk), v_bshv, 2, context)
-        lambda_now = self.lambda_now()
         if self.can_fuse(out_bthmv, self.head_norm):
-            weights_m = torch.stack((torch.ones_like(lambda_now), -lambda_now))
-            return fuse_maps(out_bthmv, weights_m, self.head_norm, self.output_scale)
+            return fuse_maps(out_bthmv, self.map_weights(x_btd), self.head_norm, self.output_scale)
         signal_bthv, noise_bthv = upcast(out_bthmv).unbind(3)
-        normed: Tensor = self.head_norm(signal_bthv - lambda_now * noise_bthv)
+        normed: Tensor = self.head_norm(signal_bthv - self.lambda_now() * noise_bthv)
         return normed * self.output_scale
 
     def diagnostics(self) -> dict[str, Tensor]:

@@ -28,12 +28,17 @@ class DifferentialV2Layer(MapLayer):
         self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
     ) -> Tensor:
         out_bthv = self.call(q_bthk, k_bshk, v_bshv, context)
-        lambda_bth = self.lambda_now(x_btd)
         if self.can_fuse(out_bthv, self.head_norm):
-            weights = torch.stack((torch.ones_like(lambda_bth), -lambda_bth), -1)
-            return fuse_maps(torch.unflatten(out_bthv, 2, (-1, 2)), weights, self.head_norm)
+            return fuse_maps(torch.unflatten(out_bthv, 2, (-1, 2)), self.map_weights(x_btd), self.head_norm)
         out_bthv = upcast(out_bthv)
-        return out_bthv[:, :, 0::2] - lambda_bth[..., None] * out_bthv[:, :, 1::2]
+        return out_bthv[:, :, 0::2] - self.lambda_now(x_btd)[..., None] * out_bthv[:, :, 1::2]
+
+    def map_weights(self, x_btd: Tensor) -> Tensor:
+        lambda_bth = self.lambda_now(x_btd)
+        return torch.stack((torch.ones_like(lambda_bth), -lambda_bth), -1)
+
+    def group_maps(self, maps_bhts: Tensor) -> Tensor:
+        return torch.unflatten(maps_bhts, 1, (-1, 2))  # neighboring heads are a pair, however many keys they share
 
     def lambda_now(self, x_btd: Tensor) -> Tensor:
         """Compute the factor of the second map of each pair: (b, t, h), or one number (1,)."""

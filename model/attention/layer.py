@@ -87,6 +87,14 @@ class HeadLayer(SpecModule):
         """
         return self.call(q_bthk, k_bshk, v_bshv, context)
 
+    def combine_maps(self, maps_bhts: Tensor, x_btd: Tensor) -> Tensor:
+        """Turn the maps of the kernel call into the effective map of each value head (b, n_heads, t, s).
+
+        That is the map that multiplies the values, before any norm, gate or factor of the head's output. x (b, t, d)
+        is the layer's input at the queries.
+        """
+        return maps_bhts
+
     def call(
         self,
         q_bthk: Tensor,

@@ -45,7 +45,6 @@ class LinearEnsembleLayer(MapLayer):
     map_gain: Tensor | None
 
     def map_weights(self, x_btd: Tensor) -> Tensor:
-        """Compute weights that broadcast to (b, t, h, m)."""
         raw_hm = torch.unflatten(self.map_raw, -1, (-1, self.num_maps))
         if self.gate is not None:
             raw_hm = raw_hm + torch.unflatten(upcast(self.gate(x_btd)), -1, (-1, self.num_maps))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from ..context import Context
@@ -55,6 +57,10 @@ class MapLayer(HeadLayer):
         super().__init__(config, knobs, layer)
         self.output_rounds = not config.linear.has_input_norm
 
+    @abstractmethod
+    def map_weights(self, x_btd: Tensor) -> Tensor:
+        """Compute the weights of each head's maps, which broadcast to (b, t, h, m)."""
+
     def call_maps(self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, n_maps: int, context: Context) -> Tensor:
         """Compute several maps per value head in one kernel call: outputs (b, t, n_heads, m, v).
 
@@ -69,6 +75,18 @@ class MapLayer(HeadLayer):
         out_bthv = self.call(q_bthk, k_bshk, v_bshv, context)
         b, t, _, v = out_bthv.shape
         return out_bthv.reshape(b, t, n_groups, n_maps, n_rep, v).transpose(3, 4).flatten(2, 3)
+
+    def group_maps(self, maps_bhts: Tensor) -> Tensor:
+        """Rearrange the maps of `call_maps` to (b, n_heads, m, t, s)."""
+        n_rep = self.n_heads // self.n_kv_heads
+        groups = torch.unflatten(maps_bhts, 1, (self.n_kv_heads, -1, n_rep))
+        return groups.transpose(2, 3).flatten(1, 2)
+
+    def combine_maps(self, maps_bhts: Tensor, x_btd: Tensor) -> Tensor:
+        maps_bhmts = self.group_maps(maps_bhts)
+        b, h, m, t, _ = maps_bhmts.shape
+        weights_bthm = self.map_weights(x_btd).expand(b, t, h, m).to(maps_bhts.dtype)
+        return torch.einsum("bhmts,bthm->bhts", maps_bhmts, weights_bthm)
 
     def can_fuse(self, out_bthmv: Tensor, norm: nn.Module) -> bool:
         """Whether `fuse_maps` takes these maps. Its kernel rounds to their type.

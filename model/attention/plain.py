@@ -26,7 +26,7 @@ class PlainAttentionLayer(Foreign):
         if cache is not None:
             x_btd = cache.append("inputs", x_btd)
             tables = tuple(
-                cache.append(f"table{index}", table[None])[0] if table.dim() else table
+                cache.append(f"table{index}", table.expand(len(x_btd), *table.shape))[0] if table.dim() else table
                 for index, table in enumerate(tables)
             )
         if self.rotate is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .call import Call, densify
+from .call import Call, DecayBias, densify
 
 SINK_FEATURES = 8  # one would be enough, but fused kernels need multiples of eight
 
@@ -43,6 +43,33 @@ def form_mask(call: Call) -> Tensor:
     if seen is not None:
         bias = bias.masked_fill(~seen, -torch.inf)
     return bias.to(call.q.dtype)
+
+
+def select_queries(call: Call, queries_n: Tensor) -> Call:
+    """Return the call of some queries only: their numbers, (n,) for all sequences or (b, n) for each.
+
+    The logits of these queries then take memory in proportion to n. The bias of the result holds the mask.
+    """
+    (b, t), s = call.q.shape[:2], call.k.shape[1]
+    rows_bn = queries_n.expand(b, -1)
+    which_b1 = torch.arange(b, device=rows_bn.device)[:, None]
+    bias: Tensor | None = None
+    if isinstance(call.bias, DecayBias):
+        bias = replace_queries(call.bias, rows_bn).dense()
+    elif call.bias is not None:
+        bias = call.bias.expand(b, -1, t, s)[which_b1, :, rows_bn].transpose(1, 2)
+    seen_ts = visible_keys(t, s, call.causal, call.window, call.q.device)
+    if seen_ts is not None:
+        seen = seen_ts[queries_n] if queries_n.dim() == 1 else seen_ts[rows_bn][:, None]
+        blank = call.q.new_zeros(1, 1, 1, 1, dtype=torch.promote_types(call.q.dtype, torch.float32))
+        bias = (blank if bias is None else bias).masked_fill(~seen, -torch.inf)
+    return replace(call, q=call.q[which_b1, rows_bn], causal=False, window=None, bias=bias)
+
+
+def replace_queries(bias: DecayBias, rows_bn: Tensor) -> DecayBias:
+    """Return the bias of the queries (b, n) only."""
+    rows_bhn = rows_bn[:, None].expand(-1, bias.query_bht.shape[1], -1)
+    return bias._replace(query_bht=bias.query_bht.gather(2, rows_bhn))
 
 
 def open_blind_rows(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,92 @@
+"""The attention maps of a model, recomputed from the calls of its kernels, which do not return them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention.layer import HeadLayer
+from .contracts import Residual
+from .gpt import GPT
+from .kernels.attention import WATCHERS
+from .kernels.call import Call
+from .kernels.masks import select_queries
+from .kernels.math import form_logits, form_maps
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A kernel call of attention layer number `layer`, and the input x (b, t, d) of that layer."""
+
+    layer: int
+    module: HeadLayer
+    x_btd: Tensor
+    call: Call
+
+    def select(self, queries_n: Tensor) -> LayerCall:
+        """Return the call of some queries only: (n,) for all sequences or (b, n) for each."""
+        rows_bn = queries_n.expand(len(self.x_btd), -1)
+        which_b1 = torch.arange(len(self.x_btd), device=rows_bn.device)[:, None]
+        return LayerCall(self.layer, self.module, self.x_btd[which_b1, rows_bn], select_queries(self.call, queries_n))
+
+    def logits(self) -> Tensor:
+        """Compute the logits (b, h, t, s) of all maps, with -inf where a query does not see a key."""
+        with torch.autocast(self.call.q.device.type, enabled=False):
+            return form_logits(self.call)
+
+    def effective_maps(self) -> Tensor:
+        """Compute the map that multiplies the values of each head (b, n_heads, t, s).
+
+        For attentions with several maps per head, this is their weighted sum: A_1 - lambda A_2 for differential ones.
+        """
+        with torch.autocast(self.call.q.device.type, enabled=False):
+            return self.module.combine_maps(form_maps(self.call, form_logits(self.call)), self.x_btd)
+
+
+@contextmanager
+def watch_attention(model: GPT, see: Callable[[LayerCall], None]) -> Iterator[None]:
+    """Show `see` every kernel call of every attention layer while the context lasts. The model must be eager.
+
+    Attentions from users' files that do not call ablate's kernels stay unseen.
+    """
+    current: list[tuple[int, HeadLayer, Tensor]] = []
+
+    def enter(layer: int, module: Any, x_btd: Tensor) -> None:
+        current[:] = [(layer, module, x_btd)] if isinstance(module, HeadLayer) else []
+
+    def watch(call: Call, _backend: str) -> None:
+        if current:
+            see(LayerCall(*current[0], call))
+
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.stack.blocks):
+            if block.attention is not None:
+                hook = block.attention.register_forward_pre_hook(
+                    lambda module, inputs, layer=layer: enter(layer, module, inputs[0])
+                )
+                stack.callback(hook.remove)
+        WATCHERS.append(watch)
+        stack.callback(WATCHERS.remove, watch)
+        yield
+
+
+@contextmanager
+def watch_residual(residual: Residual, method: str, see: Callable[..., None]) -> Iterator[None]:
+    """Call `see(*arguments, result)` at every call of `read` or `write` while the context lasts."""
+    original = getattr(residual, method)
+
+    def watched(*arguments: Tensor) -> Any:
+        result = original(*arguments)
+        see(*arguments, result)
+        return result
+
+    residual.__dict__[method] = watched  # shadows the method of this one module
+    try:
+        yield
+    finally:
+        del residual.__dict__[method]
