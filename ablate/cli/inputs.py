@@ -77,7 +77,7 @@ def read_plan(
     """
     from ablate.study import load_overlay, load_study
 
-    study = load_study(grid, settings or ())
+    study = load_study(grid, settings or ()).among(runs)
     overlays = [overlay for file in files or () for overlay in load_overlay(file)]
     if overlays and study.tune is not None:
         raise study.refuse(("tune",), "--with cannot be used: this grid searches for the best settings itself")

@@ -37,6 +37,7 @@ def describe_plan(plan: Plan) -> Iterator[dict[str, Any]]:
             "n_steps": run.arm.n_steps,
             "axes": run.arm.axes,
             "baseline": run.arm.baseline,
+            **({} if run.parent is None else {"start_from": {"id": run.parent.identity, "name": run.parent.name}}),
         }
 
 
@@ -104,6 +105,9 @@ def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float | None]) -> Tabl
     has_baselines = len({arm.baseline for arm in plan.arms}) > 1  # one baseline stands below the table instead
     if has_baselines:
         table.add_column("compared with", overflow="fold")
+    has_starts = any(arm.start is not None for arm in plan.arms)
+    if has_starts:
+        table.add_column("starts from", overflow="fold")
     places = {arm.name: place for place, arm in enumerate(plan.arms)}
     for place, arm in enumerate(plan.arms[:MAX_ROWS]):
         base = places[arm.baseline]
@@ -117,6 +121,7 @@ def _render_arms(plan: Plan, seconds_of_arm: Mapping[str, float | None]) -> Tabl
             *([_format_size(arm.n_steps)] if has_steps else []),
             *(["" if seconds is None else format_seconds(seconds)] if has_time else []),
             *([Text("(baseline)" if base == place else arm.baseline, style="dim")] if has_baselines else []),
+            *([Text(arm.start.name if arm.start is not None else "")] if has_starts else []),
         )
     return table
 

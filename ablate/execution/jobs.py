@@ -42,7 +42,16 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         tuning=plan.tuning,
         metrics=plan.metrics,
         smallest_effect=plan.smallest_effect,
+        caveats=_list_caveats(plan),
     )
+
+
+def _list_caveats(plan: Plan) -> tuple[str, ...]:
+    start = getattr(plan.study, "start_from", None)
+    if start is None:
+        return ()
+    source = f"the study {Path(start.study).name}" if start.study else Path(start.folder).name
+    return (f"the runs start from the weights of {source}, whose training is not part of their costs",)
 
 
 def record_arm(arm: Arm) -> ArmRecord:
@@ -66,6 +75,7 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
         **run.arm.setup.config(),
         "data": name_data(plan.study, plan.corpus),
         "seed": run.seed,
+        **({"start_from": run.parent.identity} if run.parent is not None else {}),
     }
 
 
@@ -98,8 +108,11 @@ def make_job(
         "processes": placement.processes,
         "shared_by": placement.slots,
         **_tuning_of(plan, run.arm.name),
+        **({"start_from": run.parent.name} if run.parent is not None else {}),
     }
     told = {"study": plan.study.name, "arm": run.arm.name, "axes": run.arm.axes, **run.arm.setup.directions(study)}
+    if run.parent is not None and run.arm.start is not None:
+        told["start"] = {"weights": str(run.parent.folder.weights), "fresh": list(run.arm.start.fresh)}
     return Job(run.run_id, config_of(plan, run), manifest, cut_counts, told)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ablate.study.schema import TrainConfig
@@ -62,6 +62,12 @@ def arm_id(identity: str) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:RUN_ID_LENGTH]
 
 
-def run_id(identity: str, seed: int) -> str:
-    """The name of a run's folder: 16 hexadecimal digits of a sha256."""
-    return hashlib.sha256(f"{identity}\n{seed}".encode()).hexdigest()[:RUN_ID_LENGTH]
+def with_start(identity: str, start: Mapping[str, str]) -> str:
+    """The identity of an arm whose runs start from the weights of others."""
+    return f'{identity[:-1]},"start_from":{canonical_json(start)}}}'
+
+
+def run_id(identity: str, seed: int, parent: str = "") -> str:
+    """The name of a run's folder: 16 hexadecimal digits of a sha256. `parent` is the run that it starts from."""
+    text = f"{identity}\n{seed}\n{parent}" if parent else f"{identity}\n{seed}"
+    return hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_LENGTH]

@@ -22,6 +22,7 @@ from ablate.plan.remarks import (
     find_uneven_split,
 )
 from ablate.plan.setup import LanguageModel, Resolved, Setup, identify_setups, language_model
+from ablate.plan.start import Parent, Start, check_parents
 from ablate.plan.tasks import make_resolver, read_names
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
@@ -47,6 +48,7 @@ class Arm:
     setup: Setup
     notices: tuple[str, ...]
     identity: str
+    start: Start | None = None  # the weights that its runs start from
 
     @property
     def model(self) -> ModelConfig:
@@ -79,11 +81,17 @@ class Arm:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: an arm with a seed."""
+    """One training run: an arm with a seed, and the weights that it starts from, unless it starts fresh."""
 
     run_id: str
     arm: Arm
     seed: int
+    parent: Parent | None = None
+
+    @classmethod
+    def of(cls, arm: Arm, seed: int) -> Run:
+        parent = arm.start.parents[seed] if arm.start is not None else None
+        return cls(run_id(arm.identity, seed, parent.identity if parent is not None else ""), arm, seed, parent)
 
 
 @dataclass(frozen=True)
@@ -148,12 +156,14 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         raise study.refuse(("match",), "match adapts ablate's own models, but the arms run a program (legal: none)")
     if study.match != "none":
         resolved = _match(study, expansion, resolved)
+    resolved = [resolver.fit(config, arm) for config, arm in zip(resolved, expansion.arms, strict=True)]
     arms, merged = _name_arms(study, expansion, resolved, corpus)
     stands_for = {arm_name(expansion.arms[other]): arm_name(expansion.arms[kept]) for other, kept in merged.items()}
     if len(arms) * len(study.seeds) > MAX_RUNS:
         n_runs = f"{len(arms):,} arms with {len(study.seeds):,} seeds are {len(arms) * len(study.seeds):,} runs"
         raise study.refuse(("seeds",), f"{n_runs} (legal: at most {MAX_RUNS:,})")
-    runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in study.seeds for arm in arms)
+    runs = tuple(Run.of(arm, seed) for seed in study.seeds for arm in arms)
+    check_parents(study, ((run.run_id, run.parent) for run in runs))
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
     overridden = find_overridden_values(study, names, expansion)
@@ -208,7 +218,8 @@ def _name_arms(
     The first of several arms that train alike stands for all, with the identity of its own settings.
     """
     labels = [arm_name(assignment) for assignment in expansion.arms]
-    identities = identify_setups([config.setup for config in resolved], corpus.hash)
+    of_setups = identify_setups([config.setup for config in resolved], corpus.hash)
+    identities = [tuple(map(config.complete, pair)) for config, pair in zip(resolved, of_setups, strict=True)]
     first: dict[str, int] = {}
     # A setting without an effect here may have one elsewhere in the space that `tune` searches.
     may_wake = _may_wake(study)
@@ -228,6 +239,7 @@ def _name_arms(
             setup=config.setup,
             notices=(*config.notices, *_find_beyond(config.setup, corpus)),
             identity=identities[index][0],
+            start=config.start,
         )
         for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True))
         if kept[index] == index

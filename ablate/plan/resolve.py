@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
 from ablate.plan.setup import LanguageModel, Resolved
+from ablate.plan.start import read_starts
 from ablate.study.declaration import Declaration
 from ablate.study.load import explain
 from ablate.study.overlay import Overlay
@@ -57,6 +59,7 @@ class Resolver:
         for component in self.names.variants:
             self._check_base(component)
         self.overlays = [(overlay, self._compile_overlay(overlay)) for overlay in overlays]
+        self.starts = read_starts(declared, axes)
 
     @property
     def notices(self) -> list[str]:
@@ -77,7 +80,17 @@ class Resolver:
         for overlay, predicate in self.overlays:
             if overlay.arm in ("", arm_name(arm)):
                 notices += self._apply_overlay(overlay, predicate, environment, settings)
-        return self._conclude(settings, arm, notices)
+        resolved = self._conclude(settings, arm, notices)
+        if self.starts is None:
+            return resolved
+        return replace(resolved, start=self.starts.find(arm, self.declared.seeds, environment))
+
+    def fit(self, resolved: Resolved, arm: Assignment) -> Resolved:
+        """Check that an arm can take the weights that it starts from, once its size is final."""
+        if self.starts is None or resolved.start is None:
+            return resolved
+        start = self.starts.fit(resolved.start, resolved.model, arm_name(arm))
+        return replace(resolved, start=start, notices=(*resolved.notices, *start.notices))
 
     def _conclude(self, settings: Settings, arm: Assignment, notices: Sequence[str]) -> Resolved:
         """Turn the settings of an arm into its setup."""

@@ -11,8 +11,9 @@ from typing import Any
 
 from ablate.formatting import count
 from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
-from ablate.plan.identity import IMMATERIAL, arm_identity, identify
+from ablate.plan.identity import IMMATERIAL, arm_identity, identify, with_start
 from ablate.plan.own_names import codes_of
+from ablate.plan.start import Start
 from ablate.study.declaration import Declaration
 from ablate.study.schema import TrainConfig
 from ablate_model import GPT, ModelConfig
@@ -231,6 +232,15 @@ class Resolved:
     setup: Setup
     notices: tuple[str, ...]
     settings: frozenset[str]  # the dotted paths that its levels and rules set
+    start: Start | None = None  # the weights that its runs start from
+
+    def identity(self, data_hash: str) -> str:
+        """The canonical JSON of everything that decides the results, except the seed."""
+        return self.complete(self.setup.identity(data_hash))
+
+    def complete(self, identity: str) -> str:
+        """The identity of the setup, with that of the weights that the runs start from."""
+        return identity if self.start is None else with_start(identity, self.start.identity)
 
     @property
     def model(self) -> ModelConfig:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from ablate.plan import Arm, Plan, Run, build_plan
-from ablate.plan.identity import run_id
 from ablate.search.arm_search import ARM, ArmSearch, best_of, distinct
 from ablate.search.descriptions import describe_range, format_value
 from ablate.search.problem import Problem
@@ -42,7 +41,7 @@ def plan_confirmation(problem: Problem, trials: Trials) -> Plan | None:
         seeds=seeds,
         question=f"Do the settings that {problem.name} found hold with fresh seeds?",
     )
-    runs = tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in seeds for arm in ordered)
+    runs = tuple(Run.of(arm, seed) for seed in seeds for arm in ordered)
     return Plan(study, problem.corpus, axes, ordered[0].axes, ordered, runs, ())
 
 
@@ -55,7 +54,7 @@ def _confirmed_arms(problem: Problem, trials: Trials) -> Iterator[Arm]:
     def make(space: ArmSpace, settings: str, params: Params) -> Arm:
         resolved = resolver.resolve(space.assign(params))
         axes = {axis: level.label for axis, level in space.fixed.items()} | {SETTINGS: settings}
-        identity = resolved.setup.identity(problem.corpus.hash)
+        identity = resolved.identity(problem.corpus.hash)
         name = _name(space, settings)
         return Arm(name, axes, {}, baseline, resolved.setup, resolved.notices, identity)
 

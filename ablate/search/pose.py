@@ -110,6 +110,10 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     if set(seeds) & set(study.seeds):
         raise study.refuse(("tune", "seeds"), f"{list(seeds)}: trials need seeds that the matrix does not use")
     declared = study.replace(name=f"{study.name}-tune", seeds=seeds)
+    if study.start_from is not None:
+        # The parents have the seeds of the matrix, not those of the trials.
+        stand_ins = dict(zip(seeds, itertools.cycle(study.seeds), strict=False))
+        declared = declared.replace(start_from=study.start_from.model_copy(update={"stand_ins": stand_ins}))
     axes, resolver = _vary(declared, study.axes, tune, corpus)
     bases = {arm.name: models[arm.baseline] for arm in whole.arms if models and arm.baseline != arm.name}
     arms = _read_arms(axes, resolver, tune, expansion.arms, study.match, bases)

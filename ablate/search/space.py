@@ -65,6 +65,10 @@ class ArmSpace:
 
     def resolve(self, params: Params) -> Resolved:
         """The arm with these settings. Raises `GridError` where they are incompatible."""
+        return self.resolver.fit(self._resize(params), self.fixed)
+
+    def _resize(self, params: Params) -> Resolved:
+        """The arm with these settings, in the size that it must have."""
         resolved = self.resolver.resolve(self.assign(params))
         match = self.match
         if match == "none":
@@ -194,7 +198,7 @@ class ArmSpace:
 
     def identify(self, resolved: Resolved) -> str:
         """The identity of the arm with some settings. Equal configurations have equal identities."""
-        return resolved.setup.identity(self.resolver.corpus.hash)
+        return resolved.identity(self.resolver.corpus.hash)
 
     def assign(self, params: Params) -> dict[str, Level]:
         """The arm's levels, with these settings as further levels."""

@@ -277,7 +277,7 @@ class Trials(RunSource):
         baseline = f"{prefix}trial=defaults"
         name = baseline if is_default else f"{prefix}trial={run_id(identity, 0)[:8]}"
         axes = {**{axis: level.label for axis, level in space.fixed.items()}, **params}
-        return Arm(name, axes, {}, baseline, resolved.setup, resolved.notices, identity)
+        return Arm(name, axes, {}, baseline, resolved.setup, resolved.notices, identity, resolved.start)
 
     def _add(self, arm: Arm, params: Params) -> None:
         self.arms[arm.name], self._params[arm.name] = arm, params
@@ -287,7 +287,7 @@ class Trials(RunSource):
         self.store.write_study(record_study(self.plan, self.version, self.command))
 
     def runs_of(self, arm: Arm) -> tuple[Run, ...]:
-        return tuple(Run(run_id(arm.identity, seed), arm, seed) for seed in self.problem.seeds)
+        return tuple(Run.of(arm, seed) for seed in self.problem.seeds)
 
     def _has_ended(self, run: Run) -> bool:
         folder = self.store.run(run.run_id)

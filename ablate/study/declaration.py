@@ -27,6 +27,7 @@ from ablate.metrics import LANGUAGE_MODEL, Direction
 from ablate.study.program import Program
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
 from ablate.study.settings import Settings
+from ablate.study.start import StartFrom
 from ablate.study.tuning import Frozen, Tune
 from ablate.study.yaml_source import KeyPath, Place, Source
 
@@ -191,6 +192,9 @@ class Study(Declaration):
     design: Design = "full"
     match: Match = Field("none", description="adapt d_ff to give every arm the size of its baseline")
     tune: Tune | None = Field(None, description="search for each arm's best settings first, with equal trials")
+    start_from: StartFrom | None = Field(
+        None, description="finished weights that the runs start from: those of the matching runs of another study"
+    )
     smallest_effect: float | None = Field(
         None,
         gt=0,
@@ -214,6 +218,18 @@ class Study(Declaration):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _starts_a_model(self) -> Self:
+        if self.start_from is not None and self.program is not None:
+            raise ValueError("start_from: a program loads its own weights; pass their path in its command")
+        return self
+
+    def among(self, runs: Path) -> Self:
+        """A copy that also looks for the study to start from in the folder of all studies."""
+        if self.start_from is None:
+            return self
+        return self.replace(start_from=self.start_from.model_copy(update={"runs": runs}))
 
     @property
     def axes(self) -> tuple[Axis, ...]:

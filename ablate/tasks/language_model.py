@@ -24,6 +24,7 @@ from ablate.training.contract import Outcome, Recorder
 from ablate.training.device import free_memory, is_out_of_memory
 from ablate.training.loop import train
 from ablate.training.parallel import Group
+from ablate.training.start import StartWeights
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import report_attention
 from ablate_model.storage import separate
@@ -60,6 +61,7 @@ class LanguageModelTrainer(Trainer):
             threads=self.threads,
             should_stop=should_stop,
             group=self.group,
+            **({"start": start} if (start := _find_start(job)) is not None else {}),
         )
 
     def train(self, job: Job, folder: RunFolder, recorder: FolderRecorder, order: Order) -> Result:
@@ -132,6 +134,11 @@ def describe_device(kind: str) -> dict[str, Any]:
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write a model's tensors as safetensors."""
     write_atomic(path, save(separate({name: tensor.detach().cpu() for name, tensor in state.items()})))
+
+
+def _find_start(job: Job) -> StartWeights | None:
+    start = job.directions.get("start")
+    return None if start is None else StartWeights(Path(start["weights"]), frozenset(start["fresh"]))
 
 
 def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:

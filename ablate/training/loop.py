@@ -24,6 +24,7 @@ from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
+from ablate.training.start import StartWeights
 from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate_model import ModelConfig
 from ablate_model.attention_backend import choose_backend
@@ -43,11 +44,13 @@ def train(
     threads: int,
     should_stop: Callable[[], bool],
     group: Group | None = None,
+    start: StartWeights | None = None,
 ) -> Outcome:
     """Train a model, or resume from the recorder's checkpoint. On the CPU, a resumed run is bit-for-bit the same.
 
     With a `group`, each of its processes calls this function and trains its share of the rows of every batch. The batch
-    size does not change. Only the recorder of rank 0 is used.
+    size does not change. Only the recorder of rank 0 is used. With a `start`, a run that has no checkpoint begins with
+    those weights.
 
     A line of the curve has step (finished optimizer steps, from 1), tokens, flops, wall_s (without evaluation,
     checkpoints and compilation), train_loss (nats, the mean since the previous line), learning_rate and grad_norm (of
@@ -62,7 +65,7 @@ def train(
     # The previous run's compiled model is in reference cycles, and its graph holds memory. Collecting takes 0.15 s.
     if train.compile or device != "cpu":
         free_memory(torch.device(device))
-    training = Training(model_config, train, seed, corpus, recorder, torch.device(device), group)
+    training = Training(model_config, train, seed, corpus, recorder, torch.device(device), group, start)
     return training.run(should_stop)
 
 
@@ -81,6 +84,7 @@ class Training:
         recorder: Recorder,
         device: torch.device,
         group: Group | None = None,
+        start: StartWeights | None = None,
     ) -> None:
         self.train, self.seed, self.recorder, self.device = train, seed, recorder, device
         self.group = group = group or Alone()
@@ -93,6 +97,8 @@ class Training:
         self.precision = PRECISIONS[train.precision]
 
         self.model = self.precision.build(model_config, train.attention_backend, seed)
+        if start is not None:
+            start.load_into(self.model)
         self.model.to(device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # earlier runs of this process do not count
