@@ -31,6 +31,15 @@ _TAKEN = (
     "state",
 )
 
+# Metrics of ablate's tasks in words: the name in a sentence, and after an adjective, as in `the final accuracy`.
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "val_loss": ("validation loss", "loss"),
+    "val_accuracy": ("validation accuracy", "accuracy"),
+    "val_token_accuracy": ("validation token accuracy", "token accuracy"),
+    "val_exact_match": ("validation exact match", "exact match"),
+    "val_bleu": ("validation BLEU", "BLEU"),
+}
+
 T = TypeVar("T")
 
 
@@ -58,18 +67,22 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The name in a sentence: `validation loss`, `val_acc`."""
-        return "validation loss" if self.is_loss else self.name
+        """The name in a sentence: `validation loss`, `validation accuracy`, `val_acc`."""
+        return self._words[0]
 
     @property
     def title(self) -> str:
         """The name at the beginning of a sentence: `Validation loss`, `val_acc`."""
-        return "Validation loss" if self.is_loss else self.name
+        return self.label if self.label == self.name else self.label[0].upper() + self.label[1:]
 
     @property
     def short(self) -> str:
         """The name after an adjective, as in `the final loss`, `the final val_acc`."""
-        return "loss" if self.is_loss else self.name
+        return self._words[1]
+
+    @property
+    def _words(self) -> tuple[str, str]:
+        return _WORDS.get(self.name, (self.name, self.name))
 
     @property
     def side(self) -> str:
@@ -84,7 +97,7 @@ class Metric:
     @property
     def full_label(self) -> str:
         """The name with its unit, for an axis: `validation loss (nats per token)`, `val_acc`."""
-        return f"{self.label} (nats per token)" if self.is_loss else self.name
+        return f"{self.label} (nats per token)" if self.is_loss else self.label
 
     def orient(self, value: Any) -> Any:
         """Turn a value, or an array of values, so that lower is better. Doing it twice changes nothing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 class _Model(Protocol):
-    """The parts of a GPT that are needed here."""
+    """The parts of a model that are needed here."""
 
     config: Any
     backend: str
     measured_ms: dict[str, float]
-    embedding: Any
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
     def probe(self, n_sequences: int) -> None: ...
 
@@ -48,7 +50,7 @@ def report_attention(model: _Model, dtype: torch.dtype = torch.float32) -> dict[
     `dtype` is that of autocast. The kernel is the one that SDPA picks ("cudnn_attention", "math", ...), or the name of
     the backend. Logs a warning when SDPA falls back to its math kernel on a GPU.
     """
-    device, nothing = model.embedding.weight.device, "every attention is dropped"
+    device, nothing = next(model.parameters()).device, "every attention is dropped"
     if model.config.count_kept("attention"):
         nothing = f"{model.config.attention.name} calls no kernel of ablate"
     requested = "fastest" if model.measured_ms else model.backend
@@ -84,7 +86,7 @@ def _collect(model: _Model, n_sequences: int, dtype: torch.dtype) -> list[tuple[
     def watch(call: Call, name: str) -> None:
         found.append((call, name))
 
-    device = model.embedding.weight.device
+    device = next(model.parameters()).device
     WATCHERS.append(watch)
     try:
         with torch.compiler.set_stance("force_eager"), torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):

@@ -52,6 +52,7 @@ class ModelConfig(Architecture):
     """
 
     kind: ClassVar[str] = "gpt"
+    derived: ClassVar[tuple[str, ...]] = ()  # settings that follow from others and are not part of `to_dict`
     axes: ClassVar[Mapping[str, Table[Any]]] = TABLES
 
     attention: SerializeAsAny[Attention] = Field(
@@ -141,7 +142,7 @@ class ModelConfig(Architecture):
         """Return plain JSON data that `parse` accepts; components have their name, version and all knobs."""
         kind = {} if self.kind == ModelConfig.kind else {"kind": self.kind}  # absent from the ids of a GPT's runs
         components = {axis: getattr(self, axis).to_dict() for axis in self.axes}
-        return {**kind, **self.model_dump(mode="json", exclude={*TABLES, *self.axes}), **components}
+        return {**kind, **self.model_dump(mode="json", exclude={*TABLES, *self.axes, *self.derived}), **components}
 
     def num_params(self) -> int:
         return count_params(self)
@@ -149,6 +150,14 @@ class ModelConfig(Architecture):
     def flops_per_token(self) -> int:
         """Return training FLOPs per token: three times the forward pass, matmuls only, causal attention halved."""
         return 3 * count_forward_flops(self, self.context_length)
+
+    def blocks_per_token(self) -> float:
+        """Return how many blocks compute per token, for estimates of time and memory."""
+        return float(self.n_layers)
+
+    def resized(self, d_ff: int) -> Self:
+        """Return this model with another width of its MLPs."""
+        return self.model_copy(update={"d_ff": d_ff})
 
     def notices(self) -> tuple[str, ...]:
         """Return facts about this model that the reader of a result should know."""
@@ -225,12 +234,15 @@ class ModelConfig(Architecture):
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
         """Return the JSON schema of the `model` mapping of grid.yaml."""
-        return describe_schema(cls, TABLES)
+        return describe_schema(cls, {**TABLES, **cls.axes}, cls.derived)
 
 
-def variants() -> dict[str, dict[str, dict[str, Any]]]:
-    """Return axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs} of every working line."""
-    return {axis: table.describe()[0] for axis, table in TABLES.items()}
+def variants(kind: type[ModelConfig] = ModelConfig) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return axis -> name -> {summary, paper, equations, deviations, neutral, version, knobs} of every working line.
+
+    The axes are those that a configuration of this kind takes.
+    """
+    return {axis: table.describe()[0] for axis, table in {**TABLES, **kind.axes}.items()}
 
 
 def broken_lines() -> list[ConfigError]:

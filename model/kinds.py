@@ -36,7 +36,14 @@ def parse_config(mapping: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def build_model(config: ModelConfig) -> HeadedModel:
-    """Build the module that a config describes, initialized with seed 0."""
-    model: HeadedModel = _find(KINDS[config.kind][1])(config)
+def model_class(config: ModelConfig) -> type[HeadedModel]:
+    """Return the class of the module that a config describes."""
+    found: type[HeadedModel] = _find(KINDS[config.kind][1])
+    return found
+
+
+def build_model(config: ModelConfig, backend: str = "auto", seed: int = 0) -> HeadedModel:
+    """Build the module that a config describes, initialized with a seed."""
+    make: Any = model_class(config)
+    model: HeadedModel = make(config, backend, seed)
     return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,7 +12,9 @@ from .table import Table
 OWN_PATTERN = r"^[^:]+\.py:[A-Za-z_]\w*$"
 
 
-def describe_schema(config: type[BaseModel], tables: Mapping[str, Table[Any]]) -> dict[str, Any]:
+def describe_schema(
+    config: type[BaseModel], tables: Mapping[str, Table[Any]], left_out: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the schema of `config`; each axis is the name of a variant, or a mapping of its name and its knobs."""
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
@@ -26,8 +28,8 @@ def describe_schema(config: type[BaseModel], tables: Mapping[str, Table[Any]]) -
     return {
         "type": "object",
         "title": "model",
-        "properties": {name: properties[name] for name in config.model_fields},
-        "required": plain["required"],
+        "properties": {name: properties[name] for name in config.model_fields if name not in left_out},
+        "required": [name for name in plain["required"] if name not in left_out],
         "additionalProperties": False,
         "$defs": definitions,
     }

@@ -19,7 +19,7 @@ ARROWS = {
     "study": {"recipes"},
     "data": {"study"},
     "sources": set(),
-    "plan": {"recipes", "study", "data", "sources", "tracking", "ablate_model"},
+    "plan": {"recipes", "study", "data", "sources", "tasks", "tracking", "ablate_model"},
     "training": {"recipes", "study", "data", "ablate_model"},
     "starters": set(),
     "tracking": set(),

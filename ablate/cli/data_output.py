@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from ablate.cli.tables import print_plain
 from ablate.data import SHARDS, Corpus, Means, prepare
 from ablate.data.sources import load_source
-from ablate.errors import DataError, GridError
+from ablate.errors import DataError
 from ablate.formatting import format_count
 from ablate.study import DataConfig
 from ablate.study.declaration import Declaration
@@ -26,7 +26,9 @@ def make_shards(
     Raises `GridError` if the data cannot be used, and `ResourceError` if the disk or the memory is too small.
     """
     if declared.program is not None:
-        raise GridError(f"{declared.locate(('program',))}: a program reads its own data, so there is no corpus")
+        raise declared.refuse(("program",), "a program reads its own data, so there is no corpus")
+    if not declared.is_language_model:
+        raise declared.refuse(("task",), "only language models read a corpus; the runs read the data of their task")
     with ShownProgress(console) as shown:
         try:
             return prepare(declared.data, declared.folder, runs / SHARDS, Means(processes, max_memory, shown))

@@ -93,6 +93,8 @@ def bench(
     planned = read_plan(grid, runs, set_)
     if planned.study.program is not None:
         raise planned.study.refuse(("program",), "bench measures ablate's own models, and this grid trains a program")
+    if not planned.study.is_language_model:
+        raise planned.study.refuse(("task",), "bench measures language models on random tokens")
     from ablate.cli.bench_output import print_speeds, write_bench
     from ablate.training.bench.arms import bench_arms
 

@@ -80,6 +80,7 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
 def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
     """Say which differences the seeds of a plan can detect, from --noise or a study of that name."""
     from ablate.analysis.power import POWER, detectable_difference
+    from ablate.metrics import list_metrics
 
     sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)
     if not sizes:
@@ -96,7 +97,7 @@ def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> 
         ratio = detectable_difference(2**0.5, n_arms, n_seeds)
         yield f"{of}, {found.format(f'{ratio:.1f} standard deviations over seeds')}"
         return
-    unit = " nats" if plan.study.program is None else ""
+    unit = list_metrics(plan.metrics)[0].unit
     size = detectable_difference(sd, n_arms, n_seeds)
     yield f"{of}, {found.format(f'{size:.2g}{unit}')} (scatter from {source})"
 

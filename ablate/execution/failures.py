@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablate.plan import Run
-from ablate.plan.setup import LanguageModel
+from ablate.plan.setup import ModelSetup
 from ablate.tracking.folders import StudyFolder
 
 STUCK_S = 600.0  # longer than a compilation or a single step takes
@@ -99,7 +99,7 @@ class Retries:
         """Let a run continue with at most half as many sequences at once. The new number in words, or "" if none."""
         folder = self.store.run(run.run_id)
         status = folder.read_status()
-        if not isinstance(run.arm.setup, LanguageModel):
+        if not isinstance(run.arm.setup, ModelSetup):
             return ""
         train = run.arm.train
         if status.micro_batch_size:

@@ -73,7 +73,7 @@ def config_of(plan: Plan, run: Run) -> Mapping[str, Any]:
     """The content of config.json: everything that decides the result of a run."""
     return {
         **run.arm.setup.config(),
-        "data": name_data(plan.study, plan.corpus),
+        "data": name_data(plan.study, run.arm.setup.data_hash(plan.corpus.hash)),
         "seed": run.seed,
         **({"start_from": run.parent.identity} if run.parent is not None else {}),
     }
@@ -102,7 +102,7 @@ def make_job(
         **software,
         "arm": run.arm.name,
         "seed": run.seed,
-        "data_hash": plan.corpus.hash,
+        "data_hash": run.arm.setup.data_hash(plan.corpus.hash),
         **run.arm.setup.facts,
         "gpus": placement.gpus_of_run,
         "processes": placement.processes,

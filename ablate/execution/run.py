@@ -159,11 +159,11 @@ def run_study(
 
 
 def _prepare_corpus(plan: Plan, base: Path, shards: Path) -> Corpus | None:
-    """The corpus of a plan; None for a program.
+    """The corpus of a plan; None where language models are not trained.
 
     Raises `DataError`, and `GridError` for a vocabulary that is too small.
     """
-    if plan.study.program is not None:
+    if not plan.study.is_language_model:
         return None
     corpus = prepare(plan.study.data, base, shards)
     for vocab_size in {arm.model.vocab_size for arm in plan.arms}:

@@ -91,7 +91,7 @@ def _save_weights_again(folder: RunFolder, status: Status) -> bool:
     """Restore the weights from the final checkpoint, and return whether that worked."""
     if not folder.checkpoint.is_file():
         return False
-    from ablate.tasks.language_model import write_weights
+    from ablate.tasks.loop_trainer import write_weights
     from ablate.training.checkpoint import read_checkpoint
 
     try:

@@ -17,7 +17,7 @@ from ablate.execution.failures import is_unwritable
 from ablate.execution.placement import Placement
 from ablate.files import make_folder
 from ablate.tasks.contract import Job, Order, Result, Trainer
-from ablate.tasks.language_model import LanguageModelTrainer, Train
+from ablate.tasks.loop_trainer import LoopTrainer, Train
 from ablate.tasks.program import ProgramTrainer
 from ablate.tasks.recorder import FolderRecorder
 from ablate.tracking.curve import BusyError, CurveWriter
@@ -42,8 +42,7 @@ class Seat:
 class RunWorker:
     """Trains runs. The driver makes it a Ray actor with two threads: one trains, the other receives `stop` and `cut`.
 
-    Without a corpus, the runs are those of a program. With a `seat`, it trains each run together with the other workers
-    of its group.
+    Only language models need a corpus. With a `seat`, it trains each run together with the other workers of its group.
     """
 
     def __init__(
@@ -69,11 +68,8 @@ class RunWorker:
             if ray.util.get_node_ip_address() == LOOPBACK:
                 stay_on_loopback()
             self.group = DataParallel(seat.rank, seat.size, seat.meeting, torch.device(self.device))
-        self._trainer: Trainer = (
-            ProgramTrainer(self.device, self.threads)
-            if corpus is None
-            else LanguageModelTrainer(corpus, self.device, self.threads, self.group, train)
-        )
+        self._loop = LoopTrainer(corpus, self.device, self.threads, self.group, train)
+        self._program = ProgramTrainer(self.device, self.threads)
 
     def ready(self) -> str:
         """Return the host and the process id, after this process has met its group."""
@@ -95,7 +91,7 @@ class RunWorker:
         worker of a group raises every error, because the others wait for it and the caller has to end them. Raises
         `RecordError` if the curve is not a writable file.
         """
-        trainer = self._trainer
+        trainer: Trainer = self._program if "program" in job.config else self._loop
         if self.group.rank:
             return trainer.assist(job)
         folder = self.store.run(job.run_id)

@@ -35,18 +35,19 @@ class Pace:
         return f"{flops}FLOP/s for a large matrix product and {moved}B/s of memory"
 
 
-def run_seconds(model: ModelConfig, train: TrainConfig, pace: Pace) -> float:
-    """Seconds of one run at this pace.
+def run_seconds(model: ModelConfig, train: TrainConfig, pace: Pace, eval_tokens: float | None = None) -> float:
+    """Seconds of one run at this pace. `eval_tokens` replaces the number of tokens per evaluation.
 
     An evaluation is a forward pass: per token, a third of the work of a training step.
     """
     evaluations = -(-train.steps // train.eval_every)
-    tokens = train.steps * train.batch_size * model.context_length + evaluations * train.eval_tokens / 3
+    measured = train.eval_tokens if eval_tokens is None else eval_tokens
+    tokens = train.steps * train.batch_size * model.context_length + evaluations * measured / 3
     token_s = (
         model.flops_per_token() / (EFFICIENCY * pace.flops_per_s)
         + MOVES * _bytes_per_token(model, train) / pace.bytes_per_s
     )
-    launches_s = 0.0 if train.cuda_graph else model.n_layers * OVERHEAD_S_PER_LAYER
+    launches_s = 0.0 if train.cuda_graph else model.blocks_per_token() * OVERHEAD_S_PER_LAYER
     update_s = UPDATE_BYTES_PER_PARAMETER * model.num_params() / pace.bytes_per_s
     return tokens * token_s + train.steps * (update_s + launches_s)
 
@@ -75,5 +76,5 @@ def least_bytes(model: ModelConfig, train: TrainConfig) -> int:
 def _bytes_per_token(model: ModelConfig, train: TrainConfig) -> int:
     """Bytes per token for the backward pass: about 16 d_model + 4 d_ff numbers per layer, and the logits thrice."""
     width = 2 if train.precision == "bfloat16" else 8 if train.precision == "float64" else 4
-    kept = model.n_layers * (16 * model.d_model + 4 * (model.d_ff or 4 * model.d_model))
+    kept = round(model.blocks_per_token() * (16 * model.d_model + 4 * (model.d_ff or 4 * model.d_model)))
     return kept * width + 3 * 4 * model.vocab_size

@@ -36,9 +36,19 @@ def _write_model(model: ModelConfig) -> str:
     return canonical_json(model.to_dict())
 
 
-def _join(model: str, train: TrainConfig, data_hash: str) -> str:
-    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | train.idle_settings())))
-    return f'{{"data":{canonical_json(data_hash)},"model":{model},"train":{settings}}}'
+def _join(model: str, train: TrainConfig, data_hash: str, task: str = "", idle: frozenset[str] = frozenset()) -> str:
+    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | train.idle_settings() | idle)))
+    middle = f'"task":{task},' if task else ""
+    return f'{{"data":{canonical_json(data_hash)},"model":{model},{middle}"train":{settings}}}'
+
+
+def task_identities(
+    model: ModelConfig, train: TrainConfig, data_hash: str, task: Mapping[str, Any], idle: frozenset[str]
+) -> tuple[str, str]:
+    """(identity, canonical identity) of an arm of a task, which does not read the `idle` settings of `train`."""
+    text = canonical_json(task)
+    own = _join(_write_model(model), train, data_hash, text, idle)
+    return own, _join(_write_model(model.canonical()), train.canonical(), data_hash, text, idle)
 
 
 def canonical_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
@@ -57,9 +67,14 @@ def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) ->
     return result
 
 
+def hash_text(text: str) -> str:
+    """The sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def arm_id(identity: str) -> str:
     """16 hexadecimal digits of a sha256, by which records compare arms."""
-    return hashlib.sha256(identity.encode()).hexdigest()[:RUN_ID_LENGTH]
+    return hash_text(identity)[:RUN_ID_LENGTH]
 
 
 def with_start(identity: str, start: Mapping[str, str]) -> str:
@@ -70,4 +85,4 @@ def with_start(identity: str, start: Mapping[str, str]) -> str:
 def run_id(identity: str, seed: int, parent: str = "") -> str:
     """The name of a run's folder: 16 hexadecimal digits of a sha256. `parent` is the run that it starts from."""
     text = f"{identity}\n{seed}\n{parent}" if parent else f"{identity}\n{seed}"
-    return hashlib.sha256(text.encode()).hexdigest()[:RUN_ID_LENGTH]
+    return hash_text(text)[:RUN_ID_LENGTH]

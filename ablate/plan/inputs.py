@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ablate.data import CorpusInfo
 from ablate.formatting import count, format_count
+from ablate.metrics import Direction
+from ablate.plan.identity import hash_text
 from ablate.plan.plan import Plan
 from ablate.plan.program_setup import ProgramSetup, find_program
+from ablate.plan.task_setup import TaskSetup
 from ablate.study.declaration import Declaration
 
 MAX_NAMED = 12  # files in a line
@@ -20,6 +22,9 @@ def describe_data(plan: Plan) -> dict[str, Any]:
     corpus = plan.corpus
     if plan.study.program is not None:
         return {"hash": corpus.hash}
+    if not plan.study.is_language_model:
+        hashes = sorted({arm.setup.data_hash("") for arm in plan.arms})
+        return {**plan.study.task, "hash": hashes[0] if len(hashes) == 1 else hash_text("".join(hashes))}
     return {
         **plan.study.data.model_dump(),
         "hash": corpus.hash,
@@ -28,12 +33,12 @@ def describe_data(plan: Plan) -> dict[str, Any]:
     }
 
 
-def name_data(declared: Declaration, corpus: CorpusInfo) -> dict[str, Any]:
-    """The data in the config of a run. Only a program knows what it reads."""
-    named = (
-        {} if declared.program is not None else {"source": declared.data.source, "tokenizer": declared.data.tokenizer}
-    )
-    return {**named, "hash": corpus.hash}
+def name_data(declared: Declaration, data_hash: str) -> dict[str, Any]:
+    """The data in the config of a run. Only a program knows what it reads, and a task names its own data."""
+    data = declared.data
+    return ({"source": data.source, "tokenizer": data.tokenizer} if declared.is_language_model else {}) | {
+        "hash": data_hash
+    }
 
 
 def describe_inputs(plan: Plan) -> Iterator[str]:
@@ -42,25 +47,48 @@ def describe_inputs(plan: Plan) -> Iterator[str]:
     if isinstance(setup, ProgramSetup):
         yield from _describe_program(plan, setup)
         return
+    if isinstance(setup, TaskSetup):
+        yield from _describe_task(plan, setup)
+        return
     about = "about " if plan.corpus.is_estimate else ""
     yield (
         f"data: {plan.study.data.source}, {plan.study.data.tokenizer}, "
         f"{about}{format_count(plan.corpus.n_train_tokens)} tokens for training and "
         f"{format_count(plan.corpus.n_validation_tokens)} for validation, hash {plan.corpus.hash[:12]}"
     )
+    yield from _describe_codes(plan)
+    if plan.corpus.is_estimate:
+        yield "the tokens are estimated from a sample; `ablate data prepare` and `ablate run` count them exactly"
+
+
+def _describe_codes(plan: Plan) -> Iterator[str]:
     for code in plan.codes:
         files = sorted(code.files, key=lambda name: name != code.entry)
         yield f"runs your code: {', '.join(str(code.place / name) for name in files)}, version {code.version}"
-    if plan.corpus.is_estimate:
-        yield "the tokens are estimated from a sample; `ablate data prepare` and `ablate run` count them exactly"
+
+
+def _describe_task(plan: Plan, first: TaskSetup) -> Iterator[str]:
+    name, rows = first.task.name, first.task.rows
+    data = dict.fromkeys(arm.setup.data for arm in plan.arms if isinstance(arm.setup, TaskSetup))
+    for info in list(data)[:MAX_NAMED]:
+        n_train = f"{info.n_train:,}" if info.n_train else "new"
+        validation = f"{info.n_validation:,} {rows} to validate"
+        yield f"task {name}: {n_train} {rows} for training, {validation}, hash {info.hash[:12]}"
+    if len(data) > MAX_NAMED:
+        yield f"and {len(data) - MAX_NAMED} other data sets"
+    yield f"metrics: {_name_metrics(first.task.metrics)}"
+    yield from _describe_codes(plan)
+
+
+def _name_metrics(metrics: Mapping[str, Direction]) -> str:
+    return ", ".join(f"{name} ({direction} is better)" for name, direction in metrics.items())
 
 
 def _describe_program(plan: Plan, setup: ProgramSetup) -> Iterator[str]:
     command = setup.show_command(plan.runs[0].seed)
     yield f"the first run: {shlex.join(command)}"
     yield f"in the folder {setup.folder}, by {find_program(command[0]) or command[0]}"
-    metrics = ", ".join(f"{name} ({direction} is better)" for name, direction in setup.program.metrics.items())
-    yield f"metrics: {metrics}"
+    yield f"metrics: {_name_metrics(setup.program.metrics)}"
     trees = dict.fromkeys(
         (arm.setup.tree.level, arm.setup.tree.hash)
         for arm in plan.arms

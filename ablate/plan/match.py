@@ -12,8 +12,8 @@ STEP = 8  # matrix kernels are fastest when d_ff is a multiple of 8
 TOLERANCE = 0.02
 
 SIZES: dict[str, Callable[[ModelConfig], int]] = {
-    "parameters": ModelConfig.num_params,
-    "flops": ModelConfig.flops_per_token,
+    "parameters": lambda config: config.num_params(),
+    "flops": lambda config: config.flops_per_token(),
 }
 
 
@@ -28,7 +28,7 @@ def match_size(arm: ModelConfig, baseline: ModelConfig, match: Match) -> ModelCo
     away.
     """
     width = _find_width(arm, baseline, match)
-    return arm if width is None else _with_d_ff(arm, width)
+    return arm if width is None else arm.resized(width)
 
 
 @lru_cache(maxsize=4096)
@@ -41,11 +41,11 @@ def _find_width(arm: ModelConfig, baseline: ModelConfig, match: Match) -> int | 
     if size(arm) == target:
         return None
     start = max(STEP, arm.d_ff // STEP * STEP)
-    first, second = (size(_with_d_ff(arm, width)) for width in (start, start + STEP))
+    first, second = (size(arm.resized(width)) for width in (start, start + STEP))
     if second == first:
         raise MatchError(f"cannot be matched in {match}: its size does not depend on d_ff")
     steps = round((target - first) / (second - first))
-    matched = _with_d_ff(arm, max(STEP, start + steps * STEP))
+    matched = arm.resized(max(STEP, start + steps * STEP))
     difference = size(matched) / target - 1
     if abs(difference) > TOLERANCE:
         raise MatchError(
@@ -53,7 +53,3 @@ def _find_width(arm: ModelConfig, baseline: ModelConfig, match: Match) -> int | 
             f"against {target:,} of its baseline ({difference:+.1%}; legal: at most {TOLERANCE:.0%})"
         )
     return matched.d_ff
-
-
-def _with_d_ff(config: ModelConfig, d_ff: int) -> ModelConfig:
-    return config.model_copy(update={"d_ff": d_ff})

@@ -18,12 +18,13 @@ from ablate.plan.remarks import (
     explain_merged,
     find_beyond,
     find_overridden_values,
+    find_short_evaluation,
     find_spare_vocabulary,
     find_uneven_split,
 )
-from ablate.plan.setup import LanguageModel, Resolved, Setup, identify_setups, language_model
+from ablate.plan.setup import ModelSetup, Resolved, Setup, identify_setups, model_setup
 from ablate.plan.start import Parent, Start, check_parents
-from ablate.plan.tasks import make_resolver, read_names
+from ablate.plan.tasks import make_resolver, metrics_of, read_names
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
 from ablate.study.schema import TrainConfig
@@ -53,12 +54,12 @@ class Arm:
     @property
     def model(self) -> ModelConfig:
         """The model of an arm that trains one of ablate's."""
-        return language_model(self.setup).model
+        return model_setup(self.setup).model
 
     @property
     def train(self) -> TrainConfig:
         """The training of an arm that trains one of ablate's models."""
-        return language_model(self.setup).train
+        return model_setup(self.setup).train
 
     @property
     def n_steps(self) -> int | None:
@@ -126,7 +127,7 @@ class Plan:
     @property
     def metrics(self) -> Mapping[str, Direction]:
         """The metrics of the runs, with the better direction of each. Arms are compared by the first."""
-        return self.study.metrics
+        return metrics_of(self.study)
 
     @property
     def smallest_effect(self) -> float | None:
@@ -180,7 +181,7 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
             "`ablate run` checks all of them before it trains",
         )
     notices += corpus.notices
-    if study.program is None:
+    if study.is_language_model:
         notices += (*find_uneven_split(study, corpus), *find_spare_vocabulary(study, corpus, (a.model for a in arms)))
     baseline = _common_levels(arms)
     declared = study.design, study.match, study.compare_within
@@ -218,6 +219,7 @@ def _name_arms(
     The first of several arms that train alike stands for all, with the identity of its own settings.
     """
     labels = [arm_name(assignment) for assignment in expansion.arms]
+    _check_comparable(study, expansion, resolved)
     of_setups = identify_setups([config.setup for config in resolved], corpus.hash)
     identities = [tuple(map(config.complete, pair)) for config, pair in zip(resolved, of_setups, strict=True)]
     first: dict[str, int] = {}
@@ -247,9 +249,21 @@ def _name_arms(
     return arms, {index: other for index, other in enumerate(kept) if other != index}
 
 
+def _check_comparable(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> None:
+    """Raises `GridError` if an arm is measured by other validation data than its baseline."""
+    for arm, own, index in zip(expansion.arms, resolved, expansion.baselines, strict=True):
+        if own.setup.measured != resolved[index].setup.measured:
+            axes = [axis for axis in expansion.axes if axis.startswith("task.") and axis not in study.compare_within]
+            advice = f"compare_within: {axes[0]}" if len(axes) == 1 else f"compare_within: [{', '.join(axes)}]"
+            message = f"the arm {arm_name(arm)} and its baseline have other validation data: set `{advice}`"
+            raise study.refuse(("matrix", *axes[:1]), message)
+
+
 def _find_beyond(setup: Setup, corpus: CorpusInfo) -> Iterator[str]:
-    if isinstance(setup, LanguageModel):
-        yield from find_beyond(setup.train, setup.model.context_length, corpus)
+    if isinstance(setup, ModelSetup):
+        yield from find_beyond(setup.train)
+    if type(setup) is ModelSetup:
+        yield from find_short_evaluation(setup.train, setup.model.context_length, corpus)
 
 
 def _may_wake(study: Study) -> bool:

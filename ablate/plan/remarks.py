@@ -49,8 +49,8 @@ def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
             yield f"{path} has no effect: {why}"
 
 
-def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:
-    """Remarks about training settings that make no sense for the length of the runs or of the corpus."""
+def find_beyond(train: TrainConfig) -> Iterator[str]:
+    """Remarks about training settings that make no sense for the length of the runs."""
     steps, defaults = train.steps, {name: field.default for name, field in TrainConfig.model_fields.items()}
     if train.eval_every >= steps:
         yield f"train.eval_every {train.eval_every}: a run of {count(steps, 'step')} has one evaluation, at its end"
@@ -63,6 +63,10 @@ def find_beyond(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> 
         )
     if remark := train.schedule_variant.remark(steps, train.warmup_steps or 0):
         yield remark
+
+
+def find_short_evaluation(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:
+    """A remark about evaluations that do not fit the corpus or a context."""
     n_targets = (corpus.n_validation_tokens - 1) // context_length * context_length
     if train.eval_tokens > n_targets:
         yield (

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ablate.data import CorpusInfo, check_length
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
-from ablate.plan.setup import LanguageModel, Resolved
+from ablate.plan.setup import ModelSetup, Resolved
 from ablate.plan.start import read_starts
 from ablate.study.declaration import Declaration
 from ablate.study.load import explain
@@ -31,7 +31,7 @@ Change = tuple[str, Any, Place]  # a dotted path, its new value, and where that 
 
 
 class Resolver:
-    """Applies an arm's levels and the rules to the base of a declaration.
+    """Applies an arm's levels and the rules to the base of a declaration, whose task is language modelling.
 
     `budget` has the places of the settings of `train` that a search's `budget` replaced. `resolve` raises `GridError`
     for a configuration that the model package or the training refuses, naming the line that brought the value in.
@@ -99,7 +99,7 @@ class Resolver:
         config = self._parse_model(settings)
         training = self._parse_train(settings, config)
         self._check_processes(training, arm)
-        return Resolved(LanguageModel(config, training), (*notices, *config.notices()), frozenset(settings.places))
+        return Resolved(ModelSetup(config, training), (*notices, *config.notices()), frozenset(settings.places))
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
         """Set a value; return remarks about the knobs of another variant that are dropped."""
@@ -203,12 +203,7 @@ class Resolver:
         return self._models[key]
 
     def _check_model(self, settings: Settings) -> ModelConfig:
-        try:
-            config = ModelConfig.parse(settings.get("model"))
-            check_own(config)
-        except ConfigError as error:
-            path = f"model.{error.path}" if error.path else "model"
-            raise self._refuse(path, settings, f"{error.message}{self._hint(error)}") from None
+        config = self._build_model(settings, ModelConfig)
         if config.vocab_size < self.corpus.vocab_size and self.declared.data.source != "bin":
             raise self._refuse(
                 "model.vocab_size",
@@ -227,6 +222,15 @@ class Resolver:
             check_length(self.corpus, config.context_length)
         except DataError as error:
             raise self._refuse("model.context_length", settings, str(error)) from None
+        return config
+
+    def _build_model(self, settings: Settings, kind: type[ModelConfig]) -> ModelConfig:
+        try:
+            config = kind.parse(settings.get("model"))
+            check_own(config)
+        except ConfigError as error:
+            path = f"model.{error.path}" if error.path else "model"
+            raise self._refuse(path, settings, f"{error.message}{self._hint(error)}") from None
         return config
 
     def _check_processes(self, train: TrainConfig, arm: Assignment) -> None:

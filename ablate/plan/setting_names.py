@@ -13,19 +13,21 @@ from ablate.study.declaration import Declaration
 from ablate.study.schema import TrainConfig
 from ablate.study.settings import NAME, flatten
 
+# Short names in every grid. Those of a task's model, such as `cross_attention`, come on top.
 SHORT_NAMES: Mapping[str, str] = {
     "attention": "model.attention.name",
     "normalization": "model.normalization.name",
     "context_length": "model.context_length",
     "num_maps": "model.attention.num_maps",
 }
-ROOTS = ("model", "train")
+ROOTS = ("model", "train", "task")
+SITE = "attention"  # a model with several attentions has, for example, cross_attention
 
 
 class Names:
     """The legal names. `variants` is `ablate_model.variants()`, `model_defaults` the fields of its config.
 
-    `own` has the variants from the user's files.
+    `own` has the variants from the user's files, and `task` the knobs of the task with their defaults.
     """
 
     def __init__(
@@ -33,8 +35,13 @@ class Names:
         variants: Mapping[str, Mapping[str, Any]],
         model_defaults: Mapping[str, Any],
         own: OwnVariants = NO_OWN,
+        task: Mapping[str, Any] | None = None,
     ) -> None:
         self.variants = {axis: {**table, **own.model.get(axis, {})} for axis, table in variants.items()}
+        self.task_fields = tuple(task or ())
+        sites = [axis for axis in variants if axis.endswith(f"_{SITE}")]
+        self.short_names = {**SHORT_NAMES, **{site: f"model.{site}.{NAME}" for site in sites}}
+        self._inherited = {f"model.{site}": f"model.{SITE}" for site in sites}
         self.model_fields, self.own = tuple(model_defaults), own
         self.train_fields = tuple(dict.fromkeys((*TrainConfig.model_fields, *own.train_knobs)))
         self._defaults = {
@@ -42,7 +49,9 @@ class Names:
             for name, value in model_defaults.items()
             if isinstance(value, str | int | float | bool)
         }
-        self._defaults |= {f"model.{component}.name": next(iter(table)) for component, table in variants.items()}
+        firsts = {f"model.{component}": next(iter(table)) for component, table in variants.items()}
+        self._defaults |= {f"{path}.{NAME}": first for path, first in firsts.items() if path not in self._inherited}
+        self._defaults |= {f"task.{name}": value for name, value in (task or {}).items()}
         self._known: dict[str, tuple[str, ...]] = {}
 
     @cached_property
@@ -51,15 +60,20 @@ class Names:
 
     def path(self, name: str) -> str:
         """The dotted path that a name stands for: `model.attention.name` for `attention` and for `model.attention`."""
-        return SHORT_NAMES.get(name) or self._components.get(name, name)
+        return self.short_names.get(name) or self._components.get(name, name)
 
     @cached_property
     def _paths(self) -> tuple[str, ...]:
         return (
-            *SHORT_NAMES,
+            *self.short_names,
             *(f"model.{name}" for name in self.model_fields),
             *(f"train.{name}" for name in self.train_fields),
+            *(f"task.{name}" for name in self.task_fields),
         )
+
+    @cached_property
+    def _roots(self) -> tuple[str, ...]:
+        return ROOTS if self.task_fields else tuple(root for root in ROOTS if root != "task")
 
     def knobs(self, component: str, variant: Any) -> tuple[str, ...]:
         """The knobs of a variant; empty for an unknown variant."""
@@ -88,16 +102,18 @@ class Names:
         root, *rest = path.split(".")
         if root == "data":
             raise ValueError("arms are compared on the same data: an axis can vary only model.* and train.*")
-        if root not in ROOTS or not rest:
+        if root == "task" and rest == [NAME]:
+            raise ValueError("all arms of a study have the same task: make a study for each")
+        if root not in self._roots or not rest:
             nested = [candidate for candidate in self._paths if candidate.endswith(f".{name}")]
-            hint = f"; did you mean {quote(nested[0])}?" if nested else suggest(name, SHORT_NAMES)
-            raise ValueError(
-                f"unknown axis {quote(name)}{hint}; an axis is a short name or a dotted path into model or train"
-            )
+            hint = f"; did you mean {quote(nested[0])}?" if nested else suggest(name, self.short_names)
+            *first, last = self._roots
+            where = f"{', '.join(first)} or {last}"
+            raise ValueError(f"unknown axis {quote(name)}{hint}; an axis is a short name or a dotted path into {where}")
         self._check_path(root, rest, name)
 
     def _check_path(self, root: str, rest: Sequence[str], name: str) -> None:
-        legal = self.model_fields if root == "model" else self.train_fields
+        legal = {"model": self.model_fields, "train": self.train_fields, "task": self.task_fields}[root]
         if rest[0] not in legal:
             raise ValueError(f"{quote(name)}: unknown key {quote(rest[0])}{suggest(rest[0], legal)}")
         has_knobs = root == "model" and rest[0] in self.variants
@@ -115,8 +131,8 @@ class Names:
 
     def check_name(self, name: str, axes: Mapping[str, Any]) -> None:
         """Raises `ValueError` where an expression reads a name that no arm has."""
-        if name not in axes and name not in SHORT_NAMES and name.split(".")[0] not in ROOTS:
-            raise ValueError(f"unknown name {quote(name)}{suggest(name, dict.fromkeys((*axes, *SHORT_NAMES)))}")
+        if name not in axes and name not in self.short_names and name.split(".")[0] not in self._roots:
+            raise ValueError(f"unknown name {quote(name)}{suggest(name, dict.fromkeys((*axes, *self.short_names)))}")
         if name not in axes:
             self.check_axis(name)
 
@@ -135,7 +151,7 @@ class Names:
 
         Raises `ValueError` where nothing has that name.
         """
-        if "." in key or key in SHORT_NAMES:
+        if "." in key or key in self.short_names:
             self.check_axis(key)
             return self.path(key)
         root, component, *_ = self.path(axis).split(".")
@@ -144,7 +160,8 @@ class Names:
             return f"train.{key}"
         if self.has_knob(component, variant, key):
             return f"model.{component}.{key}"
-        for root, legal in (("model", self.model_fields), ("train", self.train_fields)):
+        sections = (("model", self.model_fields), ("train", self.train_fields), ("task", self.task_fields))
+        for root, legal in sections:
             if key in legal:
                 return f"{root}.{key}"
         raise ValueError(f"unknown key {quote(key)}{suggest(key, (*knobs, *self.model_fields))}")
@@ -172,8 +189,9 @@ class Names:
             if value != {}:
                 values[path] = value
                 values[self.path(path)] = value
-        for name in (*SHORT_NAMES, *self._components):
-            values[name] = values.get(self.path(name))
+        for name in (*self.short_names, *self._components):
+            if self.path(name) in values or self.inherited(name) is None:
+                values[name] = values.get(self.path(name))
         return values
 
     def environment(
@@ -194,9 +212,15 @@ class Names:
         """Every name that an expression may use for the axis."""
         if axis not in self._known:
             path = self.path(axis)
-            pairs = (*SHORT_NAMES.items(), *self._components.items())
+            pairs = (*self.short_names.items(), *self._components.items())
             self._known[axis] = (axis, path, *(alias for alias, target in pairs if target == path))
         return self._known[axis]
+
+    def inherited(self, name: str) -> str | None:
+        """The setting from which an unset setting takes its value: `model.attention.name` for a cross-attention's."""
+        _, component, *rest = (*self.path(name).split("."), "")
+        above = self._inherited.get(f"model.{component}")
+        return ".".join(filter(None, (above, *rest))) if above else None
 
 
 class _Values(dict[str, Any]):
@@ -209,6 +233,9 @@ class _Values(dict[str, Any]):
     def __missing__(self, key: str) -> Any:
         _, component, *knob = (*self.names.path(key).split("."), "", "")
         knob = [part for part in knob if part]
+        above = self.names.inherited(key)
+        if above is not None and self.get(f"model.{component}.{NAME}") is None:
+            return self[above]
         chosen: Any = self.get(f"model.{component}.name")
         variant = self.names.variants.get(component, {}).get(chosen)
         known = variant["knobs"].get(".".join(knob)) if variant else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ablate.formatting import count
 from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
@@ -16,7 +16,8 @@ from ablate.plan.own_names import codes_of
 from ablate.plan.start import Start
 from ablate.study.declaration import Declaration
 from ablate.study.schema import TrainConfig
-from ablate_model import GPT, ModelConfig
+from ablate_model import ModelConfig
+from ablate_model.kinds import model_class
 from ablate_model.own_code import Code
 
 
@@ -48,6 +49,19 @@ class Setup(ABC):
     @abstractmethod
     def identity(self, data_hash: str) -> str:
         """The canonical JSON of everything that decides the results, except the seed."""
+
+    def identities(self, data_hash: str) -> tuple[str, str]:
+        """The identity, and the one that is shared by all arms that train alike."""
+        return (self.identity(data_hash),) * 2
+
+    def data_hash(self, corpus_hash: str) -> str:
+        """The hash of the data, given that of the corpus."""
+        return corpus_hash
+
+    @property
+    def measured(self) -> str:
+        """A hash of what evaluations measure, if it differs between the arms of a study."""
+        return ""
 
     @abstractmethod
     def config(self) -> Mapping[str, Any]:
@@ -127,11 +141,16 @@ class Setup(ABC):
 
 
 @dataclass(frozen=True)
-class LanguageModel(Setup):
-    """The setup of an arm that trains a model of `ablate_model` with ablate's own training loop."""
+class ModelSetup(Setup):
+    """The setup of an arm that trains a model of `ablate_model` with ablate's own training loop.
+
+    This class is for language models. `TaskSetup` is for the other tasks.
+    """
 
     model: ModelConfig
     train: TrainConfig
+
+    rows: ClassVar[str] = "sequences"
 
     @property
     def n_steps(self) -> int:
@@ -169,10 +188,10 @@ class LanguageModel(Setup):
     def describe_horizon(self, declared: Declaration | None = None) -> str:
         train = self.train if declared is None else declared.train
         n_tokens = train.steps * train.batch_size * self.model.context_length
-        return f"{train.steps:,} steps of {train.batch_size} sequences ({n_tokens:,} tokens)"
+        return f"{train.steps:,} steps of {train.batch_size} {self.rows} ({n_tokens:,} tokens)"
 
     def diagnostic_names(self) -> Sequence[str]:
-        return tuple(GPT.diagnostic_names(self.model))
+        return tuple(model_class(self.model).diagnostic_names(self.model))
 
     @property
     def trains_here(self) -> bool:
@@ -211,18 +230,18 @@ class LanguageModel(Setup):
         return least_bytes(self.model, self.train)
 
 
-def language_model(setup: Setup) -> LanguageModel:
-    """The setup as that of a language model. Raises `TypeError` for another task."""
-    if not isinstance(setup, LanguageModel):
+def model_setup(setup: Setup) -> ModelSetup:
+    """The setup as one with a model. Raises `TypeError` for a program's."""
+    if not isinstance(setup, ModelSetup):
         raise TypeError(f"{type(setup).__name__} has no model of ablate")
     return setup
 
 
 def identify_setups(setups: Sequence[Setup], data_hash: str) -> list[tuple[str, str]]:
     """(identity, canonical identity) of each setup. Setups that train alike have equal canonical identities."""
-    models = [setup for setup in setups if isinstance(setup, LanguageModel)]
+    models = [setup for setup in setups if type(setup) is ModelSetup]
     known = iter(identify([(setup.model, setup.train) for setup in models], data_hash))
-    return [next(known) if isinstance(setup, LanguageModel) else (setup.identity(data_hash),) * 2 for setup in setups]
+    return [next(known) if type(setup) is ModelSetup else setup.identities(data_hash) for setup in setups]
 
 
 @dataclass(frozen=True)
@@ -245,12 +264,12 @@ class Resolved:
     @property
     def model(self) -> ModelConfig:
         """The model of an arm that trains one of ablate's."""
-        return language_model(self.setup).model
+        return model_setup(self.setup).model
 
     @property
     def train(self) -> TrainConfig:
         """The training of an arm that trains one of ablate's models."""
-        return language_model(self.setup).train
+        return model_setup(self.setup).train
 
     def with_model(self, model: ModelConfig) -> Resolved:
-        return replace(self, setup=LanguageModel(model, self.train))
+        return replace(self, setup=replace(model_setup(self.setup), model=model))

@@ -14,7 +14,7 @@ from ablate.plan.axes import Assignment, Axes, arm_name
 from ablate.plan.expand import expand
 from ablate.plan.resolve import Resolver
 from ablate.plan.setting_names import Names
-from ablate.plan.tasks import make_resolver, read_names
+from ablate.plan.tasks import make_resolver, metrics_of, read_names
 from ablate.search.budget import shorten
 from ablate.search.objective import check_metrics
 from ablate.search.problem import Problem
@@ -75,7 +75,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
             raise search.refuse(("arm",), f"{one.label} and {other.label} are the same configuration")
     for space in problem.arms:
         try:
-            check_metrics(space, problem.objectives, search.metrics)
+            check_metrics(space, problem.objectives, metrics_of(search))
         except ValueError as error:
             raise search.refuse(("objective",), str(error)) from None
     if search.confirm.seeds:
@@ -88,7 +88,7 @@ def pose(search: Search, corpus: CorpusInfo) -> Problem:
 
 def _complete_objectives(search: Search) -> tuple[Objective, ...]:
     try:
-        return tuple(objective.complete(search.metrics) for objective in search.objective)
+        return tuple(objective.complete(metrics_of(search)) for objective in search.objective)
     except ValueError as error:
         raise search.refuse(("objective",), str(error)) from None
 
@@ -124,7 +124,7 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
         study=axes.declared,
         whole=study,
         tuning=tune,
-        objectives=(Objective().complete(study.metrics),),
+        objectives=(Objective().complete(metrics_of(study)),),
         arms=tuple(arm for arm in arms if arm.label in names),
         corpus=corpus,
     )

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from ablate.execution.early_stopping import Stopping
 from ablate.plan import Run
+from ablate.plan.tasks import metrics_of
 from ablate.search.objective import oriented, points_of
 from ablate.search.trials import Trials
 
@@ -31,7 +32,7 @@ class Pruning(Stopping):
         if name not in self._reported:
             self._reported[name] = self._last_step(running)
         metric, is_steps = self.objective.metric, self.objective.target is not None
-        turn = oriented(metric, self.trials.problem.study.metrics) if is_steps else float  # steps are minimized
+        turn = oriented(metric, metrics_of(self.trials.problem.study)) if is_steps else float  # steps are minimized
         for step, value in points_of(records, metric):
             if step > self._reported[name]:
                 self._reported[name] = step

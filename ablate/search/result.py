@@ -18,6 +18,7 @@ from ablate.analysis.results import Results, read_results
 from ablate.errors import RecordError
 from ablate.plan.axes import display
 from ablate.plan.inputs import name_data
+from ablate.plan.tasks import metrics_of
 from ablate.search.arm_search import ARM, IMPOSSIBLE, ArmSearch, best_of, distinct
 from ablate.search.descriptions import describe_metrics, describe_scope
 from ablate.search.follow_up import SETTINGS, best_params, plan_confirmation
@@ -48,12 +49,12 @@ def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str
         "scope": describe_scope(problem),
         "is_tuning": isinstance(problem.tuning, Tune),
         "objectives": [objective.model_dump() | {"text": objective.text} for objective in problem.objectives],
-        **describe_metrics(problem.study.metrics),
+        **describe_metrics(metrics_of(problem.study)),
         "trials": problem.tuning.trials,
         "seeds": list(problem.seeds),
         "sampler": problem.tuning.sampler.model_dump(),
         "pruner": problem.tuning.pruner.model_dump(),
-        "data": name_data(problem.study, problem.corpus),
+        "data": name_data(problem.study, problem.arms[0].default.setup.data_hash(problem.corpus.hash)),
         "arms": [_summarize_arm(problem, trials, search) for search in trials.searches],
         "confirmation": _summarize_confirmation(problem, trials, store),
     }

@@ -18,6 +18,7 @@ from ablate.execution.jobs import RunSource, record_study
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
 from ablate.plan.setup import Resolved
+from ablate.plan.tasks import metrics_of
 from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct
 from ablate.search.objective import score_trial
 from ablate.search.optimizer import make_sampler, open_storage, open_study
@@ -211,7 +212,7 @@ class Trials(RunSource):
         if first_cut or any(status.state == "diverged" or status.is_cut for status in statuses):
             return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None
         curves = [read_curve(folder.curve) for folder in folders]
-        return TrialState.COMPLETE, score_trial(curves, self.problem.objectives, self.problem.study.metrics)
+        return TrialState.COMPLETE, score_trial(curves, self.problem.objectives, metrics_of(self.problem.study))
 
     def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> ArmSearch:
         study = open_study(self.problem, space, storage)

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     PrivateAttr,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
     field_validator,
     model_validator,
@@ -23,10 +25,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from ablate.errors import DataError, GridError
 from ablate.formatting import quote
-from ablate.metrics import LANGUAGE_MODEL, Direction
 from ablate.study.program import Program
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
-from ablate.study.settings import Settings
+from ablate.study.settings import NAME, Settings
 from ablate.study.start import StartFrom
 from ablate.study.tuning import Frozen, Tune
 from ablate.study.yaml_source import KeyPath, Place, Source
@@ -65,6 +66,18 @@ def _check_training(value: object, check: ValidatorFunctionWrapHandler) -> Train
     return NO_TRAINING if value is NO_TRAINING else check(value)
 
 
+LANGUAGE_MODEL_TASK: Mapping[str, Any] = {NAME: "language_model"}
+
+
+def _read_task(value: object) -> object:
+    """Read a task, which the file may write as its name alone."""
+    if isinstance(value, str):
+        return {NAME: value}
+    if not (isinstance(value, Mapping) and isinstance(value.get(NAME), str)):
+        raise ValueError(f"must be the name of a task, or a mapping with a name, got {quote(value)}")
+    return value
+
+
 class Declaration(Frozen):
     """The common part of a grid and a search: everything that defines the runs, except the axes."""
 
@@ -74,6 +87,11 @@ class Declaration(Frozen):
     data: DataConfig = DataConfig()
     model: dict[str, Any] = Field(description="settings of ablate_model.ModelConfig")
     train: Annotated[TrainConfig, WrapValidator(_check_training)]
+    task: Annotated[
+        dict[str, Any],
+        BeforeValidator(_read_task),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
+    ] = Field(dict(LANGUAGE_MODEL_TASK), description="what the runs train: the name of a task, or a mapping")
     program: Program | None = Field(
         None, description="your own program that trains the arms; model, train and data then hold its settings"
     )
@@ -92,6 +110,8 @@ class Declaration(Frozen):
             raise ValueError("unknown key 'own'") if isinstance(value, dict) else ValueError("must be a mapping")
         if value.get("program") is None:
             return value
+        if "task" in value:
+            raise ValueError("task: the runs are those of a program, which needs no task")
         own = {key: value[key] for key in OWN if key in value}
         for key, settings in own.items():
             if not isinstance(settings, dict):
@@ -125,7 +145,13 @@ class Declaration(Frozen):
         """The settings that the arms have in common, as nested mappings."""
         if self.program is not None:
             return self.own
-        return {"model": self.model, "train": self.train.model_dump()}
+        task = {} if self.is_language_model else {"task": self.task}
+        return {"model": self.model, "train": self.train.model_dump(), **task}
+
+    @property
+    def is_language_model(self) -> bool:
+        """Tell if the runs train language models on the corpus of `data`, with ablate's own loop."""
+        return self.program is None and self.task == LANGUAGE_MODEL_TASK
 
     @property
     def folder(self) -> Path:
@@ -136,11 +162,6 @@ class Declaration(Frozen):
     def name(self) -> str:
         """The name of the study or search, and of its folder."""
         return str(getattr(self, self.KEY))
-
-    @property
-    def metrics(self) -> Mapping[str, Direction]:
-        """The metrics of the runs, with the better direction of each. Arms are compared by the first."""
-        return LANGUAGE_MODEL if self.program is None else self.program.metrics
 
     @property
     def file(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ablate.study.yaml_source import KeyPath, Place
 
+TASK = "task"
 NAME = "name"  # the key of a component's variant: `attention: gated` is short for `attention: {name: gated}`
 
 
@@ -40,7 +41,7 @@ class Settings:
             child = tree.get(key) if isinstance(tree, dict) else tree[key]
             if child is None:
                 child = {}
-            elif isinstance(child, str) and tree is self.tree.get("model"):
+            elif isinstance(child, str) and (tree is self.tree.get("model") or (tree is self.tree and key == TASK)):
                 child = {NAME: child}
             elif not isinstance(child, dict | list):
                 raise ValueError(f"{key!r} is {child!r}, which has no parts")

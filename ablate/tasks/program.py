@@ -20,8 +20,8 @@ from ablate.sources.variables import LOG, PREFIX, RUN_DIR, variable_name
 from ablate.study.settings import flatten
 from ablate.study.template import fill, placeholder_values, write_value
 from ablate.tasks.contract import Job, Order, Result, Trainer
-from ablate.tasks.language_model import describe_device
 from ablate.tasks.log_lines import LineReader
+from ablate.tasks.loop_trainer import describe_device
 from ablate.tasks.output import OutputLog, tail_lines
 from ablate.tasks.process import BLOCK_BYTES, End, Process
 from ablate.tasks.program_curve import COSTS, ProgramCurve

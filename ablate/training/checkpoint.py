@@ -15,7 +15,7 @@ import torch
 from ablate.errors import RecordError
 from ablate.files import check_regular, write_atomic
 from ablate.training.optimizer import Optimizer
-from ablate_model import GPT
+from ablate_model.gpt import HeadedModel
 
 
 @dataclass
@@ -32,12 +32,12 @@ class Progress:
     line_wall_s: float = 0.0
 
 
-def capture_state(progress: Progress, model: GPT, optimizer: Optimizer) -> dict[str, Any]:
+def capture_state(progress: Progress, model: HeadedModel, optimizer: Optimizer) -> dict[str, Any]:
     """Return the state to save. It shares the tensors of the run, so write it before the next step."""
     return {"progress": asdict(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def restore_state(state: dict[str, Any], model: GPT, optimizer: Optimizer) -> Progress:
+def restore_state(state: dict[str, Any], model: HeadedModel, optimizer: Optimizer) -> Progress:
     """Put a captured state back into a model and its optimizer."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])

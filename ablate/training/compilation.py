@@ -8,7 +8,7 @@ from collections.abc import Hashable
 import torch
 
 from ablate.study.schema import TrainConfig
-from ablate_model import GPT
+from ablate_model.gpt import HeadedModel
 
 MAX_KINDS = 16
 """The number of kinds of model that are kept."""
@@ -18,7 +18,7 @@ _CALLS = 8  # per kind, at most: training, evaluation, its last rows, each micro
 _kinds: set[Hashable] = set()
 
 
-def compile_blocks(model: GPT, train: TrainConfig) -> None:
+def compile_blocks(model: HeadedModel, train: TrainConfig) -> None:
     """Compile the blocks of a model and its loss, unless this process has done so for a model of the same kind.
 
     torch finds the compiled code of earlier blocks by configuration and shapes, but silently stops compiling at a

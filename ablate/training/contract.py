@@ -1,12 +1,55 @@
-"""What a training run is given to keep its records, and what it returns."""
+"""What a training run is given, and what it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from ablate_model import GPT
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from ablate_model import ModelConfig
+from ablate_model.gpt import HeadedModel
+
+Batch = tuple[npt.NDArray[np.generic], ...]  # arrays with the same number of rows
+
+
+class TrainingTask(ABC):
+    """What the loop trains: a model, its batches, its loss and its evaluation.
+
+    Every method is a pure function of its arguments, so a resumed run needs no position in the data, and all arms of a
+    seed see the same batches. Arrays have the same shape in every step, except for their number of rows.
+    """
+
+    model: ModelConfig
+    tokens_per_row: int  # tokens that a row of a batch counts as in a curve; the model has FLOPs for each
+    n_sums: int  # what `measure` returns
+
+    @abstractmethod
+    def batch(self, seed: int, step: int, n_rows: int) -> Batch:
+        """Return the rows that optimizer step `step` (from 1) trains on."""
+
+    @abstractmethod
+    def loss(self, model: Any, *batch: Tensor) -> Tensor:
+        """Compute the training loss of some rows of a batch.
+
+        The mean over parts of equal size must be the loss of the whole batch.
+        """
+
+    @abstractmethod
+    def validation_batches(self, seed: int, step: int) -> Iterator[Batch]:
+        """Yield what an evaluation after `step` measures."""
+
+    @abstractmethod
+    def measure(self, model: Any, *batch: Tensor) -> Tensor:
+        """Return sums over the rows of a validation batch, [n_sums]. The loop adds them up in float64."""
+
+    @abstractmethod
+    def conclude(self, sums: Sequence[float]) -> dict[str, float]:
+        """Turn the sums over all batches into metrics, by their names in the curve."""
 
 
 class Recorder(Protocol):
@@ -38,5 +81,5 @@ class Outcome:
     step: int
     wall_s: float
     peak_memory_bytes: int
-    model: GPT
+    model: HeadedModel
     micro_batch_size: int | None = None

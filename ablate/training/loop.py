@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
+from functools import partial
 from itertools import islice
 from typing import Literal
 
@@ -13,12 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ablate.data import Corpus, training_batch, validation_batches
-from ablate.data.batches import Batch
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture_state, restore_state
 from ablate.training.compilation import compile_blocks
-from ablate.training.contract import Outcome, Recorder
+from ablate.training.contract import Batch, Outcome, Recorder, TrainingTask
 from ablate.training.device import default_generator, free_memory, now, peak_memory_bytes
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
@@ -26,18 +25,13 @@ from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate.training.schedule import learning_rate
 from ablate.training.start import StartWeights
 from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
-from ablate_model import ModelConfig
 from ablate_model.attention_backend import choose_backend
-
-# Tokens at once in an evaluation. It is fixed, so that the micro-batch size does not change a validation loss.
-EVALUATION_TOKENS = 8192
 
 
 def train(
-    model_config: ModelConfig,
+    task: TrainingTask,
     train: TrainConfig,
     seed: int,
-    corpus: Corpus,
     recorder: Recorder,
     *,
     device: str,
@@ -55,7 +49,7 @@ def train(
     A line of the curve has step (finished optimizer steps, from 1), tokens, flops, wall_s (without evaluation,
     checkpoints and compilation), train_loss (nats, the mean since the previous line), learning_rate and grad_norm (of
     this step, before clipping) and tokens_per_s (since the previous line). Every `eval_every` steps and at the end, it
-    also has val_loss and the model's diagnostics.
+    also has the metrics of the task and the model's diagnostics.
 
     Raises `ValueError` if warmup_steps or weight_decay are not resolved, `DataError` if the shards are missing, and
     `torch.OutOfMemoryError` if the device is too small.
@@ -65,7 +59,7 @@ def train(
     # The previous run's compiled model is in reference cycles, and its graph holds memory. Collecting takes 0.15 s.
     if train.compile or device != "cpu":
         free_memory(torch.device(device))
-    training = Training(model_config, train, seed, corpus, recorder, torch.device(device), group, start)
+    training = Training(task, train, seed, recorder, torch.device(device), group, start)
     return training.run(should_stop)
 
 
@@ -77,26 +71,23 @@ class Training:
 
     def __init__(
         self,
-        model_config: ModelConfig,
+        task: TrainingTask,
         train: TrainConfig,
         seed: int,
-        corpus: Corpus,
         recorder: Recorder,
         device: torch.device,
         group: Group | None = None,
         start: StartWeights | None = None,
     ) -> None:
-        self.train, self.seed, self.recorder, self.device = train, seed, recorder, device
+        self.task, self.train, self.seed, self.recorder, self.device = task, train, seed, recorder, device
         self.group = group = group or Alone()
-        self.training_tokens, self.validation_tokens = corpus.train, corpus.validation
-        self.context_length = model_config.context_length
         self.n_rows = train.batch_size // group.size
         self.micro_batch_size = min(train.sequences_at_once, self.n_rows)
-        self.tokens_per_step = train.batch_size * self.context_length
-        self.flops_per_step = self.tokens_per_step * model_config.flops_per_token()
+        self.tokens_per_step = train.batch_size * task.tokens_per_row
+        self.flops_per_step = self.tokens_per_step * task.model.flops_per_token()
         self.precision = PRECISIONS[train.precision]
 
-        self.model = self.precision.build(model_config, train.attention_backend, seed)
+        self.model = self.precision.build(task.model, train.attention_backend, seed)
         if start is not None:
             start.load_into(self.model)
         self.model.to(device)
@@ -118,7 +109,7 @@ class Training:
             self.model.recompute_blocks()
         if train.compile:
             compile_blocks(self.model, train)
-        self.loss = group.wrap(self.model)
+        self.loss = group.wrap(self.model, partial(task.loss, self.model))
 
     @property
     def n_micro(self) -> int:
@@ -158,34 +149,34 @@ class Training:
         # Dropout depends only on seed, step and rank, so a checkpoint needs no generator state.
         stream = (self.seed << 32) + step * self.group.size + self.group.rank
         self.generator.manual_seed(stream & 0x7FFF_FFFF_FFFF_FFFF)
-        batch = training_batch(self.training_tokens, self.seed, step, self.train.batch_size, self.context_length)
         own = slice(self.group.rank * self.n_rows, (self.group.rank + 1) * self.n_rows)
-        inputs_bt, targets_bt = self._to_device((batch[0][own], batch[1][own]))
+        whole = self.task.batch(self.seed, step, self.train.batch_size)
+        batch = self._to_device(tuple(array[own] for array in whole))
         self.optimizer.set_rate(learning_rate(step, self.train))
         if self.is_graphed:
-            self._launch(inputs_bt, targets_bt)
+            self._launch(*batch)
         else:
-            self.compute(inputs_bt, targets_bt)
+            self.compute(*batch)
 
-    def _launch(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
+    def _launch(self, *batch: Tensor) -> None:
         """Launch the first steps kernel by kernel, and the others as one graph."""
         if self.n_eager < EAGER_STEPS:
             self.n_eager += 1
-            compute_aside(self.compute, inputs_bt, targets_bt)
+            compute_aside(self.compute, *batch)
             return
         if self.graph is None:
             started = now(self.device)
-            self.graph = StepGraph(self.compute, inputs_bt, targets_bt)
+            self.graph = StepGraph(self.compute, *batch)
             self.capture_s += now(self.device) - started
-        self.graph(inputs_bt, targets_bt)
+        self.graph(*batch)
 
-    def compute(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
+    def compute(self, *batch: Tensor) -> None:
         """Compute loss, gradients and update for a batch, without waiting for the device."""
-        micro_batches = zip(inputs_bt.chunk(self.n_micro), targets_bt.chunk(self.n_micro), strict=True)
-        for index, (ids_bt, next_bt) in enumerate(micro_batches):
+        micro_batches = zip(*(part.chunk(self.n_micro) for part in batch), strict=True)
+        for index, rows in enumerate(micro_batches):
             with self.group.accumulate() if index + 1 < self.n_micro else nullcontext():
                 with self.precision.context(self.device):
-                    loss = self.loss(ids_bt, next_bt) / self.n_micro
+                    loss = self.loss(*rows) / self.n_micro
                 loss.backward()  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
         self.update()
@@ -207,13 +198,13 @@ class Training:
         self.model.post_step(stepped)
 
     def _write_line(self, is_evaluation: bool) -> bool:
-        """Write a line of the curve, and return whether the losses are finite."""
+        """Write a line of the curve, and return whether the losses and metrics are finite."""
         progress = self.progress
         n_steps = progress.step - progress.line_step
         losses = {"train_loss": self._gather_loss() / n_steps}
         diagnostics: dict[str, float] = {}
         if is_evaluation:
-            losses["val_loss"] = self._evaluate()
+            losses |= self._evaluate()
             diagnostics = self.model.diagnostics()
         self.recorder.log(
             {
@@ -240,20 +231,17 @@ class Training:
         return self.loss_sum.item()
 
     @torch.no_grad()
-    def _evaluate(self) -> float:
-        """The mean validation loss (nats) over the fixed windows."""
+    def _evaluate(self) -> dict[str, float]:
+        """Measure the metrics of the task. The processes of a group take turns with the batches."""
         self.model.eval()
-        total, n_windows = torch.zeros(2, dtype=torch.float64, device=self.device)
-        rows = max(1, EVALUATION_TOKENS // self.context_length)
-        batches = validation_batches(self.validation_tokens, self.train.eval_tokens, rows, self.context_length)
+        batches = self.task.validation_batches(self.seed, self.progress.step)
+        sums_n = torch.zeros(self.task.n_sums, dtype=torch.float64, device=self.device)
         for batch in islice(batches, self.group.rank, None, self.group.size):
-            ids_bt, targets_bt = self._to_device(batch)
             with self.precision.context(self.device):
-                total += self.model.loss(ids_bt, targets_bt) * len(ids_bt)
-            n_windows += len(ids_bt)
+                sums_n += self.task.measure(self.model, *self._to_device(batch))
             self.recorder.beat(self.progress.step)
         self.model.train()
-        return (self.group.sum(total) / self.group.sum(n_windows)).item()
+        return self.task.conclude(self.group.sum(sums_n).tolist())
 
     def warm_up(self) -> None:
         """Compile, load the device's libraries and find the micro-batch size before the clock starts."""
@@ -273,7 +261,7 @@ class Training:
         """Compute the gradients of one micro-batch, with room for the optimizer's two moments."""
         has_moments = any(part.state for part in self.optimizer.parts)
         moments = [torch.empty_like(p) for p in self.parameters for _ in range(0 if has_moments else 2)]
-        batch = training_batch(self.training_tokens, self.seed, 1, self.micro_batch_size, self.context_length)
+        batch = self.task.batch(self.seed, 1, self.micro_batch_size)
         with self.group.accumulate():
             with self.precision.context(self.device):
                 loss = self.loss(*self._to_device(batch))
@@ -281,11 +269,10 @@ class Training:
         del moments
         self.model.zero_grad(set_to_none=True)
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        inputs_bt, targets_bt = map(torch.from_numpy, batch)
-        if self.device.type == "cuda":
-            inputs_bt, targets_bt = inputs_bt.pin_memory(), targets_bt.pin_memory()
-        return inputs_bt.to(self.device, non_blocking=True), targets_bt.to(self.device, non_blocking=True)
+    def _to_device(self, batch: Batch) -> tuple[Tensor, ...]:
+        tensors = map(torch.from_numpy, batch)
+        pinned = (tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors)
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in pinned)
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
         return Outcome(

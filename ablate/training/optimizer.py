@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ablate.recipes.optimizers.base import CommonSettings
 from ablate.study.schema import TrainConfig
-from ablate_model import GPT
+from ablate_model.gpt import HeadedModel
 from ablate_model.numerics import is_fusible
 
 # Options of a group that stay as they are here, whatever the loaded state has.
@@ -94,7 +94,7 @@ def clip_coefficient(norm: Tensor, max_norm: float) -> Tensor:
     return (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm else torch.ones_like(norm)
 
 
-def make_optimizer(model: GPT, train: TrainConfig) -> Optimizer:
+def make_optimizer(model: HeadedModel, train: TrainConfig) -> Optimizer:
     """Raises `ValueError` if `train.weight_decay` is not resolved."""
     return Optimizer(train.optimizer_variant.build(model, common_settings(train, next(model.parameters()).device)))
 

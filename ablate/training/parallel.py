@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ablate_model import GPT
+from ablate_model.gpt import HeadedModel
 
 # How long a process waits for the others: longer than a checkpoint or a compilation takes. The driver notices a
 # process that hangs long before.
@@ -24,7 +24,7 @@ PATIENCE = timedelta(hours=2)
 LOOPBACK = ("lo", "lo0")
 
 T = TypeVar("T")
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[..., Tensor]  # of the tensors of a batch
 
 
 class Group(ABC):
@@ -34,8 +34,9 @@ class Group(ABC):
     size: int
 
     @abstractmethod
-    def wrap(self, model: GPT) -> Loss:
-        """Return the model's loss function, whose backward pass averages gradients over the group."""
+    def wrap(self, model: HeadedModel, loss: Loss) -> Loss:
+        """Return the `loss` of the model, a function of a batch, so that its backward pass averages gradients over the
+        group."""
 
     @abstractmethod
     def accumulate(self) -> AbstractContextManager[object]:
@@ -60,8 +61,8 @@ class Alone(Group):
 
     rank, size = 0, 1
 
-    def wrap(self, model: GPT) -> Loss:
-        return model.loss
+    def wrap(self, model: HeadedModel, loss: Loss) -> Loss:  # noqa: ARG002 - only a replica needs the model
+        return loss
 
     def accumulate(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -92,8 +93,8 @@ class DataParallel(Group):
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
-    def wrap(self, model: GPT) -> Loss:
-        self._replica = DistributedDataParallel(_LossModule(model), broadcast_buffers=False)
+    def wrap(self, model: HeadedModel, loss: Loss) -> Loss:
+        self._replica = DistributedDataParallel(_LossModule(model, loss), broadcast_buffers=False)
         return self._replica
 
     def accumulate(self) -> AbstractContextManager[object]:
@@ -118,12 +119,12 @@ class DataParallel(Group):
 class _LossModule(nn.Module):
     """The loss as a forward pass, because DistributedDataParallel only wraps `forward`."""
 
-    def __init__(self, model: GPT) -> None:
+    def __init__(self, model: HeadedModel, loss: Loss) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, loss
 
-    def forward(self, ids_bt: Tensor, targets_bt: Tensor) -> Tensor:
-        return self.model.loss(ids_bt, targets_bt)
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.loss(*batch)
 
 
 def stay_on_loopback() -> None:

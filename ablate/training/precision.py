@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ablate_model import GPT, ModelConfig
+from ablate_model import ModelConfig
+from ablate_model.gpt import HeadedModel
+from ablate_model.kinds import build_model
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Precision:
     masters: torch.dtype | None = None
     autocast: torch.dtype | None = None
 
-    def build(self, config: ModelConfig, backend: str, seed: int) -> GPT:
+    def build(self, config: ModelConfig, backend: str, seed: int) -> HeadedModel:
         """Build a model and initialize it in the precision of its parameters."""
-        model = GPT(config, "auto" if backend == "fastest" else backend, seed)
+        model = build_model(config, "auto" if backend == "fastest" else backend, seed)
         if self.masters is not None:
             model.to(self.masters)
             model.initialize(seed)

@@ -12,7 +12,7 @@ from ablate_model.kernels.cuda_graph import capture_graph
 
 EAGER_STEPS = 2  # before the capture; they create the optimizer's state and load every kernel
 
-Compute = Callable[[Tensor, Tensor], None]
+Compute = Callable[..., None]  # of the tensors of a batch
 
 
 class StepGraph:
@@ -22,20 +22,20 @@ class StepGraph:
     Random numbers follow the default generator's seed at each replay.
     """
 
-    def __init__(self, compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
-        self.inputs_bt, self.targets_bt = torch.empty_like(inputs_bt), torch.empty_like(targets_bt)
-        self.replay = capture_graph(partial(compute, self.inputs_bt, self.targets_bt))
+    def __init__(self, compute: Compute, *batch: Tensor) -> None:
+        self.batch = tuple(map(torch.empty_like, batch))
+        self.replay = capture_graph(partial(compute, *self.batch))
 
-    def __call__(self, inputs_bt: Tensor, targets_bt: Tensor) -> None:
-        self.inputs_bt.copy_(inputs_bt, non_blocking=True)
-        self.targets_bt.copy_(targets_bt, non_blocking=True)
+    def __call__(self, *batch: Tensor) -> None:
+        for own, given in zip(self.batch, batch, strict=True):
+            own.copy_(given, non_blocking=True)
         self.replay()
 
 
-def compute_aside(compute: Compute, inputs_bt: Tensor, targets_bt: Tensor) -> None:
+def compute_aside(compute: Compute, *batch: Tensor) -> None:
     """Call `compute` on a side stream, because a capture must not depend on the default stream."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        compute(inputs_bt, targets_bt)
+        compute(*batch)
     torch.cuda.current_stream().wait_stream(stream)

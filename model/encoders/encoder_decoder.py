@@ -137,20 +137,26 @@ class EncoderDecoder(HeadedModel):
         labels_bt: Tensor,
         padding: Padding = None,
         label_smoothing: float = 0.0,
+        n_labels: Tensor | None = None,
     ) -> Tensor:
         """Compute the mean cross-entropy of the labels in nats, with the true target so far as input.
 
         The label of a position is usually the target's next token. Labels equal to IGNORED_TARGET, or to an integer
-        `padding`, do not count. With `label_smoothing` e, the label gets 1 - e and all tokens share e.
+        `padding`, do not count. With `label_smoothing` e, the label gets 1 - e and all tokens share e. The sum over
+        labels is divided by `n_labels`, by default their number. The parts of a batch share one value of it, so that
+        every label of the batch weighs the same.
         """
         if isinstance(padding, int):
             labels_bt = labels_bt.masked_fill(labels_bt == padding, IGNORED_TARGET)
         h_btd = self.decode(target_bt, self.encode(source_bs, padding), padding=_on_target(padding))
-        if not label_smoothing:
-            return self.add_penalties(self.stream_loss(h_btd, labels_bt))
-        logits_nv = self.form_logits(h_btd).flatten(0, 1)
-        settings = {"ignore_index": IGNORED_TARGET, "label_smoothing": label_smoothing}
-        loss = F.cross_entropy(logits_nv, labels_bt.flatten(), **settings)  # type: ignore[arg-type]
+        if label_smoothing:
+            logits_nv = self.form_logits(h_btd).flatten(0, 1)
+            settings = {"ignore_index": IGNORED_TARGET, "label_smoothing": label_smoothing}
+            loss = F.cross_entropy(logits_nv, labels_bt.flatten(), **settings)  # type: ignore[arg-type]
+        else:
+            loss = self.stream_loss(h_btd, labels_bt)
+        if n_labels is not None:
+            loss = loss * ((labels_bt != IGNORED_TARGET).sum() / n_labels)
         return self.add_penalties(loss)
 
     def stacks(self) -> tuple[Stack, ...]:

@@ -154,6 +154,13 @@ class EncoderDecoderConfig(ModelConfig):
         total = self.flops_per_source_token() * self.source_length + self.flops_per_target_token() * self.context_length
         return round(total / self.context_length)
 
+    def blocks_per_token(self) -> float:
+        """Return the blocks per target token: its share of the encoder's, and cross-attention as half a block."""
+        return 1.5 * self.n_layers + self.n_encoder_layers * self.source_length / self.context_length
+
+    def resized(self, d_ff: int) -> Self:
+        return self.parse({**self.to_dict(), "d_ff": d_ff})  # the views of encoder and cross-attention change too
+
     def component_notices(self) -> Iterable[str]:
         for site, view in self._views():
             yield from (f"{site}: {notice}" for notice in view.attention.notices(view))

@@ -13,8 +13,6 @@ from ..cost import count_block_flops, count_block_params
 from ..errors import ConfigError
 from .bidirectional import BidirectionalConfig
 
-DERIVED = ("vocab_size", "context_length")  # settings of a language model that follow from an image's
-
 
 class ViTConfig(BidirectionalConfig):
     """A classifier of square images: patches, non-causal blocks, the mean of the last stream, a linear head.
@@ -24,6 +22,7 @@ class ViTConfig(BidirectionalConfig):
     """
 
     kind: ClassVar[str] = "vit"
+    derived: ClassVar[tuple[str, ...]] = ("vocab_size", "context_length")
 
     image_size: Size = Field(description="pixels per side of an image")
     patch_size: Size = Field(description="pixels per side of a patch; divides image_size")
@@ -72,9 +71,6 @@ class ViTConfig(BidirectionalConfig):
         super().finish()
         if self.tie_embeddings:
             raise ConfigError("tie_embeddings", "a patch embedding has no vectors of classes", [False])
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in super().to_dict().items() if name not in DERIVED}
 
     def num_params(self) -> int:
         end = self.topology.end(self)

@@ -12,7 +12,7 @@ from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.execution.interruption import TimeLimit
 from ablate.plan import Run, build_plan
-from ablate.plan.setup import LanguageModel
+from ablate.plan.setup import ModelSetup
 from ablate.study import load_study
 
 
@@ -61,4 +61,4 @@ def test_minutes_that_are_no_number_are_refused() -> None:
 
 def _of_steps(run: Run, steps: int) -> Run:
     train = run.arm.train.model_copy(update={"steps": steps})
-    return replace(run, arm=replace(run.arm, setup=LanguageModel(run.arm.model, train)))
+    return replace(run, arm=replace(run.arm, setup=ModelSetup(run.arm.model, train)))

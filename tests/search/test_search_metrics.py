@@ -25,7 +25,6 @@ from ablate.search.pruning import Pruning
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.study import load_study
-from ablate.study.declaration import Declaration
 from ablate.tracking.folders import StudyFolder
 
 SCORE = {"score": "higher"}
@@ -36,7 +35,7 @@ WAYS: Mapping[str, tuple[Mapping[str, str], Turn]] = {"loss": (LANGUAGE_MODEL, a
 def measured_by(metrics: Mapping[str, str]) -> Iterator[None]:
     """Every declaration has these metrics meanwhile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Declaration, "metrics", property(lambda _: metrics))
+        patch.setattr("ablate.plan.tasks.LANGUAGE_MODEL_METRICS", metrics)
         yield
 
 

@@ -13,6 +13,7 @@ from ablate.data import Corpus, CorpusInfo
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import read_checkpoint, write_checkpoint
 from ablate.training.contract import Outcome
+from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import train
 from ablate_model import ModelConfig
 
@@ -100,9 +101,8 @@ def run(corpus: Corpus, new_recording: Callable[[], Recording]) -> Callable[...,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[Outcome, Recording]:
         recording = recording or new_recording()
-        outcome = train(
-            model_config, train_config, seed, corpus, recording, device="cpu", threads=1, should_stop=should_stop
-        )
+        task = LanguageModelling(model_config, corpus, train_config.eval_tokens)
+        outcome = train(task, train_config, seed, recording, device="cpu", threads=1, should_stop=should_stop)
         return outcome, recording
 
     return run_once

@@ -12,6 +12,7 @@ from ablate.data import training_batch, validation_batches
 from ablate.recipes.optimizers import OPTIMIZERS
 from ablate.recipes.schedules import SCHEDULES
 from ablate.training import loop
+from ablate.training.language_model import LanguageModelling
 from ablate.training.schedule import learning_rate
 from ablate_model import GPT, ModelConfig
 from ablate_model.attention_backend import report_attention
@@ -233,7 +234,7 @@ def test_the_micro_batch_does_not_reach_the_evaluation(run, model_config, make_t
         sizes.append(batch_size)
         return validation_batches(tokens, n_tokens, batch_size, context_length)
 
-    monkeypatch.setattr("ablate.training.loop.validation_batches", watch)
+    monkeypatch.setattr("ablate.training.language_model.validation_batches", watch)
     for micro in (None, 1, 2):
         run(model_config, make_train_config(micro_batch_size=micro))
     assert len(set(sizes)) == 1
@@ -253,7 +254,7 @@ def test_every_arm_of_a_seed_sees_the_same_batches(run, model_config, make_train
         seen[-1].append(batch[0].tolist())
         return batch
 
-    monkeypatch.setattr(loop, "training_batch", watch)
+    monkeypatch.setattr("ablate.training.language_model.training_batch", watch)
     for names in VARIANTS:
         seen.append([])
         run(variant(model_config, *names), make_train_config(steps=3, micro_batch_size=2), seed=5)
@@ -346,7 +347,7 @@ def test_auto_finds_the_micro_batch_that_fits(run, model_config, make_train_conf
         return loss(model, ids, targets)
 
     monkeypatch.setattr(GPT, "loss", lose)
-    monkeypatch.setattr(loop.Training, "_evaluate", lambda _: 0.0)
+    monkeypatch.setattr(loop.Training, "_evaluate", lambda _: {"val_loss": 0.0})
     outcome, recording = run(model_config, make_train_config(micro_batch_size="auto"))
     assert (outcome.state, outcome.micro_batch_size) == ("finished", 2)
     monkeypatch.undo()
@@ -377,7 +378,8 @@ def test_the_fastest_backend_trains_as_any(run, model_config, make_train_config,
 
 def test_what_a_graph_adds_to_stays_the_same_tensor(corpus, new_recording, model_config, make_train_config):
     """Otherwise the curve of a graphed run on a GPU would not change after its first line."""
-    training = loop.Training(model_config, make_train_config(), 0, corpus, new_recording(), torch.device("cpu"))
+    task = LanguageModelling(model_config, corpus, 96)
+    training = loop.Training(task, make_train_config(), 0, new_recording(), torch.device("cpu"))
     before = training.loss_sum
     training.run(lambda: False)
     assert training.loss_sum is before

@@ -7,6 +7,7 @@ import torch
 
 from ablate.training import optimizer
 from ablate.training.device import free_memory
+from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import train
 from ablate_model import ModelConfig
 from ablate_model.attention import TABLE
@@ -28,9 +29,8 @@ FAST_DRIFT = 1e-2
 def run_on_gpu(corpus, new_recording):
     def run_once(model_config, train_config, recording=None, should_stop=lambda: False):
         recording = recording or new_recording()
-        outcome = train(
-            model_config, train_config, 0, corpus, recording, device="cuda", threads=1, should_stop=should_stop
-        )
+        task = LanguageModelling(model_config, corpus, train_config.eval_tokens)
+        outcome = train(task, train_config, 0, recording, device="cuda", threads=1, should_stop=should_stop)
         return outcome, recording
 
     return run_once

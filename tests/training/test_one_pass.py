@@ -12,6 +12,7 @@ if not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
 
 from ablate.training import optimizer
+from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import Training
 from ablate_model import ModelConfig
 from ablate_model.kernels.fused import adamw
@@ -106,7 +107,7 @@ def test_an_update_in_one_pass_is_the_usual_one(corpus, new_recording, make_trai
     monkeypatch.setattr(adamw, "step_in_place", take)
     for in_one_pass in (True, False):
         train = make_train_config(grad_clip=0.5, cuda_graph=True)
-        training = Training(config, train, 0, corpus, new_recording(), DEVICE)
+        training = Training(LanguageModelling(config, corpus, 96), train, 0, new_recording(), DEVICE)
         training.is_graphed = in_one_pass
         for group in training.optimizer.parts[0].param_groups:
             group["lr"] = torch.tensor(RATE, device=DEVICE)

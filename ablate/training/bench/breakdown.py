@@ -23,7 +23,7 @@ def time_components(training: Training, step_ms: float) -> dict[str, float]:
     and gaps between kernels, minus the overlap between components. The weights of the model do not change.
     """
     model, config = training.model, training.model.config
-    shape = (training.micro_batch_size, training.context_length)
+    shape = (training.micro_batch_size, training.task.tokens_per_row)
     ids_bt = torch.zeros(shape, dtype=torch.long, device=training.device)
     with torch.no_grad():
         h_btd, context = model.embed(ids_bt)

@@ -13,6 +13,7 @@ from ablate.data import Corpus, CorpusInfo
 from ablate.study.schema import TrainConfig
 from ablate.training.compilation import forget_compiled
 from ablate.training.device import free_memory, now
+from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import Training
 from ablate_model import ModelConfig
 
@@ -50,7 +51,8 @@ def start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.
     free_memory(device)
     train = train.model_copy(update={"steps": MANY_STEPS})
     started = now(device)
-    training = Training(model, train, 0, corpus, _Nowhere(), device)
+    task = LanguageModelling(model, corpus, train.eval_tokens)
+    training = Training(task, train, 0, _Nowhere(), device)
     training.warm_up()
     training.step(1)
     return training, now(training.device) - started

@@ -1,4 +1,4 @@
-"""The task of training a model of `ablate_model` with ablate's own loop."""
+"""Training models of `ablate_model` with ablate's own loop."""
 
 from __future__ import annotations
 
@@ -14,28 +14,36 @@ import torch
 from safetensors.torch import save
 
 from ablate.data import Corpus
+from ablate.errors import DataError
 from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.recorder import Assistant, FolderRecorder
+from ablate.tasks.task import read_task
 from ablate.tracking.folders import RunFolder, write_json
 from ablate.tracking.study_record import State
-from ablate.training.contract import Outcome, Recorder
+from ablate.training.contract import Outcome, Recorder, TrainingTask
 from ablate.training.device import free_memory, is_out_of_memory
+from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import train
 from ablate.training.parallel import Group
 from ablate.training.start import StartWeights
-from ablate_model import GPT, ModelConfig
+from ablate_model import ModelConfig
 from ablate_model.attention_backend import report_attention
+from ablate_model.gpt import HeadedModel
+from ablate_model.kinds import parse_config
 from ablate_model.storage import separate
 
 Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or a substitute
 
 
-class LanguageModelTrainer(Trainer):
-    """Trains each run by itself, or together with the other workers of a `group`."""
+class LoopTrainer(Trainer):
+    """Trains each run by itself, or together with the other workers of a `group`.
 
-    def __init__(self, corpus: Corpus, device: str, threads: int, group: Group, loop: Train = train) -> None:
+    `corpus` is that of language models; the runs of other tasks say themselves what their data are.
+    """
+
+    def __init__(self, corpus: Corpus | None, device: str, threads: int, group: Group, loop: Train = train) -> None:
         self.corpus, self.device, self.threads, self.group, self._loop = corpus, device, threads, group, loop
         self._attention: dict[str, Mapping[str, str]] = {}
 
@@ -52,10 +60,9 @@ class LanguageModelTrainer(Trainer):
         self, job: Job, settings: TrainConfig, recorder: Recorder, should_stop: Callable[[], bool]
     ) -> Outcome:
         return self._loop(
-            ModelConfig.parse(job.config["model"]),
+            self._open(job, settings),
             settings,
             job.config["seed"],
-            self.corpus,
             recorder,
             device=self.device,
             threads=self.threads,
@@ -63,6 +70,18 @@ class LanguageModelTrainer(Trainer):
             group=self.group,
             **({"start": start} if (start := _find_start(job)) is not None else {}),
         )
+
+    def _open(self, job: Job, settings: TrainConfig) -> TrainingTask:
+        """What a run trains. Raises `DataError` if its data are not those that its id was made of."""
+        if self.corpus is not None:
+            return LanguageModelling(ModelConfig.parse(job.config["model"]), self.corpus, settings.eval_tokens)
+        task = read_task(job.directions["task"])
+        if task.describe(Path()).hash != job.config["data"]["hash"]:
+            raise DataError(
+                "the data have changed since the study was planned, so this run was not trained further; the same "
+                "command plans it again, with new runs for the new data"
+            )
+        return task.open(parse_config(job.config["model"]), Path())
 
     def train(self, job: Job, folder: RunFolder, recorder: FolderRecorder, order: Order) -> Result:
         declared = TrainConfig.model_validate(job.config["train"])
@@ -113,7 +132,7 @@ class LanguageModelTrainer(Trainer):
             folder.checkpoint.unlink(missing_ok=True)
         return state  # type: ignore[return-value]
 
-    def _report_attention(self, job: Job, settings: TrainConfig, model: GPT) -> Mapping[str, str]:
+    def _report_attention(self, job: Job, settings: TrainConfig, model: HeadedModel) -> Mapping[str, str]:
         """Find the attention kernels of a run. This takes a forward pass, so it is cached across seeds."""
         key = json.dumps([job.config["model"], settings.attention_backend, settings.precision], sort_keys=True)
         if key not in self._attention:
