@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTHON ?= python3
 
-.PHONY: help install quickstart test test-all test-stress check format clean
+.PHONY: help install quickstart test test-all test-stress check format docs pictures clean
 
 help:
 	@echo "make install      install ablate and its tools into .venv"
@@ -15,13 +15,15 @@ help:
 	@echo "make test         run the tests, under 7 minutes on 2 cores"
 	@echo "make test-all     run the long tests too"
 	@echo "make test-stress  run COUNT studies (default: 200), each with a fault at a random moment"
-	@echo "make clean        remove .venv, runs/ and build files"
+	@echo "make docs         build the documentation site into site/"
+	@echo "make pictures     make the pictures of the README again"
+	@echo "make clean        remove .venv, runs/, site/ and build files"
 
 install: $(INSTALLED)
 
 $(INSTALLED): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	cd $(ROOT) && $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	cd $(ROOT) && $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 quickstart: $(INSTALLED)
@@ -46,5 +48,12 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(INSTALLED)
+	cd $(ROOT) && $(BIN)/python -m mkdocs build --strict --quiet --site-dir site
+
+pictures: quickstart
+	cd $(ROOT) && $(BIN)/python docs/site/terminal.py
+
 clean:
-	rm -rf $(VENV) $(ROOT)/runs $(ROOT)/*.egg-info $(ROOT)/build
+	rm -rf $(VENV) $(ROOT)/runs $(ROOT)/site $(ROOT)/*.egg-info $(ROOT)/build

@@ -18,11 +18,20 @@ from ablate.errors import AblateError
 
 def schema(
     search: Annotated[bool, typer.Option("--search", help="Print the schema of search.yaml instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print every key of grid.yaml as a page in Markdown instead.")
+    ] = False,
 ) -> None:
     """Print the JSON Schema of grid.yaml, so that an editor can complete and check it."""
     from ablate.plan.json_schema import file_schema, grid_schema
+    from ablate.plan.schema_reference import write_reference
     from ablate.search.schema import Search
 
+    if markdown:
+        if search:
+            raise AblateError("--markdown describes grid.yaml: leave out --search")
+        print(write_reference(grid_schema()), end="")
+        return
     print(json.dumps(file_schema(Search, "search.yaml of ablate") if search else grid_schema(), indent=2))
 
 

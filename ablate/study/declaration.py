@@ -97,7 +97,7 @@ class Declaration(Frozen):
     )
     own: SkipJsonSchema[dict[str, Any]] = Field({}, exclude=True, repr=False)  # the settings of a program
     rules: tuple[Rule, ...] = Field((), description="settings for the arms for which an expression holds")
-    resources: Resources = Resources()
+    resources: Resources = Field(Resources(), description="CPU cores and GPUs of one run")
     seeds: Seeds = Field((0,), description="the number of seeds, or a list of them")
 
     _source: Source = PrivateAttr(default_factory=Source)
@@ -210,7 +210,11 @@ class Study(Declaration):
     exclude: Texts = Field((), description="expressions; an arm for which one holds is left out")
     baseline: dict[str, Any] = Field({}, description="axis to level; default: the first level of every axis")
     compare_within: Texts = Field((), description="axes within whose levels arms are compared")
-    design: Design = "full"
+    design: Design = Field(
+        "full",
+        description="arms of the matrix: all combinations; the baseline and each other level by itself; or the "
+        "baseline and each of its axes put back by itself",
+    )
     match: Match = Field("none", description="adapt d_ff to give every arm the size of its baseline")
     tune: Tune | None = Field(None, description="search for each arm's best settings first, with equal trials")
     start_from: StartFrom | None = Field(

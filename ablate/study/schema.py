@@ -164,9 +164,9 @@ class TrainConfig(Strict):
         None, ge=0, le=MAX_STEPS, description="linear warm-up; default: ngpt 0, else a tenth of the steps, at most 2000"
     )
     weight_decay: float | None = Field(None, ge=0, le=1e4, description="default: ngpt 0, else 0.1")
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.95, ge=0, lt=1)
-    adam_eps: float = Field(1e-8, ge=1e-30, le=1.0)
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's mean of gradients")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of AdamW's mean of squared gradients")
+    adam_eps: float = Field(1e-8, ge=1e-30, le=1.0, description="added to the denominator of AdamW's step")
     grad_clip: float = Field(1.0, ge=0, le=1e9, description="global gradient norm; 0 switches clipping off")
     log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps between lines of the curve")
     eval_every: int = Field(25, gt=0, le=MAX_STEPS, description="steps between evaluations")
@@ -271,8 +271,8 @@ class TrainConfig(Strict):
 class Rule(Frozen):
     """Settings for the arms for which `when` holds."""
 
-    when: str
-    set: dict[str, Any] = Field(min_length=1)
+    when: str = Field(description="expression over the axes, such as normalization == 'ngpt'")
+    set: dict[str, Any] = Field(min_length=1, description="dotted path to its value")
 
 
 class Resources(Strict):

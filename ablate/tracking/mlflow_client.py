@@ -19,8 +19,9 @@ PARENT_ID = "mlflow.parentRunId"  # MLflow's own tag: its pages show a run below
 
 _PAGE = 1000  # runs per request
 # MLflow's own retries would take minutes while a server is away, and the mirror retries by itself. MLflow also prints
-# an address for each run that ends, on the standard output, which another program may read.
-_HTTP_SETTINGS = {
+# an address for each run that ends, on the standard output, which another program may read, and sends usage statistics.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -29,7 +30,7 @@ _HTTP_SETTINGS = {
 
 def open_client(uri: str, log_level: int = logging.ERROR) -> Any:
     """Load MLflow and return its client for this address."""
-    for name, value in _HTTP_SETTINGS.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
