@@ -55,8 +55,11 @@ def test_the_attention_of_the_readme_can_be_compared(tmp_path: Path, corpus_info
     plan = read_plan(tmp_path, study, corpus_info, my_attention=source)
     assert len(plan.runs) == 3 * len(plan.arms) == 12
     assert {arm.train.learning_rate for arm in plan.arms if arm.axes["normalization"] == "ngpt"} == {1.6e-2}
-    sizes = {arm.n_params for arm in plan.arms}
-    assert max(sizes) < 1.02 * min(sizes)  # `match: parameters`
+    assert not any("initial weights" in notice for notice in plan.notices)  # the baseline is the module itself
+    (tmp_path / "standard").mkdir()
+    other = study.replace('{name: "my_attention.py:MyAttention", learned: false}', "standard")
+    plan = read_plan(tmp_path / "standard", other, corpus_info, my_attention=source)
+    assert [notice for notice in plan.notices if "draws its own initial weights" in notice]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ablate.cli.inputs import find_store
-from ablate.cli.options import DEFAULT_RUNS, DiskBudget, Keep, Runs, Study
+from ablate.cli.options import DEFAULT_RUNS, AsJson, DiskBudget, Keep, Runs, Study
 from ablate.errors import RecordError
 
 
@@ -19,19 +19,27 @@ def clean(
     keep: Keep = "all",
     disk_budget: DiskBudget = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed without removing it.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove weights by a rule, checkpoints of ended runs, and half-written files. Curves always stay."""
+    from ablate.cli.outputs import Cleaned, Removal, print_output
     from ablate.cli.tables import open_console, print_plain
     from ablate.formatting import count, format_count
     from ablate.tracking import cleaning
 
     budget = cleaning.parse_bytes(disk_budget) if disk_budget is not None else None
     choose = cleaning.plan_cleaning if dry_run else cleaning.clean
-    removals = choose(find_store(study, runs), cleaning.parse_keep(keep), budget)
+    store = find_store(study, runs)
+    removals = choose(store, cleaning.parse_keep(keep), budget)
+    n_bytes = sum(removal.n_bytes for removal in removals)
+    if as_json:
+        listed = tuple(Removal(path=str(row.path), n_bytes=row.n_bytes, reason=row.reason) for row in removals)
+        print_output(Cleaned(study=store.path.name, dry_run=dry_run, n_bytes=n_bytes, removals=listed))
+        return
     console = open_console()
     for removal in removals:
         print_plain(console, f"{format_count(removal.n_bytes):>6}B  {removal.path}  ({removal.reason})")
-    total = format_count(sum(removal.n_bytes for removal in removals))
+    total = format_count(n_bytes)
     print_plain(console, f"{total}B in {count(len(removals), 'file')} {'would be removed' if dry_run else 'removed'}")
 
 
@@ -43,22 +51,29 @@ def pack(
         typer.Option("--out", metavar="FILE", help="Archive to write. Default: STUDY.tar.gz in this folder."),
     ] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Include the trained weights.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Pack the results of a study's finished runs into an archive that another machine can merge."""
+    from ablate.cli.outputs import PackedStudy, print_output
     from ablate.formatting import count
     from ablate.tracking.archive import pack as write_archive
 
     store = find_store(study, runs)
     archive = out or Path(f"{store.path.name}.tar.gz")
     n_runs = write_archive(store, archive, weights=weights)
-    print(f"{archive}: {count(n_runs, 'run')} of {store.path.name}")
+    if as_json:
+        print_output(PackedStudy(study=store.path.name, archive=str(archive), n_runs=n_runs))
+    else:
+        print(f"{archive}: {count(n_runs, 'run')} of {store.path.name}")
 
 
 def merge(
     archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE", help="Archives that `ablate pack` wrote.")],
     runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Merge archives from several machines into one study. Refuses a run that exists with different results."""
+    from ablate.cli.outputs import MergedStudy, print_output
     from ablate.formatting import count
     from ablate.tracking.archive import merge as merge_archives
     from ablate.tracking.archive import read_study_name
@@ -66,7 +81,11 @@ def merge(
 
     store = StudyFolder(runs / read_study_name(archives[0]))
     n_added, n_present = merge_archives(store, archives, check_model)
-    print(f"{store.path}: {count(n_added, 'run')} added, {n_present} already there")
+    if as_json:
+        merged = MergedStudy(study=store.path.name, folder=str(store.path), n_added=n_added, n_present=n_present)
+        print_output(merged)
+    else:
+        print(f"{store.path}: {count(n_added, 'run')} added, {n_present} already there")
 
 
 def check_model(folder: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ablate.cli.outputs import PreparedCorpus
 from ablate.cli.tables import print_plain
 from ablate.data import SHARDS, Corpus, Means, prepare
 from ablate.data.sources import load_source
@@ -80,14 +81,26 @@ class ShownProgress:
             self._progress.update(self._task, completed=self._n_done, done=f"{format_count(self._n_done)}B")
 
 
+def summarize_corpus(corpus: Corpus, config: DataConfig) -> PreparedCorpus:
+    """The facts about a corpus that is ready."""
+    return PreparedCorpus(
+        folder=str(corpus.train_path.parent),
+        n_train_tokens=corpus.info.n_train_tokens,
+        n_validation_tokens=corpus.info.n_validation_tokens,
+        vocab_size=corpus.info.vocab_size,
+        bits_per_token=8 * np.dtype(corpus.dtype).itemsize,
+        held_out="validation_path" if config.validation_path else load_source(config.source).validation,
+        data_hash=corpus.info.hash,
+    )
+
+
 def describe_corpus(corpus: Corpus, config: DataConfig) -> Iterator[str]:
     """Lines about a corpus that is ready."""
-    info, width = corpus.info, np.dtype(corpus.dtype).itemsize
+    facts = summarize_corpus(corpus, config)
     yield (
-        f"{corpus.train_path.parent}: {format_count(info.n_train_tokens)} tokens for training and "
-        f"{format_count(info.n_validation_tokens)} for validation, {8 * width} bits per token; the vocabulary has "
-        f"{info.vocab_size:,}"
+        f"{facts.folder}: {format_count(facts.n_train_tokens)} tokens for training and "
+        f"{format_count(facts.n_validation_tokens)} for validation, {facts.bits_per_token} bits per token; the "
+        f"vocabulary has {facts.vocab_size:,}"
     )
-    held_out = "validation_path" if config.validation_path else load_source(config.source).validation
-    yield f"held out for validation: {held_out}"
-    yield f"data hash {info.hash}"
+    yield f"held out for validation: {facts.held_out}"
+    yield f"data hash {facts.data_hash}"

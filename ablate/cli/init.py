@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ablate.cli.options import AsJson
 from ablate.errors import AblateError, suggest
 from ablate.files import write_atomic
 from ablate.starters import KINDS, read_starter
@@ -19,8 +20,14 @@ def init(
     folder: Annotated[
         Path | None, typer.Argument(metavar="FOLDER", help="Folder to write to. Default: KIND, in this folder.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write a small commented study to start from. It runs as it is, in under two minutes on 2 CPU cores."""
+    from ablate.cli.outputs import Starter, StarterKind, print_output
+
+    if kind is None and as_json:
+        print_output([StarterKind(kind=name, about=text) for name, text in KINDS.items()])
+        return
     if kind is None:
         print("\n".join(f"ablate init {name:<16} {text}" for name, text in KINDS.items()))
         return
@@ -33,8 +40,12 @@ def init(
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomic(folder / name, text.encode())
-        print(folder / name)
     (declared,) = (name for name in texts if name.endswith(".yaml"))
     verb = "search" if declared.startswith("search") else "run"
     check = "ablate check my_attention.py && " if kind == "attention" else ""
-    print(f"\nNext: cd {folder} && {check}ablate plan {declared} && ablate {verb} {declared}")
+    following = f"cd {folder} && {check}ablate plan {declared} && ablate {verb} {declared}"
+    files = tuple(str(folder / name) for name in texts)
+    if as_json:
+        print_output(Starter(kind=kind, files=files, next=following))
+    else:
+        print("\n".join((*files, "", f"Next: {following}")))

@@ -18,21 +18,26 @@ from ablate.errors import AblateError
 
 def schema(
     search: Annotated[bool, typer.Option("--search", help="Print the schema of search.yaml instead.")] = False,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print every key of grid.yaml as a page in Markdown instead.")
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Print the schemas of what every command prints with --json instead.")
     ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a page in Markdown instead of JSON.")] = False,
+    _as_json: Annotated[bool, typer.Option("--json", help="Print JSON. This is the default.")] = False,
 ) -> None:
     """Print the JSON Schema of grid.yaml, so that an editor can complete and check it."""
+    from ablate.cli.outputs import output_schemas
     from ablate.plan.json_schema import file_schema, grid_schema
-    from ablate.plan.schema_reference import write_reference
+    from ablate.plan.schema_reference import write_outputs, write_reference
     from ablate.search.schema import Search
 
+    if search and (outputs or markdown):
+        raise AblateError("--search prints the JSON Schema of search.yaml: leave out --outputs and --markdown")
     if markdown:
-        if search:
-            raise AblateError("--markdown describes grid.yaml: leave out --search")
-        print(write_reference(grid_schema()), end="")
-        return
-    print(json.dumps(file_schema(Search, "search.yaml of ablate") if search else grid_schema(), indent=2))
+        print(write_outputs(output_schemas()) if outputs else write_reference(grid_schema()), end="")
+    elif outputs:
+        print(json.dumps(output_schemas(), indent=2))
+    else:
+        print(json.dumps(file_schema(Search, "search.yaml of ablate") if search else grid_schema(), indent=2))
 
 
 def variants(as_json: AsJson = False) -> None:

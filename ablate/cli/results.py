@@ -64,12 +64,18 @@ def logs(
     lines: Annotated[
         int, typer.Option("--lines", "-n", metavar="N", min=0, help="Show the last N lines of the curve.")
     ] = 10,
+    as_json: AsJson = False,
 ) -> None:
     """Show what happened to a run: its state, its notes, the end of its curve, and its error with traceback."""
-    from ablate.cli.status_output import print_log
+    from ablate.cli.outputs import print_output
+    from ablate.cli.status_output import describe_log, print_log
     from ablate.tracking.folders import find_run
 
-    print_log(*find_run(runs, run), lines)
+    log = describe_log(*find_run(runs, run), lines)
+    if as_json:
+        print_output(log)
+    else:
+        print_log(log)
 
 
 def report(
@@ -220,8 +226,10 @@ def generate(
     grid: BesideGrid = None,
     trust_code: TrustCode = False,
     runs: Runs = DEFAULT_RUNS,
+    as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with the model of a finished run."""
+    from ablate.cli.outputs import Continuation, print_output
     from ablate.evaluation.continuation import allow_code, continue_prompt, find_run
     from ablate_model import Sampling
 
@@ -236,7 +244,11 @@ def generate(
         raise AblateError(f"--{str(error).replace('_', '-', 1)}") from None
     found = find_run(run, runs)
     allow_code(found, grid, is_trusted=trust_code)
-    print(continue_prompt(found, prompt, tokens, sampling, stop=stop, seed=seed))
+    text = continue_prompt(found, prompt, tokens, sampling, stop=stop, seed=seed)
+    if as_json:
+        print_output(Continuation(run=str(found.path), prompt=prompt, text=text))
+    else:
+        print(text)
 
 
 def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ablate.cli.inputs import pose_on_corpus, resolve_tracking_uri, write_comman
 from ablate.cli.options import (
     DEFAULT_RUNS,
     Address,
+    AsJson,
     LogJson,
     Minutes,
     Quiet,
@@ -24,12 +25,14 @@ from ablate.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ablate.execution.events import Outcome
     from ablate.execution.placement import Placement
     from ablate.execution.run import Options
     from ablate.execution.view import View
     from ablate.plan import Plan
     from ablate.plan.estimate import Pace
     from ablate.search.problem import Problem
+    from ablate.tracking.folders import StudyFolder
 
 
 def search(
@@ -55,11 +58,14 @@ def search(
     ] = None,
     quiet: Quiet = False,
     log_json: LogJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the best settings of each arm, then confirm them with fresh seeds. Run it again to resume."""
     from rich.console import Console
 
     import ablate
+    from ablate.cli.outputs import SearchOutcome, print_output
+    from ablate.execution.events import Outcome
     from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.run import Options
     from ablate.execution.view import View
@@ -68,7 +74,12 @@ def search(
     from ablate.tracking.folders import StudyFolder
 
     if file.is_dir():
-        print(f"Page: {write_pages(read_summary(file), out or file)['search.html'].resolve()}")
+        summary = read_summary(file)
+        page = write_pages(summary, out or file)["search.html"]
+        if as_json:
+            print_output(SearchOutcome(search=summary["search"], states={}, interrupted=False, page=str(page)))
+        else:
+            print(f"Page: {page.resolve()}")
         return
     prepared = Console(stderr=True, quiet=quiet or log_json)
     problem = _pose(file, runs, [*(set_ or ()), *([f"storage={storage}"] if storage else ())], prepared)
@@ -76,15 +87,19 @@ def search(
     uri, command = resolve_tracking_uri(tracking_uri, store), write_command(tracking_uri, storage)
     limit = TimeLimit(minutes) if minutes is not None else None
     options = Options(uri, workers, address, command, ablate.__version__, limit=limit)
-    view = View(Console(), quiet=quiet, as_json=log_json)
-    console = Console(stderr=log_json, quiet=quiet)
-    if report:
-        rewrite_search(problem, store, options, console, out)
-        return
+    view = View(Console(stderr=as_json and not log_json), quiet=quiet, as_json=log_json)
+    console = Console(stderr=log_json or as_json, quiet=quiet)
+    outcome = Outcome({}, interrupted=False)
     try:
-        outcome = run_search(problem, store, file.parent, options, console, view, out)
+        if report:
+            rewrite_search(problem, store, options, console, out)
+        else:
+            outcome = run_search(problem, store, file.parent, options, console, view, out)
     except ClusterLostError as error:
         restart_command(error)
+    if as_json:
+        page, states = (out or store.path / "report") / "search.html", dict(outcome.states)
+        print_output(SearchOutcome(search=problem.name, states=states, interrupted=outcome.interrupted, page=str(page)))
     raise typer.Exit(outcome.exit_code)
 
 
@@ -108,14 +123,21 @@ def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] |
         print_search(problem, workers)
 
 
-def tune_first(planned: Plan, runs: Path, base: Path, options: Options, console: Console, view: View) -> Plan:
-    """Run the trials of a grid's `tune:`. Returns the plan at each arm's best; ends the command if trials are left."""
+def tune_first(
+    planned: Plan, runs: Path, base: Path, options: Options, console: Console, view: View
+) -> tuple[Outcome, Plan | None]:
+    """Run the trials of a grid's `tune:`. Returns the plan at each arm's best, or None if trials are left."""
     from ablate.search.run import tune_study
 
-    outcome, tuned = tune_study(planned.grid, planned.corpus, runs, base, options, console, view)
-    if tuned is None:
-        raise typer.Exit(outcome.exit_code)
-    return tuned
+    return tune_study(planned.grid, planned.corpus, runs, base, options, console, view)
+
+
+def find_trials(planned: Plan, runs: Path) -> StudyFolder:
+    """The folder with the trials of a grid's `tune:`."""
+    from ablate.search.pose import pose_tuning
+    from ablate.tracking.folders import StudyFolder
+
+    return StudyFolder(runs / pose_tuning(planned.grid, planned.corpus).name)
 
 
 def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:

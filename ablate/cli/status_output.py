@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from ablate.cli.outputs import RunLog
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.formatting import format_count, format_seconds
 from ablate.tracking.curve import read_backwards
@@ -99,33 +100,55 @@ def watch_status(store: StudyFolder, every_s: float) -> None:
             live.update(render_status(store), refresh=True)
 
 
-def print_log(store: StudyFolder, run_id: str, n_lines: int) -> None:
-    """Print what happened to a run: its state, notes, the last lines of its curve, and its error."""
-    console = open_console()
-    folder = store.run(run_id)
+def describe_log(store: StudyFolder, run_id: str, n_lines: int) -> RunLog:
+    """What happened to a run: its state, notes, the last lines of its curve, and its error."""
+    folder, record = store.run(run_id), store.read_study()
     status = folder.read_status()
-    run = next(run for run in store.read_study().runs if run.run_id == run_id)
-    print_plain(console, f"{run.arm},seed={run.seed}", "bold")
+    run = next(run for run in record.runs if run.run_id == run_id)
+    return RunLog(
+        run_id=run_id,
+        study=store.path.name,
+        arm=run.arm,
+        seed=run.seed,
+        folder=str(folder.path),
+        state=_name_state(folder, status),
+        step=status.step,
+        n_steps=status.known_steps,
+        took_s=status.took_s,
+        memory_bytes=status.memory_bytes,
+        worker=status.worker,
+        weights=folder.weights_flaw() if status.state == "finished" else "",
+        output=str(folder.log) if folder.log.exists() else "",
+        notes=status.notes,
+        curve=tuple(reversed([*islice(read_backwards(folder.curve), n_lines)])),
+        error=status.error,
+    )
+
+
+def print_log(log: RunLog) -> None:
+    """Print what happened to a run as text."""
+    console = open_console()
+    print_plain(console, f"{log.arm},seed={log.seed}", "bold")
     facts = {
-        "folder": folder.path,
-        "state": _name_state(folder, status),
-        "step": f"{status.step}/{status.known_steps}" if status.known_steps else status.step,
-        "worker": status.worker,
-        "took": format_seconds(status.took_s) if status.took_s else "",
-        "memory": f"{format_count(status.memory_bytes)}B" if status.memory_bytes else "",
-        "weights": folder.weights_flaw() if status.state == "finished" else "",
-        "output": folder.log if folder.log.exists() else "",
+        "folder": log.folder,
+        "state": log.state,
+        "step": f"{log.step}/{log.n_steps}" if log.n_steps else log.step,
+        "worker": log.worker,
+        "took": format_seconds(log.took_s) if log.took_s else "",
+        "memory": f"{format_count(log.memory_bytes)}B" if log.memory_bytes else "",
+        "weights": log.weights,
+        "output": log.output,
     }
     for name, value in facts.items():
         if value:
             print_plain(console, f"{name:7} {value}")
-    for note in status.notes:
+    for note in log.notes:
         print_plain(console, f"note    {note}", "yellow")
-    for record in reversed([*islice(read_backwards(folder.curve), n_lines)]):
+    for record in log.curve:
         values = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in record.items()}
         print_plain(console, " ".join(f"{key}={value}" for key, value in values.items()))
-    if status.error:
-        print_plain(console, status.error.rstrip(), "red")
+    if log.error:
+        print_plain(console, log.error.rstrip(), "red")
 
 
 def _name_state(folder: RunFolder, status: Status) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,9 @@ from ablate.cli.options import (
 )
 from ablate.cli.power import describe_plan_power
 from ablate.errors import AblateError, RecordError
+
+if TYPE_CHECKING:
+    from ablate.plan import Plan
 
 
 def plan(
@@ -107,12 +110,14 @@ def run(
     disk_budget: DiskBudget = None,
     quiet: Quiet = False,
     log_json: LogJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train every run of a grid. Run the same command again to resume; finished runs are not repeated."""
     from rich.console import Console
 
     import ablate
-    from ablate.cli.study_output import print_outcome
+    from ablate.cli.outputs import print_output
+    from ablate.cli.study_output import describe_outcome, print_outcome
     from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
@@ -136,26 +141,37 @@ def run(
         keep=parse_keep(keep),
         disk_budget_bytes=budget,
     )
-    console = Console(stderr=log_json, quiet=quiet)
-    view = View(Console(), quiet=quiet, as_json=log_json)
+    console = Console(stderr=log_json or as_json, quiet=quiet)
+    view = View(Console(stderr=as_json and not log_json), quiet=quiet, as_json=log_json)
+    tuned: Plan | None = planned
     try:
         if planned.grid.tune is not None:
-            planned = search.tune_first(planned, runs, grid.parent, options, console, view)
-        outcome = run_study(planned, store, grid.parent, options, console, view)
+            outcome, tuned = search.tune_first(planned, runs, grid.parent, options, console, view)
+            store = StudyFolder(runs / planned.study.name) if tuned else search.find_trials(planned, runs)
+        if tuned is not None:
+            outcome = run_study(tuned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
         restart_command(error)
     is_time_up = options.limit is not None and options.limit.is_over
-    print_outcome(outcome, store, str(grid), command, Console(stderr=log_json), is_time_up=is_time_up)
+    if tuned is not None:
+        print_outcome(outcome, store, str(grid), command, Console(stderr=log_json or as_json), is_time_up=is_time_up)
+    if as_json:
+        print_output(describe_outcome(outcome, store, command, is_time_up=is_time_up))
     raise typer.Exit(outcome.exit_code)
 
 
-def stop(study: Study, runs: Runs = DEFAULT_RUNS) -> None:
+def stop(study: Study, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
     """Ask a running study, on this or another machine, to save checkpoints and stop. `ablate run` resumes it."""
+    from ablate.cli.outputs import StopRequest, print_output
+
     store = find_store(study, runs)
     store.read_study()
     if not store.has_driver():
         raise RecordError(f"{store.path.name}: no `ablate run` is training it")
     store.request_stop()
+    if as_json:
+        print_output(StopRequest(study=store.path.name, folder=str(store.path)))
+        return
     print(f"{store.path.name}: asked to stop; `ablate status` shows when everything has stopped")
 
 
@@ -166,13 +182,18 @@ def submit(
     ],
     runs: Runs = DEFAULT_RUNS,
     set_: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Submit a study to a Ray cluster as a job. Every node must see the grid, the data and --runs at the same paths."""
+    from ablate.cli.outputs import SubmittedJob, print_output
     from ablate.execution.cluster import submit as send
     from ablate.formatting import count
 
     planned = read_plan(grid, runs, set_)
     job = send(address, grid, runs, [word for setting in set_ or () for word in ("--set", setting)])
+    if as_json:
+        print_output(SubmittedJob(study=planned.study.name, n_runs=len(planned.runs), job=job, address=address))
+        return
     print(f"{planned.study.name}: submitted {count(len(planned.runs), 'run')} as job {job}")
     print(f"progress: ablate status {planned.study.name} --runs {runs} --watch")
     print(f"output: ray job logs --address {address} {job}")

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ablate.cli.outputs import FailedRun, RunOutcome
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
 from ablate.execution.events import Outcome
@@ -167,3 +168,20 @@ def print_outcome(
     if failed:
         print_plain(console, "the same command tries them again; --retry-failed tries only them")
     print_plain(console, f"next: ablate report {grid}{store.whereabouts}")
+
+
+def describe_outcome(outcome: Outcome, store: StudyFolder, command: str, *, is_time_up: bool = False) -> RunOutcome:
+    """How the study stands, for `run --json`."""
+    failed = store.failed_runs(outcome.lost) if outcome.states.get("failed") else {}
+    return RunOutcome(
+        study=store.path.name,
+        folder=str(store.path),
+        states=dict(outcome.states),
+        failed=tuple(
+            FailedRun(run_id=run.run_id, arm=run.arm, seed=run.seed, error=error) for run, error in failed.items()
+        ),
+        halted=outcome.halted,
+        interrupted=outcome.interrupted,
+        time_is_up=is_time_up,
+        command=command,
+    )

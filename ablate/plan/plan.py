@@ -17,6 +17,7 @@ from ablate.plan.match import MatchError, match_size
 from ablate.plan.remarks import (
     explain_merged,
     find_beyond,
+    find_other_starts,
     find_overridden_values,
     find_short_evaluation,
     find_spare_vocabulary,
@@ -182,6 +183,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         )
     notices += corpus.notices
     if study.is_language_model:
+        models = {arm.name: arm.model for arm in arms}
+        notices += tuple(dict.fromkeys(find_other_starts((arm.model, models[arm.baseline]) for arm in arms)))
         notices += (*find_uneven_split(study, corpus), *find_spare_vocabulary(study, corpus, (a.model for a in arms)))
     baseline = _common_levels(arms)
     declared = study.design, study.match, study.compare_within

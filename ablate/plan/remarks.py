@@ -89,6 +89,25 @@ def find_uneven_split(study: Study, corpus: CorpusInfo) -> Iterator[str]:
         )
 
 
+def find_other_starts(pairs: Iterable[tuple[ModelConfig, ModelConfig]]) -> Iterator[str]:
+    """A remark where an arm or its baseline, but not both, has a plain module of the user's with weights.
+
+    Such a module draws its initial weights itself, as torch's layers do, and built-in parts start from smaller ones.
+    In short studies this outweighs many a change. `pairs` has the model of each arm with that of its baseline.
+    """
+    from ablate_model.plain import PlainLayer
+
+    for model, base in pairs:
+        for own, other in ((model, base), (base, model)):
+            for axis in ("attention", "mlp"):
+                variant, counterpart = getattr(own, axis), getattr(other, axis)
+                if isinstance(variant, PlainLayer) and not isinstance(counterpart, PlainLayer):
+                    yield (
+                        f"{variant.name} draws its own initial weights, so a difference from {counterpart.name} may "
+                        "come from them; to test one change, put it behind a knob and compare the module with itself"
+                    )
+
+
 def find_spare_vocabulary(study: Study, corpus: CorpusInfo, models: Iterable[ModelConfig]) -> Iterator[str]:
     """A remark where the vocabulary of GPT-2, the default for token files, is far too large for the corpus."""
     if corpus.largest_token is None or "vocab_size" in study.model:

@@ -1,4 +1,4 @@
-"""The keys of grid.yaml as a page in Markdown, written from their JSON Schema."""
+"""JSON Schemas as pages in Markdown: the keys of grid.yaml, and what every verb prints with `--json`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ HEAD = (
     "",
     "Every key of `grid.yaml`, with its type, its default and its meaning. [Declare a study](grid.md) explains how "
     "they work together. `ablate schema --markdown` writes this page.",
+)
+OUTPUTS_HEAD = (
+    "# JSON output",
+    "",
+    "Every command prints JSON with `--json`. [Command line](command-line.md) has the rules and the exit codes. "
+    "`ablate schema --outputs --markdown` writes this page, and `ablate schema --outputs` prints the JSON Schemas.",
 )
 LONGEST_CHOICE = 12  # choices in one cell
 
@@ -39,6 +45,26 @@ def write_reference(schema: Schema) -> str:
         if name not in shown and "properties" in section:
             required = {*section.get("required", ())}
             lines += ["", f"## {name}", "", *write_text(section), *write_table(section["properties"], required)]
+    return "\n".join(lines) + "\n"
+
+
+def write_outputs(schemas: Mapping[str, Schema]) -> str:
+    """The page for the outputs of verbs: for each, what it prints, and a table for each kind of object in it."""
+    lines = [*OUTPUTS_HEAD]
+    for verb, schema in schemas.items():
+        objects = {name: kind for name, kind in schema.get("$defs", {}).items() if "properties" in kind}
+        if "properties" in schema:
+            objects = {schema["title"]: schema, **objects}
+        lines += ["", f"## {verb}", "", f"`ablate {verb} --json` prints {write_type(schema)}."]
+        for name, kind in objects.items():
+            required = {*kind.get("required", ())}
+            lines += ["", f"### {name}", "", *write_text(kind)]
+            lines += ["| key | type | meaning |", "| --- | --- | --- |"]
+            for key, field in kind["properties"].items():
+                nullable = " or null" if any(option.get("type") == "null" for option in field.get("anyOf", ())) else ""
+                absent = "" if key in required else "; may be missing"
+                meaning = write_cell(field.get("description", ""))
+                lines.append(f"| `{key}` | {write_type(field)}{nullable}{absent} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
@@ -103,6 +129,8 @@ def write_type(field: Schema) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
+    if "properties" in field:
+        return f"[{field['title']}](#{field['title'].lower()})"
     if "const" in field:
         return f"`{json.dumps(field['const']).strip(chr(34))}`"
     if "enum" in field:
@@ -120,6 +148,8 @@ def write_type(field: Schema) -> str:
     if names == ["array"] and isinstance(field.get("items"), dict) and field["items"]:
         item = write_type(field["items"])
         kind = f"list of ({item})" if " or " in item else f"list of {item}"
+    if names == ["object"] and isinstance(field.get("additionalProperties"), dict):
+        kind = f"mapping to {write_type(field['additionalProperties'])}"
     return f"{kind}{write_limits(field)}"
 
 

@@ -63,7 +63,7 @@ def run_search(
                 trained = StudyFolder(store.path.parent / confirmation.study.name)
                 outcome = run_study(confirmation, trained, base, options, console, view)
         # --quiet and --log-json users see the results too.
-        report_search(problem, trials, store, options, Console(stderr=view.as_json), out)
+        report_search(problem, trials, store, options, Console(stderr=console.stderr), out)
     _refuse_failures(trained, outcome, "the same command tries them again")
     return outcome
 

@@ -1,0 +1,450 @@
+"""What `--json` prints, verb by verb. `ablate schema --outputs` prints these models as JSON Schemas.
+
+Later versions may add keys; they do not rename, remove or reuse one. The module is long because it is a list: every
+key of every verb, with its meaning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+State = str  # queued, running, finished, diverged, failed, stopped early, interrupted or stale
+
+
+class Output(BaseModel):
+    """A JSON object. The text below a field describes it."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class StarterKind(Output):
+    """A kind of starter."""
+
+    kind: str
+    """The word for `ablate init`."""
+    about: str
+    """What the starter compares."""
+
+
+class Starter(Output):
+    """The files that were written."""
+
+    kind: str
+    """The kind of starter."""
+    files: tuple[str, ...]
+    """Paths of the files."""
+    next: str
+    """Commands to go on with."""
+
+
+class PlannedRun(Output):
+    """A run of a grid, as planned."""
+
+    run_id: str
+    """Hash of everything that decides the result."""
+    arm: str
+    """Name of the arm."""
+    seed: int
+    """Seed of initialization and batches."""
+    n_params: int | None
+    """Parameters of the model; null for a program."""
+    flops_per_token: int | None
+    """FLOPs of a forward and backward pass per token; null for a program."""
+    n_tokens: int | None
+    """Training tokens; null if unknown."""
+    n_steps: int | None
+    """Optimizer steps; null if unknown."""
+    axes: dict[str, Any]
+    """Axis to level."""
+    baseline: str
+    """Name of the arm that it is compared with."""
+
+
+class PlannedSearch(Output):
+    """An arm of a search, as planned."""
+
+    arm: str
+    """Name of the arm."""
+    trials: int
+    """Number of trials."""
+    seeds: tuple[int, ...]
+    """Seeds of each trial."""
+    n_steps: int | None
+    """Optimizer steps of a trial; null if unknown."""
+    n_params: int | None
+    """Parameters of the model at the defaults; null for a program."""
+    space: dict[str, Any]
+    """Dotted path to its range or choices."""
+    defaults: dict[str, Any]
+    """Dotted path to its default, which is trial 0."""
+    left_out: tuple[str, ...]
+    """Settings of the space that the arm does not have."""
+
+
+class FailedRun(Output):
+    """A run that failed."""
+
+    run_id: str
+    """The run's id."""
+    arm: str
+    """Name of the arm."""
+    seed: int
+    """Its seed."""
+    error: str
+    """The error in one line; `ablate logs` has the traceback."""
+
+
+class RunOutcome(Output):
+    """How a study stands when the command ends. The exit code says the same."""
+
+    study: str
+    """Name of the study; that of the trials if `tune:` is not over."""
+    folder: str
+    """Folder of the study."""
+    states: dict[State, int]
+    """State to number of runs."""
+    failed: tuple[FailedRun, ...]
+    """The runs that failed."""
+    halted: str
+    """Why the command gave up; empty if it did not."""
+    interrupted: bool
+    """Whether a signal or `ablate stop` ended it."""
+    time_is_up: bool
+    """Whether `--minutes` ended it."""
+    command: str
+    """The command that resumes the study."""
+
+
+class SearchOutcome(Output):
+    """How a search stands when the command ends."""
+
+    search: str
+    """Name of the search."""
+    states: dict[State, int]
+    """State to number of runs, of the trials or of the confirmation; empty if the command only wrote pages."""
+    interrupted: bool
+    """Whether a signal or `ablate stop` ended it."""
+    page: str
+    """Path of the page; `summary.json` next to it has every number."""
+
+
+class StopRequest(Output):
+    """The request to stop."""
+
+    study: str
+    """Name of the study."""
+    folder: str
+    """Folder of the study."""
+
+
+class SubmittedJob(Output):
+    """The job on the cluster."""
+
+    study: str
+    """Name of the study."""
+    n_runs: int
+    """Number of runs in the plan."""
+    job: str
+    """Ray's id of the job."""
+    address: str
+    """The cluster's job server."""
+
+
+class PreparedCorpus(Output):
+    """A corpus that is ready for training."""
+
+    folder: str
+    """Folder of the token shards."""
+    n_train_tokens: int
+    """Tokens for training."""
+    n_validation_tokens: int
+    """Tokens held out for validation."""
+    vocab_size: int
+    """Size of the vocabulary."""
+    bits_per_token: int
+    """Bits that a token takes on disk."""
+    held_out: str
+    """How the validation split was chosen."""
+    data_hash: str
+    """Hash of the tokens."""
+
+
+class DataSource(Output):
+    """A value of `data.source`."""
+
+    name: str
+    """The value."""
+    summary: str
+    """What it reads."""
+    validation: str
+    """How it holds out the validation split."""
+
+
+class RunState(Output):
+    """A run of a study. One more key has the metric's name, such as `val_loss`, and its last value or null."""
+
+    run_id: str
+    """The run's id."""
+    arm: str
+    """Name of the arm."""
+    seed: int
+    """Its seed."""
+    state: State
+    """queued, running, finished, diverged, failed, stopped early, interrupted or stale."""
+    step: int
+    """The last step."""
+    n_steps: int
+    """Planned steps; 0 if unknown."""
+    took_s: float
+    """Seconds of training so far."""
+    error: str
+    """Traceback of a failed run, otherwise empty."""
+    notes: tuple[str, ...]
+    """Remarks about the run."""
+
+
+class RunLog(Output):
+    """What happened to a run."""
+
+    run_id: str
+    """The run's id."""
+    study: str
+    """Name of the study."""
+    arm: str
+    """Name of the arm."""
+    seed: int
+    """Its seed."""
+    folder: str
+    """Folder of the run."""
+    state: State
+    """As in `status`."""
+    step: int
+    """The last step."""
+    n_steps: int
+    """Planned steps; 0 if unknown."""
+    took_s: float
+    """Seconds of training so far."""
+    memory_bytes: int
+    """Peak memory; 0 if unknown."""
+    worker: str
+    """Host and process that train or trained it."""
+    weights: str
+    """What is wrong with the weights of a finished run; empty if nothing is."""
+    output: str
+    """File with the output of a program; empty if there is none."""
+    notes: tuple[str, ...]
+    """Remarks about the run."""
+    curve: tuple[dict[str, Any], ...]
+    """The last `--lines` records of the curve, oldest first."""
+    error: str
+    """Traceback of a failed run, otherwise empty."""
+
+
+class ArmPower(Output):
+    """What the seeds of an arm can see."""
+
+    arm: str
+    """Name of the arm."""
+    baseline: str
+    """Name of its baseline."""
+    n_seeds: int
+    """Finished pairs of runs."""
+    sd: float
+    """Standard deviation of a paired difference, in the metric's unit."""
+    detectable: float
+    """Difference that these seeds find with the power asked for."""
+    seeds_needed: int | None
+    """Seeds that find the effect asked for; null if it takes too many."""
+
+
+class Continuation(Output):
+    """A continued prompt."""
+
+    run: str
+    """Folder of the run."""
+    prompt: str
+    """The prompt."""
+    text: str
+    """The prompt and its continuation."""
+
+
+class Removal(Output):
+    """A file that is removed."""
+
+    path: str
+    """The file."""
+    n_bytes: int
+    """Its size."""
+    reason: str
+    """Why it goes."""
+
+
+class Cleaned(Output):
+    """What `clean` removed."""
+
+    study: str
+    """Name of the study."""
+    dry_run: bool
+    """Whether the files are still there."""
+    n_bytes: int
+    """Size of all of them."""
+    removals: tuple[Removal, ...]
+    """The files."""
+
+
+class PackedStudy(Output):
+    """The archive of a study."""
+
+    study: str
+    """Name of the study."""
+    archive: str
+    """Path of the archive."""
+    n_runs: int
+    """Runs in the archive."""
+
+
+class MergedStudy(Output):
+    """What `merge` added to a study."""
+
+    study: str
+    """Name of the study."""
+    folder: str
+    """Folder of the study."""
+    n_added: int
+    """Runs that were added."""
+    n_present: int
+    """Runs that were there already."""
+
+
+class CheckLine(Output):
+    """A check of a variant."""
+
+    name: str
+    """What is checked."""
+    outcome: str
+    """pass, fail or skip."""
+    detail: str
+    """What was found, or why the check failed or was skipped."""
+
+
+class CheckedVariant(Output):
+    """The checks of a variant. Its sizes and times stand beside them as text."""
+
+    variant: str
+    """FILE:CLASS."""
+    axis: str
+    """The axis it belongs to."""
+    files: str
+    """The files that its version covers."""
+    version: str
+    """Hash of these files."""
+    checks: tuple[CheckLine, ...]
+    """The checks."""
+
+
+class VariantEntry(Output):
+    """A variant of a component. A variant that has a neutral point also has the key `neutral`."""
+
+    summary: str
+    """What it is."""
+    paper: str
+    """Where it comes from."""
+    version: int | str
+    """Version of its mathematics, which is part of run ids."""
+    knobs: dict[str, Any]
+    """Knob to its default, type and description."""
+
+
+class Finding(Output):
+    """A fact about this machine."""
+
+    name: str
+    """What was looked at."""
+    found: str
+    """What was found."""
+    advice: str
+    """What to do; empty if nothing is wrong."""
+
+
+class ArmSpeed(Output):
+    """The speed of an arm."""
+
+    arm: str
+    """Name of the arm."""
+    n_params: int
+    """Parameters of the model."""
+    tokens_per_step: int
+    """Tokens per optimizer step."""
+    backend: str
+    """Attention backend."""
+    step_ms: float
+    """Milliseconds per step, in the median window."""
+    tokens_per_s: float
+    """Tokens per second."""
+    model_tflops: float
+    """The model's own matrix products, in TFLOP/s."""
+    ceiling_share: float
+    """Their share of the rate of a large matrix product."""
+    peak_memory_bytes: int
+    """Peak memory."""
+    first_step_cold_s: float | None
+    """Seconds to the end of the first step with an empty compilation cache; null without `--cold`."""
+    first_step_warm_s: float
+    """The same with a full cache."""
+
+
+class Speeds(Output):
+    """The speeds of all arms of a grid on one device."""
+
+    study: str
+    """Name of the study."""
+    command: str
+    """The command that measured them."""
+    device: str
+    """Name of the device."""
+    versions: dict[str, str]
+    """Package to version."""
+    ceiling_tflops: dict[str, float]
+    """Precision to the rate of a large matrix product."""
+    arms: tuple[ArmSpeed, ...]
+    """The arms that could be measured."""
+    failed: dict[str, str]
+    """Arm to the reason why it could not."""
+
+
+OUTPUTS: Mapping[str, Any] = {
+    "init": Starter | list[StarterKind],
+    "plan": list[PlannedRun] | list[PlannedSearch],
+    "run": RunOutcome,
+    "stop": StopRequest,
+    "submit": SubmittedJob,
+    "data prepare": PreparedCorpus,
+    "data sources": list[DataSource],
+    "status": list[RunState],
+    "logs": RunLog,
+    "power": list[ArmPower],
+    "generate": Continuation,
+    "search": SearchOutcome,
+    "clean": Cleaned,
+    "pack": PackedStudy,
+    "merge": MergedStudy,
+    "variants": dict[str, dict[str, VariantEntry]],
+    "check": CheckedVariant,
+    "doctor": list[Finding],
+    "bench": Speeds,
+}
+
+
+def output_schemas() -> dict[str, Any]:
+    """Verb to the JSON Schema (draft 2020-12) of what it prints with `--json`."""
+    return {verb: TypeAdapter(model).json_schema(mode="serialization") for verb, model in OUTPUTS.items()}
+
+
+def print_output(output: Output | Sequence[Output]) -> None:
+    """Print an output, or a list of outputs, as JSON."""
+    value = output.model_dump() if isinstance(output, Output) else [item.model_dump() for item in output]
+    print(json.dumps(value, indent=1))
