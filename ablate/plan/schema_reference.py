@@ -28,24 +28,44 @@ LONGEST_CHOICE = 12  # choices in one cell
 def write_reference(schema: Schema) -> str:
     """The page for a schema from `grid_schema`: the top level, then each section and each kind of value."""
     definitions = schema.get("$defs", {})
-    sections = {name: resolve(section, definitions) for name, section in schema["else"]["properties"].items()}
+    model, *other_models = find_models(schema).items()
+    sections = {"model": model[1]} | {
+        name: resolve(section, definitions) for name, section in schema["else"]["properties"].items()
+    }
     top = schema["properties"] | {
         key: {"description": section.get("description", ""), "type": "mapping"} for key, section in sections.items()
     }
     required = {*schema.get("required", ()), *schema["else"].get("required", ())}
     top = dict(sorted(top.items(), key=lambda item: item[0] not in required))
     lines = [*HEAD, "", "## Top level", "", *write_table(top, required)]
+    for key, field in top.items():
+        lines += write_variants(key, field)
     for name in OWN:
         section = sections[name]
         lines += ["", f"## {name}", "", *write_text(section), *write_table(section["properties"], set())]
         for key, field in section["properties"].items():
             lines += write_variants(key, field)
+    for task, other in other_models:
+        known = model[1]["properties"]
+        fields = {key: field for key, field in other["properties"].items() if field != known.get(key)}
+        lines += ["", f"## model of {task}", "", "The keys that differ:", "", *write_table(fields, set())]
     shown = {section.get("title") for section in sections.values()}
     for name, section in definitions.items():
         if name not in shown and "properties" in section:
             required = {*section.get("required", ())}
             lines += ["", f"## {name}", "", *write_text(section), *write_table(section["properties"], required)]
     return "\n".join(lines) + "\n"
+
+
+def find_models(schema: Schema) -> dict[str, Schema]:
+    """Task to the schema of its `model` section, the language model first."""
+    (rule,) = schema["else"]["allOf"]
+    models: dict[str, Schema] = {}
+    while "if" in rule:
+        task = rule["if"]["properties"]["task"]["anyOf"][0]["const"]
+        models[task] = rule["then"]["properties"]["model"]
+        rule = rule["else"]
+    return {"language_model": rule["properties"]["model"], **dict(reversed(models.items()))}
 
 
 def write_outputs(schemas: Mapping[str, Schema]) -> str:
@@ -137,7 +157,8 @@ def write_type(field: Schema) -> str:
         shown = [f"`{choice}`" for choice in field["enum"][:LONGEST_CHOICE]]
         return ", ".join(shown) + (", ..." if len(field["enum"]) > LONGEST_CHOICE else "")
     if find_variants(field):
-        return "a name from the table below, `FILE.py:CLASS`, or a mapping of `name` and knobs"
+        own = ", `FILE.py:CLASS`" if any("pattern" in option for option in field["anyOf"]) else ""
+        return f"a name from the table below{own}, or a mapping of `name` and knobs"
     if "anyOf" in field:
         kinds = dict.fromkeys(write_type(option) for option in field["anyOf"] if option.get("type") != "null")
         return " or ".join(kinds)
