@@ -61,6 +61,9 @@ class Tokenizer(Protocol):
     def decode(self, tokens: npt.ArrayLike) -> str:
         """The text of tokens. Bytes that are not UTF-8 become U+FFFD."""
 
+    def count_bytes(self, tokens: Tokens) -> int:
+        """The UTF-8 bytes of the text of tokens. Separators have no text."""
+
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
         """The tokens of a file in blocks. For bytes and GPT-2, together they equal `encode` of the whole file.
 
@@ -82,6 +85,9 @@ class ByteTokenizer:
 
     def decode(self, tokens: npt.ArrayLike) -> str:
         return np.asarray(tokens).astype(self.dtype).tobytes().decode(errors="replace")
+
+    def count_bytes(self, tokens: Tokens) -> int:
+        return int((tokens != self.separator).sum())
 
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
         while block := stream.read(BLOCK_BYTES):
@@ -136,6 +142,17 @@ class GPT2Tokenizer:
                 tokens += (self._long_encoding if is_long else self._encoding).encode_ordinary(part)
         return np.array(tokens, dtype=self.dtype)
 
+    def count_bytes(self, tokens: Tokens) -> int:
+        return int(self._lengths[np.minimum(tokens, self.separator)].sum())
+
+    @cached_property
+    def _lengths(self) -> npt.NDArray[np.int64]:
+        """The bytes of each token, and 0 for the separator."""
+        lengths = np.zeros(self.separator + 1, dtype=np.int64)
+        for token, rank in self._ranks.items():
+            lengths[rank] = len(token)
+        return lengths
+
     def decode(self, tokens: npt.ArrayLike) -> str:
         ids = np.asarray(tokens)
         padding = ids > self.separator  # a model may predict them, but they have no text
@@ -186,6 +203,14 @@ class WholeTextTokenizer(ABC):
         for part in others:
             tokens += (self.separator, *self.encode_part(part))
         return np.array(tokens, dtype=self.dtype)
+
+    @abstractmethod
+    def decode(self, tokens: npt.ArrayLike) -> str: ...
+
+    def count_bytes(self, tokens: Tokens) -> int:
+        """As the protocol says. A character that is cut at either end counts as the three bytes of U+FFFD."""
+        text = tokens if self.separator is None else tokens[tokens != self.separator]
+        return len(self.decode(text).encode())
 
     def encode_stream(self, stream: IO[bytes]) -> Iterator[Tokens]:
         for part in _cut_lines(stream):

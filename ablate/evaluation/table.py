@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-EVALUATIONS: Mapping[str, str] = {}  # name: "module:Class"
+EVALUATIONS: Mapping[str, str] = {  # name: "module:Class"
+    "bits_per_byte": "ablate.evaluation.bits_per_byte:BitsPerByte",
+    "needle": "ablate.evaluation.needle:Needle",
+    "recall": "ablate.evaluation.recall:Recall",
+    "in_context": "ablate.evaluation.in_context:InContext",
+    "outliers": "ablate.evaluation.outliers:Outliers",
+    "quantization": "ablate.evaluation.quantization:Quantization",
+    "conditioning": "ablate.evaluation.conditioning:Conditioning",
+    "length": "ablate.evaluation.length:Length",
+    "dropping": "ablate.evaluation.dropping:Dropping",
+    "hallucination": "ablate.evaluation.hallucination:Hallucination",
+    "multiple_choice": "ablate.evaluation.multiple_choice:MultipleChoice",
+    "lm_eval": "ablate.evaluation.lm_eval_tasks:LmEval",
+}
 
 DEFAULT = ("bits_per_byte", "recall", "in_context", "outliers", "conditioning")
