@@ -9,11 +9,14 @@ from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 from typer.main import get_command
 
 from ablate.cli import app
 from ablate.cli.outputs import OUTPUTS, output_schemas
 from ablate.plan.schema_reference import write_outputs
+from ablate.tracking.folders import StudyFolder
+from benchmarks.synthetic import SyntheticArm, write_study
 from test_cli import list_commands
 
 Ablate = Callable[..., tuple[int, str, str]]
@@ -36,7 +39,7 @@ def read(verb: str, answer: tuple[int, str, str], code: int = 0) -> Any:
 
 def test_every_verb_has_json_with_a_schema_and_a_page() -> None:
     for verb, command in verbs().items():
-        assert any("--json" in parameter.opts for parameter in command.params), verb
+        assert verb == "report" or any("--json" in parameter.opts for parameter in command.params), verb
     assert verbs().keys() - OTHERS == OUTPUTS.keys()
     told = (ROOT / "docs" / "json-output.md").read_text()
     assert told == write_outputs(SCHEMAS), "run `ablate schema --outputs --markdown > docs/json-output.md`"
@@ -66,29 +69,69 @@ def test_verbs_about_files_print_json(call_ablate: Ablate, tmp_path: Path, monke
     assert (code, out) == (2, "") and err.startswith("error: ")
 
 
-@pytest.mark.timeout(240)
-def test_a_study_from_plan_to_merge_prints_json(
+def test_verbs_about_a_finished_study_print_json(
+    call_ablate: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arms = [SyntheticArm(f"a={name}", {"a": name}, "a=x", speedup=speed) for name, speed in (("x", 1.0), ("y", 1.5))]
+    write_study(StudyFolder(Path("runs/made-up")), arms, seeds=range(2), noise=0.02)
+    states = read("status", call_ablate("status", "made-up", "--json"))
+    assert len(states) == 4 and all(row["val_loss"] > 0 for row in states)
+    log = read("logs", call_ablate("logs", states[0]["run_id"], "--lines", "2", "--json"))
+    assert len(log["curve"]) == 2 and log["curve"][0]["step"] <= log["curve"][1]["step"] == log["step"]
+    assert read("power", call_ablate("power", "made-up", "--effect", "0.01", "--json"))[0]["n_seeds"] == 2
+    (tmp_path / "runs" / "made-up" / states[0]["run_id"] / ".curve.tmp").write_text("half")
+    cleaned = read("clean", call_ablate("clean", "made-up", "--json"))
+    assert (cleaned["n_bytes"], cleaned["dry_run"], len(cleaned["removals"])) == (4, False, 1)
+    assert read("pack", call_ablate("pack", "made-up", "--json"))["n_runs"] == 4
+    merged = read("merge", call_ablate("merge", "made-up.tar.gz", "--runs", "other", "--json"))
+    assert (merged["n_added"], merged["n_present"]) == (4, 0)
+    code, out, err = call_ablate("stop", "made-up", "--json")
+    assert (code, out) == (2, "") and "no `ablate run` is training it" in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_study_that_is_trained_prints_json(
     call_ablate: Ablate, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grid = write_grid()
+    grid = write_grid(matrix={"normalization": ["prenorm", "ngpt"]}, baseline={"normalization": "prenorm"})
     prepared = read("data prepare", call_ablate("data", "prepare", grid, "--json"))
     assert prepared["n_train_tokens"] > prepared["n_validation_tokens"] > 0
     planned = read("plan", call_ablate("plan", grid, "--json"))
+    late = read("run", call_ablate("run", grid, "--minutes", "0", "--json"))
+    assert late["time_is_up"] and late["states"] == {"queued": len(planned)}
     outcome = read("run", call_ablate("run", grid, "--json"))
-    study = outcome["study"]
     assert outcome["states"] == {"finished": len(planned)} and not outcome["failed"]
-    states = read("status", call_ablate("status", study, "--json"))
-    assert {row["run_id"] for row in states} == {row["run_id"] for row in planned}
-    assert all(row["val_loss"] > 0 for row in states)
     run_id = planned[0]["run_id"]
-    log = read("logs", call_ablate("logs", run_id, "--lines", "2", "--json"))
-    assert len(log["curve"]) == 2 and log["curve"][0]["step"] <= log["curve"][1]["step"] == log["step"]
     continued = read("generate", call_ablate("generate", run_id, "--prompt", "ab", "--tokens", "3", "--json"))
     assert continued["text"].startswith("ab")
-    assert read("clean", call_ablate("clean", study, "--keep", "none", "--dry-run", "--json"))["n_bytes"] > 0
-    assert read("pack", call_ablate("pack", study, "--json"))["n_runs"] == len(planned)
-    merged = read("merge", call_ablate("merge", f"{study}.tar.gz", "--runs", "other", "--json"))
-    assert (merged["n_added"], merged["n_present"]) == (len(planned), 0)
-    code, out, err = call_ablate("stop", study, "--json")
-    assert (code, out) == (2, "") and "no `ablate run` is training it" in err
+    broken = write_grid(study="broken", train={"steps": 12, "learning_rate": 1e30, "batch_size": 4})
+    assert read("run", call_ablate("run", broken, "--json"))["states"].keys() <= {"diverged", "finished"}
+    bench = read("bench", call_ablate("bench", grid, "--steps", "1", "--json"))
+    assert {row["arm"] for row in bench["arms"]} == {row["arm"] for row in planned}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_search_and_a_tuned_study_print_json(
+    call_ablate: Ablate, write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = {"train.learning_rate": [1e-3, 1e-2]}
+    search = yaml.safe_load(write_grid(matrix=None, baseline=None, question=None).read_text())
+    del search["study"]
+    Path("search.yaml").write_text(yaml.safe_dump({**search, "search": "rates", "space": space, "trials": 2}))
+    assert read("plan", call_ablate("plan", "search.yaml", "--json"))[0]["trials"] == 2
+    found = read("search", call_ablate("search", "search.yaml", "--json"))
+    assert found["states"] == {"finished": 2} and Path(found["page"]).is_file()
+    folder = Path(found["page"]).parent
+    for words in (("search.yaml", "--report"), (folder,)):
+        assert read("search", call_ablate("search", *words, "--json"))["states"] == {}
+    tune = {"space": space, "trials": 2}
+    grid = write_grid(study="tuned", matrix={"normalization": ["prenorm"]}, baseline=None, tune=tune)
+    late = read("run", call_ablate("run", grid, "--minutes", "0", "--json"))
+    assert late["study"] == "tuned-tune" and late["time_is_up"]
+    done = read("run", call_ablate("run", grid, "--json"))
+    assert done["study"] == "tuned" and set(done["states"]) == {"finished"}
