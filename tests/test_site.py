@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,12 +24,21 @@ def test_the_keys_of_a_grid_are_those_of_its_schema() -> None:
     assert told == write_reference(grid_schema()), "run `ablate schema --markdown > docs/grid-reference.md`"
 
 
+def list_pages(entry: Any) -> Iterator[str]:
+    """The pages of an entry of the navigation: a page with its name, or a section with its entries."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for part in entry.values() if isinstance(entry, dict) else entry:
+            yield from list_pages(part)
+
+
 def test_every_page_is_in_the_navigation_once() -> None:
     settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    entries = [[entry] if isinstance(entry, str) else next(iter(entry.values())) for entry in settings["nav"]]
-    flat = [page for pages in entries for page in pages]
     pages = {path.name for path in DOCS.glob("*.md")} | {f"{path.stem}.md" for path in DOCS.glob("*.ipynb")}
-    assert sorted(pages) == sorted(flat)
+    assert sorted(list_pages(settings["nav"])) == sorted(pages)
+    home = (DOCS / "index.md").read_text()
+    assert not {page for page in pages - {"index.md"} if f"({page.removesuffix('.md')}." not in home}
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

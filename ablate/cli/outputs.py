@@ -235,7 +235,7 @@ class RunLog(Output):
     weights: str
     """What is wrong with the weights of a finished run; empty if nothing is."""
     output: str
-    """File with the output of a program; empty if there is none."""
+    """File with the output of a program; otherwise empty."""
     notes: tuple[str, ...]
     """Remarks about the run."""
     curve: tuple[dict[str, Any], ...]
