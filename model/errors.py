@@ -8,6 +8,19 @@ from collections.abc import Iterable
 MOST_SHOWN = 100  # legal values in a message
 LONGEST_WORD = 200  # characters; longer words are not compared with legal ones
 
+# What other programs call these settings.
+_ELSEWHERE = {
+    "context_length": ("block_size", "seq_len", "sequence_length", "max_seq_len", "n_ctx", "n_positions", "context"),
+    "d_ff": ("intermediate_size", "ffn_dim", "n_inner", "mlp_dim"),
+    "d_model": ("n_embd", "hidden_size", "dim", "embed_dim"),
+    "differential": ("diff", "diff_transformer"),
+    "linear_ensemble": ("let", "ensemble"),
+    "n_heads": ("n_head", "heads", "num_heads", "num_attention_heads"),
+    "n_layers": ("n_layer", "layers", "num_layers", "num_hidden_layers", "depth"),
+    "n_kv_heads": ("num_key_value_heads", "kv_heads"),
+    "standard": ("softmax", "mha", "causal"),
+}
+
 
 def quote(value: object, limit: int = 120) -> str:
     """Format a value for a message: its repr, without the middle if it is long."""
@@ -46,6 +59,16 @@ class ConfigError(ValueError):
 
 def describe_unknown(word: object, legal: Iterable[object], kind: str) -> str:
     """Say 'unknown <kind> "wrod"; did you mean "word"?', with the nearest legal spelling if there is one."""
-    text = str(word)
-    near = difflib.get_close_matches(text, [str(item) for item in legal], n=1) if len(text) <= LONGEST_WORD else []
-    return f"unknown {kind} {quote(text)}" + (f"; did you mean {near[0]!r}?" if near else "")
+    near = find_near(str(word), [str(item) for item in legal])
+    return f"unknown {kind} {quote(str(word))}" + (f"; did you mean {near!r}?" if near else "")
+
+
+def find_near(word: str, legal: Iterable[str]) -> str | None:
+    """Find the legal word that was probably meant: by its name elsewhere, or by its spelling without regard to case."""
+    if len(word) > LONGEST_WORD:
+        return None
+    plain = {name.lower().replace("-", "_"): name for name in legal}
+    meant = word.lower().replace("-", "_")
+    known = next((name for name, others in _ELSEWHERE.items() if meant in others and name in plain), None)
+    near = [known] if known else difflib.get_close_matches(meant, plain, n=1)
+    return plain[near[0]] if near else None

@@ -30,9 +30,15 @@ class Knobs(BaseModel):
         return data
 
 
+_LAST = {"missing": 1, "default_factory_not_called": 2}  # the second follows from any other error
+
+
 def translate(error: ValidationError, cls: type[BaseModel]) -> ConfigError:
-    """Turn pydantic's first error about `cls` into a ConfigError with a clean path and the legal values."""
-    first = error.errors()[0]
+    """Turn pydantic's first error about `cls` into a ConfigError with a clean path and the legal values.
+
+    A missing key comes last, because it may be the right name of an unknown one.
+    """
+    first = min(error.errors(), key=lambda found: _LAST.get(found["type"], 0))
     cause = first.get("ctx", {}).get("error")
     path, legal = _locate(first, cls)
     if isinstance(cause, ConfigError):

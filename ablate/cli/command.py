@@ -16,7 +16,8 @@ import typer
 import typer.core
 
 from ablate.cli import archive, check, data, init, machine, power, results, search, study
-from ablate.errors import AblateError
+from ablate.cli.source_lines import point_at
+from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
 
 PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY"})
@@ -105,7 +106,7 @@ def main() -> None:
         finally:
             _flush()
     except AblateError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, error.column if isinstance(error, GridError) else None)
     except ValueError as error:
         from ablate_model import ConfigError
 
@@ -127,7 +128,7 @@ def _flush() -> None:
         raise
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _fail(message: str, exit_code: int, column: int | None = None) -> None:
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {line}", *point_at(line, column), sep="\n", file=sys.stderr)
     sys.exit(exit_code)

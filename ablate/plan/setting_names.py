@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ablate.errors import suggest
+from ablate.errors import find_near, suggest
 from ablate.formatting import quote
 from ablate.plan.own_names import NO_OWN, OwnVariants
 from ablate.study.declaration import Declaration
@@ -106,10 +106,11 @@ class Names:
             raise ValueError("all arms of a study have the same task: make a study for each")
         if root not in self._roots or not rest:
             nested = [candidate for candidate in self._paths if candidate.endswith(f".{name}")]
-            hint = f"; did you mean {quote(nested[0])}?" if nested else suggest(name, self.short_names)
+            near = nested[0] if nested else find_near(name, (*self.short_names, *self._paths))
             *first, last = self._roots
-            where = f"{', '.join(first)} or {last}"
-            raise ValueError(f"unknown axis {quote(name)}{hint}; an axis is a short name or a dotted path into {where}")
+            rule = f"an axis is a short name or a dotted path into {', '.join(first)} or {last}"
+            hint = f"; did you mean {quote(near)}? ({rule})" if near else f"{suggest(name, self.short_names)}; {rule}"
+            raise ValueError(f"unknown axis {quote(name)}{hint}")
         self._check_path(root, rest, name)
 
     def _check_path(self, root: str, rest: Sequence[str], name: str) -> None:

@@ -183,7 +183,7 @@ def _classes(annotation: Any) -> Iterator[type]:
 
 def _legal_keys(path: KeyPath, kind: type[BaseModel]) -> list[str]:
     model = _model_at(path, kind)
-    return list(model.model_fields) if model else []
+    return [name for name, field in model.model_fields.items() if not field.exclude] if model else []
 
 
 def _legal_range(path: KeyPath, kind: type[BaseModel]) -> str:

@@ -132,7 +132,8 @@ def parse_yaml(text: str, file: str) -> tuple[Any, Source]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{file}:{mark.line + 1}" if mark else file
-        raise GridError(f"{place}: this is not valid YAML: {error.problem or error.context}") from None
+        column = mark.column if mark else None
+        raise GridError(f"{place}: this is not valid YAML: {error.problem or error.context}", column) from None
     except RecursionError:
         raise GridError(f"{file}: this is not valid YAML: it is nested too deeply, or contains itself") from None
     except (yaml.YAMLError, ValueError) as error:

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from ablate.recipes.own import open_library
 from ablate_model.own_code import LIBRARY
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
     """A function that writes a user's file into the folder of the grid."""
+    open_library()  # it takes over the folder of a grid that an earlier test read
     LIBRARY.look_in(tmp_path)
 
     def write_file(name: str, text: str) -> None:
