@@ -73,12 +73,20 @@ class Metric:
     @property
     def title(self) -> str:
         """The name at the beginning of a sentence: `Validation loss`, `val_acc`."""
-        return self.label if self.label == self.name else self.label[0].upper() + self.label[1:]
+        return self._begin(self.label)
 
     @property
     def short(self) -> str:
         """The name after an adjective, as in `the final loss`, `the final val_acc`."""
         return self._words[1]
+
+    @property
+    def heading(self) -> str:
+        """The short name at the beginning of a column's title: `Loss`, `Accuracy`, `val_acc`."""
+        return self._begin(self.short)
+
+    def _begin(self, words: str) -> str:
+        return words if words == self.name else words[0].upper() + words[1:]
 
     @property
     def _words(self) -> tuple[str, str]:

@@ -175,7 +175,7 @@ def _test_losses(
     metric = _metric_of(comparison)
     if metric.is_better(0.0, float(estimate.mean)) != (row.bound == "at_most"):
         return row
-    what = "the loss" if metric.is_loss else metric.name
+    what = metric.name if metric.short == metric.name else f"the {metric.short}"
     method = f"{'paired' if comparison.is_paired else 'Welch'} t on {what} at the same cost"
     return replace(row, p_value=float(estimate.p_value), method=method)
 

@@ -62,7 +62,7 @@ def render_status(store: StudyFolder) -> Group:
     table.add_column("seed", justify="right", overflow="fold")
     table.add_column("state", overflow="fold")
     metric = store.read_study().metric
-    for name in ("step", "val loss" if metric.is_loss else metric.name, "took"):
+    for name in ("step", "val loss" if metric.is_loss else metric.short, "took"):
         table.add_column(name, justify="right", overflow="fold")
     rows = describe_runs(store)
     for row in rows:

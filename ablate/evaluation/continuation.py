@@ -75,8 +75,8 @@ def continue_prompt(
     """
     if not run.weights.is_file():
         raise RecordError(f"{run.path}: {_explain_missing_weights(run)}")
-    tokenizer = _load_tokenizer(run)
     model = _load_model(run)
+    tokenizer = _load_tokenizer(run)
     ids = [int(token) for token in tokenizer.encode(prompt)]
     if not ids and tokenizer.separator is None:
         raise RecordError(

@@ -204,7 +204,7 @@ class View:
         below = [self._describe_study(len(running), len(waiting)), *([self.last_event] if self.last_event else [])]
         below = below[: max(1, console.height - 2)]
         lines = (*running, *waiting[:6])[: max(1, console.height - 1 - len(below))]
-        titles = {} if self.metric.is_loss else {VALUE: self.metric.name}
+        titles = {} if self.metric.is_loss else {VALUE: self.metric.short}
         columns = {name: [titles.get(name, name), *map(cell, lines)] for name, cell in COLUMNS.items()}
         widths = {name: max(map(len, cells)) + GAP for name, cells in columns.items()}
         for name in DISPENSABLE:

@@ -13,6 +13,7 @@ from ablate.plan.plan import Plan
 from ablate.plan.program_setup import ProgramSetup, find_program
 from ablate.plan.task_setup import TaskSetup
 from ablate.study.declaration import Declaration
+from ablate.study.settings import NAME
 
 MAX_NAMED = 12  # files in a line
 
@@ -24,7 +25,10 @@ def describe_data(plan: Plan) -> dict[str, Any]:
         return {"hash": corpus.hash}
     if not plan.study.is_language_model:
         hashes = sorted({arm.setup.data_hash("") for arm in plan.arms})
-        return {**plan.study.task, "hash": hashes[0] if len(hashes) == 1 else hash_text("".join(hashes))}
+        return {
+            **{"task" if key == NAME else key: value for key, value in plan.study.task.items()},
+            "hash": hashes[0] if len(hashes) == 1 else hash_text("".join(hashes)),
+        }
     return {
         **plan.study.data.model_dump(),
         "hash": corpus.hash,

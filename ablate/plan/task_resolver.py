@@ -13,6 +13,7 @@ from ablate.plan.setup import Resolved
 from ablate.plan.task_setup import UNREAD, TaskSetup
 from ablate.study.declaration import Declaration
 from ablate.study.overlay import Overlay
+from ablate.study.schema import TrainConfig
 from ablate.study.settings import Settings
 from ablate.study.yaml_source import Place
 from ablate.tasks.task import DataInfo, Task, read_task, task_class
@@ -39,7 +40,9 @@ class TaskResolver(Resolver):
         if "data" in declared.model_fields_set:
             message = f"{self.task_class.name} does not read it: its data are settings of `task`"
             raise declared.refuse(("data",), message)
-        for key in UNREAD.keys() & declared.train.model_fields_set:
+        for key in UNREAD:
+            if getattr(declared.train, key) == TrainConfig.model_fields[key].default:
+                continue  # a search fills in every setting
             raise declared.refuse(("train", key), f"{self.task_class.name} does not read it: {UNREAD[key]}")
 
     def _conclude(self, settings: Settings, arm: Assignment, notices: Sequence[str]) -> Resolved:

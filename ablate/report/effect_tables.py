@@ -37,14 +37,14 @@ def tabulate_trends(report: Report) -> Table:
         f"difference of {_name_finals(report.metric)}. A bound is the mean of the seeds' own limits and has "
         "their noise."
     )
-    last = "Loss difference" if report.metric.is_loss else f"{report.metric.name} difference"
+    last = f"{report.metric.heading} difference"
     header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.table_axes), "p", last)
     caption = f"Growth of the speedup to the baseline's final {report.metric.short}, with 95 % intervals"
     return Table("trends", caption, header, lines, "\n".join((how, *notes)))
 
 
 def _name_finals(metric: Metric) -> str:
-    what = "losses" if metric.is_loss else f"values of {metric.name}"
+    what = "losses" if metric.is_loss else f"values of {metric.short}"
     return f"final {what}, arm minus baseline{' (nats)' if metric.is_loss else ''}"
 
 
@@ -87,7 +87,7 @@ def tabulate_differences(report: Report) -> Table:
 
 def name_difference(metric: Metric) -> str:
     """The header of a column of differences."""
-    return "Loss difference" if metric.is_loss else f"{metric.name} difference"
+    return f"{metric.heading} difference"
 
 
 def describe_differences(metric: Metric) -> str:

@@ -110,7 +110,7 @@ def _pack_curves(report: Report) -> dict[str, Any]:
 def _name_curve(metric: Metric, main: Metric) -> tuple[str, str]:
     """The button and the axis of a metric's curves. Units are known only in the studies of language models."""
     if not main.is_loss or metric.name not in _OF_LOSSES:
-        return metric.name, metric.name
+        return metric.label, metric.full_label
     return _OF_LOSSES[metric.name], f"{_OF_LOSSES[metric.name]} loss (nats per token)"
 
 

@@ -125,14 +125,14 @@ def tabulate_full_schedules(report: Report) -> Table:
 
 
 def tabulate_arms(report: Report) -> Table:
-    metric, others = report.metric, [metric.name for metric in report.results.other_metrics]
-    finals = (f"Final {metric.label}", *(f"Final {name}" for name in others))
+    metric, others = report.metric, report.results.other_metrics
+    finals = (f"Final {metric.label}", *(f"Final {other.label}" for other in others))
     header = ("Arm", *finals, "Runs", "Parameters", "FLOPs per token", "Tokens")
     rows = tuple(
         (
             report.labels[arm.arm],
             format_spread(arm.final_loss),
-            *(format_spread(arm.other_metrics[name]) for name in others),
+            *(format_spread(arm.other_metrics[other.name]) for other in others),
             f"{arm.n_finished}/{arm.n_runs}",
             format_size(arm.n_params),
             format_size(arm.flops_per_token),

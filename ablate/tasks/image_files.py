@@ -59,15 +59,8 @@ def read_images(files: ImageFiles, base: Path) -> Images:
 
     Raises `DataError`, naming the file, for what cannot be read, and for images that are not square or not alike.
     """
-    if files.source == "digits":
-        train, validation, names = _read_digits()
-    else:
-        place = find_path(files.path, base)
-        if place is None:
-            raise DataError(f"task.path: {files.path}: there is no such file or folder")
-        train, validation, names = _read_npz(place) if files.source == "npz" else _read_folders(place, files.size)
-        if validation is None:
-            train, validation = _split(train, files.validation_fraction)
+    train, held_out, names = _read_digits() if files.source == "digits" else _read_files(files, base)
+    train, validation = _split(train, files.validation_fraction) if held_out is None else (train, held_out)
     for name, (images, _) in (("training", train), ("validation", validation)):
         if not len(images):
             raise DataError(f"task.path: the {name} split has no images")
@@ -87,8 +80,15 @@ Part = tuple[Pixels, Classes]
 Read = tuple[Part, Part | None, tuple[str, ...]]
 
 
-def _read_digits() -> tuple[Part, Part, tuple[str, ...]]:
-    from sklearn.datasets import load_digits
+def _read_files(files: ImageFiles, base: Path) -> Read:
+    place = find_path(files.path, base)
+    if place is None:
+        raise DataError(f"task.path: {files.path}: there is no such file or folder")
+    return _read_npz(place) if files.source == "npz" else _read_folders(place, files.size)
+
+
+def _read_digits() -> Read:
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     found = load_digits()
     images, classes = found.images[:, None].astype(np.float32) / 16, found.target.astype(np.int64)
@@ -157,7 +157,8 @@ def _name_classes(folder: Path) -> tuple[str, ...]:
 
 
 def _read_split(folder: Path, names: tuple[str, ...], size: int | None) -> Part:
-    images, classes = [], []
+    images: list[Pixels] = []
+    classes: list[int] = []
     for name in _name_classes(folder):
         if name not in names:
             raise DataError(f"task.path: {folder / name}: there is no such class in training{suggest(name, names)}")
@@ -177,11 +178,11 @@ def _read_image(path: Path, size: int | None) -> Pixels:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
-            image = image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB")
-            if size is not None:
-                image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(image, dtype=np.float32) / 255
+        with Image.open(path) as file:
+            image = file.convert("L" if file.mode in ("1", "L", "I;16") else "RGB")
+        if size is not None:
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        pixels: Pixels = np.asarray(image, dtype=np.float32) / np.float32(255)
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: is not an image that can be read: {error}") from None
     if pixels.shape[0] != pixels.shape[1]:

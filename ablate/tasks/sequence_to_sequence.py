@@ -298,7 +298,7 @@ def _widen(ids: Ids, length: int) -> Ids:
 def _find_bleu() -> Any:
     """Find sacrebleu's BLEU. Raises `DataError` if the package is missing."""
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ImportError:
         raise DataError("task.bleu: needs the package sacrebleu: pip install 'ablate-studies[bleu]'") from None
     return BLEU

@@ -46,7 +46,8 @@ class SyntheticPairs:
     def _count_distractors(self, n: Ids) -> Ids:
         if self.kind != "copy_with_distractors":
             return np.zeros_like(n)
-        return np.rint(n * self.noise / (1 - self.noise)).astype(np.int64)
+        found: Ids = np.rint(n * self.noise / (1 - self.noise)).astype(np.int64)
+        return found
 
     def draw(self, seed: int, number: int, n_rows: int) -> tuple[Ids, Ids]:
         """Draw sources (n_rows, source_length) and targets (n_rows, longest), filled up with PADDING."""

@@ -124,8 +124,9 @@ def read_task(settings: Mapping[str, Any]) -> Task:
     if version != cls.version:
         raise ConfigError("version", f"{cls.name} was recorded as version {version}; this code has {cls.version}")
     knobs = {key: value for key, value in settings.items() if key not in (NAME, "version")}
+    found: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in knobs.items()}
     try:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in knobs.items()})
+        return cls(**found)
     except ValidationError as error:
         raise translate(error, cls) from None
 

@@ -12,7 +12,7 @@ import pytest
 from ablate.data import CorpusInfo
 from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
-from ablate.plan.identity import arm_identity, run_id
+from ablate.plan.identity import run_id
 from ablate.search.pose import load_search, pose, pose_tuning
 from ablate.study import load_study
 
@@ -43,7 +43,7 @@ def test_ids_of_the_first_trials_of_published_searches_stay(name: str) -> None:
     path = EXPERIMENTS / f"{name}.yaml"
     is_search = name.startswith("search")
     problem = pose(load_search(path), WIKI) if is_search else pose_tuning(load_study(path), WIKI)
-    defaults = [arm_identity(arm.default.model, arm.default.train, WIKI.hash) for arm in problem.arms]
+    defaults = [arm.default.setup.identity(WIKI.hash) for arm in problem.arms]
     assert digest([run_id(arm, seed) for arm in defaults for seed in problem.seeds]) == PUBLISHED["first trials"][name]
 
 

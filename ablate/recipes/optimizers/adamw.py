@@ -9,7 +9,7 @@ from ablate.recipes.optimizers.base import CommonSettings, OptimizerVariant
 if TYPE_CHECKING:
     import torch
 
-    from ablate_model import GPT
+    from ablate_model.gpt import HeadedModel
 
 
 class AdamW(OptimizerVariant):
@@ -18,7 +18,7 @@ class AdamW(OptimizerVariant):
     name: ClassVar[str] = "adamw"
     can_be_graphed: ClassVar[bool] = True
 
-    def build(self, model: GPT, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
+    def build(self, model: HeadedModel, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
         return (make_adamw(model.parameter_groups(common.weight_decay), common),)
 
 

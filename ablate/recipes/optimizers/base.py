@@ -11,7 +11,7 @@ from ablate.recipes.variant import Variant
 if TYPE_CHECKING:
     import torch
 
-    from ablate_model import GPT
+    from ablate_model.gpt import HeadedModel
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class OptimizerVariant(Variant):
         """Raises `ValueError` where it cannot be used."""
 
     @abstractmethod
-    def build(self, model: GPT, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
+    def build(self, model: HeadedModel, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
         """Make the optimizers of the model's parameters; each parameter belongs to exactly one.
 
         The `lr_ratio` of a parameter group, 1 by default, multiplies the rate of the schedule.

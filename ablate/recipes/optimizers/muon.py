@@ -13,7 +13,7 @@ from ablate.recipes.optimizers.base import CommonSettings, OptimizerVariant
 if TYPE_CHECKING:
     import torch
 
-    from ablate_model import GPT
+    from ablate_model.gpt import HeadedModel
 
 TORCH_NAMES: Mapping[str, str] = {"spectral": "original", "adamw_rms": "match_rms_adamw"}  # of torch's adjust_lr_fn
 
@@ -41,7 +41,7 @@ class Muon(OptimizerVariant):
         "adamw_rms: 0.2 max(rows, columns)^0.5, as large as AdamW's steps, so give it AdamW's learning rate",
     )
 
-    def build(self, model: GPT, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
+    def build(self, model: HeadedModel, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
         import torch
 
         roles = model.parameter_roles()

@@ -10,6 +10,7 @@ from torch import Tensor
 from ablate.training.bench.timing import time_call
 from ablate.training.device import now
 from ablate.training.loop import Training
+from ablate_model import GPT
 from ablate_model.blocks import Block
 
 COUNT = 10  # calls per window
@@ -23,6 +24,7 @@ def time_components(training: Training, step_ms: float) -> dict[str, float]:
     and gaps between kernels, minus the overlap between components. The weights of the model do not change.
     """
     model, config = training.model, training.model.config
+    assert isinstance(model, GPT)  # benchmarks measure language models
     shape = (training.micro_batch_size, training.task.tokens_per_row)
     ids_bt = torch.zeros(shape, dtype=torch.long, device=training.device)
     with torch.no_grad():
