@@ -64,7 +64,8 @@ def _read_cause(line: Mapping[str, Any]) -> Item:
     context = line["query"]
     for connector in ("because", "therefore"):
         context = context.replace(f", {connector}", f" {connector}")
-    return make_item(context, [choice[:1].lower() + choice[1:] for choice in line["choices"]], line["gold"])
+    # the harness puts two spaces before these choices, and counts one of them
+    return make_item(context, [f" {choice[:1].lower()}{choice[1:]}" for choice in line["choices"]], line["gold"])
 
 
 def _read_social(line: Mapping[str, Any]) -> Item:
@@ -81,7 +82,7 @@ def _read_blank(line: Mapping[str, Any]) -> Item:
 
 
 def _read_pronoun(line: Mapping[str, Any]) -> Item:
-    return _make_partial(line["context_options"], line["continuation"], line["gold"])
+    return _make_partial(line["context_options"], f" {line['continuation']}", line["gold"])  # two spaces, as above
 
 
 def _make_partial(contexts: list[str], continuation: str, gold: int) -> Item:
