@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.execution.events import Event
+from ablate.execution.sparkline import draw_bar, draw_sparkline
 from ablate.formatting import format_count, format_seconds
 from ablate.metrics import LOSS, Metric
 from ablate.plan import Run
@@ -35,7 +37,9 @@ COLOURS: Mapping[str, str] = {
 GAP = 2  # characters between two columns
 NAME_ROOM = 24  # minimum width of the names of runs, before columns are left out
 VALUE = "val"  # the column of the metric: its name, unless it is a validation loss
-DISPENSABLE = ("memory", "tok/s", "loss", "left", VALUE, "step")
+CURVE, BAR = "curve", "progress"  # columns that draw
+CURVE_WIDTH, BAR_WIDTH, MOST_POINTS = 12, 10, 512
+DISPENSABLE = ("memory", "tok/s", BAR, "loss", CURVE, "left", VALUE, "step")
 
 
 @dataclass
@@ -50,6 +54,8 @@ class _Line:
     memory_bytes: int = 0
     shown_at: float = 0.0
     text: str = ""
+    values: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_POINTS))  # of the metric
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_POINTS))  # of training
 
     @property
     def name(self) -> str:
@@ -70,23 +76,36 @@ class _Line:
         tokens = self.tokens_left
         return tokens / self.tokens_per_s if self.tokens_per_s and tokens is not None else None
 
+    @property
+    def curve(self) -> str:
+        """The metric so far, or the training loss before there are two values of it."""
+        return draw_sparkline(self.values if len(self.values) > 1 else self.losses, CURVE_WIDTH)
+
+    @property
+    def bar(self) -> str:
+        n_steps = self.run.arm.n_steps
+        return draw_bar(self.step / n_steps, BAR_WIDTH) if n_steps else ""
+
     def update(self, record: Mapping[str, Any]) -> None:
         self.state, self.step = "running", record["step"]
         self.train_loss = record.get("train_loss")
         self.value = record.get(self.metric.name, self.value)
+        for values, key in ((self.values, self.metric.name), (self.losses, "train_loss")):
+            if isinstance(value := record.get(key), int | float):
+                values.append(value)
         self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
         self.memory_bytes = record.get("memory_bytes") or self.memory_bytes
 
 
 COLUMNS: Mapping[str, Callable[[_Line], str]] = {
+    BAR: lambda line: line.bar,
+    CURVE: lambda line: line.curve,
     "step": lambda line: line.progress,
     "loss": lambda line: "" if line.train_loss is None else f"{line.train_loss:.4f}",
     VALUE: lambda line: "" if line.value is None else f"{line.value:.4f}",
     "tok/s": lambda line: format_count(line.tokens_per_s) if line.tokens_per_s else "",
     "memory": lambda line: f"{format_count(line.memory_bytes)}B" if line.memory_bytes else "",
-    "left": lambda line: (
-        "waiting" if line.state == "waiting" else "" if line.left_s is None else format_seconds(line.left_s)
-    ),
+    "left": lambda line: "" if line.left_s is None else format_seconds(line.left_s),
 }
 
 
@@ -192,7 +211,7 @@ class View:
         return [line for line in self.lines.values() if line.state == "running"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
-        """The table: runs in progress first, then as many waiting runs as fit.
+        """The table of the runs in progress. The line below it counts those that wait.
 
         A narrow terminal loses columns, the least important first, and then the middle of the names, because their ends
         have the seed.
@@ -200,12 +219,16 @@ class View:
         The table never has more lines than the terminal, because lines that scroll off the top cannot be erased.
         """
         running = self._running()
-        waiting = [line for line in self.lines.values() if line.state == "waiting"]
-        below = [self._describe_study(len(running), len(waiting)), *([self.last_event] if self.last_event else [])]
+        n_waiting = sum(line.state == "waiting" for line in self.lines.values())
+        below = [self._describe_study(len(running), n_waiting), *([self.last_event] if self.last_event else [])]
         below = below[: max(1, console.height - 2)]
-        lines = (*running, *waiting[:6])[: max(1, console.height - 1 - len(below))]
+        lines = running[: max(1, console.height - 1 - len(below))]
         titles = {} if self.metric.is_loss else {VALUE: self.metric.short}
-        columns = {name: [titles.get(name, name), *map(cell, lines)] for name, cell in COLUMNS.items()}
+        columns = {
+            name: [titles.get(name, name), *map(cell, lines)]
+            for name, cell in COLUMNS.items()
+            if not (options.ascii_only and name in (CURVE, BAR))
+        }
         widths = {name: max(map(len, cells)) + GAP for name, cells in columns.items()}
         for name in DISPENSABLE:
             if NAME_ROOM + sum(widths.values()) > options.max_width:

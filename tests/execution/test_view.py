@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ablate.data import describe
 from ablate.execution.events import Event
+from ablate.execution.sparkline import draw_sparkline
 from ablate.execution.view import View
 from ablate.metrics import Metric
 from ablate.plan import Plan, build_plan
@@ -93,7 +94,7 @@ def test_the_live_table_fits_a_terminal_of_any_size(plan: Plan, width: int, heig
     text = re.sub("\x1b\\[[0-9;]*m", "", captured.get())
     assert "20 runs" in " ".join(text.split())
     seen = {
-        200: ("2.5000", "2.2500", "GB", "k", "6/12", "no room", f"{plan.runs[0].arm.name},seed=0"),
+        200: ("━━━━━╌╌╌╌╌", "2.5000", "2.2500", "GB", "k", "6/12", "no room", f"{plan.runs[0].arm.name},seed=0"),
         60: ("6/12", "2.5000", "2.2500", "waiting", "…", "seed=0"),
         20: ("…", "seed=0"),
     }
@@ -142,3 +143,30 @@ def test_every_event_is_a_line_of_json(plan: Plan, capsys: pytest.CaptureFixture
     assert rows[2]["run_id"] == plan.runs[0].run_id
     assert rows[2]["val_loss"] == 2.25
     assert rows[3]["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"),
+    [
+        ([], ""),
+        ([1.0], "▁"),
+        ([2.0, 2.0], "▁▁"),
+        ([8.0, 1.0, 4.5], "█▁▅"),
+        (list(range(100)), "▁▅█"),
+        ([1.0, float("nan"), 2.0], "▁!█"),
+        ([float("inf"), float("nan")], "!!"),
+    ],
+)
+def test_a_curve_in_a_few_characters(values: list[float], drawn: str) -> None:
+    assert draw_sparkline(values, 3) == drawn
+
+
+def test_a_terminal_without_unicode_gets_no_drawings(plan: Plan) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    console = Console(file=out, width=200, height=30, force_terminal=True)
+    view = View(console)
+    with view.shown(plan.runs, 2):
+        for event in events(plan):
+            view.observe(event)
+    out.flush()
+    assert b"6/12" in out.buffer.getvalue()  # type: ignore[attr-defined]
