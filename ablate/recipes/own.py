@@ -20,7 +20,7 @@ from ablate.recipes.variant import Variant
 if TYPE_CHECKING:
     import torch
 
-    from ablate_model import GPT
+    from ablate_model.gpt import HeadedModel
     from ablate_model.own_code import Library
 
 M = TypeVar("M", bound=BaseModel)
@@ -125,7 +125,7 @@ class OwnOptimizer(OptimizerVariant):
     target: ClassVar[Callable[..., Any]]
     takes_decay: ClassVar[bool]
 
-    def build(self, model: GPT, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
+    def build(self, model: HeadedModel, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
         if self.takes_decay:
             groups = [group for group in model.parameter_groups(common.weight_decay) if group["params"]]
         else:

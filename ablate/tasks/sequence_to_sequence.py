@@ -221,7 +221,7 @@ class PairTraining(TrainingTask):
         inputs_bt = np.concatenate([np.full((len(target), 1), START), target_bt[:, :-1]], axis=1)
         labels_bt = target_bt.copy()
         labels_bt[np.arange(len(target)), n_tokens] = STOP
-        share_b = np.full(len(target), (n_tokens + 1).mean(), dtype=np.float32)
+        share_b = np.full(len(target), (n_tokens + 1).mean())
         return source_bs, inputs_bt, labels_bt, share_b
 
     def batch(self, seed: int, step: int, n_rows: int) -> Batch:

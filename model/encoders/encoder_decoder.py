@@ -156,7 +156,7 @@ class EncoderDecoder(HeadedModel):
         else:
             loss = self.stream_loss(h_btd, labels_bt)
         if n_labels is not None:
-            loss = loss * ((labels_bt != IGNORED_TARGET).sum() / n_labels)
+            loss = loss * ((labels_bt != IGNORED_TARGET).sum() / n_labels).to(loss.dtype)
         return self.add_penalties(loss)
 
     def stacks(self) -> tuple[Stack, ...]:
