@@ -147,8 +147,9 @@ def run(
     try:
         if planned.grid.tune is not None:
             outcome, tuned = search.tune_first(planned, runs, grid.parent, options, console, view)
-            store = StudyFolder(runs / planned.study.name) if tuned else search.find_trials(planned, runs)
-        if tuned is not None:
+        if tuned is None:
+            store = search.find_trials(planned, runs)
+        else:
             outcome = run_study(tuned, store, grid.parent, options, console, view)
     except ClusterLostError as error:
         restart_command(error)
