@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ablate.data.files import find_path
 from ablate.errors import DataError, suggest
+from ablate.tasks.pair_files import Stamp, stamp
 
 Source = Literal["digits", "npz", "folder"]
 Pixels = npt.NDArray[np.float32]
@@ -53,13 +54,23 @@ class Images:
     digests: tuple[str, str]
 
 
-@lru_cache(maxsize=4)
 def read_images(files: ImageFiles, base: Path) -> Images:
     """Read all images. Without images for validation, a hash of each image decides its split.
 
     Raises `DataError`, naming the file, for what cannot be read, and for images that are not square or not alike.
     """
-    train, held_out, names = _read_digits() if files.source == "digits" else _read_files(files, base)
+    if files.source == "digits":
+        return _read(files, None)
+    place = find_path(files.path, base)
+    if place is None:
+        raise DataError(f"task.path: {files.path}: there is no such file or folder")
+    inside = (path for path in place.rglob("*") if path.is_file()) if place.is_dir() else iter((place,))
+    return _read(files, place, tuple(sorted(map(stamp, inside))))
+
+
+@lru_cache(maxsize=4)
+def _read(files: ImageFiles, place: Path | None, _stamps: tuple[Stamp, ...] = ()) -> Images:
+    train, held_out, names = _read_files(files, place)
     train, validation = _split(train, files.validation_fraction) if held_out is None else (train, held_out)
     for name, (images, _) in (("training", train), ("validation", validation)):
         if not len(images):
@@ -80,10 +91,9 @@ Part = tuple[Pixels, Classes]
 Read = tuple[Part, Part | None, tuple[str, ...]]
 
 
-def _read_files(files: ImageFiles, base: Path) -> Read:
-    place = find_path(files.path, base)
+def _read_files(files: ImageFiles, place: Path | None) -> Read:
     if place is None:
-        raise DataError(f"task.path: {files.path}: there is no such file or folder")
+        return _read_digits()
     return _read_npz(place) if files.source == "npz" else _read_folders(place, files.size)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from ablate.data.files import ARCHIVES, Kind, check_text, decompressed, find_files, reading
+from ablate.data.sources import load_source
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError, suggest
 from ablate.formatting import quote
@@ -20,6 +21,7 @@ from ablate.tasks.synthetic_pairs import FIRST_SYMBOL
 Format = Literal["tsv", "jsonl", "parquet"]
 Texts = tuple[str, str]
 Tokens = tuple[int, ...]
+Stamp = tuple[Path, int, int]  # a file, when it was changed, and its size
 
 FORMAT = 1
 """Raise this number when the same files would give other pairs."""
@@ -55,20 +57,30 @@ class TokenPairs:
         return max(len(source) for source, _ in pairs), max(len(target) for _, target in pairs)
 
 
-@lru_cache(maxsize=8)
 def read_pairs(files: PairFiles, base: Path) -> TokenPairs:
     """Read and tokenize all pairs. Without validation files, a hash of each source decides its split.
 
     Raises `DataError`, naming file and line, for what cannot be read, and for a split without pairs.
     """
-    kind = Kind(files.format, check_text if files.format != "parquet" else lambda _: None, _ENDINGS[files.format])
+    check: Callable[[Path], None] = check_text
+    if files.format != "tsv":
+        check = load_source(files.format).kind.check
+    kind = Kind(files.format, check, _ENDINGS[files.format])
+    train = find_files(files.path, base, "task.path", kind)
+    validation = find_files(files.validation_path, base, "task.validation_path", kind)
+    return _read(files, base, tuple(map(stamp, train)), tuple(map(stamp, validation)))
+
+
+def stamp(path: Path) -> Stamp:
+    """Tell when a file has changed, so that no old content is used."""
+    status = path.stat()
+    return path, status.st_mtime_ns, status.st_size
+
+
+@lru_cache(maxsize=8)
+def _read(files: PairFiles, base: Path, *stamps: tuple[Stamp, ...]) -> TokenPairs:
     tokenizer = load_tokenizer(DataConfig(source="text", path=("-",), tokenizer=files.tokenizer), base)
-
-    def read(patterns: Sequence[str], key: str) -> Iterator[Texts]:
-        for path in find_files(patterns, base, f"task.{key}", kind):
-            yield from _READERS[files.format](path, files.keys)
-
-    train, validation = list(read(files.path, "path")), list(read(files.validation_path, "validation_path"))
+    train, validation = ([p for path, *_ in part for p in _READERS[files.format](path, files.keys)] for part in stamps)
     if not files.validation_path:
         limit = files.validation_fraction * SHARES
         held_out = [_share(source) < limit for source, _ in train]

@@ -89,6 +89,21 @@ def test_a_mirrored_metric_gives_the_same_sentences(loss: Report, score: Report)
     assert [mirror(sentence) for sentence in mine] == [*theirs]
 
 
+def test_arms_are_compared_by_the_cost_of_reaching_an_accuracy(tmp_path: Path) -> None:
+    arms = [
+        SyntheticArm("plain", {"kind": "plain"}, "plain"),
+        SyntheticArm("new", {"kind": "new"}, "plain", speedup=2.0),
+    ]
+    store = StudyFolder(tmp_path / "study")
+    write_study(store, arms, noise=0.01)
+    forget_all_but(store, {"val_accuracy": "higher"}, {"val_accuracy": lambda loss: 1 - loss / 10})
+    made = make_report(read_study(store), ReportOptions(axis="steps"))
+    answer = " ".join(made.answer)
+    assert "better" in answer and "final accuracy" in answer and "loss" not in answer and "val_accuracy" not in answer
+    (speedup,) = (row for row in made.rows if row.axis == "steps" and row.target == "final")
+    assert speedup.low < 2.0 < speedup.high and speedup.ratio == pytest.approx(2.0, rel=0.1)
+
+
 def test_a_report_says_the_name_of_its_metric_and_nothing_of_losses(score: Report) -> None:
     folder = score.paths["html"].parent
     page = re.sub(r"<(script|style)\b.*?</\1>", "", score.paths["html"].read_text(), flags=re.DOTALL)
