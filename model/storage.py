@@ -51,28 +51,30 @@ def save(model: nn.Module, folder: str | Path) -> None:
         raise
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu") -> HeadedModel:
+def load(folder: str | Path, device: str | torch.device = "cpu", weights: str = WEIGHTS) -> HeadedModel:
     """Load a model that `save` wrote, or that a training run left with its configuration under the key "model".
 
-    Weights keep the floating-point type of the file. Raises ConfigError for a folder without the two files,
+    `weights` is the name of another file of weights in the folder. Weights keep the floating-point type of the file.
+    Raises ConfigError for a folder without the two files,
     for a damaged file, and for weights or a configuration that do not fit this code or each other.
     """
     folder = Path(folder)
     config = _parse_config(folder / CONFIG)
-    weights = read_safetensors(folder / WEIGHTS)
-    check_shapes(config, {name: value.shape for name, value in weights.items()}, folder / WEIGHTS)
+    place = folder / weights
+    tensors = read_safetensors(place)
+    check_shapes(config, {name: value.shape for name, value in tensors.items()}, place)
     model = build_model(config)
     kinds = {name: value.dtype for name, value in model.state_dict().items()}  # a user's module may have other buffers
-    floats = {name: value for name, value in weights.items() if kinds[name].is_floating_point}
-    check_floats(floats, folder / WEIGHTS)
-    for name in weights.keys() - floats.keys():
-        if weights[name].dtype != kinds[name]:
-            raise ConfigError(name, f"{folder / WEIGHTS} stores it as {weights[name].dtype}", [str(kinds[name])])
+    floats = {name: value for name, value in tensors.items() if kinds[name].is_floating_point}
+    check_floats(floats, place)
+    for name in tensors.keys() - floats.keys():
+        if tensors[name].dtype != kinds[name]:
+            raise ConfigError(name, f"{place} stores it as {tensors[name].dtype}", [str(kinds[name])])
     dtype, *others = {value.dtype for value in floats.values()}
     if not others and dtype != torch.float32:
         model.to(dtype)  # also converts the constants that the model computes from its configuration
     # cloned, because the tensors may be views of the file, which may change while the model lives
-    model.load_state_dict({name: value.clone() for name, value in weights.items()}, assign=True)
+    model.load_state_dict({name: value.clone() for name, value in tensors.items()}, assign=True)
     return model.to(device)
 
 

@@ -10,11 +10,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError
+from ablate.tracking.evaluations import EvaluationRecord, check_size, list_evaluations
 from ablate.tracking.folders import StudyFolder, read_json
 from ablate.tracking.study_record import MAX_COUNT, ArmRecord, RunRecord, Status, StudyRecord, Value, is_number
 
@@ -90,6 +92,19 @@ def read_status(path: Path) -> Status:
         return Status.from_dict(read_document(path), path)
     except RecordError as error:
         return Status("queued", error=str(error).replace(str(path), path.name))  # published pages contain no paths
+
+
+def read_evaluations(folder: Path, status: Status) -> tuple[EvaluationRecord, ...]:
+    """Read the results of evaluations of a run that belong to the curve that it ended with.
+
+    Results that cannot be read, and those of an earlier training of the run, are left out.
+    """
+    found = []
+    for path in list_evaluations(folder):
+        with suppress(RecordError):
+            check_size(path)
+            found.append(EvaluationRecord.from_dict(read_document(path), path))
+    return tuple(record for record in found if record.curve == status.curve)
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any]:

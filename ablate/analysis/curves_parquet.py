@@ -19,6 +19,7 @@ from ablate.analysis.results import Known, Results, assemble
 from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.errors import RecordError
 from ablate.formatting import name_error
+from ablate.tracking.evaluations import EvaluationRecord
 from ablate.tracking.study_record import Status
 
 NAME = "curves.parquet"
@@ -118,6 +119,7 @@ def _recall(arrays: Mapping[str, Floats], about: Mapping[str, Any], path: Path) 
         int(about.get("n_passed_over", 0)),
         bool(about.get("is_altered", False)),
         str(about.get("unread", "")),
+        tuple(EvaluationRecord.from_dict(record, path) for record in about.get("evaluations", ())),
     )
 
 
@@ -132,4 +134,11 @@ def _describe(run: RunCurve) -> Mapping[str, Any]:
         "n_passed_over": run.n_passed_over,
         "is_altered": run.is_altered,
         "unread": run.unread,
+        **_describe_evaluations(run),
     }
+
+
+def _describe_evaluations(run: RunCurve) -> Mapping[str, Any]:
+    """The results of evaluations, without their knobs, which may be paths on a machine. Older archives have none."""
+    records = [replace(record, knobs={}, error=name_error(record.error)).to_dict() for record in run.evaluations]
+    return {"evaluations": records} if records else {}

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ablate.analysis.checked_records import check_manifest, read_mapping, read_record, read_status
+from ablate.analysis.checked_records import check_manifest, read_evaluations, read_mapping, read_record, read_status
 from ablate.analysis.curve_columns import EMPTY_CURVE, Floats, read_columns
 from ablate.analysis.repeats import find_repeats
 from ablate.analysis.run_curve import AXES, RunCurve
 from ablate.errors import RecordError
 from ablate.metrics import Metric, list_metrics
+from ablate.tracking.evaluations import EvaluationRecord
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import ENDED, ArmRecord, Status, StudyRecord
 
@@ -109,6 +110,7 @@ class Known(NamedTuple):
     n_passed_over: int = 0
     is_altered: bool = False
     unread: str = ""
+    evaluations: tuple[EvaluationRecord, ...] = ()
 
 
 def read_results(store: StudyFolder) -> Results:
@@ -179,4 +181,5 @@ def _read_run(store: StudyFolder, run_id: str) -> Known:
         lines.n_passed_over,
         status.curve is not None and status.state in ENDED and status.curve != lines.extent,
         unread,
+        read_evaluations(folder.path, status),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ablate.analysis.curve_columns import CORE_COLUMNS, Floats
 from ablate.metrics import LOSS, Metric
+from ablate.tracking.evaluations import EvaluationRecord
 from ablate.tracking.study_record import ENDED, Status
 
 AXES = ("steps", "tokens", "flops", "seconds", "gpu_seconds")
@@ -24,8 +25,9 @@ class RunCurve:
 
     `columns` always holds `CORE_COLUMNS`, and steps strictly increase. `n_passed_over` counts the lines of the file
     that are not records. `is_altered` means that the file does not have the length and checksum that were noted when
-    the run ended. `unread` says why the file could not be read. `metrics` are those of the study; the first is the one
-    by which arms are compared. `repeats` is the seed of an earlier run of the arm with the very same numbers.
+    the run ended. `unread` says why the file could not be read. `evaluations` are the results of evaluations of its
+    weights. `metrics` are those of the study; the first is the one by which arms are compared. `repeats` is the seed of
+    an earlier run of the arm with the very same numbers.
     """
 
     run_id: str
@@ -39,6 +41,7 @@ class RunCurve:
     n_passed_over: int = 0
     is_altered: bool = False
     unread: str = ""
+    evaluations: tuple[EvaluationRecord, ...] = ()
     metrics: tuple[Metric, ...] = (LOSS,)
     repeats: int | None = None
 

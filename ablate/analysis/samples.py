@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import Family, make_family
-from ablate.analysis.intervals import welch_error
+from ablate.analysis.intervals import ROUNDING, welch_error
 from ablate.analysis.moderated import SMALLEST_SHARE
 from ablate.analysis.results import Results
 
@@ -19,13 +19,24 @@ PAIRED, MODERATED, WELCH = "paired t", "moderated paired t", "Welch's t, because
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The final values of an arm and its baseline: differences paired by seed, or the values of both sides."""
+    """The final values of an arm and its baseline: differences paired by seed, or the values of both sides.
+
+    `item_variance` is the variance of a difference that the items of an evaluation leave. It stands in where every seed
+    has the same difference, because a rounded metric then only looks free of noise.
+    """
 
     name: str
     baseline: str
     pairs: Floats
     arm: Floats
     base: Floats
+    item_variance: float = 0.0
+
+    @property
+    def variance(self) -> float:
+        """The variance of a paired difference (ddof 1); nan if nothing is paired."""
+        found = float(self.pairs.var(ddof=1)) if self.pairs.size else np.nan
+        return self.item_variance if np.sqrt(found) <= ROUNDING < self.item_variance else found
 
     @property
     def estimate(self) -> float:
@@ -56,13 +67,29 @@ def collect_sample(results: Results, name: str, seeds: Collection[int] | None = 
         }
         for side in (name, base)
     )
-    pairs = np.array([loss - theirs[seed] for seed, loss in mine.items() if seed in theirs], np.float64)
-    if seeds is None and pairs.size < 2 <= min(len(mine), len(theirs)):
+    return pair_values(name, base, mine, theirs, only_pairs=seeds is not None)
+
+
+def pair_values(
+    name: str,
+    base: str,
+    mine: Mapping[int, float],
+    theirs: Mapping[int, float],
+    item_variance: float = 0.0,
+    *,
+    only_pairs: bool = False,
+) -> Sample | None:
+    """Pair the values of an arm and its baseline by seed. None if one side has none.
+
+    If fewer than two seeds match although both sides have two, nothing is paired, unless `only_pairs` count.
+    """
+    pairs = np.array([value - theirs[seed] for seed, value in mine.items() if seed in theirs], np.float64)
+    if not only_pairs and pairs.size < 2 <= min(len(mine), len(theirs)):
         pairs = pairs[:0]
-    if not mine or not theirs or (seeds is not None and not pairs.size):
+    if not mine or not theirs or (only_pairs and not pairs.size):
         return None
-    losses, base_losses = (np.array(list(side.values()), np.float64) for side in (mine, theirs))
-    return Sample(name, base, pairs, losses, base_losses)
+    values, base_values = (np.array(list(side.values()), np.float64) for side in (mine, theirs))
+    return Sample(name, base, pairs, values, base_values, item_variance)
 
 
 def estimate_family(members: Sequence[Sample]) -> tuple[Family, list[str]]:
@@ -70,7 +97,7 @@ def estimate_family(members: Sequence[Sample]) -> tuple[Family, list[str]]:
     mean = np.array([sample.estimate for sample in members])
     error, df, methods = np.empty(mean.size), np.empty(mean.size), [WELCH] * mean.size
     n_pairs = np.array([float(sample.pairs.size) for sample in members])
-    variance = np.array([sample.pairs.var(ddof=1) if sample.pairs.size else np.nan for sample in members])
+    variance = np.array([sample.variance for sample in members])
     paired = np.flatnonzero(n_pairs)
     for places, borrowed in _group(paired, variance):
         chosen = [*borrowed, *places]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, check, data, init, machine, power, results, search, study
+from ablate.cli import archive, check, data, evaluate, init, machine, power, results, search, study
 from ablate.cli.source_lines import point_at
 from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
@@ -58,7 +58,14 @@ app = typer.Typer(
 )
 VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `ablate --help`
     "Train a study": (init.init, study.plan, study.run, study.stop, study.submit),
-    "Look at results": (results.status, results.logs, results.report, power.power, results.generate),
+    "Look at results": (
+        results.status,
+        results.logs,
+        results.report,
+        power.power,
+        evaluate.evaluate,
+        results.generate,
+    ),
     "Search for settings": (search.search,),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
     "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ablate.analysis import Results
     from ablate.report import Report
 
+MOST_ROWS = 40  # of a table of evaluations in the terminal
 WATCH_S = 10.0  # between two reports, with --watch
 
 
@@ -265,6 +266,9 @@ def _print_report(made: Report) -> None:
     from rich.console import Console
 
     from ablate.report import WIDEST, SpeedupTable
+    from ablate.report.evaluation_tables import shorten_table
+    from ablate.report.tables import evaluation_tables
+    from ablate.report.terminal import draw_table
 
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -272,4 +276,6 @@ def _print_report(made: Report) -> None:
     console.print(SpeedupTable(made))
     for sentence in made.answer:
         console.print(sentence, highlight=False, markup=False)
+    for table in evaluation_tables(made):
+        console.print(draw_table(shorten_table(table, MOST_ROWS)))
     console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)

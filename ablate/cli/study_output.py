@@ -13,14 +13,14 @@ from rich.text import Text
 from ablate.cli.outputs import FailedRun, RunOutcome
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
-from ablate.execution.events import Outcome
+from ablate.execution.events import Evaluated, Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished
 from ablate.execution.placement import Placement, check_memory
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace, study_seconds
 from ablate.plan.inputs import describe_inputs
-from ablate.tracking.folders import StudyFolder
+from ablate.tracking.folders import MAX_NAMED, StudyFolder
 
 MAX_ROWS = 60
 
@@ -159,6 +159,7 @@ def print_outcome(
     for run, error in failed.items():
         print_plain(console, f"failed: {run.arm},seed={run.seed}: {error}", "red")
         print_plain(console, f"  details: ablate logs {run.run_id}{store.whereabouts}")
+    print_evaluated(outcome.evaluated, console)
     if outcome.halted:
         print_plain(console, f"gave up: {outcome.halted}", "red")
     if outcome.halted or outcome.interrupted or is_time_up:
@@ -185,3 +186,20 @@ def describe_outcome(outcome: Outcome, store: StudyFolder, command: str, *, is_t
         time_is_up=is_time_up,
         command=command,
     )
+
+
+def print_evaluated(evaluated: Evaluated, console: Console) -> None:
+    """Print how many evaluations were done, and each that failed or was not possible."""
+    if evaluated.n_done:
+        n_failed = f", {len(evaluated.failed)} of them failed" if evaluated.failed else ""
+        print_plain(console, f"{count(evaluated.n_done, 'evaluation')}{n_failed}")
+    for run, reason in evaluated.refused.items():
+        print_plain(console, f"not evaluated: {run.arm},seed={run.seed} ({run.run_id}): {reason}", "yellow")
+    for what, error in [*evaluated.failed.items()][:MAX_NAMED]:
+        print_plain(console, f"failed: {what}: {error}", "red")
+    if (n_more := len(evaluated.failed) - MAX_NAMED) > 0:
+        print_plain(console, f"failed: {n_more} more", "red")
+    if evaluated.failed:
+        print_plain(console, "the same command tries them again")
+    if evaluated.halted:
+        print_plain(console, f"gave up: {evaluated.halted}", "red")

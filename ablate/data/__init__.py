@@ -9,6 +9,7 @@ from ablate.data.corpus import (
     check_length,
     check_vocabulary,
     describe,
+    find_corpus,
     prepare,
 )
 from ablate.data.shards import Means, Observer
@@ -25,6 +26,7 @@ __all__ = [
     "check_length",
     "check_vocabulary",
     "describe",
+    "find_corpus",
     "load_tokenizer",
     "prepare",
     "training_batch",

@@ -100,7 +100,7 @@ def describe(config: DataConfig, base: Path, cache: Path | None = None) -> Corpu
     tokenizer = load_tokenizer(config, base)
     name = _hash(split, config, tokenizer)
     notices = _find_notices(split, config, tokenizer)
-    if cache is not None and (known := _find_shards(cache / name, name)) is not None:
+    if cache is not None and (known := find_corpus(cache, name)) is not None:
         return replace(known.info, notices=notices)
     pieces, job = cut_corpus(split, config), _make_job(split, config, base, tokenizer)
     is_large = size_of_pieces(pieces) > ESTIMATED_ABOVE_BYTES
@@ -129,14 +129,14 @@ def prepare(config: DataConfig, base: Path, folder: Path, means: Means = DEFAULT
     tokenizer = load_tokenizer(config, base)
     name = _hash(split, config, tokenizer)
     target = folder.absolute() / name
-    known = _find_shards(target, name)
+    known = find_corpus(folder.absolute(), name)
     if known is not None:
         return known
     pieces, job = cut_corpus(split, config), _make_job(split, config, base, tokenizer)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with locked(target, means.observer):
-            if (known := _find_shards(target, name)) is not None:
+            if (known := find_corpus(folder.absolute(), name)) is not None:
                 return known
             (target / META).unlink(missing_ok=True)
             maker = ShardMaker(target, split, pieces, job, tokenizer, means)
@@ -262,9 +262,10 @@ def _make_job(split: Split, config: DataConfig, base: Path, tokenizer: Tokenizer
     return Job(config, base.absolute(), tokenizer.identity, round(split.by_document * SHARES))
 
 
-def _find_shards(folder: Path, name: str) -> Corpus | None:
-    """The shards in a folder, or None where they are missing, incomplete, or of another size than meta.json says."""
+def find_corpus(folder: Path, name: str) -> Corpus | None:
+    """The corpus with this hash in the folder of `prepare`; None where its shards are missing or incomplete."""
     try:
+        folder = folder / name
         meta: dict[str, Any] = json.loads((folder / META).read_bytes())
         dtype = meta.pop("dtype")
         corpus = _corpus(folder, CorpusInfo(**meta), dtype)

@@ -53,13 +53,15 @@ class Evaluation(Frozen, ABC):
     """A measurement of a trained model. The fields of a subclass are its knobs.
 
     `version` is raised when the same model would get other numbers. `metrics` maps each metric to its better
-    direction, or to None where neither is better. `source` names the paper or the protocol.
+    direction, or to None where neither is better. `source` names the paper or the protocol. `kinds` are the kinds of
+    models that it can evaluate, such as `gpt`; None stands for all.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
     metrics: ClassVar[Mapping[str, Direction | None]]
     source: ClassVar[str] = ""
+    kinds: ClassVar[frozenset[str] | None] = frozenset({"gpt"})
 
     @abstractmethod
     def evaluate(self, subject: Subject) -> Iterator[Row]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from ablate.data import Tokenizer, load_tokenizer
+from ablate.data import load_tokenizer
 from ablate.errors import RecordError, suggest
-from ablate.study.schema import DataConfig
+from ablate.evaluation.subject import declared_data, load_model
 from ablate.tracking.code import is_file_name, named_code
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
-from ablate_model import GPT, ConfigError, Sampling, generate, load
+from ablate_model import GPT, ConfigError, Sampling, generate
 from ablate_model.own_code import LIBRARY
 
 
@@ -75,8 +73,9 @@ def continue_prompt(
     """
     if not run.weights.is_file():
         raise RecordError(f"{run.path}: {_explain_missing_weights(run)}")
-    model = _load_model(run)
-    tokenizer = _load_tokenizer(run)
+    store = StudyFolder(run.path.parent)
+    model = _load_gpt(run)
+    tokenizer = load_tokenizer(declared_data(store), store.path)
     ids = [int(token) for token in tokenizer.encode(prompt)]
     if not ids and tokenizer.separator is None:
         raise RecordError(
@@ -114,23 +113,8 @@ def _explain_missing_weights(run: RunFolder) -> str:
     return f"it has no weights: it is {status.state}, and only a finished run has weights{notes}"
 
 
-def _load_model(run: RunFolder) -> GPT:
-    try:
-        model = load(run.path, "cuda" if torch.cuda.is_available() else "cpu")
-    except (ConfigError, OSError, ValueError) as error:
-        raise RecordError(f"{run.path}: its model cannot be loaded: {error}") from None
+def _load_gpt(run: RunFolder) -> GPT:
+    model = load_model(run, "cuda" if torch.cuda.is_available() else "cpu")
     if not isinstance(model, GPT):
         raise RecordError(f"{run.path}: its model is of kind {model.config.kind}, and only a GPT can continue a text")
     return model
-
-
-def _load_tokenizer(run: RunFolder) -> Tokenizer:
-    store = StudyFolder(run.path.parent)
-    declared: dict[str, Any] = dict(store.read_study().data)
-    known = {key: value for key, value in declared.items() if key in DataConfig.model_fields}
-    try:
-        return load_tokenizer(DataConfig.model_validate(known), run.path.parent)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, ("data", *first["loc"])))
-        raise RecordError(f"{store.record}: {key}: {first['msg']}, got {first['input']!r}") from None

@@ -113,6 +113,8 @@ def make_job(
     told = {"study": plan.study.name, "arm": run.arm.name, "axes": run.arm.axes, **run.arm.setup.directions(study)}
     if run.parent is not None and run.arm.start is not None:
         told["start"] = {"weights": str(run.parent.folder.weights), "fresh": list(run.arm.start.fresh)}
+    if every := [choice.every for choice in plan.evaluations if choice.every]:
+        told["snapshot_every"] = every
     return Job(run.run_id, config_of(plan, run), manifest, cut_counts, told)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from rich.console import Console
 from ablate.data import SHARDS, Corpus, check_vocabulary, prepare
 from ablate.errors import DataError, RecordError
 from ablate.execution.early_stopping import Stopping, check_stopping, parse_stopping, seed_from_curves
-from ablate.execution.events import Event, Outcome
+from ablate.execution.events import Evaluated, Event, Outcome
 from ablate.execution.failures import STUCK_S
-from ablate.execution.interruption import TimeLimit, at_work
+from ablate.execution.interruption import Interruption, TimeLimit, at_work
 from ablate.execution.jobs import RunSource, count_states, estimate_seconds, find_unfinished, order, record_study
-from ablate.execution.placement import check_memory, local_resources, place
+from ablate.execution.placement import Nodes, check_memory, local_resources, place
 from ablate.execution.upkeep import DiskBudget, repair_runs
 from ablate.execution.view import View
 from ablate.formatting import format_seconds
@@ -29,6 +29,7 @@ from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
+from ablate.tracking.study_record import RunRecord
 
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 
@@ -92,9 +93,10 @@ def run_study(
     repair_runs(plan, store, lambda text: view.observe(Event("notice", text=text)), needs_weights=keeps_weights)
     if not pending and not n_more:
         store.write_study(record)
+        evaluated = _evaluate(plan, store, base, options, console, view)
         if not is_complete(options.tracking_uri, store, record):
             _close(MlflowMirror(options.tracking_uri, store, record), options, console, view)
-        return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=False)
+        return replace(_count(plan, store, interrupted=False), evaluated=evaluated)
 
     # Ray takes a second to load, so it is only imported if runs are left to train.
     from ablate.execution.cluster import check_address, check_nodes, start_cluster
@@ -129,7 +131,7 @@ def run_study(
     runs = order(pending, estimate_seconds(plan, store, ORDER_PACE))
     with at_work(store) as interruption, start_cluster(options.address, available, store.ray_log) as nodes:
         if interruption.is_set:  # while Ray started
-            return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted=True)
+            return _count(plan, store, interrupted=True)
         placement = place(plan.study.resources, nodes, options.workers, len(pending) + n_more, where)
         store.write_study(record)
         check_nodes(store.path)
@@ -142,7 +144,7 @@ def run_study(
             corpus,
             placement,
             mirror,
-            disk_budget.observe,
+            view.observe if plan.evaluations else disk_budget.observe,  # evaluations need the weights
             stopping=stopping,
             source=source,
             limit=options.limit,
@@ -152,10 +154,43 @@ def run_study(
         )
         with view.shown(runs, placement.slots, record.metric):
             outcome = driver.train(runs)
-            disk_budget.enforce()
+            if not plan.evaluations:
+                disk_budget.enforce()
+        is_time_up = options.limit is not None and options.limit.is_over
+        if plan.evaluations and not (outcome.interrupted or outcome.halted or is_time_up):
+            evaluated = _evaluate(plan, store, base, options, console, view, nodes, interruption)
+            outcome = replace(outcome, evaluated=evaluated, interrupted=evaluated.interrupted)
     _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
     return outcome
+
+
+def _count(plan: Plan, store: StudyFolder, *, interrupted: bool) -> Outcome:
+    return Outcome(count_states(store, {run.run_id for run in plan.runs}), interrupted)
+
+
+def _evaluate(
+    plan: Plan,
+    store: StudyFolder,
+    base: Path,
+    options: Options,
+    console: Console,
+    view: View,
+    nodes: Nodes | None = None,
+    interruption: Interruption | None = None,
+) -> Evaluated:
+    """Do what is left of the grid's evaluations, on the cluster with these nodes or on a new one. Weights that the
+    rules of the options do not keep are removed afterwards, unless an evaluation failed."""
+    if not plan.evaluations:
+        return Evaluated()
+    from ablate.execution.evaluator import Request, evaluate_runs
+
+    runs = [RunRecord(run.run_id, run.arm.name, run.seed) for run in plan.runs]
+    request = Request(store, runs, plan.evaluations, base, plan.study.resources, options.workers, options.address)
+    done = evaluate_runs(request, console, nodes, interruption)
+    if not done.exit_code:
+        DiskBudget(store, options.keep, options.disk_budget_bytes, view.observe).enforce()
+    return done
 
 
 def _prepare_corpus(plan: Plan, base: Path, shards: Path) -> Corpus | None:

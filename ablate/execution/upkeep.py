@@ -91,8 +91,7 @@ def _save_weights_again(folder: RunFolder, status: Status) -> bool:
     """Restore the weights from the final checkpoint, and return whether that worked."""
     if not folder.checkpoint.is_file():
         return False
-    from ablate.tasks.loop_trainer import write_weights
-    from ablate.training.checkpoint import read_checkpoint
+    from ablate.training.checkpoint import read_checkpoint, write_weights
 
     try:
         state = read_checkpoint(folder.checkpoint)

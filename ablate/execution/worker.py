@@ -108,6 +108,7 @@ class RunWorker:
                 return status.state  # type: ignore[return-value]
             started = replace(status, state="running", error="", worker=self.name)
             recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
+            recorder.snapshot_every = job.directions.get("snapshot_every", ())
             try:
                 return trainer.train(job, folder, recorder, self._order(job.run_id))
             except Exception as error:

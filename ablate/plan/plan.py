@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
 from ablate.metrics import Direction
@@ -31,6 +31,9 @@ from ablate.study.overlay import Overlay
 from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 from ablate_model.own_code import Code
+
+if TYPE_CHECKING:
+    from ablate.evaluation.choose import Choice
 
 MAX_RUNS = 1_000_000
 
@@ -113,6 +116,7 @@ class Plan:
     tuning: Mapping[str, Any] = field(default_factory=dict)  # the search for settings, if there was one
     # name of a dropped arm -> name of the arm with the same configuration
     stands_for: Mapping[str, str] = field(default_factory=dict)
+    evaluations: tuple[Choice, ...] = ()  # they do not change the training, so they are in no identity
 
     @property
     def grid(self) -> Study:
@@ -188,7 +192,24 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         notices += (*find_uneven_split(study, corpus), *find_spare_vocabulary(study, corpus, (a.model for a in arms)))
     baseline = _common_levels(arms)
     declared = study.design, study.match, study.compare_within
-    return Plan(study, corpus, axes, baseline, arms, runs, notices, *declared, stands_for=stands_for)
+    evaluations = _choose_evaluations(study)
+    return Plan(
+        study, corpus, axes, baseline, arms, runs, notices, *declared, stands_for=stands_for, evaluations=evaluations
+    )
+
+
+def _choose_evaluations(study: Study) -> tuple[Choice, ...]:
+    if not study.evaluations:
+        return ()
+    from ablate.evaluation.choose import ChoiceError, choose  # loads what the evaluations need
+
+    chosen = []
+    for index, entry in enumerate(study.evaluations):
+        try:
+            chosen.append(choose(entry.name, entry.knobs, study.folder, entry.every))
+        except ChoiceError as error:
+            raise study.refuse(("evaluations", index, *filter(None, [error.key])), str(error)) from None
+    return tuple(chosen)
 
 
 def _match(study: Study, expansion: Expansion, resolved: Sequence[Resolved]) -> list[Resolved]:

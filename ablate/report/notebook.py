@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.differences import find_differences
 from ablate.analysis.effects import find_effects
+from ablate.analysis.evaluations import compare_evaluations
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import find_importance
 from ablate.analysis.results import Results
@@ -58,7 +59,10 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study as data frames: `curves`, `runs`, `speedup()`, `effects()`. Jupyter displays its answer and table."""
+    """A study as data frames: `curves`, `runs`, `evaluations`, `speedup()`, `effects()`.
+
+    Jupyter displays its answer and table.
+    """
 
     results: Results
 
@@ -102,6 +106,13 @@ class Study:
             for run in self.results.runs
         ]
         return pd.DataFrame(rows)
+
+    @cached_property
+    def evaluations(self) -> pd.DataFrame:
+        """One row per evaluation, metric, cell and arm, as in `summary.json`. Empty if nothing was evaluated."""
+        import pandas as pd
+
+        return pd.DataFrame([row.to_dict() for row in compare_evaluations(self.results)])
 
     def by(self, metric: str) -> Study:
         """Compare the arms by another metric of the study. Raises `AblateError` if it has no such metric."""

@@ -15,7 +15,7 @@ from ablate.report.offline_page import read_template, render_page
 from ablate.report.palette import assign_looks
 from ablate.report.pictures import caption_figures
 from ablate.report.report import Report
-from ablate.report.tables import tabulate
+from ablate.report.tables import evaluation_tables, tabulate
 from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves, thin_diagnostics
 
 DIGITS = 5
@@ -38,6 +38,7 @@ def write_page(report: Report) -> str:
         diagnostics=list(data["diagnostics"]),
         buttons={column: curve["button"] for column, curve in data["curves"].items()},
         captions=caption_figures(report),
+        evaluations=[table.name for table in evaluation_tables(report)],
         has_effects=bool(data["contrasts"]["effects"]),
     )
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ablate.analysis.capabilities import Capability, find_capabilities
 from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.differences import Difference, find_differences
 from ablate.analysis.effects import Effect, find_effects
+from ablate.analysis.evaluations import EvaluationResult, compare_evaluations
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
@@ -90,6 +92,8 @@ class Report:
     mishaps: tuple[Mishap, ...]
     answer: tuple[str, ...]
     versions: Mapping[str, str]
+    evaluations: tuple[EvaluationResult, ...] = ()
+    capabilities: tuple[Capability, ...] = ()
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # figures and tables
 
@@ -182,6 +186,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
     rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
     full_schedule, trends, effects = full_schedule_speed_ups(results), find_trends(results), find_effects(results, axis)
+    evaluations = compare_evaluations(results)
+    capabilities = find_capabilities(results, evaluations)
     arms, fairness = summarize_arms(results, options.measured_step_s), check_fairness(results)
     headline = tuple(row for row in rows if row.target == options.headline)
     labels = label_arms(results.record.arms)
@@ -213,6 +219,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         mishaps=find_mishaps(results),
         answer=(finding, *further, caveats),
         versions=collect_versions(results),
+        evaluations=evaluations,
+        capabilities=capabilities,
     )
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, fields
 from typing import Any
 
+from ablate.analysis.evaluations import EvaluationResult
 from ablate.analysis.speedup import SpeedUp
 from ablate.metrics import LANGUAGE_MODEL
 from ablate.report.report import Report
@@ -40,6 +41,8 @@ def summarize(report: Report) -> dict[str, Any]:
         "arms": [arm.to_dict() | {"label": report.labels[arm.arm]} for arm in report.arms],
         "fairness": [line.to_dict() for line in report.fairness],
         "failures": [asdict(mishap) for mishap in report.mishaps],
+        **({"evaluations": [row.to_dict() for row in report.evaluations]} if report.evaluations else {}),
+        **({"capabilities": [row.to_dict() for row in report.capabilities]} if report.capabilities else {}),
         "data": dict(record.data),
         "versions": dict(report.versions),
         "command": report.command,
@@ -67,6 +70,12 @@ def write_speedup_csv(report: Report) -> str:
     """One line per row of `speedup`, with `within` as `axis=level` pairs and empty cells for null."""
     names = [field.name for field in fields(SpeedUp)]
     return write_csv(names, [[_flatten(getattr(row, name)) for name in names] for row in report.rows])
+
+
+def write_evaluations_csv(report: Report) -> str:
+    """One line per row of `evaluations`, with the levels of a cell as `name=level` pairs and empty cells for null."""
+    names = [field.name for field in fields(EvaluationResult)]
+    return write_csv(names, [[_flatten(getattr(row, name)) for name in names] for row in report.evaluations])
 
 
 def write_csv(header: list[str], rows: list[list[Any]]) -> str:

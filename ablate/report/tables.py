@@ -17,6 +17,7 @@ from ablate.report.effect_tables import (
     tabulate_importance,
     tabulate_trends,
 )
+from ablate.report.evaluation_tables import tabulate_capabilities, tabulate_evaluations
 from ablate.report.finding import format_difference, format_verdict
 from ablate.report.notation import (
     AXIS_NAMES,
@@ -248,4 +249,14 @@ def tabulate(report: Report) -> tuple[Table, ...]:
         tabulate_fairness,
         tabulate_mishaps,
     )
-    return tuple(table for table in (make(report) for make in makers) if table.rows)
+    made = [*(make(report) for make in makers), *evaluation_tables(report)]
+    return tuple(table for table in made if table.rows)
+
+
+def evaluation_tables(report: Report) -> list[Table]:
+    """The tables of evaluations and of capabilities; empty if nothing was evaluated."""
+    losses = {arm: rows[report.axis] for arm in report.results.compared_arms if (rows := report.headline_of(arm))}
+    tables = tabulate_evaluations(report.evaluations, report.labels)
+    if report.capabilities:
+        tables.append(tabulate_capabilities(report.capabilities, losses, report.axis, report.labels))
+    return tables

@@ -52,17 +52,17 @@ class SpeedupTable:
             return options.max_width - Measurement.get(console, options.update(max_width=WIDEST), drawn).maximum
 
         table = tabulate_speedups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
-        drawn = _draw(table)
+        drawn = draw_table(table)
         if measure_spare(drawn) < 0:
             table = _put_below(table)
             longest = max(len(line) for row in (table.header, *table.rows) for line in row[0].splitlines())
             least = min(_NAMES, longest)
             for narrow in _narrow(table, AXIS_NAMES[self.report.axis]):
-                spare = measure_spare(_draw(narrow, least))
+                spare = measure_spare(draw_table(narrow, least))
                 if spare >= 0:
                     break
             width = min(longest, max(_NARROWEST, least + spare))
-            drawn = _draw(narrow, width)
+            drawn = draw_table(narrow, width)
             drawn.leading = int(width < longest)  # a blank line between names that wrap
         yield drawn
 
@@ -106,7 +106,7 @@ def _narrow(table: Table, axis: str) -> Iterator[Table]:
         yield replace(narrow, rows=broken)
 
 
-def _draw(table: Table, width: int | None = None) -> rich.table.Table:
+def draw_table(table: Table, width: int | None = None) -> rich.table.Table:
     """Draw the table with names of at most `width` characters, or as wide as they are."""
     import rich.table
     from rich import box

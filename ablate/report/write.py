@@ -18,7 +18,7 @@ from ablate.report.markdown import write_markdown
 from ablate.report.page import write_page
 from ablate.report.pictures import caption_figures, draw_pictures, save_picture
 from ablate.report.report import Report, ReportOptions, make_report
-from ablate.report.summary import final_metrics, summarize, write_speedup_csv
+from ablate.report.summary import final_metrics, summarize, write_evaluations_csv, write_speedup_csv
 from ablate.report.tables import tabulate
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_writer import publish
@@ -101,6 +101,9 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
         "summary": lambda: json.dumps(summarize(report), indent=1, allow_nan=False) + "\n",
     }
     paths = {name: out / file for name, file in FILES.items()}
+    if report.evaluations:
+        others.append(out / "evaluations.csv")
+        write_atomic(others[-1], write_evaluations_csv(report).encode())
     write_atomic(paths["curves"], partial(write_archive, report.results))
     for name, write in writers.items():
         write_atomic(paths[name], write().encode())

@@ -25,6 +25,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from ablate.errors import DataError, GridError
 from ablate.formatting import quote
+from ablate.study.evaluations import Entry
 from ablate.study.program import Program
 from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
 from ablate.study.settings import NAME, Settings
@@ -220,6 +221,9 @@ class Study(Declaration):
     start_from: StartFrom | None = Field(
         None, description="finished weights that the runs start from: those of the matching runs of another study"
     )
+    evaluations: tuple[Entry, ...] = Field(
+        (), description="what to measure with the trained models; `ablate evaluate --list` shows the evaluations"
+    )
     smallest_effect: float | None = Field(
         None,
         gt=0,
@@ -239,13 +243,15 @@ class Study(Declaration):
                 raise ValueError(f"axis {quote(axis)} has no levels")
         return value
 
-    @field_validator("compare_within", "exclude", mode="before")
+    @field_validator("compare_within", "exclude", "evaluations", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _starts_a_model(self) -> Self:
+    def _trains_a_model(self) -> Self:
+        if self.evaluations and self.program is not None:
+            raise ValueError("evaluations: a program keeps its own weights, so its runs cannot be evaluated here")
         if self.start_from is not None and self.program is not None:
             raise ValueError("start_from: a program loads its own weights; pass their path in its command")
         return self

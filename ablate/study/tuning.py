@@ -143,7 +143,8 @@ def _read_list(value: object) -> object:
     return {"choices": value} if isinstance(value, list) else value
 
 
-def _read_name(value: object) -> object:
+def read_name(value: object) -> object:
+    """A name alone is short for the mapping that holds it."""
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -152,7 +153,7 @@ def _read_steps(value: object) -> object:
 
 
 Entry = Annotated[Parameter, BeforeValidator(_read_list, json_schema_input_type=Parameter | list[Any])]
-ByName = Annotated[Chosen, BeforeValidator(_read_name, json_schema_input_type=str | Chosen)]
+ByName = Annotated[Chosen, BeforeValidator(read_name, json_schema_input_type=str | Chosen)]
 Budget = Annotated[dict[str, Any], BeforeValidator(_read_steps, json_schema_input_type=int | dict[str, Any])]
 
 

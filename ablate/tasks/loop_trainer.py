@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from ablate.data import Corpus
 from ablate.errors import DataError
-from ablate.files import write_atomic
 from ablate.study.schema import TrainConfig
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.recorder import Assistant, FolderRecorder
 from ablate.tasks.task import read_task
 from ablate.tracking.folders import RunFolder, write_json
 from ablate.tracking.study_record import State
+from ablate.training.checkpoint import write_weights
 from ablate.training.contract import Outcome, Recorder, TrainingTask
 from ablate.training.device import free_memory, is_out_of_memory
 from ablate.training.language_model import LanguageModelling
@@ -32,7 +31,6 @@ from ablate_model import ModelConfig
 from ablate_model.attention_backend import report_attention
 from ablate_model.gpt import HeadedModel
 from ablate_model.kinds import parse_config
-from ablate_model.storage import separate
 
 Train = Callable[..., Outcome]  # `ablate.training.loop.train`, or a substitute
 
@@ -148,11 +146,6 @@ def describe_device(kind: str) -> dict[str, Any]:
     """The device of a worker, as the manifest keeps it."""
     name = torch.cuda.get_device_name() if kind == "cuda" else _processor_name()
     return {"device": {"kind": kind, "name": name, "host": socket.gethostname()}}
-
-
-def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Write a model's tensors as safetensors."""
-    write_atomic(path, save(separate({name: tensor.detach().cpu() for name, tensor in state.items()})))
 
 
 def _find_start(job: Job) -> StartWeights | None:

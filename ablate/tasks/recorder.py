@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ablate.errors import RecordError
+from ablate.files import make_folder
 from ablate.tracking.curve import CurveWriter
+from ablate.tracking.evaluations import snapshot_path
 from ablate.tracking.folders import RunFolder
 from ablate.tracking.study_record import State, Status
-from ablate.training.checkpoint import read_checkpoint, write_checkpoint
+from ablate.training.checkpoint import read_checkpoint, write_checkpoint, write_weights
 from ablate.training.device import peak_memory_bytes
 
 HEARTBEAT_S = 5.0
@@ -23,6 +25,11 @@ class Assistant:
     """The recorder of a process that helps to train a run, while another process keeps its records."""
 
     def log(self, record: Mapping[str, Any]) -> None: ...
+
+    def wants_weights(self, step: int) -> bool:  # noqa: ARG002 - the other process keeps them
+        return False
+
+    def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None: ...
 
     def beat(self, step: int) -> None: ...
 
@@ -48,6 +55,7 @@ class FolderRecorder:
         self.folder, self.curve, self.status = folder, curve, status
         self.device, self.now = device, now
         self.n_steps = status.n_steps
+        self.snapshot_every: Sequence[int] = ()  # steps between weights to keep, once for each evaluation
         self.measures_itself, self.memory_bytes = True, 0  # of a program, whose memory is not this process's
         self._began = time.monotonic() - status.took_s
         self._beaten = -HEARTBEAT_S
@@ -55,6 +63,15 @@ class FolderRecorder:
     def log(self, record: Mapping[str, Any]) -> None:
         self.curve.append(record)
         self.beat(record["step"])
+
+    def wants_weights(self, step: int) -> bool:
+        return any(step % every == 0 for every in self.snapshot_every)
+
+    def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None:
+        """Write the weights after a step beside the run's other files, until they have been evaluated."""
+        path = snapshot_path(self.folder, step)
+        make_folder(path.parent)
+        write_weights(path, weights)
 
     def beat(self, step: int) -> None:
         """Write a sign of life, at most every few seconds."""

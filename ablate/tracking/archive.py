@@ -18,8 +18,10 @@ from typing import Any
 from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular, write_atomic
 from ablate.tracking.archive_reader import OPTIONAL, RECORD, is_packable, read_record, unpack
+from ablate.tracking.archived_evaluations import add_evaluations, check_evaluations, readable_evaluations
 from ablate.tracking.code import CODE, check_versions, find_versions, read_code, write_code
 from ablate.tracking.curve import BusyError, CurveWriter, file_crc32, is_held, read_backwards
+from ablate.tracking.evaluations import EVALUATIONS
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate.tracking.study_record import ENDED, Status, StudyRecord, Value
 from ablate.tracking.weights import read_layout
@@ -70,6 +72,8 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
                 for name in names:
                     if name in CONTENT or is_packable(folder.path / name):
                         _add(tar, f"{folder.path.name}/{name}", folder.path / name)
+                for path in readable_evaluations(folder.path):
+                    _add(tar, f"{folder.path.name}/{EVALUATIONS}/{path.name}", path)
             for version in find_versions(store.code, (read_json(folder.config) for folder in ended)):
                 for name in read_code(store.code / version):
                     _add(tar, f"{CODE}/{version}/{name}", store.code / version / name)
@@ -122,6 +126,9 @@ def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel 
                 write_code(store.code, read_code(version))
             for run_id, folder in new.items():
                 _write(store.run(run_id), folder, stage / "before" / run_id, undo)
+            for folder in stage.glob("*/*"):
+                if folder.name in incoming:
+                    add_evaluations(store.run(folder.name), folder, undo)
             store.write_study(record)
             undo.pop_all()
     for run_id in new:
@@ -160,6 +167,7 @@ def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], s
         for run_id, folder in found.items():
             try:
                 _check_whole(folder, weights=True)
+                check_evaluations(folder)
             except RecordError as error:
                 reason = str(error).replace(f"{folder}{os.sep}", "")  # the temporary folder will be gone
                 raise RecordError(f"{archive}: the run {run_id}: {reason}") from None

@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from typing import BinaryIO
 from ablate.errors import RecordError
 from ablate.files import is_reserved, open_regular
 from ablate.tracking.code import MAX_CODE_BYTES, is_code_path
+from ablate.tracking.evaluations import MAX_RECORD_BYTES, MAX_RESULTS, is_evaluation_path
 from ablate.tracking.folders import parse_json
 from ablate.tracking.study_record import StudyRecord
 
@@ -25,7 +27,7 @@ MAX_RATIO = 100
 SMALL_BYTES = 2**16
 OPTIONAL = ("arm.json", "code.diff", "log.txt")  # of runs of a program
 MIN_ROOM_BYTES = 2**26
-MAX_RECORD_BYTES = 2**26  # thousands of arms take a few megabytes
+MAX_STUDY_BYTES = 2**26  # of the record: thousands of arms take a few megabytes
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # it cannot lead out of the folder that it is joined to
 # Such a name means nothing special to a file system, and no other file of a study has it.
 RUN_ID = re.compile(r"[0-9a-f]{1,64}")
@@ -36,7 +38,7 @@ def read_record(archive: Path) -> StudyRecord:
     for name, n_bytes, chunks in _entries(archive):
         if name.parts == (RECORD,):
             with _refused(archive):
-                _check_size(RECORD, n_bytes, MAX_RECORD_BYTES)
+                _check_size(RECORD, n_bytes, MAX_STUDY_BYTES)
                 record = StudyRecord.from_dict(parse_json(b"".join(chunks), RECORD), RECORD)
                 _check_record(record)
                 return record
@@ -46,28 +48,34 @@ def read_record(archive: Path) -> StudyRecord:
 def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str, int]) -> dict[str, Path]:
     """Write the files of the listed runs below `folder`. Returns the folder of each run that has any.
 
-    `sizes` maps the names of these files to their largest size (bytes). The user's code is unpacked too, and never run.
-    Other files are skipped. Raises `RecordError`
-    if the archive is damaged, contains a file twice or one that is too large, or unpacks to far more than its size.
+    `sizes` maps the names of these files to their largest size (bytes). Results of evaluations are unpacked too, and
+    so is the user's code, which is never run. Other files are skipped. Raises `RecordError` if the archive is damaged,
+    contains a file twice, one that is too large or too many results of one run, or unpacks to far more than its size.
     Raises `OSError` if the disk is full.
     """
     known = {run.run_id for run in record.runs}
     found: dict[str, Path] = {}
-    n_records = 0
+    n_records, n_results = 0, Counter[str]()
     for name, n_bytes, chunks in _entries(archive):
         n_records += name.parts == (RECORD,)
-        is_listed = len(name.parts) == 2 and name.parts[0] in known and name.name in sizes
+        is_result = is_evaluation_path(name) and name.parts[0] in known
+        is_listed = is_result or (len(name.parts) == 2 and name.parts[0] in known and name.name in sizes)
         is_code = is_code_path(name)
         target = folder / name if is_listed or is_code else None
         with _refused(archive):
             if n_records > 1 or (target is not None and target.exists()):
                 raise RecordError(f"it holds {name} twice")
+            if is_result:
+                n_results[name.parts[0]] += 1
+                if n_results[name.parts[0]] > MAX_RESULTS:
+                    raise RecordError(f"the run {name.parts[0]} has more than {MAX_RESULTS} results of evaluations")
             if target is not None:
-                _check_size(str(name), n_bytes, MAX_CODE_BYTES if is_code else sizes[name.name])
+                limit = MAX_CODE_BYTES if is_code else MAX_RECORD_BYTES if is_result else sizes[name.name]
+                _check_size(str(name), n_bytes, limit)
         if target is not None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if is_listed:
-                found[target.parent.name] = target.parent
+                found[name.parts[0]] = folder / name.parts[0]
             with target.open("xb") as file:
                 for chunk in chunks:
                     file.write(chunk)

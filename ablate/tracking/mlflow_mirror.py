@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from ablate.errors import RecordError
 from ablate.files import open_regular
+from ablate.tracking.evaluations import list_evaluations
 from ablate.tracking.folders import StudyFolder, read_json, write_json
 from ablate.tracking.mlflow_client import find_mirror_obstacle, redact, sqlite_path
 from ablate.tracking.mlflow_database import explain, find_sqlite_problem, has_experiment
@@ -144,11 +145,12 @@ def _marker(store: StudyFolder) -> Path:
 
 
 def _fingerprint(uri: str, record: StudyRecord, store: StudyFolder) -> str:
-    """A hash that changes when the address, the runs, a state or the length of a curve does."""
+    """A hash that changes when the address, the runs, a state, the length of a curve or the evaluations do."""
     sizes = []
     for run in record.runs:
         folder, n_bytes = store.run(run.run_id), 0
         with suppress(OSError):
             n_bytes = folder.curve.stat().st_size
-        sizes.append([run.run_id, n_bytes, folder.read_status().state])
+        evaluated = [path.stem for path in list_evaluations(folder.path)]
+        sizes.append([run.run_id, n_bytes, folder.read_status().state, *evaluated])
     return hashlib.sha256(json.dumps([uri, sizes]).encode()).hexdigest()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ablate.errors import RecordError
 from ablate.tracking.curve import CurveReader
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.evaluations import EvaluationRow, list_evaluations, read_evaluation
+from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate.tracking.mlflow_client import PARENT_ID, find_mirror_obstacle, list_runs, open_client, redact, sqlite_path
 from ablate.tracking.mlflow_database import explain, prepare_sqlite
 from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord, is_number
@@ -20,6 +21,7 @@ MAX_BATCH = 1000  # MLflow's limit on metrics per request
 MAX_PARAMS = 100  # MLflow's limit on parameters per request
 MAX_PARAM_LENGTH = 6000
 LAST_STEP = "ablate.last_step"
+EVALUATED = "ablate.evaluated."  # the beginning of a tag; the key of the result follows
 PARENT = "ablate.parent_of"  # a tag of the one run that stands for the study; its value is the study's name
 EVERY_LINE = ("learning_rate", "wall_s")  # every line has one of these keys, with a finite number
 REPORT_FOLDER = "report"  # of the artifacts
@@ -45,6 +47,7 @@ class MirroredRun:
     status: str = "RUNNING"
     has_parent: bool = False
     has_params: bool = False
+    evaluated: set[str] = field(default_factory=set)  # the keys of the results of evaluations
 
 
 class MlflowWriter:
@@ -73,8 +76,10 @@ class MlflowWriter:
                 self.client.delete_run(info.run_id)
             elif run_id:
                 last_step = self._find_last_step(run)
+                evaluated = {tag.removeprefix(EVALUATED) for tag in tags if tag.startswith(EVALUATED)}
+                has_parent = PARENT_ID in tags
                 self.runs[run_id] = MirroredRun(
-                    info.run_id, info.start_time, last_step, info.status, has_parent=PARENT_ID in tags
+                    info.run_id, info.start_time, last_step, info.status, has_parent=has_parent, evaluated=evaluated
                 )
 
     def _find_experiment(self, artifacts: str | None) -> str:
@@ -99,7 +104,33 @@ class MlflowWriter:
         folder = store.run(run.run_id)
         self.write(run, arm, store, self._readers.setdefault(run.run_id, CurveReader(folder.curve)).read())
         if run.run_id in self.runs:
+            self._log_evaluations(self.runs[run.run_id], folder)
             self._end(self.runs[run.run_id], state or folder.read_status().state)
+
+    def _log_evaluations(self, known: MirroredRun, folder: RunFolder) -> None:
+        """Log the results that MLflow does not have yet as `eval/NAME/METRIC`, with the levels of the cell after it. A
+        tag per result remembers them."""
+        from mlflow.entities import Metric, RunTag
+
+        for path in list_evaluations(folder.path):
+            if path.stem in known.evaluated:
+                continue
+            try:
+                result = read_evaluation(path)
+            except RecordError:
+                continue
+            if result.error:
+                continue  # the next attempt replaces it
+            moment = int(1000 * result.ended_at) or known.start_ms
+            metrics = [
+                Metric(_ILLEGAL.sub("-", name_result(result.label, row))[:_MAX_NAME], row.value, moment, result.step)
+                for row in result.rows
+                if row.value is not None
+            ]
+            for start in range(0, len(metrics), MAX_BATCH):
+                self.client.log_batch(known.mlflow_id, metrics=metrics[start : start + MAX_BATCH])
+            self.client.log_batch(known.mlflow_id, tags=[RunTag(f"{EVALUATED}{path.stem}", result.label)])
+            known.evaluated.add(path.stem)
 
     def write(self, run: RunRecord, arm: ArmRecord, store: StudyFolder, records: Sequence[Mapping[str, Any]]) -> None:
         """Write lines in batches. Steps that MLflow has are skipped: a run that crashed repeats them unchanged."""
@@ -163,6 +194,11 @@ class MlflowWriter:
         for start in range(0, len(params), MAX_PARAMS):
             self.client.log_batch(known.mlflow_id, params=params[start : start + MAX_PARAMS])
         known.has_params = True
+
+
+def name_result(label: str, row: EvaluationRow) -> str:
+    """The name of a metric: eval/needle/accuracy/needles 2/depth 0.5."""
+    return "/".join(("eval", label, row.metric, *(f"{name} {level}" for name, level in row.within.items())))
 
 
 def publish(

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from safetensors.torch import save
 
 from ablate.errors import RecordError
 from ablate.files import check_regular, write_atomic
 from ablate.training.optimizer import Optimizer
 from ablate_model.gpt import HeadedModel
+from ablate_model.storage import separate
 
 
 @dataclass
@@ -77,3 +80,8 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise RecordError(f"{path}: not a checkpoint: {error}") from None
     return state
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a model's tensors as safetensors."""
+    write_atomic(path, save(separate({name: tensor.detach().cpu() for name, tensor in state.items()})))

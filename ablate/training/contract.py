@@ -64,6 +64,12 @@ class Recorder(Protocol):
     def load(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None."""
 
+    def wants_weights(self, step: int) -> bool:
+        """Tell if the weights after this step are to be kept, because they will be evaluated."""
+
+    def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None:
+        """Write the weights after a step, because training continues to change them."""
+
     def beat(self, step: int) -> None:
         """Give a sign of life, after each optimizer step and evaluation batch. It must be cheap."""
 

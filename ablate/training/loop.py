@@ -130,12 +130,15 @@ class Training:
             is_line = is_evaluation or progress.step % train.log_every == 0
             is_stop = not is_last and self.group.agree(should_stop())
             is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
-            if not is_line and not is_checkpoint:
+            keeps_weights = not is_last and self.recorder.wants_weights(progress.step)
+            if not (is_line or is_checkpoint or keeps_weights):
                 continue
             progress.wall_s += now(self.device) - started - self.capture_s
             self.capture_s = 0.0
             if is_line and not self._write_line(is_evaluation):
                 return self._end("diverged")
+            if keeps_weights:
+                self.recorder.keep_weights(progress.step, self.model.state_dict())
             if is_checkpoint:
                 progress.loss_sum = self._gather_loss()
                 self.recorder.save(capture_state(progress, self.model, self.optimizer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class Recording:
         self.lines: list[dict[str, Any]] = []
         self.beats: list[int] = []
         self.saved: list[int] = []
+        self.snapshots: dict[int, Any] = {}
 
     def log(self, record: dict[str, Any]) -> None:
         self.lines.append(dict(record))
@@ -39,6 +40,12 @@ class Recording:
 
     def load(self) -> dict[str, Any] | None:
         return read_checkpoint(self.path)
+
+    def wants_weights(self, step: int) -> bool:
+        return step in self.snapshots
+
+    def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None:
+        self.snapshots[step] = {name: tensor.clone() for name, tensor in weights.items()}
 
     def beat(self, step: int) -> None:
         self.beats.append(step)

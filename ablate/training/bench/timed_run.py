@@ -32,6 +32,11 @@ class _Nowhere:
     def load(self) -> dict[str, Any] | None:
         return None
 
+    def wants_weights(self, step: int) -> bool:  # noqa: ARG002
+        return False
+
+    def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None: ...
+
     def beat(self, step: int) -> None: ...
 
 

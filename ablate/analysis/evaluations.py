@@ -1,0 +1,214 @@
+"""What the evaluations of a study say: one row per metric, cell and arm, with the difference from the baseline.
+
+Differences are paired by seed, like those of losses. P-values are adjusted by Holm's method over all tests of one
+evaluation against the same baseline. No difference is claimed where both arms are at chance, because then both only
+guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from ablate.analysis.intervals import LEVEL, adjust_p_values
+from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve
+from ablate.analysis.samples import Sample, estimate_family, pair_values
+from ablate.analysis.verdicts import ALPHA, Verdict
+from ablate.metrics import Direction
+from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, Level
+
+Cell = tuple[tuple[str, Level], ...]
+AT_CHANCE = "both arms are at chance"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """An arm's mean over `n` runs of a metric in the cell `within`, and its difference from the baseline's.
+
+    `low` and `high` are the ends of the 95 % interval over seeds; `item_error` is the standard error over the `n_items`
+    items of one run. `is_at_chance` means that one of the two intervals that they give holds `chance`; None if there
+    is no chance level or no interval. The difference is arm minus baseline, with an unadjusted interval. `verdict` is
+    None for a baseline, and for a metric of which neither direction is better. Without runs, `mean` is None and `note`
+    says why.
+    """
+
+    evaluation: str
+    metric: str
+    arm: str
+    baseline: str
+    within: Mapping[str, Level]
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    n_items: int = 0
+    item_error: float | None = None
+    chance: float | None = None
+    is_at_chance: bool | None = None
+    direction: Direction | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    verdict: Verdict | None = None
+    method: str = ""
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self) | {"within": dict(self.within)}
+
+
+@dataclass
+class Measured:
+    """The rows of one metric and cell, by arm and seed."""
+
+    evaluation: str
+    metric: str
+    cell: Cell
+    direction: Direction | None
+    rows: dict[str, dict[int, EvaluationRow]] = field(default_factory=dict)
+
+    def values(self, arm: str) -> dict[int, float]:
+        return {seed: row.value for seed, row in self.rows.get(arm, {}).items() if row.value is not None}
+
+    def item_variance(self, arm: str) -> float:
+        """The mean variance that the items leave in the value of a run; 0 if it is not known."""
+        errors = [row.standard_error for row in self.rows.get(arm, {}).values() if row.standard_error is not None]
+        return float(np.mean(np.square(errors))) if errors else 0.0
+
+
+def compare_evaluations(results: Results) -> tuple[EvaluationResult, ...]:
+    """Compare all arms in all final evaluations, in the order of the study. Runs that failed have no rows."""
+    found: list[EvaluationResult] = []
+    for measured in collect(final_records(results)):
+        rows = [_summarize(results, measured, arm) for arm in results.arms if arm in measured.rows]
+        by_arm = {row.arm: row for row in rows}
+        found += _compare(results, measured, by_arm)
+    adjusted = adjust_p_values(found, lambda row: (row.evaluation, row.baseline))
+    known = {(row.evaluation, row.metric, tuple(row.within.items()), row.arm): row for row in adjusted}
+    return tuple(
+        _judge(row, known.get((row.evaluation, row.metric, tuple(row.within.items()), row.baseline)))
+        for row in adjusted
+    )
+
+
+def final_records(results: Results) -> list[tuple[RunCurve, EvaluationRecord]]:
+    """The results of the final weights of whole runs, of the newest version of each evaluation."""
+    return [(run, record) for run, record in newest_records(results) if record.step == run.last_step]
+
+
+def newest_records(results: Results) -> list[tuple[RunCurve, EvaluationRecord]]:
+    """The results of whole runs that did not fail. If an evaluation has changed, only its newest version counts,
+    because two versions cannot be compared."""
+    records = [(run, r) for run in results.runs if run.is_whole for r in run.evaluations if not r.error]
+    newest: dict[str, EvaluationRecord] = {}
+    for _, record in records:
+        best = newest.setdefault(record.label, record)
+        if (record.version, record.ended_at) > (best.version, best.ended_at):
+            newest[record.label] = record
+    versions = {label: (record.version, record.code) for label, record in newest.items()}
+    return [(run, record) for run, record in records if (record.version, record.code) == versions[record.label]]
+
+
+def collect(records: Iterable[tuple[RunCurve, EvaluationRecord]]) -> list[Measured]:
+    """Gather the rows by evaluation, metric and cell, in the order in which they first appear."""
+    found: dict[tuple[str, str, Cell], Measured] = {}
+    ordered = sorted(records, key=lambda pair: pair[1].label)
+    for run, record in ordered:
+        for row in record.rows:
+            cell: Cell = tuple(row.within.items())
+            key = (record.label, row.metric, cell)
+            measured = found.setdefault(key, Measured(*key, record.metrics.get(row.metric)))
+            measured.rows.setdefault(run.arm, {})[run.seed] = row
+    order = {label: place for place, label in enumerate(dict.fromkeys(record.label for _, record in ordered))}
+    return sorted(found.values(), key=lambda measured: order[measured.evaluation])
+
+
+def _summarize(results: Results, measured: Measured, arm: str) -> EvaluationResult:
+    rows = list(measured.rows[arm].values())
+    row = EvaluationResult(
+        measured.evaluation,
+        measured.metric,
+        arm,
+        results.baseline_of(arm),
+        dict(measured.cell),
+        chance=next((row.chance for row in rows if row.chance is not None), None),
+        direction=measured.direction,
+        note="; ".join(dict.fromkeys(row.note for row in rows if row.note)),
+    )
+    values = np.array(list(measured.values(arm).values()), np.float64)
+    if not values.size:
+        return row
+    mean, variance = float(values.mean()), measured.item_variance(arm)
+    item_error = float(np.sqrt(variance)) if any(row.standard_error is not None for row in rows) else None
+    low = high = None
+    if values.size > 1:
+        half = float(stdtrit(values.size - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / np.sqrt(values.size))
+        low, high = mean - half, mean + half
+    n_items = max(row.n for row in rows)
+    row = replace(row, mean=mean, low=low, high=high, n=values.size, n_items=n_items, item_error=item_error)
+    return replace(row, is_at_chance=_is_at_chance(row))
+
+
+def _is_at_chance(row: EvaluationResult) -> bool | None:
+    """Tell whether the interval over seeds, or the one over items, holds chance. The items are the same for all seeds,
+    so their noise does not average out."""
+    if row.chance is None or row.mean is None:
+        return None
+    intervals = [(row.low, row.high)] if row.low is not None and row.high is not None else []
+    if row.item_error is not None:
+        half = float(ndtri(0.5 + LEVEL / 2)) * row.item_error
+        intervals.append((row.mean - half, row.mean + half))
+    return any(low <= row.chance <= high for low, high in intervals) if intervals else None
+
+
+def _compare(results: Results, measured: Measured, rows: Mapping[str, EvaluationResult]) -> list[EvaluationResult]:
+    """Add the differences from the baseline. All arms of a baseline are tested together."""
+    compared: dict[str, EvaluationResult] = dict(rows)
+    samples: dict[str, Sample] = {}
+    for arm in rows:
+        base = results.baseline_of(arm)
+        variance = measured.item_variance(arm) + measured.item_variance(base)
+        if arm == base:
+            continue
+        sample = pair_values(arm, base, measured.values(arm), measured.values(base), variance)
+        if sample is not None:
+            samples[arm] = sample
+            compared[arm] = replace(compared[arm], difference=sample.estimate)
+    for baseline in dict.fromkeys(map(results.baseline_of, samples)):
+        members = [arm for arm, s in samples.items() if results.baseline_of(arm) == baseline and s.is_testable]
+        if members:
+            compared |= _test([compared[arm] for arm in members], [samples[arm] for arm in members])
+    return list(compared.values())
+
+
+def _test(rows: Sequence[EvaluationResult], samples: Sequence[Sample]) -> dict[str, EvaluationResult]:
+    family, methods = estimate_family(samples)
+    estimate = family.plain()
+    return {
+        row.arm: replace(
+            row,
+            difference_low=float(estimate.low[place]),
+            difference_high=float(estimate.high[place]),
+            p_value=float(estimate.p_value[place]) if row.direction is not None else None,
+            method=methods[place],
+        )
+        for place, row in enumerate(rows)
+    }
+
+
+def _judge(row: EvaluationResult, base: EvaluationResult | None) -> EvaluationResult:
+    """Add the verdict. Without an interval it is undecided."""
+    if row.difference is None or row.direction is None:
+        return row
+    if row.is_at_chance and base is not None and base.is_at_chance:
+        return replace(row, verdict="undecided", note="; ".join(filter(None, (row.note, AT_CHANCE))))
+    if row.p_holm is None or row.p_holm >= ALPHA:
+        return replace(row, verdict="undecided")
+    return replace(row, verdict="better" if (row.difference < 0) == (row.direction == "lower") else "worse")

@@ -1,0 +1,77 @@
+"""From the folder of a run to the subject of evaluations: its model, tokenizer and corpus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from ablate.data import SHARDS, Corpus, Tokenizer, find_corpus, load_tokenizer, prepare
+from ablate.errors import DataError, RecordError
+from ablate.evaluation.base import Subject
+from ablate.study.schema import DataConfig
+from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate_model import ConfigError, load
+from ablate_model.gpt import HeadedModel
+
+
+def load_model(run: RunFolder, device: str | torch.device, weights: str = "model.safetensors") -> HeadedModel:
+    """Load a run's model, with the weights of a file in its folder.
+
+    Raises `RecordError` if the weights do not fit its config or this code.
+    """
+    try:
+        return load(run.path, device, weights)
+    except (ConfigError, OSError, ValueError) as error:
+        raise RecordError(f"{run.path}: its model cannot be loaded: {error}") from None
+
+
+def declared_data(store: StudyFolder) -> DataConfig:
+    """The data section of a study, as its record has it. Raises `RecordError` if it cannot be read."""
+    declared: dict[str, Any] = dict(store.read_study().data)
+    known = {key: value for key, value in declared.items() if key in DataConfig.model_fields}
+    try:
+        return DataConfig.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("data", *first["loc"])))
+        raise RecordError(f"{store.record}: {key}: {first['msg']}, got {first['input']!r}") from None
+
+
+def find_tokenizer(store: StudyFolder, base: Path) -> Tokenizer | None:
+    """Load the tokenizer that a study declares. None if its files are not here, or if its data came as tokens and it
+    names none."""
+    declared = declared_data(store)
+    if declared.source == "bin" and declared.tokenizer == "bytes":  # the default, which says nothing about the tokens
+        return None
+    try:
+        return load_tokenizer(declared, base)
+    except DataError:
+        return None
+
+
+def find_training_corpus(store: StudyFolder, base: Path) -> Corpus:
+    """Find the corpus that the runs were trained on: its shards, or else the files that the study declares.
+
+    Raises `DataError` if they are not here or have changed, and `ResourceError` if shards cannot be written.
+    """
+    folder, wanted = store.path.parent / SHARDS, str(store.read_study().data.get("hash"))
+    corpus = find_corpus(folder, wanted) or prepare(declared_data(store), base, folder)
+    if corpus.info.hash != wanted:
+        raise DataError("the files that the study names have changed since it was trained")
+    return corpus
+
+
+def make_subject(
+    run: RunFolder,
+    weights: str,
+    device: torch.device,
+    corpus: Corpus | None,
+    tokenizer: Tokenizer | None,
+) -> Subject:
+    """Load the model of a run for evaluation. Raises `RecordError` if its config or its weights cannot be used."""
+    model = load_model(run, device, weights).eval()
+    seed = read_json(run.config).get("seed", 0)
+    return Subject(model, device, model.config.context_length, tokenizer, corpus, seed)

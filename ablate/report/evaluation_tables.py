@@ -1,0 +1,134 @@
+"""The tables of evaluations: what each arm can do, and how soon it could."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ablate.analysis.capabilities import Capability
+from ablate.analysis.evaluations import EvaluationResult
+from ablate.analysis.speedup import SpeedUp
+from ablate.formatting import format_number
+from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value, format_speedup, join_with_and
+from ablate.report.table import Table
+from ablate.tracking.evaluations import Level
+
+HEADER = ("Arm", "Metric", "Cell", "Mean", "95 % interval", "Item error", "Chance", "Difference", "Verdict", "p")
+
+NOTE = (
+    "Differences are arm minus baseline, paired by seed, with unadjusted 95 % intervals. P-values are adjusted by "
+    "Holm's method over all tests of this evaluation. The item error is the standard error over the items of one run, "
+    "which is not the noise between seeds."
+)
+
+
+def tabulate_evaluations(rows: Sequence[EvaluationResult], labels: Mapping[str, str] | None = None) -> list[Table]:
+    """One table per evaluation. `labels` has the names of arms."""
+    return [
+        _tabulate([row for row in rows if row.evaluation == evaluation], evaluation, labels or {})
+        for evaluation in dict.fromkeys(row.evaluation for row in rows)
+    ]
+
+
+def shorten_table(table: Table, limit: int) -> Table:
+    """The first rows of a long table, with a line that says how many there are more."""
+    n_more = len(table.rows) - limit
+    if n_more <= 0:
+        return table
+    return replace(table, rows=table.rows[:limit], note=f"{table.note}\nThe page has {n_more} more rows.".strip())
+
+
+def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping[str, str]) -> Table:
+    cells = [_write_row(row, labels) for row in rows]
+    kept = [place for place, name in enumerate(HEADER) if place < 2 or any(row[place] != DASH for row in cells)]
+    notes = [NOTE] if any(row.difference_low is not None for row in rows) else []
+    if any(row.is_at_chance for row in rows):
+        notes.append("At chance: the interval over seeds, or the one over items, holds the chance level.")
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.mean is None and row.note:
+            reasons.setdefault(row.note, {})[format_cell(row.within)] = None
+    notes += [f"Not evaluated ({join_with_and(list(cells))}): {note}." for note, cells in reasons.items()]
+    n_seeds = sorted({row.n for row in rows if row.n})
+    seeds = f", mean over {'-'.join(map(str, n_seeds))} seed{'s' if n_seeds[-1] > 1 else ''}" if n_seeds else ""
+    return Table(
+        f"evaluation-{clean_name(evaluation)}",
+        f"Evaluation: {evaluation}{seeds}",
+        tuple(HEADER[place] for place in kept),
+        tuple(tuple(row[place] for place in kept) for row in cells),
+        "\n".join(notes),
+    )
+
+
+def _write_row(row: EvaluationResult, labels: Mapping[str, str]) -> tuple[str, ...]:
+    mean = DASH if row.mean is None else format_number(row.mean, 4)
+    return (
+        labels.get(row.arm, row.arm),
+        row.metric,
+        format_cell(row.within),
+        f"{mean} (at chance)" if row.is_at_chance else mean,
+        format_interval(row.low, row.high),
+        DASH if row.item_error is None else format_number(row.item_error, 2),
+        DASH if row.chance is None else format_number(row.chance, 3),
+        _write_difference(row),
+        row.verdict or DASH,
+        format_p_value(row.p_holm),
+    )
+
+
+def format_cell(within: Mapping[str, Level]) -> str:
+    """A cell by its levels: needles=2, depth=0.5."""
+    return ", ".join(f"{name}={level}" for name, level in within.items()) or DASH
+
+
+def format_interval(low: float | None, high: float | None) -> str:
+    return DASH if low is None or high is None else f"[{format_number(low, 4)}, {format_number(high, 4)}]"
+
+
+def _write_difference(row: EvaluationResult) -> str:
+    if row.difference is None:
+        return DASH
+    interval = format_interval(row.difference_low, row.difference_high)
+    sign = "+" if row.difference >= 0 else ""
+    return f"{sign}{format_number(row.difference, 3)}{'' if interval == DASH else f' {interval}'}"
+
+
+def tabulate_capabilities(
+    capabilities: Sequence[Capability], losses: Mapping[str, SpeedUp], axis: str, labels: Mapping[str, str]
+) -> Table:
+    """The speedup in loss beside that of each capability, on one axis of cost. A row is an arm."""
+    rows = [row for row in capabilities if row.speedup.axis == axis]
+    names = list(dict.fromkeys(map(name_capability, rows)))
+    cells = {(row.speedup.arm, name_capability(row)): row for row in rows}
+    arms = list(dict.fromkeys(row.speedup.arm for row in rows))
+    lines = []
+    for arm in arms:
+        loss = losses.get(arm)
+        found = [cells.get((arm, name)) for name in names]
+        lines.append(
+            (
+                labels.get(arm, arm),
+                DASH if loss is None else format_speedup(loss),
+                *map(_write_speedup, found),
+            )
+        )
+    points = sorted({row.points for row in rows})
+    note = (
+        f"The {AXIS_NAMES[axis]} at which the baseline ends, divided by those at which the arm crosses the baseline's "
+        f"final value, from {'-'.join(map(str, points))} evaluations per run; unadjusted 95 % intervals. A value at "
+        "chance has no crossing."
+    )
+    caption = f"Capabilities: speedup in {AXIS_NAMES[axis]} to the baseline's final value"
+    return Table("capabilities", caption, ("Arm", "loss", *names), tuple(lines), note)
+
+
+def _write_speedup(row: Capability | None) -> str:
+    if row is None:
+        return DASH
+    return format_speedup(row.speedup) if row.speedup.n_pairs else row.speedup.note
+
+
+def name_capability(row: Capability) -> str:
+    """The evaluation with its metric and cell: recall accuracy, pairs=4."""
+    cell = format_cell(row.within)
+    return f"{row.evaluation} {row.metric}{'' if cell == DASH else f', {cell}'}"
