@@ -29,8 +29,13 @@ def load_model(run: RunFolder, device: str | torch.device, weights: str = "model
 
 
 def declared_data(store: StudyFolder) -> DataConfig:
-    """The data section of a study, as its record has it. Raises `RecordError` if it cannot be read."""
+    """The data section of a study, as its record has it.
+
+    Raises `RecordError` if it cannot be read, or if the runs were not trained on text.
+    """
     declared: dict[str, Any] = dict(store.read_study().data)
+    if task := declared.get("task"):
+        raise RecordError(f"{store.path}: its runs were trained on the task {task}, which has no text")
     known = {key: value for key, value in declared.items() if key in DataConfig.model_fields}
     try:
         return DataConfig.model_validate(known)
@@ -41,8 +46,10 @@ def declared_data(store: StudyFolder) -> DataConfig:
 
 
 def find_tokenizer(store: StudyFolder, base: Path) -> Tokenizer | None:
-    """Load the tokenizer that a study declares. None if its files are not here, or if its data came as tokens and it
-    names none."""
+    """Load the tokenizer that a study declares. None if its files are not here, if its data came as tokens and it names
+    none, or if its task has no text."""
+    if has_task(store):
+        return None
     declared = declared_data(store)
     if declared.source == "bin" and declared.tokenizer == "bytes":  # the default, which says nothing about the tokens
         return None
@@ -50,6 +57,11 @@ def find_tokenizer(store: StudyFolder, base: Path) -> Tokenizer | None:
         return load_tokenizer(declared, base)
     except DataError:
         return None
+
+
+def has_task(store: StudyFolder) -> bool:
+    """Tell if the runs were trained on another task than language modelling."""
+    return "task" in store.read_study().data
 
 
 def find_training_corpus(store: StudyFolder, base: Path) -> Corpus:

@@ -18,7 +18,7 @@ from ablate.data import Corpus
 from ablate.errors import DataError, ResourceError
 from ablate.evaluation.choose import Choice, code_of
 from ablate.evaluation.pending import Batch, Pending, find_pending, remove_snapshots
-from ablate.evaluation.subject import find_training_corpus
+from ablate.evaluation.subject import find_training_corpus, has_task
 from ablate.execution.cluster import is_lost, start_cluster
 from ablate.execution.evaluation_worker import EvaluationWorker, Task
 from ablate.execution.events import Evaluated
@@ -178,7 +178,7 @@ def _evaluate(
 
     store, corpus = request.store, None
     try:
-        corpus = find_training_corpus(store, request.base)
+        corpus = None if has_task(store) else find_training_corpus(store, request.base)
     except (DataError, ResourceError) as error:
         console.print(f"the corpus of the study is not here: {error}", markup=False, highlight=False)
     placement = request.place(nodes, len(pending.batches))

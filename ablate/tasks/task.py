@@ -25,6 +25,7 @@ LANGUAGE_MODEL = "language_model"  # the default, whose data and settings are th
 TASKS: dict[str, str] = {
     "sequence_to_sequence": "sequence_to_sequence:SequenceToSequence",
     "images": "images:Images",
+    "recall": "recall:Recall",
 }
 
 
