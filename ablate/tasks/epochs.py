@@ -1,4 +1,4 @@
-"""Which rows of a finite data set a step trains on: a pure function of (seed, step), in epochs that are shuffled."""
+"""The rows of a finite data set for each step: a pure function of (seed, step), in shuffled epochs."""
 
 from __future__ import annotations
 

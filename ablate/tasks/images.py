@@ -48,7 +48,7 @@ class Images(Task):
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="share held out where the files have no validation images, by a hash"
     )
-    crop: int = Field(default=0, ge=0, le=4096, description="augmentation: shift images by up to so many pixels")
+    crop: int = Field(default=0, ge=0, le=4096, description="augmentation: largest shift of an image, in pixels")
     flip: bool = Field(default=False, description="augmentation: mirror every other image, left to right")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a label that all classes get")
     metric: Literal["accuracy", "loss"] = Field(
@@ -117,7 +117,7 @@ class ImageTraining(TrainingTask):
         return self._change(images[rows], seed, step), classes[rows]
 
     def _change(self, images: Pixels, seed: int, step: int) -> Pixels:
-        """Shift and mirror images. What a shift uncovers is 0, the mean of the training images."""
+        """Shift and mirror images. A shift fills the border with 0, the mean of the training images."""
         reach, side = self.task.crop, images.shape[2]
         words = draw_words(seed, _CHANGES + step, 3 * len(images)).reshape(-1, 3)
         if reach:

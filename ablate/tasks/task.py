@@ -33,7 +33,7 @@ TASKS: dict[str, str] = {
 class DataInfo:
     """The data of a task. `hash` identifies all of it, and `validation` what is measured.
 
-    `settings` are settings of the model that follow from the data, for a grid that does not give them. `n_train` is
+    `settings` are sizes of the model that follow from the data; a grid may give them, too. `n_train` is
     None if training data never repeats. `notices` are remarks for the plan.
     """
 
@@ -85,7 +85,7 @@ class Task(Knobs, ABC):
         """Read the data for training. Raises `DataError` as `describe` does."""
 
     def locate(self, base: Path) -> Self:  # noqa: ARG002 - a task may have no paths
-        """Return the task with absolute paths, for a process with another working directory."""
+        """Return the task with absolute paths, so that it also works in another working directory."""
         return self
 
     def idle(self) -> Mapping[str, str]:
