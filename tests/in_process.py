@@ -14,7 +14,7 @@ from ablate.tracking.folders import StudyFolder
 ONE_CPU = Placement(1, 0, 1)
 
 
-def train_here(plan: Plan, runs: Iterable[Run], store: StudyFolder, corpus: Corpus) -> None:
+def train_here(plan: Plan, runs: Iterable[Run], store: StudyFolder, corpus: Corpus | None) -> None:
     """Train runs one after another to their end, starting from whatever their folders hold."""
     worker = RunWorker(store.path, corpus, ONE_CPU)
     for run in runs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,5 +82,5 @@ class ViT(HeadedModel):
         return (self.stack,)
 
     def probe(self, n_sequences: int) -> None:
-        size = self.config.image_size
-        self.encode(torch.zeros(n_sequences, self.config.n_channels, size, size, device=self.patches.weight.device))
+        size, weight = self.config.image_size, self.patches.weight
+        self.encode(weight.new_zeros(n_sequences, self.config.n_channels, size, size))

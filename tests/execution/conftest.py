@@ -22,6 +22,7 @@ from ablate.execution.events import Event, Outcome
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.placement import Placement
 from ablate.plan import Plan, build_plan
+from ablate.plan.tasks import describe_corpus
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
@@ -60,7 +61,7 @@ class Bench:
 
     plan: Plan
     store: StudyFolder
-    corpus: Corpus
+    corpus: Corpus | None
     events: list[Event] = field(default_factory=list)
     mirror: NoMirror = field(default_factory=NoMirror)
 
@@ -119,11 +120,13 @@ def make_bench(tmp_path_factory: pytest.TempPathFactory, corpus_file: Path, ray_
             "matrix": {"attention": ["standard", "differential"]},
             "baseline": {"attention": "standard"},
         }
-        grid.write_text(yaml.safe_dump(declared | changes))
+        declared = {key: value for key, value in (declared | changes).items() if value is not None}
+        grid.write_text(yaml.safe_dump(declared))
         study = load_study(grid)
-        plan = build_plan(study, describe(study.data, place))
+        plan = build_plan(study, describe_corpus(study, place))
+        corpus = prepare(study.data, place, place / "shards") if study.is_language_model else None
         store = StudyFolder(folder or tmp_path_factory.mktemp("runs") / "tiny")
-        return Bench(plan, store, prepare(study.data, place, place / "shards"))
+        return Bench(plan, store, corpus)
 
     return make
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from conftest import Bench
 
-from ablate.cli.inputs import read_plan
 from ablate.execution.events import Event
-from ablate.tracking.folders import StudyFolder
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster"), pytest.mark.slow]
 
@@ -28,18 +23,14 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-def plan_bench(folder: Path, name: str) -> Bench:
-    folder.mkdir()
-    train = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "eval_every": 4, "checkpoint_every": 4}
-    grid = {"study": "tiny", **TASKS[name], "train": {**train, "precision": "float64"}}
-    (folder / "grid.yaml").write_text(yaml.safe_dump({**grid, "matrix": {"train.learning_rate": [0.001, 0.003]}}))
-    plan = read_plan(folder / "grid.yaml", folder / "runs", [])
-    return Bench(plan, StudyFolder(folder / "runs" / "tiny"), None)  # type: ignore[arg-type]
+TRAIN = {"steps": 12, "batch_size": 8, "micro_batch_size": 2, "eval_every": 4, "checkpoint_every": 4}
+STUDY = {"data": None, "baseline": None, "train": {**TRAIN, "precision": "float64"}}
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_two_processes_that_stop_in_between_train_as_one_does(tmp_path: Path, name: str) -> None:
-    alone, together = plan_bench(tmp_path / "alone", name), plan_bench(tmp_path / "together", name)
+def test_two_processes_that_stop_in_between_train_as_one_does(make_bench, name: str) -> None:
+    matrix = {"train.learning_rate": [0.001, 0.003]}
+    alone, together = (make_bench(**STUDY, **TASKS[name], matrix=matrix) for _ in range(2))
     alone.finish()
 
     def stop(event: Event) -> None:

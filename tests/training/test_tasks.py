@@ -17,6 +17,7 @@ from ablate.tasks.task import read_task
 from ablate.training.contract import Batch, TrainingTask
 from ablate.training.loop import train
 from ablate_model import EncoderDecoder
+from ablate_model.attention_backend import report_attention
 from ablate_model.kinds import build_model
 
 ROUNDING_64 = 1e-12
@@ -201,6 +202,13 @@ def test_metrics_of_images_count_images():
     found = task.conclude(task.measure(network, images, classes).tolist())
     assert found["val_accuracy"] == pytest.approx((log.argmax(-1) == classes).double().mean().item())
     assert found["val_loss"] == pytest.approx(-log[range(360), classes].mean().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_attention_of_every_kind_of_model_is_reported(name, dtype):
+    """An arm in float64 failed at its end, because images of the trial pass were in float32."""
+    network = build_model(open_task(*TASKS[name]).model).to(dtype)
+    assert report_attention(network)["backend"] == "sdpa"
 
 
 def test_a_run_whose_loss_is_no_number_ends_as_diverged(new_recording, make_train_config):
