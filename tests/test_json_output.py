@@ -22,7 +22,7 @@ from test_cli import list_commands
 Ablate = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1]
 SCHEMAS = output_schemas()
-OTHERS = {"report", "evaluate", "schema"}  # they print documents that have schemas of their own
+OTHERS = {"report", "schema"}  # they print documents that have schemas of their own
 
 
 def verbs() -> dict[str, Any]:
@@ -65,6 +65,7 @@ def test_verbs_about_files_print_json(call_ablate: Ablate, tmp_path: Path, monke
     assert read("doctor", call_ablate("doctor", "--json"))
     assert json.loads(call_ablate("schema", "--json")[1])["required"] == ["study", "matrix"]
     assert json.loads(call_ablate("schema", "--outputs")[1]).keys() == OUTPUTS.keys()
+    assert "needle" in read("evaluate", call_ablate("evaluate", "--list", "--json"))
     code, out, err = call_ablate("logs", "nothing", "--json")
     assert (code, out) == (2, "") and err.startswith("error: ")
 
@@ -107,6 +108,7 @@ def test_a_study_that_is_trained_prints_json(
     run_id = planned[0]["run_id"]
     continued = read("generate", call_ablate("generate", run_id, "--prompt", "ab", "--tokens", "3", "--json"))
     assert continued["text"].startswith("ab")
+    assert read("evaluate", call_ablate("evaluate", outcome["study"], "--with", "bits_per_byte", "--json"))
     broken = write_grid(study="broken", train={"steps": 12, "learning_rate": 1e30, "batch_size": 4})
     assert read("run", call_ablate("run", broken, "--json"))["states"].keys() <= {"diverged", "finished"}
     bench = read("bench", call_ablate("bench", grid, "--steps", "1", "--json"))

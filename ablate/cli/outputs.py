@@ -272,6 +272,68 @@ class Continuation(Output):
     """The prompt and its continuation."""
 
 
+class EvaluatedArm(Output):
+    """The result of an arm in one metric of an evaluation, and its difference from the baseline's."""
+
+    evaluation: str
+    """The evaluation with its knobs."""
+    metric: str
+    """Name of the metric."""
+    arm: str
+    """Name of the arm."""
+    baseline: str
+    """Name of its baseline."""
+    within: dict[str, Any]
+    """The cell, such as the number of pairs or the depth of a needle."""
+    mean: float | None
+    """Mean over runs; null if the cell could not be measured."""
+    low: float | None
+    """Lower end of the 95 % interval over seeds."""
+    high: float | None
+    """Upper end of the interval."""
+    n: int
+    """Runs that were measured."""
+    n_items: int
+    """Items per run."""
+    item_error: float | None
+    """Standard error over the items of one run."""
+    chance: float | None
+    """Level of chance; null if there is none."""
+    is_at_chance: bool | None
+    """Whether the result could be chance; null if this is not known."""
+    direction: str | None
+    """lower or higher, whichever is better; null if neither is."""
+    difference: float | None
+    """Arm minus baseline, paired by seed."""
+    difference_low: float | None
+    """Lower end of its 95 % interval, not adjusted for other arms."""
+    difference_high: float | None
+    """Upper end of that interval."""
+    p_value: float | None
+    """p-value of the difference."""
+    p_holm: float | None
+    """The same, adjusted within the evaluation."""
+    verdict: str | None
+    """better, worse, equivalent or undecided; null for a baseline."""
+    method: str
+    """The test."""
+    note: str
+    """Why something is missing; otherwise empty."""
+
+
+class EvaluationKind(Output):
+    """A built-in evaluation, with `--list`."""
+
+    summary: str
+    """What it measures."""
+    metrics: dict[str, str | None]
+    """Metric to its better direction, or null."""
+    source: str
+    """Where the protocol comes from."""
+    knobs: dict[str, Any]
+    """Knob to its default and description."""
+
+
 class Removal(Output):
     """A file that is removed."""
 
@@ -428,6 +490,7 @@ OUTPUTS: Mapping[str, Any] = {
     "logs": RunLog,
     "power": list[ArmPower],
     "generate": Continuation,
+    "evaluate": list[EvaluatedArm] | dict[str, EvaluationKind],
     "search": SearchOutcome,
     "clean": Cleaned,
     "pack": PackedStudy,

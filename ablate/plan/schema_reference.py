@@ -48,7 +48,8 @@ def write_reference(schema: Schema) -> str:
     for task, other in other_models:
         known = model[1]["properties"]
         fields = {key: field for key, field in other["properties"].items() if field != known.get(key)}
-        lines += ["", f"## model of {task}", "", "The keys that differ:", "", *write_table(fields, set())]
+        if fields:
+            lines += ["", f"## model of {task}", "", "The keys that differ:", "", *write_table(fields, set())]
     shown = {section.get("title") for section in sections.values()}
     for name, section in definitions.items():
         if name not in shown and "properties" in section:
