@@ -16,7 +16,7 @@ help:
 	@echo "make test-all     run the long tests too"
 	@echo "make test-stress  run COUNT studies (default: 200), each with a fault at a random moment"
 	@echo "make docs         build the documentation site into site/"
-	@echo "make pictures     make the pictures of the README again"
+	@echo "make pictures     make the pictures of the documents again (needs Chromium)"
 	@echo "make clean        remove .venv, runs/, site/ and build files"
 
 install: $(INSTALLED)
@@ -54,6 +54,7 @@ docs: $(INSTALLED)
 
 pictures: quickstart
 	cd $(ROOT) && $(BIN)/python docs/site/terminal.py
+	cd $(ROOT) && $(BIN)/python docs/site/pages.py
 
 clean:
 	rm -rf $(VENV) $(ROOT)/runs $(ROOT)/site $(ROOT)/*.egg-info $(ROOT)/build

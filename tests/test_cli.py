@@ -66,11 +66,25 @@ def test_plan_prints_arms_sizes_and_cost(ablate: Ablate, write_grid: Callable[..
     assert list(Path().iterdir()) == []
 
 
+def test_plan_estimates_for_a_machine_that_is_elsewhere(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
+    grid = write_grid(seeds=2, resources={"gpus": 2})
+    code, out, _ = ablate("plan", grid, "--on", "8xh100")
+    assert code == 0
+    assert "4 runs at a time, each by 2 processes on 1 CPU core and 1 GPU" in out
+    assert "1.38PFLOP/s for a large matrix product" in out and "on 8xH100" in out  # 2 x 0.7 x 989 TFLOP/s
+    code, out, _ = ablate("plan", grid)
+    assert code == 0 and "`ablate run` would refuse on this machine" in " ".join(out.split())
+    assert "the time is not known until a run has finished" in out
+    for name, words in (("8xH10", "did you mean 'H100'"), ("0xH100", "such as 8xH100"), ("H100", "cannot be placed")):
+        code, _, err = ablate("plan", grid, "--on", name)
+        assert code == 2 and words in err
+
+
 def test_plan_counted_finished_runs_among_those_to_come(
     ablate: Ablate, write_grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "ablate.execution.placement.measure_pace", lambda _: Pace(1e6, 1e9)
+        "ablate.cli.planned_machine.measure_pace", lambda _: Pace(1e6, 1e9)
     )  # slow enough that a run takes minutes
     grid = write_grid(seeds=2)
     rows = json.loads(ablate("plan", grid, "--json")[1])

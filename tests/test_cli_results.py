@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ablate.cli.inputs import find_store
 from ablate.errors import GridError
 from ablate.tracking.folders import StudyFolder
-from benchmarks.synthetic import SyntheticArm, write_study
+from ablate.tracking.study_record import Status
+from benchmarks.synthetic import SyntheticArm, true_loss, write_study
 from foreign_runs import Experiments
 
 Ablate = Callable[..., tuple[int, str, str]]
@@ -52,9 +54,39 @@ def test_a_pipe_gets_the_whole_table_and_a_narrow_terminal_what_fits(
     ablate: Ablate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (row,) = [line for line in ablate("report", "made-up")[1].splitlines() if line.startswith("  b ")]
-    assert row.count("2.00x [") == 4
-    monkeypatch.setenv("COLUMNS", "60")
-    assert "Left out at this width, but on the page: steps" in ablate("report", "made-up")[1]
+    assert row.count("2.00x [") == 1  # the four axes of cost say the same
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "Left out at this width, but on the page: Step" in " ".join(ablate("report", "made-up")[1].split())
+
+
+def test_the_report_begins_with_the_verdict_and_a_plot_of_it(ablate: Ablate) -> None:
+    out = ablate("report", "made-up")[1]
+    verdict, blank, plot, ends, *_ = out.splitlines()
+    assert verdict.startswith("b ends at a clearly lower final loss than a: -0.34") and not blank
+    assert plot.startswith("b  ") and "●" in plot and plot.index("●") < plot.index("│")
+    assert ends.endswith("0")
+
+
+def test_the_report_as_json_is_the_summary_and_nothing_else(ablate: Ablate, tmp_path: Path) -> None:
+    code, out, err = ablate("report", "made-up", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "runs" / "made-up" / "report" / "summary.json").read_text())
+
+
+def test_the_status_averages_the_seeds_of_an_arm_at_a_step_that_all_have_reached(
+    ablate: Ablate, tmp_path: Path
+) -> None:
+    store = StudyFolder(tmp_path / "runs" / "made-up")
+    runs = [run for run in store.read_study().runs if run.arm == "attention=b"]
+    behind = store.run(runs[0].run_id)
+    lines = behind.curve.read_text().splitlines(keepends=True)
+    behind.curve.write_text("".join(lines[:20]))
+    behind.write_status(Status("running", 200, 400))
+    rows = [line.split() for line in ablate("status", "made-up")[1].splitlines()]
+    (header,) = [i for i, row in enumerate(rows) if row[:2] == ["arm", "seeds"]]
+    loss = f"{true_loss(np.array(200.0), 2.0):.4f}"
+    assert rows[header + 2] == ["b", "3", "200", loss, f"[{loss},", f"{loss}]"]
+    assert rows[header + 1][:3] == ["a", "3", "400"]
 
 
 def test_targets_are_the_readers_choice(ablate: Ablate, tmp_path: Path) -> None:

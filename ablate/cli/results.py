@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -133,6 +135,7 @@ def report(
             help="MLflow to attach the report to. Default: $MLFLOW_TRACKING_URI, else RUNS/mlflow.db if it exists.",
         ),
     ] = None,
+    as_json: AsJson = False,
     attach: Annotated[bool, typer.Option("--attach/--no-attach", help="Attach the report in MLflow.")] = True,
     from_: From = None,
     mlflow: Mlflow = None,
@@ -152,7 +155,7 @@ def report(
     With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs that MLflow has.
     """
     from ablate.analysis import TARGETS, parse_target
-    from ablate.report import ReportOptions, attach_report, clean_name, write_report
+    from ablate.report import ReportOptions, attach_report, clean_name, summarize, write_report
 
     options = ReportOptions(
         targets=tuple(map(parse_target, target)) if target else TARGETS,
@@ -183,14 +186,18 @@ def report(
     place = folder if out is None else out
     made = write_report(read(), place, options=options)
     while watch and not made.is_complete:
-        _print_report(made)
+        if not as_json:
+            _print_report(made)
         time.sleep(WATCH_S)
         made = write_report(read(), place, options=options)
-    _print_report(made)
+    if as_json:
+        print(json.dumps(summarize(made), indent=1, allow_nan=False))
+    else:
+        _print_report(made)
     is_part = len(stores) != 1 or where is not None or bool(baseline)
     mirror = find_mirror(tracking_uri, stores[0]) if attach and not is_part else None
     if mirror and (excuse := attach_report(made, mirror)):
-        print(f"{excuse}; the pages are complete")
+        print(f"{excuse}; the pages are complete", file=sys.stderr if as_json else sys.stdout)
 
 
 def generate(
@@ -263,9 +270,10 @@ def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, st
 
 
 def _print_report(made: Report) -> None:
+    """The verdict, the forest plot, the table, and the longer answer."""
     from rich.console import Console
 
-    from ablate.report import WIDEST, SpeedupTable
+    from ablate.report import WIDEST, SpeedupTable, plot_differences
     from ablate.report.evaluation_tables import shorten_table
     from ablate.report.tables import evaluation_tables
     from ablate.report.terminal import draw_table
@@ -273,6 +281,10 @@ def _print_report(made: Report) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDEST
+    for sentence in made.verdict:
+        console.print(sentence, style="bold", highlight=False, markup=False)
+    if console.encoding.startswith("utf") and (plot := plot_differences(made, console.width)):
+        console.print("\n".join(["", *plot]), highlight=False, markup=False, soft_wrap=True)
     console.print(SpeedupTable(made))
     for sentence in made.answer:
         console.print(sentence, highlight=False, markup=False)

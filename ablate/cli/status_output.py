@@ -12,10 +12,12 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from ablate.cli.outputs import RunLog
 from ablate.cli.tables import make_table, open_console, print_plain
+from ablate.errors import RecordError
 from ablate.formatting import format_count, format_seconds
 from ablate.tracking.curve import read_backwards
 from ablate.tracking.folders import RunFolder, StudyFolder
@@ -57,18 +59,21 @@ def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
 
 
 def render_status(store: StudyFolder) -> Group:
-    """The table of `ablate status`, the number of runs in each state, and footnotes."""
+    """The table of `ablate status`, the number of runs in each state, the arms averaged over seeds, and footnotes."""
+    from ablate.report.notation import label_arms
+
     table = make_table(("run", "arm"))
     table.add_column("seed", justify="right", overflow="fold")
     table.add_column("state", overflow="fold")
-    metric = store.read_study().metric
+    record = store.read_study()
+    metric, labels = record.metric, label_arms(record.arms)
     for name in ("step", "val loss" if metric.is_loss else metric.short, "took"):
         table.add_column(name, justify="right", overflow="fold")
     rows = describe_runs(store)
     for row in rows:
         table.add_row(
             row["run_id"],
-            Text(row["arm"]),
+            Text(labels[row["arm"]]),
             str(row["seed"]),
             Text(row["state"] + (" *" if row["notes"] else ""), style=STATE_STYLES[row["state"]]),
             f"{row['step']}/{row['n_steps']}" if row["n_steps"] else str(row["step"] or ""),
@@ -78,11 +83,34 @@ def render_status(store: StudyFolder) -> Group:
     states = Counter(row["state"] for row in rows)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     lines: list[Any] = [table, Text(f"{store.path.name}: {counts}")]
+    if (averages := _average_arms(store, labels)) is not None:
+        lines += [Text(""), averages]
     if any(row["notes"] for row in rows):
         lines.append(Text("*: has notes; `ablate logs RUN` shows them", style="dim"))
     if states["stale"]:
         lines.append(Text("stale: its worker is gone; `ablate run` resumes it", style="dim"))
     return Group(*lines)
+
+
+def _average_arms(store: StudyFolder, labels: Mapping[str, str]) -> Table | None:
+    """A line per arm with the mean over its seeds so far, and its interval. None if no arm has two seeds."""
+    from ablate.analysis.progress import average_seeds
+    from ablate.analysis.results import read_results
+
+    try:
+        results = read_results(store)
+    except RecordError:  # the table shows what can be read
+        return None
+    rows = list(average_seeds(results))
+    if not any(row.low is not None for row in rows):
+        return None
+    table = make_table(("arm",))
+    for name in ("seeds", "at step", f"mean {results.metric.short}", "95 % interval"):
+        table.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        interval = "" if row.low is None else f"[{row.low:.4f}, {row.high:.4f}]"
+        table.add_row(Text(labels[row.arm]), str(row.n), str(row.step), f"{row.mean:.4f}", Text(interval))
+    return table
 
 
 def print_status(store: StudyFolder, *, as_json: bool) -> None:

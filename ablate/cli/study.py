@@ -49,6 +49,14 @@ def plan(
             "Default: that of finished runs.",
         ),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="COUNTxGPU",
+            help="Estimate for a machine that is elsewhere, such as 8xH100, from the data sheets of its GPUs.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a grid or a search declares: arms, runs, sizes and cost. Trains and writes nothing."""
@@ -57,25 +65,26 @@ def plan(
     if noise is not None and not 0 < noise < float("inf"):
         raise AblateError(f"--noise {noise:g}: must be a number above 0")
     if is_search(grid):
+        if on is not None:
+            raise AblateError("--on: a search is planned for this machine; use --on with a grid")
         if noise is not None:
             raise AblateError("--noise: a search has no verdicts; use --noise with a grid")
         search.show_plan(grid, runs, workers, set_, as_json=as_json)
         return
     planned = read_plan(grid, runs, set_, with_)
+    from ablate.cli.planned_machine import find_machine
     from ablate.cli.study_output import describe_plan, print_plan
 
     if as_json:
         print("[" + ",\n ".join(map(json.dumps, describe_plan(planned))) + "]")
         return
-    from ablate.execution.placement import local_resources, measure_pace, place
     from ablate.tracking.folders import StudyFolder
 
-    where = planned.study.locate(("resources",))
-    placement = place(planned.study.resources, [local_resources()], workers, len(planned.runs), where)
-    pace = measure_pace(placement)
+    machine = find_machine(planned, workers, on)
     store = StudyFolder(runs / planned.study.name)
-    print_plan(planned, store, placement, pace, tuple(describe_plan_power(planned, store, noise)))
-    if planned.grid.tune is not None:
+    print_plan(planned, store, machine, tuple(describe_plan_power(planned, store, noise)))
+    placement, pace = machine.placement, machine.pace
+    if pace is not None and planned.grid.tune is not None:
         search.show_tuning(planned, placement, pace)
 
 

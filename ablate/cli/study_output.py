@@ -11,14 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.cli.outputs import FailedRun, RunOutcome
+from ablate.cli.planned_machine import PlannedMachine
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
 from ablate.execution.events import Evaluated, Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished
-from ablate.execution.placement import Placement, check_memory
+from ablate.execution.placement import check_memory
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
-from ablate.plan.estimate import Pace, study_seconds
+from ablate.plan.estimate import study_seconds
 from ablate.plan.inputs import describe_inputs
 from ablate.tracking.folders import MAX_NAMED, StudyFolder
 
@@ -42,10 +43,11 @@ def describe_plan(plan: Plan) -> Iterator[dict[str, Any]]:
         }
 
 
-def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace, power: Sequence[str] = ()) -> None:
+def print_plan(plan: Plan, store: StudyFolder, machine: PlannedMachine, power: Sequence[str] = ()) -> None:
     """Print the arms with their sizes, the cost of the runs that the `store` does not have yet, and their power."""
     console = open_console()
-    seconds_of_arm = estimate_seconds(plan, store, pace)
+    placement = machine.placement
+    seconds_of_arm = estimate_seconds(plan, store, machine.pace)
     console.print(f"[bold]{escape(plan.study.name)}[/]  {escape(plan.study.question)}", highlight=False)
     console.print(_render_arms(plan, seconds_of_arm))
     baselines = {arm.baseline for arm in plan.arms}
@@ -53,7 +55,7 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace,
         console.print(f"baseline: {escape(next(iter(baselines)))}", style="dim", highlight=False)
     if len(plan.arms) > MAX_ROWS:
         console.print(f"... and {len(plan.arms) - MAX_ROWS:,} more arms; --json prints all of them")
-    for notice in _collect_notices(plan):
+    for notice in (*machine.notices, *_collect_notices(plan)):
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     left = find_unfinished(plan, store)
     done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""
@@ -61,27 +63,28 @@ def print_plan(plan: Plan, store: StudyFolder, placement: Placement, pace: Pace,
     flops = f", {format_count(plan.total_flops)}FLOP in total" if plan.total_flops is not None else ""
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {seeds}{flops}{done}; {placement}",
-        *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], placement, pace),
+        *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], machine),
         *power,
         *describe_inputs(plan),
     ):
         console.print(line, markup=False, highlight=False)
     try:
-        check_memory(plan.study, left, placement)
+        check_memory(plan.study, left, placement, machine.memory_bytes, machine.name)
     except ResourceError as error:
         console.print(f"note: `ablate run` would refuse here: {escape(str(error))}", style="red", highlight=False)
 
 
-def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], placement: Placement, pace: Pace) -> Iterator[str]:
+def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], machine: PlannedMachine) -> Iterator[str]:
     """The time and memory of the runs that are left, as far as they are known."""
     known = [seconds for seconds in run_seconds if seconds is not None]
     if len(known) < len(run_seconds):
         yield "the time is not known until a run has finished"
         return
+    placement = machine.placement
     seconds = study_seconds(known, placement.slots)
     gpu_hours = seconds * placement.gpus_of_run * placement.slots / 3600
     sizes = [n_bytes for arm in plan.arms if (n_bytes := arm.setup.memory_bytes) is not None]
-    sources = f"{pace} on this machine, and from finished runs" if sizes else "finished runs"
+    sources = f"{machine.pace} on {machine.name}, and from finished runs" if sizes else "finished runs"
     memory = f", up to {format_count(max(sizes))}B of memory per run" if sizes else ""
     yield (
         f"about {format_seconds(seconds)}{f' and {format_number(gpu_hours, 2)} GPU-hours' if gpu_hours else ''} "

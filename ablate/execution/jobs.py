@@ -149,10 +149,10 @@ def _name_state(folder: RunFolder) -> str:
     return "stopped early" if status.is_cut else folder.shown_state(status)
 
 
-def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace) -> Mapping[str, float | None]:
+def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace | None) -> Mapping[str, float | None]:
     """Seconds per run of each arm, by name: the median of its finished runs, or an estimate. Estimates are corrected
-    by the error of the estimates of other arms. None if nothing is known."""
-    guessed = {arm.name: arm.setup.seconds(pace) for arm in plan.arms}
+    by the error of the estimates of other arms. None if nothing is known; without a `pace`, only runs tell."""
+    guessed = {arm.name: None if pace is None else arm.setup.seconds(pace) for arm in plan.arms}
     took: dict[str, list[float]] = {}
     for run in plan.runs:
         status = store.run(run.run_id).read_status()

@@ -138,12 +138,18 @@ def _fastest(call: Callable[[], Tensor]) -> float:
     return min(seconds)
 
 
-def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) -> None:
-    """Raises `ResourceError` if the weights, gradients and optimizer state of a run do not fit into this machine, even
-    with the smallest micro-batch."""
+def check_memory(
+    study: Declaration,
+    runs: Sequence[Run],
+    placement: Placement,
+    total_bytes: float | None = None,
+    machine: str = "this machine",
+) -> None:
+    """Raises `ResourceError` if the weights, gradients and optimizer state of a run do not fit into the machine, even
+    with the smallest micro-batch. It is this machine unless `total_bytes` is given."""
     if not runs:
         return
-    total = _total_bytes(placement.gpus > 0)
+    total = _total_bytes(placement.gpus > 0) if total_bytes is None else total_bytes
     arm = max((run.arm for run in runs), key=lambda arm: arm.setup.least_memory_bytes)
     needed = arm.setup.least_memory_bytes
     if total and needed > total:
@@ -151,7 +157,7 @@ def check_memory(study: Declaration, runs: Sequence[Run], placement: Placement) 
         raise ResourceError(
             f"{study.locate(('model',))}: the arm {arm.name} has {format_count(arm.n_params or 0)} parameters: their "
             f"weights, gradients and optimizer state take at least {format_count(needed)}B, "
-            f"and {device} of this machine {'has' if placement.gpus else 'have'} {format_count(total)}B"
+            f"and {device} of {machine} {'has' if placement.gpus else 'have'} {format_count(total)}B"
         )
 
 

@@ -9,7 +9,7 @@ from ablate.report.finding import format_verdict
 from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
 from ablate.report.notation import AXIS_NAMES, DASH, capitalize, format_p_value
 from ablate.report.report import Report
-from ablate.report.table import Table
+from ablate.report.table import Table, merge_costs
 
 _TOGETHER = "Simultaneous intervals and p-values hold for all arms of a baseline together."
 
@@ -18,17 +18,15 @@ def tabulate_trends(report: Report) -> Table:
     """The growth of the speedups along a numeric axis, on all axes of cost."""
     rows = {(trend.along, name_family(trend)): trend for trend in report.trends if trend.axis == report.axis}
     cells = {(trend.along, name_family(trend), trend.axis): format_growth(trend) for trend in report.trends}
-    lines = tuple(
-        (
-            family,
-            along,
-            ", ".join(f"{level:g}" for level in trend.levels),
-            *(cells[along, family, axis] for axis in report.table_axes),
-            format_p_value(trend.p_value),
-            format_loss_change(trend),
-        )
-        for (along, family), trend in rows.items()
-    )
+    last = f"{report.metric.heading} difference"
+    columns = {
+        "Arm": [family for _, family in rows],
+        "Along": [along for along, _ in rows],
+        "Levels": [", ".join(f"{level:g}" for level in trend.levels) for trend in rows.values()],
+        **merge_costs({axis: [cells[along, family, axis] for along, family in rows] for axis in report.table_axes}),
+        "p": [format_p_value(trend.p_value) for trend in rows.values()],
+        last: [format_loss_change(trend) for trend in rows.values()],
+    }
     notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
     how = (
         "The growth is the speedup at the last level divided by that at the first, from a straight line in the "
@@ -37,10 +35,9 @@ def tabulate_trends(report: Report) -> Table:
         f"difference of {_name_finals(report.metric)}. A bound is the mean of the seeds' own limits and has "
         "their noise."
     )
-    last = f"{report.metric.heading} difference"
-    header = ("Arm", "Along", "Levels", *(AXIS_NAMES[axis] for axis in report.table_axes), "p", last)
     caption = f"Growth of the speedup to the baseline's final {report.metric.short}, with 95 % intervals"
-    return Table("trends", caption, header, lines, "\n".join((how, *notes)))
+    cells_of = tuple(zip(*columns.values(), strict=True))
+    return Table("trends", caption, tuple(columns), cells_of, "\n".join((how, *notes)))
 
 
 def _name_finals(metric: Metric) -> str:

@@ -43,7 +43,7 @@ def describe_finding(
         which = f"{which} no" if len(compared) == 1 else f"{which} a"
         return f"{which} final {metric.short} that could be compared with its baseline's."
     if len(compared) == 1:
-        sentences = [_describe_one(rows[0], labels, metric, smallest)]
+        sentences = [describe_one(rows[0], labels, metric, smallest)]
     else:
         sentences = [_describe_many(rows, len(compared), labels, metric)]
         small = [labels[row.arm] for row in rows if row.is_small and row.verdict in ("better", "worse")]
@@ -64,7 +64,8 @@ def describe_detectable(rows: Sequence[Difference], metric: Metric) -> list[str]
     return [f"This study finds a difference of {size} in 80 % of cases{which}."]
 
 
-def _describe_one(row: Difference, labels: Mapping[str, str], metric: Metric, smallest: float | None) -> str:
+def describe_one(row: Difference, labels: Mapping[str, str], metric: Metric, smallest: float | None) -> str:
+    """State the verdict on one arm, with its numbers."""
     arm, base, short = labels[row.arm], labels[row.baseline], metric.short
     size = f"{row.estimate:+.4f}{metric.unit}"
     if row.low_simultaneous is None or row.high_simultaneous is None:
@@ -86,20 +87,25 @@ def _describe_one(row: Difference, labels: Mapping[str, str], metric: Metric, sm
 def _describe_many(rows: Sequence[Difference], n: int, labels: Mapping[str, str], metric: Metric) -> str:
     verdicts = [row.verdict for row in rows]
     counts = [(word, verdicts.count(word)) for word in VERDICTS if word in verdicts]
-    missing = n - len(rows)
     listed = join_with_and([f"{labels[row.arm]} {format_difference(row)}" for row in rows[:LISTED]] + name_rest(rows))
     kind = "simultaneous 95 % intervals" if any(row.low_simultaneous is not None for row in rows) else "one seed each"
     what = f"difference in final {metric.short}{f',{metric.unit}' if metric.unit else ''}"
-    return f"At the end of training, {_count(counts, n, missing)} ({what}, {kind}): {listed}."
+    return f"At the end of training, {count_verdicts(counts, n, len(rows))} ({what}, {kind}): {listed}."
 
 
-def _count(counts: Sequence[tuple[Verdict, int]], n: int, missing: int) -> str:
-    """`both arms are undecided`; `2 of 3 arms are better than the baseline and 1 is worse`."""
+def count_verdicts(counts: Sequence[tuple[Verdict, int]], n: int, n_known: int, n_diverged: int = 0) -> str:
+    """`both arms are undecided`; `2 of 3 arms are better than the baseline and 1 is worse`.
+
+    `n_known` of the `n` arms have a verdict; of the others, `n_diverged` diverged with every seed.
+    """
+    missing = n - n_known - n_diverged
     (first, n_first), *others = counts
-    if not others and not missing:
+    if not others and n_known == n:
         return f"{'both' if n == 2 else f'all {n}'} arms are {_MANY[first]}"
     parts = [f"{n_first} of {n} arms {'is' if n_first == 1 else 'are'} {_MANY[first]}"]
     parts += [f"{k} {'is' if k == 1 else 'are'} {word}" for word, k in others]
+    if n_diverged:
+        parts.append(f"{n_diverged} diverged")
     if missing:
         parts.append(f"{missing} {'has' if missing == 1 else 'have'} nothing to compare")
     return join_with_and(parts)

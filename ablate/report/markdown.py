@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 
-from ablate.report.report import Report
+from ablate.report.chart import Chart
+from ablate.report.document import Block, Code, Document, Facts, Folded, Text
 from ablate.report.table import Table
-from ablate.report.tables import tabulate
 
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+-](?=[\s#])|^[=-](?=[=-]*$)")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def write_markdown(report: Report, pictures: dict[str, str]) -> str:
-    """Write the page. `pictures` maps paths relative to the page to captions."""
-    record = report.record
-    parts = [f"# {escape(record.study)}"]
-    if record.question:
-        parts.append(f"**{escape(record.question)}**")
-    parts.append(escape(" ".join(report.answer)))
-    parts += [f"![{escape(caption)}]({path})" for path, caption in pictures.items()]
-    parts += [write_table(table) for table in tabulate(report)]
-    parts.append("## How to reproduce this study")
-    if report.command:
-        parts.append(_write_code(report.command))
-    facts = [
-        *([f"ablate {record.version}"] if record.version else []),
-        *(f"{name} {version}" for name, version in report.versions.items() if name != "ablate"),
-    ]
-    facts += [f"data {name} {text}" for name, text in report.data_facts.items()]
-    parts.append(escape("; ".join(facts)) + ".")
+def write_markdown(document: Document, pictures: Mapping[str, str], title: str = "") -> str:
+    """Write the page. `pictures` maps names of charts to paths relative to the page; others are left out."""
+    parts = [f"# {escape(title or document.heading)}"]
+    if document.notice:
+        parts.append(f"**{escape(document.notice)}**")
+    if title and document.heading != title:
+        parts.append(f"**{escape(document.heading)}**")
+    parts += [escape(document.context), escape(" ".join(document.verdict))]
+    if document.lead is not None:
+        parts += _write_block(document.lead, pictures)
+    if document.answer != document.verdict:
+        parts += ["## In full", *map(escape, document.answer)]
+    for section in document.sections:
+        parts.append(f"## {escape(section.title)}")
+        parts += [text for block in section.blocks for text in _write_block(block, pictures)]
     return "\n\n".join(parts) + "\n"
+
+
+def _write_block(block: Block, pictures: Mapping[str, str]) -> Iterator[str]:
+    match block:
+        case Text():
+            yield escape(block.text)
+        case Code():
+            yield _write_code(block.text)
+        case Facts():
+            yield escape("; ".join(f"{name} {text}" for name, text in block.facts.items())) + "."
+        case Table():
+            yield write_table(block)
+        case Chart():
+            if block.name in pictures:
+                yield f"![{escape(block.caption)}]({pictures[block.name]})"
+        case Folded():
+            for inner in block.blocks:
+                yield from _write_block(inner, pictures)
 
 
 def escape(text: str) -> str:
@@ -45,7 +61,7 @@ def write_table(table: Table) -> str:
     body = ["| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines]
     body.insert(1, "| --- " * len(table.header) + "|")
     note = "".join(f"\n\n{escape(line)}" for line in table.note.splitlines())
-    return f"## {escape(table.caption)}\n\n" + "\n".join(body) + note
+    return f"### {escape(table.caption)}\n\n" + "\n".join(body) + note
 
 
 def _write_code(text: str) -> str:

@@ -46,9 +46,11 @@ def clean_name(text: str) -> str:
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
 
 
-def shorten(text: str, limit: int = 36) -> str:
-    """The text, cut with an ellipsis to fit into a picture."""
-    return text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+def elide(text: str, limit: int = 36) -> str:
+    """The text, cut to fit into a picture. Names of arms often differ at the end, so the middle is cut."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - limit // 2 - 1]}\N{HORIZONTAL ELLIPSIS}{text[-(limit // 2) :]}"
 
 
 def label_level(axis: str, level: Value) -> str:
@@ -101,9 +103,9 @@ def explain_targets(targets: Sequence[Target], share: str, metric: Metric = LOSS
 
 
 def label_targets(targets: Sequence[Target], metric: Metric) -> str:
-    """The title of a ladder's axis. Its ticks come from `shorten_target`."""
+    """What the targets of a ladder are. Its ticks come from `shorten_target`."""
     share = f"the baseline's {metric.short} at this share of its budget"
-    return f"target: {explain_targets(targets, share, metric)}"
+    return explain_targets(targets, share, metric)
 
 
 def shorten_target(target: Target) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,8 +20,9 @@ from ablate.analysis.selection import measure_by, rebase, select
 from ablate.analysis.speedup import speed_ups
 from ablate.analysis.trend import find_trends
 from ablate.errors import AblateError
-from ablate.report.palette import Look, assign_looks
-from ablate.report.pictures import draw_curves, draw_ladder, draw_speedups, save_picture, styled
+from ablate.report.chart import Chart, draw_file
+from ablate.report.curve_charts import chart_curves, chart_minus_baseline
+from ablate.report.ratio_charts import chart_ladder, chart_speedups
 from ablate.report.report import Report, ReportOptions, make_report
 from ablate.report.table import Table
 from ablate.report.tables import tabulate_arms, tabulate_speedups
@@ -31,8 +31,8 @@ from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Value
 
 if TYPE_CHECKING:
+    import altair as alt
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _NUMBERS = ("target_loss", "ratio", "low", "high", "p_value", "p_holm")  # None in some rows, NaN in a data frame
 
@@ -47,14 +47,27 @@ def load(path: str | Path) -> Study:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A matplotlib `figure` that Jupyter displays with any backend."""
+    """A chart that Jupyter displays: as SVG, and interactively where Vega-Lite is supported. `chart` is Altair's."""
 
-    figure: Figure
+    made: Chart
+
+    @property
+    def chart(self) -> alt.TopLevelMixin:
+        """The Altair chart, to change it."""
+        import altair as alt
+
+        chart: alt.TopLevelMixin = alt.Chart.from_dict(self.made.draw())
+        return chart
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture; the ending is `.svg`, `.pdf` or `.png`. Raises `AblateError` for another one."""
+        ending = Path(path).suffix.removeprefix(".")
+        if ending not in ("svg", "pdf", "png"):
+            raise AblateError(f"{path}: the ending must be .svg, .pdf or .png")
+        Path(path).write_bytes(draw_file(self.made, ending))
 
     def _repr_svg_(self) -> str:
-        buffer = io.BytesIO()
-        save_picture(self.figure, "svg", buffer)
-        return buffer.getvalue().decode()
+        return draw_file(self.made, "svg").decode()
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,21 +175,32 @@ class Study:
         return pd.DataFrame([line.to_dict() for line in find_importance(self.results)])
 
     def plot_curves(self, axis: str | None = None) -> Picture:
-        """Plot the metric against cost. The band spans the lowest to the highest seed."""
-        return self._plot(draw_curves, axis)
+        """Plot the metric against cost: means over seeds as thick lines, and each seed as a thin one."""
+        return self._plot(chart_curves, axis)
 
-    def plot_speedup(self, axis: str | None = None) -> Picture:
-        """Plot the speedup of each arm to its baseline's final value, with 95 % intervals. A triangle is a bound.
+    def plot_minus_baseline(self, axis: str | None = None) -> Picture:
+        """Plot the metric minus that of the baseline with the same seed at the same cost.
 
         Raises `AblateError` if no arm has a baseline to be compared with.
         """
-        if not self.results.compared_arms:
-            raise AblateError(f"{self.name}: no arm has a baseline to be compared with; choose one with against()")
-        return self._plot(draw_speedups, axis)
+        self._require_baseline()
+        return self._plot(chart_minus_baseline, axis)
+
+    def plot_speedup(self, axis: str | None = None) -> Picture:
+        """Plot the speedup of each arm to its baseline's final value, with 95 % intervals. An open arrow is a bound.
+
+        Raises `AblateError` if no arm has a baseline to be compared with.
+        """
+        self._require_baseline()
+        return self._plot(chart_speedups, axis)
 
     def plot_ladder(self, axis: str | None = None) -> Picture:
         """Plot speedup against target, from values that are reached early to the final one."""
-        return self._plot(draw_ladder, axis)
+        return self._plot(chart_ladder, axis)
+
+    def _require_baseline(self) -> None:
+        if not self.results.compared_arms:
+            raise AblateError(f"{self.name}: no arm has a baseline to be compared with; choose one with against()")
 
     def report(self, out: str | Path, axis: str | None = None, *, figures: bool = False) -> Path:
         """Write the files of `ablate report` into a folder and return the path of `report.html`.
@@ -185,10 +209,8 @@ class Study:
         """
         return write_report(self.results, out, options=ReportOptions(axis=axis, figures=figures)).paths["html"]
 
-    def _plot(self, draw: Callable[[Report, Mapping[str, Look]], Figure], axis: str | None) -> Picture:
-        report = make_report(self.results, ReportOptions(axis=axis))
-        with styled():
-            return Picture(draw(report, assign_looks(report.arms)))
+    def _plot(self, make: Callable[[Report], Chart], axis: str | None) -> Picture:
+        return Picture(make(make_report(self.results, ReportOptions(axis=axis))))
 
     def __repr__(self) -> str:
         runs = self.results.runs
@@ -198,7 +220,7 @@ class Study:
     def _repr_html_(self) -> str:
         report = make_report(self.results, ReportOptions())
         heading = f"<h3>{html.escape(self.name)}</h3><p><i>{html.escape(self.question)}</i></p>"
-        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in report.answer)
+        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in report.verdict)
         table = tabulate_speedups(report) if report.headline_rows else tabulate_arms(report)
         return f"{heading}{sentences}{_write_table(table)}"
 

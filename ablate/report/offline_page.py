@@ -1,4 +1,4 @@
-"""HTML pages that work offline: a single file with its style and the drawing library.
+"""HTML pages that work offline: a single file with its style, its data, and Vega to draw the charts.
 
 The page's Content-Security-Policy lists the hash of each script and forbids all requests. So the name of an arm or a
 study, which may contain anything, cannot run, load or send anything.
@@ -9,29 +9,70 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from ablate.report.chart import THEMES, Chart, Choice, configure
+from ablate.report.document import Document
+from ablate.report.palette import LIGHT, Theme
 
-def render_page(template: str, script: str, data: Any, **context: Any) -> str:
-    """Render a page from a Jinja template and a script, which finds the data as JSON in the element `data`.
 
-    The template gets `style`, `scripts`, `policy` and `data` in addition to the context.
-    """
+def write_html(document: Document) -> str:
+    """The page as one file."""
     import jinja2
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    scripts = [_read_plotly(), read_template("figures.js") + script]
-    return environment.from_string(template).render(
-        data=embed_json(data),
+    charts = document.charts
+    scripts = [_read_vega(), _read_template("page.js")]
+    shared = [choice for chart in charts.values() for choice in chart.choices if choice.is_shared]
+    return environment.from_string(_read_template("page.html.j2")).render(
+        document=document,
+        data=embed_json(pack(charts.values())),
         scripts=scripts,
-        style=read_template("page.css"),
+        style="".join(_write_variables(name, theme) for name, theme in THEMES.items()) + _read_template("page.css"),
         policy=" ".join(_hash_script(script) for script in scripts),
-        **context,
+        shared=list({choice.name: choice for choice in sorted(shared, key=_count_options)}.values()),
+        swatches={swatch.text: swatch for swatch in document.arms.values()},
+        variable=_VARIABLES.get,
     )
+
+
+def pack(charts: Iterable[Chart]) -> dict[str, Any]:
+    """The data that the page's script draws. Equal lists are stored once, in `lists`, and named by `@` and a number."""
+    lists: dict[str, str] = {}
+
+    def store(value: Any) -> Any:
+        if isinstance(value, list) and len(value) > 8:
+            return lists.setdefault(json.dumps(value, separators=(",", ":"), allow_nan=False), f"@{len(lists)}")
+        return value
+
+    packed = [
+        {
+            "name": chart.name,
+            "spec": chart.spec,
+            "fills": chart.fills,
+            "choices": [choice.name for choice in chart.choices],
+            "shared": [choice.name for choice in chart.choices if choice.is_shared],
+            "wide": chart.wide,
+            "narrow": chart.narrow,
+            "columns": chart.columns,
+            "data": {
+                name: [{key: store(value) for key, value in row.items()} for row in rows]
+                for name, rows in chart.data.items()
+            },
+        }
+        for chart in charts
+    ]
+    themes = {
+        name: {"config": configure(theme), "colors": dict(zip(LIGHT.every, theme.every, strict=True))}
+        for name, theme in THEMES.items()
+    }
+    return {"charts": packed, "lists": [json.loads(text) for text in lists], "themes": themes}
 
 
 def embed_json(data: Any) -> str:
@@ -40,10 +81,32 @@ def embed_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
+def _count_options(choice: Choice) -> int:
+    return len(choice.options)
+
+
+def _name_colors(theme: Theme) -> dict[str, str]:
+    """The names of the CSS variables of a theme, with their colors."""
+    named: dict[str, str] = {}
+    for field in fields(theme):
+        value = getattr(theme, field.name)
+        named |= (
+            {field.name: value} if isinstance(value, str) else {f"{field.name}-{i}": c for i, c in enumerate(value)}
+        )
+    return named
+
+
+_VARIABLES: Mapping[str, str] = {color: f"var(--{name})" for name, color in _name_colors(LIGHT).items()}
+
+
+def _write_variables(name: str, theme: Theme) -> str:
+    rule = ":root{" + "".join(f"--{key}:{color};" for key, color in _name_colors(theme).items()) + "}"
+    return rule if name == "light" else f"@media screen and (prefers-color-scheme: dark){{{rule}}}"
+
+
 @cache
-def read_template(name: str, package: str = "ablate.report") -> str:
-    """Read a file from the folder `templates` of a package."""
-    return resources.files(package).joinpath("templates", name).read_text(encoding="utf-8")
+def _read_template(name: str) -> str:
+    return resources.files("ablate.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _hash_script(script: str) -> str:
@@ -51,6 +114,9 @@ def _hash_script(script: str) -> str:
 
 
 @cache
-def _read_plotly() -> str:
-    script = resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+def _read_vega() -> str:
+    """Vega, Vega-Lite and their embedding as one script. Making it takes a few seconds, once per process."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle()
     return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")

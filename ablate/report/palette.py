@@ -1,48 +1,45 @@
-"""The color and dash of each arm, the same in every figure, in colors that color-blind readers can tell apart."""
+"""Colors and dashes, the same in every figure, in colors that color-blind readers can tell apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ablate.analysis.summary import ArmSummary
-
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Okabe and Ito, Color Universal Design (2008), without black, and without yellow, which is invisible on white."""
-
-BASELINE_COLORS = ("#6b7280", "#a16207", "#7c3aed", "#0f766e")
-"""Muted colors, one per group of `compare_within`."""
-
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-"""Plotly's names."""
-
-_STROKES = {"solid": (), "dash": (6, 3), "dot": (2, 2), "dashdot": (6, 2, 2, 2), "longdash": (10, 3)}
+DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 2), (10, 3, 2, 3))
+"""Strokes and gaps in pixels, one per level. Empty for a solid line."""
 
 
 @dataclass(frozen=True)
-class Look:
-    color: str
-    dash: str
+class Theme:
+    """Colors of a page. `lines` begins with that of a baseline; the other seven are for levels in their order."""
+
+    paper: str
+    ink: str
+    soft: str
+    line: str
+    lines: tuple[str, ...]
+    other: str
 
     @property
-    def strokes(self) -> tuple[int, ...]:
-        """Alternating lengths of strokes and gaps in pixels. Empty for a solid line."""
-        return _STROKES[self.dash]
+    def every(self) -> tuple[str, ...]:
+        return (self.paper, self.ink, self.soft, self.line, *self.lines, self.other)
 
 
-def assign_looks(arms: Sequence[ArmSummary]) -> dict[str, Look]:
-    """Give baselines the muted colors and other arms the bright ones, with a new dash after each round of colors."""
-    looks: dict[str, Look] = {}
-    n_baselines = n_others = 0
-    for arm in arms:
-        if arm.is_baseline:
-            looks[arm.arm] = _pick(BASELINE_COLORS, n_baselines)
-            n_baselines += 1
-        else:
-            looks[arm.arm] = _pick(COLORS, n_others)
-            n_others += 1
-    return looks
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1a1f29",
+    soft="#566072",
+    line="#d5dae3",
+    lines=("#697280", "#0068a6", "#c24e00", "#007a5a", "#a8487f", "#8a6500", "#6d4bc3", "#2b2f36"),
+    other="#a3abb8",
+)
+DARK = Theme(
+    paper="#12151b",
+    ink="#e7eaf0",
+    soft="#a3adbd",
+    line="#343c4a",
+    lines=("#9aa4b4", "#5cb3ee", "#f58d4a", "#3cc79b", "#e58fc0", "#e0b04a", "#b39bf5", "#d5d9e0"),
+    other="#5d6675",
+)
+"""After Okabe and Ito, Color Universal Design (2008): darker on white and lighter on black, so that text is legible."""
 
-
-def _pick(colors: Sequence[str], index: int) -> Look:
-    return Look(colors[index % len(colors)], DASHES[index // len(colors) % len(DASHES)])
+MAX_COLORS = len(LIGHT.lines)

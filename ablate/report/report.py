@@ -27,9 +27,12 @@ from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_
 from ablate.analysis.trend import Trend, find_trends
 from ablate.errors import AblateError, suggest
 from ablate.metrics import Metric
+from ablate.report.encoding import Look, Scales, assign_looks, collect_scales
+from ablate.report.finding import rank_arms
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions
 from ablate.report.headline import state_result
 from ablate.report.notation import LISTED, join_with_and, label_arms, name_rest
+from ablate.report.verdict import state_verdict
 from ablate.tracking.study_record import StudyRecord, Value
 
 
@@ -73,7 +76,9 @@ _MINUTES = re.compile(r" --minutes[ =]\S+")
 class Report:
     """The numbers of a study, the sentences that answer its question, and the paths of the pages once written.
 
-    `answer` is the result, then sentences about growth and interactions if the design has them, then price and caveats.
+    `verdict` is one sentence, or two if wall-clock time says something else; for a study that compares nothing, it is
+    the first sentence of the answer. `answer` is the result, then sentences about growth and interactions if the design
+    has them, then price and caveats.
     """
 
     record: StudyRecord
@@ -90,6 +95,7 @@ class Report:
     arms: tuple[ArmSummary, ...]
     fairness: tuple[Fairness, ...]
     mishaps: tuple[Mishap, ...]
+    verdict: tuple[str, ...]
     answer: tuple[str, ...]
     versions: Mapping[str, str]
     evaluations: tuple[EvaluationResult, ...] = ()
@@ -117,6 +123,16 @@ class Report:
     def labels(self) -> Mapping[str, str]:
         """The name of each arm on the pages."""
         return label_arms(self.record.arms)
+
+    @cached_property
+    def looks(self) -> Mapping[str, Look]:
+        """The look of each arm in every chart."""
+        ranked = rank_arms(self.differences, self.results.compared_arms, self.metric)
+        return assign_looks(self.results, self.labels, ranked)
+
+    @cached_property
+    def scales(self) -> Scales:
+        return collect_scales(self.looks)
 
     @cached_property
     def headline_rows(self) -> tuple[SpeedUp, ...]:
@@ -202,6 +218,11 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     growing = trends if "final" in options.targets else ()  # trends are of the final value
     interactions = describe_interactions(effects, results.record.compare_within, metric)
     further = (*describe_growth(growing, axis, metric), *interactions)
+    seconds = [row for row in headline if row.axis == "seconds"]
+    diverged = [arm.arm for arm in arms if arm.n_diverged == arm.n_runs]
+    verdict = state_verdict(
+        differences, seconds, results.compared_arms, labels, metric, results.smallest_effect, diverged
+    )
     return Report(
         record=results.record,
         options=options,
@@ -217,6 +238,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         arms=arms,
         fairness=fairness,
         mishaps=find_mishaps(results),
+        verdict=verdict or (finding,),
         answer=(finding, *further, caveats),
         versions=collect_versions(results),
         evaluations=evaluations,

@@ -23,6 +23,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "study": record.study,
         "question": record.question,
+        "verdict": list(report.verdict),
         "answer": list(report.answer),
         **({} if record.metrics == LANGUAGE_MODEL else {"metrics": dict(record.metrics)}),
         "is_complete": report.is_complete,

@@ -12,10 +12,6 @@ from ablate.report.effect_tables import (
     describe_differences,
     explain_verdicts,
     name_difference,
-    tabulate_differences,
-    tabulate_effects,
-    tabulate_importance,
-    tabulate_trends,
 )
 from ablate.report.evaluation_tables import tabulate_capabilities, tabulate_evaluations
 from ablate.report.finding import format_difference, format_verdict
@@ -36,7 +32,7 @@ from ablate.report.notation import (
     shorten_target,
 )
 from ablate.report.report import Report
-from ablate.report.table import Table
+from ablate.report.table import Table, merge_costs
 
 STEP_TIME, VERDICT, P_VALUE = "Step time ratio", "Verdict", "p"
 """Columns next to the speedups: time per step over the baseline's, and the verdict with its simultaneous p-value."""
@@ -44,40 +40,34 @@ STEP_TIME, VERDICT, P_VALUE = "Step time ratio", "Verdict", "p"
 
 def tabulate_speedups(report: Report) -> Table:
     """The verdict on each arm, then its speedups on all axes of cost, with the time per step that links them."""
-    step_ratio = {arm.arm: arm.step_ratio for arm in report.arms}
-    baselines = {row.baseline for row in report.headline_rows}
-    rows = []
-    for arm in report.results.compared_arms:
-        cells = report.headline_of(arm)
-        main, difference = cells[report.axis], report.difference_of.get(arm)
-        rows.append(
-            (
-                report.labels[arm],
-                *([report.labels[main.baseline]] if len(baselines) > 1 else []),
-                *_write_verdict(difference),
-                *(format_speedup(cells[axis]) for axis in report.table_axes),
-                format_ratio(step_ratio[arm]),
-                f"{main.n_reached}/{main.n_pairs}",
-            )
-        )
+    compared = report.results.compared_arms
+    summaries = {arm.arm: arm for arm in report.arms}
+    main = {arm: report.headline_of(arm)[report.axis] for arm in compared}
+    baselines = {row.baseline for row in main.values()}
+    verdicts = [_write_verdict(report.difference_of.get(arm)) for arm in compared]
+    flags = {line.arm: "; ".join(line.flags) for line in report.fairness}
+    columns = {
+        "Arm": [report.labels[arm] for arm in compared],
+        **({"Baseline": [report.labels[row.baseline] for row in main.values()]} if len(baselines) > 1 else {}),
+        name_difference(report.metric): [cells[0] for cells in verdicts],
+        VERDICT: [cells[1] for cells in verdicts],
+        P_VALUE: [cells[2] for cells in verdicts],
+        **merge_costs(
+            {axis: [format_speedup(report.headline_of(arm)[axis]) for arm in compared] for axis in report.table_axes}
+        ),
+        STEP_TIME: [format_ratio(summaries[arm].step_ratio) for arm in compared],
+        "Reached": [f"{row.n_reached}/{row.n_pairs}" for row in main.values()],
+        **({"Flags": [flags.get(arm) or "none" for arm in compared]} if any(flags.values()) else {}),
+    }
     over = f" over {report.labels[next(iter(baselines))]}" if len(baselines) == 1 else ""
-    header = (
-        "Arm",
-        *(["Baseline"] if len(baselines) > 1 else []),
-        name_difference(report.metric),
-        VERDICT,
-        P_VALUE,
-        *(AXIS_NAMES[axis] for axis in report.table_axes),
-        STEP_TIME,
-        "Reached",
-    )
     goal = format_target(report.options.headline, report.metric)
     caption = (
         f"{capitalize(describe_differences(report.metric))}, with simultaneous 95 % intervals, and speedup{over} to "
         f"{goal}, with unadjusted ones"
     )
     notes = (*explain_verdicts(report), *_collect_notes(report).splitlines())
-    return Table("speedup", caption, header, tuple(rows), "\n".join(notes))
+    table = Table("speedup", caption, tuple(columns), tuple(zip(*columns.values(), strict=True)), "\n".join(notes))
+    return _leave_out_unknown(table, (STEP_TIME,))
 
 
 def _write_verdict(difference: Difference | None) -> tuple[str, str, str]:
@@ -110,19 +100,20 @@ def tabulate_ladder(report: Report) -> Table:
 
 
 def tabulate_full_schedules(report: Report) -> Table:
-    header = ("Arm", *(AXIS_NAMES[axis] for axis in report.table_axes), "Reached")
     cells = {(row.arm, row.axis): row for row in report.full_schedule}
-    rows = []
-    for arm in dict.fromkeys(row.arm for row in report.full_schedule):
-        main = cells[arm, report.axis]
-        ratios = (format_speedup(cells[arm, axis]) for axis in report.table_axes)
-        rows.append((report.labels[arm], *ratios, f"{main.n_reached}/{main.n_pairs}"))
+    arms = list(dict.fromkeys(row.arm for row in report.full_schedule))
+    main = [cells[arm, report.axis] for arm in arms]
+    columns = {
+        "Arm": [report.labels[arm] for arm in arms],
+        **merge_costs({axis: [format_speedup(cells[arm, axis]) for arm in arms] for axis in report.table_axes}),
+        "Reached": [f"{row.n_reached}/{row.n_pairs}" for row in main],
+    }
     note = (
         f"The budget at which the baseline would end at the arm's final {report.metric.short}, divided by the arm's "
         "budget. This is the number to quote."
     )
     caption = "Speedup between full schedules, with unadjusted 95 % intervals"
-    return Table("full_schedule", caption, header, tuple(rows), note)
+    return Table("full_schedule", caption, tuple(columns), tuple(zip(*columns.values(), strict=True)), note)
 
 
 def tabulate_arms(report: Report) -> Table:
@@ -232,25 +223,6 @@ def tabulate_mishaps(report: Report) -> Table:
         for m in report.mishaps
     )
     return Table("failures", "Runs that did not finish their budget, or whose curve is damaged", header, rows)
-
-
-def tabulate(report: Report) -> tuple[Table, ...]:
-    """All tables that are not empty, in the order of the page."""
-    makers = (
-        tabulate_speedups,
-        tabulate_ladder,
-        tabulate_full_schedules,
-        tabulate_trends,
-        tabulate_arms,
-        tabulate_differences,
-        tabulate_effects,
-        tabulate_importance,
-        tabulate_cost,
-        tabulate_fairness,
-        tabulate_mishaps,
-    )
-    made = [*(make(report) for make in makers), *evaluation_tables(report)]
-    return tuple(table for table in made if table.rows)
 
 
 def evaluation_tables(report: Report) -> list[Table]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ablate.report.notation import AXIS_NAMES, join_with_and
 from ablate.report.report import Report
-from ablate.report.table import Table
+from ablate.report.table import JOINED, Table
 from ablate.report.tables import P_VALUE, STEP_TIME, VERDICT, tabulate_arms, tabulate_speedups
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WIDEST = 10_000  # characters, for output without a width
 _NAMES, _NARROWEST = 20, 8  # characters: what names may take from other columns, and their minimum
 _LEFT_OUT_FIRST = (
+    "Flags",
     "steps",
     "GPU-seconds",
     "FLOPs",
@@ -93,14 +94,18 @@ def _narrow(table: Table, axis: str) -> Iterator[Table]:
     """
     yield table
     left_out: list[str] = []
-    for name in (*(column for column in _LEFT_OUT_FIRST if column != axis), axis, VERDICT):
-        if name in table.header:
-            left_out.append(name)
-            kept = [index for index, name in enumerate(table.header) if name not in left_out]
-            header, *rows = (tuple(cells[index] for index in kept) for cells in (table.header, *table.rows))
-            note = f"{table.note}\nLeft out at this width, but on the page: {join_with_and(left_out)}."
-            narrow = replace(table, header=header, rows=tuple(rows), note=note.strip())
-            yield narrow
+    order = (*(name for name in _LEFT_OUT_FIRST if name != axis), axis, VERDICT)
+    ranks = {
+        name: max((order.index(part) for part in name.split(JOINED) if part in order), default=-1)
+        for name in table.header
+    }
+    for name in sorted((name for name in table.header if ranks[name] >= 0), key=ranks.__getitem__):
+        left_out.append(name)
+        kept = [index for index, name in enumerate(table.header) if name not in left_out]
+        header, *rows = (tuple(cells[index] for index in kept) for cells in (table.header, *table.rows))
+        note = f"{table.note}\nLeft out at this width, but on the page: {join_with_and(left_out)}."
+        narrow = replace(table, header=header, rows=tuple(rows), note=note.strip())
+        yield narrow
     if left_out:
         broken = tuple((name, *(cell.replace(", ", ",\n") for cell in cells)) for name, *cells in narrow.rows)
         yield replace(narrow, rows=broken)
@@ -118,7 +123,8 @@ def draw_table(table: Table, width: int | None = None) -> rich.table.Table:
     )
     drawn.add_column(Text(table.header[0]), width=width, overflow="fold")
     for name in table.header[1:]:
-        drawn.add_column(Text(name.replace(" ", "\n", 1)), justify="right", overflow="fold")
+        broken = name.replace(JOINED, JOINED.rstrip() + "\n") if JOINED in name else name.replace(" ", "\n", 1)
+        drawn.add_column(Text(broken), justify="right", overflow="fold")
     for name, *cells in table.rows:
         cells = [cell.removesuffix(" (no interval)") for cell in cells]  # the note gives the reason
         drawn.add_row(Text(_break_words(name, width) if width else name), *map(Text, cells))

@@ -12,8 +12,8 @@ from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve
 from ablate.metrics import LOSS, Metric
 
-MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 240, 24_000
-"""Points per drawn curve, about one per two pixels, and the limit for all curves of a page."""
+MIN_POINTS, MAX_POINTS, ALL_POINTS = 20, 160, 12_000
+"""Points per drawn curve, about one per four pixels, and the limit for all curves of a page, one per run."""
 
 MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 6_000, 8
 """The same for diagnostics, which are many and smooth, and the number of layers that are drawn."""
@@ -21,24 +21,28 @@ MAX_DIAGNOSTIC_POINTS, ALL_DIAGNOSTIC_POINTS, MAX_LAYERS = 60, 6_000, 8
 
 @dataclass(frozen=True)
 class DrawnCurve:
-    """A curve for drawing: `costs` per axis, and `mean`, `low` and `high` over `n_runs` seeds, each of shape [point].
+    """The curves of an arm for drawing: `costs` per axis [point], and `values` [run, point] with the `seeds` [run].
 
-    `state` is empty for the mean of an arm's complete runs. For a single run that is not complete, it says why.
+    `state` is empty for an arm's complete runs. For a single run that is not complete, it says why.
     """
 
     arm: str
     state: str
     costs: dict[str, Floats]
-    mean: Floats
-    low: Floats
-    high: Floats
-    n_runs: int
+    values: Floats
+    seeds: tuple[int, ...]
+
+    @property
+    def mean(self) -> Floats:
+        """The mean over runs [point]."""
+        mean: Floats = self.values.mean(axis=0)
+        return mean
 
 
 def thin_curves(results: Results, column: str, axes: Sequence[str]) -> list[DrawnCurve]:
-    """One curve per arm over its complete runs, and one per run that diverged or is not complete."""
+    """One entry per arm with its complete runs, and one per run that diverged or is not complete."""
     lines = []
-    limit = max(min(MAX_POINTS, ALL_POINTS // len(results.arms)), MIN_POINTS)
+    limit = max(min(MAX_POINTS, ALL_POINTS // max(len(results.runs), 1)), MIN_POINTS)
     for arm in results.arms:
         runs = [run for run in results.runs_of(arm) if np.isfinite(run.columns.get(column, np.empty(0))).any()]
         whole = [run for run in runs if run.is_whole]
@@ -52,14 +56,16 @@ def thin_curves(results: Results, column: str, axes: Sequence[str]) -> list[Draw
 def find_loss_range(lines: Sequence[DrawnCurve], metric: Metric = LOSS) -> tuple[float, float] | None:
     """The range of a linear axis if a few curves, such as diverged runs, would flatten all the others.
 
-    The worse end is twice as far as the median of the curves' worst values, from zero for a positive loss, otherwise
-    from the best value of all. None if no curve exceeds it.
+    The worse end is twice as far as the median of the complete curves' worst values, from zero for a positive loss,
+    otherwise from the best value of all. None if no curve exceeds it.
     """
-    known = [metric.orient(mean) for line in lines if (mean := line.mean[np.isfinite(line.mean)]).size]
-    worst = sorted(float(mean.max()) for mean in known)
-    best = min((float(mean.min()) for mean in known), default=0.0)
+    known = [(metric.orient(mean), line.state) for line in lines if (mean := line.mean[np.isfinite(line.mean)]).size]
+    whole = [mean for mean, state in known if not state] or [mean for mean, _ in known]
+    worst = sorted(float(mean.max()) for mean in whole)
+    best = min((float(mean.min()) for mean, _ in known), default=0.0)
+    highest = max((float(mean.max()) for mean, _ in known), default=0.0)
     zero = 0.0 if metric.direction == "lower" and best >= 0 else best
-    if not worst or worst[-1] <= (limit := zero + 2 * (worst[(len(worst) - 1) // 2] - zero)):
+    if not worst or highest <= (limit := zero + 2 * (worst[(len(worst) - 1) // 2] - zero)):
         return None
     bounds: tuple[float, float] = metric.orient_interval(best - _MARGIN * (limit - best), limit)
     return bounds
@@ -125,7 +131,7 @@ def _draw(runs: Sequence[RunCurve], column: str, axes: Sequence[str], state: str
         )
         for axis in axes
     }
-    return DrawnCurve(runs[0].arm, state, costs, values.mean(axis=0), values.min(axis=0), values.max(axis=0), len(runs))
+    return DrawnCurve(runs[0].arm, state, costs, values, tuple(run.seed for run in runs))
 
 
 def thin_points(points: Floats, limit: int) -> Floats:

@@ -13,13 +13,14 @@ from ablate.analysis.results import Results, read_results
 from ablate.analysis.selection import merge
 from ablate.errors import AblateError, ResourceError
 from ablate.files import make_folder, write_atomic
+from ablate.report.chart import Chart, draw_file
+from ablate.report.document import Document
 from ablate.report.latex import write_latex
 from ablate.report.markdown import write_markdown
-from ablate.report.page import write_page
-from ablate.report.pictures import caption_figures, draw_pictures, save_picture
+from ablate.report.offline_page import write_html
 from ablate.report.report import Report, ReportOptions, make_report
+from ablate.report.sections import compose
 from ablate.report.summary import final_metrics, summarize, write_evaluations_csv, write_speedup_csv
-from ablate.report.tables import tabulate
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_writer import publish
 
@@ -85,18 +86,21 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
     others = []
     for folder in ("figures", "tables"):
         make_folder(out / folder)
-    pictures, captions = {}, caption_figures(report)
-    for name, figure in draw_pictures(report).items():
-        for ending in ("svg", "pdf") if report.options.figures else ("svg",):
-            others.append(out / "figures" / f"{name}.{ending}")
-            write_atomic(others[-1], partial(save_picture, figure, ending))
-        pictures[f"figures/{name}.svg"] = captions.get(name, name)
-    for table in tabulate(report):
+    document, pictures = compose(report), {}
+    for chart in _list_pictures(document, is_every=report.options.figures):
+        pictures[chart.name] = f"figures/{chart.name}.svg"
+        for name, key in chart.pictures.items():
+            for ending in ("svg", "pdf") if report.options.figures else ("svg",):
+                others.append(out / "figures" / f"{name}.{ending}")
+                write_atomic(others[-1], draw_file(chart, ending, key))
+            if not report.options.figures:
+                break
+    for table in document.tables:
         others.append(out / "tables" / f"{table.name}.tex")
         write_atomic(others[-1], write_latex(table).encode())
     writers: dict[str, Callable[[], str]] = {
-        "html": partial(write_page, report),
-        "markdown": partial(write_markdown, report, pictures),
+        "html": partial(write_html, document),
+        "markdown": partial(write_markdown, document, pictures, report.record.study),
         "csv": partial(write_speedup_csv, report),
         "summary": lambda: json.dumps(summarize(report), indent=1, allow_nan=False) + "\n",
     }
@@ -110,6 +114,12 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
     return paths, tuple(others)
 
 
+def _list_pictures(document: Document, *, is_every: bool) -> list[Chart]:
+    """The charts that get a file: those of the Markdown page, or all."""
+    usual = ("differences", "curves", "minus-baseline", "speedup", "growth")
+    return [chart for name, chart in document.charts.items() if is_every or name.startswith(usual)]
+
+
 def attach_report(report: Report, uri: str) -> str:
     """Attach the files and final figures of a written report to the study's parent run in MLflow.
 
@@ -117,5 +127,6 @@ def attach_report(report: Report, uri: str) -> str:
     """
     files = {path.name: path for path in report.paths.values()}
     files |= {Path(path.parent.name, path.name).as_posix(): path for path in report.others}
-    description = "\n\n".join(filter(None, (report.record.question, *report.answer)))
+    sentences = (report.record.question, *report.verdict, *report.answer)
+    description = "\n\n".join(dict.fromkeys(filter(None, sentences)))
     return publish(uri, report.record, files, final_metrics(report), description)

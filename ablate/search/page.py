@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ablate.errors import RecordError, ResourceError
 from ablate.files import make_folder, write_atomic
-from ablate.report.markdown import escape, write_table
-from ablate.report.offline_page import read_template, render_page
-from ablate.report.pictures import save_picture, styled
+from ablate.formatting import count
+from ablate.report.chart import draw_file
+from ablate.report.document import Block, Document, Facts, Folded, Section, Text
+from ablate.report.markdown import write_markdown
+from ablate.report.notation import LISTED, capitalize, join_with_and, name_rest
+from ablate.report.offline_page import write_html
 from ablate.report.table import Table
+from ablate.search.charts import chart_confirmation, list_charts
 from ablate.search.conclusions import count_open, state_conclusions
-from ablate.search.descriptions import metric_of
 from ablate.search.tables import tabulate
 from ablate.tracking.folders import read_json
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 SUMMARY = "summary.json"
-PACKAGE = "ablate.search"
 
 
 def write_pages(summary: Mapping[str, Any], out: Path) -> dict[str, Path]:
@@ -31,16 +29,18 @@ def write_pages(summary: Mapping[str, Any], out: Path) -> dict[str, Path]:
 
     Raises `ResourceError` if it cannot be written.
     """
-    tables = tabulate(summary)
+    document = compose(summary)
     paths = {name: out / name for name in ("search.html", "search.md", SUMMARY)}
-    pictures = {f"history-{index}.svg": _draw_history(summary, arm) for index, arm in enumerate(summary["arms"])}
+    charts = {name: chart for name, chart in document.charts.items() if name.startswith(("history", "confirmation"))}
     try:
         make_folder(out / "figures")
-        for name, figure in pictures.items():
-            write_atomic(out / "figures" / name, partial(save_picture, figure, "svg"))
+        for name, chart in charts.items():
+            write_atomic(out / "figures" / f"{name}.svg", draw_file(chart, "svg"))
         write_atomic(paths[SUMMARY], (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
-        write_atomic(paths["search.md"], _write_markdown(summary, tables, pictures).encode())
-        write_atomic(paths["search.html"], _write_html(summary, tables).encode())
+        write_atomic(
+            paths["search.md"], write_markdown(document, {name: f"figures/{name}.svg" for name in charts}).encode()
+        )
+        write_atomic(paths["search.html"], write_html(document).encode())
     except OSError as error:
         raise ResourceError(f"{out}: the pages cannot be written: {error.strerror or error}") from None
     return paths
@@ -54,49 +54,75 @@ def read_summary(folder: Path) -> Mapping[str, Any]:
     return summary
 
 
-def _write_html(summary: Mapping[str, Any], tables: list[Table]) -> str:
-    return render_page(
-        read_template("search.html.j2", PACKAGE),
-        read_template("search.js", PACKAGE),
-        {key: summary[key] for key in ("arms", "objectives", "confirmation")}
-        | {"metric": metric_of(summary).full_label},
-        summary=summary,
-        sentences=state_conclusions(summary),
-        metric=metric_of(summary),
-        tables={table.name: table for table in tables},
-        n_open=count_open(summary),
+def compose(summary: Mapping[str, Any]) -> Document:
+    """The page of a search: what it found, the confirmation, and a section per arm."""
+    tables = {table.name: table for table in tabulate(summary)}
+    sections = [*_show_confirmation(summary, tables)]
+    sections += [_show_arm(summary, index, tables) for index in range(len(summary["arms"]))]
+    sections.append(Section("about", "How this search was made", (Facts(_describe(summary)),)))
+    n_open = count_open(summary)
+    sentences = tuple(state_conclusions(summary))
+    return Document(
+        name=summary["search"],
+        context=f"{summary['search']}: a search with the sampler {summary['sampler']['name']}",
+        heading=summary["question"] or summary["search"],
+        verdict=(_describe_tuning(summary),) if summary.get("is_tuning") else sentences[:1],
+        answer=sentences if summary.get("is_tuning") else sentences[1:],
+        sections=tuple(sections),
+        notice=f"This search is not finished: {n_open} trials have not ended." if n_open else "",
     )
 
 
-def _write_markdown(summary: Mapping[str, Any], tables: list[Table], pictures: Mapping[str, Figure]) -> str:
-    parts = [f"# {escape(summary['question'] or summary['search'])}", *map(escape, state_conclusions(summary))]
-    if count_open(summary):
-        parts.append(f"**This search is not finished: {count_open(summary)} trials have not ended.**")
-    parts += [f"![The value of each trial and the best so far](figures/{name})" for name in pictures]
-    parts += map(write_table, tables)
-    parts.append(
-        f"Made by ablate {summary['version']} with {summary['sampler']['name']}, data {summary['data']['hash'][:12]}."
+def _show_confirmation(summary: Mapping[str, Any], tables: Mapping[str, Table]) -> Iterator[Section]:
+    if summary["confirmation"]:
+        chart = chart_confirmation(summary)
+        shown = (
+            Text(
+                "These runs were trained again with seeds that no trial used. The best of many trials is "
+                "optimistically biased, so only this comparison counts."
+            ),
+            *([] if chart.is_empty else [chart]),
+            tables["confirmation"],
+        )
+        yield Section("confirmation", "Confirmation", shown)
+
+
+def _show_arm(summary: Mapping[str, Any], index: int, tables: Mapping[str, Table]) -> Section:
+    arm = summary["arms"][index]
+    lacks = f"; it has no {', '.join(arm['left_out'])}" if arm["left_out"] else ""
+    edge = (
+        f"The best value is at the edge of its range: {', '.join(arm['at_edge'])}. A wider range may hold a better one."
     )
-    return "\n\n".join(parts) + "\n"
+    blocks: list[Block] = [
+        Text(f"{arm['size']}; {arm['n_configurations']} trials{lacks}."),
+        *([Text(edge, is_flag=True)] if arm["at_edge"] else []),
+        tables[f"settings-{index}"],
+        *(chart for chart in list_charts(summary, index) if not chart.is_empty),
+        *([tables[f"importance-{index}"]] if f"importance-{index}" in tables else []),
+        Folded("All trials", (tables[f"trials-{index}"],)),
+    ]
+    return Section(f"arm-{index}", arm["arm"], tuple(blocks))
 
 
-def _draw_history(summary: Mapping[str, Any], arm: Mapping[str, Any]) -> Figure:
-    from matplotlib.figure import Figure
+def _describe_tuning(summary: Mapping[str, Any]) -> str:
+    """The verdict on a tuning: how many trials the arms had, and which should get a wider range."""
+    arms = summary["arms"]
+    trials = sorted({arm["n_configurations"] for arm in arms})
+    each = str(trials[0]) if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+    at_edge = [arm["arm"] for arm in arms if arm["at_edge"]]
+    edge = f"the best value of {join_with_and(at_edge[:LISTED] + name_rest(at_edge))} is at the edge of its range"
+    tuned = f"{count(len(arms), 'arm')} had {each} trials each"
+    return f"{capitalize(tuned)}; {edge if at_edge else 'no best value is at the edge of its range'}."
 
-    rows = [row for row in arm["history"] if row["values"]]
-    objective = summary["objectives"][0]
-    better = min if objective["direction"] == "minimize" else max
-    values = [row["values"][0] for row in rows]
-    with styled():
-        figure = Figure(figsize=(6.4, 3.0))
-        axes = figure.subplots()
-        axes.plot([row["number"] for row in rows], values, "o", color="#0072b2", label="trial")
-        best = [better(values[: index + 1]) for index in range(len(values))]
-        axes.step([row["number"] for row in rows], best, where="post", color="#d55e00", label="best so far")
-        for row in rows:
-            if row["number"] == arm["default"]:
-                axes.axhline(row["values"][0], color="#6b7280", linestyle="--", label="defaults")
-        axes.set(xlabel="trial", ylabel=objective["text"], title=arm["arm"])
-        if rows:
-            axes.legend()
-    return figure
+
+def _describe(summary: Mapping[str, Any]) -> dict[str, str]:
+    seeds = ", ".join(map(str, summary["seeds"]))
+    return {
+        "made by": f"ablate {summary['version']}",
+        "sampler": json.dumps(summary["sampler"]),
+        "pruner": json.dumps(summary["pruner"]),
+        "objectives": ", ".join(objective["text"] for objective in summary["objectives"]),
+        "trials per arm": f"at most {summary['trials']}, the defaults first; seeds {seeds}",
+        "scope of a trial": summary["scope"],
+        **{f"data {name}": str(value) for name, value in summary["data"].items()},
+    }

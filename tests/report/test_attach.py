@@ -54,7 +54,7 @@ def test_the_parent_of_the_mirrored_runs_has_the_pages_and_the_figures(
     page = client.download_artifacts(parent.info.run_id, "report/report.html", str(tmp_path))
     assert Path(page).read_bytes() == made.paths["html"].read_bytes()
     names = {file.path for file in client.list_artifacts(parent.info.run_id, "report/figures")}
-    assert names == {"report/figures/curves.svg", "report/figures/speedup.svg"}
+    assert names == {f"report/figures/{name}.svg" for name in ("differences", "curves", "minus-baseline", "speedup")}
 
     again = read_mlflow_study(MlflowReader(experiments.uri), "attached", Names({}))
     assert {arm.arm: (arm.axes, arm.baseline) for arm in again.record.arms} == {

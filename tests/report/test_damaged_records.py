@@ -11,8 +11,9 @@ import pytest
 from ablate.analysis.curve_columns import read_columns
 from ablate.errors import AblateError, RecordError, ResourceError
 from ablate.report import ReportOptions, format_table, write_report
-from ablate.report.page import write_page
+from ablate.report.offline_page import write_html
 from ablate.report.report import make_report
+from ablate.report.sections import compose
 from ablate.report.summary import summarize
 from ablate.report.write import read_study
 from ablate.tracking.folders import StudyFolder
@@ -61,7 +62,7 @@ class Damaged:
     def summarize(self):
         """Only the page and the summary, because most of a report's time goes into its pictures."""
         report = make_report(read_study(self.store), ReportOptions())
-        assert write_page(report) and format_table(report)
+        assert write_html(compose(report)) and format_table(report)
         return json.loads(json.dumps(summarize(report), allow_nan=False))
 
 

@@ -6,7 +6,6 @@ import re
 from importlib import resources
 
 import jsonschema
-import numpy as np
 import pytest
 
 from ablate.analysis import read_results
@@ -14,11 +13,9 @@ from ablate.analysis.curves_parquet import read_archive
 from ablate.report import ReportOptions, format_table, write_report
 from ablate.report.markdown import escape
 from ablate.report.notebook import Study
-from ablate.report.page import collect_data
-from ablate.report.palette import assign_looks
-from ablate.report.pictures import draw_ladder
+from ablate.report.ratio_charts import chart_ladder
 from ablate.report.report import make_report
-from ablate.report.tables import tabulate
+from ablate.report.sections import tabulate
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -68,7 +65,7 @@ def test_only_the_first_axis_of_numbers_got_its_growth_figure(tmp_path):
     made, _ = report(store, tmp_path / "out")
     page, html = made.paths["markdown"].read_text(), made.paths["html"].read_text()
     for name, along in (("growth", "context_length"), ("growth-2", "d_model")):
-        caption = f"Speedup to the baseline's final loss along {along}, with 95 % intervals"
+        caption = f"Speedup to the baseline's final loss along {along}, with unadjusted 95 % intervals"
         assert f"![{escape(caption)}" in page and f"(figures/{name}.svg)" in page
         assert f'id="figure-{name}"' in html
         assert (tmp_path / "out" / "figures" / f"{name}.svg").stat().st_size
@@ -82,26 +79,28 @@ def test_a_line_joined_the_bounds_of_losers_so_that_they_seemed_to_climb(tmp_pat
     made, _ = report(slow, tmp_path / "out")
     bounds = [row.bound for row in made.rows if row.axis == made.axis]
     assert bounds == [None, None, "at_most", "at_most"]
-    (axes,) = draw_ladder(made, assign_looks(made.arms)).axes
-    joined = next(line for line in axes.lines if len(line.get_xdata()) == len(bounds))
-    assert np.isnan(joined.get_ydata()).tolist() == [bound is not None for bound in bounds]
-    triangles = [line for line in axes.lines if line.get_marker() == "v"]
-    assert [line.get_markerfacecolor() for line in triangles] == ["none", "none"]
-    assert all(line.get_linestyle() == "None" for line in triangles)
+    chart = chart_ladder(made)
+    rows = chart.data[made.axis]
+    assert [row["bound"] for row in rows] == ["", "", "at_most", "at_most"]
+    pieces = [row["piece"] for row in rows if not row["bound"]]
+    assert len(set(pieces)) == 1 and not {row["piece"] for row in rows if row["bound"]} & set(pieces)
+    arrows = [layer for layer in chart.spec["layer"] if "shape" in layer["encoding"]]
+    assert [layer["mark"]["filled"] for layer in arrows] == [False]
+    lines = [layer for layer in chart.spec["layer"] if layer["mark"]["type"] == "line"]
+    assert [layer["transform"] for layer in lines] == [[{"filter": "datum.bound == ''"}]]
 
 
 def test_the_axis_of_a_ladder_of_losses_said_share_of_the_budget(store):
     for targets, text in (
-        (("50", "final"), "target: the baseline's loss at this share of its budget"),
-        ((4.0, 3.5), "target: a validation loss (nats per token)"),
+        (("50", "final"), "the baseline's loss at this share of its budget"),
+        ((4.0, 3.5), "a validation loss (nats per token)"),
         (
             ("final", 3.5),
-            "target: the baseline's loss at this share of its budget, or a validation loss (nats per token)",
+            "the baseline's loss at this share of its budget, or a validation loss (nats per token)",
         ),
     ):
         made = make_report(read_results(store), ReportOptions(targets=targets))
-        assert collect_data(made)["target_axis"] == text
-        assert draw_ladder(made, assign_looks(made.arms)).axes[0].get_xlabel() == text
+        assert chart_ladder(made).caption.endswith(f"A target is {text}")
 
 
 def test_intervals_stood_next_to_p_values_of_another_kind(store, tmp_path):
@@ -125,11 +124,14 @@ def test_intervals_stood_next_to_p_values_of_another_kind(store, tmp_path):
 def test_difference_and_verdict_come_first_in_every_format(store, tmp_path):
     made, _ = report(store, tmp_path / "out")
     tex = next(path for path in made.others if path.name == "speedup.tex")
-    assert "\n| Arm | Loss difference | Verdict | p | steps |" in made.paths["markdown"].read_text()
-    assert "\nArm & Loss difference & Verdict & p & steps &" in tex.read_text()
+    assert (
+        "\n| Arm | Loss difference | Verdict | p | steps = tokens = FLOPs = seconds |"
+        in made.paths["markdown"].read_text()
+    )
+    assert "\nArm & Loss difference & Verdict & p & steps = tokens = FLOPs = seconds &" in tex.read_text()
     for page in (made.paths["html"].read_text(), Study(read_results(store))._repr_html_()):
         assert re.search(r"Arm</th>\s*<th[^>]*>Loss difference</th>\s*<th[^>]*>Verdict</th>\s*<th[^>]*>p</th>", page)
-    assert re.search(r"Arm +difference +Verdict +p +steps", format_table(made, 200))
+    assert re.search(r"Arm +difference +Verdict +p +steps =", format_table(made, 200))
 
 
 def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):

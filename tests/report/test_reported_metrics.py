@@ -17,8 +17,9 @@ import ablate
 from ablate.errors import AblateError
 from ablate.metrics import Metric
 from ablate.report import ReportOptions, format_table, write_report
-from ablate.report.pictures import draw_pictures
+from ablate.report.curve_charts import chart_curves
 from ablate.report.report import Report, make_report
+from ablate.report.sections import compose
 from ablate.report.summary import final_metrics
 from ablate.report.thinned_curves import find_loss_range, thin_curves
 from ablate.report.write import read_study
@@ -109,8 +110,7 @@ def test_a_report_says_the_name_of_its_metric_and_nothing_of_losses(score: Repor
     page = re.sub(r"<(script|style)\b.*?</\1>", "", score.paths["html"].read_text(), flags=re.DOTALL)
     texts = {path.name: path.read_text() for path in (folder / "tables").iterdir()}
     texts |= {"page": page, "report.md": score.paths["markdown"].read_text(), "terminal": format_table(score)}
-    axes = [ax for figure in draw_pictures(score).values() for ax in figure.axes]
-    texts["axes"] = " ".join(text for ax in axes for text in (ax.get_xlabel(), ax.get_ylabel()))
+    texts["charts"] = "\n".join(json.dumps([c.spec, c.caption, c.fills]) for c in compose(score).charts.values())
     for name, text in texts.items():
         # fairness says of tokens and the like that they are unknown
         said = [
@@ -119,17 +119,15 @@ def test_a_report_says_the_name_of_its_metric_and_nothing_of_losses(score: Repor
         assert not LOSS_WORDS.findall("\n".join(said)), name
     assert "Final score" in texts["page"] and "higher is better" in texts["page"]
     assert "above zero, the arm ends at a higher score" in texts["report.md"].lower()
-    assert "difference in final score" in texts["axes"]
+    assert "difference in final score" in texts["charts"]
     assert not re.search(r"\bnan\b", " ".join(texts.values()))
 
 
 def test_the_page_draws_every_metric_and_cuts_none_of_them(score: Report) -> None:
-    from ablate.report.page import collect_data
-
-    data = collect_data(score)
-    assert [curve["text"] for curve in data["curves"].values()] == ["score", "error"]
-    assert all(curve["range"] is None for curve in data["curves"].values())
-    assert [*data["axes"]] == ["steps", "seconds"]
+    axis, view = (curves := chart_curves(score)).choices
+    assert view.options == {"score": "score", "score:end": "end of training", "error": "error"}
+    assert {fill["y_title"] for fill in curves.fills.values()} == {"score", "error"}  # nothing is cut
+    assert [*axis.options] == ["steps", "seconds"]
 
 
 @pytest.mark.parametrize("direction", ["lower", "higher"])
@@ -145,7 +143,7 @@ def test_a_run_that_falls_apart_does_not_flatten_the_others(tmp_path: Path, dire
     lines = thin_curves(read_study(store), "score", ("steps",))
     bounds = find_loss_range(lines, Metric("score", direction))
     assert bounds is not None
-    seen = [value for line in lines if line.n_runs > 1 for value in line.mean]
+    seen = [value for line in lines if len(line.seeds) > 1 for value in line.mean]
     assert bounds[0] < min(seen) and max(seen) < bounds[1] < 100 if direction == "lower" else bounds[0] > -100
 
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 
 from ablate.analysis import read_results
-from ablate.analysis.summary import summarize_arms
-from ablate.report.palette import COLORS, assign_looks
 from ablate.report.thinned_curves import (
     ALL_POINTS,
     MAX_LAYERS,
@@ -32,14 +30,14 @@ def draw(tmp_path):
     return write
 
 
-def test_a_drawn_curve_is_the_mean_with_the_extremes_of_its_seeds(draw):
+def test_a_drawn_curve_has_every_seed_and_their_mean(draw):
     store, _ = draw(noise=0.05)
     results = read_results(store)
     line = thin_curves(results, "val_loss", ("steps", "tokens"))[0]
     losses = np.stack([run.evaluation_loss for run in results.runs_of("baseline")])
-    assert line.n_runs == 3
+    assert line.seeds == (0, 1, 2)
     assert line.mean == pytest.approx(losses.mean(0))
-    assert (line.low == losses.min(0)).all() and (line.high == losses.max(0)).all()
+    assert (line.values == losses).all()
     assert line.costs["steps"].tolist() == list(range(20, 401, 20))
     assert (line.costs["tokens"] == 4096 * line.costs["steps"]).all()
 
@@ -51,7 +49,7 @@ def test_a_run_that_ended_early_is_a_line_of_its_own(draw):
     folder.curve.write_text("".join(folder.curve.read_text().splitlines(keepends=True)[:8]))
     folder.write_status(Status("diverged", 80, 400))
     lines = thin_curves(read_results(store), "val_loss", ("steps",))
-    assert [(line.arm, line.state, line.n_runs, line.mean.size) for line in lines] == [
+    assert [(line.arm, line.state, len(line.seeds), line.mean.size) for line in lines] == [
         ("baseline", "", 2, 20),
         ("kind=1", "", 1, 20),
         ("kind=1", "seed 0: diverged", 1, 4),
@@ -106,11 +104,3 @@ def test_diagnostics_are_grouped_by_name_with_their_layers(draw):
     assert list(first.layers) == ["0", "1", "2", "3"] and len(first.layers) <= MAX_LAYERS
     assert first.layers["3"][-1] == pytest.approx(0.25)
     assert list(groups["grad_norm"][0].layers) == [""]
-
-
-def test_every_arm_has_a_look_of_its_own(draw):
-    n_arms = 4 * len(COLORS) + 1
-    store, _ = draw(n_arms, seeds=(0,), n_steps=40)
-    looks = assign_looks(summarize_arms(read_results(store)))
-    assert len(set(looks.values())) == n_arms
-    assert looks["baseline"].color not in COLORS

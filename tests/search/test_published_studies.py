@@ -15,8 +15,9 @@ from ablate.data import describe, prepare
 from ablate.execution.jobs import record_study
 from ablate.plan import Plan, Run
 from ablate.report import Report, ReportOptions, load
-from ablate.report.page import write_page
+from ablate.report.offline_page import write_html
 from ablate.report.report import make_report
+from ablate.report.sections import compose
 from ablate.report.summary import summarize
 from ablate.search.follow_up import plan_tuned
 from ablate.search.pose import pose_tuning
@@ -121,7 +122,7 @@ def test_growth_along_horizon_and_context(
     assert len(summary["answer"]) == 3
     assert "speedup" in summary["answer"][1]
     assert list(load(tmp_path / "first" / name).trends()["axis"]) == [trend["axis"] for trend in summary["trends"]]
-    assert "Growth of the speedup" in write_page(report)
+    assert "Growth of the speedup" in write_html(compose(report))
     n_tokens = {arm["n_tokens"] for arm in summary["arms"]}
     assert n_tokens == ({4 * 32, 8 * 32} if along == "train.steps" else {4 * 32})
 

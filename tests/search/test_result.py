@@ -180,4 +180,4 @@ def test_names_that_people_gave_cannot_run_on_the_page(pose_search: Pose, tmp_pa
     train(trials)
     page = write_pages(summarize(problem, trials, trials.store, "0"), tmp_path / "pages")["search.html"].read_text()
     assert evil not in page
-    assert json.loads(page.split('id="data">')[1].split("</script>")[0])["arms"]
+    assert json.loads(page.split('id="data">')[1].split("</script>")[0])["charts"]

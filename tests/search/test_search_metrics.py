@@ -70,7 +70,7 @@ def test_a_search_by_a_mirrored_metric_draws_the_same_trials(pose_search: Pose, 
     assert "clearly higher score than" in said and "nats" not in said
     paths = write_pages(score, tmp_path / "pages")
     assert "loss" not in paths["search.md"].read_text().lower()
-    assert '"metric":"score"' in paths["search.html"].read_text()
+    assert '"title":"score"' in paths["search.html"].read_text()
 
 
 def test_steps_to_a_target_count_from_the_proper_side(pose_search: Pose, tmp_path: Path) -> None:

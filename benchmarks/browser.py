@@ -17,6 +17,7 @@ from typing import Any, Self
 DRIVER, CHROMIUM = shutil.which("chromedriver"), shutil.which("chromium")
 MISSING = "" if DRIVER and CHROMIUM else "no chromium with chromedriver on this machine"
 PHONE, DESKTOP = 390, 1280
+_DRAWN = "document.documentElement.hasAttribute('data-drawn')"
 _ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 
 
@@ -46,13 +47,39 @@ class Browser:
             self._stop()
             raise
 
-    def open(self, page: Path, width: int = DESKTOP, is_dark: bool = False) -> None:
+    def open(self, page: Path, width: int = DESKTOP, is_dark: bool = False, *, height: int = 900) -> None:
+        """Open a page, and wait until its figures are drawn."""
         phone = width < 600
-        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": phone}
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         self._command("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self._command("Emulation.setEmulatedMedia", {"features": [scheme]})
         self._post("/url", {"url": page.resolve().as_uri()})
+        self.wait_until(_DRAWN)
+
+    def choose(self, selector: str) -> None:
+        """Click, and wait until the figures are drawn again."""
+        self.click(selector)
+        self.wait_until(_DRAWN)
+
+    def press(self, key: str) -> None:
+        """Press a key, such as `Tab`, in the element that has the focus."""
+        code = {"Tab": 9, "Enter": 13}[key]
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self._command("Input.dispatchKeyEvent", {"type": kind, "key": key, "windowsVirtualKeyCode": code, **text})
+
+    def evaluate(self, script: str) -> Any:
+        """Run a script that the page's policy would forbid, wait for its promise, and return its JSON."""
+        given = {"expression": script, "awaitPromise": True, "returnByValue": True, "allowUnsafeEvalBlockedByCSP": True}
+        value = self._command("Runtime.evaluate", given)["result"].get("value")
+        return json.loads(value) if isinstance(value, str) else value
+
+    def print_page(self) -> str:
+        """The page as PDF on A4, in base64."""
+        paper = {"paperWidth": 8.27, "paperHeight": 11.69, "printBackground": False}
+        content: str = self._command("Page.printToPDF", paper)["data"]
+        return content
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self._post("/execute/sync", {"script": script, "args": list(arguments)})
@@ -87,10 +114,12 @@ class Browser:
         entries = (json.loads(e["message"])["message"] for e in self._post("/se/log", {"type": "performance"}))
         return [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
 
-    def screenshot(self, path: Path) -> None:
-        """The whole page."""
-        size = self.run("const e = document.documentElement; return [e.clientWidth, e.scrollHeight]")
-        clip = {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}
+    def screenshot(self, path: Path, *, height: int | None = None, selector: str = "html") -> None:
+        """The whole page, its first `height` pixels, or the first element that matches the selector."""
+        script = "const r = document.querySelector(arguments[0]).getBoundingClientRect();"
+        script += "return [r.left + scrollX, r.top + scrollY, r.width, r.height]"
+        left, top, width, whole = self.run(script, selector)
+        clip = {"x": left, "y": top, "width": width, "height": height or whole, "scale": 1}
         shot = self._command("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
         path.write_bytes(base64.b64decode(shot["data"]))
 

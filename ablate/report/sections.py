@@ -1,0 +1,161 @@
+"""The sections of a report's page, in their order: evidence first, then detail. Every format is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from ablate.formatting import count
+from ablate.report.chart import Chart, Legend
+from ablate.report.contrast_charts import chart_differences, chart_effects, chart_interactions
+from ablate.report.curve_charts import chart_curves, chart_diagnostics, chart_minus_baseline
+from ablate.report.document import Block, Code, Document, Facts, Folded, Section, Text
+from ablate.report.effect_tables import (
+    tabulate_differences,
+    tabulate_effects,
+    tabulate_importance,
+    tabulate_trends,
+)
+from ablate.report.notation import format_size, join_with_and
+from ablate.report.ratio_charts import chart_growth, chart_ladder, chart_speedups
+from ablate.report.report import Report
+from ablate.report.table import Table
+from ablate.report.tables import (
+    evaluation_tables,
+    tabulate_arms,
+    tabulate_cost,
+    tabulate_fairness,
+    tabulate_full_schedules,
+    tabulate_ladder,
+    tabulate_mishaps,
+    tabulate_speedups,
+)
+
+
+def _compare(report: Report) -> Iterator[Block]:
+    if not report.headline_rows:
+        yield tabulate_arms(report)
+        return
+    yield tabulate_speedups(report)
+    yield tabulate_full_schedules(report)
+    if report.differences:
+        yield Folded("The numbers behind the verdicts", (tabulate_differences(report),))
+
+
+def _show_curves(report: Report) -> Iterator[Block]:
+    yield chart_curves(report)
+    yield chart_minus_baseline(report)
+    if report.headline_rows:
+        yield tabulate_arms(report)
+
+
+def _show_speedups(report: Report) -> Iterator[Block]:
+    if not report.headline_rows:
+        return
+    yield Text(
+        f"A speedup is the cost at which the baseline reaches a {report.metric.short}, divided by the cost at which "
+        "the arm reaches it. Above 1, the arm needs less. Runs are paired by seed; a note says where the seeds do not "
+        "match."
+    )
+    yield chart_speedups(report)
+    yield from (chart_growth(report, name, trends) for name, trends in report.growth_figures.items())
+    yield tabulate_trends(report)
+    yield chart_ladder(report)
+    yield Folded("Speedups at each target", (tabulate_ladder(report),))
+
+
+def _show_effects(report: Report) -> Iterator[Block]:
+    yield chart_interactions(report)
+    yield chart_effects(report)
+    if report.effects:
+        yield Folded("The numbers of the effects", (tabulate_effects(report),))
+    yield tabulate_importance(report)
+
+
+def _show_mishaps(report: Report) -> Iterator[Block]:
+    if report.mishaps:
+        yield tabulate_mishaps(report)
+    else:
+        yield Text("There are none: every run finished its budget, and every curve is complete.")
+
+
+def _reproduce(report: Report) -> Iterator[Block]:
+    if report.command:
+        yield Code(report.command)
+    made = {"trained with": f"ablate {report.record.version}"} if report.record.version else {}
+    yield Facts(made | dict(report.versions) | {f"data {name}": text for name, text in report.data_facts.items()})
+
+
+SECTIONS: tuple[tuple[str, str, Callable[[Report], Iterable[Block]]], ...] = (
+    ("comparison", "Comparison", _compare),
+    ("curves", "Training curves", _show_curves),
+    ("speedups", "Speedups", _show_speedups),
+    ("effects", "Effects and interactions", _show_effects),
+    ("evaluations", "Evaluations", evaluation_tables),
+    ("diagnostics", "Diagnostics", lambda report: [chart_diagnostics(report)]),
+    ("fairness", "Fairness", lambda report: [tabulate_fairness(report)]),
+    ("cost", "Cost", lambda report: [tabulate_cost(report)]),
+    ("failures", "Failures, divergences and damaged curves", _show_mishaps),
+    ("reproduce", "How to reproduce this study", _reproduce),
+)
+"""The anchor, the title and the blocks of each section. Empty blocks, and sections without blocks, are left out."""
+
+
+def compose(report: Report) -> Document:
+    """The page of a report."""
+    record = report.record
+    sections = []
+    for name, title, make in SECTIONS:
+        blocks = tuple(block for block in make(report) if not _is_empty(block))
+        if blocks:
+            sections.append(Section(name, title, blocks))
+    return Document(
+        name=record.study,
+        context=describe_context(report),
+        heading=record.question or record.study,
+        verdict=report.verdict,
+        answer=report.answer,
+        sections=tuple(sections),
+        lead=chart_differences(report) if report.differences else None,
+        notice=""
+        if report.is_complete
+        else "This study is not finished: runs that are still training are left out of every number.",
+        arms={arm: Legend(report.labels[arm], look.color, look.dash) for arm, look in report.looks.items()},
+    )
+
+
+def tabulate(report: Report) -> tuple[Table, ...]:
+    """All tables that are not empty, in the order of the page."""
+    return compose(report).tables
+
+
+def describe_context(report: Report) -> str:
+    """One line about what was compared: study, size, data, budget, seeds, devices and commit."""
+    sizes = [arm.n_params for arm in report.arms if arm.n_params]
+    tokens = [arm.n_tokens for arm in report.arms if arm.n_tokens]
+    source, tokenizer = (report.record.data.get(key) for key in ("source", "tokenizer"))
+    seeds = len({run.seed for run in report.results.runs})
+    devices = dict.fromkeys(arm.device for arm in report.arms if arm.device)
+    commits = [commit[:7] for commit in report.versions.get("commit", "").split(", ") if commit]
+    parts = [
+        report.record.study,
+        *([f"{_span(sizes)} parameters"] if sizes else []),
+        *([f"{source} ({tokenizer})" if tokenizer else str(source)] if source else []),
+        *([f"{_span(tokens)} tokens"] if tokens else []),
+        count(seeds, "seed"),
+        *([join_with_and(list(devices))] if devices else []),
+        *([f"commit {join_with_and(commits)}"] if 0 < len(commits) < 3 else []),
+    ]
+    return " · ".join(parts)
+
+
+def _span(sizes: list[int]) -> str:
+    low, high = format_size(min(sizes)), format_size(max(sizes))
+    return low if low == high else f"{low} to {high}"
+
+
+def _is_empty(block: Block) -> bool:
+    if isinstance(block, Table):
+        return not block.rows
+    if isinstance(block, Facts):
+        return not block.facts
+    return isinstance(block, Chart) and block.is_empty
