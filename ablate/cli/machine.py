@@ -41,11 +41,12 @@ def schema(
 
 
 def variants(as_json: AsJson = False) -> None:
-    """List every variant of every component, with its paper and its knobs."""
+    """List every variant of every component, and every task, with its paper and its knobs."""
+    from ablate.tasks.task import describe_tasks
     from ablate_model import variants as list_variants
     from ablate_model.config import broken_lines
 
-    table = list_variants()
+    table = {**list_variants(), "task": describe_tasks()}
     if as_json:
         print(json.dumps(table, indent=2))
     else:
@@ -65,7 +66,8 @@ def print_variants(table: Mapping[str, Mapping[str, Any]]) -> None:
         console.print(f"\n[bold]{component}[/]")
         for name, entry in entries.items():
             console.print(f"  [cyan]{name}[/]  {escape(entry['summary'])}", highlight=False)
-            console.print(f"    paper: {escape(entry['paper'])}", highlight=False, style="dim")
+            if entry.get("paper"):
+                console.print(f"    paper: {escape(entry['paper'])}", highlight=False, style="dim")
             if entry.get("neutral"):
                 console.print(f"    neutral point: {escape(entry['neutral'])}", highlight=False, style="dim")
             for knob, about in entry["knobs"].items():

@@ -16,7 +16,7 @@ from ablate.formatting import quote
 from ablate.metrics import Direction
 from ablate.training.contract import TrainingTask
 from ablate_model import ConfigError, ModelConfig
-from ablate_model.knobs import Knobs, translate
+from ablate_model.knobs import Knobs, describe_knobs, translate
 
 NAME = "name"
 LANGUAGE_MODEL = "language_model"  # the default, whose data and settings are the grid's own sections
@@ -130,6 +130,16 @@ def read_task(settings: Mapping[str, Any]) -> Task:
         return cls(**found)
     except ValidationError as error:
         raise translate(error, cls) from None
+
+
+def describe_tasks() -> dict[str, dict[str, Any]]:
+    """Return name -> {summary, paper, version, knobs} of every task, the default first."""
+    described = {LANGUAGE_MODEL: {"summary": "a GPT predicts the next token of `data`", "paper": "", "version": 1}}
+    for name in TASKS:
+        task = task_class(name)
+        described[name] = {"summary": task.summary, "paper": task.source_of_idea, "version": task.version}
+    knobs = {name: describe_knobs(task_class(name)) if name in TASKS else {} for name in described}
+    return {name: {**entry, "knobs": knobs[name]} for name, entry in described.items()}
 
 
 def knob_defaults(cls: type[BaseModel]) -> dict[str, Any]:
