@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, TextIO, get_args
 
 import typer
 
@@ -96,9 +96,11 @@ def open_foreign(
     paths: Sequence[str],
     mlflow: str | None,
     experiment: str | None,
+    out: TextIO,
 ) -> tuple[Callable[[], Results], str]:
     """Return a function that reads the runs in log files or in MLflow, and the name of their study.
 
+    What was read is said on `out`.
     Raises `AblateError` for an unknown name in `chosen`, or for options that do not go together.
     """
     if paths and (mlflow is not None or experiment is not None):
@@ -113,7 +115,7 @@ def open_foreign(
 
         def tell(line: str) -> None:
             if line not in said:
-                print(line)
+                print(line, file=out)
                 said.add(line)
 
         return partial(read_log_study, paths, names, write_command(), tell), name_study(paths)

@@ -181,7 +181,7 @@ def report(
         if stores:
             raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
         paths = [*from_, *(studies or ())] if from_ else []
-        read, title = open_foreign(chosen, direction, paths, mlflow, experiment)
+        read, title = open_foreign(chosen, direction, paths, mlflow, experiment, sys.stderr if as_json else sys.stdout)
         folder = runs / clean_name(title) / "report"
     place = folder if out is None else out
     made = write_report(read(), place, options=options)
