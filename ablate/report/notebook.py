@@ -220,7 +220,8 @@ class Study:
     def _repr_html_(self) -> str:
         report = make_report(self.results, ReportOptions())
         heading = f"<h3>{html.escape(self.name)}</h3><p><i>{html.escape(self.question)}</i></p>"
-        sentences = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in report.verdict)
+        sentences = "".join(f"<p><b>{html.escape(sentence)}</b></p>" for sentence in report.verdict)
+        sentences += "".join(f"<p>{html.escape(sentence)}</p>" for sentence in report.answer)
         table = tabulate_speedups(report) if report.headline_rows else tabulate_arms(report)
         return f"{heading}{sentences}{_write_table(table)}"
 

@@ -1,4 +1,4 @@
-"""Write the pictures of pages: docs/report.png and docs/reading/. `make pictures` calls it after the quickstart ran.
+"""Write the pictures of pages: docs/report.png, of a published study, and docs/reading/. `make pictures` calls it.
 
 It needs Chromium and its driver.
 """
@@ -19,7 +19,7 @@ from ablate.tracking.folders import StudyFolder  # noqa: E402
 from benchmarks.browser import MISSING, Browser  # noqa: E402
 from benchmarks.synthetic import SyntheticArm, write_study  # noqa: E402
 
-QUICKSTART = ROOT / "runs" / "quickstart"
+PUBLISHED = ROOT / "reports" / "attention-x-normalization"
 READING = ("differences", "curves", "minus-baseline", "speedup", "ladder")
 
 
@@ -40,8 +40,7 @@ def main() -> None:
     if MISSING:
         sys.exit(MISSING)
     with TemporaryDirectory() as name, Browser(Path(name)) as browser:
-        page = write_report(StudyFolder(QUICKSTART), Path(name) / "quickstart").paths["html"]
-        browser.open(page)
+        browser.open(write_report(StudyFolder(PUBLISHED), Path(name) / "published").paths["html"])
         browser.screenshot(ROOT / "docs" / "report.png", height=900)
         report = write_report(write_tutorial(Path(name)), Path(name) / "report", options=ReportOptions(axis="steps"))
         for chart in READING:

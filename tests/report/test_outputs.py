@@ -281,7 +281,10 @@ def test_the_python_door(store):
         "attention=diff_v1,norm=ngpt",
     }
     assert study.full_schedule().empty
-    assert "<svg" in study.plot_curves("seconds")._repr_svg_()
+    picture = study.plot_curves("seconds")
+    assert "<svg" in picture._repr_svg_() and picture.chart.to_dict()["layer"]
+    with pytest.raises(AblateError, match=r"must be \.svg, \.pdf or \.png"):
+        picture.save("curves.jpg")
     assert "<p>" in study._repr_html_()
 
 
