@@ -24,14 +24,22 @@ FACTS: Mapping[str, tuple[str, ...]] = {
 """The facts that are read from a run's tags and params, each with the names under which it is looked for."""
 
 CURVES: Mapping[str, tuple[str, ...]] = {
-    "val_loss": ("val/loss", "val_loss", "eval/loss", "eval_loss"),
-    "train_loss": ("train_loss", "train/loss", "loss"),
-    "tokens": ("tokens", "train/tokens", "tokens_seen", "n_tokens", "num_tokens", "num_input_tokens_seen"),
-    "flops": ("flops", "train/flops"),
-    "wall_s": ("wall_s",),
-    "learning_rate": ("learning_rate", "train/learning_rate", "lr", "train/lr"),
-    "grad_norm": ("grad_norm", "train/grad_norm"),
-    "tokens_per_s": ("tokens_per_s", "tokens_per_second", "tokens_per_sec"),
+    "val_loss": ("val/loss", "val_loss", "eval/loss", "eval_loss", "loss/val"),
+    "train_loss": ("train_loss", "train/loss", "loss/train", "loss"),
+    "tokens": (
+        "tokens",
+        "cost/tokens",
+        "train/tokens",
+        "tokens_seen",
+        "n_tokens",
+        "num_tokens",
+        "num_input_tokens_seen",
+    ),
+    "flops": ("flops", "train/flops", "cost/flops"),
+    "wall_s": ("wall_s", "cost/wall_s"),
+    "learning_rate": ("learning_rate", "train/learning_rate", "training/learning_rate", "lr", "train/lr"),
+    "grad_norm": ("grad_norm", "train/grad_norm", "training/grad_norm"),
+    "tokens_per_s": ("tokens_per_s", "tokens_per_second", "tokens_per_sec", "cost/tokens_per_s"),
 }
 """The same for metrics, by the column of a curve."""
 

@@ -17,9 +17,9 @@ from ablate.report.notation import (
     format_bounded,
     format_signed,
     join_with_and,
-    label_level,
     name_rest,
 )
+from ablate.tracking.arm_labels import label_level
 
 Direction = Literal["up", "down", "undecided"]
 

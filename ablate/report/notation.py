@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,6 @@ from ablate.analysis.speedup import Bound, SpeedUp
 from ablate.analysis.summary import Spread
 from ablate.formatting import format_count, format_number, round_digits
 from ablate.metrics import LOSS, Metric
-from ablate.tracking.study_record import ArmRecord, Value
 
 AXIS_NAMES = {
     "steps": "steps",
@@ -30,17 +28,6 @@ LISTED = 4
 _TIMES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
-def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
-    """Name arms by their levels, such as `differential / ngpt`, or by their full name if two would share a label.
-
-    Control characters, which a terminal would obey, become spaces.
-    """
-    labels = {arm.arm: " / ".join(label_level(axis, level) for axis, level in arm.axes.items()) for arm in arms}
-    times = Counter(labels.values())
-    chosen = {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
-    return {arm: "".join(c if c.isprintable() else " " for c in label) for arm, label in chosen.items()}
-
-
 def clean_name(text: str) -> str:
     """A name, such as a diagnostic's, as part of a file name."""
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
@@ -51,11 +38,6 @@ def elide(text: str, limit: int = 36) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit - limit // 2 - 1]}\N{HORIZONTAL ELLIPSIS}{text[-(limit // 2) :]}"
-
-
-def label_level(axis: str, level: Value) -> str:
-    """The name of a variant by itself; a number, or the value of a setting, with its axis."""
-    return level if isinstance(level, str) and "." not in axis else f"{axis.rpartition('.')[2]}={level}"
 
 
 def format_ratio(value: float | None) -> str:

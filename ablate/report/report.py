@@ -31,8 +31,9 @@ from ablate.report.encoding import Look, Scales, assign_looks, collect_scales
 from ablate.report.finding import rank_arms
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions
 from ablate.report.headline import state_result
-from ablate.report.notation import LISTED, join_with_and, label_arms, name_rest
+from ablate.report.notation import LISTED, join_with_and, name_rest
 from ablate.report.verdict import state_verdict
+from ablate.tracking.arm_labels import label_arms
 from ablate.tracking.study_record import StudyRecord, Value
 
 

@@ -111,6 +111,7 @@ class MlflowMirror:
 
     def _mirror(self) -> None:
         writer = MlflowWriter(self.uri, self.record)
+        writer.begin_study()
         self._bring_all(writer)
         is_closing = False
         while not is_closing:
@@ -122,6 +123,7 @@ class MlflowMirror:
         # Taken first, because the last pass may miss lines that another driver writes meanwhile.
         fingerprint = _fingerprint(self.uri, self.record, self.store)
         self._bring_all(writer)
+        writer.end_study({self.store.run(run_id).read_status().state for run_id in self._runs})
         write_json(_marker(self.store), {"complete": fingerprint})
 
     def _bring_all(self, writer: MlflowWriter) -> None:

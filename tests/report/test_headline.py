@@ -11,7 +11,8 @@ from ablate.analysis.summary import ArmSummary, Spread
 from ablate.metrics import Metric
 from ablate.report.finding import format_verdict
 from ablate.report.headline import state_result
-from ablate.report.notation import explain_targets, format_ratio, format_speedup, format_time, join_with_and, label_arms
+from ablate.report.notation import explain_targets, format_ratio, format_speedup, format_time, join_with_and
+from ablate.tracking.arm_labels import label_arms
 from ablate.tracking.study_record import ArmRecord
 
 ROW = SpeedUp("arm", "base", {}, "tokens", "final", 3.0, 1.45, 1.3, 1.61, None, 3, 3, 0.002, 0.004)

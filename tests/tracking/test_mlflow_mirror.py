@@ -20,6 +20,7 @@ from ablate.tracking.folders import StudyFolder, write_json
 from ablate.tracking.mlflow_client import SCHEMES, check_tracking_uri, find_mirror_obstacle, hide_secrets, redact
 from ablate.tracking.mlflow_database import explain
 from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.mlflow_writer import MlflowWriter, publish
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
@@ -81,7 +82,7 @@ def points(store: StudyFolder) -> Counter[tuple[str, int]]:
 
 
 def assert_has_all(store: StudyFolder) -> None:
-    expected = {(key, line["step"]) for line in LINES for key in line if key != "step"}
+    expected = {(name_metric(key), line["step"]) for line in LINES for key in line if key != "step"}
     assert points(store) == Counter(dict.fromkeys(expected, 1))
 
 
