@@ -14,6 +14,7 @@ import psutil
 
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.mlflow_names import name_metric
 
 TIMES = frozenset({"wall_s", "tokens_per_s"})
 PATIENCE_S = 120.0
@@ -101,7 +102,7 @@ def assert_is_mirrored(store: StudyFolder) -> None:
     assert len(found) == len(runs)
     for entry in runs:
         expected = {
-            (key, record["step"]): value
+            (name_metric(key), record["step"]): value
             for record in read_curve(store.run(entry.run_id).curve)
             for key, value in record.items()
             if key != "step" and value is not None
@@ -109,5 +110,5 @@ def assert_is_mirrored(store: StudyFolder) -> None:
         points = found[entry.run_id]["points"]
         assert sorted((key, step) for key, step, _ in points) == sorted(expected)
         for key, step, value in points:
-            if key not in TIMES:
+            if key not in map(name_metric, TIMES):
                 assert expected[key, step] == value

@@ -18,6 +18,7 @@ from ablate.imports.mlflow import MlflowReader
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.folders import StudyFolder, write_json
 from ablate.tracking.mlflow_mirror import MlflowMirror
+from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 # MLflow and SQLAlchemy use deprecated calls of their own and of each other.
@@ -62,11 +63,12 @@ def assert_has_all(uri: str) -> None:
 
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("s")
-    (run,) = client.search_runs([experiment.experiment_id])
+    parent, run = sorted(client.search_runs([experiment.experiment_id]), key=lambda run: "seed" in run.data.tags)
+    assert parent.info.status == "FINISHED"
     assert run.info.status == "FINISHED"
     assert run.data.params["train.steps"] == "20"
     for key in ("wall_s", "train_loss", "learning_rate"):
-        points = client.get_metric_history(run.info.run_id, key)
+        points = client.get_metric_history(run.info.run_id, name_metric(key))
         assert {point.step: point.value for point in points} == {line["step"]: line[key] for line in LINES}
         assert len(points) == len(LINES)
     reader = MlflowReader(uri)
