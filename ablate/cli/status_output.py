@@ -60,7 +60,7 @@ def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
 
 def render_status(store: StudyFolder) -> Group:
     """The table of `ablate status`, the number of runs in each state, the arms averaged over seeds, and footnotes."""
-    from ablate.report.notation import label_arms
+    from ablate.tracking.arm_labels import label_arms
 
     table = make_table(("run", "arm"))
     table.add_column("seed", justify="right", overflow="fold")

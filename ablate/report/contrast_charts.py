@@ -12,9 +12,10 @@ from ablate.report.chart import ROWS, Chart, Legend, declare
 from ablate.report.effect_tables import caption_differences, explain_sign, name_levels
 from ablate.report.finding import format_difference, format_verdict
 from ablate.report.forest import ForestRow, chart_forest
-from ablate.report.notation import elide, label_level
+from ablate.report.notation import elide
 from ablate.report.palette import LIGHT
 from ablate.report.report import Report
+from ablate.tracking.arm_labels import label_level
 
 VERDICT_COLORS = {
     "better": LIGHT.lines[3],

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ablate.analysis.results import Results
-from ablate.report.notation import label_level
 from ablate.report.palette import DASHES, LIGHT, MAX_COLORS
+from ablate.tracking.arm_labels import label_level
 from ablate.tracking.study_record import ArmRecord, Value
 
 OTHER = "other arms"
