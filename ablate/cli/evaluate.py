@@ -61,7 +61,7 @@ def evaluate(
     tracking_uri: TrackingUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate the trained models of a study, and compare the arms. What was evaluated before is not repeated."""
+    """Evaluate the trained models of a study, and compare the arms. Existing results are not repeated."""
     if list_:
         print_evaluations(as_json=as_json)
         return
@@ -165,23 +165,25 @@ def _evaluate(
 def _print_results(
     store: StudyFolder, chosen: Sequence[RunRecord], choices: Sequence[Choice], *, as_json: bool
 ) -> None:
-    """Print the results of these evaluations. Raises `RecordError` if there are none."""
+    """Print the results of these evaluations. Raises `RecordError` if nothing was evaluated."""
     from ablate.analysis.evaluations import compare_evaluations
     from ablate.analysis.results import read_results
     from ablate.cli.tables import open_console
-    from ablate.report.evaluation_tables import tabulate_evaluations
+    from ablate.report.evaluation_tables import shorten_table, tabulate_evaluations
+    from ablate.report.notation import label_arms
     from ablate.report.terminal import draw_table
 
     labels, arms = [choice.label for choice in choices], {run.arm for run in chosen}
-    rows = [row for row in compare_evaluations(read_results(store)) if row.evaluation in labels and row.arm in arms]
+    results = read_results(store)
+    rows = [row for row in compare_evaluations(results) if row.evaluation in labels and row.arm in arms]
     if as_json:
         print(json.dumps([row.to_dict() for row in rows], indent=1, allow_nan=False))
         return
     if not rows:
         raise RecordError(f"{store.path}: there are no results of {', '.join(labels)}")
     console = open_console()
-    for table in tabulate_evaluations(rows):
-        console.print(draw_table(table))
+    for table in tabulate_evaluations(rows, label_arms(results.record.arms)):
+        console.print(draw_table(shorten_table(table, where="--json prints them all.")))
 
 
 def print_evaluations(*, as_json: bool) -> None:

@@ -109,6 +109,8 @@ class RunOutcome(Output):
     """State to number of runs."""
     failed: tuple[FailedRun, ...]
     """The runs that failed."""
+    failed_evaluations: dict[str, str]
+    """Evaluation, as text, to the error with which it failed. The runs themselves are not affected."""
     halted: str
     """Why the command gave up; empty if it did not."""
     interrupted: bool

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ablate.analysis import Results
     from ablate.report import Report
 
-MOST_ROWS = 40  # of a table of evaluations in the terminal
 WATCH_S = 10.0  # between two reports, with --watch
 
 
@@ -289,5 +288,5 @@ def _print_report(made: Report) -> None:
     for sentence in made.answer:
         console.print(sentence, highlight=False, markup=False)
     for table in evaluation_tables(made):
-        console.print(draw_table(shorten_table(table, MOST_ROWS)))
+        console.print(draw_table(shorten_table(table)))
     console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)

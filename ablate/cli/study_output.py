@@ -184,6 +184,7 @@ def describe_outcome(outcome: Outcome, store: StudyFolder, command: str, *, is_t
         failed=tuple(
             FailedRun(run_id=run.run_id, arm=run.arm, seed=run.seed, error=error) for run, error in failed.items()
         ),
+        failed_evaluations=dict(outcome.evaluated.failed),
         halted=outcome.halted,
         interrupted=outcome.interrupted,
         time_is_up=is_time_up,

@@ -13,6 +13,7 @@ from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value,
 from ablate.report.table import Table
 from ablate.tracking.evaluations import Level
 
+MOST_ROWS = 40  # of a table in the terminal; the page folds longer ones
 HEADER = ("Arm", "Metric", "Cell", "Mean", "95 % interval", "Item error", "Chance", "Difference", "Verdict", "p")
 
 NOTE = (
@@ -30,16 +31,17 @@ def tabulate_evaluations(rows: Sequence[EvaluationResult], labels: Mapping[str, 
     ]
 
 
-def shorten_table(table: Table, limit: int) -> Table:
-    """The first rows of a long table, with a line that says how many there are more."""
+def shorten_table(table: Table, limit: int = MOST_ROWS, where: str = "The page has them all.") -> Table:
+    """The first rows of a long table, with a line that says where the others are."""
     n_more = len(table.rows) - limit
     if n_more <= 0:
         return table
-    return replace(table, rows=table.rows[:limit], note=f"{table.note}\nThe page has {n_more} more rows.".strip())
+    return replace(table, rows=table.rows[:limit], note=f"{table.note}\nNot shown: {n_more} rows. {where}".strip())
 
 
 def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping[str, str]) -> Table:
-    cells = [_write_row(row, labels) for row in rows]
+    known = {(row.metric, format_cell(row.within)) for row in rows if row.mean is not None}
+    cells = [_write_row(row, labels) for row in rows if not known or (row.metric, format_cell(row.within)) in known]
     kept = [place for place, name in enumerate(HEADER) if place < 2 or any(row[place] != DASH for row in cells)]
     notes = [NOTE] if any(row.difference_low is not None for row in rows) else []
     if any(row.is_at_chance for row in rows):
@@ -96,7 +98,7 @@ def _write_difference(row: EvaluationResult) -> str:
 def tabulate_capabilities(
     capabilities: Sequence[Capability], losses: Mapping[str, SpeedUp], axis: str, labels: Mapping[str, str]
 ) -> Table:
-    """The speedup in loss beside that of each capability, on one axis of cost. A row is an arm."""
+    """The speedup in loss beside that of each capability, on one axis of cost, arm by arm."""
     rows = [row for row in capabilities if row.speedup.axis == axis]
     names = list(dict.fromkeys(map(name_capability, rows)))
     cells = {(row.speedup.arm, name_capability(row)): row for row in rows}

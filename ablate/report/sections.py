@@ -15,6 +15,7 @@ from ablate.report.effect_tables import (
     tabulate_importance,
     tabulate_trends,
 )
+from ablate.report.evaluation_tables import MOST_ROWS
 from ablate.report.notation import format_size, join_with_and
 from ablate.report.ratio_charts import chart_growth, chart_ladder, chart_speedups
 from ablate.report.report import Report
@@ -71,6 +72,12 @@ def _show_effects(report: Report) -> Iterator[Block]:
     yield tabulate_importance(report)
 
 
+def _show_evaluations(report: Report) -> Iterator[Block]:
+    for table in evaluation_tables(report):
+        is_long = len(table.rows) > MOST_ROWS
+        yield Folded(f"{table.caption}: {len(table.rows)} rows", (table,)) if is_long else table
+
+
 def _show_mishaps(report: Report) -> Iterator[Block]:
     if report.mishaps:
         yield tabulate_mishaps(report)
@@ -90,7 +97,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Report], Iterable[Block]]], ...] = (
     ("curves", "Training curves", _show_curves),
     ("speedups", "Speedups", _show_speedups),
     ("effects", "Effects and interactions", _show_effects),
-    ("evaluations", "Evaluations", evaluation_tables),
+    ("evaluations", "Evaluations", _show_evaluations),
     ("diagnostics", "Diagnostics", lambda report: [chart_diagnostics(report)]),
     ("fairness", "Fairness", lambda report: [tabulate_fairness(report)]),
     ("cost", "Cost", lambda report: [tabulate_cost(report)]),

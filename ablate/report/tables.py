@@ -226,7 +226,7 @@ def tabulate_mishaps(report: Report) -> Table:
 
 
 def evaluation_tables(report: Report) -> list[Table]:
-    """The tables of evaluations and of capabilities; empty if nothing was evaluated."""
+    """The tables of evaluations and of capabilities with all rows; empty if nothing was evaluated."""
     losses = {arm: rows[report.axis] for arm in report.results.compared_arms if (rows := report.headline_of(arm))}
     tables = tabulate_evaluations(report.evaluations, report.labels)
     if report.capabilities:

@@ -156,5 +156,5 @@ class RecallTraining(TrainingTask):
 
 
 def _losses(logits_bnv: Tensor, answers_bn: Tensor) -> Tensor:
-    """The loss of each answer in nats, 0 where there is none."""
+    """The loss of each answer in nats; 0 in place of a missing answer."""
     return F.cross_entropy(logits_bnv.float().transpose(1, 2), answers_bn, ignore_index=IGNORED, reduction="none")

@@ -111,7 +111,7 @@ def is_evaluation_path(path: PurePosixPath) -> bool:
 
 def check_size(path: Path) -> None:
     """Raise `RecordError` if a file is larger than any result."""
-    with suppress(OSError):  # whoever reads the file says why it cannot be read
+    with suppress(OSError):  # the next reader says why it cannot be read
         if path.stat().st_size > MAX_RECORD_BYTES:
             raise RecordError(f"{path}: cannot be read: it has more than {MAX_RECORD_BYTES} bytes")
 
