@@ -38,7 +38,16 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "val_token_accuracy": ("validation token accuracy", "token accuracy"),
     "val_exact_match": ("validation exact match", "exact match"),
     "val_bleu": ("validation BLEU", "BLEU"),
+    "val_mean_phase_loss": ("validation loss (mean over the ends of phases)", "mean loss of the phases"),
+    "val_phase_loss_trend": ("trend of the validation loss per phase", "trend of the loss per phase"),
+    "val_phase_loss": ("validation loss at the end of a phase", "loss at the end of the last phase"),
+    "val_mean_phase_accuracy": ("validation accuracy (mean over the ends of phases)", "mean accuracy of the phases"),
+    "val_phase_accuracy_trend": ("trend of the validation accuracy per phase", "trend of the accuracy per phase"),
+    "val_phase_accuracy": ("validation accuracy at the end of a phase", "accuracy at the end of the last phase"),
+    "val_f1": ("validation F1", "F1"),
 }
+
+_SUMMARIES = frozenset(name for name in _WORDS if name.startswith("val_mean_phase_") or name.endswith("_trend"))
 
 T = TypeVar("T")
 
@@ -91,6 +100,11 @@ class Metric:
     @property
     def _words(self) -> tuple[str, str]:
         return _WORDS.get(self.name, (self.name, self.name))
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether it is measured along training. A summary of phases has one value, so there is no cost to reach it."""
+        return self.name not in _SUMMARIES
 
     @property
     def side(self) -> str:
@@ -174,6 +188,16 @@ Metrics = Annotated[
 
 LOSS = Metric("val_loss", "lower", is_loss=True)
 LANGUAGE_MODEL: Mapping[str, Direction] = {LOSS.name: LOSS.direction}
+
+
+def metrics_of_phases(measures: Mapping[str, Direction], name: str) -> dict[str, Direction]:
+    """The metrics of runs with phases, for one of the measures, such as `loss`, and then the measures.
+
+    `val_mean_phase_loss` is the mean over phases of the validation loss at the end of a phase, on the phase's own data,
+    `val_phase_loss_trend` its slope per phase (least squares), and `val_phase_loss` its value at the end of each phase.
+    """
+    names = (f"val_mean_phase_{name}", f"val_phase_{name}_trend", f"val_phase_{name}")
+    return {**dict.fromkeys(names, measures[f"val_{name}"]), **measures}
 
 
 def list_metrics(metrics: Mapping[str, Direction]) -> tuple[Metric, ...]:

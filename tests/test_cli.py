@@ -242,9 +242,12 @@ def test_the_schema_accepts_the_grids_that_ship_and_refuses_a_misspelt_key(ablat
 
 def test_every_grid_that_ships_can_be_planned(ablate: Ablate) -> None:
     for path in sorted((ROOT / "experiments").glob("*.yaml")):
-        code, out, err = ablate(
-            "plan", path, "--json", "--set", "data={source: python-stdlib}"
-        )  # the wiki data is not in the repository
+        declared = yaml.safe_load(path.read_text())
+        data = ["--set", "data={source: python-stdlib}"] if "data" in declared else []  # the wiki data is not here
+        code, out, err = ablate("plan", path, "--json", *data)
+        if "start_from" in declared:  # test_questions.py plans and trains it
+            assert (code, declared["start_from"]["study"] in err) == (2, True), err
+            continue
         assert code == 0, err
         assert json.loads(out)
 

@@ -110,6 +110,10 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     """Compute the numbers of one row."""
     if not comparison.arm:
         return replace(row, bound="not_determined")
+    if not _metric_of(comparison).has_curve:
+        return _annotate(
+            replace(row, bound="not_determined"), "the metric has one value per run, so no cost reaches it"
+        )
     ways = ((comparison.baseline, 1), (comparison.arm, -1))
     signs = {sign if r.side == "never" else -sign for reaches, sign in ways for r in reaches if r.side != "reached"}
     n_reached = sum(reach.side != "never" for reach in comparison.arm)

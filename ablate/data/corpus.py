@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ablate.data.files import size_of
+from ablate.data.phases import Lengths, hash_sequence
 from ablate.data.pieces import Job, Totals, count, cut_corpus, estimate, size_of_pieces
 from ablate.data.shards import Means, ShardMaker, cut_tail, locked
 from ablate.data.sources import load_source, split_files
@@ -55,6 +56,23 @@ class CorpusInfo:
     is_estimate: bool = False
     notices: tuple[str, ...] = field(default=(), compare=False)
 
+    @property
+    def parts(self) -> tuple[CorpusInfo, ...]:
+        """The corpora of a sequence, or this one."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class SequenceInfo(CorpusInfo):
+    """Several corpora, one after another. The numbers of tokens are those of all; `lengths` are the steps of each."""
+
+    phases: tuple[CorpusInfo, ...] = ()
+    lengths: Lengths = ()
+
+    @property
+    def parts(self) -> tuple[CorpusInfo, ...]:
+        return self.phases
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -64,6 +82,11 @@ class Corpus:
     train_path: Path
     validation_path: Path
     dtype: str
+
+    @property
+    def parts(self) -> tuple[Corpus, ...]:
+        """The corpora of a sequence, or this one."""
+        return (self,)
 
     @property
     def train(self) -> Tokens:
@@ -88,12 +111,38 @@ class Corpus:
         return np.memmap(path, dtype=self.dtype, mode="r")
 
 
+@dataclass(frozen=True)
+class CorpusSequence(Corpus):
+    """Several corpora, one after another. The files are those of the last one, on which runs end."""
+
+    phases: tuple[Corpus, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Corpus, ...]:
+        return self.phases
+
+    @property
+    def lengths(self) -> Lengths:
+        """The steps of each phase, where they are given."""
+        assert isinstance(self.info, SequenceInfo)
+        return self.info.lengths
+
+    def _map(self, path: Path, n_tokens: int) -> Tokens:  # noqa: ARG002 - the whole sequence has more
+        last = self.phases[-1]
+        return last.train if path == last.train_path else last.validation
+
+    def is_whole(self) -> bool:
+        return all(corpus.is_whole() for corpus in self.phases)
+
+
 def describe(config: DataConfig, base: Path, cache: Path | None = None) -> CorpusInfo:
     """Describe the corpus without writing anything. `cache` is the folder of `prepare`: its shards save the counting.
 
     The numbers of tokens of a large corpus are estimated from a sample unless its shards exist. Relative paths start at
     the working directory, or else at `base`. Raises `DataError` as `prepare` does.
     """
+    if config.sequence:
+        return _join(config, [describe(phase, base, cache) for phase in config.phases])
     split = split_files(config, base)
     if config.source == "bin":
         return _describe_bin(split)
@@ -123,6 +172,10 @@ def prepare(config: DataConfig, base: Path, folder: Path, means: Means = DEFAULT
     Raises `DataError` where the files are missing, unreadable, empty or of the wrong kind; `ResourceError` where the
     folder cannot be written or the disk is too small.
     """
+    if config.sequence:
+        made = tuple(prepare(phase, base, folder, means) for phase in config.phases)
+        last, info = made[-1], _join(config, [corpus.info for corpus in made])
+        return CorpusSequence(info, last.train_path, last.validation_path, last.dtype, made)
     split = split_files(config, base)
     if config.source == "bin":
         return Corpus(_describe_bin(split), split.train[0].path, split.validation[0].path, BIN_DTYPE)
@@ -158,7 +211,8 @@ def prepare(config: DataConfig, base: Path, folder: Path, means: Means = DEFAULT
 
 def check_length(info: CorpusInfo, context_length: int) -> None:
     """Raises `DataError` where a split is too short for one window of `context_length` tokens and their targets."""
-    for name, n_tokens in (("training", info.n_train_tokens), ("validation", info.n_validation_tokens)):
+    sizes = [("training", part.n_train_tokens) for part in info.parts]
+    for name, n_tokens in (*sizes, *(("validation", part.n_validation_tokens) for part in info.parts)):
         if n_tokens <= context_length:
             raise DataError(
                 f"the {name} split has {n_tokens} tokens, too few for a context_length of {context_length} "
@@ -168,7 +222,8 @@ def check_length(info: CorpusInfo, context_length: int) -> None:
 
 def check_vocabulary(corpus: Corpus, vocab_size: int) -> None:
     """Raises `DataError` where a token is not below `vocab_size`. Reads all tokens in blocks."""
-    for name, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+    splits = [("training", part.train) for part in corpus.parts]
+    for name, tokens in (*splits, *(("validation", part.validation) for part in corpus.parts)):
         largest = _find_largest(tokens)
         if largest >= vocab_size:
             raise DataError(
@@ -179,6 +234,22 @@ def check_vocabulary(corpus: Corpus, vocab_size: int) -> None:
 
 def _find_largest(tokens: Tokens) -> int:
     return max(int(tokens[first : first + SCAN_TOKENS].max()) for first in range(0, len(tokens), SCAN_TOKENS))
+
+
+def _join(config: DataConfig, infos: Sequence[CorpusInfo]) -> SequenceInfo:
+    """Describe the corpora of a sequence as one."""
+    lengths = tuple(phase.steps for phase in config.sequence)
+    notices = [f"corpus {number}: {notice}" for number, info in enumerate(infos, 1) for notice in info.notices]
+    return SequenceInfo(
+        hash=hash_sequence([info.hash for info in infos], lengths),
+        n_train_tokens=sum(info.n_train_tokens for info in infos),
+        n_validation_tokens=sum(info.n_validation_tokens for info in infos),
+        vocab_size=infos[0].vocab_size,
+        is_estimate=any(info.is_estimate for info in infos),
+        notices=tuple(notices),
+        phases=tuple(infos),
+        lengths=lengths,
+    )
 
 
 def _describe_bin(split: Split) -> CorpusInfo:

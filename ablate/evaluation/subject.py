@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ablate.study.schema import DataConfig
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate_model import ConfigError, load
 from ablate_model.gpt import HeadedModel
+
+TOKENIZER = ("tokenizer", "tokenizer_path")  # the settings of a tokenizer in a study's record
 
 
 def load_model(run: RunFolder, device: str | torch.device, weights: str = "model.safetensors") -> HeadedModel:
@@ -34,9 +37,12 @@ def declared_data(store: StudyFolder) -> DataConfig:
     Raises `RecordError` if it cannot be read, or if the runs were not trained on text.
     """
     declared: dict[str, Any] = dict(store.read_study().data)
+    keys = tuple(DataConfig.model_fields)
     if task := declared.get("task"):
-        raise RecordError(f"{store.path}: its runs were trained on the task {task}, which has no text")
-    known = {key: value for key, value in declared.items() if key in DataConfig.model_fields}
+        keys = TOKENIZER
+        if not reads_text(declared):
+            raise RecordError(f"{store.path}: its runs were trained on the task {task}, which has no text")
+    known = {key: value for key, value in declared.items() if key in keys}
     try:
         return DataConfig.model_validate(known)
     except ValidationError as error:
@@ -48,7 +54,7 @@ def declared_data(store: StudyFolder) -> DataConfig:
 def find_tokenizer(store: StudyFolder, base: Path) -> Tokenizer | None:
     """Load the tokenizer that a study declares. None if its files are not here, if its data came as tokens and it names
     none, or if its task has no text."""
-    if has_task(store):
+    if has_task(store) and not reads_text(store.read_study().data):
         return None
     declared = declared_data(store)
     if declared.source == "bin" and declared.tokenizer == "bytes":  # the default, which says nothing about the tokens
@@ -57,6 +63,11 @@ def find_tokenizer(store: StudyFolder, base: Path) -> Tokenizer | None:
         return load_tokenizer(declared, base)
     except DataError:
         return None
+
+
+def reads_text(data: Mapping[str, Any]) -> bool:
+    """Tell if the record of a task's data names the tokenizer of its texts."""
+    return all(key in data for key in TOKENIZER)
 
 
 def has_task(store: StudyFolder) -> bool:

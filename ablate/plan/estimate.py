@@ -35,14 +35,22 @@ class Pace:
         return f"{flops}FLOP/s for a large matrix product and {moved}B/s of memory"
 
 
-def run_seconds(model: ModelConfig, train: TrainConfig, pace: Pace, eval_tokens: float | None = None) -> float:
-    """Seconds of one run at this pace. `eval_tokens` replaces the number of tokens per evaluation.
+def run_seconds(
+    model: ModelConfig,
+    train: TrainConfig,
+    pace: Pace,
+    eval_tokens: float | None = None,
+    row_tokens: int | None = None,
+) -> float:
+    """Seconds of one run at this pace.
+
+    `eval_tokens` replaces the number of tokens per evaluation, and `row_tokens` that per row of a batch.
 
     An evaluation is a forward pass: per token, a third of the work of a training step.
     """
     evaluations = -(-train.steps // train.eval_every)
     measured = train.eval_tokens if eval_tokens is None else eval_tokens
-    tokens = train.steps * train.batch_size * model.context_length + evaluations * measured / 3
+    tokens = train.steps * train.batch_size * (row_tokens or model.context_length) + evaluations * measured / 3
     token_s = (
         model.flops_per_token() / (EFFICIENCY * pace.flops_per_s)
         + MOVES * _bytes_per_token(model, train) / pace.bytes_per_s
@@ -60,9 +68,12 @@ def study_seconds(runs_s: Iterable[float], slots: int) -> float:
     return max(ends)
 
 
-def run_bytes(model: ModelConfig, train: TrainConfig) -> int:
-    """Bytes of memory of one run: its state, and the activations for the backward pass."""
-    tokens = train.sequences_at_once * model.context_length
+def run_bytes(model: ModelConfig, train: TrainConfig, row_tokens: int | None = None) -> int:
+    """Bytes of memory of one run: its state, and the activations for the backward pass.
+
+    `row_tokens` replaces the number of tokens per row of a batch.
+    """
+    tokens = train.sequences_at_once * (row_tokens or model.context_length)
     return STATE_BYTES_PER_PARAMETER * model.num_params() + tokens * _bytes_per_token(model, train)
 
 

@@ -13,6 +13,7 @@ from ablate.plan.plan import Plan
 from ablate.plan.program_setup import ProgramSetup, find_program
 from ablate.plan.task_setup import TaskSetup
 from ablate.study.declaration import Declaration
+from ablate.study.schema import DataConfig
 from ablate.study.settings import NAME
 
 MAX_NAMED = 12  # files in a line
@@ -27,20 +28,29 @@ def describe_data(plan: Plan) -> dict[str, Any]:
         hashes = sorted({arm.setup.data_hash("") for arm in plan.arms})
         return {
             **{"task" if key == NAME else key: value for key, value in plan.study.task.items()},
+            **plan.arms[0].setup.name_tokenizer(),
             "hash": hashes[0] if len(hashes) == 1 else hash_text("".join(hashes)),
         }
     return {
-        **plan.study.data.model_dump(),
+        **declare_data(plan.study.data),
         "hash": corpus.hash,
         "n_train_tokens": corpus.n_train_tokens,
         "n_validation_tokens": corpus.n_validation_tokens,
     }
 
 
+def declare_data(data: DataConfig) -> dict[str, Any]:
+    """The data section as records keep it. With a sequence, only its entries have files."""
+    if not data.sequence:
+        return data.model_dump(exclude={"sequence"})
+    phases = [phase.model_dump(exclude_unset=True) for phase in data.sequence]
+    return {"tokenizer": data.tokenizer, "tokenizer_path": data.tokenizer_path, "sequence": phases}
+
+
 def name_data(declared: Declaration, data_hash: str) -> dict[str, Any]:
     """The data in the config of a run. Only a program knows what it reads, and a task names its own data."""
     data = declared.data
-    return ({"source": data.source, "tokenizer": data.tokenizer} if declared.is_language_model else {}) | {
+    return ({"source": data.name, "tokenizer": data.tokenizer} if declared.is_language_model else {}) | {
         "hash": data_hash
     }
 
@@ -56,7 +66,7 @@ def describe_inputs(plan: Plan) -> Iterator[str]:
         return
     about = "about " if plan.corpus.is_estimate else ""
     yield (
-        f"data: {plan.study.data.source}, {plan.study.data.tokenizer}, "
+        f"data: {plan.study.data.name}, {plan.study.data.tokenizer}, "
         f"{about}{format_count(plan.corpus.n_train_tokens)} tokens for training and "
         f"{format_count(plan.corpus.n_validation_tokens)} for validation, hash {plan.corpus.hash[:12]}"
     )

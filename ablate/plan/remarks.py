@@ -67,7 +67,7 @@ def find_beyond(train: TrainConfig) -> Iterator[str]:
 
 def find_short_evaluation(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:
     """A remark about evaluations that do not fit the corpus or a context."""
-    n_targets = (corpus.n_validation_tokens - 1) // context_length * context_length
+    n_targets = (min(part.n_validation_tokens for part in corpus.parts) - 1) // context_length * context_length
     if train.eval_tokens > n_targets:
         yield (
             f"train.eval_tokens {train.eval_tokens} is more than the validation split has: "

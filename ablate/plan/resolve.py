@@ -10,8 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablate.data import CorpusInfo, check_length
+from ablate.data.corpus import SequenceInfo
+from ablate.data.phases import find_ends
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
+from ablate.plan.processes import check_processes
 from ablate.plan.setup import ModelSetup, Resolved
 from ablate.plan.start import read_starts
 from ablate.study.declaration import Declaration
@@ -89,7 +92,8 @@ class Resolver:
         """Check that an arm can take the weights that it starts from, once its size is final."""
         if self.starts is None or resolved.start is None:
             return resolved
-        start = self.starts.fit(resolved.start, resolved.model, arm_name(arm))
+        tokenizer = resolved.setup.tokenizer(self.declared.data)
+        start = self.starts.fit(resolved.start, resolved.model, tokenizer, arm_name(arm))
         return replace(resolved, start=start, notices=(*resolved.notices, *start.notices))
 
     def _conclude(self, settings: Settings, arm: Assignment, notices: Sequence[str]) -> Resolved:
@@ -98,7 +102,12 @@ class Resolver:
             settings.set("model.vocab_size", self.corpus.vocab_size)
         config = self._parse_model(settings)
         training = self._parse_train(settings, config)
-        self._check_processes(training, arm)
+        check_processes(self.declared, training, arm)
+        if isinstance(self.corpus, SequenceInfo):
+            try:
+                find_ends(self.corpus.lengths, training.steps)
+            except DataError as error:
+                raise self.declared.refuse_data(error) from None
         return Resolved(ModelSetup(config, training), (*notices, *config.notices()), frozenset(settings.places))
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
@@ -232,26 +241,6 @@ class Resolver:
             path = f"model.{error.path}" if error.path else "model"
             raise self._refuse(path, settings, f"{error.message}{self._hint(error)}") from None
         return config
-
-    def _check_processes(self, train: TrainConfig, arm: Assignment) -> None:
-        """Raises `GridError` where the processes of a run cannot share its batch evenly."""
-        processes = self.declared.resources.n_processes
-        if processes == 1 and (self.declared.resources.gpus or 0) <= 1:
-            return
-        share, rest = divmod(train.batch_size, processes)
-        at_once = min(train.sequences_at_once, share)
-        if processes == 1:
-            text = "one process trains on one GPU"
-        elif rest:
-            text = f"{processes} processes cannot share a batch of {train.batch_size} sequences evenly"
-        elif share % at_once:
-            text = f"each of {processes} processes has {share} sequences per batch, not divisible by {at_once} at once"
-        elif train.cuda_graph:
-            text = "train.cuda_graph needs runs of one process"
-        else:
-            return
-        where = ("resources", "processes" if self.declared.resources.processes else "gpus")
-        raise self.declared.refuse(where, f"{text} (the arm {arm_name(arm)})")
 
     def _hint(self, error: ConfigError) -> str:
         """What to do about the error. An axis over a knob that only some variants have needs a condition."""

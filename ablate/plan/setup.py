@@ -15,7 +15,7 @@ from ablate.plan.identity import IMMATERIAL, arm_identity, identify, with_start
 from ablate.plan.own_names import codes_of
 from ablate.plan.start import Start
 from ablate.study.declaration import Declaration
-from ablate.study.schema import TrainConfig
+from ablate.study.schema import DataConfig, TrainConfig
 from ablate_model import ModelConfig
 from ablate_model.kinds import model_class
 from ablate_model.own_code import Code
@@ -62,6 +62,14 @@ class Setup(ABC):
     def measured(self) -> str:
         """A hash of what evaluations measure, if it differs between the arms of a study."""
         return ""
+
+    def tokenizer(self, data: DataConfig) -> tuple[str, str | None] | None:  # noqa: ARG002 - a task may read no text
+        """The settings tokenizer and tokenizer_path, given the data section; None if they are not known."""
+        return None
+
+    def name_tokenizer(self) -> Mapping[str, Any]:
+        """The settings of the tokenizer that a record of the data must name in addition to what the grid gives."""
+        return {}
 
     @abstractmethod
     def config(self) -> Mapping[str, Any]:
@@ -180,6 +188,9 @@ class ModelSetup(Setup):
 
     def config(self) -> Mapping[str, Any]:
         return self.to_dict()
+
+    def tokenizer(self, data: DataConfig) -> tuple[str, str | None] | None:
+        return None if data.source == "bin" else (data.tokenizer, data.tokenizer_path)
 
     def describe_size(self) -> str:
         layers, length = count(self.model.n_layers, "layer"), self.model.context_length

@@ -32,6 +32,8 @@ PLACE = "start_from"
 MOST_NAMED = 6  # arms in a message
 _ABSENT = object()  # the level of an axis that an arm does not have
 
+Tokens = tuple[str, str | None]  # the settings tokenizer and tokenizer_path
+
 
 @dataclass(frozen=True)
 class Parent:
@@ -121,7 +123,7 @@ class Starts:
         parents = {seed: parent_of(parent) for seed, parent in wanted.items()}
         return Start(parents, {"arm": found.identity}, f"{found.arm} {where}")
 
-    def fit(self, start: Start, config: ModelConfig, arm: str) -> Start:
+    def fit(self, start: Start, config: ModelConfig, tokenizer: Tokens | None, arm: str) -> Start:
         """The start with the tensors that are fresh. A parent without readable weights is left to `check_parents`."""
         from ablate_model.transfer import find_fresh
 
@@ -138,7 +140,8 @@ class Starts:
             except ConfigError as error:
                 tensor = f"the tensor {error.path} does not fit: " if error.path else ""
                 raise self._refuse("", f"the arm {arm}: {tensor}{error.message}") from None
-            self._check_tokens(parent, config, arm)
+            if tokenizer is not None and parent.model.get("vocab_size") == config.vocab_size:
+                self._check_tokens(parent, tokenizer, arm)
         return replace(start, fresh=self._fitted[key])
 
     def _find_arm(self, arm: Assignment, base: Mapping[str, Any], record: StudyRecord) -> ArmRecord:
@@ -176,20 +179,31 @@ class Starts:
         own = next((level for name, level in parent.axes.items() if self.axes.names.path(name) == path), _ABSENT)
         return any(own is level or is_same(own, level) for level in levels)
 
-    def _check_tokens(self, parent: Parent, config: ModelConfig, arm: str) -> None:
+    @cached_property
+    def tokenizer(self) -> Tokens | None:
+        """The tokenizer of the parent's training; None if it is not known."""
+        if self.record is None or self.store is None or self.record.data.get("source") == "bin":
+            return None
+        described: Mapping[str, Any] = self.record.data
+        with suppress(RecordError, StopIteration):  # a task's tokenizer may be a default, which its runs state
+            described = described | read_json(self.store.run(next(iter(self.record.runs)).run_id).config).get(
+                "task", {}
+            )
+        name, path = described.get("tokenizer"), described.get("tokenizer_path")
+        return (str(name), path if isinstance(path, str) else None) if name else None
+
+    def _check_tokens(self, parent: Parent, own: Tokens, arm: str) -> None:
         """Raises `GridError` if equal token ids mean other text than in the parent's training."""
-        if self.record is None or parent.model.get("vocab_size") != config.vocab_size:
+        theirs = self.tokenizer
+        if theirs is None or theirs[0] == own[0]:
             return
-        data, own = self.record.data, self.study.data
-        if "bin" in (data.get("source"), own.source) or data.get("tokenizer") in (None, own.tokenizer):
-            return
-        with suppress(DataError, ValueError):  # the same file may have two names
-            theirs = DataConfig.model_validate({key: data[key] for key in DataConfig.model_fields if key in data})
-            mine, other = (load_tokenizer(each, self.study.folder).identity for each in (own, theirs))
+        with suppress(DataError):  # the same file may have two names
+            mine, other = (load_tokenizer(_read(each), self.study.folder).identity for each in (own, theirs))
             if mine == other:
                 return
-        message = f"the arm {arm} starts from {parent.name}, which read the tokens of {quote(data['tokenizer'])}"
-        raise self.study.refuse(("data", "tokenizer"), f"{message}: use that tokenizer, not {quote(own.tokenizer)}")
+        message = f"the arm {arm} starts from {parent.name}, which read the tokens of {quote(theirs[0])}"
+        place = "data" if self.study.is_language_model else "task"
+        raise self.study.refuse((place, "tokenizer"), f"{message}: use that tokenizer, not {quote(own[0])}")
 
     @cached_property
     def _folder(self) -> Parent:
@@ -256,6 +270,12 @@ def check_parents(study: Study, runs: Iterable[tuple[str, Parent | None]]) -> No
         own = store.run(run_id) if store is not None else None
         if own is None or not own.has_ended(own.read_status()):
             raise study.refuse((PLACE,), parent.flaw)
+
+
+def _read(tokenizer: Tokens) -> DataConfig:
+    """A data section with a tokenizer, which has no files."""
+    name, path = tokenizer
+    return DataConfig(source="text", path=("-",), tokenizer=name, tokenizer_path=path)
 
 
 def _show(level: Any) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ablate.data import CorpusInfo
 from ablate.errors import DataError
 from ablate.plan.axes import Assignment, Axes
+from ablate.plan.processes import check_processes
 from ablate.plan.resolve import Resolver
 from ablate.plan.setup import Resolved
 from ablate.plan.task_setup import UNREAD, TaskSetup
@@ -46,6 +47,7 @@ class TaskResolver(Resolver):
             raise declared.refuse(("train", key), f"{self.task_class.name} does not read it: {UNREAD[key]}")
 
     def _conclude(self, settings: Settings, arm: Assignment, notices: Sequence[str]) -> Resolved:
+        self._keep_tokenizer(settings)
         task, data = self._read_task(settings)
         for name, value in data.settings.items():
             if settings.get(f"model.{name}") is None:
@@ -56,12 +58,26 @@ class TaskResolver(Resolver):
         except ConfigError as error:
             raise self._refuse(f"model.{error.path}" if error.path else "task", settings, error.message) from None
         training = self._parse_train(settings, config)
-        self._check_processes(training, arm)
+        try:
+            task.check_training(training)
+        except ConfigError as error:
+            raise self._refuse(f"task.{error.path}", settings, error.message) from None
+        check_processes(self.declared, training, arm)
         setup = TaskSetup(config, training, task, data, self.declared.folder)
         idle = [
             f"task.{knob} has no effect: {why}" for knob, why in task.idle().items() if knob in task.model_fields_set
         ]
         return Resolved(setup, (*notices, *config.notices(), *data.notices, *idle), frozenset(settings.places))
+
+    def _keep_tokenizer(self, settings: Settings) -> None:
+        """Take the parent's tokenizer where the grid names none."""
+        known = self.starts.tokenizer if self.starts is not None else None
+        fields = ("tokenizer", "tokenizer_path")
+        if known is None or any(settings.get(f"task.{name}") is not None for name in fields):
+            return
+        for name, value in zip(fields, known, strict=True):
+            if name in self.task_class.model_fields and value is not None:
+                settings.set(f"task.{name}", value)
 
     def _read_task(self, settings: Settings) -> tuple[Task, DataInfo]:
         """Parse the task and describe its data. Arms with the same task share both."""

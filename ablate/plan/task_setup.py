@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ablate.plan.estimate import Pace, run_seconds
+from ablate.plan.estimate import Pace, run_bytes, run_seconds
 from ablate.plan.identity import task_identities
 from ablate.plan.setup import ModelSetup
 from ablate.study.declaration import Declaration
+from ablate.study.schema import DataConfig
 from ablate.tasks.task import DataInfo, Task
 
 # Settings of `train` that only language models read. A task says itself what it measures.
@@ -45,6 +46,14 @@ class TaskSetup(ModelSetup):
     def measured(self) -> str:
         return self.data.validation
 
+    def tokenizer(self, data: DataConfig) -> tuple[str, str | None] | None:  # noqa: ARG002 - the task has its own
+        name = getattr(self.task, "tokenizer", None)
+        return None if name is None else (name, getattr(self.task, "tokenizer_path", None))
+
+    def name_tokenizer(self) -> Mapping[str, Any]:
+        known = self.task.model_dump(include={"tokenizer", "tokenizer_path"})
+        return known if "tokenizer_path" in known else {}
+
     def directions(self, study: Path) -> Mapping[str, Any]:
         return {**super().directions(study), "task": self.task.locate(self.base).to_dict()}
 
@@ -58,9 +67,21 @@ class TaskSetup(ModelSetup):
         idle = {f"train.{key}": why for key, why in UNREAD.items()}
         return {**super().explain_idle(), **idle, **{f"task.{key}": why for key, why in self.task.idle().items()}}
 
+    @property
+    def tokens_per_row(self) -> int:
+        return self.data.tokens_per_row or self.model.context_length
+
+    @property
+    def n_tokens(self) -> int:
+        return self.train.steps * self.train.batch_size * self.tokens_per_row
+
     def seconds(self, pace: Pace) -> float:
-        n_tokens = self.data.n_validation * self.model.context_length * self.task.passes_per_evaluation
-        return run_seconds(self.model, self.train, pace, n_tokens)
+        n_tokens = self.data.n_validation * self.tokens_per_row * self.task.passes_per_evaluation
+        return run_seconds(self.model, self.train, pace, n_tokens, self.tokens_per_row)
+
+    @property
+    def memory_bytes(self) -> int:
+        return run_bytes(self.model, self.train, self.tokens_per_row)
 
     @property
     def immaterial(self) -> frozenset[str]:

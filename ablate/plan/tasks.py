@@ -8,7 +8,7 @@ from typing import Any
 
 from ablate.data import SHARDS, CorpusInfo, describe
 from ablate.metrics import LANGUAGE_MODEL as LANGUAGE_MODEL_METRICS
-from ablate.metrics import Direction
+from ablate.metrics import Direction, metrics_of_phases
 from ablate.plan.axes import Axes
 from ablate.plan.own_names import NO_OWN, read_own_variants
 from ablate.plan.program import ProgramResolver
@@ -57,7 +57,7 @@ def metrics_of(declared: Declaration) -> Mapping[str, Direction]:
     if declared.program is not None:
         return declared.program.metrics
     if declared.is_language_model:
-        return LANGUAGE_MODEL_METRICS
+        return metrics_of_phases(LANGUAGE_MODEL_METRICS, "loss") if declared.data.sequence else LANGUAGE_MODEL_METRICS
     _find_task(declared)
     try:
         return read_task(declared.task).metrics

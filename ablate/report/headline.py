@@ -58,7 +58,9 @@ def state_result(
         return _describe_uncompared(arms, metric), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
     has_speeds = any(_is_comparable(row) for row in main)
     finding = describe_finding(differences, ordered, labels, metric, smallest) if differences or has_speeds else ""
-    speed = _describe_one(main[0], axis, metric) if len(main) == 1 else _describe_many(main, axis, metric)
+    speed = ""
+    if metric.has_curve:
+        speed = _describe_one(main[0], axis, metric) if len(main) == 1 else _describe_many(main, axis, metric)
     costs = [
         *_describe_price(by_arm[main[0].arm], axis, arms),
         *_describe_full_schedules(full_schedule, axis, labels, ordered),

@@ -78,8 +78,8 @@ Seeds = Annotated[
 ]
 
 
-class DataConfig(Frozen):
-    """The corpus and its tokenizer."""
+class _Source(Frozen):
+    """The kind of files."""
 
     source: Literal["python-stdlib", "text", "jsonl", "parquet", "huggingface", "bin"] = Field(
         "python-stdlib",
@@ -87,6 +87,11 @@ class DataConfig(Frozen):
         "text: your own files; jsonl, parquet: files with one document per line or row; huggingface: a folder that "
         "save_to_disk of datasets wrote; bin: nanoGPT's train.bin and val.bin (uint16)",
     )
+
+
+class _Tokenizer(_Source):
+    """How the files become tokens."""
+
     tokenizer: str = Field(
         "bytes",
         min_length=1,
@@ -97,6 +102,11 @@ class DataConfig(Frozen):
     tokenizer_path: str | None = Field(
         None, description="folder with the files of an encoding: GPT-2's encoder.json and vocab.bpe, or NAME.tiktoken"
     )
+
+
+class CorpusFiles(_Source):
+    """The files of a corpus, and what of them is held out."""
+
     path: Texts = Field(
         (),
         description="text: files or globs; jsonl, parquet: files, globs or folders (text and jsonl also in .gz .bz2 "
@@ -132,6 +142,48 @@ class DataConfig(Frozen):
         if self.text_key is not None and self.source not in ("jsonl", "parquet", "huggingface"):
             raise ValueError(f"source {self.source} takes no text_key: it has no keys or columns")
         return self
+
+
+class Phase(CorpusFiles):
+    """One corpus of a sequence."""
+
+    steps: int | None = Field(
+        None, gt=0, le=MAX_STEPS, strict=True, description="default: an equal share of the steps that are left"
+    )
+
+
+class DataConfig(CorpusFiles, _Tokenizer):
+    """The corpus and its tokenizer, or several corpora, one after another."""
+
+    sequence: tuple[Phase, ...] = Field(
+        (), description="several corpora instead of one: the runs train on each in turn, to measure plasticity"
+    )
+
+    @model_validator(mode="after")
+    def _is_one_or_a_sequence(self) -> Self:
+        if not self.sequence:
+            return self
+        if len(self.sequence) < 2:
+            raise ValueError("a sequence has at least two corpora")
+        if stray := sorted(self.model_fields_set & CorpusFiles.model_fields.keys()):
+            raise ValueError(f"{stray[0]}: each entry of the sequence has its own: move it there")
+        if any(phase.source == "bin" for phase in self.sequence):
+            raise ValueError("sequence: source bin cannot be in it, because its tokens have no known tokenizer")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The source, or the sources in their order."""
+        return ", then ".join(phase.source for phase in self.sequence) or self.source
+
+    @property
+    def phases(self) -> tuple[DataConfig, ...]:
+        """The corpora of the sequence, each with the common tokenizer; empty without one."""
+        common = {"tokenizer": self.tokenizer, "tokenizer_path": self.tokenizer_path}
+        return tuple(
+            DataConfig.model_validate({**common, **phase.model_dump(exclude={"steps"}, exclude_unset=True)})
+            for phase in self.sequence
+        )
 
 
 # The keys of `train` that choose a variant, and the keys that are learning rates.

@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.data.files import find_path
-from ablate.metrics import Direction
+from ablate.metrics import Direction, metrics_of_phases
+from ablate.study.schema import TrainConfig
 from ablate.tasks.epochs import draw_words, pick_rows
 from ablate.tasks.image_files import ImageFiles, Pixels, read_images
 from ablate.tasks.image_files import Images as ImageData
 from ablate.tasks.task import DataInfo, Task
-from ablate.training.contract import Batch, TrainingTask
+from ablate.training.contract import Batch, Metrics, TrainingTask
+from ablate.training.phases import summarize_phases
 from ablate_model import ConfigError, ModelConfig, ViTConfig
 
 EVALUATION_PATCHES = 16384  # at once; fixed, so that no other setting changes a metric
 _CHANGES = 2**62  # keys of random changes, above those of steps
+_PERMUTATIONS = 2**61  # keys of labels, above those of steps too
+LEAST_PHASES = 2  # without which there is no trend
+
+Labels = npt.NDArray[np.int64]
 
 
 class Images(Task):
@@ -51,8 +58,16 @@ class Images(Task):
     crop: int = Field(default=0, ge=0, le=4096, description="augmentation: largest shift of an image, in pixels")
     flip: bool = Field(default=False, description="augmentation: mirror every other image, left to right")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a label that all classes get")
-    metric: Literal["accuracy", "loss"] = Field(
-        default="accuracy", description="the metric by which arms are compared; it does not change the runs"
+    permute_labels_every: int = Field(
+        default=0,
+        ge=0,
+        le=10**9,
+        description="steps after which the classes get other labels, at random, to measure plasticity; 0: never",
+    )
+    metric: Literal["accuracy", "loss", "phase_accuracy_trend"] = Field(
+        default="accuracy",
+        description="the metric by which arms are compared; it does not change the runs. With permute_labels_every: "
+        "accuracy, which is then the mean over phases, or phase_accuracy_trend",
     )
 
     @model_validator(mode="after")
@@ -63,11 +78,28 @@ class Images(Task):
             raise ConfigError("path", f"the source {self.source} needs one")
         if self.source != "folder" and self.size is not None:
             raise ConfigError("size", f"only images of a folder are scaled, and the source is {self.source}", [None])
+        legal = ["accuracy", "phase_accuracy_trend"] if self.permute_labels_every else ["accuracy", "loss"]
+        if self.metric not in legal:
+            phases = "with" if self.permute_labels_every else "without"
+            raise ConfigError("metric", f"{self.metric} cannot compare arms {phases} permute_labels_every", legal)
         return self
 
     @property
     def measures(self) -> Mapping[str, Direction]:
         return {"val_accuracy": "higher", "val_loss": "lower"}
+
+    @property
+    def metrics(self) -> dict[str, Direction]:
+        if not self.permute_labels_every:
+            return super().metrics
+        found = metrics_of_phases(self.measures, "accuracy")
+        first = "val_mean_phase_accuracy" if self.metric == "accuracy" else f"val_{self.metric}"
+        return {first: found[first], **found}
+
+    def check_training(self, train: TrainConfig) -> None:
+        every = self.permute_labels_every
+        if every and train.steps // every < LEAST_PHASES:
+            raise ConfigError("permute_labels_every", f"{train.steps} steps hold less than two phases of {every} steps")
 
     def idle(self) -> Mapping[str, str]:
         return {"validation_fraction": "every fifth digit is held out"} if self.source == "digits" else {}
@@ -114,7 +146,15 @@ class ImageTraining(TrainingTask):
     def batch(self, seed: int, step: int, n_rows: int) -> Batch:
         images, classes = self.data.train
         rows = pick_rows(seed, step, n_rows, len(images))
-        return self._change(images[rows], seed, step), classes[rows]
+        return self._change(images[rows], seed, step), self._label(classes[rows], seed, step)
+
+    def _label(self, classes: Labels, seed: int, step: int) -> Labels:
+        """The labels that classes have at a step."""
+        if not self.task.permute_labels_every:
+            return classes
+        phase = (step - 1) // self.task.permute_labels_every
+        labels = np.argsort(draw_words(seed, _PERMUTATIONS + phase, len(self.data.names)), kind="stable")
+        return labels[classes]
 
     def _change(self, images: Pixels, seed: int, step: int) -> Pixels:
         """Shift and mirror images. A shift fills the border with 0, the mean of the training images."""
@@ -136,8 +176,9 @@ class ImageTraining(TrainingTask):
         loss: Tensor = model.loss(images_bcyx, classes_b, label_smoothing=self.task.label_smoothing)
         return loss
 
-    def validation_batches(self, seed: int, step: int) -> Iterator[Batch]:  # noqa: ARG002 - always the same images
+    def validation_batches(self, seed: int, step: int) -> Iterator[Batch]:
         images, classes = self.data.validation
+        classes = self._label(classes, seed, step)
         n_rows = max(1, EVALUATION_PATCHES // self.model.context_length)
         for start in range(0, len(images), n_rows):
             yield images[start : start + n_rows], classes[start : start + n_rows]
@@ -153,3 +194,16 @@ class ImageTraining(TrainingTask):
     def conclude(self, sums: Sequence[float]) -> dict[str, float]:
         loss, n_correct, n_images = sums
         return {"val_accuracy": n_correct / n_images, "val_loss": loss / n_images}
+
+    def ends_phase(self, step: int) -> bool:
+        every = self.task.permute_labels_every
+        return every > 0 and step % every == 0
+
+    def summarize(self, step: int, metrics: Mapping[str, float], reached: list[float], *, is_last: bool) -> Metrics:
+        if not self.task.permute_labels_every:
+            return {}
+        if self.ends_phase(step):
+            reached.append(metrics["val_accuracy"])
+        elif not is_last:
+            return {}
+        return summarize_phases("accuracy", reached, is_last=is_last)

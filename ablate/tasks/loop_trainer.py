@@ -72,7 +72,9 @@ class LoopTrainer(Trainer):
     def _open(self, job: Job, settings: TrainConfig) -> TrainingTask:
         """What a run trains. Raises `DataError` if its data are not those that its id was made of."""
         if self.corpus is not None:
-            return LanguageModelling(ModelConfig.parse(job.config["model"]), self.corpus, settings.eval_tokens)
+            return LanguageModelling(
+                ModelConfig.parse(job.config["model"]), self.corpus, settings.eval_tokens, settings.steps
+            )
         task = read_task(job.directions["task"])
         if task.describe(Path()).hash != job.config["data"]["hash"]:
             raise DataError(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from ablate.errors import suggest
 from ablate.formatting import quote
 from ablate.metrics import Direction
+from ablate.study.schema import TrainConfig
 from ablate.training.contract import TrainingTask
 from ablate_model import ConfigError, ModelConfig
 from ablate_model.knobs import Knobs, describe_knobs, translate
@@ -26,6 +27,8 @@ TASKS: dict[str, str] = {
     "sequence_to_sequence": "sequence_to_sequence:SequenceToSequence",
     "images": "images:Images",
     "recall": "recall:Recall",
+    "multiple_choice": "multiple_choice:MultipleChoice",
+    "question_answering": "question_answering:QuestionAnswering",
 }
 
 
@@ -33,8 +36,8 @@ TASKS: dict[str, str] = {
 class DataInfo:
     """The data of a task. `hash` identifies all of it, and `validation` what is measured.
 
-    `settings` are sizes of the model that follow from the data; a grid may give them, too. `n_train` is
-    None if training data never repeats. `notices` are remarks for the plan.
+    `settings` are sizes of the model that follow from the data; a grid may give them, too. `n_train` is None if training
+    data never repeats. `notices` are remarks for the plan. `tokens_per_row` is given if it is not the context length.
     """
 
     hash: str
@@ -43,6 +46,7 @@ class DataInfo:
     n_validation: int
     settings: Mapping[str, Any] = field(compare=False)
     notices: tuple[str, ...] = field(default=(), compare=False)
+    tokens_per_row: int | None = None
 
 
 class Task(Knobs, ABC):
@@ -79,6 +83,9 @@ class Task(Knobs, ABC):
     @abstractmethod
     def check_model(self, config: ModelConfig, data: DataInfo) -> None:
         """Raises `ConfigError` for a model that does not fit the data."""
+
+    def check_training(self, train: TrainConfig) -> None:
+        """Raises `ConfigError` for training settings that do not fit the task."""
 
     @abstractmethod
     def open(self, config: ModelConfig, base: Path) -> TrainingTask:

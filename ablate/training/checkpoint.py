@@ -6,7 +6,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -24,6 +24,7 @@ from ablate_model.storage import separate
 @dataclass
 class Progress:
     """How far a run is. `loss_sum` (nats) covers the steps since the last line of the curve, which is at `line_*`.
+    `reached` has a value for each phase that has ended, in a task with phases.
 
     A step's batch, learning rate and random numbers depend only on the step, so no position or generator is kept.
     """
@@ -33,6 +34,7 @@ class Progress:
     loss_sum: float = 0.0
     line_step: int = 0
     line_wall_s: float = 0.0
+    reached: list[float] = field(default_factory=list)
 
 
 def capture_state(progress: Progress, model: HeadedModel, optimizer: Optimizer) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ablate_model import ModelConfig
 from ablate_model.gpt import HeadedModel
 
+Metrics = dict[str, float]  # by their names in a line of the curve
 Batch = tuple[npt.NDArray[np.generic], ...]  # arrays with the same number of rows
 
 
@@ -50,6 +51,15 @@ class TrainingTask(ABC):
     @abstractmethod
     def conclude(self, sums: Sequence[float]) -> dict[str, float]:
         """Turn the sums over all batches into metrics, by their names in the curve."""
+
+    def ends_phase(self, step: int) -> bool:  # noqa: ARG002 - most tasks have no phases
+        """Tell if a phase ends with this step, where an evaluation is due."""
+        return False
+
+    def summarize(self, step: int, metrics: Mapping[str, float], reached: list[float], *, is_last: bool) -> Metrics:  # noqa: ARG002
+        """Return further metrics at an evaluation. A task with phases adds what it reached at the end of a phase to
+        `reached`, which a checkpoint keeps."""
+        return {}
 
 
 class Recorder(Protocol):

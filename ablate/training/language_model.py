@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ablate.data import Corpus, training_batch, validation_batches
-from ablate.training.contract import Batch, TrainingTask
+from ablate.data.corpus import SequenceInfo
+from ablate.data.phases import find_ends, phase_of
+from ablate.training.contract import Batch, Metrics, TrainingTask
+from ablate.training.phases import summarize_phases
 from ablate_model import ModelConfig
 
 # Tokens at once in an evaluation. It is fixed, so that the micro-batch size does not change a validation loss.
@@ -19,18 +22,21 @@ EVALUATION_TOKENS = 8192
 class LanguageModelling(TrainingTask):
     """Batches of (inputs, targets), both [b, t]. `eval_tokens` is the number of validation tokens per evaluation.
 
-    Raises `DataError` if the shards of the corpus are missing.
+    With a sequence of corpora, each phase trains on the next one and measures it. Raises `DataError` if the shards of
+    the corpus are missing, and if the phases do not fit the number of steps.
     """
 
     n_sums = 2
 
-    def __init__(self, model: ModelConfig, corpus: Corpus, eval_tokens: int) -> None:
+    def __init__(self, model: ModelConfig, corpus: Corpus, eval_tokens: int, n_steps: int = 1) -> None:
         self.model, self.eval_tokens = model, eval_tokens
-        self.training_tokens, self.validation_tokens = corpus.train, corpus.validation
+        self.tokens = [(part.train, part.validation) for part in corpus.parts]
+        self.ends = find_ends(corpus.info.lengths, n_steps) if isinstance(corpus.info, SequenceInfo) else (n_steps,)
         self.tokens_per_row = model.context_length
 
     def batch(self, seed: int, step: int, n_rows: int) -> Batch:
-        return training_batch(self.training_tokens, seed, step, n_rows, self.tokens_per_row)
+        training_tokens, _ = self.tokens[phase_of(step, self.ends)]
+        return training_batch(training_tokens, seed, step, n_rows, self.tokens_per_row)
 
     def loss(self, model: Any, *batch: Tensor) -> Tensor:
         loss: Tensor = model.loss(*batch)
@@ -38,7 +44,8 @@ class LanguageModelling(TrainingTask):
 
     def validation_batches(self, seed: int, step: int) -> Iterator[Batch]:  # noqa: ARG002 - always the same windows
         rows = max(1, EVALUATION_TOKENS // self.tokens_per_row)
-        yield from validation_batches(self.validation_tokens, self.eval_tokens, rows, self.tokens_per_row)
+        _, validation_tokens = self.tokens[phase_of(step, self.ends)]
+        yield from validation_batches(validation_tokens, self.eval_tokens, rows, self.tokens_per_row)
 
     def measure(self, model: Any, *batch: Tensor) -> Tensor:
         n_rows = len(batch[0])
@@ -48,3 +55,12 @@ class LanguageModelling(TrainingTask):
     def conclude(self, sums: Sequence[float]) -> dict[str, float]:
         total, n_rows = sums
         return {"val_loss": total / n_rows}
+
+    def ends_phase(self, step: int) -> bool:
+        return len(self.ends) > 1 and step in self.ends
+
+    def summarize(self, step: int, metrics: Mapping[str, float], reached: list[float], *, is_last: bool) -> Metrics:
+        if not self.ends_phase(step):
+            return {}
+        reached.append(metrics["val_loss"])
+        return summarize_phases("loss", reached, is_last=is_last)

@@ -126,7 +126,7 @@ class Training:
             self.step(progress.step)
             self.recorder.beat(progress.step)
             is_last = progress.step == train.steps
-            is_evaluation = is_last or progress.step % train.eval_every == 0
+            is_evaluation = is_last or progress.step % train.eval_every == 0 or self.task.ends_phase(progress.step)
             is_line = is_evaluation or progress.step % train.log_every == 0
             is_stop = not is_last and self.group.agree(should_stop())
             is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
@@ -207,7 +207,9 @@ class Training:
         losses = {"train_loss": self._gather_loss() / n_steps}
         diagnostics: dict[str, float] = {}
         if is_evaluation:
-            losses |= self._evaluate()
+            measured = self._evaluate()
+            is_last = progress.step == self.train.steps
+            losses |= measured | self.task.summarize(progress.step, measured, progress.reached, is_last=is_last)
             diagnostics = self.model.diagnostics()
         self.recorder.log(
             {

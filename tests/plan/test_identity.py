@@ -28,7 +28,7 @@ def digest(ids: Sequence[str]) -> list[object]:
 
 
 def test_every_published_grid_is_on_record() -> None:
-    names = {path.stem for path in EXPERIMENTS.glob("*.yaml")}
+    names = {path.stem for path in EXPERIMENTS.glob("*.yaml") if "\nstart_from:" not in path.read_text()}
     assert names == PUBLISHED["runs"].keys() | {name for name in PUBLISHED["first trials"] if name.startswith("search")}
 
 
