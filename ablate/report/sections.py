@@ -15,6 +15,7 @@ from ablate.report.effect_tables import (
     tabulate_importance,
     tabulate_trends,
 )
+from ablate.report.looks import tabulate_looks
 from ablate.report.notation import format_size, join_with_and
 from ablate.report.ratio_charts import chart_growth, chart_ladder, chart_speedups
 from ablate.report.report import Report
@@ -39,6 +40,7 @@ def _compare(report: Report) -> Iterator[Block]:
     yield tabulate_full_schedules(report)
     if report.differences:
         yield Folded("The numbers behind the verdicts", (tabulate_differences(report),))
+    yield tabulate_looks(report)
 
 
 def _show_curves(report: Report) -> Iterator[Block]:
