@@ -56,7 +56,7 @@ def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
                 "took_s": status.took_s,
                 "error": status.error,
                 "notes": list(status.notes),
-                **({"verdict": verdicts.get(run.arm)} if record.seed_rule is not None else {}),
+                **verdicts.get(run.arm, {}),
             }
         )
     return rows
