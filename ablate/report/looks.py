@@ -98,8 +98,8 @@ def _list_seeds(peeks: Sequence[int]) -> str:
 def tabulate_looks(report: Report) -> Table:
     """One row per look at each baseline's arms."""
     header = ("Seeds", "Error rate spent", "Arms judged", "Decided", "Undecided")
-    several = len({look.baseline for look in report.looks}) > 1
-    rows = tuple(_write_look(look, report, several=several) for look in report.looks)
+    several = len({look.baseline for look in report.seed_looks}) > 1
+    rows = tuple(_write_look(look, report, several=several) for look in report.seed_looks)
     rule = report.record.seed_rule
     total = "" if rule is None else f" {ALPHA:.2g} (n / {rule.at_most})^{POWER:g} after n seeds"
     note = (
@@ -131,7 +131,7 @@ def summarize_looks(report: Report) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if report.record.seed_rule is not None:
         found["seed_rule"] = report.record.seed_rule.to_dict()
-        found["looks"] = [look.to_dict() for look in report.looks]
+        found["looks"] = [look.to_dict() for look in report.seed_looks]
     peeks = find_peeks(report.record)
     if peeks:
         found["peeks"] = list(peeks)

@@ -19,7 +19,8 @@ from ablate.analysis.evaluations import EvaluationResult, compare_evaluations
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
-from ablate.analysis.looks import Look, follow
+from ablate.analysis.looks import Look as SeedLook
+from ablate.analysis.looks import follow
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import AXES
 from ablate.analysis.selection import rebase, select
@@ -105,7 +106,7 @@ class Report:
     capabilities: tuple[Capability, ...] = ()
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # figures and tables
-    looks: tuple[Look, ...] = ()  # of `until: decided`
+    seed_looks: tuple[SeedLook, ...] = ()  # of `until: decided`
 
     @property
     def metric(self) -> Metric:
@@ -250,7 +251,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         versions=collect_versions(results),
         evaluations=evaluations,
         capabilities=capabilities,
-        looks=tuple(course.looks) if course is not None else (),
+        seed_looks=tuple(course.looks) if course is not None else (),
     )
 
 
