@@ -113,13 +113,13 @@ def _tabulate(arms: Iterable[int], seeds: Iterable[int], write: Callable[[int, i
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def put_into(page: str, tables: str) -> str:
-    """Replace what stands between the two comments. Raises `ValueError` if the page lacks them."""
-    before, _, rest = page.partition(START)
+def put_into(page: str, tables: str, start: str = START) -> str:
+    """Replace what is between the comment `start` and the next `END`. Raises `ValueError` if the page lacks them."""
+    before, _, rest = page.partition(start)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"the page lacks {START} and {END}")
-    return f"{before}{START}\n\n{tables}\n\n{END}{after}"
+        raise ValueError(f"the page lacks {start} and {END}")
+    return f"{before}{start}\n\n{tables}\n\n{END}{after}"
 
 
 def main() -> None:

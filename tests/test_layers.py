@@ -38,6 +38,7 @@ ARROWS = {
     "analysis": {"study", "tracking"},
     "imports": {"study", "tracking", "analysis"},
     "report": {"analysis", "tracking"},
+    "sequential": {"study", "plan", "execution", "tracking", "analysis"},
     "search": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "ablate_model"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
     "cli": {
@@ -51,6 +52,7 @@ ARROWS = {
         "imports",
         "report",
         "search",
+        "sequential",
         "evaluation",
         "starters",
         "recipes",

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from ablate.analysis.effects import FINAL, Effect, fill_in
 from ablate.analysis.families import Family, single_level
 from ablate.analysis.intervals import adjust_p_values
+from ablate.analysis.looks import Standing, follow
 from ablate.analysis.power import find_detectable
 from ablate.analysis.results import Results
 from ablate.analysis.samples import Sample, collect_sample, estimate_family
 from ablate.analysis.verdicts import ALPHA, Verdict, judge, p_of_equivalence
+from ablate.tracking.study_record import SeedRule
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,9 @@ class Difference(Effect):
     `is_small` means that it is shown to be smaller than the smallest effect of interest; such a difference may be clear
     all the same. `sd` is the standard deviation of a paired difference, moderated if the test is. `detectable` is the
     difference that the study finds in 80 % of cases at that scatter.
-    `method` is the test; it is empty if there is no interval.
+    `method` is the test; it is empty if there is no interval. In a study with `until: decided`, `n_seeds` is the number
+    of seeds after which the arm was judged last, which is its verdict; None before the first look. Intervals and
+    p-values then account for all looks.
     """
 
     verdict: Verdict = "undecided"
@@ -35,6 +40,13 @@ class Difference(Effect):
     sd: float | None = None
     detectable: float | None = None
     method: str = ""
+    n_seeds: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        content = super().to_dict()
+        if self.n_seeds is None:
+            del content["n_seeds"]
+        return content
 
 
 def find_differences(results: Results) -> tuple[Difference, ...]:
@@ -42,6 +54,8 @@ def find_differences(results: Results) -> tuple[Difference, ...]:
 
     For a leave-one-out design, these are the steps of its waterfall.
     """
+    if results.record.seed_rule is not None:
+        return _find_at_looks(results, results.record.seed_rule)
     samples = [sample for name in results.compared_arms if (sample := collect_sample(results, name))]
     rows = {sample.name: _begin_row(sample, results) for sample in samples}
     for baseline in dict.fromkeys(sample.baseline for sample in samples):
@@ -51,6 +65,40 @@ def find_differences(results: Results) -> tuple[Difference, ...]:
             begun = [rows[sample.name] for sample in members]
             rows |= {row.arm: row for row in _judge(begun, family, methods, results)}
     return adjust_p_values(rows.values(), lambda row: row.baseline)
+
+
+def _find_at_looks(results: Results, rule: SeedRule) -> tuple[Difference, ...]:
+    """The differences at the last look at each arm. Runs of further seeds do not count."""
+    course, rows = follow(results, rule), []
+    for name in results.compared_arms:
+        standing = course.standings.get(name)
+        sample = standing.sample if standing else collect_sample(results, name, range(rule.at_most))
+        if sample is not None:
+            row = _begin_row(sample, results)
+            rows.append(row if standing is None else _fill_in_look(row, standing, results.smallest_effect))
+    return adjust_p_values(rows, lambda row: row.baseline)
+
+
+def _fill_in_look(row: Difference, standing: Standing, margin: float | None) -> Difference:
+    plain, together = (standing.half_width(alpha) for alpha in (ALPHA, standing.single_alpha))
+    p_value, p_simultaneous = standing.p_values
+    error, df = np.asarray(standing.standard_error), np.asarray(standing.df)
+    level = 1 - standing.level(standing.single_alpha)
+    return replace(
+        row,
+        low=row.estimate - plain,
+        high=row.estimate + plain,
+        p_value=p_value,
+        low_simultaneous=row.estimate - together,
+        high_simultaneous=row.estimate + together,
+        p_simultaneous=p_simultaneous,
+        verdict=standing.verdict,
+        is_small=margin is not None and standing.is_within(margin),
+        sd=float(error * np.sqrt(row.n)),
+        detectable=float(find_detectable(error, df, level)),
+        method=standing.method,
+        n_seeds=standing.seeds[-1],
+    )
 
 
 def _begin_row(sample: Sample, results: Results) -> Difference:

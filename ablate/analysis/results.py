@@ -122,7 +122,7 @@ def read_results(store: StudyFolder) -> Results:
     record = read_record(store)
     run_ids = sorted({run.run_id for run in record.runs})
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser releases the interpreter's lock
-        known = dict(zip(run_ids, pool.map(lambda run_id: _read_run(store, run_id), run_ids), strict=True))
+        known = dict(zip(run_ids, pool.map(lambda run_id: read_run(store, run_id), run_ids), strict=True))
     return assemble(record, known, str(store.record))
 
 
@@ -166,7 +166,8 @@ def _complete(record: StudyRecord, runs: Iterable[RunCurve]) -> StudyRecord:
     return replace(record, arms=tuple(replace(arm, n_steps=arm.n_steps or most.get(arm.arm, 0)) for arm in record.arms))
 
 
-def _read_run(store: StudyFolder, run_id: str) -> Known:
+def read_run(store: StudyFolder, run_id: str) -> Known:
+    """Read the files of a run. It is queued if it has no folder."""
     folder = store.run(run_id)
     status, unread = read_status(folder.status), ""  # before the curve, which grows until the end
     try:

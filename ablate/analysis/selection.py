@@ -85,6 +85,8 @@ def merge(studies: Sequence[Results]) -> Results:
         if results.metric != studies[0].metric:
             texts = [f"{r.record.study} by {r.metric.name} ({r.metric.direction} is better)" for r in studies]
             raise AblateError(f"the studies are compared by different metrics: {', '.join(texts)}")
+        if results.record.seed_rule != first.seed_rule:
+            raise AblateError("studies that train `until: decided` can only be compared with others of the same rule")
     axes: dict[str, tuple[Value, ...]] = {STUDY_AXIS: tuple(names)}
     for results in studies:
         for axis, levels in results.record.axes.items():
@@ -106,6 +108,8 @@ def merge(studies: Sequence[Results]) -> Results:
         arms=tuple(_rename_arm(arm, record.study) for record in records for arm in record.arms),
         runs=tuple(replace(run, arm=f"{record.study}: {run.arm}") for record in records for run in record.runs),
         command="\n".join(record.command for record in records if record.command),
+        looks=(),
+        history=(),
     )
     metrics = list_metrics(record.metrics)
     runs = tuple(replace(run, arm=f"{r.record.study}: {run.arm}", metrics=metrics) for r in studies for run in r.runs)

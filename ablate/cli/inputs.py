@@ -140,6 +140,18 @@ def write_command(*uris: str | None) -> str:
     return shlex.join(words)
 
 
+def leave_out_option(command: str, option: str) -> str:
+    """A command line without an option and its value."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word == option:
+            next(words, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return shlex.join(kept)
+
+
 def read_by(stores: Sequence[StudyFolder], metric: str | None, direction: Direction | None) -> Results:
     """Read studies, to be compared by one of their metrics, by default the first."""
     from ablate.analysis.selection import measure_by

@@ -62,6 +62,8 @@ class PlannedRun(Output):
     """Axis to level."""
     baseline: str
     """Name of the arm that it is compared with."""
+    is_certain: bool | None = None
+    """Only with `until: decided`: whether it is before the first look, so that no look decides about it."""
 
 
 class PlannedSearch(Output):
@@ -207,6 +209,10 @@ class RunState(Output):
     """Traceback of a failed run, otherwise empty."""
     notes: tuple[str, ...]
     """Remarks about the run."""
+    verdict: str | None = None
+    """Only with `until: decided`: the verdict of the last look at its arm; null before the first, and for baselines."""
+    n_seeds: int | None = None
+    """Only with `until: decided`: the seeds by which its arm was judged last."""
 
 
 class RunLog(Output):

@@ -80,33 +80,53 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
 def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
     """Say which differences the seeds of a plan can detect, from --noise or a study of that name."""
     from ablate.analysis.power import POWER, detectable_difference
+    from ablate.analysis.spending import detectable_at_last_look
     from ablate.metrics import list_metrics
 
     sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)
     if not sizes:
         return
-    n_arms, n_seeds = max(sizes.values()), len(plan.study.seeds)
+    n_arms, n_seeds, rule = max(sizes.values()), len(plan.study.seeds), plan.until_decided
     if n_seeds < 2:
         yield "with one seed, no arm can be called better or worse than its baseline"
         return
-    sd = _find_scatter(store) if noise is None else noise * 2**0.5
+    sd = _find_scatter(store, noise)
     source = "finished runs" if noise is None else f"--noise {noise:g}"
-    found = f"a difference of {{}} is detected in {100 * POWER:g} % of studies"
-    of = f"with {n_seeds} seeds{f' and {n_arms} arms per baseline' if n_arms > 1 else ''}"
+    found = f"a difference of {{}} is detected in {'at least ' if rule else ''}{100 * POWER:g} % of studies"
+    many = f"up to {n_seeds}" if rule else str(n_seeds)
+    of = f"with {many} seeds{f' and {n_arms} arms per baseline' if n_arms > 1 else ''}"
+
+    def detectable(sd: float) -> float:
+        if rule is None:
+            return detectable_difference(sd, n_arms, n_seeds)
+        return detectable_at_last_look(sd, n_arms, rule.at_least, rule.at_most)
+
     if sd is None:
-        ratio = detectable_difference(2**0.5, n_arms, n_seeds)
+        ratio = detectable(2**0.5)
         yield f"{of}, {found.format(f'{ratio:.1f} standard deviations over seeds')}"
         return
     unit = list_metrics(plan.metrics)[0].unit
-    size = detectable_difference(sd, n_arms, n_seeds)
+    size = detectable(sd)
     yield f"{of}, {found.format(f'{size:.2g}{unit}')} (scatter from {source})"
 
 
-def _find_scatter(store: StudyFolder) -> float | None:
-    """The median scatter of paired differences in the study that was run under this name, if there is one."""
+def _find_scatter(store: StudyFolder, noise: float | None) -> float | None:
+    """The scatter of paired differences: by --noise, or the median in the study that was run under this name."""
+    if noise is not None:
+        return noise * 2**0.5
     from ablate.analysis.differences import find_differences
     from ablate.analysis.results import read_results
 
     if not store.record.exists():
         return None
     return median(known) if (known := [row.sd for row in find_differences(read_results(store)) if row.sd]) else None
+
+
+def find_margin(plan: Plan, store: StudyFolder, noise: float | None) -> float | None:
+    """The smallest effect of a plan in standard deviations of a paired difference; None if one of them is not known."""
+    from ablate.analysis.results import SMALLEST_EFFECT
+
+    default = SMALLEST_EFFECT if plan.study.program is None else None
+    smallest = default if plan.smallest_effect is None else plan.smallest_effect
+    sd = _find_scatter(store, noise)
+    return smallest / sd if smallest is not None and sd else None

@@ -36,6 +36,7 @@ from ablate.errors import AblateError
 if TYPE_CHECKING:
     from ablate.analysis import Results
     from ablate.report import Report
+    from ablate.tracking.folders import StudyFolder
 
 WATCH_S = 10.0  # between two reports, with --watch
 
@@ -187,12 +188,14 @@ def report(
     while watch and not made.is_complete:
         if not as_json:
             _print_report(made)
+        _note_look(made, stores)
         time.sleep(WATCH_S)
         made = write_report(read(), place, options=options)
     if as_json:
         print(json.dumps(summarize(made), indent=1, allow_nan=False))
     else:
         _print_report(made)
+    _note_look(made, stores)
     is_part = len(stores) != 1 or where is not None or bool(baseline)
     mirror = find_mirror(tracking_uri, stores[0]) if attach and not is_part else None
     if mirror and (excuse := attach_report(made, mirror)):
@@ -266,6 +269,16 @@ def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, st
             raise AblateError(f"{option} {pair}: write it as {form}")
         read[key] = value
     return read
+
+
+def _note_look(made: Report, stores: list[StudyFolder]) -> None:
+    """Let the record of a study know that its verdicts were seen, in case it gets more seeds later."""
+    from ablate.tracking.history import note_look
+
+    n_seeds = max((row.n for row in made.differences), default=0)
+    for store in stores:
+        if store.record.exists():
+            note_look(store, n_seeds)
 
 
 def _print_report(made: Report) -> None:

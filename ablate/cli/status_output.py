@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -21,7 +21,9 @@ from ablate.errors import RecordError
 from ablate.formatting import format_count, format_seconds
 from ablate.tracking.curve import read_backwards
 from ablate.tracking.folders import RunFolder, StudyFolder
-from ablate.tracking.study_record import Status
+from ablate.tracking.study_record import Status, StudyRecord
+
+OPEN = "undecided"  # the verdict at a look of an arm that goes on
 
 STATE_STYLES: Mapping[str, str] = {
     "running": "cyan",
@@ -38,6 +40,7 @@ STATE_STYLES: Mapping[str, str] = {
 def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
     """The state of every run, one mapping per run."""
     record, rows = store.read_study(), []
+    verdicts = list_verdicts(record)
     for run in record.runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
@@ -53,9 +56,36 @@ def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
                 "took_s": status.took_s,
                 "error": status.error,
                 "notes": list(status.notes),
+                **verdicts.get(run.arm, {}),
             }
         )
     return rows
+
+
+def list_verdicts(record: StudyRecord) -> dict[str, dict[str, Any]]:
+    """The verdict on each arm at its last look, with the number of seeds; empty without looks."""
+    return {
+        row["arm"]: {"verdict": row["verdict"], "n_seeds": look["seeds"]}
+        for look in sorted(record.looks, key=lambda look: look["seeds"])
+        for row in look["arms"]
+    }
+
+
+def _describe_looks(record: StudyRecord, labels: Mapping[str, str]) -> Iterator[str]:
+    """Lines about the arms of a study with `until: decided`."""
+    if record.seed_rule is None:
+        return
+    found = list_verdicts(record)
+    decided = [
+        f"{labels[arm]} {v['verdict']} after {v['n_seeds']} seeds" for arm, v in found.items() if v["verdict"] != OPEN
+    ]
+    compared = [arm.arm for arm in record.arms if arm.arm != arm.baseline]
+    rest = [arm for arm in compared if found.get(arm, {}).get("verdict", OPEN) == OPEN]
+    yield f"decided: {'; '.join(decided) or 'none'}"
+    if rest:
+        most = record.seed_rule.at_most
+        is_over = all(found.get(arm, {}).get("n_seeds") == most for arm in rest)
+        yield f"{f'undecided after all {most} seeds' if is_over else 'open'}: {'; '.join(labels[arm] for arm in rest)}"
 
 
 def render_status(store: StudyFolder) -> Group:
@@ -82,7 +112,7 @@ def render_status(store: StudyFolder) -> Group:
         )
     states = Counter(row["state"] for row in rows)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    lines: list[Any] = [table, Text(f"{store.path.name}: {counts}")]
+    lines: list[Any] = [table, Text(f"{store.path.name}: {counts}"), *map(Text, _describe_looks(record, labels))]
     if (averages := _average_arms(store, labels)) is not None:
         lines += [Text(""), averages]
     if any(row["notes"] for row in rows):

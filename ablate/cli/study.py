@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ablate.cli import search
-from ablate.cli.inputs import find_store, read_plan, resolve_tracking_uri, write_command
+from ablate.cli.inputs import find_store, leave_out_option, read_plan, resolve_tracking_uri, write_command
 from ablate.cli.options import (
     DEFAULT_RUNS,
     Address,
@@ -27,7 +28,7 @@ from ablate.cli.options import (
     TrackingUri,
     Workers,
 )
-from ablate.cli.power import describe_plan_power
+from ablate.cli.power import describe_plan_power, find_margin
 from ablate.errors import AblateError, RecordError
 
 if TYPE_CHECKING:
@@ -71,21 +72,26 @@ def plan(
             raise AblateError("--noise: a search has no verdicts; use --noise with a grid")
         search.show_plan(grid, runs, workers, set_, as_json=as_json)
         return
-    planned = read_plan(grid, runs, set_, with_)
+    from ablate.sequential.added_seeds import extend
+    from ablate.tracking.folders import StudyFolder
+    from ablate.tracking.history import list_added
+
+    declared = read_plan(grid, runs, set_, with_)
+    store = StudyFolder(runs / declared.study.name)
+    planned = extend(declared, list_added(store))
     from ablate.cli.planned_machine import find_machine
     from ablate.cli.study_output import describe_plan, print_plan
 
     if as_json:
         print("[" + ",\n ".join(map(json.dumps, describe_plan(planned))) + "]")
         return
-    from ablate.tracking.folders import StudyFolder
-
     machine = find_machine(planned, workers, on)
-    store = StudyFolder(runs / planned.study.name)
-    print_plan(planned, store, machine, tuple(describe_plan_power(planned, store, noise)))
+    power = tuple(describe_plan_power(planned, store, noise))
+    margin = find_margin(planned, store, noise) if planned.until_decided is not None else None
+    print_plan(planned, store, machine, power, margin)
     placement, pace = machine.placement, machine.pace
-    if pace is not None and planned.grid.tune is not None:
-        search.show_tuning(planned, placement, pace)
+    if pace is not None and declared.grid.tune is not None:
+        search.show_tuning(declared, placement, pace)
 
 
 def run(
@@ -97,6 +103,10 @@ def run(
     with_: Overlays = None,
     tracking_uri: TrackingUri = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train only the runs that failed.")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="+N", help="Train N more seeds of every arm, for this study from now on."),
+    ] = None,
     early_stop: Annotated[
         str | None,
         typer.Option(
@@ -130,12 +140,19 @@ def run(
     from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.run import Options, run_study
     from ablate.execution.view import View
+    from ablate.sequential.added_seeds import choose_seeds, extend, parse_added
     from ablate.tracking.cleaning import parse_bytes, parse_keep
     from ablate.tracking.folders import StudyFolder
+    from ablate.tracking.history import list_added
 
     planned = read_plan(grid, runs, set_, with_, Console(stderr=True, quiet=quiet or log_json))
+    if planned.until_decided is not None and early_stop is not None:
+        reason = "it would stop the runs that fall behind, and looks would only see the others"
+        raise AblateError(f"--early-stop cannot be used with a grid that trains `until: decided`: {reason}")
     store = StudyFolder(runs / planned.study.name)
     command = write_command(tracking_uri)
+    n_more = parse_added(planned, seeds) if seeds is not None else 0
+    command = leave_out_option(command, "--seeds")  # the study keeps its seeds
     budget = parse_bytes(disk_budget) if disk_budget is not None else None
     options = Options(
         resolve_tracking_uri(tracking_uri, store),
@@ -159,7 +176,19 @@ def run(
         if tuned is None:
             store = search.find_trials(planned, runs)
         else:
-            outcome = run_study(tuned, store, grid.parent, options, console, view)
+            new_seeds = choose_seeds(tuned, store, n_more) if n_more else ()
+            if added := (*list_added(store), *new_seeds):
+                tuned = extend(tuned, added)
+                options = replace(options, command=f"{command} --seeds +{len(added)}", added_seeds=new_seeds)
+            source = None
+            if tuned.until_decided is not None:
+                from ablate.sequential.open_arms import OpenArms
+
+                source = OpenArms(
+                    tuned, store, view.observe, version=ablate.__version__, command=command, only_failed=retry_failed
+                )
+                tuned = source.plan
+            outcome = run_study(tuned, store, grid.parent, options, console, view, source=source)
     except ClusterLostError as error:
         restart_command(error)
     is_time_up = options.limit is not None and options.limit.is_over

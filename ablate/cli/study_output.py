@@ -27,8 +27,9 @@ MAX_ROWS = 60
 
 
 def describe_plan(plan: Plan) -> Iterator[dict[str, Any]]:
-    """The runs of a plan for `plan --json`, one mapping per run."""
-    for run in plan.runs:
+    """The runs of a plan for `plan --json`, one mapping per run. `is_certain` is false for those that looks may add."""
+    certain = {run.run_id for run in plan.runs}
+    for run in plan.possible_runs:
         yield {
             "run_id": run.run_id,
             "arm": run.arm.name,
@@ -40,11 +41,21 @@ def describe_plan(plan: Plan) -> Iterator[dict[str, Any]]:
             "axes": run.arm.axes,
             "baseline": run.arm.baseline,
             **({} if run.parent is None else {"start_from": {"id": run.parent.identity, "name": run.parent.name}}),
+            **({"is_certain": run.run_id in certain} if plan.until_decided is not None else {}),
         }
 
 
-def print_plan(plan: Plan, store: StudyFolder, machine: PlannedMachine, power: Sequence[str] = ()) -> None:
-    """Print the arms with their sizes, the cost of the runs that the `store` does not have yet, and their power."""
+def print_plan(
+    plan: Plan,
+    store: StudyFolder,
+    machine: PlannedMachine,
+    power: Sequence[str] = (),
+    margin: float | None = None,
+) -> None:
+    """Print the arms with their sizes, the cost of the runs that the `store` does not have yet, and their power.
+
+    `margin` is the smallest effect in standard deviations of a paired difference, if it is known.
+    """
     console = open_console()
     placement = machine.placement
     seconds_of_arm = estimate_seconds(plan, store, machine.pace)
@@ -59,11 +70,14 @@ def print_plan(plan: Plan, store: StudyFolder, machine: PlannedMachine, power: S
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     left = find_unfinished(plan, store)
     done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""
-    seeds = f"{'seed' if len(plan.study.seeds) == 1 else 'seeds'} {', '.join(map(str, plan.study.seeds))}"
+    first = list(dict.fromkeys(run.seed for run in plan.runs))
+    seeds = f"{'seed' if len(first) == 1 else 'seeds'} {', '.join(map(str, first))}"
+    before = " before the first look" if plan.until_decided is not None else ""
     flops = f", {format_count(plan.total_flops)}FLOP in total" if plan.total_flops is not None else ""
     for line in (
-        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms, {seeds}{flops}{done}; {placement}",
+        f"{len(plan.runs):,} runs of {len(plan.arms):,} arms{before}, {seeds}{flops}{done}; {placement}",
         *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], machine),
+        *_describe_looks(plan, seconds_of_arm, placement, margin),
         *power,
         *describe_inputs(plan),
     ):
@@ -89,6 +103,33 @@ def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], machine: Pla
     yield (
         f"about {format_seconds(seconds)}{f' and {format_number(gpu_hours, 2)} GPU-hours' if gpu_hours else ''} "
         f"(estimated from {sources}){memory}"
+    )
+
+
+def _describe_looks(
+    plan: Plan, seconds_of_arm: Mapping[str, float | None], placement: Placement, margin: float | None
+) -> Iterator[str]:
+    """The expected and the largest cost of `until: decided`."""
+    rule = plan.until_decided
+    if rule is None:
+        return
+    from ablate.sequential.cost import EFFECTS, expect_runs
+
+    expected = expect_runs(plan, margin)
+
+    def price(runs: Mapping[str, float]) -> str:
+        total = f"{round(sum(runs.values())):,} runs"
+        seconds = [n * each for name, n in runs.items() if (each := seconds_of_arm[name]) is not None]
+        if len(seconds) < len(runs):
+            return total
+        return f"{total}, about {format_seconds(sum(seconds) / placement.slots)}"
+
+    sizes = f"{', '.join(f'{size:g}' for size in EFFECTS[:-1])} and {EFFECTS[-1]:g} standard deviations"
+    yield f"a look after each of {rule.at_least} to {rule.at_most} seeds, until every arm is decided"
+    yield f"at most {price(dict.fromkeys(expected, float(rule.at_most)))}"
+    yield (
+        f"expected {price(expected)}: the mean of simulated studies with differences of {sizes} in equal parts"
+        f"{', where no arm is called equivalent' if margin is None else ''}"
     )
 
 

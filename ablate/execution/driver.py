@@ -71,6 +71,7 @@ class Driver:
         self._held_elsewhere: set[str] = set()  # runs that another process trains
         self._lost: dict[str, str] = {}  # the error, by run id
         self._run_ids = {run.run_id for run in plan.runs}
+        self._released: set[str] = set()  # runs that the source does not need any more
 
     def train(self, runs: Sequence[Run]) -> Outcome:
         """Train these runs, several at once, until they have ended or a signal, `ablate stop` or the time limit stops
@@ -116,6 +117,7 @@ class Driver:
 
     def _draw(self, waiting: deque[Run]) -> None:
         """Drop runs that the time limit does not allow, and ask the source for more, if a worker is idle."""
+        self._release(waiting)
         is_idle = len(self.pool.busy) < len(self.pool.slots) and not self._is_stopping
         if is_idle and self.limit is not None:
             allowed = [run for run in waiting if self.limit.allows(run)]
@@ -127,6 +129,20 @@ class Driver:
             self._run_ids.add(run.run_id)
             self.mirror.announce(RunRecord(run.run_id, run.arm.name, run.seed), record_arm(run.arm))
             waiting.append(run)
+
+    def _release(self, waiting: deque[Run]) -> None:
+        """Give up the runs that the source does not need any more."""
+        if self.source is None or self._is_stopping:
+            return
+        for run in [run for run in waiting if not self.source.is_needed(run)]:
+            waiting.remove(run)
+            self._run_ids.discard(run.run_id)
+        for slot in self.pool.busy:
+            assert slot.run is not None
+            run_id = slot.run.run_id
+            if run_id not in self._released and slot.is_ready() and not self.source.is_needed(slot.run):
+                self._released.add(run_id)
+                slot.stop()
 
     def _wait(self, waiting: deque[Run]) -> None:
         """Wait a moment for runs that end, then pass on what the others wrote in the meantime."""
@@ -163,7 +179,7 @@ class Driver:
     def _begin(self, slot: Slot, run: Run) -> None:
         folder = keep_code(self.store, run)
         self.feed.begin(run)
-        cut_counts = self.stopping is not None or self.source is not None
+        cut_counts = self.stopping is not None or (self.source is not None and self.source.keeps_cut)
         job = make_job(self.plan, run, self.pool.placement, self.software, cut_counts=cut_counts, study=self.store.path)
         self.watchdog.begin(folder.status)
         slot.begin(run, job)
@@ -280,6 +296,9 @@ class Driver:
         text = status.notes[-1] if status.is_cut and status.notes else ""
         if state == "failed":
             text = status.error
+        elif state == "queued" and run.run_id in self._released:
+            text = "not needed any more"
+            self._run_ids.discard(run.run_id)
         elif state == "queued":
             text = run.arm.setup.resumption(self.store.run(run.run_id).checkpoint)
         self._end(run, state, text)

@@ -19,12 +19,12 @@ from ablate.tasks.contract import Job
 from ablate.tracking.code import write_code
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
-from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord
+from ablate.tracking.study_record import ArmRecord, RunRecord, SeedRule, State, StudyRecord
 
 
 def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
     """The plan as the record that the study's folder keeps."""
-    study = plan.study
+    study, rule = plan.study, plan.until_decided
     return StudyRecord(
         study=study.name,
         question=study.question,
@@ -43,6 +43,7 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         metrics=plan.metrics,
         smallest_effect=plan.smallest_effect,
         caveats=_list_caveats(plan),
+        seed_rule=None if rule is None else SeedRule(rule.at_least, rule.at_most),
     )
 
 
@@ -178,7 +179,12 @@ def order(runs: Iterable[Run], seconds: Mapping[str, float | None]) -> list[Run]
 
 
 class RunSource(ABC):
-    """Supplies more runs while others train: a search, for example. It is asked when a worker is idle."""
+    """Supplies more runs while others train: a search, for example. It is asked when a worker is idle.
+
+    `keeps_cut` says whether a run that was stopped early is over for it. Otherwise the run is trained to its end.
+    """
+
+    keeps_cut = True
 
     @property
     @abstractmethod
@@ -192,3 +198,11 @@ class RunSource(ABC):
     @abstractmethod
     def tell(self, run: Run, state: State) -> None:
         """Note that a run has ended: finished, diverged or failed."""
+
+    def is_needed(self, run: Run) -> bool:  # noqa: ARG002
+        """Tell whether a run that was drawn, and has not ended, is still needed."""
+        return True
+
+    def complete(self, record: StudyRecord) -> StudyRecord:
+        """Add to the study's record what only the source knows."""
+        return record

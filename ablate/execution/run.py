@@ -27,6 +27,7 @@ from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.history import continue_history
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 from ablate.tracking.study_record import RunRecord
@@ -39,7 +40,8 @@ class Options:
     """How to run a plan. Only `early_stop`, the rule that cuts runs, changes results.
 
     `stuck_s` is how long a worker may be silent. `limit` prevents runs from starting that cannot end in time. Weights
-    beyond `keep` and `disk_budget_bytes` are removed while the study trains. Raises `ResourceError` for an impossible
+    beyond `keep` and `disk_budget_bytes` are removed while the study trains. `added_seeds` are noted in the study's
+    history. Raises `ResourceError` for an impossible
     MLflow address, and `GridError` for an unknown rule.
     """
 
@@ -54,6 +56,7 @@ class Options:
     limit: TimeLimit | None = None
     keep: Keep = "all"
     disk_budget_bytes: int | None = None
+    added_seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_tracking_uri(self.tracking_uri)
@@ -81,9 +84,13 @@ def run_study(
     """
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
+    if "space" not in plan.tuning:  # a search has no verdicts
+        record = continue_history(record, store, options.added_seeds)
+    if source is not None:
+        record = source.complete(record)
     stopping = stopping or parse_stopping(options.early_stop, record.metric)
     check_stopping(stopping, plan)
-    cut_counts = stopping is not None or source is not None  # a search keeps what it cut
+    cut_counts = stopping is not None or (source is not None and source.keeps_cut)
     if obstacle := find_mirror_obstacle(options.tracking_uri):
         view.observe(Event("notice", text=f"{obstacle}; the study itself will be complete"))
     pending = find_unfinished(plan, store, cut_counts=cut_counts, failed_only=options.retry_failed)

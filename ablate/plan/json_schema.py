@@ -26,6 +26,11 @@ def file_schema(kind: type[Declaration], title: str) -> dict[str, Any]:
         "anyOf": [{"enum": [LANGUAGE_MODEL, *tasks]}, *map(_describe_task, tasks.values())],
     }
     models = {name: _describe_model(task.config_class, schema) for name, task in tasks.items()}
+    seeds = schema["properties"]["seeds"]["anyOf"]
+    for place, option in enumerate(seeds):
+        if "properties" in option:
+            schema["$defs"][option["title"]] = option
+            seeds[place] = {"$ref": f"#/$defs/{option['title']}"}
     train = schema["$defs"]["TrainConfig"]
     for key in VARIANTS:
         choice = {name: train["properties"][key].pop(name) for name in ("enum", "type")}

@@ -29,6 +29,7 @@ from ablate.plan.tasks import make_resolver, metrics_of, read_names
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.overlay import Overlay
 from ablate.study.schema import TrainConfig
+from ablate.study.seeds import UntilDecided
 from ablate_model import ModelConfig
 from ablate_model.own_code import Code
 
@@ -101,7 +102,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arms and the runs of a study, ordered by seed, so that early results are comparable."""
+    """The arms and the runs of a study, ordered by seed, so that early results are comparable.
+
+    With `until: decided`, these are the runs before the first look.
+    """
 
     study: Declaration
     corpus: CorpusInfo
@@ -140,6 +144,19 @@ class Plan:
         return self.study.smallest_effect if isinstance(self.study, Study) else None
 
     @property
+    def until_decided(self) -> UntilDecided | None:
+        """The rule by which arms get further seeds; None if their number is fixed."""
+        return self.study.until_decided if isinstance(self.study, Study) else None
+
+    @property
+    def possible_runs(self) -> tuple[Run, ...]:
+        """The runs, with those that looks may add."""
+        known = {(run.arm.name, run.seed): run for run in self.runs}
+        every = [(arm, seed) for seed in self.study.seeds for arm in self.arms] if self.until_decided else []
+        more = [Run.of(arm, seed) for arm, seed in every if (arm.name, seed) not in known]
+        return (*self.runs, *more)
+
+    @property
     def total_flops(self) -> int | None:
         """The FLOPs of all runs; None if those of some arm are unknown."""
         parts = [(run.arm.flops_per_token, run.arm.n_tokens) for run in self.runs]
@@ -170,6 +187,8 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         raise study.refuse(("seeds",), f"{n_runs} (legal: at most {MAX_RUNS:,})")
     runs = tuple(Run.of(arm, seed) for seed in study.seeds for arm in arms)
     check_parents(study, ((run.run_id, run.parent) for run in runs))
+    if study.until_decided is not None:
+        runs = runs[: study.until_decided.at_least * len(arms)]
     axes = {axis: tuple(level.label for level in levels) for axis, levels in expansion.axes.items()}
     common = [notice for notice in arms[0].notices if all(notice in arm.notices for arm in arms)]
     overridden = find_overridden_values(study, names, expansion)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ablate.analysis.effects import FINAL, Effect
 from ablate.analysis.samples import MODERATED
+from ablate.analysis.verdicts import ALPHA
 from ablate.metrics import Metric
 from ablate.report.finding import format_verdict
 from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
@@ -101,6 +102,9 @@ def explain_verdicts(report: Report) -> list[str]:
     if smallest is None:
         return [f"{sides} No arm is called equivalent, because no smallest effect is given."]
     limit = f"{smallest:g}{metric.unit}"
+    if report.record.seed_rule is not None:
+        share = f"{100 * ALPHA:.0f} % of arms that differ by {limit} are called equivalent, over all looks"
+        return [f"{sides} Equivalent: shown to be within {limit} of zero. At most {share}."]
     return [f"{sides} Equivalent: the unadjusted 90 % interval lies within {limit} of zero."]
 
 

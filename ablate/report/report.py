@@ -19,6 +19,8 @@ from ablate.analysis.evaluations import EvaluationResult, compare_evaluations
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
+from ablate.analysis.looks import Look as SeedLook
+from ablate.analysis.looks import follow
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import AXES
 from ablate.analysis.selection import rebase, select
@@ -31,6 +33,7 @@ from ablate.report.encoding import Look, Scales, assign_looks, collect_scales
 from ablate.report.finding import rank_arms
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions
 from ablate.report.headline import state_result
+from ablate.report.looks import describe_seeds
 from ablate.report.notation import LISTED, join_with_and, name_rest
 from ablate.report.verdict import state_verdict
 from ablate.tracking.arm_labels import label_arms
@@ -78,8 +81,8 @@ class Report:
     """The numbers of a study, the sentences that answer its question, and the paths of the pages once written.
 
     `verdict` is one sentence, or two if wall-clock time says something else; for a study that compares nothing, it is
-    the first sentence of the answer. `answer` is the result, then sentences about growth and interactions if the design
-    has them, then price and caveats.
+    the first sentence of the answer. `answer` is the result, then sentences about seeds that looks decided on, and
+    about growth and interactions if the design has them, then price and caveats.
     """
 
     record: StudyRecord
@@ -103,6 +106,7 @@ class Report:
     capabilities: tuple[Capability, ...] = ()
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # figures and tables
+    seed_looks: tuple[SeedLook, ...] = ()  # of `until: decided`
 
     @property
     def metric(self) -> Metric:
@@ -218,7 +222,10 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     )
     growing = trends if "final" in options.targets else ()  # trends are of the final value
     interactions = describe_interactions(effects, results.record.compare_within, metric)
-    further = (*describe_growth(growing, axis, metric), *interactions)
+    rule = results.record.seed_rule
+    course = follow(results, rule) if rule is not None else None
+    seeds = describe_seeds(results, course, differences)
+    further = (*seeds, *describe_growth(growing, axis, metric), *interactions)
     seconds = [row for row in headline if row.axis == "seconds"]
     diverged = [arm.arm for arm in arms if arm.n_diverged == arm.n_runs]
     verdict = state_verdict(
@@ -244,6 +251,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         versions=collect_versions(results),
         evaluations=evaluations,
         capabilities=capabilities,
+        seed_looks=tuple(course.looks) if course is not None else (),
     )
 
 

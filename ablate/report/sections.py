@@ -16,6 +16,7 @@ from ablate.report.effect_tables import (
     tabulate_trends,
 )
 from ablate.report.evaluation_tables import MOST_ROWS
+from ablate.report.looks import tabulate_looks
 from ablate.report.notation import format_size, join_with_and
 from ablate.report.ratio_charts import chart_growth, chart_ladder, chart_speedups
 from ablate.report.report import Report
@@ -40,6 +41,7 @@ def _compare(report: Report) -> Iterator[Block]:
     yield tabulate_full_schedules(report)
     if report.differences:
         yield Folded("The numbers behind the verdicts", (tabulate_differences(report),))
+    yield tabulate_looks(report)
 
 
 def _show_curves(report: Report) -> Iterator[Block]:

@@ -11,6 +11,7 @@ from typing import Any
 from ablate.analysis.evaluations import EvaluationResult
 from ablate.analysis.speedup import SpeedUp
 from ablate.metrics import LANGUAGE_MODEL
+from ablate.report.looks import summarize_looks
 from ablate.report.report import Report
 
 SCHEMA_VERSION = 2
@@ -27,6 +28,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "answer": list(report.answer),
         **({} if record.metrics == LANGUAGE_MODEL else {"metrics": dict(record.metrics)}),
         "is_complete": report.is_complete,
+        **summarize_looks(report),
         "design": record.design,
         "match": record.match,
         "compare_within": list(record.compare_within),

@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ablate.metrics import Direction
 from ablate.study.declaration import Declaration
-from ablate.study.schema import Seeds, StudyName
+from ablate.study.schema import StudyName
+from ablate.study.seeds import Seeds
 from ablate.study.tuning import FreshSeeds, Strict, Tuning
 
 

@@ -27,7 +27,8 @@ from ablate.errors import DataError, GridError
 from ablate.formatting import quote
 from ablate.study.evaluations import Entry
 from ablate.study.program import Program
-from ablate.study.schema import DataConfig, Resources, Rule, Seeds, StudyName, Texts, TrainConfig
+from ablate.study.schema import DataConfig, Resources, Rule, StudyName, Texts, TrainConfig
+from ablate.study.seeds import GridSeeds, Seeds, SeedsUntilDecided, UntilDecided
 from ablate.study.settings import NAME, Settings
 from ablate.study.start import StartFrom
 from ablate.study.tuning import Frozen, Tune
@@ -211,6 +212,11 @@ class Study(Declaration):
     exclude: Texts = Field((), description="expressions; an arm for which one holds is left out")
     baseline: dict[str, Any] = Field({}, description="axis to level; default: the first level of every axis")
     compare_within: Texts = Field((), description="axes within whose levels arms are compared")
+    seeds: GridSeeds = Field(
+        (0,),
+        description="the number of seeds, a list of them, or {at_least: 3, at_most: 12, until: decided}, which trains "
+        "further seeds of the arms that are not yet better, worse or equivalent",
+    )
     design: Design = Field(
         "full",
         description="arms of the matrix: all combinations; the baseline and each other level by itself; or the "
@@ -261,6 +267,11 @@ class Study(Declaration):
         if self.start_from is None:
             return self
         return self.replace(start_from=self.start_from.model_copy(update={"runs": runs}))
+
+    @property
+    def until_decided(self) -> UntilDecided | None:
+        """The rule by which arms get further seeds; None if their number is fixed."""
+        return self.seeds.rule if isinstance(self.seeds, SeedsUntilDecided) else None
 
     @property
     def axes(self) -> tuple[Axis, ...]:

@@ -14,6 +14,7 @@ from ablate.files import NAME_RULE, study_name_problem
 from ablate.formatting import quote
 from ablate.recipes.own import look_in
 from ablate.study.declaration import Declaration, Study
+from ablate.study.seeds import MappingForm
 from ablate.study.settings import Settings
 from ablate.study.yaml_source import KeyPath, Source, parse_yaml
 
@@ -165,7 +166,8 @@ def _model_at(path: KeyPath, kind: type[BaseModel]) -> type[BaseModel] | None:
             is_free = False
             continue
         field = model.model_fields.get(part) if model else None
-        kinds = list(_classes(field.annotation)) if field else []
+        forms = [form.model for form in field.metadata if isinstance(form, MappingForm)] if field else []
+        kinds = [*_classes(field.annotation), *forms] if field else []
         model = next((k for k in kinds if issubclass(k, BaseModel)), None)
         is_free = dict in kinds
     return model

@@ -6,14 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    WithJsonSchema,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from ablate.files import STUDY_NAME, study_name_problem
 from ablate.formatting import quote
@@ -25,7 +18,6 @@ from ablate.recipes.schedules.base import ScheduleVariant
 from ablate.recipes.variant import Variant, find_unread, with_knobs
 from ablate.study.tuning import Frozen, Strict
 
-MAX_SEEDS = 10_000
 # Larger values are more likely a typing error than a study.
 MAX_STEPS = 1_000_000_000
 MAX_SEQUENCES = 10_000_000
@@ -44,37 +36,6 @@ StudyName = Annotated[str, Field(pattern=STUDY_NAME), AfterValidator(_check_name
 # A tuple that the file may write as one value or as a list.
 Texts = Annotated[
     tuple[str, ...], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
-]
-
-
-def _count_to_list(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        if value > MAX_SEEDS:
-            raise ValueError(
-                f"{value} is more than {MAX_SEEDS} seeds; for one seed of that value, write seeds: [{value}]"
-            )
-        return tuple(range(value))
-    return value
-
-
-def _check_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
-    if not value or min(value) < 0 or max(value) >= 2**63 or len(set(value)) != len(value):
-        raise ValueError("seeds must be a number of at least 1, or a list of distinct numbers from 0 to 2^63 - 1")
-    return value
-
-
-Seeds = Annotated[
-    tuple[Annotated[int, Field(strict=True)], ...],
-    BeforeValidator(_count_to_list),
-    AfterValidator(_check_seeds),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-            ]
-        }
-    ),
 ]
 
 

@@ -29,7 +29,7 @@ from ablate.tracking.weights import read_layout
 STATUS, CURVE, WEIGHTS = "status.json", "curve.jsonl", "model.safetensors"
 CONTENT = ("config.json", "manifest.json", CURVE, STATUS)
 # All parts of a study have these in common. Otherwise their runs could not be compared.
-COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning", "metrics")
+COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning", "metrics", "seed_rule")
 MAX_FILE_BYTES = 2**30  # of a curve, which has a few hundred bytes per line
 MAX_OPTIONAL_BYTES = 2**25  # of a log or a difference, both of which are cut where they are written
 MAX_DOCUMENT_BYTES = 2**22  # of a run's config, manifest or status, which is parsed as a whole
@@ -261,6 +261,8 @@ def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
         one,
         axes={**one.axes, **axes},
         arms=tuple(arms.values()),
+        looks=max(one.looks, other.looks, key=len),
+        history=tuple(sorted({*one.history, *other.history}, key=lambda event: event.at)),
         runs=tuple(sorted(runs.values(), key=lambda run: (run.seed, order[run.arm]))),
     )
 

@@ -55,7 +55,10 @@ class MlflowMirror:
         """Add a run that the record did not have when the mirror was created."""
         if run.run_id not in self._runs:
             self._runs = {**self._runs, run.run_id: (run, arm)}
-            self.record = replace(self.record, arms=(*self.record.arms, arm), runs=(*self.record.runs, run))
+            arms = self.record.arms
+            if all(known.arm != arm.arm for known in arms):
+                arms = (*arms, arm)
+            self.record = replace(self.record, arms=arms, runs=(*self.record.runs, run))
 
     def note_lines(self, run_id: str) -> None:
         """Note that the curve of a run has new lines. This never waits."""

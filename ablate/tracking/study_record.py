@@ -129,11 +129,42 @@ class RunRecord(Record):
 
 
 @dataclass(frozen=True, config=_CONFIG)
+class SeedRule(Record):
+    """`until: decided`: the seeds are 0, 1, 2 and so on, and arms are judged after `at_least` of them and each more."""
+
+    at_least: int
+    at_most: int
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if not 2 <= self.at_least <= self.at_most:
+            raise ValueError("the rule of its seeds is not 2 <= at_least <= at_most")
+        return self
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class HistoryEvent(Record):
+    """Something that decides what a verdict is worth: a look at the results, or another set of seeds.
+
+    `what` is `seeds` if the study was started with these seeds or got them, `until decided` if it got a rule for them,
+    and `look` if its results were reported. `n_seeds` are its seeds, or those that the look could use. `added` are the
+    seeds that `ablate run --seeds` added. `at` is the UTC time.
+    """
+
+    what: Literal["seeds", "until decided", "look"]
+    at: str
+    n_seeds: int
+    added: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class StudyRecord(Record):
     """`study.json`: the arms and runs of a study, written by every `ablate run` before training starts.
 
     `metrics` maps each metric to its better direction. Arms are compared by the first. `smallest_effect` is the
     smallest difference of its final values that matters to the author; None if the grid does not give it.
+    With `seed_rule`, arms train until they are decided, and `looks` are the looks so far, as `ablate.analysis.looks`
+    writes them. `history` has the changes of its seeds, and the looks at its results by hand.
     """
 
     study: str
@@ -153,6 +184,9 @@ class StudyRecord(Record):
     caveats: tuple[str, ...] = ()  # of imported runs: facts that the reader of the verdict must know
     metrics: Metrics = field(default_factory=lambda: dict(LANGUAGE_MODEL))
     smallest_effect: PositiveFloat | None = None
+    seed_rule: SeedRule | None = None
+    looks: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[HistoryEvent, ...] = ()
 
     @property
     def metric(self) -> Metric:
@@ -162,8 +196,9 @@ class StudyRecord(Record):
     def to_dict(self) -> dict[str, Any]:
         """The record without what has its default value: older records do not have these keys."""
         content = super().to_dict()
-        if self.smallest_effect is None:
-            del content["smallest_effect"]
+        for name, default in (("smallest_effect", None), ("seed_rule", None), ("looks", ()), ("history", ())):
+            if content[name] == default:
+                del content[name]
         pairs = [list(pair) for pair in content.pop("metrics").items()]  # a mapping would be written in another order
         return content if self.metrics == LANGUAGE_MODEL else content | {"metrics": pairs}
 

@@ -79,5 +79,6 @@ def make_results(*runs: RunCurve, baseline: str | Mapping[str, str] = "base", **
         version="0",
         metrics={metric.name: metric.direction for metric in runs[0].metrics},
         smallest_effect=changes.get("smallest_effect"),
+        seed_rule=changes.get("seed_rule"),
     )
     return Results(record, tuple(runs))
