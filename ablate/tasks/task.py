@@ -36,8 +36,9 @@ TASKS: dict[str, str] = {
 class DataInfo:
     """The data of a task. `hash` identifies all of it, and `validation` what is measured.
 
-    `settings` are sizes of the model that follow from the data; a grid may give them, too. `n_train` is None if training
-    data never repeats. `notices` are remarks for the plan. `tokens_per_row` is given if it is not the context length.
+    `settings` are sizes of the model that follow from the data; a grid may give them, too. `n_train` is None if
+    training data never repeats. `notices` are remarks for the plan. `tokens_per_row` is given if it is not the context
+    length.
     """
 
     hash: str
