@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ablate.analysis.differences import find_differences
+from ablate.analysis.noise import choose_lenders
 from ablate.analysis.power import POWER, detectable_difference, seeds_needed
 from ablate.analysis.results import Results
 
@@ -30,14 +31,15 @@ def find_power(results: Results, effect: float, power: float = POWER) -> tuple[A
     """Compute the power of each arm whose scatter is known, in the order of the study."""
     known = [(row, row.sd) for row in find_differences(results) if row.sd is not None]
     sizes = Counter(row.baseline for row, _ in known)
+    n_earlier = {baseline: len(choose_lenders(results, baseline)) for baseline in sizes}
     return tuple(
         ArmPower(
             arm=row.arm,
             baseline=row.baseline,
             n_seeds=row.n,
             sd=sd,
-            detectable=detectable_difference(sd, sizes[row.baseline], row.n, power),
-            seeds_needed=seeds_needed(effect, sd, sizes[row.baseline], power) if sd else 2,
+            detectable=detectable_difference(sd, sizes[row.baseline], row.n, power, n_earlier[row.baseline]),
+            seeds_needed=seeds_needed(effect, sd, sizes[row.baseline], power, n_earlier[row.baseline]) if sd else 2,
         )
         for row, sd in known
     )

@@ -20,6 +20,7 @@ from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.errors import RecordError
 from ablate.formatting import name_error
 from ablate.tracking.evaluations import EvaluationRecord
+from ablate.tracking.reruns import Rerun
 from ablate.tracking.study_record import Status
 
 NAME = "curves.parquet"
@@ -120,6 +121,7 @@ def _recall(arrays: Mapping[str, Floats], about: Mapping[str, Any], path: Path) 
         bool(about.get("is_altered", False)),
         str(about.get("unread", "")),
         tuple(EvaluationRecord.from_dict(record, path) for record in about.get("evaluations", ())),
+        tuple(Rerun.from_dict(rerun, path) for rerun in about.get("reruns", ())),
     )
 
 
@@ -135,6 +137,7 @@ def _describe(run: RunCurve) -> Mapping[str, Any]:
         "is_altered": run.is_altered,
         "unread": run.unread,
         **_describe_evaluations(run),
+        **({"reruns": [rerun.to_dict() for rerun in run.reruns]} if run.reruns else {}),
     }
 
 

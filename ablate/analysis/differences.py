@@ -16,6 +16,7 @@ from ablate.analysis.effects import FINAL, Effect, fill_in
 from ablate.analysis.families import Family, single_level
 from ablate.analysis.intervals import adjust_p_values
 from ablate.analysis.looks import Standing, follow
+from ablate.analysis.noise import FEWEST_PAIRS, Lender, choose_lenders
 from ablate.analysis.power import find_detectable
 from ablate.analysis.results import Results
 from ablate.analysis.samples import Sample, collect_sample, estimate_family
@@ -30,9 +31,9 @@ class Difference(Effect):
     `is_small` means that it is shown to be smaller than the smallest effect of interest; such a difference may be clear
     all the same. `sd` is the standard deviation of a paired difference, moderated if the test is. `detectable` is the
     difference that the study finds in 80 % of cases at that scatter.
-    `method` is the test; it is empty if there is no interval. In a study with `until: decided`, `n_seeds` is the number
-    of seeds after which the arm was judged last, which is its verdict; None before the first look. Intervals and
-    p-values then account for all looks.
+    `method` is the test, and which earlier studies lend their scatter; it is empty if there is no interval. In a study
+    with `until: decided`, `n_seeds` is the number of seeds after which the arm was judged last, which is its verdict;
+    None before the first look. Intervals and p-values then account for all looks.
     """
 
     verdict: Verdict = "undecided"
@@ -61,7 +62,7 @@ def find_differences(results: Results) -> tuple[Difference, ...]:
     for baseline in dict.fromkeys(sample.baseline for sample in samples):
         members = [sample for sample in samples if sample.baseline == baseline and sample.is_testable]
         if members:
-            family, methods = estimate_family(members)
+            family, methods = estimate_family(members, choose_lenders(results, baseline))
             begun = [rows[sample.name] for sample in members]
             rows |= {row.arm: row for row in _judge(begun, family, methods, results)}
     return adjust_p_values(rows.values(), lambda row: row.baseline)
@@ -101,6 +102,20 @@ def _fill_in_look(row: Difference, standing: Standing, margin: float | None) -> 
     )
 
 
+def list_lenders(results: Results) -> tuple[Lender, ...]:
+    """List the arms whose scatter a later study can use: those with enough pairs that do not all differ by the same."""
+    lenders = []
+    for name in results.compared_arms:
+        sample, arm = collect_sample(results, name), results.arms[name]
+        if sample is None or sample.pairs.size < FEWEST_PAIRS or not sample.pairs.var():
+            continue
+        sides = (*results.runs_of(name), *results.runs_of(arm.baseline))
+        run_ids = frozenset(run.run_id for run in sides if np.isfinite(run.final_loss))
+        variance, study = float(sample.pairs.var(ddof=1)), results.record.study
+        lenders.append(Lender(study, name, variance, sample.pairs.size, arm.n_params, arm.n_tokens, run_ids))
+    return tuple(lenders)
+
+
 def _begin_row(sample: Sample, results: Results) -> Difference:
     """The row of an arm, without interval and verdict."""
     mine, theirs = results.arms[sample.name].axes, results.arms[sample.baseline].axes
@@ -110,7 +125,7 @@ def _begin_row(sample: Sample, results: Results) -> Difference:
 
 def _judge(rows: Sequence[Difference], family: Family, methods: Sequence[str], results: Results) -> list[Difference]:
     margin = results.smallest_effect
-    turned = Family(results.metric.orient(family.mean), family.standard_error, family.df)
+    turned = replace(family, mean=results.metric.orient(family.mean))
     verdicts: list[Verdict] = judge(turned, margin).tolist()
     is_small = np.zeros(family.n_arms) if margin is None else p_of_equivalence(family, margin) < ALPHA
     detectable = find_detectable(family.standard_error, family.df, single_level(family.n_arms))

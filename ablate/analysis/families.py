@@ -9,25 +9,28 @@ level L is computed at level L^(1/m). Holm's method finds a little more, but no 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import LEVEL, Estimate, t_estimate
-from ablate.analysis.moderated import earned_df, moderate
+from ablate.analysis.moderated import earned_df, equivalence_df, find_loan, moderate
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
     """The mean differences of all arms of a baseline [..., arm], with standard errors, and degrees of freedom [arm].
 
-    `df` has the batch dimensions as well if it differs between them, as Welch's does.
+    `df` has the batch dimensions as well if it differs between them, as Welch's does. Tests of equivalence have
+    `equivalence_df` degrees of freedom, by default the same.
     """
 
     mean: Floats
     standard_error: Floats
     df: Floats
+    equivalence_df: Floats | None = None
 
     @property
     def n_arms(self) -> int:
@@ -48,20 +51,48 @@ class Family:
         return Estimate(estimate.mean, estimate.low, estimate.high, adjust_sidak(estimate.p_value, self.n_arms))
 
 
-def make_family(mean_a: Floats, variance_a: Floats, n_pairs_a: Floats) -> Family:
+class Earlier(NamedTuple):
+    """The variances (ddof 1) [..., arm] of paired differences in earlier studies, and their numbers of pairs [arm]."""
+
+    variance: Floats
+    n_pairs: Floats
+
+    def take(self, n: int) -> Earlier:
+        """The first `n` arms."""
+        return Earlier(self.variance[..., :n], self.n_pairs[:n])
+
+
+def make_family(mean_a: Floats, variance_a: Floats, n_pairs_a: Floats, earlier: Earlier | None = None) -> Family:
     """Build a family from mean paired differences [..., arm], their variances (ddof 1), and numbers of pairs.
 
     The numbers are [arm], or have the batch dimensions as well. The variance of an arm is moderated where `earned_df`
-    says so. Raises `ValueError` if an arm has one pair.
+    says so, and together with arms of `earlier` studies where `find_loan` says so. Raises `ValueError` if an arm has
+    one pair.
     """
     if n_pairs_a.min() < 2:
         raise ValueError("an interval needs at least two pairs of every arm")
-    df = n_pairs_a - 1.0
-    numbers, place = np.unique(n_pairs_a, return_inverse=True)
-    earned = np.array([earned_df(n_pairs_a.shape[-1], int(n)) for n in numbers])[place.reshape(n_pairs_a.shape)]
-    if earned.any():
-        variance_a = np.where(earned > 0, moderate(variance_a, df), variance_a)
-    return Family(mean_a, np.sqrt(variance_a / n_pairs_a), df + earned)
+    n_arms, df = n_pairs_a.shape[-1], n_pairs_a - 1.0
+    variance, added, added_equivalence = variance_a, np.zeros(df.shape), np.zeros(df.shape)
+    moderated = moderate(variance_a, df) if n_arms > 1 else variance_a
+    for n in np.unique(n_pairs_a).astype(int).tolist():
+        is_here = n_pairs_a == n
+        loan = None if earlier is None else find_loan(n_arms, n, earlier.n_pairs.size)
+        if earlier is not None and loan is not None:
+            shrunk = moderate_with(earlier.take(loan.n_earlier), variance_a, df, loan.prior_df)
+            earned = loan.earned, loan.equivalence
+        elif earned_df(n_arms, n):
+            shrunk, earned = moderated, (earned_df(n_arms, n), equivalence_df(n_arms, n))
+        else:
+            continue
+        variance = np.where(is_here, shrunk, variance)
+        added[is_here], added_equivalence[is_here] = earned
+    return Family(mean_a, np.sqrt(variance / n_pairs_a), df + added, df + added_equivalence)
+
+
+def moderate_with(earlier: Earlier, variance_a: Floats, df_a: Floats, prior_df: float) -> Floats:
+    """Shrink variances [..., arm] towards those of the other arms and of earlier studies."""
+    known = np.concatenate([variance_a, earlier.variance], axis=-1)
+    return moderate(known, np.concatenate([df_a, earlier.n_pairs - 1.0]), prior_df)[..., : df_a.size]
 
 
 def single_level(n: int, level: float = LEVEL) -> float:

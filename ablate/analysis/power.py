@@ -12,7 +12,7 @@ from scipy.special import nctdtr, nctdtrinc, stdtrit
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import single_level
 from ablate.analysis.intervals import LEVEL
-from ablate.analysis.moderated import earned_df
+from ablate.analysis.moderated import earned_df, find_loan
 
 POWER = 0.8
 MOST_SEEDS = 10_000
@@ -30,20 +30,26 @@ def find_detectable(standard_error: Floats, df: Floats, level: float = LEVEL, po
     return effect
 
 
-def detectable_difference(sd: float, n_arms: int, n_seeds: int, power: float = POWER) -> float:
+def find_df(n_arms: int, n_seeds: int, n_earlier: int = 0) -> float:
+    """Return the degrees of freedom of a test of one of `n_arms` arms, with `n_earlier` arms of earlier studies."""
+    loan = find_loan(n_arms, n_seeds, n_earlier)
+    return n_seeds - 1 + (earned_df(n_arms, n_seeds) if loan is None else loan.earned)
+
+
+def detectable_difference(sd: float, n_arms: int, n_seeds: int, power: float = POWER, n_earlier: int = 0) -> float:
     """Return the difference that `n_seeds` pairs find, if paired differences have the standard deviation `sd`.
 
-    Raises `ValueError` below two seeds.
+    `n_earlier` arms of earlier studies lend their scatter. Raises `ValueError` below two seeds.
     """
     if n_seeds < 2:
         raise ValueError("one seed finds no difference of any size")
-    df = np.asarray(n_seeds - 1 + earned_df(n_arms, n_seeds))
+    df = np.asarray(find_df(n_arms, n_seeds, n_earlier))
     return float(find_detectable(np.asarray(sd / np.sqrt(n_seeds)), df, single_level(n_arms), power))
 
 
-def seeds_needed(effect: float, sd: float, n_arms: int, power: float = POWER) -> int | None:
+def seeds_needed(effect: float, sd: float, n_arms: int, power: float = POWER, n_earlier: int = 0) -> int | None:
     """Return the fewest seeds that detect an effect, or None if `MOST_SEEDS` do not."""
     n = np.arange(2, MOST_SEEDS + 1)
-    df = n - 1 + np.array([earned_df(n_arms, int(k)) for k in n])
+    df = np.array([find_df(n_arms, int(k), n_earlier) for k in n])
     enough = power_of(np.asarray(effect), sd / np.sqrt(n), df, single_level(n_arms)) >= power
     return int(n[enough.argmax()]) if enough.any() else None

@@ -13,12 +13,14 @@ import numpy as np
 
 from ablate.analysis.checked_records import check_manifest, read_evaluations, read_mapping, read_record, read_status
 from ablate.analysis.curve_columns import EMPTY_CURVE, Floats, read_columns
+from ablate.analysis.noise import Lender
 from ablate.analysis.repeats import find_repeats
 from ablate.analysis.run_curve import AXES, RunCurve
 from ablate.errors import RecordError
 from ablate.metrics import Metric, list_metrics
 from ablate.tracking.evaluations import EvaluationRecord
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.reruns import Rerun, read_reruns
 from ablate.tracking.study_record import ENDED, ArmRecord, Status, StudyRecord
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Results:
 
     record: StudyRecord
     runs: tuple[RunCurve, ...]
+    lenders: tuple[Lender, ...] = ()  # arms of earlier studies whose scatter counts in tests
 
     @cached_property
     def arms(self) -> Mapping[str, ArmRecord]:
@@ -111,6 +114,7 @@ class Known(NamedTuple):
     is_altered: bool = False
     unread: str = ""
     evaluations: tuple[EvaluationRecord, ...] = ()
+    reruns: tuple[Rerun, ...] = ()
 
 
 def read_results(store: StudyFolder) -> Results:
@@ -183,4 +187,5 @@ def read_run(store: StudyFolder, run_id: str) -> Known:
         status.curve is not None and status.state in ENDED and status.curve != lines.extent,
         unread,
         read_evaluations(folder.path, status),
+        read_reruns(folder.path),
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ablate.analysis.curve_columns import CORE_COLUMNS, Floats
 from ablate.metrics import LOSS, Metric
 from ablate.tracking.evaluations import EvaluationRecord
+from ablate.tracking.reruns import Rerun
 from ablate.tracking.study_record import ENDED, Status
 
 AXES = ("steps", "tokens", "flops", "seconds", "gpu_seconds")
@@ -27,7 +28,8 @@ class RunCurve:
     that are not records. `is_altered` means that the file does not have the length and checksum that were noted when
     the run ended. `unread` says why the file could not be read. `evaluations` are the results of evaluations of its
     weights. `metrics` are those of the study; the first is the one by which arms are compared. `repeats` is the seed of
-    an earlier run of the arm with the very same numbers.
+    an earlier run of the arm with the very same numbers. `reruns` are further runs of the same id, of which only the
+    end is known.
     """
 
     run_id: str
@@ -42,6 +44,7 @@ class RunCurve:
     is_altered: bool = False
     unread: str = ""
     evaluations: tuple[EvaluationRecord, ...] = ()
+    reruns: tuple[Rerun, ...] = ()
     metrics: tuple[Metric, ...] = (LOSS,)
     repeats: int | None = None
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import Family, make_family
 from ablate.analysis.intervals import ROUNDING, welch_error
-from ablate.analysis.moderated import SMALLEST_SHARE
+from ablate.analysis.moderated import SMALLEST_SHARE, find_loan
+from ablate.analysis.noise import Lender, collect_earlier, name_lenders
 from ablate.analysis.results import Results
 
 PAIRED, MODERATED, WELCH = "paired t", "moderated paired t", "Welch's t, because the seeds do not match"
@@ -92,24 +93,33 @@ def pair_values(
     return Sample(name, base, pairs, values, base_values, item_variance)
 
 
-def estimate_family(members: Sequence[Sample]) -> tuple[Family, list[str]]:
-    """Estimate the arms of one baseline together. Returns the family, and the name of each arm's test."""
+def estimate_family(members: Sequence[Sample], lenders: Sequence[Lender] = ()) -> tuple[Family, list[str]]:
+    """Estimate the arms of one baseline together. Returns the family, and the name of each arm's test.
+
+    `lenders` are arms of earlier studies whose scatter may count.
+    """
     mean = np.array([sample.estimate for sample in members])
-    error, df, methods = np.empty(mean.size), np.empty(mean.size), [WELCH] * mean.size
+    (error, df, equivalence_df), methods = np.empty((3, mean.size)), [WELCH] * mean.size
+    earlier = collect_earlier(lenders)
     n_pairs = np.array([float(sample.pairs.size) for sample in members])
     variance = np.array([sample.variance for sample in members])
     paired = np.flatnonzero(n_pairs)
     for places, borrowed in _group(paired, variance):
         chosen = [*borrowed, *places]
-        family = make_family(mean[chosen], variance[chosen], n_pairs[chosen])
+        family = make_family(mean[chosen], variance[chosen], n_pairs[chosen], earlier)
         kept = slice(len(borrowed), None)
         error[places], df[places] = family.standard_error[kept], family.df[kept]
+        equivalence_df[places] = (family.df if family.equivalence_df is None else family.equivalence_df)[kept]
         for place in places:
+            loan = find_loan(len(chosen), int(n_pairs[place]), len(lenders))
             methods[place] = MODERATED if df[place] > n_pairs[place] - 1 else PAIRED
+            if loan is not None:
+                methods[place] += f", {name_lenders(lenders[: loan.n_earlier])}"
     for place, sample in enumerate(members):
         if not sample.pairs.size:
             error[place], df[place] = welch_error(sample.arm, sample.base)
-    return Family(mean, error, df), methods
+            equivalence_df[place] = df[place]
+    return Family(mean, error, df, equivalence_df), methods
 
 
 def _group(paired: NDArray[np.intp], variance: Floats) -> Iterator[tuple[list[int], list[int]]]:

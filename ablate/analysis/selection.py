@@ -142,7 +142,7 @@ def _rebuild(
         runs=tuple(run for run in results.record.runs if (run.arm, run.seed) in kept),
         baseline=results.record.baseline if baseline is None else dict(baseline),
     )
-    return Results(record, tuple(runs))
+    return replace(results, record=record, runs=tuple(runs))
 
 
 def _check_names(results: Results, predicate: Predicate) -> None:

@@ -2,7 +2,8 @@
 
 An arm is better or worse if its simultaneous p-value is below 0.05. Otherwise it is equivalent if two one-sided tests
 (Schuirmann 1987) put its difference between -m and +m, where m is the smallest effect of interest. That is the case
-exactly if its plain 90 % interval lies in that range. A difference can be clear and yet smaller than m.
+exactly if its plain 90 % interval lies in that range, with the degrees of freedom that the family has for such tests. A
+difference can be clear and yet smaller than m.
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ ALPHA = 1 - LEVEL
 def p_of_equivalence(family: Family, margin: float) -> Floats:
     """Return the larger p-value of two one-sided tests [..., arm]: that a difference is below -margin or above margin.
 
-    It is not adjusted for the number of arms. About 5 % of the arms that differ by exactly the margin pass.
+    It is not adjusted for the number of arms. At most 5 % of the arms that differ by exactly the margin pass.
     """
+    df = family.df if family.equivalence_df is None else family.equivalence_df
     room = margin - np.abs(family.mean)
     has_spread = family.standard_error > ROUNDING
     t = np.divide(room, family.standard_error, out=np.zeros_like(room), where=has_spread)
-    p_value: Floats = np.where(has_spread, stdtr(family.df, -t), np.where(room > 0, 0.0, 1.0))
+    p_value: Floats = np.where(has_spread, stdtr(df, -t), np.where(room > 0, 0.0, 1.0))
     return p_value
 
 

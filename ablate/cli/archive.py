@@ -70,6 +70,14 @@ def pack(
 def merge(
     archives: Annotated[list[Path], typer.Argument(metavar="ARCHIVE", help="Archives that `ablate pack` wrote.")],
     runs: Runs = DEFAULT_RUNS,
+    reruns: Annotated[
+        bool,
+        typer.Option(
+            "--reruns",
+            help="If a run exists with different results, keep it, and note where the other one ended, so that reports "
+            "say how far reruns differ. Default: refuse.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge archives from several machines into one study. Refuses a run that exists with different results."""
@@ -80,7 +88,7 @@ def merge(
     from ablate.tracking.folders import StudyFolder
 
     store = StudyFolder(runs / read_study_name(archives[0]))
-    n_added, n_present = merge_archives(store, archives, check_model)
+    n_added, n_present = merge_archives(store, archives, check_model, keeps_reruns=reruns)
     if as_json:
         merged = MergedStudy(study=store.path.name, folder=str(store.path), n_added=n_added, n_present=n_present)
         print_output(merged)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ablate.analysis import Results
+    from ablate.analysis.noise import Lender
     from ablate.data import CorpusInfo
     from ablate.plan import Plan
     from ablate.study.declaration import Declaration
@@ -152,8 +153,45 @@ def leave_out_option(command: str, option: str) -> str:
     return shlex.join(kept)
 
 
-def read_by(stores: Sequence[StudyFolder], metric: str | None, direction: Direction | None) -> Results:
-    """Read studies, to be compared by one of their metrics, by default the first."""
+def read_by(
+    stores: Sequence[StudyFolder],
+    metric: str | None,
+    direction: Direction | None,
+    earlier: Sequence[StudyFolder] = (),
+) -> Results:
+    """Read studies, to be compared by one of their metrics, by default the first.
+
+    The scatter of `earlier` studies counts in the tests. Raises `AblateError` if one of them has none that fits.
+    """
+    results = _read_measured(stores, metric, direction)
+    lenders = [lender for store in earlier for lender in _find_lenders(results, store)]
+    return replace(results, lenders=tuple(lenders)) if lenders else results
+
+
+def _find_lenders(results: Results, store: StudyFolder) -> tuple[Lender, ...]:
+    from ablate.analysis.differences import list_lenders
+    from ablate.analysis.noise import FEWEST_PAIRS, choose_lenders
+    from ablate.report import read_studies
+
+    place = f"--noise-from {store.path}"
+    other = read_studies([store])
+    known = str(results.record.data.get("hash") or ""), str(other.record.data.get("hash") or "")
+    if known[0] != known[1] or not known[0]:
+        reason = "the data of both must be known" if not all(known) else "it was trained on other data"
+        raise AblateError(f"{place}: {reason}; only the scatter of a study on the same data counts")
+    if other.metric != results.metric:
+        raise AblateError(f"{place}: it is compared by {other.metric.name}, not by {results.metric.name}")
+    lenders = list_lenders(other)
+    fitting = replace(results, lenders=lenders)
+    if not any(choose_lenders(fitting, baseline) for baseline in {arm.baseline for arm in results.arms.values()}):
+        raise AblateError(
+            f"{place}: no arm of it has {FEWEST_PAIRS} pairs of runs, the size and the training tokens of a "
+            f"baseline of {results.record.study} to within 10 %, and runs that the two studies do not share"
+        )
+    return lenders
+
+
+def _read_measured(stores: Sequence[StudyFolder], metric: str | None, direction: Direction | None) -> Results:
     from ablate.analysis.selection import measure_by
     from ablate.report import read_studies
 

@@ -15,6 +15,14 @@ Grid = Annotated[Path, typer.Argument(metavar="GRID", help="Grid file that decla
 Study = Annotated[str, typer.Argument(metavar="STUDY", help=STUDY_HELP)]
 
 Runs = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder that holds all studies.")]
+NoiseFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--noise-from",
+        metavar="STUDY",
+        help="Earlier study of the same size and data, whose scatter between seeds counts in the tests. Repeatable.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the file, e.g. train.steps=100. Repeatable."),

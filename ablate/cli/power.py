@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ablate.cli.inputs import find_store, read_by
-from ablate.cli.options import DEFAULT_RUNS, STUDY_HELP, AsJson, Runs
+from ablate.cli.inputs import PUBLISHED, find_store, read_by
+from ablate.cli.options import DEFAULT_RUNS, STUDY_HELP, AsJson, NoiseFrom, Runs
 from ablate.errors import AblateError, RecordError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def power(
     share: Annotated[
         float, typer.Option("--power", metavar="SHARE", help="Share of studies that should detect it, from 0 to 1.")
     ] = 0.8,
+    noise_from: NoiseFrom = None,
     runs: Runs = DEFAULT_RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +44,7 @@ def power(
 
     if not 0 < share < 1:
         raise AblateError(f"--power {share:g}: must be above 0 and below 1, such as 0.8")
-    results = read_by([find_store(study, runs)], None, None)
+    results = read_by([find_store(study, runs)], None, None, [find_store(name, runs) for name in noise_from or ()])
     size = results.smallest_effect if effect is None else effect
     if size is None:
         raise AblateError(f"--effect is needed: the study is compared by {results.metric.name}, of unknown scale")
@@ -77,8 +78,10 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
     print_plain(console, f"scatter: standard deviation of a paired difference in final {metric.short} {how}", "dim")
 
 
-def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> Iterator[str]:
-    """Say which differences the seeds of a plan can detect, from --noise or a study of that name."""
+def describe_plan_power(
+    plan: Plan, store: StudyFolder, noise: float | None, earlier: StudyFolder | None = None
+) -> Iterator[str]:
+    """Say which differences the seeds of a plan can detect, from --noise, an `earlier` study or one of that name."""
     from ablate.analysis.power import POWER, detectable_difference
     from ablate.analysis.spending import detectable_at_last_look
     from ablate.metrics import list_metrics
@@ -90,8 +93,12 @@ def describe_plan_power(plan: Plan, store: StudyFolder, noise: float | None) -> 
     if n_seeds < 2:
         yield "with one seed, no arm can be called better or worse than its baseline"
         return
-    sd = _find_scatter(store, noise)
+    sd = _find_scatter(earlier or store, noise)
     source = "finished runs" if noise is None else f"--noise {noise:g}"
+    if earlier is not None:
+        source = str(earlier.path)
+        if sd is None:
+            raise RecordError(f"--noise-from {source}: no arm has two pairs of runs, so its scatter is unknown")
     found = f"a difference of {{}} is detected in {'at least ' if rule else ''}{100 * POWER:g} % of studies"
     many = f"up to {n_seeds}" if rule else str(n_seeds)
     of = f"with {many} seeds{f' and {n_arms} arms per baseline' if n_arms > 1 else ''}"
@@ -115,11 +122,11 @@ def _find_scatter(store: StudyFolder, noise: float | None) -> float | None:
     if noise is not None:
         return noise * 2**0.5
     from ablate.analysis.differences import find_differences
-    from ablate.analysis.results import read_results
+    from ablate.report import read_studies
 
-    if not store.record.exists():
+    if not store.record.exists() and not (store.path / PUBLISHED).exists():
         return None
-    return median(known) if (known := [row.sd for row in find_differences(read_results(store)) if row.sd]) else None
+    return median(known) if (known := [row.sd for row in find_differences(read_studies([store])) if row.sd]) else None
 
 
 def find_margin(plan: Plan, store: StudyFolder, noise: float | None) -> float | None:

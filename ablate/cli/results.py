@@ -30,7 +30,7 @@ from ablate.cli.foreign_runs import (
     split_direction,
 )
 from ablate.cli.inputs import find_mirror, find_store, read_by
-from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, BesideGrid, Runs, Study, TrustCode
+from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, BesideGrid, NoiseFrom, Runs, Study, TrustCode
 from ablate.errors import AblateError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def report(
             help="Compare with another baseline: AXIS=LEVEL or arm=NAME. Repeatable.",
         ),
     ] = None,
+    noise_from: NoiseFrom = None,
     figures: Annotated[bool, typer.Option("--figures", help="Also write every figure as SVG and PDF.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help=f"Update the pages every {WATCH_S:.0f} seconds until every run has ended.")
@@ -170,12 +171,15 @@ def report(
         _read_pairs("--map", "FACT=NAME", map_), val_loss=name, arm=arm, seed=seed, step=step, run=run, **costs
     )
     stores = [] if from_ else [find_store(study, runs) for study in studies or ()]
+    earlier = [find_store(study, runs) for study in noise_from or ()]
+    if earlier and (from_ or mlflow is not None or experiment is not None):
+        raise AblateError("--noise-from: the data of runs of other programs are not known")
     if not from_ and mlflow is None and experiment is None:
         if chosen.keys() - ({"val_loss"} if metric else set()):
             raise AblateError("--map is for runs of other programs: give --mlflow and --experiment, or --from")
         if not stores:
             raise AblateError("no study to report on: name its grid or folder, --from PATH, or --mlflow URI")
-        read: Callable[[], Results] = partial(read_by, stores, name, direction)
+        read: Callable[[], Results] = partial(read_by, stores, name, direction, earlier)
         folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
     else:
         if stores:
@@ -196,7 +200,7 @@ def report(
     else:
         _print_report(made)
     _note_look(made, stores)
-    is_part = len(stores) != 1 or where is not None or bool(baseline)
+    is_part = len(stores) != 1 or where is not None or bool(baseline) or bool(earlier)
     mirror = find_mirror(tracking_uri, stores[0]) if attach and not is_part else None
     if mirror and (excuse := attach_report(made, mirror)):
         print(f"{excuse}; the pages are complete", file=sys.stderr if as_json else sys.stdout)

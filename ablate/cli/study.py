@@ -58,6 +58,10 @@ def plan(
             help="Estimate for a machine that is elsewhere, such as 8xH100, from the data sheets of its GPUs.",
         ),
     ] = None,
+    noise_from: Annotated[
+        str | None,
+        typer.Option("--noise-from", metavar="STUDY", help="Take that scatter from an earlier study instead."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a grid or a search declares: arms, runs, sizes and cost. Trains and writes nothing."""
@@ -65,11 +69,14 @@ def plan(
 
     if noise is not None and not 0 < noise < float("inf"):
         raise AblateError(f"--noise {noise:g}: must be a number above 0")
+    if noise is not None and noise_from is not None:
+        raise AblateError("--noise and --noise-from both say how final losses scatter; give one of them")
     if is_search(grid):
         if on is not None:
             raise AblateError("--on: a search is planned for this machine; use --on with a grid")
-        if noise is not None:
-            raise AblateError("--noise: a search has no verdicts; use --noise with a grid")
+        for option, value in (("--noise", noise), ("--noise-from", noise_from)):
+            if value is not None:
+                raise AblateError(f"{option}: a search has no verdicts; use {option} with a grid")
         search.show_plan(grid, runs, workers, set_, as_json=as_json)
         return
     from ablate.sequential.added_seeds import extend
@@ -86,8 +93,9 @@ def plan(
         print("[" + ",\n ".join(map(json.dumps, describe_plan(planned))) + "]")
         return
     machine = find_machine(planned, workers, on)
-    power = tuple(describe_plan_power(planned, store, noise))
-    margin = find_margin(planned, store, noise) if planned.until_decided is not None else None
+    earlier = find_store(noise_from, runs) if noise_from else None
+    power = tuple(describe_plan_power(planned, store, noise, earlier))
+    margin = find_margin(planned, earlier or store, noise) if planned.until_decided is not None else None
     print_plan(planned, store, machine, power, margin)
     placement, pace = machine.placement, machine.pace
     if pace is not None and declared.grid.tune is not None:

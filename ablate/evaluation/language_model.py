@@ -48,7 +48,10 @@ class LanguageModelEvaluation(Evaluation, ABC):
         if not isinstance(subject.model, GPT) or not subject.model.is_causal:
             return f"a model of kind {subject.model.config.kind} does not predict the next token"
         missing = [need for need in sorted(self.needs) if getattr(subject, need) is None]
-        return f"the {' and the '.join(missing)} of its training not available: {self.name} needs it" if missing else ""
+        if not missing:
+            return ""
+        verb, them = ("is", "it") if len(missing) == 1 else ("are", "them")
+        return f"the {' and the '.join(missing)} of its training {verb} not available, and {self.name} needs {them}"
 
 
 def refuse(metrics: Iterable[str], reason: str, **within: str | int | float) -> Iterator[Row]:

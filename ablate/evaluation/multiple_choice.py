@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 
 from ablate.data import Tokenizer
+from ablate.errors import DataError
 from ablate.evaluation.base import Row, Subject
 from ablate.evaluation.choice_items import Item, read_items
 from ablate.evaluation.language_model import LanguageModelEvaluation, mean_row, refuse, share_row
@@ -110,7 +111,9 @@ def score_items(
 
 
 def hash_files(path: Path) -> str:
-    """The SHA-256 of the files."""
+    """The SHA-256 of the files. Raises `DataError` for a path that does not exist."""
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder")
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         if file.is_file():

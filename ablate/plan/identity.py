@@ -37,7 +37,9 @@ def _write_model(model: ModelConfig) -> str:
 
 
 def _join(model: str, train: TrainConfig, data_hash: str, task: str = "", idle: frozenset[str] = frozenset()) -> str:
-    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | train.idle_settings() | idle)))
+    # Only deterministic runs name it: they promise one curve per id, and other runs keep the ids that they had.
+    usual = frozenset() if train.deterministic else frozenset({"deterministic"})
+    settings = canonical_json(train.model_dump(exclude=set(IMMATERIAL | usual | train.idle_settings() | idle)))
     middle = f'"task":{task},' if task else ""
     return f'{{"data":{canonical_json(data_hash)},"model":{model},{middle}"train":{settings}}}'
 

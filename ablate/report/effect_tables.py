@@ -6,6 +6,7 @@ from ablate.analysis.effects import FINAL, Effect
 from ablate.analysis.samples import MODERATED
 from ablate.analysis.verdicts import ALPHA
 from ablate.metrics import Metric
+from ablate.report.cautions import describe_noise
 from ablate.report.finding import format_verdict
 from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
 from ablate.report.notation import AXIS_NAMES, DASH, capitalize, format_p_value
@@ -78,8 +79,9 @@ def tabulate_differences(report: Report) -> Table:
     detectable = "Detectable is the smallest difference that 80 % of studies with this scatter find."
     moderated = "A moderated test shrinks the scatter of an arm towards that of the other arms."
     notes = [f"{capitalize(explain_sign(report.metric))}.", _TOGETHER, detectable]
-    if any(row.method == MODERATED for row in report.differences):
+    if any(row.method.startswith(MODERATED) for row in report.differences):
         notes.append(moderated)
+    notes += describe_noise(report.differences)
     return Table("differences", caption_differences(report), header, rows, " ".join(notes))
 
 

@@ -21,14 +21,17 @@ from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
 from ablate.analysis.looks import Look as SeedLook
 from ablate.analysis.looks import follow
+from ablate.analysis.repeats import Reruns, find_reruns
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import AXES
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.analysis.trend import Trend, find_trends
+from ablate.analysis.untuned import Untuned, find_untuned
 from ablate.errors import AblateError, suggest
 from ablate.metrics import Metric
+from ablate.report.cautions import describe_noise, describe_reruns, describe_untuned
 from ablate.report.encoding import Look, Scales, assign_looks, collect_scales
 from ablate.report.finding import rank_arms
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions
@@ -98,6 +101,8 @@ class Report:
     importance: tuple[Importance, ...]
     arms: tuple[ArmSummary, ...]
     fairness: tuple[Fairness, ...]
+    untuned: Untuned | None
+    reruns: Reruns | None
     mishaps: tuple[Mishap, ...]
     verdict: tuple[str, ...]
     answer: tuple[str, ...]
@@ -217,11 +222,17 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         names = join_with_and([labels[arm] for arm in unknown[:LISTED]] + name_rest(unknown))
         known.append(f"costs are compared in steps, because the tokens of {names} are not known")
     metric, differences = results.metric, find_differences(results)
+    untuned, reruns = find_untuned(results), find_reruns(results.runs)
     finding, caveats = state_result(
         differences, headline, full_schedule, arms, fairness, axis, labels, known, metric, results.smallest_effect
     )
     growing = trends if "final" in options.targets else ()  # trends are of the final value
     interactions = describe_interactions(effects, results.record.compare_within, metric)
+    cautions = (
+        *describe_untuned(untuned, labels),
+        *describe_noise(differences),
+        *describe_reruns(reruns, metric),
+    )
     rule = results.record.seed_rule
     course = follow(results, rule) if rule is not None else None
     seeds = describe_seeds(results, course, differences)
@@ -245,9 +256,11 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         importance=find_importance(results),
         arms=arms,
         fairness=fairness,
+        untuned=untuned,
+        reruns=reruns,
         mishaps=find_mishaps(results),
         verdict=verdict or (finding,),
-        answer=(finding, *further, caveats),
+        answer=(finding, *further, " ".join((caveats, *cautions))),
         versions=collect_versions(results),
         evaluations=evaluations,
         capabilities=capabilities,

@@ -11,6 +11,7 @@ from typing import Any
 from ablate.analysis.evaluations import EvaluationResult
 from ablate.analysis.speedup import SpeedUp
 from ablate.metrics import LANGUAGE_MODEL
+from ablate.report.cautions import describe_noise
 from ablate.report.looks import summarize_looks
 from ablate.report.report import Report
 
@@ -41,6 +42,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "differences": [effect.to_dict() for effect in report.differences],
         "effects": [effect.to_dict() for effect in report.effects],
         "importance": [importance.to_dict() for importance in report.importance],
+        **_list_cautions(report),
         "arms": [arm.to_dict() | {"label": report.labels[arm.arm]} for arm in report.arms],
         "fairness": [line.to_dict() for line in report.fairness],
         "failures": [asdict(mishap) for mishap in report.mishaps],
@@ -51,6 +53,19 @@ def summarize(report: Report) -> dict[str, Any]:
         "command": report.command,
     }
     return {key: _clean(value) for key, value in summary.items()}
+
+
+def _list_cautions(report: Report) -> dict[str, Any]:
+    """What limits the verdicts, each key only if it applies."""
+    known = {
+        "untuned": report.untuned and asdict(report.untuned),
+        "noise": [
+            asdict(lender) | {"run_ids": sorted(lender.run_ids)}
+            for lender in (report.results.lenders if describe_noise(report.differences) else ())
+        ],
+        "reruns": report.reruns and asdict(report.reruns),
+    }
+    return {key: value for key, value in known.items() if value}
 
 
 def final_metrics(report: Report) -> dict[str, float]:

@@ -199,6 +199,11 @@ class TrainConfig(Strict):
         description="launch each step as one CUDA graph, so that the host does not slow down small models; "
         "for runs of one process on a GPU",
     )
+    deterministic: bool = Field(
+        False,
+        description="bit-equal reruns on one GPU of the same kind with the same versions, at some cost in speed; an "
+        "operation that torch cannot make deterministic ends the run with its reason",
+    )
     attention_backend: Literal["auto", "fastest", "sdpa", "flash", "flex", "math"] = Field(
         "auto",
         description="attention kernels, the same for every arm; a backend chosen by name never falls back silently; "
@@ -275,6 +280,16 @@ class TrainConfig(Strict):
             raise ValueError(f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}")
         self.optimizer_variant.check()
         self.schedule_variant.check(self.steps, self.warmup_steps or 0)
+        if self.deterministic and self.attention_backend == "fastest":
+            raise ValueError(
+                "deterministic: attention_backend fastest measures again on each machine, and another kernel rounds "
+                "differently; name a backend, or use auto"
+            )
+        if self.deterministic and self.micro_batch_size == "auto":
+            raise ValueError(
+                "deterministic: micro_batch_size auto depends on free memory, and other micro-batches round "
+                "differently; give a number"
+            )
         if self.cuda_graph and not self.optimizer_class.can_be_graphed:
             able = ", ".join(name for name, variant in OPTIMIZERS.items() if variant.can_be_graphed)
             raise ValueError(f"cuda_graph: {self.optimizer} cannot be captured; only {able} can")

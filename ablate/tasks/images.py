@@ -41,7 +41,7 @@ class Images(Task):
     source_of_idea: ClassVar[str] = "An Image is Worth 16x16 Words (arXiv 2010.11929)"
     rows: ClassVar[str] = "images"
     config_class: ClassVar[type[ModelConfig]] = ViTConfig
-    located_knobs: ClassVar[tuple[str, ...]] = ("path",)
+    data_knobs: ClassVar[tuple[str, ...]] = ("path", "source", "size", "validation_fraction")
 
     source: Literal["digits", "npz", "folder"] = Field(
         default="digits",

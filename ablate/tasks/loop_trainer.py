@@ -91,14 +91,20 @@ class LoopTrainer(Trainer):
         recorder.write_status("running")
         self.group.share(partial(_limit_micro_batch, declared, recorder.status.micro_batch_size))
         while True:
-            manifest = {**job.manifest, **self._describe(), "micro_batch_size": settings.micro_batch_size}
+            manifest = {
+                **job.manifest,
+                **self._describe(),
+                "micro_batch_size": settings.micro_batch_size,
+                "deterministic": settings.deterministic,
+            }
             write_json(folder.manifest, manifest, durable=False)  # it is written again at the end
             try:
                 outcome = self._run_loop(job, settings, recorder, order.should_stop)
                 break
             except Exception as error:
                 smaller = settings.smaller_micro_batch() if is_out_of_memory(error) else None
-                if smaller is None or self.group.size > 1:
+                # other micro-batches round differently, so a deterministic run keeps its own
+                if smaller is None or self.group.size > 1 or settings.deterministic:
                     raise
             settings = _limit_micro_batch(declared, smaller)
             recorder.status = replace(recorder.status, micro_batch_size=smaller)
@@ -134,7 +140,10 @@ class LoopTrainer(Trainer):
 
     def _report_attention(self, job: Job, settings: TrainConfig, model: HeadedModel) -> Mapping[str, str]:
         """Find the attention kernels of a run. This takes a forward pass, so it is cached across seeds."""
-        key = json.dumps([job.config["model"], settings.attention_backend, settings.precision], sort_keys=True)
+        key = json.dumps(
+            [job.config["model"], settings.attention_backend, settings.precision, settings.deterministic],
+            sort_keys=True,
+        )
         if key not in self._attention:
             dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
             self._attention[key] = report_attention(model, dtype)

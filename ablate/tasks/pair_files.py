@@ -10,13 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from ablate.data.files import ARCHIVES, Kind, check_text, decompressed, find_files, reading
 from ablate.data.sources import load_source
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError, suggest
 from ablate.formatting import quote
 from ablate.study.schema import DataConfig
-from ablate.tasks.synthetic_pairs import FIRST_SYMBOL
+from ablate.tasks.synthetic_pairs import FIRST_SYMBOL, PADDING, Ids
 
 Format = Literal["tsv", "jsonl", "parquet"]
 Texts = tuple[str, str]
@@ -40,6 +42,15 @@ class PairFiles:
     keys: tuple[str, str]
     tokenizer: str
 
+    def find(self, base: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """Find the files of both splits. Raises `DataError` as `find_files` does."""
+        check: Callable[[Path], None] = check_text
+        if self.format != "tsv":
+            check = load_source(self.format).kind.check
+        kind = Kind(self.format, check, _ENDINGS[self.format])
+        train = find_files(self.path, base, "task.path", kind)
+        return train, find_files(self.validation_path, base, "task.validation_path", kind)
+
 
 @dataclass(frozen=True)
 class TokenPairs:
@@ -62,12 +73,7 @@ def read_pairs(files: PairFiles, base: Path) -> TokenPairs:
 
     Raises `DataError`, naming file and line, for what cannot be read, and for a split without pairs.
     """
-    check: Callable[[Path], None] = check_text
-    if files.format != "tsv":
-        check = load_source(files.format).kind.check
-    kind = Kind(files.format, check, _ENDINGS[files.format])
-    train = find_files(files.path, base, "task.path", kind)
-    validation = find_files(files.validation_path, base, "task.validation_path", kind)
+    train, validation = files.find(base)
     return _read(files, base, tuple(map(stamp, train)), tuple(map(stamp, validation)))
 
 
@@ -91,6 +97,17 @@ def _read(files: PairFiles, base: Path, *stamps: tuple[Stamp, ...]) -> TokenPair
             raise DataError(f"task.path: the {name} split has no pairs")
     digests = _digest(train, tokenizer), _digest(validation, tokenizer)
     return TokenPairs(_encode(train, tokenizer), _encode(validation, tokenizer), tokenizer, digests)
+
+
+def fill_up(pairs: Sequence[tuple[Tokens, Tokens]]) -> tuple[Ids, Ids]:
+    """Sources and targets as two arrays, filled up with PADDING."""
+    found = []
+    for sequences in zip(*pairs, strict=True):
+        ids = np.full((len(pairs), max(1, *map(len, sequences))), PADDING)
+        for row, tokens in zip(ids, sequences, strict=True):
+            row[: len(tokens)] = tokens
+        found.append(ids)
+    return found[0], found[1]
 
 
 def _encode(pairs: Sequence[Texts], tokenizer: Tokenizer) -> tuple[tuple[Tokens, Tokens], ...]:

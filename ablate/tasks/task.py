@@ -55,7 +55,7 @@ class Task(Knobs, ABC):
 
     `version` is raised when the same knobs would train something else. `config_class` describes the model. `measures`
     maps every metric to its better direction; the knob `metric` of a subclass names the one that compares arms, without
-    `val_`. `located_knobs` are paths, which are found from the grid's folder. `rows` says what a batch holds.
+    `val_`. `data_knobs` only say what the data are, whose content is hashed. `rows` says what a batch holds.
     """
 
     name: ClassVar[str]
@@ -64,7 +64,7 @@ class Task(Knobs, ABC):
     source_of_idea: ClassVar[str] = ""
     rows: ClassVar[str]
     config_class: ClassVar[type[ModelConfig]]
-    located_knobs: ClassVar[tuple[str, ...]] = ()
+    data_knobs: ClassVar[tuple[str, ...]] = ()
     passes_per_evaluation: ClassVar[int] = 1  # forward passes over the validation data, for estimates of time
 
     metric: str
@@ -107,8 +107,8 @@ class Task(Knobs, ABC):
         return {first: self.measures[first], **self.measures}
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the results, beside the data: knobs at their defaults and paths are left out."""
-        passive = {"metric", *self.located_knobs, *self.idle()}
+        """Return what decides the results, beside the data: knobs at their defaults are left out."""
+        passive = {"metric", *self.data_knobs, *self.idle()}
         knobs = self.model_dump(mode="json", exclude=passive, exclude_defaults=True)
         return {NAME: self.name, "version": self.version, **knobs}
 

@@ -20,14 +20,13 @@ from ablate.files import make_folder, open_regular, write_atomic
 from ablate.tracking.archive_reader import OPTIONAL, RECORD, is_packable, read_record, unpack
 from ablate.tracking.archived_evaluations import add_evaluations, check_evaluations, readable_evaluations
 from ablate.tracking.code import CODE, check_versions, find_versions, read_code, write_code
-from ablate.tracking.curve import BusyError, CurveWriter, file_crc32, is_held, read_backwards
+from ablate.tracking.curve import BusyError, CurveWriter, is_held
+from ablate.tracking.ended_run import CONTENT, CURVE, STATUS, WEIGHTS, check_whole, find_extent, is_present
 from ablate.tracking.evaluations import EVALUATIONS
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
-from ablate.tracking.study_record import ENDED, Status, StudyRecord, Value
-from ablate.tracking.weights import read_layout
+from ablate.tracking.reruns import RERUNS, Rerun, add_reruns, read_end, read_reruns
+from ablate.tracking.study_record import StudyRecord, Value
 
-STATUS, CURVE, WEIGHTS = "status.json", "curve.jsonl", "model.safetensors"
-CONTENT = ("config.json", "manifest.json", CURVE, STATUS)
 # All parts of a study have these in common. Otherwise their runs could not be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning", "metrics", "seed_rule")
 MAX_FILE_BYTES = 2**30  # of a curve, which has a few hundred bytes per line
@@ -58,7 +57,7 @@ def pack(store: StudyFolder, archive: Path, *, weights: bool) -> int:
         raise RecordError(f"{store.path}: no run has ended, so there is nothing to pack")
     for folder in ended:
         try:
-            _check_whole(folder.path, weights=weights)
+            check_whole(folder.path, weights=weights)
         except RecordError as error:
             reason = str(error).replace(f"{folder.path}{os.sep}", "")
             raise RecordError(f"{folder.path}: {reason}; `ablate run` says what to do") from None
@@ -89,15 +88,22 @@ def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
         tar.addfile(entry, file)
 
 
-def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel | None = None) -> tuple[int, int]:
+def merge(
+    store: StudyFolder,
+    archives: Iterable[Path],
+    check_model: CheckModel | None = None,
+    *,
+    keeps_reruns: bool = False,
+) -> tuple[int, int]:
     """Add the runs of archives to a study, which need not exist yet.
 
-    Returns how many runs were added, and how many were there already. A run that has ended is never replaced.
+    Returns how many runs were added, and how many were there already. A run that has ended is never replaced. If it is
+    here with another curve, `keeps_reruns` notes where the other one ended.
 
     Either all archives are merged or none: they are unpacked and checked next to the study first, and a failure undoes
     everything that was written. `check_model` is called with the folder of each new run that has weights, and raises
     `RecordError` if they do not match its config. Raises `RecordError` if a file is not an archive, if the studies ask
-    different questions, if a run exists with other results, or if a search is running.
+    different questions, if a run exists with other results and `keeps_reruns` is false, or if a search is running.
     """
     parts = [(archive, read_record(archive)) for archive in archives]
     record = store.read_study() if os.path.lexists(store.record) else None
@@ -108,8 +114,8 @@ def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel 
     if record is None:
         raise RecordError("no archive to merge")
     with _staging(store) as stage:
-        incoming = _unpack_all(store, parts, stage)
-        new = {run_id: folder for run_id, folder in incoming.items() if not _is_present(store.run(run_id))}
+        incoming, reruns = _unpack_all(store, parts, stage, keeps_reruns=keeps_reruns)
+        new = {run_id: folder for run_id, folder in incoming.items() if not is_present(store.run(run_id))}
         for run_id, folder in new.items():
             if is_held(store.run(run_id).curve):
                 raise RecordError(f"{store.run(run_id).path}: {TAKEN}")
@@ -129,6 +135,8 @@ def merge(store: StudyFolder, archives: Iterable[Path], check_model: CheckModel 
             for folder in stage.glob("*/*"):
                 if folder.name in incoming:
                     add_evaluations(store.run(folder.name), folder, undo)
+            for run_id, found in reruns.items():
+                _note_reruns(store.run(run_id).path, found, undo)
             store.write_study(record)
             undo.pop_all()
     for run_id in new:
@@ -156,29 +164,47 @@ def _remove_empty(folders: Iterable[Path], kept: set[Path]) -> None:
                 folder.rmdir()
 
 
-def _unpack_all(store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], stage: Path) -> dict[str, Path]:
-    """Unpack and check all archives. Returns the folder of each run, by run id."""
+def _unpack_all(
+    store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], stage: Path, *, keeps_reruns: bool
+) -> tuple[dict[str, Path], dict[str, list[Rerun]]]:
+    """Unpack and check all archives. Returns the folder of each run, and the reruns of runs that are here already."""
     documents = dict.fromkeys(CONTENT, min(MAX_DOCUMENT_BYTES, MAX_FILE_BYTES))
     sizes = documents | dict.fromkeys(OPTIONAL, MAX_OPTIONAL_BYTES) | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}
     incoming: dict[str, Path] = {}
+    reruns: dict[str, list[Rerun]] = {}
     for index, (archive, record) in enumerate(parts):
         found = unpack(archive, record, stage / str(index), sizes)
         check_versions(stage / str(index) / CODE, archive)
         for run_id, folder in found.items():
             try:
-                _check_whole(folder, weights=True)
+                check_whole(folder, weights=True)
                 check_evaluations(folder)
             except RecordError as error:
                 reason = str(error).replace(f"{folder}{os.sep}", "")  # the temporary folder will be gone
                 raise RecordError(f"{archive}: the run {run_id}: {reason}") from None
             here = store.run(run_id)
-            for other in (incoming.get(run_id), here.path if _is_present(here) else None):
-                if other is not None and _extent(other / CURVE) != _extent(folder / CURVE):
-                    raise RecordError(
-                        f"{archive}: the run {run_id} is here already with another curve; remove the one that is wrong"
-                    )
+            kept = here.path if is_present(here) else incoming.get(run_id)
+            if kept is not None:
+                found = list(read_reruns(folder))
+                if (extent := find_extent(folder / CURVE)) != find_extent(kept / CURVE):
+                    if not keeps_reruns:
+                        raise RecordError(
+                            f"{archive}: the run {run_id} is here already with another curve; remove the one that is "
+                            "wrong, or add --reruns if both are right: the first one counts, and reports say how far "
+                            "they differ"
+                        )
+                    found.append(read_end(folder, extent))
+                reruns.setdefault(run_id, []).extend(found)
             incoming.setdefault(run_id, folder)
-    return incoming
+    return incoming, {run_id: found for run_id, found in reruns.items() if found}
+
+
+def _note_reruns(folder: Path, found: Iterable[Rerun], undo: ExitStack) -> None:
+    """Add reruns to a run. `undo` receives the step that takes them back."""
+    path = folder / RERUNS
+    before = path.read_bytes() if path.exists() else None
+    undo.callback(path.unlink, missing_ok=True) if before is None else undo.callback(write_atomic, path, before)
+    add_reruns(folder, found, find_extent(folder / CURVE))
 
 
 def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> None:
@@ -270,35 +296,3 @@ def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
 def _unite(one: Iterable[Value], other: Iterable[Value]) -> tuple[Value, ...]:
     """Join levels that differ in their JSON. So 1, 1.0 and true are three levels, and lists and mappings work too."""
     return tuple({json.dumps(level, sort_keys=True): level for level in (*one, *other)}.values())
-
-
-def _is_present(folder: RunFolder) -> bool:
-    """Tell whether the run has ended here, so that it is not replaced."""
-    return folder.curve.is_file() and folder.has_ended(folder.read_status())
-
-
-def _extent(curve: Path) -> tuple[int, int | None]:
-    """Return the length (bytes) and the CRC-32 of a curve."""
-    with open_regular(curve) as file:
-        n_bytes = os.fstat(file.fileno()).st_size
-        return n_bytes, file_crc32(file, n_bytes)
-
-
-def _check_whole(folder: Path, *, weights: bool) -> None:
-    """Raise `RecordError` unless the folder holds the files of a run that has ended."""
-    missing = [name for name in CONTENT if not os.path.lexists(folder / name)]
-    if missing:
-        raise RecordError(f"it has no {missing[0]}")
-    for name in ("config.json", "manifest.json"):
-        if not isinstance(read_json(folder / name), dict):
-            raise RecordError(f"{name} does not hold a mapping")
-    status = Status.from_dict(read_json(folder / STATUS), STATUS)
-    if status.state not in ENDED:
-        raise RecordError(f"it is {status.state}, so it has no result to merge")
-    if status.curve not in (None, _extent(folder / CURVE)):
-        raise RecordError("its curve is not the one that it ended with")
-    last = next(read_backwards(folder / CURVE), {"step": -1})["step"]
-    if status.curve is None and not (last == status.step or (status.is_cut and 0 <= last < status.step)):
-        raise RecordError(f"its curve does not end at step {status.step}, where the run did")
-    if weights and os.path.lexists(folder / WEIGHTS):
-        read_layout(folder / WEIGHTS)

@@ -18,6 +18,7 @@ from ablate.files import is_reserved, open_regular
 from ablate.tracking.code import MAX_CODE_BYTES, is_code_path
 from ablate.tracking.evaluations import MAX_RECORD_BYTES, MAX_RESULTS, is_evaluation_path
 from ablate.tracking.folders import parse_json
+from ablate.tracking.reruns import RERUNS
 from ablate.tracking.study_record import StudyRecord
 
 RECORD = "study.json"
@@ -25,7 +26,7 @@ BLOCK_BYTES = 2**20
 # An archive may unpack to this multiple of its size plus the room below. Curves compress five times, weights hardly.
 MAX_RATIO = 100
 SMALL_BYTES = 2**16
-OPTIONAL = ("arm.json", "code.diff", "log.txt")  # of runs of a program
+OPTIONAL = ("arm.json", "code.diff", "log.txt", RERUNS)  # the first three are of runs of a program
 MIN_ROOM_BYTES = 2**26
 MAX_STUDY_BYTES = 2**26  # of the record: thousands of arms take a few megabytes
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # it cannot lead out of the folder that it is joined to

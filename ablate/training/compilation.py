@@ -24,7 +24,14 @@ def compile_blocks(model: HeadedModel, train: TrainConfig) -> None:
     torch finds the compiled code of earlier blocks by configuration and shapes, but silently stops compiling at a
     limit. So the limit is raised, and all compiled code is discarded before the limit is reached.
     """
-    kind = (model.config, train.batch_size, train.micro_batch_size, train.precision, train.recompute)
+    kind = (
+        model.config,
+        train.batch_size,
+        train.micro_batch_size,
+        train.precision,
+        train.recompute,
+        train.deterministic,
+    )
     if kind not in _kinds and len(_kinds) >= MAX_KINDS:
         forget_compiled()
     _kinds.add(kind)

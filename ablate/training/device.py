@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import sys
 import time
@@ -23,6 +24,22 @@ def default_generator(device: torch.device) -> torch.Generator:
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.cuda.default_generators[index]
     return torch.default_generator
+
+
+CUBLAS_WORKSPACE = ":4096:8"
+"""A setting with which cuBLAS is deterministic: eight buffers of 4 MiB (documentation of cuBLAS, section 2.1.4)."""
+
+
+def set_deterministic(is_deterministic: bool) -> None:
+    """Let this process use only deterministic algorithms, or any, from here on.
+
+    An operation of torch that has none raises `RuntimeError`, and `torch.compile` no longer chooses kernels by timing.
+    """
+    if is_deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+    if is_deterministic != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(is_deterministic)
 
 
 def free_memory(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture_state, restore_state
 from ablate.training.compilation import compile_blocks
 from ablate.training.contract import Batch, Outcome, Recorder, TrainingTask
-from ablate.training.device import default_generator, free_memory, now, peak_memory_bytes
+from ablate.training.device import default_generator, free_memory, now, peak_memory_bytes, set_deterministic
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32
@@ -40,7 +40,8 @@ def train(
     group: Group | None = None,
     start: StartWeights | None = None,
 ) -> Outcome:
-    """Train a model, or resume from the recorder's checkpoint. On the CPU, a resumed run is bit-for-bit the same.
+    """Train a model, or resume from the recorder's checkpoint. On the CPU, or with `deterministic` on a GPU, a resumed
+    run is bit-for-bit the same.
 
     With a `group`, each of its processes calls this function and trains its share of the rows of every batch. The batch
     size does not change. Only the recorder of rank 0 is used. With a `start`, a run that has no checkpoint begins with
@@ -51,8 +52,8 @@ def train(
     this step, before clipping) and tokens_per_s (since the previous line). Every `eval_every` steps and at the end, it
     also has the metrics of the task and the model's diagnostics.
 
-    Raises `ValueError` if warmup_steps or weight_decay are not resolved, `DataError` if the shards are missing, and
-    `torch.OutOfMemoryError` if the device is too small.
+    Raises `ValueError` if warmup_steps or weight_decay are not resolved, `DataError` if the shards are missing,
+    `torch.OutOfMemoryError` if the device is too small, and `RuntimeError` if an operation cannot be deterministic.
     """
     torch.set_num_threads(threads)
     forbid_tf32()
@@ -79,6 +80,7 @@ class Training:
         group: Group | None = None,
         start: StartWeights | None = None,
     ) -> None:
+        set_deterministic(train.deterministic)
         self.task, self.train, self.seed, self.recorder, self.device = task, train, seed, recorder, device
         self.group = group = group or Alone()
         self.n_rows = train.batch_size // group.size

@@ -45,6 +45,7 @@ def attention(
     its own. `bias` broadcasts to (b, h, t, s) and may hold -inf; `softcap` c turns logits z into c tanh(z / c); `sink`
     (h,) is the logit of an extra key of value 0 that all queries see. `seen` (b, s) is False for keys that are hidden
     from all queries, such as padding. A query that sees no key gets 0.
+    With `deterministic`, the same inputs give the same bits, forward and backward.
     Raises BackendError when `backend` is unknown, or is named and cannot compute the call.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -56,9 +57,18 @@ def attend(call: Call, backend: str) -> Tensor:
     name = choose(call)[0] if backend == "auto" else backend
     if name not in BACKENDS:
         raise BackendError(f"{describe_unknown(name, BACKENDS, 'backend')} (legal: auto, {', '.join(BACKENDS)})")
+    if call.deterministic and name == "flex" and _has_learned_bias(call):
+        raise BackendError(
+            "flex adds up the gradients of a bias in any order, so reruns would differ; use sdpa or math"
+        )
     for watch in WATCHERS:
         watch(call, name)
     return BACKENDS[name](call)
+
+
+def _has_learned_bias(call: Call) -> bool:
+    factors = call.bias if isinstance(call.bias, DecayBias) else (call.bias,)
+    return any(factor is not None and factor.requires_grad for factor in factors)
 
 
 def choose(call: Call) -> tuple[str, str]:

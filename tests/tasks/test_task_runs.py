@@ -125,7 +125,7 @@ def test_bleu_is_that_of_sacrebleu(tmp_path) -> None:
     wanted = [training._to_text(row) for row in labels.tolist()]  # type: ignore[attr-defined]
     assert set(wanted) <= set(lines)
     found = [text.replace("one", "two") for text in wanted]
-    encode = training.tokenizer.encode  # type: ignore[attr-defined]
+    encode = training.bleu_of.encode  # type: ignore[attr-defined]
     ids = [[int(token) + 4 for token in encode(text)] for text in found]
     found_bt = torch.tensor([row + [0] * (labels.shape[1] - len(row)) for row in ids])
     counts = [0.0] * 10

@@ -20,6 +20,7 @@ from ablate.files import write_atomic
 from ablate.tracking.archive import merge, pack, read_study_name
 from ablate.tracking.curve import CurveWriter, is_held
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.reruns import read_reruns
 from ablate.tracking.study_record import Status
 
 WriteStudy = Callable[..., StudyFolder]
@@ -385,3 +386,29 @@ def test_every_published_archive_merges(tmp_path: Path, archive: Path) -> None:
     n_runs, n_present = merge(store, [archive])
     assert (n_runs, n_present) == (len({run.run_id for run in store.read_study().runs}), 0)
     assert merge(store, [archive]) == (0, n_runs)
+
+
+def test_reruns_are_noted_and_the_first_run_counts(write_study: WriteStudy) -> None:
+    store, again = write_study("a"), write_study("b", shift=0.024)
+    curves = {name: content for name, content in files(store).items() if name.endswith("curve.jsonl")}
+    archive = packed(again)
+    with pytest.raises(RecordError, match="add --reruns if both are right"):
+        merge(store, [archive])
+    for _ in range(2):  # the second time, they are known
+        assert merge(store, [archive], keeps_reruns=True) == (0, 4)
+        kept = files(store)
+        assert {name: kept[name] for name in curves} == curves
+        (rerun,) = read_reruns(store.run("20" * 8).path)
+        assert (rerun.state, rerun.step, rerun.values["val_loss"]) == ("finished", 2, pytest.approx(2.024))
+    elsewhere = StudyFolder(store.path.parent.parent / "c" / "s")
+    merge(elsewhere, [packed(store)])
+    assert read_reruns(elsewhere.run("20" * 8).path) == (rerun,)
+
+
+def test_a_failed_merge_takes_reruns_back(write_study: WriteStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, archive = write_study("a"), packed(write_study("b", shift=0.1))
+    before = files(store)
+    monkeypatch.setattr(StudyFolder, "write_study", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        merge(store, [archive], keeps_reruns=True)
+    assert files(store) == before

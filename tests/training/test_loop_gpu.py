@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ablate.training import optimizer
-from ablate.training.device import free_memory
+from ablate.training.device import free_memory, set_deterministic
 from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import train
 from ablate_model import ModelConfig
@@ -145,3 +145,37 @@ def test_the_fast_path_trains_as_plain_float32(run_on_gpu, model_config, make_tr
     curves = [[line["train_loss"] for line in recording.lines] for recording in (plain, quick)]
     assert curves[0][-1] < 0.5 * curves[0][0]
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < FAST_DRIFT
+
+
+DETERMINISTIC = {
+    "plain": ({}, {"precision": "float32"}),
+    "compiled graph": ({"context_length": 256}, {"compile": True, "cuda_graph": True}),
+    "window": ({"attention": {"name": "standard", "window": 64}, "context_length": 256}, {"compile": True}),
+    "ngpt": ({"normalization": "ngpt", "context_length": 256}, {"compile": True, "cuda_graph": True}),
+    "forgetting": ({"attention": "forgetting", "context_length": 256}, {}),
+    "selective": ({"attention": "selective", "context_length": 256}, {}),
+    "differential": ({"attention": "differential", "context_length": 256}, {"optimizer": "muon"}),
+    "recompute": ({"context_length": 256, "dropout": 0.1}, {"recompute": True, "micro_batch_size": 8}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:TensorFloat32 tensor cores")
+@pytest.mark.parametrize("kind", DETERMINISTIC)
+def test_a_deterministic_run_repeats_bit_by_bit(run_on_gpu, model_config, make_train_config, kind):
+    changes, settings = DETERMINISTIC[kind]
+    model_config = type(model_config).parse({**model_config.to_dict(), **changes})
+    settings = {"steps": 40, "batch_size": 16, "eval_tokens": 512, "precision": "bfloat16", **settings}
+    config = make_train_config(deterministic=True, **settings)
+    try:
+        first, *others = [run_on_gpu(model_config, config) for _ in range(3)]
+        for outcome, recording in others:
+            assert recording.curve() == first[1].curve()
+            for name, weights in outcome.model.state_dict().items():
+                assert torch.equal(weights, first[0].model.state_dict()[name]), name
+        stops = iter([False] * 19 + [True])
+        _, recording = run_on_gpu(model_config, config, should_stop=lambda: next(stops))
+        resumed, _ = run_on_gpu(model_config, config, recording=recording)
+        assert recording.curve()[-1]["val_loss"] == first[1].curve()[-1]["val_loss"]
+        assert resumed.step == 40
+    finally:
+        set_deterministic(False)
