@@ -54,7 +54,8 @@ class Evaluation(Frozen, ABC):
 
     `version` is raised when the same model would get other numbers. `metrics` maps each metric to its better
     direction, or to None where neither is better. `source` names the paper or the protocol. `kinds` are the kinds of
-    models that it can evaluate, such as `gpt`; None stands for all.
+    models that it can evaluate, such as `gpt`; None stands for all. `paths` are the knobs that name files or folders:
+    relative ones start at the working directory, or else at the grid's folder.
     """
 
     name: ClassVar[str]
@@ -62,6 +63,7 @@ class Evaluation(Frozen, ABC):
     metrics: ClassVar[Mapping[str, Direction | None]]
     source: ClassVar[str] = ""
     kinds: ClassVar[frozenset[str] | None] = frozenset({"gpt"})
+    paths: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def evaluate(self, subject: Subject) -> Iterator[Row]:

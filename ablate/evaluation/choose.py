@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from ablate.data.files import find_path
 from ablate.errors import AblateError, suggest
 from ablate.evaluation.table import EVALUATIONS
 from ablate.formatting import quote
@@ -92,7 +93,10 @@ def choose(name: str, knobs: Mapping[str, Any], folder: Path, every: int | None 
         LIBRARY.keep(found)
         code, name = found.version, f"{found.entry}:{name.rpartition(':')[2]}"
     choice = Choice(name, dict(knobs), code, every)
-    _ = choice.evaluation
+    named = {knob: path for knob, path in knobs.items() if knob in choice.evaluation.paths and isinstance(path, str)}
+    if named:  # a worker may have another working directory
+        found_paths = {knob: str(find_path(path, folder) or path) for knob, path in named.items()}
+        return Choice(name, {**knobs, **found_paths}, code, every)
     return choice
 
 

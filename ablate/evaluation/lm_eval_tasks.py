@@ -43,6 +43,7 @@ class LmEval(LanguageModelEvaluation):
     }
     source: ClassVar[str] = "EleutherAI's lm-evaluation-harness"
     needs = frozenset({"tokenizer"})
+    paths: ClassVar[frozenset[str]] = frozenset({"include_path"})
 
     tasks: tuple[str, ...] = Field(min_length=1, description="names of tasks")
     include_path: str | None = Field(None, description="a folder with more tasks as YAML files")
@@ -50,10 +51,8 @@ class LmEval(LanguageModelEvaluation):
     limit: int | None = Field(None, ge=1, description="items per task, from the first on")
 
     def describe(self) -> dict[str, Any]:
-        found = {"harness": _find_version()}
-        if self.include_path is not None:
-            found["files"] = hash_files(Path(self.include_path))
-        return {**super().describe(), **found}
+        files = None if self.include_path is None else hash_files(Path(self.include_path))
+        return {**super().describe(), "harness": _find_version(), "include_path": files}
 
     def measure(self, model: GPT, subject: Subject) -> Iterator[Row]:
         if importlib.util.find_spec(PACKAGE) is None:

@@ -40,13 +40,16 @@ class MultipleChoice(LanguageModelEvaluation):
     }
     source: ClassVar[str] = "EleutherAI's lm-evaluation-harness"
     needs = frozenset({"tokenizer"})
+    paths: ClassVar[frozenset[str]] = frozenset({"path"})
 
     path: str = Field(description="a JSON Lines file of items, a folder of them, or a tar archive of them")
     tasks: tuple[str, ...] = Field((), description="names of files in the folder or archive, without their endings")
     limit: int | None = Field(None, ge=1, description="items per task, from the first on")
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "data": hash_files(Path(self.path))}
+        described = {**super().describe(), "data": hash_files(Path(self.path))}
+        del described["path"]  # the same files elsewhere are the same evaluation
+        return described
 
     def measure(self, model: GPT, subject: Subject) -> Iterator[Row]:
         assert subject.tokenizer is not None

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from ablate.data.tokenizers import ByteTokenizer
 from ablate.errors import DataError
 from ablate.evaluation.choice_items import Item, read_items
+from ablate.evaluation.choose import choose
 from ablate.evaluation.multiple_choice import MultipleChoice, judge
 from ablate.evaluation.scoring import Request, Score, encode_pair, fit, score_requests
 from ablate_model import GPT
@@ -92,6 +93,7 @@ def test_items_that_do_not_fit_are_counted_and_left_out(tmp_path: Any) -> None:
     assert all(row.within == {"task": "quiz"} and row.note == "1 items do not fit the trained context" for row in rows)
     assert rows[0].chance == 0.5
     before = MultipleChoice(path=str(file)).describe()
+    assert choose("multiple_choice", {"path": file.name}, tmp_path).knobs == {"path": str(file)}
     file.write_text('{"query": "Q", "choices": ["a", "b"], "gold": 1}')
     assert MultipleChoice(path=str(file)).describe()["data"] != before["data"]
 
