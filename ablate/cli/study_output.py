@@ -77,7 +77,7 @@ def print_plan(
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms{before}, {seeds}{flops}{done}; {placement}",
         *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], machine),
-        *_describe_looks(plan, seconds_of_arm, placement, margin),
+        *_describe_looks(plan, seconds_of_arm, placement.slots, margin),
         *power,
         *describe_inputs(plan),
     ):
@@ -107,7 +107,7 @@ def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], machine: Pla
 
 
 def _describe_looks(
-    plan: Plan, seconds_of_arm: Mapping[str, float | None], placement: Placement, margin: float | None
+    plan: Plan, seconds_of_arm: Mapping[str, float | None], slots: int, margin: float | None
 ) -> Iterator[str]:
     """The expected and the largest cost of `until: decided`."""
     rule = plan.until_decided
@@ -122,7 +122,7 @@ def _describe_looks(
         seconds = [n * each for name, n in runs.items() if (each := seconds_of_arm[name]) is not None]
         if len(seconds) < len(runs):
             return total
-        return f"{total}, about {format_seconds(sum(seconds) / placement.slots)}"
+        return f"{total}, about {format_seconds(sum(seconds) / slots)}"
 
     sizes = f"{', '.join(f'{size:g}' for size in EFFECTS[:-1])} and {EFFECTS[-1]:g} standard deviations"
     yield f"a look after each of {rule.at_least} to {rule.at_most} seeds, until every arm is decided"
