@@ -150,3 +150,11 @@ def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
     check_names(problem)
     for line in describe_tuning(problem, placement.slots, pace):
         print(line)
+
+
+def show_proposal(planned: Plan) -> None:
+    """Print which arms share a learning rate that nobody tunes, and a `tune:` block for the grid."""
+    from ablate.search.proposal import propose_tuning
+
+    for line in propose_tuning(planned):
+        print(line)

@@ -100,6 +100,7 @@ def plan(
     placement, pace = machine.placement, machine.pace
     if pace is not None and declared.grid.tune is not None:
         search.show_tuning(declared, placement, pace)
+    search.show_proposal(declared)
 
 
 def run(

@@ -1,0 +1,84 @@
+"""What a plan says about arms that share a learning rate which nobody tunes, and the `tune:` block that it proposes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from ablate.errors import AblateError
+from ablate.plan import Plan
+from ablate.search.pose import pose_tuning
+from ablate.study.schema import LEARNING_RATES
+from ablate.study.tuning import Tune
+
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""The proposed learning rates, as factors of the declared one: the best ones of published studies lie in this range."""
+
+RATE = "train.learning_rate"
+
+
+def propose_tuning(plan: Plan) -> Iterator[str]:
+    """Say which arms are not tuned, and yield the lines of a `tune:` block that this grid accepts.
+
+    Nothing is said of grids that tune, that compare learning rates, or that train a program.
+    """
+    rates = _find_shared_rates(plan)
+    if not rates:
+        return
+    listed = ", ".join(f"{rate:g}" for rate in rates)
+    which, verdicts = (
+        ("this learning rate", "the verdict holds")
+        if len(rates) == 1
+        else ("these learning rates", "the verdicts hold")
+    )
+    who = "no arm was tuned" if _shares_all(plan) else "some arms share a learning rate that was not tuned"
+    text = f"{who}: {verdicts} for {which} only ({listed})"
+    try:
+        block = write_tuning(plan, rates[0])
+    except AblateError as error:
+        yield f"{text}; this grid cannot take a tune: block as it is: {str(error).splitlines()[0]}"
+        return
+    yield f"{text}; to give every arm the same trials, add:"
+    yield from block.splitlines()
+
+
+def write_tuning(plan: Plan, rate: float) -> str:
+    """Write a `tune:` block around a learning rate, with trials of half the steps if the grid can have them.
+
+    Raises `GridError` if the grid can have no such block.
+    """
+    values = [float(f"{rate * factor:.3g}") for factor in FACTORS]
+    space = {"space": {RATE: values}, "trials": len(values), "sampler": "GridSampler"}
+    half = int(plan.grid.settings.get("train", {}).get("steps", 0)) // 2
+    block = {**space, "budget": {"steps": half}}
+    try:
+        _check(plan, block)
+    except AblateError:
+        block = space
+        _check(plan, block)
+    lines = [f"  {key}: {yaml.safe_dump(value, default_flow_style=True, width=1000)}" for key, value in block.items()]
+    return "tune:\n" + "".join(line.replace("\n...\n", "\n") for line in lines)
+
+
+def _check(plan: Plan, block: Mapping[str, Any]) -> None:
+    pose_tuning(plan.grid.replace(tune=Tune.model_validate(block)), plan.corpus)
+
+
+def _find_shared_rates(plan: Plan) -> list[float]:
+    """The learning rates that an arm shares with its baseline, without `tune:` and without an axis of them."""
+    axes = {*plan.axes, *(axis.removeprefix("train.") for axis in plan.axes)}
+    if plan.grid.tune is not None or plan.study.program is not None or axes & {*LEARNING_RATES}:
+        return []
+    return sorted({mine for mine, theirs in _pair_rates(plan) if mine == theirs})
+
+
+def _shares_all(plan: Plan) -> bool:
+    return all(mine == theirs for mine, theirs in _pair_rates(plan))
+
+
+def _pair_rates(plan: Plan) -> Iterator[tuple[float, float]]:
+    """Yield the learning rates of each arm and its baseline."""
+    rates = {arm.name: arm.train.learning_rate for arm in plan.arms}
+    yield from ((rates[arm.name], rates[arm.baseline]) for arm in plan.arms if arm.baseline != arm.name)
