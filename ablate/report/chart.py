@@ -200,7 +200,10 @@ def configure(theme: Theme) -> dict[str, Any]:
 
 
 def draw_file(chart: Chart, ending: str, key: str | None = None) -> bytes:
-    """The chart as `svg`, `pdf` or `png`, for a key of its fills. The same chart always gives the same bytes."""
+    """The chart as `svg`, `pdf` or `png`, for a key of its fills.
+
+    The same chart always gives the same bytes as `svg` and `png`.
+    """
     import vl_convert
 
     spec = chart.draw(key)

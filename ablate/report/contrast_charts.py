@@ -91,8 +91,13 @@ def chart_interactions(report: Report) -> Chart:
         _declare_interactions(report, legend, levels) if rows else {},
         {"cells": [row for row in rows if row["hue"] in hues]},
         {"": {"data": ("cells",), "x_title": names[0]}},
-        wide={"width": 420, "labels": "datum.kind == 'label'", "angle": 0 if len(levels) < 5 else -35},
-        narrow={"labels": "false", "angle": -35},
+        wide={
+            "width": 420,
+            "labels": "datum.kind == 'label'",
+            "angle": 0 if len(levels) < 5 else -35,
+            "label_limit": 400,
+        },
+        narrow={"labels": "false", "angle": -35, "label_limit": 130},
         legend=legend,
     )
 
@@ -137,8 +142,9 @@ def _declare_interactions(report: Report, legend: Sequence[Legend], levels: Sequ
 
     scale = alt.Scale(domain=[line.text for line in legend], range=[line.color for line in legend])
     color = alt.Color("hue:N", scale=scale, legend=None)
-    # A name is as long as it is: labels are never cut.
-    axis = alt.Axis(labelAngle=alt.ExprRef("$angle"), labelLimit=400, labelOverlap=False, grid=False)
+    axis = alt.Axis(
+        labelAngle=alt.ExprRef("$angle"), labelLimit=alt.ExprRef("$label_limit"), labelOverlap=False, grid=False
+    )
     x = alt.X("level:N", sort=list(levels), title="$x_title", axis=axis)
     y = alt.Y("y:Q", title=f"final {report.metric.full_label}", scale=alt.Scale(zero=False))
     mean = alt.Y("mean(y):Q", title=f"final {report.metric.full_label}", scale=alt.Scale(zero=False))

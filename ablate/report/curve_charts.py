@@ -314,7 +314,9 @@ def _count_columns(report: Report) -> int:
 
 def list_legend(report: Report) -> tuple[Legend, ...]:
     """One line per look, with the name of its arms."""
-    looks = dict.fromkeys((look.short, look.color, look.dash) for look in report.looks.values())
+    looks = dict.fromkeys(
+        (OTHER if look.hue == OTHER else look.short, look.color, look.dash) for look in report.looks.values()
+    )
     return tuple(Legend(*look) for look in looks)
 
 

@@ -163,11 +163,13 @@ def _declare(colors: tuple[tuple[str, str], ...], *, is_ratio: bool) -> Mapping[
             y=y, x=x, color=color, shape=alt.Shape("bound:N", scale=arrows, legend=None), tooltip=tips
         ),
         base.transform_filter("isValid(datum.heading)")
-        .mark_text(align="left", baseline="middle", fontWeight="bold", dx=alt.ExprRef("$indent"), limit=400)
+        .mark_text(
+            align="left", baseline="middle", fontWeight="bold", dx=alt.ExprRef("$indent"), limit=alt.ExprRef("width")
+        )
         .encode(y=y, x=alt.value(0), text="heading:N"),
         base.transform_filter("isValid(datum.name)")
         .transform_filter("$above")
-        .mark_text(align="left", baseline="bottom", yOffset=-1, limit=340)
+        .mark_text(align="left", baseline="bottom", yOffset=-1, limit=alt.ExprRef("width"))
         .encode(y=y, x=alt.value(0), text="name:N"),
         base.transform_filter("isValid(datum.name)")
         .transform_filter("$beside")

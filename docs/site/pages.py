@@ -24,7 +24,7 @@ READING = ("differences", "curves", "minus-baseline", "speedup", "ladder")
 
 
 def write_tutorial(folder: Path) -> StudyFolder:
-    """The made-up study of the tutorial and of docs/reading-a-report.md."""
+    """The made-up study of docs/speedup.ipynb and docs/reading-a-report.md."""
     larger = {"step_s": 0.12, "n_params": 1_050_000, "flops_per_token": 6_300_000}
     arms = [
         SyntheticArm("variant=plain", {"variant": "plain"}, "variant=plain"),

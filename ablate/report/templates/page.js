@@ -55,6 +55,11 @@
     const spec = { ...fill(chart.spec, blanks), data: { name: "rows", values: rows }, config: theme().config };
     const { view } = await vegaEmbed(plot, spec, { mode: "vega-lite", actions: false, defaultStyle: false, logger: quiet, logLevel: 1, renderer: "svg", ast: true, tooltip: { theme: dark.matches ? "dark" : "light" } });
     figure.view = view;
+    // Vega describes each mark to screen readers. The caption describes the figure, and its table has the numbers.
+    plot.setAttribute("role", "img");
+    plot.setAttribute("aria-label", figure.querySelector("figcaption").textContent);
+    plot.removeAttribute("aria-roledescription");
+    plot.querySelector("svg").setAttribute("aria-hidden", "true");
     const over = Number(plot.querySelector("svg").getAttribute("width")) - plot.clientWidth;
     if (over > 0 || over < -6) {
       room.set(key, (room.get(key) ?? 90) + over + 1);
