@@ -56,8 +56,8 @@ def read_own_variants(declared: Declaration, overlays: Sequence[Overlay] = ()) -
     for component, name, place in _find_names(declared, overlays):
         open_library(declared.folder)
         try:
-            if component in TABLES:
-                model.setdefault(component, {})[name] = TABLES[component].resolve(name).describe()
+            if (axis := _axis_of(component)) in TABLES:
+                model.setdefault(component, {})[name] = TABLES[axis].resolve(name).describe()
             else:
                 reserved = TrainConfig.model_fields
                 train.setdefault(component, {})[name] = load_own(component, name, None, reserved)
@@ -94,6 +94,11 @@ def _find_names(declared: Declaration, overlays: Sequence[Overlay]) -> Iterator[
             yield component, name, place
 
 
+def _axis_of(component: str) -> str:
+    """The table of a component: one of several attentions, such as `decoder_attention`, has that of `attention`."""
+    return "attention" if component.endswith("_attention") else component
+
+
 def _walk(value: Any, path: str, keys: tuple[str | int, ...]) -> Iterator[tuple[str, str, tuple[str | int, ...]]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
@@ -103,7 +108,7 @@ def _walk(value: Any, path: str, keys: tuple[str | int, ...]) -> Iterator[tuple[
             yield from _walk(inner, path, (*keys, index))
     elif isinstance(value, str):
         component = path.removesuffix(f".{NAME}").rpartition(".")[2]
-        in_model = component in TABLES and split_name(value)
+        in_model = _axis_of(component) in TABLES and split_name(value)
         if in_model or (component in VARIANTS and is_own(component, value, VARIANTS[component])):
             yield component, value, keys
 

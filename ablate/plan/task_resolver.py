@@ -52,11 +52,14 @@ class TaskResolver(Resolver):
         for name, value in data.settings.items():
             if settings.get(f"model.{name}") is None:
                 settings.set(f"model.{name}", value)
-        config = self._build_model(settings, task.config_class)
-        try:
-            task.check_model(config, data)
-        except ConfigError as error:
-            raise self._refuse(f"model.{error.path}" if error.path else "task", settings, error.message) from None
+        key = f"{data.hash} {settings.get('model')!r}"
+        if key not in self._models:
+            self._models[key] = self._build_model(settings, task.config_class)
+            try:
+                task.check_model(self._models[key], data)
+            except ConfigError as error:
+                raise self._refuse(f"model.{error.path}" if error.path else "task", settings, error.message) from None
+        config = self._models[key]
         training = self._parse_train(settings, config)
         try:
             task.check_training(training)

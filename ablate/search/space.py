@@ -60,7 +60,8 @@ class ArmSpace:
             self.parameters[path] = parameter = self._type(path, tuning.space[path], place)
             self._places[path] = place
             for value in parameter.ends:
-                self.resolve({**place, path: value})
+                if self.resolve({**place, path: value}).setup.measured != self.default.setup.measured:
+                    raise self._refuse(path, "it changes the validation data, so its trials could not be compared")
         self.missing = tuple(missing)
 
     def resolve(self, params: Params) -> Resolved:

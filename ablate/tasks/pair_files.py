@@ -14,6 +14,7 @@ import numpy as np
 
 from ablate.data.files import ARCHIVES, Kind, check_text, decompressed, find_files, reading
 from ablate.data.sources import load_source
+from ablate.data.sources.base import Documents
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError, suggest
 from ablate.formatting import quote
@@ -44,9 +45,8 @@ class PairFiles:
 
     def find(self, base: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Find the files of both splits. Raises `DataError` as `find_files` does."""
-        check: Callable[[Path], None] = check_text
-        if self.format != "tsv":
-            check = load_source(self.format).kind.check
+        source = None if self.format == "tsv" else load_source(self.format)
+        check = source.kind.check if isinstance(source, Documents) else check_text
         kind = Kind(self.format, check, _ENDINGS[self.format])
         train = find_files(self.path, base, "task.path", kind)
         return train, find_files(self.validation_path, base, "task.validation_path", kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from ablate.execution.jobs import config_of, record_study
 from ablate.plan import Plan
 from ablate.plan.json_schema import grid_schema
 from ablate.plan.task_setup import TaskSetup
+from ablate.search.pose import pose_tuning
 from ablate_model import EncoderDecoderConfig, ViTConfig
 
 Write = Callable[..., Path]
+STARTER = Path(__file__).parents[2] / "ablate" / "starters" / "attention" / "my_attention.py"
 PAIRS = {"task": {"name": "sequence_to_sequence"}, "model": {"d_model": 16, "n_layers": 2, "n_heads": 2}}
 DIGITS = {"task": "images", "model": {"d_model": 16, "n_layers": 2, "n_heads": 2, "patch_size": 2}}
 TRAIN = {"steps": 20, "batch_size": 8}
@@ -130,6 +133,28 @@ def test_sizes_are_matched_in_encoder_and_decoder(plan_of, by) -> None:
         assert size(model) == pytest.approx(size(base), rel=0.02)
         assert model.encoder.d_ff == model.d_ff == model.cross.d_ff
     assert len({model.d_ff for model in others}) > 1
+
+
+def test_an_attention_from_a_file_can_be_that_of_the_decoder(plan_of, tmp_path) -> None:
+    shutil.copy(STARTER, tmp_path)
+    own = ["standard", {"name": "my_attention.py:MyAttention", "label": "mine"}]
+    plan = plan_of(**PAIRS, matrix={"decoder_attention": own})
+    assert [code.entry for code in plan.codes] == ["my_attention.py"]
+    with pytest.raises(GridError, match="cannot be used in both directions"):
+        plan_of(**PAIRS, matrix={"encoder_attention": own})
+
+
+def test_trials_of_a_search_are_measured_on_the_same_data(plan_of) -> None:
+    settings = {"task": task(source="copy_with_distractors"), "model": PAIRS["model"]}
+
+    def pose(**space: Any) -> int:
+        tune = {"space": {"train.learning_rate": [0.001, 0.01], **space}, "trials": 4, "seeds": [9]}
+        plan = plan_of(**settings, tune={**tune, "sampler": "GridSampler"})
+        return pose_tuning(plan.grid, plan.corpus).n_trials
+
+    assert pose(**{"task.label_smoothing": [0.0, 0.1]}) == 8
+    with pytest.raises(GridError, match="it changes the validation data, so its trials could not be compared"):
+        pose(**{"task.noise": [0.1, 0.5]})
 
 
 def test_arms_that_train_alike_are_merged(plan_of) -> None:
