@@ -170,8 +170,8 @@ def _print_results(
     from ablate.analysis.results import read_results
     from ablate.cli.tables import open_console
     from ablate.report.evaluation_tables import shorten_table, tabulate_evaluations
-    from ablate.tracking.arm_labels import label_arms
     from ablate.report.terminal import draw_table
+    from ablate.tracking.arm_labels import label_arms
 
     labels, arms = [choice.label for choice in choices], {run.arm for run in chosen}
     results = read_results(store)
