@@ -28,6 +28,7 @@ SNAPSHOTS = "snapshots"
 FILE = re.compile(r"[0-9a-f]{16}\.json")
 SNAPSHOT = re.compile(r"([1-9]\d{0,15})\.safetensors")
 MAX_RECORD_BYTES = 2**22  # thousands of rows
+BLOCK_BYTES = 2**20
 MAX_RESULTS = 10_000  # of one run
 
 _CONFIG = ConfigDict(extra="ignore", allow_inf_nan=False)
@@ -81,8 +82,11 @@ def make_key(description: Mapping[str, Any], code: str, weights: str) -> str:
 
 def hash_weights(path: Path) -> str:
     """Return the SHA-256 of a file. Raises `OSError` if it cannot be read."""
+    digest = hashlib.sha256()
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def path_of(run: RunFolder, key: str) -> Path:

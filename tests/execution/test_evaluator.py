@@ -133,3 +133,27 @@ def test_a_grid_with_a_wrong_evaluation_trains_nothing(study: Callable[..., Stud
     assert "did you mean 'needle'" in study.output  # type: ignore[attr-defined]
     assert not (tmp_path / "runs" / "tiny" / "study.json").exists()
     assert yaml.safe_load((tmp_path / "grid.yaml").read_text())["evaluations"] == [{"name": "needel"}]
+
+
+def test_a_model_of_the_task_recall_is_evaluated_with_its_own_tokens(
+    write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    grid = write_grid(
+        data=None,
+        task={"name": "recall", "pairs": [1, 2], "n_validation": 50},
+        train={"steps": 8, "batch_size": 4, "eval_every": 4},
+        matrix={"attention": ["standard", "differential"]},
+        baseline={"attention": "standard"},
+        evaluations=[{"name": "recall", "pairs": [1, 2, 16], "every": 4}],
+    )
+    command = [sys.executable, "-m", "ablate", "run", grid, "--runs", tmp_path / "runs"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = ablate.load(tmp_path / "runs" / "tiny").evaluations
+    accuracy = frame[frame.metric == "accuracy"]
+    assert {(cell["pairs"], n) for cell, n in zip(accuracy.within, accuracy.n, strict=True)} == {
+        (1, 1),
+        (2, 1),
+        (16, 0),
+    }
+    assert {*accuracy[accuracy.n > 0].chance} == {1 / 64}

@@ -16,6 +16,7 @@ import pytest
 
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
+from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, write_evaluation
 from ablate.tracking.folders import StudyFolder, write_json
 from ablate.tracking.mlflow_client import SCHEMES, check_tracking_uri, find_mirror_obstacle, hide_secrets, redact
 from ablate.tracking.mlflow_database import explain
@@ -223,6 +224,17 @@ def test_a_writer_made_anew_knows_what_is_there(store: StudyFolder) -> None:
     mirror_all(store)
     writer = MlflowWriter(uri(store), RECORD)
     assert {run_id: (run.last_step, run.status) for run_id, run in writer.runs.items()} == {"0f": (20, "FINISHED")}
+
+
+def test_results_of_evaluations_are_written_once(store: StudyFolder) -> None:
+    rows = (EvaluationRow("accuracy", 0.5, 10, {"needles": 2}), EvaluationRow("accuracy", None, 0, {"needles": 4}))
+    result = EvaluationRecord("needle", "needle samples=3", 1, "w", 20, rows=rows)
+    write_evaluation(store.run("0f"), "a" * 16, result)
+    write_evaluation(store.run("0f"), "b" * 16, replace(result, rows=(), error="no luck"))
+    for _ in range(2):
+        MlflowWriter(uri(store), RECORD).catch_up(RECORD.runs[0], ARM, store)
+    found = {key: n for key, n in points(store).items() if key[0].startswith("eval/")}
+    assert found == {("eval/needle samples-3/accuracy/needles 2", 20): 1}
 
 
 def test_a_run_that_is_announced_later_is_mirrored_too(store: StudyFolder) -> None:
