@@ -18,7 +18,7 @@ from ablate.analysis.intervals import LEVEL, adjust_p_values
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.samples import Sample, estimate_family, pair_values
-from ablate.analysis.verdicts import ALPHA, Verdict
+from ablate.analysis.verdicts import ALPHA, Verdict, p_of_equivalence
 from ablate.metrics import Direction
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, Level
 
@@ -32,9 +32,10 @@ class EvaluationResult:
 
     `low` and `high` are the ends of the 95 % interval over seeds; `item_error` is the standard error over the `n_items`
     items of one run. `is_at_chance` means that one of the two intervals that they give holds `chance`; None if there
-    is no chance level or no interval. The difference is arm minus baseline, with an unadjusted interval. `verdict` is
-    None for a baseline, and for a metric of which neither direction is better. Without runs, `mean` is None and `note`
-    says why.
+    is no chance level or no interval. The difference is arm minus baseline, with an unadjusted interval. `is_small`
+    means that it is shown to be smaller than the smallest difference that matters, which the grid may give. `verdict`
+    is None for a baseline, and for a metric of which neither direction is better. Without runs, `mean` is None and
+    `note` says why.
     """
 
     evaluation: str
@@ -56,6 +57,7 @@ class EvaluationResult:
     difference_high: float | None = None
     p_value: float | None = None
     p_holm: float | None = None
+    is_small: bool = False
     verdict: Verdict | None = None
     method: str = ""
     note: str = ""
@@ -184,13 +186,17 @@ def _compare(results: Results, measured: Measured, rows: Mapping[str, Evaluation
     for baseline in dict.fromkeys(map(results.baseline_of, samples)):
         members = [arm for arm, s in samples.items() if results.baseline_of(arm) == baseline and s.is_testable]
         if members:
-            compared |= _test([compared[arm] for arm in members], [samples[arm] for arm in members])
+            margin = results.record.smallest_results.get(measured.evaluation, {}).get(measured.metric)
+            compared |= _test([compared[arm] for arm in members], [samples[arm] for arm in members], margin)
     return list(compared.values())
 
 
-def _test(rows: Sequence[EvaluationResult], samples: Sequence[Sample]) -> dict[str, EvaluationResult]:
+def _test(
+    rows: Sequence[EvaluationResult], samples: Sequence[Sample], margin: float | None
+) -> dict[str, EvaluationResult]:
     family, methods = estimate_family(samples)
     estimate = family.plain()
+    is_small = np.zeros(family.n_arms) if margin is None else p_of_equivalence(family, margin) < ALPHA
     return {
         row.arm: replace(
             row,
@@ -198,6 +204,7 @@ def _test(rows: Sequence[EvaluationResult], samples: Sequence[Sample]) -> dict[s
             difference_high=float(estimate.high[place]),
             p_value=float(estimate.p_value[place]) if row.direction is not None else None,
             method=methods[place],
+            is_small=bool(is_small[place]),
         )
         for place, row in enumerate(rows)
     }
@@ -210,5 +217,5 @@ def _judge(row: EvaluationResult, base: EvaluationResult | None) -> EvaluationRe
     if row.is_at_chance and base is not None and base.is_at_chance:
         return replace(row, verdict="undecided", note="; ".join(filter(None, (row.note, AT_CHANCE))))
     if row.p_holm is None or row.p_holm >= ALPHA:
-        return replace(row, verdict="undecided")
+        return replace(row, verdict="equivalent" if row.is_small else "undecided")
     return replace(row, verdict="better" if (row.difference < 0) == (row.direction == "lower") else "worse")

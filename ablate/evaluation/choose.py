@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,17 +39,18 @@ class Choice:
     """An evaluation with its knobs. It can be sent to a worker, which makes the evaluation again.
 
     `code` is the version of a user's file. With `every`, the model is also evaluated while it trains, each time after
-    this many steps.
+    this many steps. `smallest_effect` maps metrics to the smallest difference that matters.
     """
 
     name: str
     knobs: Mapping[str, Any]
     code: str = ""
     every: int | None = None
+    smallest_effect: Mapping[str, float] = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out the evaluation, whose class only this process may have."""
-        return Choice, (self.name, self.knobs, self.code, self.every)
+        return Choice, (self.name, self.knobs, self.code, self.every, self.smallest_effect)
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -76,7 +77,13 @@ def _shorten(value: object) -> str:
     return Path(value).name if isinstance(value, str | Path) else f"{value}"
 
 
-def choose(name: str, knobs: Mapping[str, Any], folder: Path, every: int | None = None) -> Choice:
+def choose(
+    name: str,
+    knobs: Mapping[str, Any],
+    folder: Path,
+    every: int | None = None,
+    smallest_effect: Mapping[str, float] | None = None,
+) -> Choice:
     """Check an evaluation and its knobs. A user's file is searched in `folder`, and read now.
 
     Raises `ChoiceError` for an unknown name, knob or value, naming the legal ones, and for a file that cannot be used.
@@ -92,11 +99,16 @@ def choose(name: str, knobs: Mapping[str, Any], folder: Path, every: int | None 
             raise ChoiceError(_describe(error)) from None
         LIBRARY.keep(found)
         code, name = found.version, f"{found.entry}:{name.rpartition(':')[2]}"
-    choice = Choice(name, dict(knobs), code, every)
+    choice = Choice(name, dict(knobs), code, every, dict(smallest_effect or {}))
+    known = choice.evaluation.metrics
+    for metric in choice.smallest_effect:
+        if known and metric not in known:  # a user's function may name none
+            hint = suggest(metric, known)
+            raise ChoiceError(f"{name} has no metric {quote(metric)}{hint}", "smallest_effect")
     named = {knob: path for knob, path in knobs.items() if knob in choice.evaluation.paths and isinstance(path, str)}
     if named:  # a worker may have another working directory
         found_paths = {knob: str(find_path(path, folder) or path) for knob, path in named.items()}
-        return Choice(name, {**knobs, **found_paths}, code, every)
+        return replace(choice, knobs={**knobs, **found_paths})
     return choice
 
 

@@ -225,7 +225,7 @@ def _choose_evaluations(study: Study) -> tuple[Choice, ...]:
     chosen = []
     for index, entry in enumerate(study.evaluations):
         try:
-            chosen.append(choose(entry.name, entry.knobs, study.folder, entry.every))
+            chosen.append(choose(entry.name, entry.knobs, study.folder, entry.every, entry.smallest_effect))
         except ChoiceError as error:
             raise study.refuse(("evaluations", index, *filter(None, [error.key])), str(error)) from None
     return tuple(chosen)

@@ -23,6 +23,10 @@ class EvaluationEntry(Chosen):
 
     every: int | None = Field(None, gt=0, strict=True, description="steps between evaluations along training")
 
+    smallest_effect: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {}, description="metric to the smallest difference that matters; arms that differ by less are equivalent"
+    )
+
     @property
     def knobs(self) -> Mapping[str, Any]:
         return self.arguments

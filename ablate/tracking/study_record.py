@@ -165,6 +165,7 @@ class StudyRecord(Record):
     smallest difference of its final values that matters to the author; None if the grid does not give it.
     With `seed_rule`, arms train until they are decided, and `looks` are the looks so far, as `ablate.analysis.looks`
     writes them. `history` has the changes of its seeds, and the looks at its results by hand.
+    `smallest_results` has such differences for evaluations: label to metric to difference.
     """
 
     study: str
@@ -187,6 +188,7 @@ class StudyRecord(Record):
     seed_rule: SeedRule | None = None
     looks: tuple[Mapping[str, Any], ...] = ()
     history: tuple[HistoryEvent, ...] = ()
+    smallest_results: Mapping[str, Mapping[str, PositiveFloat]] = field(default_factory=dict)
 
     @property
     def metric(self) -> Metric:
@@ -196,7 +198,13 @@ class StudyRecord(Record):
     def to_dict(self) -> dict[str, Any]:
         """The record without what has its default value: older records do not have these keys."""
         content = super().to_dict()
-        for name, default in (("smallest_effect", None), ("seed_rule", None), ("looks", ()), ("history", ())):
+        for name, default in (
+            ("smallest_effect", None),
+            ("seed_rule", None),
+            ("looks", ()),
+            ("history", ()),
+            ("smallest_results", {}),
+        ):
             if content[name] == default:
                 del content[name]
         pairs = [list(pair) for pair in content.pop("metrics").items()]  # a mapping would be written in another order

@@ -105,6 +105,16 @@ def test_accuracies_without_scatter_are_judged_by_the_noise_of_their_items() -> 
     assert large.verdict == "better"
 
 
+def test_an_arm_is_equivalent_only_if_the_smallest_difference_that_matters_is_known() -> None:
+    results = study_of({"base": [0.60, 0.61, 0.62], "arm": [0.601, 0.612, 0.6205]})
+    assert by_arm(results)["arm"].verdict == "undecided"
+    record = replace(results.record, smallest_results={"recall": {"accuracy": 0.02}})
+    row = by_arm(replace(results, record=record))["arm"]
+    assert (row.verdict, row.is_small) == ("equivalent", True)
+    record = replace(results.record, smallest_results={"recall": {"accuracy": 0.001}})
+    assert by_arm(replace(results, record=record))["arm"].verdict == "undecided"
+
+
 def test_one_seed_decides_nothing() -> None:
     row = by_arm(study_of({"base": [0.5], "arm": [0.9]}))["arm"]
     assert row.difference == pytest.approx(0.4)

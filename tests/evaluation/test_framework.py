@@ -288,6 +288,10 @@ def test_evaluations_do_not_change_the_ids_of_runs(trained: Path) -> None:
     assert ids(text) == ids(text[: text.index("evaluations")])
     with pytest.raises(GridError, match=r":8: evaluations.0.scal.*did you mean 'scale'"):
         ids(text.replace("scale", "scal"))
+    with pytest.raises(GridError, match="scale"):
+        ids(text.replace("scale: 2", "scale: [1, 2]"))
+    with pytest.raises(GridError, match=r"smallest_effect: .* has no metric 'nrm'; did you mean 'norm'"):
+        ids(text.replace("scale: 2", "smallest_effect: {nrm: 0.1}"))
     with pytest.raises(GridError, match="every"):
         ids(text.replace("every: 4", "every: often"))
 
