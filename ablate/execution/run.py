@@ -30,7 +30,6 @@ from ablate.tracking.folders import StudyFolder
 from ablate.tracking.history import continue_history
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
-from ablate.tracking.study_record import RunRecord
 
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 
@@ -192,7 +191,7 @@ def _evaluate(
         return Evaluated()
     from ablate.execution.evaluator import Request, evaluate_runs
 
-    runs = [RunRecord(run.run_id, run.arm.name, run.seed) for run in plan.runs]
+    runs = store.read_study().runs  # with those that a source added
     request = Request(store, runs, plan.evaluations, base, plan.study.resources, options.workers, options.address)
     done = evaluate_runs(request, console, nodes, interruption)
     if not done.exit_code:
