@@ -227,7 +227,7 @@ class AnswerTraining(TrainingTask):
         is_open = [True] * len(written)
         for offset in range(self.n_new):
             ends_b = lengths_b + offset
-            stream_btd = model.encode(ids_bt[:, : int(ends_b.max())])
+            stream_btd = model.encode(ids_bt)  # of one shape, so that compiled blocks are compiled once
             next_b = model.form_logits(stream_btd[rows_b, ends_b - 1]).argmax(-1)
             ids_bt[rows_b, ends_b] = next_b
             for row, token in enumerate(next_b.tolist()):

@@ -32,6 +32,7 @@ MODEL = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16}
 TRAIN = {"steps": 4, "batch_size": 4, "eval_every": 4, "eval_tokens": 128, "log_every": 2}
 AXES = {"attention": ["standard", "differential"], "normalization": ["prenorm", "ngpt"]}
 MATCH = ["attention", "normalization", "seed"]
+ONE: dict[str, Any] = {"matrix": {"attention": ["differential"], "normalization": ["ngpt"]}, "seeds": 1}
 STILL = 1e-30  # a learning rate that changes no weight
 
 
@@ -88,9 +89,9 @@ def last_loss(folder: RunFolder) -> float:
     return value
 
 
-@pytest.mark.parametrize("place", ["runs/pretrain", "pretrain"])
-def test_each_arm_and_seed_starts_where_its_parent_ended(chain: Chain, place: str) -> None:
-    plan = chain.plan({"study": place, "match": MATCH})
+def test_each_arm_and_seed_starts_where_its_parent_ended(chain: Chain) -> None:
+    plan = chain.plan({"study": "runs/pretrain", "match": MATCH})
+    assert plan.runs == chain.plan({"study": "pretrain", "match": MATCH}).runs
     parents = StudyFolder(chain.runs / "pretrain")
     names = {(run.arm, run.seed): run.run_id for run in parents.read_study().runs}
     store = chain.train(plan)
@@ -106,19 +107,19 @@ def test_each_arm_and_seed_starts_where_its_parent_ended(chain: Chain, place: st
 
 def test_the_identity_holds_the_parent_and_no_path(chain: Chain, tmp_path: Path) -> None:
     start = {"study": "runs/pretrain", "match": MATCH}
-    ids = [run.run_id for run in chain.plan(start).runs]
-    assert not {*ids} & {run.run_id for run in chain.plan().runs}
+    ids = [run.run_id for run in chain.plan(start, **ONE).runs]
+    assert not {*ids} & {run.run_id for run in chain.plan(**ONE).runs}
     archives = [tmp_path / "pretrain.tar.gz", tmp_path / "tuned.tar.gz"]
     pack(StudyFolder(chain.runs / "pretrain"), archives[0], weights=True)
-    pack(chain.train(chain.plan(start)), archives[1], weights=False)
+    pack(chain.train(chain.plan(start, **ONE)), archives[1], weights=False)
     elsewhere = tmp_path / "elsewhere"
     for name, archive in zip(("pretrain", "tuned"), archives, strict=True):
         merge(StudyFolder(elsewhere / name), [archive])
     assert [run.run_id for run in StudyFolder(elsewhere / "tuned").read_study().runs] == ids
-    moved = chain.plan({"study": str(elsewhere / "pretrain"), "match": MATCH})
+    moved = chain.plan({"study": str(elsewhere / "pretrain"), "match": MATCH}, **ONE)
     assert [run.run_id for run in moved.runs] == ids
-    chain.train(chain.plan(study="pretrain", train=TRAIN | {"steps": 5}), elsewhere)
-    other = chain.plan({"study": str(elsewhere / "pretrain"), "match": MATCH})
+    chain.train(chain.plan(study="pretrain", train=TRAIN | {"steps": 5}, **ONE), elsewhere)
+    other = chain.plan({"study": str(elsewhere / "pretrain"), "match": MATCH}, **ONE)
     assert not {*ids} & {run.run_id for run in other.runs}
 
 
@@ -225,11 +226,11 @@ def test_a_parent_that_cannot_serve_is_refused_by_name(
 
 def test_a_finished_study_needs_its_parents_no_longer(chain: Chain) -> None:
     start = {"study": "pretrain", "match": MATCH}
-    plan = chain.plan(start)
+    plan = chain.plan(start, **ONE)
     chain.train(plan)
     for path in chain.runs.glob("pretrain/*/model.safetensors"):
         path.unlink()
-    assert [run.run_id for run in chain.plan(start).runs] == [run.run_id for run in plan.runs]
+    assert [run.run_id for run in chain.plan(start, **ONE).runs] == [run.run_id for run in plan.runs]
 
 
 def test_other_tokens_of_the_same_number_are_refused(chain: Chain) -> None:
@@ -252,8 +253,8 @@ def test_trials_start_from_the_parents_of_the_matrix(chain: Chain, corpus_info: 
 
 
 def test_a_resumed_run_continues_from_its_checkpoint_and_not_from_the_parent(chain: Chain) -> None:
-    changes: dict[str, Any] = {"train": TRAIN | {"steps": 6, "learning_rate": 1e-2, "checkpoint_every": 3}, "seeds": 1}
-    plan = chain.plan({"study": "pretrain", "match": MATCH}, **changes)
+    training = TRAIN | {"steps": 6, "learning_rate": 1e-2, "checkpoint_every": 3}
+    plan = chain.plan({"study": "pretrain", "match": MATCH}, train=training, **ONE)
     whole = chain.train(plan)
     cut = StudyFolder(chain.folder / "cut" / "tuned")
     run = plan.runs[-1]

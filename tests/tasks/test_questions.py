@@ -30,7 +30,7 @@ from in_process import train_here
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 LETTERS = "abcd"
-SIZES: dict[str, Any] = {"d_model": 32, "n_layers": 2, "n_heads": 2}
+SIZES: dict[str, Any] = {"d_model": 32, "n_layers": 1, "n_heads": 2}
 
 
 def write_lines(path: Path, rows: Sequence[object]) -> str:
@@ -72,7 +72,7 @@ def choices(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def stories(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_lines(tmp_path_factory.mktemp("items") / "stories.jsonl", make_stories(12))
+    return write_lines(tmp_path_factory.mktemp("items") / "stories.jsonl", make_stories(6))
 
 
 def test_answers_are_compared_as_in_squad_and_coqa() -> None:
@@ -176,10 +176,10 @@ def test_both_tasks_are_learned(choices: str, stories: str, tmp_path: Path) -> N
     torch.set_num_threads(1)
     task: Any = MultipleChoice(path=(choices,), validation_path=(choices,))
     model = GPT(ModelConfig(**SIZES, **task.describe(tmp_path).settings))
-    assert train_steps(model, task.open(model.config, tmp_path), 100, 1e-2)["val_accuracy"] > 0.9
+    assert train_steps(model, task.open(model.config, tmp_path), 60, 1e-2)["val_accuracy"] > 0.9
     task = QuestionAnswering(path=(stories,), validation_path=(stories,), max_answer_tokens=6)
     model = GPT(ModelConfig(**SIZES, **task.describe(tmp_path).settings))
-    found = train_steps(model, task.open(model.config, tmp_path), 100, 5e-3)
+    found = train_steps(model, task.open(model.config, tmp_path), 60, 5e-3)
     assert found["val_f1"] >= found["val_exact_match"] > 0.7
 
 
