@@ -90,6 +90,11 @@ class Metric:
         return self._words[1]
 
     @property
+    def indefinite(self) -> str:
+        """The short name with its article: `a loss`, `an accuracy`."""
+        return f"{'an' if self.short[0].lower() in 'aeiou' else 'a'} {self.short}"
+
+    @property
     def heading(self) -> str:
         """The short name at the beginning of a column's title: `Loss`, `Accuracy`, `val_acc`."""
         return self._begin(self.short)

@@ -55,7 +55,7 @@ def _show_speedups(report: Report) -> Iterator[Block]:
     if not report.headline_rows:
         return
     yield Text(
-        f"A speedup is the cost at which the baseline reaches a {report.metric.short}, divided by the cost at which "
+        f"A speedup is the cost at which the baseline reaches {report.metric.indefinite}, divided by the cost at which "
         "the arm reaches it. Above 1, the arm needs less. Runs are paired by seed; a note says where the seeds do not "
         "match."
     )

@@ -75,7 +75,8 @@ def final_metrics(report: Report) -> dict[str, float]:
     and `/high` are the ends of its interval, or its bound.
     """
     names = {arm: label.replace(" / ", " ") for arm, label in report.labels.items()}
-    figures = {f"final_{report.metric.short}/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
+    name = report.metric.short if report.metric.is_loss else report.metric.name
+    figures = {f"final_{name}/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
     for arm in report.arms:
         figures |= {f"final_{name}/{names[arm.arm]}": spread.mean for name, spread in arm.other_metrics.items()}
     for row in report.headline_rows:

@@ -20,6 +20,8 @@ ROUNDING_16 = 2e-2
 @pytest.fixture
 def losses(new_recording, make_train_config):
     def run(name, device, **settings):
+        if name == "digits":
+            pytest.importorskip("sklearn")
         task, model = TASKS[name]
         recording = new_recording()
         config = make_train_config(steps=8, eval_every=4, log_every=2, **settings)
