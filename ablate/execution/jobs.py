@@ -43,6 +43,7 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         metrics=plan.metrics,
         smallest_effect=plan.smallest_effect,
         smallest_results={c.label: c.smallest_effect for c in plan.evaluations if c.smallest_effect},
+        predict=plan.predict,
         caveats=_list_caveats(plan),
         seed_rule=None if rule is None else SeedRule(rule.at_least, rule.at_most),
     )

@@ -17,6 +17,7 @@ from ablate.study.declaration import Study
 from ablate.study.settings import is_same
 from ablate.study.yaml_source import KeyPath
 
+FEWEST_LEVELS = 3  # of an axis whose largest level is predicted from the others
 MAX_ARMS = 100_000
 
 
@@ -53,6 +54,7 @@ class _Expander:
         for axis in study.compare_within:
             self._check_axis(axis, ("compare_within",))
         self.within = study.compare_within
+        self._check_prediction()
         self.baseline = self._read_baseline()
 
     def expand(self) -> Expansion:
@@ -95,6 +97,23 @@ class _Expander:
     def _check_axis(self, axis: str, place: KeyPath) -> None:
         if axis not in self.axes:
             raise self.study.refuse(place, f"{quote(axis)} is not an axis of the matrix{suggest(axis, self.axes)}")
+
+    def _check_prediction(self) -> None:
+        if (predict := self.study.predict) is None:
+            return
+        place = ("predict", "axis")
+        self._check_axis(predict.axis, place)
+        if predict.axis not in self.within:
+            listed = ", ".join(self.within) or "none"
+            raise self.study.refuse(
+                place,
+                f"{quote(predict.axis)} is not in compare_within, so its levels share a baseline (there: {listed})",
+            )
+        if (n := len(self.axes[predict.axis])) < FEWEST_LEVELS:
+            raise self.study.refuse(
+                place,
+                f"{quote(predict.axis)} has {n} levels (legal: at least {FEWEST_LEVELS}, one of them held out)",
+            )
 
     def _read_baseline(self) -> dict[str, Level]:
         if not self.study.baseline:

@@ -139,6 +139,12 @@ class Plan:
         return metrics_of(self.study)
 
     @property
+    def predict(self) -> Mapping[str, str]:
+        """The axis whose largest level is held out, if the grid names one. It changes reports, never a run."""
+        declared = self.study.predict if isinstance(self.study, Study) else None
+        return {} if declared is None else declared.model_dump()
+
+    @property
     def smallest_effect(self) -> float | None:
         """The smallest difference that matters, if the grid gives it. It changes verdicts, never a run."""
         return self.study.smallest_effect if isinstance(self.study, Study) else None

@@ -13,6 +13,17 @@ from ablate.metrics import Metric
 from ablate.report.notation import LISTED, capitalize, join_with_and, name_rest
 
 
+def describe_cautions(
+    untuned: Untuned | None,
+    differences: Sequence[Difference],
+    reruns: Reruns | None,
+    labels: Mapping[str, str],
+    metric: Metric,
+) -> list[str]:
+    """All sentences of this module that apply."""
+    return [*describe_untuned(untuned, labels), *describe_noise(differences), *describe_reruns(reruns, metric)]
+
+
 def describe_untuned(untuned: Untuned | None, labels: Mapping[str, str]) -> list[str]:
     """Say which verdicts hold for one learning rate only."""
     if untuned is None:

@@ -24,6 +24,7 @@ from ablate.analysis.looks import follow
 from ablate.analysis.repeats import Reruns, find_reruns
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import AXES
+from ablate.analysis.scaling import Prediction, ScalingLaw, find_predictions, find_scaling_laws
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
@@ -31,13 +32,14 @@ from ablate.analysis.trend import Trend, find_trends
 from ablate.analysis.untuned import Untuned, find_untuned
 from ablate.errors import AblateError, suggest
 from ablate.metrics import Metric
-from ablate.report.cautions import describe_noise, describe_reruns, describe_untuned
+from ablate.report.cautions import describe_cautions
 from ablate.report.encoding import Look, Scales, assign_looks, collect_scales
 from ablate.report.finding import rank_arms
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions
 from ablate.report.headline import state_result
 from ablate.report.looks import describe_seeds
 from ablate.report.notation import LISTED, join_with_and, name_rest
+from ablate.report.scale import describe_predictions
 from ablate.report.verdict import state_verdict
 from ablate.tracking.arm_labels import label_arms
 from ablate.tracking.study_record import StudyRecord, Value
@@ -96,6 +98,8 @@ class Report:
     rows: tuple[SpeedUp, ...]
     full_schedule: tuple[SpeedUp, ...]
     trends: tuple[Trend, ...]
+    predictions: tuple[Prediction, ...]
+    scaling_laws: tuple[ScalingLaw, ...]
     differences: tuple[Difference, ...]
     effects: tuple[Effect, ...]
     importance: tuple[Importance, ...]
@@ -222,21 +226,18 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         names = join_with_and([labels[arm] for arm in unknown[:LISTED]] + name_rest(unknown))
         known.append(f"costs are compared in steps, because the tokens of {names} are not known")
     metric, differences = results.metric, find_differences(results)
-    untuned, reruns = find_untuned(results), find_reruns(results.runs)
+    untuned, reruns, predictions = find_untuned(results), find_reruns(results.runs), find_predictions(results)
     finding, caveats = state_result(
         differences, headline, full_schedule, arms, fairness, axis, labels, known, metric, results.smallest_effect
     )
     growing = trends if "final" in options.targets else ()  # trends are of the final value
     interactions = describe_interactions(effects, results.record.compare_within, metric)
-    cautions = (
-        *describe_untuned(untuned, labels),
-        *describe_noise(differences),
-        *describe_reruns(reruns, metric),
-    )
+    cautions = describe_cautions(untuned, differences, reruns, labels, metric)
     rule = results.record.seed_rule
     course = follow(results, rule) if rule is not None else None
     seeds = describe_seeds(results, course, differences)
-    further = (*seeds, *describe_growth(growing, axis, metric), *interactions)
+    scale = describe_predictions(predictions, metric)
+    further = (*seeds, *describe_growth(growing, axis, metric), *scale, *interactions)
     seconds = [row for row in headline if row.axis == "seconds"]
     diverged = [arm.arm for arm in arms if arm.n_diverged == arm.n_runs]
     verdict = state_verdict(
@@ -251,6 +252,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         rows=rows,
         full_schedule=full_schedule,
         trends=trends,
+        predictions=predictions,
+        scaling_laws=find_scaling_laws(results),
         differences=differences,
         effects=effects,
         importance=find_importance(results),

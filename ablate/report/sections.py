@@ -20,6 +20,7 @@ from ablate.report.looks import tabulate_looks
 from ablate.report.notation import format_size, join_with_and
 from ablate.report.ratio_charts import chart_growth, chart_ladder, chart_speedups
 from ablate.report.report import Report
+from ablate.report.scale import tabulate_predictions, tabulate_scaling
 from ablate.report.table import Table
 from ablate.report.tables import (
     evaluation_tables,
@@ -62,6 +63,8 @@ def _show_speedups(report: Report) -> Iterator[Block]:
     yield chart_speedups(report)
     yield from (chart_growth(report, name, trends) for name, trends in report.growth_figures.items())
     yield tabulate_trends(report)
+    yield tabulate_predictions(report.predictions, report.metric)
+    yield tabulate_scaling(report.scaling_laws, report.metric)
     yield chart_ladder(report)
     yield Folded("Speedups at each target", (tabulate_ladder(report),))
 

@@ -56,8 +56,10 @@ def summarize(report: Report) -> dict[str, Any]:
 
 
 def _list_cautions(report: Report) -> dict[str, Any]:
-    """What limits the verdicts, each key only if it applies."""
+    """What extends or limits the verdicts, each key only if it applies."""
     known = {
+        "predictions": [row.to_dict() for row in report.predictions],
+        "scaling_laws": [law.to_dict() for law in report.scaling_laws],
         "untuned": report.untuned and asdict(report.untuned),
         "noise": [
             asdict(lender) | {"run_ids": sorted(lender.run_ids)}

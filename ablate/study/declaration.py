@@ -199,6 +199,13 @@ class Declaration(Frozen):
         return self.refuse(("data",), str(error))
 
 
+class Predict(Frozen):
+    """Whether small levels predict a large one: the largest level of an axis is left out of the fit, and scores it."""
+
+    axis: str = Field(description="an axis of compare_within with at least three levels, such as the size")
+    held_out: Literal["largest"] = Field("largest", description="the level that is predicted from the others")
+
+
 class Study(Declaration):
     """A grid: one declared question."""
 
@@ -229,6 +236,9 @@ class Study(Declaration):
     )
     evaluations: tuple[Entry, ...] = Field(
         (), description="what to measure with the trained models; `ablate evaluate --list` shows the evaluations"
+    )
+    predict: Predict | None = Field(
+        None, description="an axis of compare_within whose largest level scores the prediction from the others"
     )
     smallest_effect: float | None = Field(
         None,

@@ -163,6 +163,7 @@ class StudyRecord(Record):
 
     `metrics` maps each metric to its better direction. Arms are compared by the first. `smallest_effect` is the
     smallest difference of its final values that matters to the author; None if the grid does not give it.
+    `predict` names the axis whose largest level is held out, if there is one.
     With `seed_rule`, arms train until they are decided, and `looks` are the looks so far, as `ablate.analysis.looks`
     writes them. `history` has the changes of its seeds, and the looks at its results by hand.
     `smallest_results` has such differences for evaluations: label to metric to difference.
@@ -185,6 +186,7 @@ class StudyRecord(Record):
     caveats: tuple[str, ...] = ()  # of imported runs: facts that the reader of the verdict must know
     metrics: Metrics = field(default_factory=lambda: dict(LANGUAGE_MODEL))
     smallest_effect: PositiveFloat | None = None
+    predict: Mapping[str, str] = field(default_factory=dict)
     seed_rule: SeedRule | None = None
     looks: tuple[Mapping[str, Any], ...] = ()
     history: tuple[HistoryEvent, ...] = ()
@@ -200,6 +202,7 @@ class StudyRecord(Record):
         content = super().to_dict()
         for name, default in (
             ("smallest_effect", None),
+            ("predict", {}),
             ("seed_rule", None),
             ("looks", ()),
             ("history", ()),
