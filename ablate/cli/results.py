@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -156,6 +155,7 @@ def report(
     With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs that MLflow has.
     """
     from ablate.analysis import TARGETS, parse_target
+    from ablate.cli.report_output import print_report
     from ablate.report import ReportOptions, attach_report, clean_name, summarize, write_report
 
     options = ReportOptions(
@@ -191,14 +191,14 @@ def report(
     made = write_report(read(), place, options=options)
     while watch and not made.is_complete:
         if not as_json:
-            _print_report(made)
+            print_report(made)
         _note_look(made, stores)
         time.sleep(WATCH_S)
         made = write_report(read(), place, options=options)
     if as_json:
         print(json.dumps(summarize(made), indent=1, allow_nan=False))
     else:
-        _print_report(made)
+        print_report(made)
     _note_look(made, stores)
     is_part = len(stores) != 1 or where is not None or bool(baseline) or bool(earlier)
     mirror = find_mirror(tracking_uri, stores[0]) if attach and not is_part else None
@@ -283,27 +283,3 @@ def _note_look(made: Report, stores: list[StudyFolder]) -> None:
     for store in stores:
         if store.record.exists():
             note_look(store, n_seeds)
-
-
-def _print_report(made: Report) -> None:
-    """The verdict, the forest plot, the table, and the longer answer."""
-    from rich.console import Console
-
-    from ablate.report import WIDEST, SpeedupTable, plot_differences
-    from ablate.report.evaluation_tables import shorten_table
-    from ablate.report.tables import evaluation_tables
-    from ablate.report.terminal import draw_table
-
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = WIDEST
-    for sentence in made.verdict:
-        console.print(sentence, style="bold", highlight=False, markup=False)
-    if console.encoding.startswith("utf") and (plot := plot_differences(made, console.width)):
-        console.print("\n".join(["", *plot]), highlight=False, markup=False, soft_wrap=True)
-    console.print(SpeedupTable(made))
-    for sentence in made.answer:
-        console.print(sentence, highlight=False, markup=False)
-    for table in evaluation_tables(made):
-        console.print(draw_table(shorten_table(table)))
-    console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)

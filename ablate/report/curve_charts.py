@@ -1,24 +1,36 @@
-"""The charts of training: loss curves, their differences from the baseline, and diagnostics."""
+"""The charts of training: loss curves, and their differences from the baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ablate.metrics import Metric
-from ablate.report.chart import ROWS, Chart, Choice, Legend, declare, round_list
-from ablate.report.encoding import OTHER, Look, Scales
-from ablate.report.notation import AXIS_NAMES, elide
+from ablate.report.chart import ROWS, Chart, Choice, declare, round_list
+from ablate.report.chart_parts import (
+    HEIGHT,
+    LINEAR,
+    LOG,
+    blank_scale,
+    choose_axis,
+    color_of,
+    count_columns,
+    dash_of,
+    identify,
+    list_legend,
+    x_of,
+    y_of,
+)
+from ablate.report.encoding import Scales
+from ablate.report.end_labels import frame_panels, pad_range
+from ablate.report.notation import AXIS_NAMES
 from ablate.report.palette import LIGHT
 from ablate.report.report import Report
-from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves, thin_diagnostics
-
-if TYPE_CHECKING:
-    import altair as alt
+from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves
 
 SHOWN_SEEDS = 5
 """Up to this many seeds are drawn one by one. More become a band from the lowest to the highest."""
@@ -29,8 +41,6 @@ END = 0.25
 _START = 0.25
 """The share of the training whose differences may leave the picture, because they are many times as large."""
 
-_HEIGHT, _LINE_HEIGHT = 320, 13
-_LINEAR, _LOG = {"type": "linear", "nice": False, "zero": False}, {"type": "log", "nice": False}
 _SEED = f"datum.kind == 'seed' && datum.n <= {SHOWN_SEEDS}"
 
 
@@ -54,12 +64,12 @@ def chart_curves(report: Report) -> Chart:
             kept = [cut for line in shown if (cut := _cut(line, None if view else bounds)) is not None]
             data[key] = [row for line in kept for row in _write_runs(line, report)]
             for axis in choice.options:
-                data[f"{key}|{axis}"] = _frame(kept, axis, report, is_shared=not view)
+                data[f"{key}|{axis}"] = frame_panels(kept, axis, report, is_shared=not view)
                 fills[f"{axis}|{key}"] = {
                     "data": (key, f"{key}|{axis}"),
                     "x": axis,
                     "x_title": AXIS_NAMES[axis],
-                    "x_scale": _LINEAR if view or _has_zero(kept, axis) else _LOG,
+                    "x_scale": LINEAR if view or _has_zero(kept, axis) else LOG,
                     "y_title": f"{title}, cut at {column.worse_end(bounds):.3g}" if bounds and not view else title,
                 }
     what = "Loss" if metric.is_loss else "Metrics"
@@ -92,17 +102,17 @@ def chart_minus_baseline(report: Report) -> Chart:
         ]
         last = {line.arm: _START * float(line.costs[axis][-1]) for line in curves}
         late = [line.values[:, line.costs[axis] >= last[line.arm]].ravel() for line in curves]
-        bounds = _pad(np.append(np.concatenate(late), 0.0)) if curves else None
+        bounds = pad_range(np.append(np.concatenate(late), 0.0)) if curves else None
         kept = [cut for line in curves if (cut := _cut(line, bounds)) is not None]
         if not kept:
             continue
         data[axis] = [row for line in kept for row in _write_runs(line, report)]
-        data[f"{axis}|frame"] = _frame(kept, axis, report, is_shared=True, zero=0.0)
+        data[f"{axis}|frame"] = frame_panels(kept, axis, report, is_shared=True, zero=0.0)
         fills[axis] = {
             "data": (axis, f"{axis}|frame"),
             "x": axis,
             "x_title": AXIS_NAMES[axis],
-            "x_scale": _LINEAR,
+            "x_scale": LINEAR,
             "y_title": f"{metric.label} minus the baseline's{' (nats)' if metric.is_loss else ''}",
         }
     caption = (
@@ -110,45 +120,6 @@ def chart_minus_baseline(report: Report) -> Chart:
         "is ahead. The axis shows the last 75 % of training in full"
     )
     return _finish(report, "minus-baseline", caption, data, fills, (choose_axis(report),), zero=True)
-
-
-def chart_diagnostics(report: Report) -> Chart:
-    """Quantities that the variants record, one line per arm and layer; deeper layers are more opaque."""
-    groups = thin_diagnostics(report.results, report.axes)
-    data: dict[str, list[dict[str, Any]]] = {}
-    fills: dict[str, dict[str, Any]] = {}
-    for group, curves in groups.items():
-        data[group] = [
-            {
-                **_identify(report.looks[curve.arm], report.labels[curve.arm], curve.arm),
-                "kind": "layer",
-                "seed": f"layer {layer}" if layer else "",
-                "line": f"{curve.arm} {layer}",
-                "depth": (depth + 1) / len(curve.layers),
-                **{axis: round_list(cost) for axis, cost in curve.costs.items()},
-                "y": round_list(values),
-            }
-            for curve in curves
-            for depth, (layer, values) in enumerate(curve.layers.items())
-        ]
-        for axis in choose_axis(report).options:
-            fills[f"{axis}|{group}"] = {
-                "data": (group,),
-                "x": axis,
-                "x_title": AXIS_NAMES[axis],
-                "y_title": group,
-            }
-    caption = "Quantities that the variants record, averaged over seeds; deeper layers are more opaque"
-    return Chart(
-        "diagnostics",
-        caption,
-        _declare_diagnostics(report.scales),
-        data,
-        fills,
-        (choose_axis(report), Choice("diagnostic", "Diagnostic", {group: group for group in groups})),
-        legend=list_legend(report),
-        columns=_count_columns(report),
-    )
 
 
 def _name_curve(metric: Metric, main: Metric) -> tuple[str, str]:
@@ -161,20 +132,11 @@ def _name_curve(metric: Metric, main: Metric) -> tuple[str, str]:
 _OF_LOSSES = {"val_loss": "validation", "train_loss": "training"}
 
 
-def choose_axis(report: Report) -> Choice:
-    order = sorted(report.axes, key=lambda axis: axis != report.axis)  # the headline's axis first
-    return Choice("axis", "Axis of cost", {axis: AXIS_NAMES[axis] for axis in order}, is_shared=True)
-
-
-def _identify(look: Look, label: str, arm: str) -> dict[str, Any]:
-    return {"arm": arm, "name": label, "hue": look.hue, "style": look.style, "panel": look.panel}
-
-
 def _write_runs(line: DrawnCurve, report: Report) -> Iterator[dict[str, Any]]:
     """One row per run, with lists. An incomplete run is a line of its own, and no part of a mean."""
     for seed, values in zip(line.seeds, line.values, strict=True):
         yield {
-            **_identify(report.looks[line.arm], report.labels[line.arm], line.arm),
+            **identify(report.looks[line.arm], report.labels[line.arm], line.arm),
             "kind": "part" if line.state else "seed",
             "seed": line.state or f"seed {seed}",
             "n": len(line.seeds),
@@ -223,62 +185,6 @@ def _has_zero(lines: Sequence[DrawnCurve], axis: str) -> bool:
     return not all((line.costs[axis] > 0).all() for line in lines)
 
 
-def _pad(values: Any) -> tuple[float, float]:
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return 0.0, 1.0
-    low, high = float(known.min()), float(known.max())
-    room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-    return low - room, high + room
-
-
-def _frame(
-    lines: Sequence[DrawnCurve], axis: str, report: Report, *, is_shared: bool, zero: float | None = None
-) -> list[dict[str, Any]]:
-    """The corners of each panel, and a label per complete line at its right edge, moved so that none overlap.
-
-    The vertical range is that of all panels if `is_shared`, and contains `zero` if it is given.
-    """
-    panels: dict[str, list[DrawnCurve]] = {}
-    for line in lines:
-        panels.setdefault(report.looks[line.arm].panel, []).append(line)
-    values = {name: np.concatenate([line.values.ravel() for line in mine]) for name, mine in panels.items()}
-    every = np.concatenate(list(values.values())) if values else np.empty(0)
-    rows: list[dict[str, Any]] = []
-    for name, members in panels.items():
-        y = _pad(np.append(every if is_shared else values[name], [] if zero is None else zero))
-        costs = np.concatenate([line.costs[axis] for line in members])
-        costs = costs[np.isfinite(costs)]
-        if not costs.size:
-            continue
-        x = (float(costs.min()) if zero is None else 0.0, float(costs.max()))
-        corners = {"kind": "corner", "panel": name}
-        rows += [corners | {axis: x[end], "y": y[end]} for end in (0, 1)]
-        labeled = [line for line in members if not line.state and report.looks[line.arm].hue != OTHER]
-        labeled.sort(key=lambda line: float(line.mean[-1]))
-        wished = [float(line.mean[-1]) for line in labeled]
-        places = spread_out(wished, _LINE_HEIGHT * (y[1] - y[0]) / _HEIGHT, y)
-        for line, place in zip(labeled, places, strict=True):
-            look = report.looks[line.arm]
-            label = {"kind": "label", axis: x[1], "y": place, "text": elide(look.short, 30)}
-            rows.append(_identify(look, report.labels[line.arm], line.arm) | label)
-    return rows
-
-
-def spread_out(places: Sequence[float], gap: float, bounds: tuple[float, float]) -> list[float]:
-    """Ascending places moved as little as needed to be `gap` apart and, if there is room, inside the bounds."""
-    blocks: list[list[float]] = []  # [sum of the members' wished places of the first, number of members]
-    for place in places:
-        blocks.append([place, 1])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] + gap * blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
-            wished, n = blocks.pop()
-            blocks[-1][0] += wished - n * gap * blocks[-1][1]
-            blocks[-1][1] += n
-    found = [wished / n + gap * i for wished, n in blocks for i in range(int(n))]
-    over = max(0.0, found[-1] - bounds[1]) if found else 0.0
-    return [place - over for place in found]
-
-
 def _finish(
     report: Report,
     name: str,
@@ -289,7 +195,7 @@ def _finish(
     *,
     zero: bool = False,
 ) -> Chart:
-    columns = _count_columns(report)
+    columns = count_columns(report)
     longest = max((len(row["text"]) for rows in data.values() for row in rows if row["kind"] == "label"), default=0)
     wide: dict[str, Any] = {"labels": "datum.kind == 'label'"}
     if columns == 1:
@@ -308,54 +214,11 @@ def _finish(
     )
 
 
-def _count_columns(report: Report) -> int:
-    return min(2, len(report.scales.panels))
-
-
-def list_legend(report: Report) -> tuple[Legend, ...]:
-    """One line per look, with the name of its arms."""
-    looks = dict.fromkeys(
-        (OTHER if look.hue == OTHER else look.short, look.color, look.dash) for look in report.looks.values()
-    )
-    return tuple(Legend(*look) for look in looks)
-
-
-def color_of(scales: Scales) -> alt.Color:
-    """The encoding of the color, with the same scale in every chart."""
-    import altair as alt
-
-    scale = alt.Scale(domain=[hue for hue, _ in scales.hues], range=[color for _, color in scales.hues])
-    return alt.Color("hue:N", scale=scale, legend=None)
-
-
-def dash_of(scales: Scales) -> alt.StrokeDash:
-    """The encoding of the dash, with the same scale in every chart."""
-    import altair as alt
-
-    dashes = [list(dash) or [1, 0] for _, dash in scales.styles]
-    scale = alt.Scale(domain=[style for style, _ in scales.styles], range=dashes)
-    return alt.StrokeDash("style:N", scale=scale, legend=None)
-
-
-def _x_of() -> alt.X:
-    import altair as alt
-
-    label = "datum.label === '' ? '' : format(datum.value, '~s')"
-    ticks = alt.Axis(labelExpr=label, tickCount=6, labelSeparation=6)
-    return alt.X("$x:Q", title="$x_title", axis=ticks, scale=alt.Scale(nice=False, zero=False))
-
-
-def _y_of(field: str) -> alt.Y:
-    import altair as alt
-
-    return alt.Y(f"{field}:Q", title="$y_title", scale=alt.Scale(zero=False, nice=False))
-
-
 @cache
 def _declare_curves(scales: Scales, *, zero: bool) -> Mapping[str, Any]:
     import altair as alt
 
-    x, y = _x_of(), _y_of("y")
+    x, y = x_of(), y_of("y")
     group = [alt.Detail("arm:N"), color_of(scales), dash_of(scales)]
     tips = [alt.Tooltip("name:N", title="arm"), alt.Tooltip("seed:N")]
     keys = ["arm", "name", "hue", "style", "panel", "$x"]
@@ -370,14 +233,14 @@ def _declare_curves(scales: Scales, *, zero: bool) -> Mapping[str, Any]:
     means = base.transform_filter("datum.kind == 'seed'").transform_aggregate(mean="mean(y)", groupby=keys)
     mean_tips = [tips[0], alt.Tooltip("$x:Q", title="$x_title", format=".4~s"), alt.Tooltip("mean:Q", format=".4f")]
     layers = [
-        band.encode(x=x, y=_y_of("low"), y2="high:Q", detail="arm:N", color=color_of(scales)),
+        band.encode(x=x, y=y_of("low"), y2="high:Q", detail="arm:N", color=color_of(scales)),
         seeds.encode(x, y, alt.Detail(["arm:N", "seed:N"]), *group[1:], tooltip=tips),
         parts.encode(x, y, alt.Detail(["arm:N", "seed:N"]), *group[1:], tooltip=tips),
-        means.mark_line(clip=True, strokeWidth=2.4).encode(x, _y_of("mean"), *group, tooltip=tips[:1]),
+        means.mark_line(clip=True, strokeWidth=2.4).encode(x, y_of("mean"), *group, tooltip=tips[:1]),
         base.transform_filter("datum.kind == 'corner'").mark_point(opacity=0).encode(x, y),  # sets the ranges
         means.transform_filter("$tips")
         .mark_circle(clip=True, size=50, opacity=0)
-        .encode(x, _y_of("mean"), *group[:2], tooltip=mean_tips),
+        .encode(x, y_of("mean"), *group[:2], tooltip=mean_tips),
         base.transform_filter("$labels")
         .mark_text(align="left", dx=5, baseline="middle")
         .encode(x, y, text="text:N", color=color_of(scales)),
@@ -386,36 +249,4 @@ def _declare_curves(scales: Scales, *, zero: bool) -> Mapping[str, Any]:
         layers.insert(
             0, alt.Chart(alt.Data(values=[{}])).mark_rule(color=LIGHT.soft, strokeDash=[4, 3]).encode(y=alt.datum(0))
         )
-    return _blank_scale(declare(alt.layer(*layers), _HEIGHT, scales.panels, has_own_ranges=True))
-
-
-def _blank_scale(spec: Any) -> Any:
-    """Make the horizontal scale a blank, which Altair does not allow."""
-    if isinstance(spec, dict):
-        return {
-            key: {**value, "scale": "$x_scale"}
-            if key == "x" and isinstance(value, dict) and "scale" in value
-            else _blank_scale(value)
-            for key, value in spec.items()
-        }
-    return [_blank_scale(item) for item in spec] if isinstance(spec, list) else spec
-
-
-@cache
-def _declare_diagnostics(scales: Scales) -> Mapping[str, Any]:
-    import altair as alt
-
-    lines = (
-        alt.Chart(alt.NamedData(ROWS))
-        .mark_line(clip=True, strokeWidth=1.6)
-        .encode(
-            x=_x_of(),
-            y=alt.Y("y:Q", title="$y_title", scale=alt.Scale(zero=False)),
-            detail="line:N",
-            color=color_of(scales),
-            strokeDash=dash_of(scales),
-            opacity=alt.Opacity("depth:Q", scale=alt.Scale(domain=[0, 1], range=[0.25, 1]), legend=None),
-            tooltip=[alt.Tooltip("name:N", title="arm"), alt.Tooltip("seed:N", title="of")],
-        )
-    )
-    return declare(alt.layer(lines), _HEIGHT, scales.panels, has_own_ranges=True)
+    return blank_scale(declare(alt.layer(*layers), HEIGHT, scales.panels, has_own_ranges=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.trend import Trend
 from ablate.report.chart import ROWS, Chart, declare, round_number
-from ablate.report.curve_charts import choose_axis, color_of, dash_of, list_legend
+from ablate.report.chart_parts import choose_axis, color_of, dash_of, list_legend
 from ablate.report.encoding import Scales
 from ablate.report.forest import ARROW_DOWN, ARROW_UP, ForestRow, chart_forest, ratio_axis, ratio_of
 from ablate.report.growth_and_interactions import name_family

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from ablate.formatting import count
 from ablate.report.chart import Chart, Legend
 from ablate.report.contrast_charts import chart_differences, chart_effects, chart_interactions
-from ablate.report.curve_charts import chart_curves, chart_diagnostics, chart_minus_baseline
+from ablate.report.curve_charts import chart_curves, chart_minus_baseline
+from ablate.report.diagnostic_charts import chart_diagnostics
 from ablate.report.document import Block, Code, Document, Facts, Folded, Section, Text
 from ablate.report.effect_tables import (
     tabulate_differences,

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ablate.report import Report, ReportOptions
 from ablate.report.chart import Chart, draw_file, spread
-from ablate.report.curve_charts import chart_minus_baseline, spread_out
+from ablate.report.curve_charts import chart_minus_baseline
+from ablate.report.end_labels import spread_out
 from ablate.report.palette import LIGHT, MAX_COLORS
 from ablate.report.report import make_report
 from ablate.report.sections import compose

@@ -1,0 +1,29 @@
+"""What `ablate report` prints."""
+
+from __future__ import annotations
+
+import os
+
+from rich.console import Console
+
+from ablate.report import WIDEST, Report, SpeedupTable, plot_differences
+from ablate.report.evaluation_tables import shorten_table
+from ablate.report.tables import evaluation_tables
+from ablate.report.terminal import draw_table
+
+
+def print_report(made: Report) -> None:
+    """The verdict, the forest plot, the table, and the longer answer."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDEST
+    for sentence in made.verdict:
+        console.print(sentence, style="bold", highlight=False, markup=False)
+    if console.encoding.startswith("utf") and (plot := plot_differences(made, console.width)):
+        console.print("\n".join(["", *plot]), highlight=False, markup=False, soft_wrap=True)
+    console.print(SpeedupTable(made))
+    for sentence in made.answer:
+        console.print(sentence, highlight=False, markup=False)
+    for table in evaluation_tables(made):
+        console.print(draw_table(shorten_table(table)))
+    console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)
