@@ -59,7 +59,7 @@ def test_the_tutorial_trains_to_a_verdict(tmp_path: Path) -> None:
     stored, fresh = execute("tutorial.ipynb", tmp_path, 600)
     for outputs in (stored, fresh):
         answer = next(text for kind, text in outputs if kind == "text/html")
-        assert "At the end of training" in answer
+        assert re.search("final loss.*(better|worse|equivalent|undecided)", answer)
         assert [kind for kind, _ in outputs].count("image/svg+xml") == 1
     assert (tmp_path / "runs" / "tutorial" / "study.json").exists()
 

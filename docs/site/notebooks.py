@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+COLOR = re.compile(r"\x1b\[[0-9;]*m")  # of text that a command printed
 KINDS = ("image/svg+xml", "image/png", "text/html", "text/plain")  # of an output, the best first
 
 
@@ -35,7 +37,7 @@ def write_outputs(outputs: list[Mapping[str, Any]]) -> Iterator[str]:
     for output in outputs:
         data = output.get("data", {"text/plain": output.get("text", "")})
         kind = next(kind for kind in KINDS if kind in data)
-        text = "".join(data[kind])
+        text = COLOR.sub("", "".join(data[kind]))
         if kind == "image/svg+xml":
             text = base64.b64encode(text.encode()).decode()
         if kind.startswith("image/"):
