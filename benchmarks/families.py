@@ -23,6 +23,8 @@ from ablate.analysis.verdicts import ALPHA
 
 SPREADS, CORRELATIONS = (0.0, 0.5, 1.0), (0.0, 0.6)
 EFFECT = 3.0  # standard deviations of a paired difference of two arms with the median scatter
+MARGINS = (1.0, 2.0, 4.0)  # in the same unit, for equivalence
+DIVERGED = 0.2
 EARLIER_SEEDS = 3  # of an earlier study: with more, its arms would lend less noise
 
 MOST_ERRORS, COVERAGE, JOINT = 0.065, (0.93, 0.97), 0.94
@@ -34,11 +36,16 @@ MOST_FALSE_EQUIVALENCE = 0.0545
 
 @dataclass(frozen=True)
 class Scenario:
-    """How arms scatter: the spread of the scatter, the correlation within a seed, and whether arms lost a seed."""
+    """How arms scatter: the spread of the scatter, the correlation within a seed, and which runs are lost.
+
+    With `has_losses`, every second arm lost a seed. With `diverges`, each run diverges with probability `DIVERGED`, the
+    baseline's as well, apart from those of the first two seeds.
+    """
 
     spread: float
     correlation: float = 0.0
     has_losses: bool = False
+    diverges: bool = False
 
     @property
     def unit(self) -> float:
@@ -50,11 +57,14 @@ SCENARIOS = (
     *(Scenario(spread, correlation) for correlation in CORRELATIONS for spread in SPREADS),
     *(Scenario(spread, has_losses=True) for spread in SPREADS),
 )
+EVERY_SCENARIO = (*SCENARIOS, *(Scenario(spread, diverges=True) for spread in SPREADS))
 
 
 @dataclass(frozen=True, eq=False)
 class Studies:
-    """Simulated studies without any true difference: statistics of paired differences [study, arm], and pairs [arm].
+    """Simulated studies without any true difference: statistics of paired differences [study, arm].
+
+    `n_pairs` is [arm], or [study, arm] if runs diverge.
 
     `true_variance` [study] is that of a paired difference of the last arm. `earlier` has the arms of earlier studies.
     """
@@ -99,7 +109,9 @@ class Cell:
 
 def simulate(n_arms: int, n_seeds: int, scenario: Scenario, n: int, seed: int, n_earlier: int = 0) -> Studies:
     """Draw `n` studies. Arms that lose a seed keep at least two."""
-    rng = np.random.default_rng([seed, n_arms, n_seeds, SCENARIOS.index(scenario), *([n_earlier] if n_earlier else [])])
+    rng = np.random.default_rng(
+        [seed, n_arms, n_seeds, EVERY_SCENARIO.index(scenario), *([n_earlier] if n_earlier else [])]
+    )
     differences, scatter = _draw(rng, n, n_arms, n_seeds, scenario)
     earlier = None
     if n_earlier:
@@ -111,6 +123,14 @@ def simulate(n_arms: int, n_seeds: int, scenario: Scenario, n: int, seed: int, n
         n_pairs[::2] -= 1
         fewer = differences[:, ::2, 1:]
         mean[:, ::2], variance[:, ::2] = fewer.mean(axis=-1), fewer.var(axis=-1, ddof=1)
+    if scenario.diverges:
+        is_lost = rng.random((n, n_arms + 1, n_seeds)) < DIVERGED
+        is_lost[..., :2] = False
+        kept = ~(is_lost[:, 1:] | is_lost[:, :1])
+        n_pairs = kept.sum(axis=-1).astype(np.float64)
+        mean = np.where(kept, differences, 0).sum(axis=-1) / n_pairs
+        gaps = np.where(kept, differences - mean[..., None], 0)
+        variance = (gaps**2).sum(axis=-1, dtype=np.float64) / (n_pairs - 1)
     last, base = (scatter[:, place, 0].astype(np.float64) for place in (-1, 0))
     true_variance = last**2 + base**2 - 2 * scenario.correlation * last * base
     return Studies(differences, true_variance, mean, variance, n_pairs, earlier)
@@ -213,7 +233,7 @@ def measure_unmatched(n_arms: int, n_seeds: int, n: int, seed: int) -> Rates:
 
 def measure_plan(n_arms: int, n_seeds: int, spread: float, n: int, seed: int) -> float:
     """Return how often the difference is found that `detectable_difference` promises to find in 80 % of studies."""
-    scenario = next(known for known in SCENARIOS if known == Scenario(spread))
+    scenario = Scenario(spread)
     studies = simulate(n_arms, n_seeds, scenario, n, seed)
     family = studies.family
     # each study plans with the true scatter of its last arm and the baseline

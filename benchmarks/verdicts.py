@@ -16,10 +16,10 @@ from benchmarks.families import (
     COVERAGE,
     EARLIER_SEEDS,
     EFFECT,
+    EVERY_SCENARIO,
     JOINT,
     MOST_ERRORS,
     MOST_FALSE_EQUIVALENCE,
-    SCENARIOS,
     SPREADS,
     Cell,
     Rates,
@@ -39,7 +39,7 @@ START, END = "<!-- tables of benchmarks.verdicts -->", "<!-- end of the tables -
 def measure_all(n: int) -> dict[tuple[int, int], list[Cell]]:
     """Measure each number of arms and seeds in every scenario."""
     return {
-        (arms, seeds): [measure(arms, seeds, scenario, n, SEED) for scenario in SCENARIOS]
+        (arms, seeds): [measure(arms, seeds, scenario, n, SEED) for scenario in EVERY_SCENARIO]
         for arms in ARMS
         for seeds in SEEDS
     }
@@ -56,7 +56,7 @@ def write_tables(n: int) -> Iterator[str]:
         return _tabulate(ARMS, SEEDS, lambda arms, seeds: write(cells[arms, seeds]))
 
     def compare_power(scenario: Scenario) -> str:
-        place = SCENARIOS.index(scenario)
+        place = EVERY_SCENARIO.index(scenario)
         return tabulate_all(lambda group: f"{group[place].holm_power:.2f} / {group[place].power:.2f}")
 
     yield "**Degrees of freedom that moderation adds.** An empty cell uses the ordinary t."
@@ -95,7 +95,7 @@ def _write_loans(n: int) -> Iterator[str]:
     """The tables of tests that use arms of earlier studies, over all numbers of them that are used."""
     cells = {
         (arms, seeds): {
-            earlier: [measure(arms, seeds, scenario, n, SEED, earlier) for scenario in SCENARIOS]
+            earlier: [measure(arms, seeds, scenario, n, SEED, earlier) for scenario in EVERY_SCENARIO]
             for earlier in (0, *BORROWED_DF[arms][seeds])
         }
         for arms in LOAN_ARMS
@@ -143,7 +143,7 @@ def _write_rates(rates: Rates) -> str:
 def _describe_limits(n: int, n_failed: int) -> str:
     low, high = COVERAGE
     return (
-        f"{n:,} simulated studies per cell in each of {len(SCENARIOS)} scenarios. "
+        f"{n:,} simulated studies per cell in each of {len(EVERY_SCENARIO)} scenarios. "
         f"{f'{n_failed} measurements break' if n_failed else 'Every cell keeps'} the limits: at most {MOST_ERRORS} "
         f"family-wise errors, a coverage of {low} to {high} for plain intervals, and of at least {JOINT} for "
         f"simultaneous ones, and at most {MOST_FALSE_EQUIVALENCE} false equivalence: 5 % and simulation error."

@@ -92,7 +92,8 @@ def make_family(mean_a: Floats, variance_a: Floats, n_pairs_a: Floats, earlier: 
 def moderate_with(earlier: Earlier, variance_a: Floats, df_a: Floats, prior_df: float) -> Floats:
     """Shrink variances [..., arm] towards those of the other arms and of earlier studies."""
     known = np.concatenate([variance_a, earlier.variance], axis=-1)
-    return moderate(known, np.concatenate([df_a, earlier.n_pairs - 1.0]), prior_df)[..., : df_a.size]
+    others = np.broadcast_to(earlier.n_pairs - 1.0, (*df_a.shape[:-1], earlier.n_pairs.size))
+    return moderate(known, np.concatenate([df_a, others], axis=-1), prior_df)[..., : df_a.shape[-1]]
 
 
 def single_level(n: int, level: float = LEVEL) -> float:
