@@ -7,20 +7,22 @@ that mark their place.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from ablate.analysis.curve_columns import Floats
-from ablate.analysis.families import make_family
-from ablate.analysis.looks import EQUIVALENT, UNDECIDED, WORSE
+from ablate.analysis.families import make_family, single_level
+from ablate.analysis.looks import BETTER, EQUIVALENT, UNDECIDED, WORSE
 from ablate.analysis.peeking import false_positive_rate
 from ablate.analysis.simulated_looks import Ends, take_looks
-from ablate.analysis.verdicts import judge
-from benchmarks.families import MARGINS, SCENARIOS, Scenario, simulate
+from ablate.analysis.verdicts import ALPHA
+from benchmarks.families import SCENARIOS, Scenario, simulate
 from benchmarks.verdicts import put_into
 
 START = "<!-- tables of benchmarks.sequential -->"
@@ -30,6 +32,7 @@ DESIGNS = ((3, 6), (3, 12), (3, 20), (5, 30))
 ARMS = (1, 2, 3, 6, 13)
 EFFECTS = (0.0, 1.0, 2.0, 4.0)  # of equal parts of the arms, in standard deviations of a paired difference
 MIXED_ARMS, MIXED_SEEDS, MIXED_SPREADS = (4, 12), (12, 20, 30), (0.0, 0.5)
+MARGINS = (1.0, 2.0, 4.0)  # in the same unit, for false equivalence
 MOST_FIXED = 45  # seeds of a fixed design
 MOST_ERRORS = 0.05
 SEED = 3
@@ -112,10 +115,15 @@ def _compare(ends: Ends, truth: Floats, right: float, fixed: float) -> Cost:
 
 
 def _judge_fixed(sums: Floats, squares: Floats, k: int, truth: Floats, margin: float | None) -> float:
-    """The share of right verdicts of a fixed design with `k` seeds."""
+    """The share of right verdicts of a fixed design with `k` seeds: those of `judge`, but without p-values."""
     mean = sums[..., k - 1] / k
     variance = (squares[..., k - 1] - k * mean**2) / (k - 1)
-    return _share_right(judge(make_family(mean, variance, np.full(truth.size, float(k))), margin), truth, margin)
+    family = make_family(mean, variance, np.full(truth.size, float(k)))
+    is_clear = np.abs(mean) > family.half_width(single_level(truth.size))
+    room = stdtrit(family.df if family.equivalence_df is None else family.equivalence_df, 1 - ALPHA)
+    is_equivalent = np.abs(mean) + room * family.standard_error < (margin or 0.0)
+    verdict = np.select([is_clear & (mean > 0), is_clear, is_equivalent], [WORSE, BETTER, EQUIVALENT], UNDECIDED)
+    return _share_right(verdict, truth, margin)
 
 
 def _share_right(verdict: NDArray[np.str_], truth: Floats, margin: float | None) -> float:
@@ -153,37 +161,7 @@ def write_tables(n: int) -> Iterator[str]:
     yield tabulate_errors("family")
     yield "**False equivalence over all looks**, of an arm that differs by exactly the smallest effect, worst scenario."
     yield tabulate_errors("equivalence")
-    rows, ends = [], []
-    for arms in MIXED_ARMS:
-        for spread in MIXED_SPREADS:
-            for margin in (None, 1.0):
-                costs = measure_costs(arms, spread, margin, n)
-                for at_most, cost in zip(MIXED_SEEDS, costs, strict=True):
-                    start = (str(arms), f"{spread:g}", "none" if margin is None else f"{margin:g}", str(at_most))
-                    rows.append((*start, *_write_cost(cost)))
-                    ends.append((*start, f"{cost.joint:.3f}", *(f"{bias:+.2f}" for bias in cost.bias)))
-    mix = "true differences of 0, 1, 2 and 4 standard deviations in equal parts"
-    yield (
-        f"**Runs**, for arms with {mix}, looks from 3 seeds on. The fixed design has as many right verdicts; it is "
-        "interpolated between numbers of seeds."
-    )
-    seeds = tuple(f"Seeds at {size:g} SD" for size in EFFECTS)
-    names = ("Arms", "Spread", "Smallest effect", "At most")
-    yield _tabulate(
-        (
-            *names,
-            "Right verdicts",
-            "Fixed seeds",
-            *seeds,
-            "Baseline",
-            "Saved by arms",
-            "by the baseline",
-            "of all runs",
-        ),
-        rows,
-    )
-    yield "**At the end** of these studies: how often all intervals of a study hold, and the mean error of an estimate."
-    yield _tabulate((*names, "Intervals hold", *(f"Error at {size:g} SD" for size in EFFECTS)), ends)
+    yield from _write_costs(n)
     yield (
         "**Peeking by hand**: how often at least one arm of a study without any difference looks better or worse, at "
         "looks that nothing accounts for."
@@ -196,6 +174,25 @@ def write_tables(n: int) -> Iterator[str]:
         ),
         [(str(arms), *(f"{false_positive_rate(arms, looks):.3f}" for looks in peeks)) for arms in ARMS],
     )
+
+
+def _write_costs(n: int) -> Iterator[str]:
+    rows, ends = [], []
+    for arms, spread, margin in itertools.product(MIXED_ARMS, MIXED_SPREADS, (None, 1.0)):
+        for at_most, cost in zip(MIXED_SEEDS, measure_costs(arms, spread, margin, n), strict=True):
+            start = (str(arms), f"{spread:g}", "none" if margin is None else f"{margin:g}", str(at_most))
+            rows.append((*start, *_write_cost(cost)))
+            ends.append((*start, f"{cost.joint:.3f}", *(f"{bias:+.2f}" for bias in cost.bias)))
+    yield (
+        "**Runs**, for arms with true differences of 0, 1, 2 and 4 standard deviations in equal parts, looks from 3 "
+        "seeds on. The fixed design has as many right verdicts; it is interpolated between numbers of seeds."
+    )
+    seeds = tuple(f"Seeds at {size:g} SD" for size in EFFECTS)
+    names = ("Arms", "Spread", "Smallest effect", "At most")
+    saved = ("Saved by arms", "by the baseline", "of all runs")
+    yield _tabulate((*names, "Right verdicts", "Fixed seeds", *seeds, "Baseline", *saved), rows)
+    yield "**At the end** of these studies: how often all intervals of a study hold, and the mean error of an estimate."
+    yield _tabulate((*names, "Intervals hold", *(f"Error at {size:g} SD" for size in EFFECTS)), ends)
 
 
 def _write_cost(cost: Cost) -> Iterator[str]:
@@ -212,15 +209,16 @@ def _tabulate(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sequential", description=__doc__)
     parser.add_argument("--simulations", type=int, default=20_000, metavar="N", help="simulated studies per cell")
-    parser.add_argument("--page", type=Path, help="page that gets the tables; without it they are printed")
+    parser.add_argument("--page", type=Path, help="page that gets the tables, which are also printed")
     options = parser.parse_args()
     if options.simulations < 100:
         parser.error("--simulations must be at least 100")
-    tables = "\n\n".join(write_tables(options.simulations))
+    parts = []
+    for part in write_tables(options.simulations):
+        parts.append(part)
+        print(f"{part}\n", flush=True)
     if options.page:
-        options.page.write_text(put_into(options.page.read_text(), tables, START))
-    else:
-        print(tables)
+        options.page.write_text(put_into(options.page.read_text(), "\n\n".join(parts), START))
 
 
 if __name__ == "__main__":

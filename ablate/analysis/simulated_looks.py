@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import make_family, single_level
 from ablate.analysis.looks import UNDECIDED, judge_look
+from ablate.analysis.moderated import earned_df
 from ablate.analysis.spending import KEPT_FOR_EQUIVALENCE, kept, level_at
 from ablate.analysis.verdicts import ALPHA
 
@@ -55,9 +56,11 @@ def take_looks(differences: Floats, at_least: int, margin: float | None, lost: N
         alpha = kept(at_most) * (1 - single_level(n_arms))
         different = np.array([level_at(alpha, p, planned, at_most) for p in pairs])
         equivalent = np.array([level_at(KEPT_FOR_EQUIVALENCE * ALPHA, p, planned, at_most, 1) for p in pairs])
-        family = make_family(mean, variance, n_pairs)
+        # Quantiles of t take long. Open arms have the same degrees of freedom in all studies, and no others are judged.
+        df = np.array([k - 1 + earned_df(n_arms, k) for k in (until - lost).tolist()])
+        family = replace(make_family(mean, variance, n_pairs), df=df)
         found = judge_look(family, different, equivalent, margin)
-        half = stdtrit(family.df, 1 - different / 2) * family.standard_error
+        half = stdtrit(df, 1 - different / 2) * family.standard_error
         for kept_values, new in ((verdict, found), (half_width, half), (seeds, np.broadcast_to(until, seeds.shape))):
             kept_values[is_open] = new[is_open]
         is_open &= found == UNDECIDED
