@@ -170,7 +170,10 @@ def write_tables(n: int) -> Iterator[str]:
     yield _tabulate(
         (
             "Arms",
-            *(f"after {', '.join(map(str, looks[:4]))}{', ..., 12' if len(looks) > 4 else ''}" for looks in peeks),
+            *(
+                f"after {', '.join(map(str, looks[:4]))}{' and so on to 12' if len(looks) > 4 else ''}"
+                for looks in peeks
+            ),
         ),
         [(str(arms), *(f"{false_positive_rate(arms, looks):.3f}" for looks in peeks)) for arms in ARMS],
     )

@@ -1,7 +1,7 @@
 """Seeds that were added after a look at the results, and what such a look costs.
 
-A fixed number of seeds has spent its error rate at the first look. Whoever adds seeds and looks again has a second
-chance to be wrong, and nothing in the verdict accounts for it.
+A fixed number of seeds spends its error rate at the first look. Adding seeds and looking again is another chance to be
+wrong, and the verdict does not account for it.
 """
 
 from __future__ import annotations

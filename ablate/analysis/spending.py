@@ -76,7 +76,7 @@ def level_at(alpha: float, pairs: tuple[int, ...], seeds: tuple[int, ...], at_mo
     """Return the level of the last of several looks; 0 if it has no more pairs than the one before.
 
     `seeds` are the planned seeds at each look, which decide how much of `alpha` may be spent, and `pairs` the pairs
-    that an arm really had. What a look without new pairs may spend is left to the next one.
+    that an arm really had. A look without new pairs leaves its share to the next one.
     """
     useful = [k for k, n in enumerate(pairs) if n > 1 and n > max((1, *pairs[:k]))]
     if not useful or useful[-1] < len(pairs) - 1:

@@ -127,7 +127,7 @@ def _write_look(look: Look, report: Report, *, several: bool) -> tuple[str, ...]
 
 
 def summarize_looks(report: Report) -> dict[str, Any]:
-    """The keys of `summary.json` about looks; empty if the number of seeds was fixed and nobody looked in between."""
+    """The keys of `summary.json` about looks; empty if their number was fixed, without a look in between."""
     found: dict[str, Any] = {}
     if report.record.seed_rule is not None:
         found["seed_rule"] = report.record.seed_rule.to_dict()

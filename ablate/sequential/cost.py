@@ -28,7 +28,7 @@ class Seeds:
 def expect_seeds(n_arms: int, at_least: int, at_most: int, margin: float | None) -> Seeds:
     """Simulate studies with true differences of `EFFECTS` in equal parts.
 
-    `margin` is the smallest effect in standard deviations of a paired difference; None if there is none, or if it is
+    `margin` is the smallest effect in standard deviations of a paired difference; None if it does not exist or is
     not known. The numbers come from a fixed generator.
     """
     rng = np.random.default_rng([SEED, n_arms])

@@ -37,7 +37,7 @@ def list_added(store: StudyFolder) -> tuple[int, ...]:
 
 
 def note_look(store: StudyFolder, n_seeds: int) -> None:
-    """Note that results of so many seeds were reported, unless that is known, or a rule decides on seeds.
+    """Note that results of `n_seeds` seeds were reported, unless that is known, or a rule decides on seeds.
 
     A study whose folder cannot be written is left as it is.
     """
