@@ -9,15 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from ablate.analysis import read_results
 from ablate.analysis.peeking import false_positive_rate, find_peeks
 from ablate.data import CorpusInfo
 from ablate.errors import AblateError, GridError
 from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
+from ablate.report import ReportOptions
+from ablate.report.report import make_report
+from ablate.report.summary import summarize
 from ablate.sequential.added_seeds import choose_seeds, extend, parse_added
 from ablate.study import load_study
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.history import continue_history, list_added
+from ablate.tracking.history import continue_history, list_added, note_look
 from ablate.tracking.study_record import HistoryEvent, StudyRecord
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -99,18 +103,17 @@ def test_the_report_says_that_seeds_followed_a_look(
     store = StudyFolder(tmp_path / "runs" / "made-up")
     first = write_study(store, arms, seeds=range(3), noise=0.02)
     store.write_study(continue_history(first, store))
-    before = call_ablate("report", "made-up", "--no-attach")[1]
-    assert "Seeds were added" not in before
-    assert [entry.what for entry in store.read_study().history] == ["seeds", "look"]
-    call_ablate("report", "made-up", "--no-attach")
-    assert len(store.read_study().history) == 2  # the same look again
+    assert "Seeds were added" not in call_ablate("report", "made-up", "--no-attach")[1]
     history = store.read_study().history
+    assert [(entry.what, entry.n_seeds) for entry in history] == [("seeds", 3), ("look", 3)]
+    note_look(store, 3)  # the same look again
+    assert store.read_study().history == history
     more = replace(write_study(store, arms, seeds=range(6), noise=0.02), history=history)
     store.write_study(more)
     store.write_study(continue_history(more, store))
-    told = call_ablate("report", "made-up", "--no-attach")[1]
+    report = make_report(read_results(store), ReportOptions())
     rate, once = 100 * false_positive_rate(1, (3, 6)), 100 * false_positive_rate(1, (6,))
-    assert "Seeds were added after a look at the results of 3 seeds" in told
+    told = next(sentence for sentence in report.answer if sentence.startswith("Seeds were added"))
+    assert "after a look at the results of 3 seeds" in told
     assert f"{rate:.1f} % of simulated studies that have none, instead of {once:.1f} %" in told
-    summary = json.loads((store.path / "report" / "summary.json").read_text())
-    assert summary["peeks"] == [3] and any("Seeds were added" in sentence for sentence in summary["answer"])
+    assert summarize(report)["peeks"] == [3]
