@@ -11,6 +11,7 @@ from typing import Literal
 from ablate.errors import GridError, suggest
 from ablate.metrics import Metric
 from ablate.tracking.curve import is_held
+from ablate.tracking.evaluations import list_snapshots
 from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.tracking.study_record import StudyRecord
 
@@ -31,7 +32,8 @@ class Removal:
 def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> list[Removal]:
     """List the files that the rule removes, then weights that exceed the budget, the worst value of the metric first.
 
-    `keep` says whose weights stay: those of all runs, of each arm's best run, of the baselines, or none. Half-written
+    `keep` says whose weights stay: those of all runs, of each arm's best run, of the baselines, or none. Weights along
+    training that still wait for an evaluation go with those of their run. Half-written
     files and checkpoints of runs that ended are always removed. A run that is being trained, and the checkpoint of an
     unfinished run, are never touched.
     """
@@ -46,8 +48,9 @@ def plan_cleaning(store: StudyFolder, keep: Keep, budget_bytes: int | None) -> l
         status = folder.read_status()
         if _is_file(folder.checkpoint) and folder.has_ended(status) and not status.is_cut:
             removals.append(_remove(folder.checkpoint, "its run has ended"))
-        if _is_file(folder.weights) and run_id not in kept:
-            removals.append(_remove(folder.weights, f"--keep {keep}"))
+        if run_id not in kept:
+            along = (path for _, path in list_snapshots(folder) if folder.has_ended(status))
+            removals += [_remove(path, f"--keep {keep}") for path in (folder.weights, *along) if _is_file(path)]
     if budget_bytes is None:
         return removals
     excess = _size(store.path) - sum(removal.n_bytes for removal in removals) - budget_bytes

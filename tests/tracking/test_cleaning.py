@@ -9,6 +9,7 @@ import pytest
 from ablate.errors import GridError
 from ablate.tracking.cleaning import parse_bytes, parse_keep, plan_cleaning
 from ablate.tracking.curve import CurveWriter
+from ablate.tracking.evaluations import snapshot_path
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Status
 
@@ -30,6 +31,18 @@ def removed(store: StudyFolder, keep: str = "all", budget: int | None = None) ->
 )
 def test_weights_stay_by_rule(write_study: WriteStudy, keep: str, gone: set[str]) -> None:
     assert removed(write_study(), keep) == {f"{run * 8}/model.safetensors" for run in gone}
+
+
+def test_weights_along_training_go_with_those_of_their_run(write_study: WriteStudy) -> None:
+    store = write_study()
+    for run in store.read_study().runs:
+        path = snapshot_path(store.run(run.run_id), 1)
+        path.parent.mkdir()
+        path.write_bytes(b"weights")
+    assert removed(store) == set()
+    gone = {run.run_id for run in store.read_study().runs}
+    names = ("model.safetensors", "snapshots/1.safetensors")
+    assert removed(store, "none") == {f"{run_id}/{name}" for run_id in gone for name in names}
 
 
 def test_the_budget_takes_the_worst_weights_first_and_no_curve(write_study: WriteStudy) -> None:
