@@ -47,6 +47,7 @@ ARROWS = {
         "plan",
         "execution",
         "training",
+        "tasks",
         "tracking",
         "analysis",
         "imports",
