@@ -17,7 +17,7 @@ from ablate.data.sources.jsonl import JsonLinesSource
 from ablate.data.splits import choose_validation
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.schema import DataConfig, Texts
 from ablate.tasks.task import DataInfo, Task
 from ablate_model import ConfigError, ModelConfig
 
@@ -117,10 +117,8 @@ class QuestionTask(Task):
     config_class: ClassVar[type[ModelConfig]] = ModelConfig
     located_knobs: ClassVar[tuple[str, ...]] = ("path", "validation_path", "tokenizer", "tokenizer_path")
 
-    path: tuple[str, ...] = Field(
-        default=(), description="files, globs or folders of JSON Lines (also .gz .bz2 .xz .zst)"
-    )
-    validation_path: tuple[str, ...] = Field(default=(), description="files of questions that are held out")
+    path: Texts = Field(default=(), description="files, globs or folders of JSON Lines (also .gz .bz2 .xz .zst)")
+    validation_path: Texts = Field(default=(), description="files of questions that are held out")
     validation_fraction: float = Field(
         default=0.1, gt=0, lt=1, description="share held out without validation_path, chosen by a hash of the text"
     )
