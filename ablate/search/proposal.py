@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
+from ablate.data import CorpusInfo
 from ablate.errors import AblateError
 from ablate.plan import Plan
 from ablate.search.pose import pose_tuning
-from ablate.study.schema import LEARNING_RATES
+from ablate.study.declaration import Study
+from ablate.study.schema import LEARNING_RATES, Rule
 from ablate.study.tuning import Tune
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -35,35 +37,45 @@ def propose_tuning(plan: Plan) -> Iterator[str]:
     )
     who = "no arm was tuned" if _shares_all(plan) else "some arms share a learning rate that was not tuned"
     text = f"{who}: {verdicts} for {which} only ({listed})"
+    ruled = {float(rule.set[RATE]) for rule in plan.grid.rules if RATE in rule.set}
+    grid = plan.grid.replace(rules=tuple(_drop_rates(plan.grid.rules))) if ruled else plan.grid
     try:
-        block = write_tuning(plan, rates[0])
+        block = write_tuning(grid, plan.corpus, {rates[0], *ruled})
     except AblateError as error:
         yield f"{text}; this grid cannot take a tune: block as it is: {str(error).splitlines()[0]}"
         return
-    yield f"{text}; to give every arm the same trials, add:"
+    instead = f", in place of the rules that set {RATE}" if ruled else ""
+    yield f"{text}; to give every arm the same trials, add{instead}:"
     yield from block.splitlines()
 
 
-def write_tuning(plan: Plan, rate: float) -> str:
-    """Write a `tune:` block around a learning rate, with trials of half the steps if the grid can have them.
+def _drop_rates(rules: Iterable[Rule]) -> Iterator[Rule]:
+    """The rules without the learning rates that they set: a setting that `tune:` varies has no rules."""
+    for rule in rules:
+        if rest := {path: value for path, value in rule.set.items() if path != RATE}:
+            yield rule.model_copy(update={"set": rest})
+
+
+def write_tuning(grid: Study, corpus: CorpusInfo, rates: Iterable[float]) -> str:
+    """Write a `tune:` block around these learning rates, with trials of half the steps if the grid can have them.
 
     Raises `GridError` if the grid can have no such block.
     """
-    values = [float(f"{rate * factor:.3g}") for factor in FACTORS]
+    values = sorted({float(f"{rate * factor:.3g}") for rate in rates for factor in FACTORS})
     space = {"space": {RATE: values}, "trials": len(values), "sampler": "GridSampler"}
-    half = int(plan.grid.settings.get("train", {}).get("steps", 0)) // 2
+    half = int(grid.settings.get("train", {}).get("steps", 0)) // 2
     block = {**space, "budget": {"steps": half}}
     try:
-        _check(plan, block)
+        _check(grid, corpus, block)
     except AblateError:
         block = space
-        _check(plan, block)
+        _check(grid, corpus, block)
     lines = [f"  {key}: {yaml.safe_dump(value, default_flow_style=True, width=1000)}" for key, value in block.items()]
     return "tune:\n" + "".join(line.replace("\n...\n", "\n") for line in lines)
 
 
-def _check(plan: Plan, block: Mapping[str, Any]) -> None:
-    pose_tuning(plan.grid.replace(tune=Tune.model_validate(block)), plan.corpus)
+def _check(grid: Study, corpus: CorpusInfo, block: Mapping[str, Any]) -> None:
+    pose_tuning(grid.replace(tune=Tune.model_validate(block)), corpus)
 
 
 def _find_shared_rates(plan: Plan) -> list[float]:

@@ -43,8 +43,18 @@ def test_nothing_is_said_where_learning_rates_differ(tmp_path: Path, text: str) 
     assert list(propose_tuning(plan(tmp_path, GRID + text))) == []
 
 
+def test_rules_that_set_learning_rates_give_way_to_the_block(tmp_path: Path) -> None:
+    more = ARMS.replace("differential]", "differential, gated]")
+    first, *block = propose_tuning(plan(tmp_path, GRID + more + RULE))
+    assert first.startswith("some arms share a learning rate that was not tuned")
+    assert first.endswith("add, in place of the rules that set train.learning_rate:")
+    tuned = plan(tmp_path, GRID + more + "\n".join(block) + "\n")
+    assert tuned.grid.tune is not None
+    assert {2e-3, 4e-3, 1.6e-2} <= set(tuned.grid.tune.space["train.learning_rate"].choices)
+
+
 def test_a_grid_that_cannot_take_a_block_is_told_why(tmp_path: Path) -> None:
     more = ARMS.replace("differential]", "differential, gated]")
-    (line,) = propose_tuning(plan(tmp_path, GRID + more + RULE))
-    assert line.startswith("some arms share a learning rate that was not tuned")
+    reading = "exclude: attention == 'gated' and train.learning_rate > 1\n"
+    (line,) = propose_tuning(plan(tmp_path, GRID + more + reading))
     assert "cannot take a tune: block as it is: " in line and "learning_rate" in line.partition("as it is")[2]
