@@ -67,7 +67,7 @@ def measure_by(results: Results, name: str) -> Results:
         raise AblateError(f"metric: {results.record.study} has no metric {name!r}{suggest(name, metrics)}")
     is_same = name == results.metric.name
     smallest = results.record.smallest_effect if is_same else None  # it is in the unit of the other metric
-    record = replace(results.record, metrics={name: metrics[name], **metrics}, smallest_effect=smallest)
+    record = replace(results.record, metrics={name: metrics[name], **metrics}, smallest_effect=smallest, looks=())
     ordered = list_metrics(record.metrics)
     return Results(record, tuple(replace(run, metrics=ordered) for run in results.runs))
 
@@ -141,6 +141,7 @@ def _rebuild(
         arms=tuple(arms),
         runs=tuple(run for run in results.record.runs if (run.arm, run.seed) in kept),
         baseline=results.record.baseline if baseline is None else dict(baseline),
+        looks=(),  # they judged other arms together
     )
     return replace(results, record=record, runs=tuple(runs))
 

@@ -16,6 +16,7 @@ from ablate.analysis.differences import Difference, find_differences
 from ablate.analysis.families import single_level
 from ablate.analysis.looks import Course, follow
 from ablate.analysis.run_curve import RunCurve
+from ablate.analysis.selection import merge, select
 from ablate.analysis.simulated_looks import take_looks
 from ablate.analysis.spending import kept, level_at
 from ablate.errors import AblateError
@@ -176,9 +177,18 @@ def test_the_report_says_how_seeds_were_decided() -> None:
     assert any("differ from those that its curves give now" in sentence for sentence in answer)
 
 
-def test_studies_of_different_rules_are_not_merged() -> None:
-    from ablate.analysis.selection import merge
+def test_some_arms_of_a_study_are_judged_by_their_own_looks() -> None:
+    results = study(draw(8, far=0.5, near=0.03, same=0.0))
+    noted = replace(results.record, looks=tuple(look.to_dict() for look in follow(results, RULE).looks))
+    some = select(Results(noted, results.runs), "arm == 'near'")
+    assert some.record.looks == () and set(find(some)) == {"near"}
+    assert not any("differ from" in sentence for sentence in make_report(some, ReportOptions()).answer)
+    whole, alone = find(results)["near"], find(some)["near"]
+    assert whole.low_simultaneous is not None and alone.low_simultaneous == alone.low is not None
+    assert whole.n_seeds is not None and alone.n_seeds is not None and alone.n_seeds <= whole.n_seeds
 
+
+def test_studies_of_different_rules_are_not_merged() -> None:
     one, other = study(draw(4, a=0.1), name="one"), study(draw(4, a=0.1), rule=SeedRule(3, 5), name="other")
     with pytest.raises(AblateError, match="same rule"):
         merge([one, other])
