@@ -321,6 +321,8 @@ class EvaluatedArm(Output):
     """p-value of the difference."""
     p_holm: float | None
     """The same, adjusted within the evaluation."""
+    is_small: bool
+    """Whether the difference is shown to be smaller than the smallest one that matters, if the grid gives one."""
     verdict: str | None
     """better, worse, equivalent or undecided; null for a baseline."""
     method: str

@@ -11,6 +11,8 @@ from ablate.report.evaluation_tables import shorten_table
 from ablate.report.tables import evaluation_tables
 from ablate.report.terminal import draw_table
 
+REPORTED_ROWS = 16  # of a table of evaluations, which `ablate evaluate` shows longer
+
 
 def print_report(made: Report) -> None:
     """The verdict, the forest plot, the table, and the longer answer."""
@@ -25,5 +27,5 @@ def print_report(made: Report) -> None:
     for sentence in made.answer:
         console.print(sentence, highlight=False, markup=False)
     for table in evaluation_tables(made):
-        console.print(draw_table(shorten_table(table)))
+        console.print(draw_table(shorten_table(table, REPORTED_ROWS)))
     console.print(f"\nPage: {made.paths['html'].resolve()}", highlight=False, markup=False, soft_wrap=True)
