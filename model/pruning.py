@@ -110,4 +110,5 @@ def _without(model: GPT, names: Sequence[str]) -> GPT:
     smaller = GPT(ModelConfig.parse({**data, "dropped": [*model.config.dropped, *names]}), backend=model.backend)
     kept = smaller.state_dict().keys()
     smaller.load_state_dict({name: value for name, value in plain_weights(model).items() if name in kept}, assign=True)
-    return smaller.train(model.training)
+    # constants that are computed, not loaded, start on the CPU
+    return smaller.to(model.embedding.weight.device).train(model.training)
