@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from ablate.errors import RecordError
 from ablate.evaluation.choose import Choice
 from ablate.formatting import name_error
-from ablate.tracking.evaluations import SNAPSHOTS, hash_weights, is_evaluated, list_snapshots
+from ablate.tracking.evaluations import (
+    SNAPSHOTS,
+    hash_weights,
+    is_evaluated,
+    list_evaluations,
+    list_snapshots,
+    read_evaluation,
+)
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate.tracking.study_record import RunRecord, Status
 
@@ -56,11 +63,24 @@ def find_pending(store: StudyFolder, runs: Iterable[RunRecord], choices: Sequenc
         if not reason and not (status.state == "finished" and folder.has_ended(status)):
             reason = f"it is {folder.shown_state(status)}"
         fitting, misfit = _split_by_kind(folder, choices)
+        if reason and _has_results(folder, status, fitting):
+            continue  # the weights have served their purpose
         if reason or misfit:
             refused[run] = name_error(reason or misfit)
         if not reason:
             batches += _find_batches(run, folder, status, fitting)
     return Pending(tuple(batches), refused)
+
+
+def _has_results(folder: RunFolder, status: Status, choices: Sequence[Choice]) -> bool:
+    """Tell whether weights that are gone were evaluated before."""
+    found = set()
+    for path in list_evaluations(folder.path):
+        with suppress(RecordError):
+            record = read_evaluation(path)
+            if not record.error and record.curve == status.curve and record.step == status.step:
+                found.add((record.label, record.version, record.code))
+    return all((choice.label, choice.evaluation.version, choice.code) in found for choice in choices)
 
 
 def _find_batches(run: RunRecord, folder: RunFolder, status: Status, choices: Sequence[Choice]) -> list[Batch]:

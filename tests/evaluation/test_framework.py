@@ -176,6 +176,10 @@ def test_runs_without_weights_are_named_and_the_others_go_on(store: StudyFolder)
         assert len(pending.batches) == 3
         assert [*pending.refused] == [first]
         assert "model.safetensors is gone" in pending.refused[first]
+        aside.rename(folder.weights)
+        evaluate(store, "count")
+        folder.weights.rename(aside)  # as --keep does after an evaluation
+        assert not find_pending(store, store.read_study().runs, [choose("count", {}, Path())]).refused
     finally:
         aside.rename(folder.weights)
 
