@@ -62,11 +62,11 @@ def _describe_along(rows: Sequence[Trend], metric: Metric) -> str:
     speedup = f"the speedup of {name_family(first)} in {cost}"
     if first.growth is None and first.bound in (None, "not_determined"):
         answer = f"This study cannot determine whether {speedup} grows {ends}: {first.note}."
-        if first.loss_low is None:
-            return answer
         change = format_loss_change(first)
-        of = f"The final {metric.short} of {name_family(first)}"
-        return f"{answer} {of} minus the baseline's changes by {change}{metric.unit}."
+        of = f"he final {metric.short} of {name_family(first)} minus the baseline's changes by {change}{metric.unit}"
+        if not metric.has_curve:  # it has no speedup
+            return f"{capitalize(ends)}, t{of}."
+        return answer if first.loss_low is None else f"{answer} T{of}."
     claim = {
         "up": f"{speedup} clearly grows",
         "down": f"{speedup} clearly shrinks",
