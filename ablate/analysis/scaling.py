@@ -4,12 +4,12 @@ Arms that differ only in one axis of `compare_within`, such as the size or the h
 
 - if it is one of sizes or horizons, the difference of final losses to the baseline is fitted by a straight line in the
   logarithm of the level. Its 95 % prediction interval for the mean over as many seeds at the next level is that of
-  least squares. It holds if the line goes on, which no study of smaller levels can know: it is an extrapolation. One
-  can hold out its largest level and compare the prediction with what came out.
+  least squares. It holds if the line goes on, which no study of smaller levels can know: it is an extrapolation. A
+  study can hold out its largest level and compare the prediction with what came out.
 - the final loss of an arm is fitted by E + A C^-a (Hoffmann et al. 2022, arXiv 2203.15556). C is the training FLOPs, or
   the level where they are unknown. The baseline's fit, inverted at an arm's final loss, gives the compute-equivalent
-  speedup: the FLOPs with which the baseline would end there, over the arm's FLOPs. Intervals are the percentiles of a
-  bootstrap over seeds, which is too narrow with few seeds.
+  speedup: the FLOPs with which the baseline would end there, over the arm's FLOPs. Intervals come from
+  a bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ FEWEST_LEVELS = 3
 """Two levels say nothing about whether the line is straight, or where a loss levels off."""
 
 RESAMPLES = 1000
+LARGEST_LOG = 300.0  # of the ratio between the ends of an interval and the estimate
 EXPONENTS: Floats = np.geomspace(0.02, 3.0, 300)
 """The exponents that are tried. Published ones for language models lie between 0.03 and 0.5."""
 
@@ -107,19 +108,19 @@ def find_predictions(results: Results) -> tuple[Prediction, ...]:
     return tuple(found)
 
 
-def predict_line(x: Floats, y: Floats, at: float, n_new: int, level: float = LEVEL) -> tuple[float, float, float]:
-    """Predict the mean of `n_new` values at `at` by a straight line through three points or more: estimate, low, high.
+def predict_line(x: Floats, y: Floats, at: float, n_new: int, level: float = LEVEL) -> tuple[Floats, Floats, Floats]:
+    """Predict the mean of `n_new` values at `at` by a line through y [..., point]: estimate, low and high [...].
 
-    The interval is that of ordinary least squares with independent normal noise of one variance.
+    The interval is that of ordinary least squares with independent normal noise of one variance. Needs
+    three points or more.
     """
     centered = x - x.mean()
-    slope = float(centered @ y / (centered @ centered))
-    middle = float(y.mean())
-    residual = y - middle - slope * centered
+    slope, middle = y @ centered / (centered @ centered), y.mean(axis=-1)
+    residual = y - middle[..., None] - slope[..., None] * centered
     df = x.size - 2
-    variance = residual @ residual / df * (1 / n_new + 1 / x.size + (at - x.mean()) ** 2 / (centered @ centered))
-    estimate, half = middle + slope * (at - x.mean()), float(stdtrit(df, 0.5 + level / 2) * np.sqrt(variance))
-    return float(estimate), float(estimate - half), float(estimate + half)
+    variance = (residual**2).sum(axis=-1) / df * (1 / n_new + 1 / x.size + (at - x.mean()) ** 2 / (centered @ centered))
+    estimate, half = middle + slope * (at - x.mean()), stdtrit(df, 0.5 + level / 2) * np.sqrt(variance)
+    return estimate, estimate - half, estimate + half
 
 
 def fit_power_law(compute_l: Floats, loss_bl: Floats) -> tuple[Floats, Floats, Floats]:
@@ -134,8 +135,9 @@ def fit_power_law(compute_l: Floats, loss_bl: Floats) -> tuple[Floats, Floats, F
     mean_b = loss_bl.mean(axis=1)
     factor_bg = (loss_bl - mean_b[:, None]) @ centered_gl.T / (centered_gl**2).sum(axis=1)
     floor_bg = mean_b[:, None] - factor_bg * powers_gl.mean(axis=1)
-    residual_bgl = loss_bl[:, None] - floor_bg[..., None] - factor_bg[..., None] * powers_gl
-    error_bg = np.where((factor_bg > 0) & (floor_bg >= 0), (residual_bgl**2).sum(axis=-1), np.inf)
+    spread_b1 = ((loss_bl - mean_b[:, None]) ** 2).sum(axis=1, keepdims=True)
+    residual_bg = spread_b1 - factor_bg**2 * (centered_gl**2).sum(axis=1)
+    error_bg = np.where((factor_bg > 0) & (floor_bg >= 0), residual_bg, np.inf)
     best_b = error_bg.argmin(axis=1)
     rows = np.arange(len(best_b))
     is_found = np.isfinite(error_bg[rows, best_b])
@@ -206,7 +208,7 @@ def _predict(
     if x.size < FEWEST_LEVELS or len(fitted) < FEWEST_LEVELS - 1:
         return
     n_seeds = max(gaps.size for _, gaps in fitted) if actual is None else actual.size
-    predicted, low, high = predict_line(x, y, float(np.log(level)), n_seeds)
+    predicted, low, high = map(float, predict_line(x, y, float(np.log(level)), n_seeds))
     mean = None if actual is None else float(actual.mean())
     inside = None if mean is None else low <= mean <= high
     levels = tuple(size for size, _ in fitted)
@@ -252,8 +254,8 @@ def _fit(results: Results, along: str, family: Mapping[str, Value], members: _Me
         floor=float(floor[0]),
         factor=float(factor[0]),
         exponent=float(exponent[0]),
-        floor_interval=_read_interval(floor, len(seeds)),
-        exponent_interval=_read_interval(exponent, len(seeds)),
+        floor_interval=bootstrap_interval(floor, len(seeds)),
+        exponent_interval=bootstrap_interval(exponent, len(seeds)),
         speedups=() if is_baseline or not has_flops else speedups,
     )
 
@@ -262,17 +264,22 @@ def _final_losses(results: Results, name: str) -> dict[int, float]:
     return {run.seed: run.final_loss for run in results.runs_of(name) if np.isfinite(run.final_loss)}
 
 
-def _read_interval(values_b: Floats, n_seeds: int) -> tuple[float, float] | None:
-    """The percentiles of the resamples, which follow the estimate. None with one seed, or without a limit."""
-    if n_seeds < 2 or not np.isfinite(values_b).all():
+def bootstrap_interval(values_b: Floats, n_seeds: int) -> tuple[float, float] | None:
+    """The 95 % interval of a positive number from its bootstrap over seeds; the first value is the estimate.
+
+    Percentiles would be far too narrow with few seeds. So the standard deviation of the logarithms is corrected for
+    n - 1, and multiplied by the quantile of Student's t. None with one seed, or if a resample has no finite value.
+    """
+    if n_seeds < 2 or not (np.isfinite(values_b) & (values_b > 0)).all():
         return None
-    low, high = np.quantile(values_b[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    error = np.log(values_b[1:]).std(ddof=1) * np.sqrt(n_seeds / (n_seeds - 1))
+    factor = float(np.exp(np.minimum(stdtrit(n_seeds - 1, 0.5 + LEVEL / 2) * error, LARGEST_LOG)))
+    return float(values_b[0] / factor), float(values_b[0] * factor)
 
 
 def _read_speedup(ratio_b: Floats, n_seeds: int) -> tuple[float, float | None, float | None] | None:
     """The speedup with its interval; None if the baseline's fit does not reach the loss."""
     if not np.isfinite(ratio_b[0]):
         return None
-    low, high = _read_interval(ratio_b, n_seeds) or (None, None)
+    low, high = bootstrap_interval(ratio_b, n_seeds) or (None, None)
     return float(ratio_b[0]), low, high

@@ -93,10 +93,7 @@ def tabulate_scaling(laws: Sequence[ScalingLaw], metric: Metric) -> Table:
         )
     header = ("Arm", "Axis", f"Final {metric.short}", "Floor E", "Exponent a", *columns)
     computes = join_with_and(list(dict.fromkeys(law.compute for law in laws)))
-    note = (
-        f"E + A C^-a by least squares, with C = {computes}. Intervals are from a bootstrap over seeds, which is too "
-        "narrow with few seeds."
-    )
+    note = f"E + A C^-a by least squares, with C = {computes}. Intervals are from a bootstrap over seeds."
     if has_speedups:
         note += (
             " A compute-equivalent speedup is the FLOPs with which the baseline's fit ends at the arm's loss, divided "
