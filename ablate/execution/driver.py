@@ -1,4 +1,7 @@
-"""The driver: it hands runs to workers until every run of the plan has ended, whatever fails on the way."""
+"""The driver: it hands runs to workers until every run of the plan has ended, whatever fails on the way.
+
+The module is long because its steps share the state of one loop.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,6 @@ class Driver:
         self._held_elsewhere: set[str] = set()  # runs that another process trains
         self._lost: dict[str, str] = {}  # the error, by run id
         self._run_ids = {run.run_id for run in plan.runs}
-        self._released: set[str] = set()  # runs that the source does not need any more
 
     def train(self, runs: Sequence[Run]) -> Outcome:
         """Train these runs, several at once, until they have ended or a signal, `ablate stop` or the time limit stops
@@ -132,17 +134,11 @@ class Driver:
 
     def _release(self, waiting: deque[Run]) -> None:
         """Give up the runs that the source does not need any more."""
-        if self.source is None or self._is_stopping:
-            return
-        for run in [run for run in waiting if not self.source.is_needed(run)]:
-            waiting.remove(run)
-            self._run_ids.discard(run.run_id)
-        for slot in self.pool.busy:
-            assert slot.run is not None
-            run_id = slot.run.run_id
-            if run_id not in self._released and slot.is_ready() and not self.source.is_needed(slot.run):
-                self._released.add(run_id)
-                slot.stop()
+        if self.source is not None and not self._is_stopping:
+            for run in [run for run in waiting if not self.source.is_needed(run)]:
+                waiting.remove(run)
+                self._run_ids.discard(run.run_id)
+            self.pool.release(self.source.is_needed)
 
     def _wait(self, waiting: deque[Run]) -> None:
         """Wait a moment for runs that end, then pass on what the others wrote in the meantime."""
@@ -296,7 +292,7 @@ class Driver:
         text = status.notes[-1] if status.is_cut and status.notes else ""
         if state == "failed":
             text = status.error
-        elif state == "queued" and run.run_id in self._released:
+        elif state == "queued" and run.run_id in self.pool.released:
             text = "not needed any more"
             self._run_ids.discard(run.run_id)
         elif state == "queued":

@@ -163,6 +163,7 @@ class SlotPool:
         self.store, self.corpus, self.placement = store, corpus, placement
         self.worker_class, self.observe = worker_class, observe
         self.slots: list[Slot] = []
+        self.released: set[str] = set()
         self._grows = grows
         self._staffed_at = self._head_checked_at = 0.0
         self._is_headless = False
@@ -229,6 +230,14 @@ class SlotPool:
     def dismiss(self) -> None:
         for slot in self.slots:
             slot.dismiss()
+
+    def release(self, is_needed: Callable[[Run], bool]) -> None:
+        """End the runs in progress that are not needed any more, and note their ids in `released`."""
+        for slot in self.busy:
+            run = slot.run
+            if run is not None and run.run_id not in self.released and slot.is_ready() and not is_needed(run):
+                self.released.add(run.run_id)
+                slot.stop()
 
     def stop(self) -> None:
         """Let every run in progress save a checkpoint and end."""
