@@ -299,6 +299,22 @@ def test_a_source_adds_runs_while_others_train(make_bench, undisturbed) -> None:
     assert bench.curves() == undisturbed
 
 
+@pytest.mark.slow
+def test_a_run_that_its_source_gives_up_ends_and_is_not_counted(make_bench) -> None:
+    bench = make_bench()
+    whole = bench.plan
+    bench.plan = replace(whole, arms=whole.arms[:1], runs=whole.runs[:1])
+    source = Fickle(bench, whole)
+
+    def change_mind(event: Event) -> None:
+        source.is_fickle = source.is_fickle or (event.kind == "progress" and event.run == whole.runs[1])
+
+    outcome = bench.train(slots=2, source=source, worker_class=faulty.SlowWorker, observe=change_mind)
+    assert outcome.states == {"finished": 1} and source.told == {whole.runs[0].run_id: "finished"}
+    assert bench.store.run(whole.runs[1].run_id).read_status().state == "queued"
+    assert "not needed any more" in bench.texts()
+
+
 class OneByOne(RunSource):
     """A source of the runs that the plan has beyond those given to the driver."""
 
@@ -318,3 +334,12 @@ class OneByOne(RunSource):
 
     def tell(self, run, state) -> None:
         self.told[run.run_id] = state
+
+
+class Fickle(OneByOne):
+    """A source that does not need its last run once `is_fickle`."""
+
+    is_fickle = False
+
+    def is_needed(self, run) -> bool:
+        return not (self.is_fickle and run == self.whole.runs[1])
