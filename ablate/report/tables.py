@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -33,6 +34,9 @@ from ablate.report.notation import (
 )
 from ablate.report.report import Report
 from ablate.report.table import Table, merge_costs
+
+BITS = "Bits per byte"
+"""The unit of compression, where a token is a byte."""
 
 STEP_TIME, VERDICT, P_VALUE = "Step time ratio", "Verdict", "p"
 """Columns next to the speedups: time per step over the baseline's, and the verdict with its simultaneous p-value."""
@@ -119,11 +123,13 @@ def tabulate_full_schedules(report: Report) -> Table:
 def tabulate_arms(report: Report) -> Table:
     metric, others = report.metric, report.results.other_metrics
     finals = (f"Final {metric.label}", *(f"Final {other.label}" for other in others))
-    header = ("Arm", *finals, "Runs", "Parameters", "FLOPs per token", "Tokens")
+    are_bytes = metric.is_loss and report.record.data.get("tokenizer") == "bytes"
+    header = ("Arm", finals[0], *[BITS] * are_bytes, *finals[1:], "Runs", "Parameters", "FLOPs per token", "Tokens")
     rows = tuple(
         (
             report.labels[arm.arm],
             format_spread(arm.final_loss),
+            *[DASH if arm.final_loss.mean is None else f"{arm.final_loss.mean / math.log(2):.4f}"] * are_bytes,
             *(format_spread(arm.other_metrics[other.name]) for other in others),
             f"{arm.n_finished}/{arm.n_runs}",
             format_size(arm.n_params),

@@ -9,7 +9,7 @@ from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.verdicts import VERDICTS
 from ablate.metrics import Metric
 from ablate.report.finding import count_verdicts, describe_one, format_difference, rank_arms
-from ablate.report.notation import LISTED, SIGNIFICANT, format_speedup, join_with_and, name_rest
+from ablate.report.notation import SIGNIFICANT, format_speedup
 
 
 def state_verdict(
@@ -53,10 +53,11 @@ def _state_time(rows: Sequence[Difference], seconds: Sequence[SpeedUp], labels: 
         return [f"In wall-clock time, {labels[row.arm]} is {how}: {format_speedup(row)}."]
     if not faster:
         return [f"In wall-clock time, none of the {len(known)} arms is clearly faster."]
-    listed = [f"{labels[row.arm]} {format_speedup(row)}" for row in sorted(faster, key=lambda row: -(row.ratio or 0))]
-    verb = "is" if len(faster) == 1 else "are"
-    shown = join_with_and(listed[:LISTED] + name_rest(listed))
-    return [f"In wall-clock time, {len(faster)} of {len(known)} arms {verb} clearly faster: {shown}."]
+    fastest = max(faster, key=lambda row: row.ratio or 0.0)
+    shown = f"{labels[fastest.arm]}, {format_speedup(fastest)}"
+    if len(faster) == 1:
+        return [f"In wall-clock time, 1 of {len(known)} arms is clearly faster: {shown}."]
+    return [f"In wall-clock time, {len(faster)} of {len(known)} arms are clearly faster; the fastest is {shown}."]
 
 
 def _is_faster(row: SpeedUp) -> bool:

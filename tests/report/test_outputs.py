@@ -15,6 +15,7 @@ from ablate.report import ReportOptions, load, write_report
 from ablate.report.latex import escape_latex
 from ablate.report.markdown import escape
 from ablate.report.notation import format_p_value
+from ablate.report.sections import tabulate
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -131,6 +132,18 @@ def test_the_corpus_was_listed_in_python_with_its_unset_keys(tmp_path):
     assert "; data hash f00; data path a.txt, b.txt; data source text." in (tmp_path / "report/report.md").read_text()
     page = (tmp_path / "report/report.html").read_text()
     assert "<dd>a.txt, b.txt</dd>" in page and "tokenizer_path" not in page and "<dd>[]</dd>" not in page
+
+
+def test_bytes_have_bits_per_byte(store, tmp_path):
+    record = store.read_study()
+    made, _ = report(store, tmp_path / "report")
+    told = replace(record, data={**record.data, "tokenizer": "bytes"})
+    in_bytes = replace(made, record=told, results=replace(made.results, record=told))
+    header, *rows = next((table.header, *table.rows) for table in tabulate(in_bytes) if table.name == "arms")
+    place = header.index("Bits per byte")
+    for row, arm in zip(rows, made.arms, strict=True):
+        assert float(row[place]) == pytest.approx(arm.final_loss.mean / 0.693147, abs=1e-4)
+    assert all("Bits per byte" not in table.header for table in tabulate(made))
 
 
 def test_an_archive_names_no_machine(store, tmp_path):
