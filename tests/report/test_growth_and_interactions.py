@@ -6,6 +6,7 @@ import pytest
 
 from ablate.analysis.effects import Effect
 from ablate.analysis.trend import Trend
+from ablate.metrics import Metric
 from ablate.report.growth_and_interactions import describe_growth, describe_interactions, judge_trend
 
 TREND = Trend(
@@ -37,6 +38,10 @@ def test_growth_in_words():
     assert describe_growth([told], "tokens")[0].endswith(
         "do not match. The final loss of ngpt minus the baseline's changes by +0.0200 [+0.0100, +0.0300] nats."
     )
+    assert describe_growth([told], "tokens", Metric("val_phase_accuracy_trend", "higher")) == [
+        "From steps=1500 to steps=6000, the final trend of the accuracy per phase of ngpt minus the baseline's changes "
+        "by +0.0200 [+0.0100, +0.0300]."
+    ]
     other = replace(TREND, family={"normalization": "peri"}, growth=None, low=1.2, high=None, bound="at_least")
     assert describe_growth([TREND, other], "tokens") == [
         "From steps=1500 to steps=6000, the speedups in tokens are multiplied by these factors: ngpt 1.35x [1.10, "

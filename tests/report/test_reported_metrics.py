@@ -105,6 +105,22 @@ def test_arms_are_compared_by_the_cost_of_reaching_an_accuracy(tmp_path: Path) -
     assert speedup.low < 2.0 < speedup.high and speedup.ratio == pytest.approx(2.0, rel=0.1)
 
 
+def test_a_summary_of_phases_has_a_verdict_and_no_speedup(tmp_path: Path) -> None:
+    arms = [
+        SyntheticArm("plain", {"kind": "plain"}, "plain"),
+        SyntheticArm("new", {"kind": "new"}, "plain", speedup=2.0),
+    ]
+    store = StudyFolder(tmp_path / "study")
+    write_study(store, arms, noise=0.01)
+    forget_all_but(store, {"val_phase_accuracy_trend": "higher"}, {"val_phase_accuracy_trend": neg})
+    made = make_report(read_study(store), ReportOptions(axis="steps"))
+    answer = " ".join(made.answer)
+    assert "new ends at a clearly higher final trend of the accuracy per phase than plain" in answer
+    assert "speedup" not in answer and " as fast" not in answer
+    assert {row.bound for row in made.rows} == {"not_determined"}
+    assert all("one value per run" in row.note for row in made.rows)
+
+
 def test_a_report_says_the_name_of_its_metric_and_nothing_of_losses(score: Report) -> None:
     folder = score.paths["html"].parent
     page = re.sub(r"<(script|style)\b.*?</\1>", "", score.paths["html"].read_text(), flags=re.DOTALL)
