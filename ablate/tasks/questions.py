@@ -21,7 +21,7 @@ from ablate.study.schema import DataConfig, Texts
 from ablate.tasks.task import DataInfo, Task
 from ablate_model import ConfigError, ModelConfig
 
-EVALUATION_TOKENS = 8192  # at once; fixed, so that no other setting changes a metric
+EVALUATION_TOKENS = 32768  # at once; fixed, so that no other setting changes a metric
 
 T = TypeVar("T")
 
