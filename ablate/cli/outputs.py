@@ -42,7 +42,7 @@ class Starter(Output):
 
 
 class PlannedRun(Output):
-    """A run of a grid, as planned."""
+    """A run of a grid, as planned. A run that starts from the weights of another run also has the key `start_from`."""
 
     run_id: str
     """Hash of everything that decides the result."""
