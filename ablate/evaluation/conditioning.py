@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from statistics import median
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +26,7 @@ class Conditioning(LanguageModelEvaluation):
 
     - `condition_number`: the largest singular value over the smallest, per layer. For queries, keys, values and the
       output matrix it is the median over heads: each map's rows, or each head's columns.
+    - `median_condition_number`: the median over layers.
     - `norm_mean` and `norm_spread` (standard deviation over mean) of the vectors of embedding and head.
     - `effective_rank` of their covariance, (sum of eigenvalues)^2 / sum of squares, and `eigenvalue`: quantiles of its
       spectrum over the median.
@@ -32,7 +35,8 @@ class Conditioning(LanguageModelEvaluation):
 
     name: ClassVar[str] = "conditioning"
     metrics: ClassVar[Mapping[str, Direction | None]] = {
-        "condition_number": "lower",
+        "median_condition_number": "lower",
+        "condition_number": None,
         "norm_mean": None,
         "norm_spread": None,
         "effective_rank": None,
@@ -42,9 +46,15 @@ class Conditioning(LanguageModelEvaluation):
     source: ClassVar[str] = "nGPT, arXiv 2410.01131, appendix A.4, figures 5 to 7 and 11 to 12"
 
     def measure(self, model: GPT, subject: Subject) -> Iterator[Row]:  # noqa: ARG002
+        found: dict[str, list[Row]] = defaultdict(list)
         for layer, block in enumerate(model.stack.blocks):
             for name, slices in _list_matrices(block):
-                yield from _describe_matrix(slices, layer, name)
+                found[name] += _describe_matrix(slices, layer, name)
+        for name, rows in found.items():
+            numbers = [row.value for row in rows if row.value is not None]
+            if numbers:
+                yield Row("median_condition_number", median(numbers), len(numbers), {"matrix": name})
+            yield from rows
         tables = {"embedding": model.embedding, **({} if model.head is None else {"head": model.head})}
         for name, table in tables.items():
             yield from _describe_table(table, name)

@@ -40,7 +40,7 @@ class Dropping(LanguageModelEvaluation):
     """
 
     name: ClassVar[str] = "dropping"
-    metrics: ClassVar[Mapping[str, Direction | None]] = {"loss_increase": "lower", "loss": "lower"}
+    metrics: ClassVar[Mapping[str, Direction | None]] = {"loss_increase": "lower", "loss": None}
     source: ClassVar[str] = "LLM-Drop, arXiv 2406.15786"
     needs = frozenset({"corpus"})
 

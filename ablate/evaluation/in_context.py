@@ -49,7 +49,7 @@ class InContext(LanguageModelEvaluation):
         "other_loss": "lower",
         "repeat_loss": "lower",
         "induction_score": "higher",
-        "loss": "lower",
+        "loss": None,
     }
     source: ClassVar[str] = "AR-hit: Zoology, arXiv 2312.04927; induction: Olsson et al., arXiv 2209.11895"
     needs = frozenset({"corpus"})

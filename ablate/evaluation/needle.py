@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -26,6 +27,7 @@ from ablate_model import GPT
 from ablate_model.attention_maps import LayerCall, watch_attention
 
 Form = Literal["text", "pairs"]
+MEANS = ("accuracy", "choice_accuracy", "loss", "needle_mass", "noise_mass")  # over depths
 
 
 class Needle(LanguageModelEvaluation):
@@ -35,7 +37,8 @@ class Needle(LanguageModelEvaluation):
     compares the first token of the answer with the other possible values, in the form of pairs only. `loss` is that of
     the answer in nats per byte. `needle_mass` and `noise_mass` are the attention, where the answer begins, to the fact
     that holds it and to the filler: the sums of the effective maps, averaged over heads and layers. Differential maps
-    have negative entries, so masses can be negative. Rows without a depth are means over all depths.
+    have negative entries, so masses can be negative. These are means over all depths; `accuracy_at_depth` and so on
+    are for each depth. The latter get no verdict, because correcting for so many tests would hide the former.
 
     The form of text is the published one. Pairs are for models of bytes and for short contexts (models.md 6.6): two
     letters, a colon and a capital letter. `auto` takes pairs where the tokenizer is that of bytes, or is missing.
@@ -48,6 +51,7 @@ class Needle(LanguageModelEvaluation):
         "loss": "lower",
         "needle_mass": "higher",
         "noise_mass": "lower",
+        **{f"{metric}_at_depth": None for metric in MEANS},
     }
     source: ClassVar[str] = "Differential Transformer, arXiv 2410.05258, section 3.4; LWM, arXiv 2402.08268"
 
@@ -89,16 +93,17 @@ class Needle(LanguageModelEvaluation):
             stacks = self.build(language, filler, cell, depth, length)
             if not stacks:
                 why = f"{cell[0]} needles and {cell[1]} questions do not fit {length} tokens with some filler"
-                yield from refuse(self.metrics, why, **within)
+                yield from refuse(MEANS, why, **within)
                 return
             scores.append(score_haystacks(model, subject.device, stacks, language.values))
-        for metric in self.metrics:
+        for metric in MEANS:
             columns = [found[metric] for found in scores if metric in found]
             if not columns:
                 continue
-            cells = [({**within, "depth": depth}, column) for depth, column in zip(self.depths, columns, strict=True)]
-            for place, column in ((within, torch.cat(columns)), *cells):
-                yield _row(metric, column, model.config.vocab_size, language, place)
+            yield _row(metric, torch.cat(columns), model.config.vocab_size, language, within)
+            for depth, column in zip(self.depths, columns, strict=True):
+                row = _row(metric, column, model.config.vocab_size, language, {**within, "depth": depth})
+                yield replace(row, metric=f"{metric}_at_depth")
 
     def build(
         self, language: Language, filler: Filler, cell: tuple[int, int], depth: float, length: int

@@ -54,8 +54,8 @@ class Quantization(LanguageModelEvaluation):
     name: ClassVar[str] = "quantization"
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "loss_increase": "lower",
-        "loss": "lower",
-        "accuracy": "higher",
+        "loss": None,  # tested as its increase
+        "accuracy": None,
     }
     source: ClassVar[str] = "Differential Transformer, arXiv 2410.05258, section 3.7; absmax: arXiv 2208.07339"
     needs = frozenset({"corpus"})

@@ -258,6 +258,7 @@ def test_condition_numbers_are_medians_over_heads() -> None:
     expected = sorted(float(torch.linalg.cond(output[:, 8 * head : 8 * head + 8])) for head in range(2))[0]
     assert find(rows, "condition_number", layer=1, matrix="output").value == pytest.approx(expected)
     assert find(rows, "norm_mean", matrix="embedding").value == pytest.approx(1.0)
+    assert find(rows, "median_condition_number", matrix="mlp_output").n == 2
     scales = [row for row in rows if row.metric == "scale"]
     assert find(scales, "scale", layer=0, scale="attention_residual.alpha").value == pytest.approx(0.05)
     assert find(scales, "scale", scale="final.s_z").value == pytest.approx(1.0)
