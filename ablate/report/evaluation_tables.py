@@ -96,24 +96,22 @@ def _write_difference(row: EvaluationResult) -> str:
 
 
 def tabulate_capabilities(
-    capabilities: Sequence[Capability], losses: Mapping[str, SpeedUp], axis: str, labels: Mapping[str, str]
+    capabilities: Sequence[Capability], losses: Mapping[str, SpeedUp], axis: str, labels: Mapping[str, str], metric: str
 ) -> Table:
-    """The speedup in loss beside that of each capability, on one axis of cost, arm by arm."""
+    """The speedup of each capability beside that in the study's `metric`, on one axis of cost, arm by arm."""
     rows = [row for row in capabilities if row.speedup.axis == axis]
-    names = list(dict.fromkeys(map(name_capability, rows)))
-    cells = {(row.speedup.arm, name_capability(row)): row for row in rows}
     arms = list(dict.fromkeys(row.speedup.arm for row in rows))
-    lines = []
-    for arm in arms:
-        loss = losses.get(arm)
-        found = [cells.get((arm, name)) for name in names]
-        lines.append(
-            (
-                labels.get(arm, arm),
-                DASH if loss is None else format_speedup(loss),
-                *map(_write_speedup, found),
-            )
+    rows.sort(key=lambda row: arms.index(row.speedup.arm))
+    lines = [
+        (
+            labels.get(row.speedup.arm, row.speedup.arm),
+            f"{row.evaluation} {row.metric}",
+            format_cell(row.within),
+            _write_speedup(row),
+            format_speedup(losses[row.speedup.arm]) if row.speedup.arm in losses else DASH,
         )
+        for row in rows
+    ]
     points = sorted({row.points for row in rows})
     note = (
         f"The {AXIS_NAMES[axis]} at which the baseline ends, divided by those at which the arm crosses the baseline's "
@@ -121,16 +119,8 @@ def tabulate_capabilities(
         "chance has no crossing."
     )
     caption = f"Capabilities: speedup in {AXIS_NAMES[axis]} to the baseline's final value"
-    return Table("capabilities", caption, ("Arm", "loss", *names), tuple(lines), note)
+    return Table("capabilities", caption, ("Arm", "Capability", "Cell", "Speedup", f"In {metric}"), tuple(lines), note)
 
 
-def _write_speedup(row: Capability | None) -> str:
-    if row is None:
-        return DASH
+def _write_speedup(row: Capability) -> str:
     return format_speedup(row.speedup) if row.speedup.n_pairs else row.speedup.note
-
-
-def name_capability(row: Capability) -> str:
-    """The evaluation with its metric and cell: recall accuracy, pairs=4."""
-    cell = format_cell(row.within)
-    return f"{row.evaluation} {row.metric}{'' if cell == DASH else f', {cell}'}"

@@ -236,5 +236,7 @@ def evaluation_tables(report: Report) -> list[Table]:
     losses = {arm: rows[report.axis] for arm in report.results.compared_arms if (rows := report.headline_of(arm))}
     tables = tabulate_evaluations(report.evaluations, report.labels)
     if report.capabilities:
-        tables.append(tabulate_capabilities(report.capabilities, losses, report.axis, report.labels))
+        tables.append(
+            tabulate_capabilities(report.capabilities, losses, report.axis, report.labels, report.metric.short)
+        )
     return tables

@@ -23,6 +23,7 @@ from ablate.execution.jobs import make_job, record_study
 from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
 from ablate.report import write_report
+from ablate.report.tables import evaluation_tables
 from ablate.study import load_study
 from ablate.tracking.archive import merge, pack
 from ablate.tracking.code import write_code
@@ -195,8 +196,11 @@ def test_weights_along_training_wait_until_they_were_evaluated(store: StudyFolde
     assert evaluate(store, "my_eval.py:weight_norm", every=4, scale=2) == [""] * 12
     remove_snapshots(store, [run.run_id for run in runs], [choice])
     assert not [*list_snapshots(folder)]
-    capabilities = write_report(store, store.path.parent / "report").capabilities
-    assert {row.points for row in capabilities} == {3}
+    report = write_report(store, store.path.parent / "report")
+    assert {row.points for row in report.capabilities} == {3}
+    table = evaluation_tables(report)[-1]
+    assert table.header == ("Arm", "Capability", "Cell", "Speedup", "In loss")
+    assert [row[:3] for row in table.rows] == [("differential", "my_eval.py:weight_norm scale=2.0 norm", "\N{EN DASH}")]
     for path, content in kept.items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
