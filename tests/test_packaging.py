@@ -78,7 +78,8 @@ def test_the_command_is_installed() -> None:
 
 def test_the_constraints_pin_what_the_project_asks_for() -> None:
     pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
-    asked = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked = PROJECT["project"]["dependencies"] + extras["dev"] + extras["docs"]
     names = {requirement.split(">=")[0].lower() for requirement in asked}
     assert names <= pinned
 

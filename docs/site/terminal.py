@@ -7,24 +7,30 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("ablate plan experiments/quickstart.yaml", "ablate report experiments/quickstart.yaml --no-attach")
+COMMANDS = {  # with options that the picture does not show
+    "ablate plan experiments/quickstart.yaml": "--runs {empty}",  # as before the first run
+    "ablate report experiments/quickstart.yaml": "--no-attach",
+}
 WIDTH = 110  # columns of the terminal
 FONT = re.compile(r"@font-face \{\{.*?\}\}", re.DOTALL)  # rich would load a font from another server
 
 
-def draw(commands: tuple[str, ...]) -> str:
+def draw(commands: Mapping[str, str]) -> str:
     """Run the commands, and draw them with what they print as SVG."""
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    for command in commands:
-        console.print(Text.assemble(("$ ", "bold green"), (command.removesuffix(" --no-attach"), "bold")))
-        console.print(Text.from_ansi(run(command)))
+    with TemporaryDirectory() as empty:
+        for command, options in commands.items():
+            console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
+            console.print(Text.from_ansi(run(f"{command} {options.format(empty=empty)}")))
     return console.export_svg(title="ablate", code_format=FONT.sub("", CONSOLE_SVG_FORMAT))
 
 
