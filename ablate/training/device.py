@@ -37,7 +37,7 @@ def set_deterministic(is_deterministic: bool) -> None:
     """
     if is_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if is_deterministic != torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(is_deterministic)
 
