@@ -41,6 +41,15 @@ class Starter(Output):
     """Commands to go on with."""
 
 
+class StartingWeights(Output):
+    """The weights that a run starts from."""
+
+    id: str
+    """Id of the run that has them, or the hash of a folder's weights."""
+    name: str
+    """The arm, the seed and the study of that run, or the folder."""
+
+
 class PlannedRun(Output):
     """A run of a grid, as planned. A run that starts from the weights of another run also has the key `start_from`."""
 
@@ -64,6 +73,8 @@ class PlannedRun(Output):
     """Name of the arm that it is compared with."""
     is_certain: bool | None = None
     """Only with `until: decided`: whether it is before the first look, so that no look decides about it."""
+    start_from: StartingWeights | None = None
+    """Only with `start_from`: the weights that it starts from."""
 
 
 class PlannedSearch(Output):
