@@ -185,7 +185,7 @@ def _unpack_all(
             here = store.run(run_id)
             kept = here.path if is_present(here) else incoming.get(run_id)
             if kept is not None:
-                found = list(read_reruns(folder))
+                again = list(read_reruns(folder))
                 if (extent := find_extent(folder / CURVE)) != find_extent(kept / CURVE):
                     if not keeps_reruns:
                         raise RecordError(
@@ -193,8 +193,8 @@ def _unpack_all(
                             "wrong, or add --reruns if both are right: the first one counts, and reports say how far "
                             "they differ"
                         )
-                    found.append(read_end(folder, extent))
-                reruns.setdefault(run_id, []).extend(found)
+                    again.append(read_end(folder, extent))
+                reruns.setdefault(run_id, []).extend(again)
             incoming.setdefault(run_id, folder)
     return incoming, {run_id: found for run_id, found in reruns.items() if found}
 
