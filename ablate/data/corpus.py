@@ -174,8 +174,8 @@ def prepare(config: DataConfig, base: Path, folder: Path, means: Means = DEFAULT
     """
     if config.sequence:
         made = tuple(prepare(phase, base, folder, means) for phase in config.phases)
-        last, info = made[-1], _join(config, [corpus.info for corpus in made])
-        return CorpusSequence(info, last.train_path, last.validation_path, last.dtype, made)
+        last, joined = made[-1], _join(config, [corpus.info for corpus in made])
+        return CorpusSequence(joined, last.train_path, last.validation_path, last.dtype, made)
     split = split_files(config, base)
     if config.source == "bin":
         return Corpus(_describe_bin(split), split.train[0].path, split.validation[0].path, BIN_DTYPE)

@@ -91,7 +91,7 @@ def _encode(item: ChoiceItem, tokenizer: Tokenizer) -> Question:
     n_context = len(tokenizer.encode(item.context))
     sequences = []
     for choice in item.choices:
-        ids = tokenizer.encode(f"{item.context} {choice}")
+        ids = tokenizer.encode(f"{item.context} {choice}").astype(np.int32)
         start = min(n_context, len(ids) - 1)
         sequences.append(Scored.join([(ids[:start], False), (ids[start:], True)]))
     return Question(tuple(sequences), item.gold)
