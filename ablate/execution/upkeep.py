@@ -12,10 +12,12 @@ from ablate.execution.jobs import config_of
 from ablate.formatting import count, format_count
 from ablate.plan import Plan, Run
 from ablate.plan.identity import canonical_json
+from ablate.study.schema import TrainConfig
 from ablate.tracking.cleaning import Keep, clean
 from ablate.tracking.folders import MAX_NAMED, RunFolder, StudyFolder, read_json, write_json
 from ablate.tracking.study_record import Status
 
+LATER = frozenset({"deterministic"})  # settings of `train` that older configs lack
 EVERY_S = 10.0  # a look at a study of thousands of runs takes a while
 
 
@@ -68,8 +70,15 @@ def _repair_config(plan: Plan, run: Run, folder: RunFolder) -> Iterator[str]:
 
 
 def _decisive(config: Mapping[str, Any], passed_over: frozenset[str]) -> str:
-    """The part of a config that decides the run's results, as text."""
-    train = {key: value for key, value in config["train"].items() if key not in passed_over}
+    """The part of a config that decides the run's results, as text.
+
+    Settings that came after some runs were recorded are left out at their defaults, as they are from run ids.
+    """
+    train = {
+        key: value
+        for key, value in config["train"].items()
+        if key not in passed_over and not (key in LATER and value == TrainConfig.model_fields[key].default)
+    }
     rest = {key: value for key, value in config.items() if key not in ("train", "data")}
     return canonical_json([rest, train, config["data"]["hash"]])
 
