@@ -14,6 +14,9 @@ from ablate.analysis.moderated import PRIOR_DF, moderate
 from ablate.analysis.verdicts import ALPHA
 from benchmarks.families import SCENARIOS, Rates, Studies, find_rates, simulate
 
+REFUTED = frozenset({(2, 2, 1)})
+"""Arms, seeds and earlier arms of a loan that passed by luck: other random numbers give 0.061 family-wise errors."""
+
 PRIORS = (2.0, 1.5, 1.25, 1.0, 0.75)  # degrees of freedom that a prior with arms of earlier studies may have
 
 STRICT_ERRORS, STRICT_LOAN_ERRORS, STRICT_COVERAGE = 0.057, 0.055, (0.932, 0.968)
@@ -42,6 +45,8 @@ def derive_loan(n_arms: int, n_seeds: int, n_earlier: int, n: int, seed: int) ->
 
     None if they do not help, compared with the same verdicts without them.
     """
+    if (n_arms, n_seeds, n_earlier) in REFUTED:
+        return None
     studies = [simulate(n_arms, n_seeds, scenario, n, seed, n_earlier) for scenario in SCENARIOS]
     best, found = _average_power([replace(drawn, earlier=None).family for drawn in studies]), None
     for prior_df in PRIORS:

@@ -63,7 +63,6 @@ BORROWED_DF: Mapping[int, Mapping[int, Mapping[int, tuple[float, float, float]]]
     },
     2: {
         2: {
-            1: (1.0, 1.0, 0.625),
             2: (1.25, 1.125, 0.75),
             3: (1.0, 1.0, 0.625),
             6: (1.0, 1.0, 0.625),
