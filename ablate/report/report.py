@@ -23,7 +23,7 @@ from ablate.analysis.looks import Look as SeedLook
 from ablate.analysis.looks import follow
 from ablate.analysis.repeats import Reruns, find_reruns
 from ablate.analysis.results import Results
-from ablate.analysis.run_curve import AXES
+from ablate.analysis.run_curve import AXES, device_of
 from ablate.analysis.scaling import Prediction, ScalingLaw, find_predictions, find_scaling_laws
 from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
@@ -288,6 +288,8 @@ def collect_versions(results: Results) -> dict[str, str]:
         commit = manifest.get("commit")
         entries["commit"] = f"{commit} (with uncommitted changes)" if commit and manifest.get("dirty") else commit
         entries["data hash"] = manifest.get("data_hash")
+        if isinstance(mode := manifest.get("deterministic"), bool) and device_of(manifest).get("kind") == "cuda":
+            entries["deterministic"] = "yes" if mode else "no"  # a CPU always is
         for name, value in entries.items():
             if value:
                 found.setdefault(str(name), set()).add(str(value))

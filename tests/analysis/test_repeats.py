@@ -15,7 +15,7 @@ from ablate.analysis.repeats import find_reruns
 from ablate.analysis.results import read_results
 from ablate.analysis.speedup import speed_ups
 from ablate.report import ReportOptions
-from ablate.report.report import make_report
+from ablate.report.report import collect_versions, make_report
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.reruns import Rerun
 from benchmarks.synthetic import SyntheticArm, write_study
@@ -103,3 +103,10 @@ def test_the_answer_says_how_far_reruns_differ(reruns: tuple[Rerun, ...], words:
     with path.open("wb") as file:
         write_archive(made.results, file)
     assert read_archive(path).runs[0].reruns == reruns
+
+
+@pytest.mark.parametrize(("mode", "told"), [(True, "yes"), (False, "no"), (None, None)])
+def test_the_page_says_whether_gpu_runs_were_deterministic(mode: bool | None, told: str | None) -> None:
+    manifest = {"device": {"kind": "cuda", "name": "one"}, **({} if mode is None else {"deterministic": mode})}
+    runs = [make_run(arm, seed, [9, 8, 7, 3.0], manifest=manifest) for arm in ("base", "arm") for seed in range(2)]
+    assert collect_versions(make_results(*runs)).get("deterministic") == told
