@@ -89,13 +89,21 @@ class Chart:
                 found["-".join([self.name, *own]) if found else self.name] = key
         return found
 
+    @property
+    def _own_legend(self) -> Fill | None:
+        """The legend inside a picture, which has no page around it. Labels at the ends of lines need none."""
+        if len(self.legend) < 2 or "labels" in self.wide:
+            return None
+        return {"orient": "bottom", "title": None, "columns": 3, "labelLimit": 240, "symbolType": "stroke"}
+
     def draw(self, key: str | None = None, theme: Theme = LIGHT) -> dict[str, Any]:
         """The Vega-Lite specification with its data, for a key of `fills`, by default the first."""
         fill = self.fills[next(iter(self.fills)) if key is None else key]
         rows = [row for name in fill["data"] for row in spread(self.data[name])]
         width = WIDTH if self.columns == 1 else (WIDTH - 60) // self.columns - 30
         spec: dict[str, Any] = fill_blanks(
-            self.spec, {"width": width, "columns": self.columns, "legend": None, "tips": "false", **self.wide, **fill}
+            self.spec,
+            {"width": width, "columns": self.columns, "legend": self._own_legend, "tips": "false", **self.wide, **fill},
         )
         spec |= {"config": configure(theme), "data": {"name": ROWS, "values": rows}}
         return recolor(spec, theme)
@@ -112,7 +120,7 @@ def declare(
     content: dict[str, Any] = chart.to_dict(validate=False)  # type: ignore[attr-defined]  # a test draws every chart
     for key in ("config", "$schema", "datasets"):
         content.pop(key, None)
-    inner = {**_leave_out_data(content), "width": "$width", "height": height}
+    inner = {**_prepare(content), "width": "$width", "height": height}
     if len(panels) == 1:
         return inner
     facet = {"field": "panel", "type": "nominal", "title": None, "sort": list(panels)}
@@ -123,13 +131,15 @@ def declare(
 ROWS = "rows"
 
 
-def _leave_out_data(value: Any) -> Any:
-    """The specification without the name of the data, which its top level has."""
+def _prepare(value: Any) -> Any:
+    """The specification without the name of the data, which its top level has, and with blanks for its legends."""
     if isinstance(value, dict):
         return {
-            key: _leave_out_data(item) for key, item in value.items() if not (key == "data" and item == {"name": ROWS})
+            key: "$legend" if item == {"title": "$legend"} else _prepare(item)
+            for key, item in value.items()
+            if not (key == "data" and item == {"name": ROWS})
         }
-    return [_leave_out_data(item) for item in value] if isinstance(value, list) else value
+    return [_prepare(item) for item in value] if isinstance(value, list) else value
 
 
 def fill_blanks(value: Any, blanks: Fill) -> Any:
@@ -140,8 +150,6 @@ def fill_blanks(value: Any, blanks: Fill) -> Any:
         expression = value.get("expr")
         if len(value) == 1 and isinstance(expression, str) and expression.startswith("$"):
             return blanks[expression[1:]]
-        if len(value) == 1 and value.get("legend") == "$legend":
-            return blanks["legend"]
         return {key: item if key == "data" else fill_blanks(item, blanks) for key, item in value.items()}
     return [fill_blanks(item, blanks) for item in value] if isinstance(value, list | tuple) else value
 

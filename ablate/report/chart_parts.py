@@ -44,7 +44,7 @@ def color_of(scales: Scales) -> alt.Color:
     import altair as alt
 
     scale = alt.Scale(domain=[hue for hue, _ in scales.hues], range=[color for _, color in scales.hues])
-    return alt.Color("hue:N", scale=scale, legend=None)
+    return alt.Color("hue:N", scale=scale, legend=alt.Legend(title="$legend"))
 
 
 def dash_of(scales: Scales) -> alt.StrokeDash:
@@ -53,7 +53,8 @@ def dash_of(scales: Scales) -> alt.StrokeDash:
 
     dashes = [list(dash) or [1, 0] for _, dash in scales.styles]
     scale = alt.Scale(domain=[style for style, _ in scales.styles], range=dashes)
-    return alt.StrokeDash("style:N", scale=scale, legend=None)
+    has_several = len(scales.styles) > 1
+    return alt.StrokeDash("style:N", scale=scale, legend=alt.Legend(title="$legend") if has_several else None)
 
 
 def x_of() -> alt.X:

@@ -144,7 +144,7 @@ def _declare(colors: tuple[tuple[str, str], ...], *, is_ratio: bool) -> Mapping[
     color = alt.Color(
         "group:N",
         scale=alt.Scale(domain=[group for group, _ in colors], range=[hex_ for _, hex_ in colors]),
-        legend=None,
+        legend=alt.Legend(title="$legend"),
     )
     arrows = alt.Scale(domain=["at_most", "at_least"], range=[ARROW_LEFT, ARROW_RIGHT])
     tips = [alt.Tooltip("name:N", title="arm"), alt.Tooltip("text:N", title="value")]

@@ -20,7 +20,7 @@
     if (Array.isArray(value)) return value.map((item) => fill(item, blanks));
     if (value === null || typeof value !== "object") return theme().colors[value] ?? value;
     const entries = Object.entries(value);
-    if (entries.length === 1 && ["expr", "legend"].includes(entries[0][0]) && isBlank(entries[0][1])) return fill(entries[0][1], blanks);
+    if (entries.length === 1 && entries[0][0] === "expr" && isBlank(entries[0][1])) return fill(entries[0][1], blanks);
     return Object.fromEntries(entries.map(([key, item]) => [key, key === "data" ? item : fill(item, blanks)]));
   }
   const unpack = (item) => (typeof item === "string" && /^@\d+$/.test(item) ? page.lists[Number(item.slice(1))] : item);
