@@ -44,7 +44,7 @@ def measure_exponent(n_levels: int, n_seeds: int, n: int) -> float:
     """Return how often the bootstrap interval covers the exponent of a scaling law."""
     rng = np.random.default_rng([SEED, n_levels, n_seeds])
     floor, factor, exponent = LAW
-    compute = 1e9 * 4.0 ** np.arange(n_levels)
+    compute = np.geomspace(1e9, 1e9 * 4.0 ** (n_levels - 1), n_levels, dtype=np.float64)
     hits = 0
     for _ in range(n):
         losses = floor + factor * compute**-exponent + 0.003 * rng.standard_normal((n_seeds, n_levels))

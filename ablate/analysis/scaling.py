@@ -173,7 +173,7 @@ def _list_families(results: Results, along: str) -> Iterator[tuple[dict[str, Val
         levels = [arm.axes[along] for arm in arms]
         sizes = levels if all(is_number(level) for level in levels) else [arm.n_params for arm in arms]
         if all(size and float(size) > 0 for size in sizes) and len(set(sizes)) == len(arms):
-            yield dict(family), sorted(zip(map(float, sizes), arms, strict=True), key=lambda member: member[0])  # type: ignore[arg-type]
+            yield dict(family), sorted(zip(map(float, sizes), arms, strict=True), key=lambda member: member[0])
 
 
 def _grows(members: _Members) -> bool:

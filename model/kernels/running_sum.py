@@ -29,11 +29,12 @@ def sum_in_blocks(x: Tensor, dim: int) -> Tensor:
     """Compute x.cumsum(dim) by products with triangular matrices, which always add up in the same order."""
     n = x.shape[dim]
     with torch.autocast(x.device.type, enabled=False):
-        blocks = F.pad(upcast(x).transpose(dim, -1), (0, -n % BLOCK)).unflatten(-1, (-1, BLOCK))
+        blocks = F.pad(upcast(x).transpose(dim, -1), (0, -n % BLOCK))
+        blocks = blocks.reshape(*blocks.shape[:-1], -1, BLOCK)
         within = blocks @ blocks.new_ones(BLOCK, BLOCK).triu()
         totals = within[..., -1]
         before = totals @ totals.new_ones(2 * totals.shape[-1:]).triu(1)
-        summed = (within + before[..., None]).flatten(-2)[..., :n].transpose(dim, -1)
+        summed: Tensor = (within + before[..., None]).flatten(-2)[..., :n].transpose(dim, -1)
     return summed.to(x.dtype).contiguous()
 
 
