@@ -1,11 +1,10 @@
 """From corpora to memory-mapped token shards and batches, which are pure functions of (seed, step). No torch here."""
 
 from ablate.data.batches import training_batch, validation_batches
+from ablate.data.corpora import Corpus, CorpusInfo
 from ablate.data.corpus import (
     CHECKED_TOKENS,
     SHARDS,
-    Corpus,
-    CorpusInfo,
     check_length,
     check_vocabulary,
     describe,

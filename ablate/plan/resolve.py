@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ablate.data import CorpusInfo, check_length
-from ablate.data.corpus import SequenceInfo
+from ablate.data.corpora import SequenceInfo
 from ablate.data.phases import find_ends
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ablate.data import Corpus, training_batch, validation_batches
-from ablate.data.corpus import SequenceInfo
+from ablate.data.corpora import SequenceInfo
 from ablate.data.phases import find_ends, phase_of
 from ablate.training.contract import Batch, Metrics, TrainingTask
 from ablate.training.phases import summarize_phases

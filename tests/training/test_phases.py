@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from ablate.data import Corpus, CorpusInfo
-from ablate.data.corpus import CorpusSequence, SequenceInfo
+from ablate.data.corpora import CorpusSequence, SequenceInfo
 from ablate.data.phases import find_ends
 from ablate.metrics import Metric, metrics_of_phases
 from ablate.study.schema import TrainConfig
