@@ -17,6 +17,7 @@ from typing import Any, Self
 DRIVER, CHROMIUM = shutil.which("chromedriver"), shutil.which("chromium")
 MISSING = "" if DRIVER and CHROMIUM else "no chromium with chromedriver on this machine"
 PHONE, DESKTOP = 390, 1280
+_CENTER = {"block": "center", "behavior": "instant"}
 _DRAWN = "document.documentElement.hasAttribute('data-drawn')"
 _ARGUMENTS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 
@@ -86,7 +87,7 @@ class Browser:
 
     def click(self, selector: str) -> None:
         """Click on the first match like a mouse, after scrolling it into view."""
-        self.run("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
+        self.run("document.querySelector(arguments[0]).scrollIntoView(arguments[1])", selector, _CENTER)
         element = self._post("/element", {"using": "css selector", "value": selector})
         self._post(f"/element/{next(iter(element.values()))}/click", {})
 
