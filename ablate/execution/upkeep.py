@@ -44,7 +44,7 @@ def repair_runs(plan: Plan, store: StudyFolder, tell: Callable[[str], object], *
             elif needs_weights:
                 gone.append(str(folder.path))
     if gone:
-        more = f" and {count(len(gone) - MAX_NAMED, 'more')}" if len(gone) > MAX_NAMED else ""
+        more = f" and {len(gone) - MAX_NAMED} more" if len(gone) > MAX_NAMED else ""
         tell(
             f"{count(len(gone), 'finished run')} without weights (cleaned away, merged without them, or lost); "
             f"the curves are intact. To train such a run again, remove its folder: {', '.join(gone[:MAX_NAMED])}{more}"
