@@ -119,10 +119,10 @@ def test_a_study_that_is_trained_prints_json(
     continued = read("generate", call_ablate("generate", run_id, "--prompt", "ab", "--tokens", "3", "--json"))
     assert continued["text"].startswith("ab")
     assert read("evaluate", call_ablate("evaluate", outcome["study"], "--with", "bits_per_byte", "--json"))
-    broken = write_grid(study="broken", train={"steps": 12, "learning_rate": 1e30, "batch_size": 4})
-    assert read("run", call_ablate("run", broken, "--json"))["states"].keys() <= {"diverged", "finished"}
     bench = read("bench", call_ablate("bench", grid, "--steps", "1", "--json"))
     assert {row["arm"] for row in bench["arms"]} == {row["arm"] for row in planned}
+    broken = write_grid(study="broken", train={"steps": 12, "learning_rate": 1e30, "batch_size": 4})
+    assert read("run", call_ablate("run", broken, "--json"))["states"].keys() <= {"diverged", "finished"}
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_a_search_and_a_tuned_study_print_json(
     Path("search.yaml").write_text(yaml.safe_dump({**search, "search": "rates", "space": space, "trials": 2}))
     assert read("plan", call_ablate("plan", "search.yaml", "--json"))[0]["trials"] == 2
     found = read("search", call_ablate("search", "search.yaml", "--json"))
-    assert found["states"] == {"finished": 2} and Path(found["page"]).is_file()
+    assert set(found["states"]) == {"finished"} and Path(found["page"]).is_file()
     folder = Path(found["page"]).parent
     for words in (("search.yaml", "--report"), (folder,)):
         assert read("search", call_ablate("search", *words, "--json"))["states"] == {}
