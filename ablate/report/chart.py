@@ -106,7 +106,8 @@ class Chart:
             {"width": width, "columns": self.columns, "legend": self._own_legend, "tips": "false", **self.wide, **fill},
         )
         spec |= {"config": configure(theme), "data": {"name": ROWS, "values": rows}}
-        return recolor(spec, theme)
+        colored: dict[str, Any] = recolor(spec, theme)
+        return colored
 
 
 def declare(
@@ -117,7 +118,7 @@ def declare(
     With several panels, it is drawn once per value of the field `panel`, in as many columns as the blank `columns`
     says, and with ranges of its own if `has_own_ranges`.
     """
-    content: dict[str, Any] = chart.to_dict(validate=False)  # type: ignore[attr-defined]  # a test draws every chart
+    content: dict[str, Any] = chart.to_dict(validate=False)  # a test draws every chart
     for key in ("config", "$schema", "datasets"):
         content.pop(key, None)
     inner = {**_prepare(content), "width": "$width", "height": height}
@@ -129,6 +130,13 @@ def declare(
 
 
 ROWS = "rows"
+
+
+def mark_no_difference() -> alt.Chart:
+    """The dashed line of no difference. The caller encodes its place."""
+    import altair as alt
+
+    return alt.Chart(alt.InlineData(values=[{}])).mark_rule(color=LIGHT.soft, strokeDash=[4, 3])
 
 
 def _prepare(value: Any) -> Any:

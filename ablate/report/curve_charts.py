@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ablate.metrics import Metric
-from ablate.report.chart import ROWS, Chart, Choice, declare, round_list
+from ablate.report.chart import ROWS, Chart, Choice, declare, mark_no_difference, round_list
 from ablate.report.chart_parts import (
     HEIGHT,
     LINEAR,
@@ -28,7 +28,6 @@ from ablate.report.chart_parts import (
 from ablate.report.encoding import Scales
 from ablate.report.end_labels import frame_panels, pad_range
 from ablate.report.notation import AXIS_NAMES
-from ablate.report.palette import LIGHT
 from ablate.report.report import Report
 from ablate.report.thinned_curves import DrawnCurve, find_loss_range, thin_curves
 
@@ -221,7 +220,7 @@ def _declare_curves(scales: Scales, *, zero: bool) -> Mapping[str, Any]:
     x, y = x_of(), y_of("y")
     group = [alt.Detail("arm:N"), color_of(scales), dash_of(scales)]
     tips = [alt.Tooltip("name:N", title="arm"), alt.Tooltip("seed:N")]
-    keys = ["arm", "name", "hue", "style", "panel", "$x"]
+    keys: list[str | alt.FieldName] = ["arm", "name", "hue", "style", "panel", "$x"]
     base = alt.Chart(alt.NamedData(ROWS))
     seeds = base.transform_filter(_SEED).mark_line(clip=True, strokeWidth=1, opacity=0.45)
     parts = base.transform_filter("datum.kind == 'part'").mark_line(clip=True, strokeWidth=1)
@@ -246,7 +245,6 @@ def _declare_curves(scales: Scales, *, zero: bool) -> Mapping[str, Any]:
         .encode(x, y, text="text:N", color=color_of(scales)),
     ]
     if zero:
-        layers.insert(
-            0, alt.Chart(alt.Data(values=[{}])).mark_rule(color=LIGHT.soft, strokeDash=[4, 3]).encode(y=alt.datum(0))
-        )
-    return blank_scale(declare(alt.layer(*layers), HEIGHT, scales.panels, has_own_ranges=True))
+        layers.insert(0, mark_no_difference().encode(y=alt.datum(0)))
+    spec: Mapping[str, Any] = blank_scale(declare(alt.layer(*layers), HEIGHT, scales.panels, has_own_ranges=True))
+    return spec

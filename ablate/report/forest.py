@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from ablate.report.chart import ROWS, Chart, Choice, Legend, declare, round_number
+from ablate.report.chart import ROWS, Chart, Choice, Legend, declare, mark_no_difference, round_number
 from ablate.report.notation import elide
-from ablate.report.palette import LIGHT
 
 MAX_ROWS = 40
 """The most rows of a forest plot: those with the largest values. Its table has the others."""
@@ -152,9 +151,8 @@ def _declare(colors: tuple[tuple[str, str], ...], *, is_ratio: bool) -> Mapping[
     base = alt.Chart(alt.NamedData(ROWS))
     known = base.transform_filter("datum.bound == ''")
     bounds = base.transform_filter("datum.bound == 'at_most' || datum.bound == 'at_least'")
-    center = alt.Chart(alt.Data(values=[{}])).mark_rule(color=LIGHT.soft, strokeDash=[4, 3])
     layers = [
-        center.encode(x=alt.datum(1 if is_ratio else 0)),
+        mark_no_difference().encode(x=alt.datum(1 if is_ratio else 0)),
         known.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_rule(strokeWidth=2, yOffset=shift)
         .encode(y=y, x=alt.X("low:Q"), x2="high:Q", color=color, tooltip=tips),

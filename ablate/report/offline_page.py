@@ -118,5 +118,5 @@ def _read_vega() -> str:
     """Vega, Vega-Lite and their embedding as one script. Making it takes a few seconds, once per process."""
     import vl_convert
 
-    script: str = vl_convert.javascript_bundle()
+    script: str = vl_convert.javascript_bundle(None)
     return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.trend import Trend
-from ablate.report.chart import ROWS, Chart, declare, round_number
+from ablate.report.chart import ROWS, Chart, declare, mark_no_difference, round_number
 from ablate.report.chart_parts import choose_axis, color_of, dash_of, list_legend
 from ablate.report.encoding import Scales
 from ablate.report.forest import ARROW_DOWN, ARROW_UP, ForestRow, chart_forest, ratio_axis, ratio_of
@@ -181,7 +181,7 @@ def _declare(scales: Scales, title: str, ticks: tuple[str, ...], panels: tuple[s
     base = alt.Chart(alt.NamedData(ROWS))
     known, bounds = base.transform_filter("datum.bound == ''"), base.transform_filter("datum.bound != ''")
     layers: list[alt.Chart] = [
-        alt.Chart(alt.Data(values=[{}])).mark_rule(color=LIGHT.soft, strokeDash=[4, 3]).encode(y=alt.datum(1)),
+        mark_no_difference().encode(y=alt.datum(1)),
         known.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_rule(strokeWidth=1.6)
         .encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=color, tooltip=tips),

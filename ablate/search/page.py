@@ -76,7 +76,7 @@ def compose(summary: Mapping[str, Any]) -> Document:
 def _show_confirmation(summary: Mapping[str, Any], tables: Mapping[str, Table]) -> Iterator[Section]:
     if summary["confirmation"]:
         chart = chart_confirmation(summary)
-        shown = (
+        shown: tuple[Block, ...] = (
             Text(
                 "These runs were trained again with seeds that no trial used. The best of many trials is "
                 "optimistically biased, so only this comparison counts."
