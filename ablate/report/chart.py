@@ -136,7 +136,8 @@ def mark_no_difference() -> alt.Chart:
     """The dashed line of no difference. The caller encodes its place."""
     import altair as alt
 
-    return alt.Chart(alt.InlineData(values=[{}])).mark_rule(color=LIGHT.soft, strokeDash=[4, 3])
+    one_row = alt.Data(values=[{}])  # type: ignore[no-untyped-call]
+    return alt.Chart(one_row).mark_rule(color=LIGHT.soft, strokeDash=[4, 3])
 
 
 def _prepare(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,13 @@ def test_every_option_fills_every_blank(reports: Any, name: str) -> None:
             text = json.dumps({k: v for k, v in chart.draw(key).items() if k != "data"})
             assert '"$' not in text
         vl_convert.vegalite_to_vega(chart.draw())  # raises if it is not valid
+
+
+def test_the_line_of_no_difference_is_drawn(reports: Any) -> None:
+    charts = compose(reports("diverged")).charts
+    for name in ("differences", "minus-baseline", "speedup", "ladder"):
+        svg = draw_file(charts[name], "svg").decode()
+        assert re.search(r"<line [^>]*stroke-dasharray=.4,3", svg), name
 
 
 def test_the_same_chart_gives_the_same_bytes(reports: Any) -> None:
