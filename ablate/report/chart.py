@@ -137,7 +137,8 @@ def mark_no_difference() -> alt.Chart:
     import altair as alt
 
     one_row = alt.Data(values=[{}])  # type: ignore[no-untyped-call]
-    return alt.Chart(one_row).mark_rule(color=LIGHT.soft, strokeDash=[4, 3])
+    line: alt.Chart = alt.Chart(one_row).mark_rule(color=LIGHT.soft, strokeDash=[4, 3])
+    return line
 
 
 def _prepare(value: Any) -> Any:
