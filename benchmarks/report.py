@@ -21,6 +21,7 @@ from ablate.report.report import ReportOptions, make_report
 from ablate.report.write import write_report
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.study_record import StudyRecord
 from benchmarks.synthetic import BASELINE, SyntheticArm, write_study
@@ -106,7 +107,7 @@ def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, 
     """Time reading the same curves from files and from MLflow. Raises `AssertionError` if they differ."""
     runs = study.runs[: max(MAX_MLFLOW_POINTS // n_points, 1)]
     arms = {arm.arm: arm for arm in study.arms}
-    writer = MlflowWriter(uri, study)
+    writer, mirrored_name = MlflowWriter(uri, study), name_metric(METRIC)
     for run in runs:
         lines = read_curve(store.run(run.run_id).curve)
         writer.write(run, arms[run.arm], store, [{key: line[key] for key in ("step", METRIC)} for line in lines])
@@ -116,14 +117,15 @@ def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, 
     reader = MlflowReader(uri)
     experiment_id, listed = reader.read_runs(study.study)
     moments.append(time.perf_counter())  # finding the runs is not part of reading them: the client needs it too
-    statement = reader.read_histories(experiment_id, listed, (METRIC,))
+    statement = reader.read_histories(experiment_id, listed, (mirrored_name,))
     moments.append(time.perf_counter())
     histories = {
-        run_id: writer.client.get_metric_history(mirrored.mlflow_id, METRIC) for run_id, mirrored in writer.runs.items()
+        run_id: writer.client.get_metric_history(mirrored.mlflow_id, mirrored_name)
+        for run_id, mirrored in writer.runs.items()
     }
     moments.append(time.perf_counter())
     for run_id, mirrored in writer.runs.items():
-        assert np.array_equal(statement[mirrored.mlflow_id][METRIC].values, files[run_id])
+        assert np.array_equal(statement[mirrored.mlflow_id][mirrored_name].values, files[run_id])
         assert sorted(point.value for point in histories[run_id]) == sorted(files[run_id])
     files_s, _, statement_s, client_s = np.diff(moments).tolist()
     return MlflowResult(sum(map(len, files.values())), files_s, statement_s, client_s)

@@ -134,14 +134,13 @@ def test_settings_reach_the_plan(ablate: Ablate, write_grid: Callable[..., Path]
         ({"data": {"source": "text", "path": "missing/*.txt"}}, ["missing/*.txt"]),
         ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 10**6}}, ["1000000"]),
         ({"study": "../../x"}, ["letters"]),
-        ({"resources": {"cpus": 4096}}, ["4096 CPU"]),
         ({"data": {"source": "python-stdlib", "tokenizer": "gpt2"}}, ["vocab.bpe"]),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
     ablate: Ablate, write_grid: Callable[..., Path], verb: str, changes: dict[str, Any], words: list[str]
 ) -> None:
-    assert_refused(ablate(verb, write_grid(**changes)), "grid.yaml" if "resources" not in changes else "", *words)
+    assert_refused(ablate(verb, write_grid(**changes)), "grid.yaml", *words)
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])
@@ -298,8 +297,10 @@ def test_a_cluster_that_does_not_answer_is_refused_at_once(ablate: Ablate, write
 
 def test_more_than_there_is_names_the_line_of_the_grid(ablate: Ablate, write_grid: Callable[..., Path]) -> None:
     grid = write_grid(resources={"cpus": 100_000})
-    for verb in ("plan", "run"):
-        assert_refused(ablate(verb, grid), "grid.yaml:", "resources", "100000 CPU", "there are")
+    words = ("grid.yaml:", "resources", "100000 CPU", "there are")
+    assert_refused(ablate("run", grid), *words)
+    code, out, _ = ablate("plan", grid)  # which may be for another machine
+    assert code == 0 and all(word in out for word in ("`ablate run` would refuse", *words))
 
 
 def test_one_broken_line_of_a_table_ended_every_verb_in_a_traceback(

@@ -63,7 +63,7 @@ class LosingWorker(_FaultyWorker):
                 os.kill(os.getpid(), signal.SIGKILL)
             return should_stop()
 
-        model, settings, self.steps = arguments[0], arguments[1], 0
+        model, settings, self.steps = arguments[0].model, arguments[1], 0
         if self.group.rank and model.attention.name != "standard" and settings.micro_batch_size != 1:
             raise torch.OutOfMemoryError("no room")
         return train(*arguments, should_stop=die if self.group.rank else should_stop, **options)
@@ -80,7 +80,7 @@ class TroubledWorker(_FaultyWorker):
         return super().train(job)
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
-        name, settings, recorder = arguments[0].attention.name, arguments[1], arguments[4]
+        name, settings, recorder = arguments[0].model.attention.name, arguments[1], arguments[3]
         is_large = (settings.micro_batch_size or settings.batch_size) > 2
         if name == "differential" and is_large:
             os.kill(os.getpid(), signal.SIGKILL)

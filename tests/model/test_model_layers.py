@@ -54,7 +54,9 @@ ARROWS = {
     "storage": {"config", "gpt", "kinds", "wrapped"},
     "gpt2": {"config", "gpt", "presets", "storage"},
     "sampling": {"context", "gpt", "wrapped"},
-    "pruning": {"config", "context", "contracts", "gpt", "wrapped"},
+    "attention_maps": {"attention", "contracts", "gpt", "kernels"},
+    "transfer": {"config", "gpt", "kinds"},
+    "pruning": {"attention_maps", "config", "context", "contracts", "gpt", "wrapped"},
     "__init__": {
         "config",
         "presets",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from damage import DAMAGED, IN_THE_WAY
 
-from ablate.cli.status_output import describe_runs, print_log, print_status
+from ablate.cli.status_output import describe_log, describe_runs, print_log, print_status
 from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular, study_name_problem, write_atomic
 from ablate.tracking.archive import pack
@@ -47,7 +47,7 @@ def test_one_damaged_file_blocked_the_whole_study(
     assert not is_held(victim.curve)
     print_status(store, as_json=False)
     for folder in (victim, *others):
-        print_log(*find_run(store.path.parent, folder.path.name), 10)
+        print_log(describe_log(*find_run(store.path.parent, folder.path.name), 10))
     assert "Traceback" not in capsys.readouterr().out
     if file == "model.safetensors":
         assert "model.safetensors" in victim.weights_flaw()
