@@ -44,7 +44,7 @@ class Outliers(LanguageModelEvaluation):
     needs = frozenset({"corpus"})
 
     tokens: int = Field(
-        65_536, ge=1, description="tokens of the validation split, at most all of it; the paper: 400000"
+        32_768, ge=1, description="tokens of the validation split, at most all of it; the paper: 400000"
     )
 
     def measure(self, model: GPT, subject: Subject) -> Iterator[Row]:
