@@ -75,7 +75,7 @@ def test_the_attention_of_the_readme_gets_a_verdict(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "runs" / "my-attention" / "report" / "summary.json").read_text())
     rows = [row for row in summary["differences"] if "my_attention" in row["arm"]]
     assert {row["verdict"] for row in rows} <= {"better", "worse", "equivalent", "undecided"}
-    assert len(rows) == 2
+    assert len(rows) == 3
 
 
 def test_the_program_of_the_readme_can_be_planned(tmp_path: Path, corpus_info: CorpusInfo) -> None:

@@ -73,9 +73,11 @@ def assert_has_all(uri: str) -> None:
         assert len(points) == len(LINES)
     reader = MlflowReader(uri)
     experiment_id, runs = reader.read_runs("s")
-    (read,) = reader.read_histories(experiment_id, runs, ("train_loss",)).values()
-    assert read["train_loss"].steps.tolist() == [line["step"] for line in LINES]
-    assert read["train_loss"].values.tolist() == [line["train_loss"] for line in LINES]
+    name = name_metric("train_loss")
+    histories = reader.read_histories(experiment_id, runs, (name,)).values()
+    (read,) = (history[name] for history in histories if name in history)  # the parent has none
+    assert read.steps.tolist() == [line["step"] for line in LINES]
+    assert read.values.tolist() == [line["train_loss"] for line in LINES]
 
 
 def free_port() -> int:
