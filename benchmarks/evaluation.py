@@ -20,7 +20,7 @@ from ablate.evaluation.choice_items import Item, read_items
 from ablate.evaluation.language_model import generator
 from ablate.evaluation.multiple_choice import score_items
 from ablate.evaluation.needle import Needle
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 from ablate_model import GPT, load_gpt2
 
 N_TOKENS = 50_257  # of GPT-2's vocabulary

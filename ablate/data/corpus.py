@@ -23,7 +23,7 @@ from ablate.data.tokenizers import PADDED_GPT2_VOCABULARY, Tokenizer, Tokens, lo
 from ablate.data.widths import find_fault, read_vocab_size
 from ablate.errors import DataError, ResourceError
 from ablate.files import write_atomic
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 FORMAT = 1
 """Raise this number when the same files would give other tokens: new separators, new splits, another shard layout."""

@@ -15,7 +15,7 @@ from ablate.data.splits import SHARES, Split
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError
 from ablate.files import write_atomic
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 SAMPLED_PIECES = 8
 SAMPLE_BYTES = 1 << 18  # of a piece

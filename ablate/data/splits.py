@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ablate.data.files import Kind, decoding_of, digest_of, find_files, stamp_of
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 SHARES = 1 << 64
 

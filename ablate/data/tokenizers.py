@@ -20,7 +20,7 @@ from ablate.data.content import ContentError
 from ablate.data.files import find_path
 from ablate.data.pretokens import PATTERN, find_cut, split_runs
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 if TYPE_CHECKING:
     import tiktoken

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ablate.data import SHARDS, Corpus, Tokenizer, find_corpus, load_tokenizer, prepare
 from ablate.errors import DataError, RecordError
 from ablate.evaluation.base import Subject
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 from ablate.tracking.folders import RunFolder, StudyFolder, read_json
 from ablate_model import ConfigError, load
 from ablate_model.gpt import HeadedModel

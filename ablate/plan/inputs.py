@@ -12,8 +12,8 @@ from ablate.plan.identity import hash_text
 from ablate.plan.plan import Plan
 from ablate.plan.program_setup import ProgramSetup, find_program
 from ablate.plan.task_setup import TaskSetup
+from ablate.study.data_schema import DataConfig
 from ablate.study.declaration import Declaration
-from ablate.study.schema import DataConfig
 from ablate.study.settings import NAME
 
 MAX_NAMED = 12  # files in a line

@@ -14,8 +14,9 @@ from ablate.plan.estimate import Pace, least_bytes, run_bytes, run_seconds
 from ablate.plan.identity import IMMATERIAL, arm_identity, identify, with_start
 from ablate.plan.own_names import codes_of
 from ablate.plan.start import Start
+from ablate.study.data_schema import DataConfig
 from ablate.study.declaration import Declaration
-from ablate.study.schema import DataConfig, TrainConfig
+from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 from ablate_model.kinds import model_class
 from ablate_model.own_code import Code

@@ -18,8 +18,8 @@ from ablate.data.tokenizers import load_tokenizer
 from ablate.errors import DataError, GridError, RecordError, suggest
 from ablate.formatting import count, quote
 from ablate.plan.axes import Assignment, Axes, arm_name, display
+from ablate.study.data_schema import DataConfig
 from ablate.study.declaration import Study
-from ablate.study.schema import DataConfig
 from ablate.study.settings import is_same
 from ablate.study.start import SEED, StartFrom
 from ablate.study.yaml_source import KeyPath

@@ -10,8 +10,8 @@ from typing import Any
 from ablate.plan.estimate import Pace, run_bytes, run_seconds
 from ablate.plan.identity import task_identities
 from ablate.plan.setup import ModelSetup
+from ablate.study.data_schema import DataConfig
 from ablate.study.declaration import Declaration
-from ablate.study.schema import DataConfig
 from ablate.tasks.task import DataInfo, Task
 
 # Settings of `train` that only language models read. A task says itself what it measures.

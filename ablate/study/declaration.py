@@ -25,9 +25,10 @@ from pydantic.json_schema import SkipJsonSchema
 
 from ablate.errors import DataError, GridError
 from ablate.formatting import quote
+from ablate.study.data_schema import DataConfig
 from ablate.study.evaluations import Entry
 from ablate.study.program import Program
-from ablate.study.schema import DataConfig, Resources, Rule, StudyName, Texts, TrainConfig
+from ablate.study.schema import Resources, Rule, StudyName, Texts, TrainConfig
 from ablate.study.seeds import GridSeeds, Seeds, SeedsUntilDecided, UntilDecided
 from ablate.study.settings import NAME, Settings
 from ablate.study.start import StartFrom

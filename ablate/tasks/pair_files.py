@@ -18,7 +18,7 @@ from ablate.data.sources.base import Documents
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError, suggest
 from ablate.formatting import quote
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 from ablate.tasks.synthetic_pairs import FIRST_SYMBOL, PADDING, Ids
 
 Format = Literal["tsv", "jsonl", "parquet"]

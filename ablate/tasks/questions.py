@@ -17,7 +17,8 @@ from ablate.data.sources.jsonl import JsonLinesSource
 from ablate.data.splits import choose_validation
 from ablate.data.tokenizers import Tokenizer, load_tokenizer
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig, Texts
+from ablate.study.data_schema import DataConfig
+from ablate.study.schema import Texts
 from ablate.tasks.task import DataInfo, Task
 from ablate_model import ConfigError, ModelConfig
 

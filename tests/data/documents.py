@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 
 def make_texts(n: int, n_words: int = 20, seed: int = 0) -> list[str]:

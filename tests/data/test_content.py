@@ -22,7 +22,7 @@ import pytest
 
 from ablate.data import describe
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 PROSE = "The cat sat on a mat, and then it ran to the sea.\n" * 400
 

@@ -16,7 +16,7 @@ import pytest
 
 from ablate.data import CorpusInfo, check_length, check_vocabulary, corpus, describe, files, prepare, splits
 from ablate.errors import DataError, ResourceError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 
 def text(*paths: Path, **more: object) -> DataConfig:

@@ -19,7 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from ablate.data import Tokenizer, check_vocabulary, describe, load_tokenizer, prepare, tokenizers
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 ADDRESS = "https://example.org/encodings/tiny.tiktoken"
 RANKS = {bytes([i]): i for i in range(256)} | {b"th": 256, b"the": 257, b" the": 258}

@@ -20,7 +20,7 @@ from documents import documents, make_texts, write_jsonl, write_parquet
 from ablate.data import Corpus, Means, corpus, describe, memory, pieces, pool, prepare, shards
 from ablate.data.sources import base
 from ablate.errors import DataError, ResourceError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 TEXTS = make_texts(400)
 
@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 from ablate.data import Means, prepare
 from ablate.data.sources import base
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 base.PIECE_BYTES = 20_000
 if __name__ == "__main__":
     config = DataConfig(source="jsonl", path=sys.argv[1])
@@ -255,7 +255,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from ablate.data import Means, prepare
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 if __name__ == "__main__":
     source, path, limit = sys.argv[1:]
     made = prepare(DataConfig(source=source, path=path), Path(), Path("shards"), Means(2, int(limit)))

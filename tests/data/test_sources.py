@@ -16,7 +16,7 @@ from documents import documents, make_texts, save_to_disk, write_jsonl, write_pa
 from ablate.data import Corpus, describe, prepare
 from ablate.data.sources import TABLE, base, load_source
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 TEXTS = make_texts(60)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ablate.data.sources import split_files
 from ablate.data.splits import choose_validation
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 keys = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=40, unique=True)
 fractions = st.floats(0.01, 0.99)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ablate.data import describe, load_tokenizer, pretokens, tokenizers
 from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "gpt2_bpe"
 MERGES = ("t h", "th e", "Ġ the", "Ġ a", "a b")

@@ -16,7 +16,7 @@ from ablate.evaluation.base import Row, Subject
 from ablate.evaluation.choice_items import read_items
 from ablate.evaluation.lm_eval_tasks import LmEval
 from ablate.evaluation.multiple_choice import MultipleChoice, score_items
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 from ablate_model import GPT, ModelConfig, load_gpt2
 
 pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")

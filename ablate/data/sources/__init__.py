@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ablate.data.sources.base import Source
 from ablate.data.splits import Split
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 TABLE: Mapping[str, str] = {
     "python-stdlib": "stdlib:StdlibSource",

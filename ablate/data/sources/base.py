@@ -14,7 +14,7 @@ from ablate.data.files import Kind, stamp_of
 from ablate.data.splits import File, Split, find_split, share_of
 from ablate.data.tokenizers import Tokenizer, Tokens
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 PIECE_BYTES = 16 << 20
 """About this much of a corpus is tokenized at a time, so an interruption loses at most that much per process."""

@@ -19,7 +19,7 @@ from ablate.data.sources.base import Documents, Span, key_of
 from ablate.data.sources.parquet import check_column, texts_of
 from ablate.data.splits import File, Split, digest, leave_out
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 WANTED = "must be a folder written by save_to_disk of Hugging Face's datasets (with state.json or dataset_dict.json)"
 VALIDATION = ("validation", "valid", "val", "dev")

@@ -14,7 +14,7 @@ from ablate.data.sources.base import Documents, Span, key_of, refuse_key, refuse
 from ablate.data.splits import File
 from ablate.errors import DataError
 from ablate.formatting import quote
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 LONGEST_LINE = 1 << 28
 _NAMES = (".jsonl", ".ndjson", ".json")

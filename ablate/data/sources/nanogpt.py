@@ -10,7 +10,7 @@ from ablate.data.sources.base import Block, Source, Span
 from ablate.data.splits import Split, digest
 from ablate.data.tokenizers import Tokenizer
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 
 class TokenSource(Source):

@@ -16,7 +16,7 @@ from ablate.data.sources import base
 from ablate.data.sources.base import Documents, Span, key_of, refuse_key, refuse_value
 from ablate.data.splits import File
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 ROWS = 256
 """Rows that are decoded at a time, so that a large row group does not have to fit into memory."""

@@ -11,7 +11,7 @@ from ablate.data.files import size_of
 from ablate.data.sources.text import TextSource
 from ablate.data.splits import Split, digest, part
 from ablate.errors import DataError
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 _NO_SOURCE = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "sitecustomize.py"}
 _GENERATED = ("config-", "_sysconfigdata")

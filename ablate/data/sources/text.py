@@ -11,7 +11,7 @@ from ablate.data.files import ARCHIVES, TEXT, open_file
 from ablate.data.sources.base import Block, Source, Span
 from ablate.data.splits import Split, find_split, part
 from ablate.data.tokenizers import Tokenizer
-from ablate.study.schema import DataConfig
+from ablate.study.data_schema import DataConfig
 
 
 class TextSource(Source):
