@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ablate.study.schema import MAX_STEPS, Texts
 from ablate.study.tuning import Frozen
@@ -55,11 +55,6 @@ class CorpusFiles(_Source):
         description="share held out for validation without validation_path: the end of one text file, whole files of "
         "several, or documents of jsonl, parquet and huggingface, chosen by a hash of their text",
     )
-
-    @field_validator("path", "validation_path", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -28,7 +28,7 @@ from ablate.formatting import quote
 from ablate.study.data_schema import DataConfig
 from ablate.study.evaluations import Entry
 from ablate.study.program import Program
-from ablate.study.schema import Resources, Rule, StudyName, Texts, TrainConfig
+from ablate.study.schema import Resources, Rule, StudyName, Texts, TrainConfig, one_or_many
 from ablate.study.seeds import GridSeeds, Seeds, SeedsUntilDecided, UntilDecided
 from ablate.study.settings import NAME, Settings
 from ablate.study.start import StartFrom
@@ -260,10 +260,10 @@ class Study(Declaration):
                 raise ValueError(f"axis {quote(axis)} has no levels")
         return value
 
-    @field_validator("compare_within", "exclude", "evaluations", mode="before")
+    @field_validator("evaluations", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+        return one_or_many(value)
 
     @model_validator(mode="after")
     def _trains_a_model(self) -> Self:

@@ -84,11 +84,6 @@ class Program(Frozen):
     )
     timeout: float | None = Field(None, gt=0, strict=True, description="seconds that one run may take; default: any")
 
-    @field_validator("code", "pattern", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
-
     @field_validator("command")
     @classmethod
     def _has_words(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from ablate.files import STUDY_NAME, study_name_problem
 from ablate.formatting import quote
@@ -33,9 +33,17 @@ def _check_name(value: str) -> str:
 
 StudyName = Annotated[str, Field(pattern=STUDY_NAME), AfterValidator(_check_name)]
 
+
+def one_or_many(value: object) -> object:
+    """Turn a single text into a tuple, and return anything else as it is."""
+    return (value,) if isinstance(value, str) else value
+
+
 # A tuple that the file may write as one value or as a list.
 Texts = Annotated[
-    tuple[str, ...], WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+    tuple[str, ...],
+    BeforeValidator(one_or_many),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 
 

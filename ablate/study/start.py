@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from ablate.study.schema import Texts
@@ -36,11 +36,6 @@ class StartFrom(Frozen):
     runs: SkipJsonSchema[Path | None] = Field(None, exclude=True)  # the folder of all studies, known to the command
     # seed of a trial -> the seed whose run it starts from
     stand_ins: SkipJsonSchema[Mapping[int, int]] = Field({}, exclude=True)
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

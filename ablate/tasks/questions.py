@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -131,14 +131,6 @@ class QuestionTask(Task):
         default=None, ge=8, le=10**7, description="tokens of a sequence; the beginning of a longer one is cut"
     )
     eval_items: int = Field(default=512, ge=1, le=10**7, description="validation questions per evaluation")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_path_or_many(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        paths = {key: (data[key],) for key in ("path", "validation_path") if isinstance(data.get(key), str)}
-        return {**data, **paths}
 
     @model_validator(mode="after")
     def _has_files(self) -> Self:

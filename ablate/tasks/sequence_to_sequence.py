@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -71,14 +71,6 @@ class SequenceToSequence(Task):
     metric: Literal["loss", "token_accuracy", "exact_match", "bleu"] = Field(
         default="loss", description="the metric by which arms are compared; it does not change the runs"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_path_or_many(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        paths = {key: (data[key],) for key in ("path", "validation_path") if isinstance(data.get(key), str)}
-        return {**data, **paths}
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
