@@ -18,7 +18,7 @@ from ablate.data.records import ChoiceItem, read_choices
 from ablate.data.tokenizers import Tokenizer
 from ablate.metrics import Direction
 from ablate.tasks.epochs import pick_rows
-from ablate.tasks.questions import EVALUATION_TOKENS, QuestionFiles, QuestionTask, digest_items
+from ablate.tasks.questions import EVALUATION_TOKENS, QuestionFiles, QuestionTask
 from ablate.tasks.scored_tokens import Scored, fill, log_probabilities
 from ablate.training.contract import Batch, TrainingTask
 from ablate_model import ModelConfig
@@ -76,14 +76,7 @@ class ChoiceQuestions:
 @lru_cache(maxsize=4)
 def read_questions(files: QuestionFiles, base: Path) -> ChoiceQuestions:
     """Read and tokenize all questions. Raises `DataError`."""
-    tokenizer = files.load_tokenizer(base)
-    train, validation = files.read(base, read_choices, lambda item: item.context)
-
-    def encode(items: Sequence[ChoiceItem]) -> tuple[Question, ...]:
-        return tuple(_encode(item, tokenizer) for item in items)
-
-    digests = digest_items(train, tokenizer, FORMAT), digest_items(validation, tokenizer, FORMAT)
-    return ChoiceQuestions(encode(train), encode(validation), tokenizer, digests)
+    return ChoiceQuestions(*files.tokenize(base, read_choices, lambda item: item.context, _encode, FORMAT))
 
 
 def _encode(item: ChoiceItem, tokenizer: Tokenizer) -> Question:

@@ -19,7 +19,7 @@ from ablate.data.tokenizers import Tokenizer
 from ablate.metrics import Direction
 from ablate.tasks.answer_scores import best_score, exact_match, f1
 from ablate.tasks.epochs import pick_rows
-from ablate.tasks.questions import EVALUATION_TOKENS, QuestionFiles, QuestionTask, digest_items
+from ablate.tasks.questions import EVALUATION_TOKENS, QuestionFiles, QuestionTask
 from ablate.tasks.scored_tokens import Scored, Tokens, fill, log_probabilities
 from ablate.training.contract import Batch, TrainingTask
 from ablate_model import ModelConfig
@@ -115,14 +115,7 @@ class Stories:
 @lru_cache(maxsize=4)
 def read_stories(files: QuestionFiles, base: Path) -> Stories:
     """Read and tokenize all stories. Raises `DataError`."""
-    tokenizer = files.load_tokenizer(base)
-    train, validation = files.read(base, read_conversations, lambda item: item.story)
-
-    def encode(items: Sequence[Conversation]) -> tuple[Story, ...]:
-        return tuple(_encode(item, tokenizer) for item in items)
-
-    digests = digest_items(train, tokenizer, FORMAT), digest_items(validation, tokenizer, FORMAT)
-    return Stories(encode(train), encode(validation), tokenizer, digests)
+    return Stories(*files.tokenize(base, read_conversations, lambda item: item.story, _encode, FORMAT))
 
 
 def _encode(item: Conversation, tokenizer: Tokenizer) -> Story:

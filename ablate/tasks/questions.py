@@ -25,6 +25,7 @@ from ablate_model import ConfigError, ModelConfig
 EVALUATION_TOKENS = 32768  # at once; fixed, so that no other setting changes a metric
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 class Encoded(Protocol):
@@ -102,8 +103,30 @@ class QuestionFiles:
             train = [item for item, is_out in zip(train, is_held_out, strict=True) if not is_out]
         return train, validation
 
+    def tokenize(
+        self,
+        base: Path,
+        parse: Callable[[Path], Iterator[T]],
+        key: Callable[[T], str],
+        encode: Callable[[T, Tokenizer], E],
+        version: int,
+    ) -> tuple[tuple[E, ...], tuple[E, ...], Tokenizer, tuple[str, str]]:
+        """Read both splits as `read` does, and encode every item.
 
-def digest_items(items: Sequence[Any], tokenizer: Tokenizer, version: int) -> str:
+        Returns the training and validation items, the tokenizer, and a hash of each split. `version` is that of the
+        encoding. Raises `DataError`.
+        """
+        tokenizer = self.load_tokenizer(base)
+        train, validation = self.read(base, parse, key)
+        digests = _digest(train, tokenizer, version), _digest(validation, tokenizer, version)
+        encoded = (
+            tuple(encode(item, tokenizer) for item in train),
+            tuple(encode(item, tokenizer) for item in validation),
+        )
+        return *encoded, tokenizer, digests
+
+
+def _digest(items: Sequence[Any], tokenizer: Tokenizer, version: int) -> str:
     """Identify a split: its texts and the tokenizer."""
     content = hashlib.sha256(json.dumps([version, tokenizer.identity]).encode())
     for item in items:
