@@ -154,9 +154,9 @@ def _follow_family(course: Course, results: Results, rule: SeedRule, baseline: s
     pairs: dict[str, tuple[int, ...]] = dict.fromkeys(arms, ())
     for n in range(rule.at_least, rule.at_most + 1):
         is_open = course.open[baseline]
-        if not is_open or any((arm, seed) not in over for arm in (baseline, *is_open) for seed in range(n)):
+        if not is_open or any((arm, seed) not in over for arm in (baseline, *is_open) for seed in rule.seeds[:n]):
             return
-        found = {arm: collect_sample(results, arm, range(n)) for arm in is_open}
+        found = {arm: collect_sample(results, arm, rule.seeds[:n]) for arm in is_open}
         pairs |= {arm: (*pairs[arm], 0 if sample is None else sample.n) for arm, sample in found.items()}
         seeds = tuple(range(rule.at_least, n + 1))
         levels = {arm: _levels_of(pairs[arm], seeds, rule.at_most, len(arms)) for arm in is_open}

@@ -15,6 +15,7 @@ from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import Pace
 from ablate.plan.identity import arm_id
 from ablate.plan.inputs import describe_data, name_data
+from ablate.study.seeds import SeedsUntilDecided
 from ablate.tasks.contract import Job
 from ablate.tracking.code import write_code
 from ablate.tracking.curve import is_held
@@ -24,7 +25,7 @@ from ablate.tracking.study_record import ArmRecord, RunRecord, SeedRule, State, 
 
 def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
     """The plan as the record that the study's folder keeps."""
-    study, rule = plan.study, plan.until_decided
+    study = plan.study
     return StudyRecord(
         study=study.name,
         question=study.question,
@@ -45,8 +46,16 @@ def record_study(plan: Plan, version: str, command: str) -> StudyRecord:
         smallest_results={c.label: c.smallest_effect for c in plan.evaluations if c.smallest_effect},
         predict=plan.predict,
         caveats=_list_caveats(plan),
-        seed_rule=None if rule is None else SeedRule(rule.at_least, rule.at_most),
+        seed_rule=record_rule(plan),
     )
+
+
+def record_rule(plan: Plan) -> SeedRule | None:
+    """How arms get seeds; None if their number is fixed."""
+    seeds = plan.study.seeds
+    if not isinstance(seeds, SeedsUntilDecided):
+        return None
+    return SeedRule(seeds.rule.at_least, seeds.rule.at_most, seeds.reserved)
 
 
 def _list_caveats(plan: Plan) -> tuple[str, ...]:

@@ -13,12 +13,12 @@ from ablate.analysis.curve_columns import EMPTY_CURVE
 from ablate.analysis.looks import Course, follow
 from ablate.analysis.results import Known, assemble, read_run
 from ablate.execution.events import Event, Observer
-from ablate.execution.jobs import RunSource, record_study
+from ablate.execution.jobs import RunSource, record_rule, record_study
 from ablate.plan import Plan, Run
 from ablate.sequential.sentences import describe_look
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.history import continue_history
-from ablate.tracking.study_record import SeedRule, State, Status, StudyRecord
+from ablate.tracking.study_record import State, Status, StudyRecord
 
 _QUEUED = Known(Status("queued"), EMPTY_CURVE.columns, {}, {})
 
@@ -42,10 +42,11 @@ class OpenArms(RunSource):
         command: str = "",
         only_failed: bool = False,
     ) -> None:
-        assert plan.until_decided is not None
+        rule = record_rule(plan)
+        assert rule is not None
         self.first, self.store, self.observe = plan, store, observe
         self.version, self.command, self.only_failed = version, command, only_failed
-        self.rule = SeedRule(plan.until_decided.at_least, plan.until_decided.at_most)
+        self.rule = rule
         self._runs = {(run.arm.name, run.seed): run for run in plan.possible_runs}
         self._over: dict[str, Known] = {}  # by run id
         self._drawn = {run.run_id for run in plan.runs}
@@ -98,7 +99,7 @@ class OpenArms(RunSource):
             self.observe(Event("notice", text=describe_look(look, self.rule.at_most)))
 
     def is_needed(self, run: Run) -> bool:
-        return run.seed < self.rule.at_least or self.course.is_open(run.arm.name, run.arm.baseline)
+        return run.seed in self.rule.seeds[: self.rule.at_least] or self.course.is_open(run.arm.name, run.arm.baseline)
 
     def _is_asked_for(self, run: Run) -> bool:
         return run.run_id in self._drawn and self.is_needed(run)
@@ -111,7 +112,7 @@ class OpenArms(RunSource):
                 yield run
 
     def _is_blocked(self, baseline: str) -> bool:
-        seeds = range(self.course.next_look.get(baseline, 0))
+        seeds = self.rule.seeds[: self.course.next_look.get(baseline, 0)]
         arms = (baseline, *self.course.open.get(baseline, ()))
         return any(self._runs[arm, seed].run_id in self._failed for arm in arms for seed in seeds)
 

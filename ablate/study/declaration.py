@@ -273,6 +273,13 @@ class Study(Declaration):
             raise ValueError("start_from: a program loads its own weights; pass their path in its command")
         return self
 
+    @model_validator(mode="after")
+    def _leaves_seeds_to_trials(self) -> Self:
+        rule, tune = self.until_decided, self.tune
+        if rule is None or tune is None or isinstance(tune.seeds, int):
+            return self
+        return self.replace(seeds=SeedsUntilDecided(rule, tune.seeds))
+
     def among(self, runs: Path) -> Self:
         """A copy that also looks for the study to start from in the folder of all studies."""
         if self.start_from is None:

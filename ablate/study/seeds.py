@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -68,13 +69,14 @@ class UntilDecided(Strict):
 
 
 class SeedsUntilDecided(tuple[int, ...]):
-    """All seeds that a grid with `until: decided` may train: 0, 1, 2 and so on."""
+    """All seeds that a grid with `until: decided` may train: 0, 1, 2 and so on, without those of its trials."""
 
     rule: UntilDecided
+    reserved: tuple[int, ...]
 
-    def __new__(cls, rule: UntilDecided) -> Self:
-        seeds = super().__new__(cls, range(rule.at_most))
-        seeds.rule = rule
+    def __new__(cls, rule: UntilDecided, reserved: tuple[int, ...] = ()) -> Self:
+        seeds = super().__new__(cls, islice((seed for seed in count() if seed not in reserved), rule.at_most))
+        seeds.rule, seeds.reserved = rule, reserved
         return seeds
 
 

@@ -7,9 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import field
+from itertools import count, islice
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, PositiveFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from ablate.errors import RecordError
@@ -130,16 +140,30 @@ class RunRecord(Record):
 
 @dataclass(frozen=True, config=_CONFIG)
 class SeedRule(Record):
-    """`until: decided`: the seeds are 0, 1, 2 and so on, and arms are judged after `at_least` of them and each more."""
+    """`until: decided`: the seeds are 0, 1, 2 and so on, and arms are judged after `at_least` of them and each more.
+
+    Seeds that the study's trials use are `reserved` and left out.
+    """
 
     at_least: int
     at_most: int
+    reserved: tuple[int, ...] = ()
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         if not 2 <= self.at_least <= self.at_most:
             raise ValueError("the rule of its seeds is not 2 <= at_least <= at_most")
         return self
+
+    @model_serializer(mode="wrap")
+    def _leave_out_the_default(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key != "reserved" or value}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All seeds, in the order in which arms get them."""
+        free = (seed for seed in count() if seed not in self.reserved)
+        return tuple(islice(free, self.at_most))
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -41,7 +41,7 @@ def end_run(store: StudyFolder, run: Run, arms: list[str], state: State = "finis
     with CurveWriter(folder.curve) as curve:
         curve.rewind(0, 0)
         for step, extra in ((6, 1.0), (12, 0.0)):
-            loss = float(LOSSES[arms.index(run.arm.name), run.seed]) + extra
+            loss = float(LOSSES[arms.index(run.arm.name), run.seed % 7]) + extra
             curve.append({"step": step, "tokens": step * 64, "wall_s": 0.1 * step, "val_loss": loss})
         extent = (curve.n_bytes, curve.crc32)
     folder.write_status(Status(state, step=12, n_steps=12, took_s=0.3, curve=extent))
@@ -94,6 +94,18 @@ def test_decided_arms_train_no_more_and_the_baseline_trains_while_one_is_open(
     assert (source.n_left, source.draw()) == (0, ())
     assert sorted(run.run_id for run in record.runs) == sorted(run.run_id for run in ended)
     assert [event.what for event in record.history] == ["until decided"]
+
+
+def test_arms_leave_the_seeds_of_trials_out(make_plan: MakePlan, tmp_path: Path) -> None:
+    tune = {"space": {"train.learning_rate": [1e-3, 2e-3]}, "trials": 2, "seeds": [1, 20], "sampler": "GridSampler"}
+    plan, store = make_plan(tune=tune), StudyFolder(tmp_path / "tiny")
+    assert [run.seed for run in plan.runs][::4] == [0, 2, 3]
+    ended, _ = drive(plan, store, random.Random(0))
+    looks = store.read_study().looks
+    assert {run.seed for run in ended} == {0, *range(2, 8)}
+    assert [look["seeds"] for look in looks] == [3, 4, 5, 6, 7]
+    assert all(row["n_pairs"] == look["seeds"] for look in looks for row in look["arms"])
+    assert store.read_study().seed_rule.reserved == (1, 20)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 20])
