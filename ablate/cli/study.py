@@ -234,7 +234,7 @@ def submit(
 ) -> None:
     """Submit a study to a Ray cluster as a job. Every node must see the grid, the data and --runs at the same paths."""
     from ablate.cli.outputs import SubmittedJob, print_output
-    from ablate.execution.cluster import submit as send
+    from ablate.execution.run import submit as send
     from ablate.formatting import count
 
     planned = read_plan(grid, runs, set_)

@@ -14,9 +14,9 @@ from ablate.cli.outputs import FailedRun, RunOutcome
 from ablate.cli.planned_machine import PlannedMachine
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
-from ablate.execution.events import Evaluated, Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished
 from ablate.execution.placement import check_memory
+from ablate.execution.progress import Evaluated, Outcome
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import study_seconds

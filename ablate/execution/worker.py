@@ -13,8 +13,8 @@ import ray
 import torch
 
 from ablate.data import Corpus
-from ablate.execution.failures import is_unwritable
 from ablate.execution.placement import Placement
+from ablate.execution.recovery import is_unwritable
 from ablate.files import make_folder
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.loop_trainer import LoopTrainer, Train

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from ablate.data import CorpusInfo
 from ablate.errors import FailedRunsError, RecordError
-from ablate.execution.events import Outcome
 from ablate.execution.placement import local_resources, place
+from ablate.execution.progress import Outcome
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.files import make_folder, open_regular

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError, ResourceError
-from ablate.execution.events import Outcome
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
+from ablate.execution.progress import Outcome
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
