@@ -120,6 +120,11 @@ def main() -> None:
         if not isinstance(error, ConfigError):
             raise
         _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "ablate", "ablate_model"):
+            raise
+        _fail(f"the package {package} is not installed: install ablate with its dependencies again", 2)
     except OSError as error:
         _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
 
