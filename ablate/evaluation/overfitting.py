@@ -12,6 +12,7 @@ from pydantic import Field
 from ablate.evaluation.base import Row, Subject
 from ablate.evaluation.language_model import (
     LanguageModelEvaluation,
+    Split,
     explain_short,
     held_out_windows,
     mean_row,
@@ -20,6 +21,8 @@ from ablate.evaluation.language_model import (
 )
 from ablate.metrics import Direction
 from ablate_model import GPT
+
+SPLITS: Mapping[str, Split] = {"train_loss": "train", "held_out_loss": "validation"}
 
 
 class Overfitting(LanguageModelEvaluation):
@@ -40,7 +43,7 @@ class Overfitting(LanguageModelEvaluation):
         corpus, length = subject.corpus, subject.context_length
         assert corpus is not None
         rows: dict[str, Row] = {}
-        for metric, split in (("train_loss", "train"), ("held_out_loss", "validation")):
+        for metric, split in SPLITS.items():
             windows = held_out_windows(subject, self.tokens, split=split)
             losses = [score_targets(model, *window)[0].double().mean(1).cpu() for window in windows]
             if not losses:
