@@ -110,7 +110,8 @@ class RunWorker:
             recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
             recorder.snapshot_every = job.directions.get("snapshot_every", ())
             try:
-                return trainer.train(job, folder, recorder, self._order(job.run_id))
+                with recorder:
+                    return trainer.train(job, folder, recorder, self._order(job.run_id))
             except Exception as error:
                 if self.group.size > 1:
                     raise

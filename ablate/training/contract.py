@@ -69,7 +69,7 @@ class Recorder(Protocol):
         """Append a line to the curve."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint before this returns, because training continues to change its tensors."""
+        """Copy or write a checkpoint before this returns, because training continues to change its tensors."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None."""
@@ -78,7 +78,7 @@ class Recorder(Protocol):
         """Tell if the weights after this step are to be kept, because they will be evaluated."""
 
     def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None:
-        """Write the weights after a step, because training continues to change them."""
+        """Copy or write the weights after a step, because training continues to change them."""
 
     def beat(self, step: int) -> None:
         """Give a sign of life, after each optimizer step and evaluation batch. It must be cheap."""
