@@ -90,7 +90,9 @@ class Axes:
         seen: set[str] = set()
         for level in levels:
             if display(level.label) in seen:
-                raise self.declared.refuse(level.place, f"the level {quote(display(level.label))} is listed twice")
+                raise self.declared.refuse(
+                    level.place, f"the level {quote(display(level.label))} stands twice in the list"
+                )
             seen.add(display(level.label))
         return tuple(levels)
 
