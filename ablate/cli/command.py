@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, check, data, evaluate, init, machine, power, results, search, study
+from ablate.cli import archive, check, data, evaluate, init, machine, power, records, results, search, study
 from ablate.cli.source_lines import point_at
 from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
 
-PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY"})
+PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "REPORT", "RUN", "SEARCH", "STUDY"})
 MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
 
 
@@ -67,6 +67,7 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
         results.generate,
     ),
     "Search for settings": (search.search,),
+    "Check and compare published results": (records.verify,),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
     "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
 }

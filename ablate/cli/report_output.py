@@ -9,6 +9,7 @@ from rich.console import Console
 from ablate.report import WIDEST, Report, SpeedupTable, plot_differences
 from ablate.report.tables import brief_evaluation_tables
 from ablate.report.terminal import draw_table
+from ablate.report.verifications import describe_verification
 
 REPORTED_ROWS = 12  # of all evaluations, which `ablate evaluate` shows longer
 
@@ -18,7 +19,7 @@ def print_report(made: Report) -> None:
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDEST
-    for sentence in made.verdict:
+    for sentence in (*made.verdict, *map(describe_verification, made.verifications)):
         console.print(sentence, style="bold", highlight=False, markup=False)
     if console.encoding.startswith("utf") and (plot := plot_differences(made, console.width)):
         console.print("\n".join(["", *plot]), highlight=False, markup=False, soft_wrap=True)

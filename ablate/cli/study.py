@@ -202,7 +202,8 @@ def run(
         restart_command(error)
     is_time_up = options.limit is not None and options.limit.is_over
     if tuned is not None:
-        print_outcome(outcome, store, str(grid), command, Console(stderr=log_json or as_json), is_time_up=is_time_up)
+        following, shown = f"ablate report {grid}{store.whereabouts}", Console(stderr=log_json or as_json)
+        print_outcome(outcome, store, following, command, shown, is_time_up=is_time_up)
     if as_json:
         print_output(describe_outcome(outcome, store, command, is_time_up=is_time_up))
     raise typer.Exit(outcome.exit_code)

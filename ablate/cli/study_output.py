@@ -194,9 +194,9 @@ def _collect_notices(plan: Plan) -> Iterator[str]:
 
 
 def print_outcome(
-    outcome: Outcome, store: StudyFolder, grid: str, command: str, console: Console, *, is_time_up: bool = False
+    outcome: Outcome, store: StudyFolder, next_step: str, command: str, console: Console, *, is_time_up: bool = False
 ) -> None:
-    """Print how the study stands, and what to do next."""
+    """Print how the study stands, and what to do next: `next_step` is a command for when it is complete."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     print_plain(console, f"{store.path.name}: {counts}")
     failed = store.failed_runs(outcome.lost) if outcome.states.get("failed") else {}
@@ -212,7 +212,8 @@ def print_outcome(
         return
     if failed:
         print_plain(console, "the same command tries them again; --retry-failed tries only them")
-    print_plain(console, f"next: ablate report {grid}{store.whereabouts}")
+    if next_step:
+        print_plain(console, f"next: {next_step}")
 
 
 def describe_outcome(outcome: Outcome, store: StudyFolder, command: str, *, is_time_up: bool = False) -> RunOutcome:
