@@ -57,6 +57,7 @@ ON_CPU: dict[str, dict[str, Any]] = {
 # that a version of ablate lacks are passed over.
 SPANS = (
     ("ablate.training.loop", "free_memory", "release the memory of the run before"),
+    ("ablate.tasks.loop_trainer", "keep_loaded", "collect garbage"),
     ("ablate.training.precision", "Precision.build", "build the model"),
     ("ablate.training.loop", "make_optimizer", "make the optimizer"),
     ("ablate.training.loop", "compile_blocks", "prepare to compile"),

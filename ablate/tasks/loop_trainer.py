@@ -21,7 +21,7 @@ from ablate.tasks.task import read_task
 from ablate.tracking.folders import RunFolder, write_json
 from ablate.tracking.study_record import State
 from ablate.training.contract import Outcome, Recorder, TrainingTask
-from ablate.training.device import free_memory, is_out_of_memory
+from ablate.training.device import free_memory, is_out_of_memory, keep_loaded
 from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import train
 from ablate.training.parallel import Group
@@ -56,6 +56,7 @@ class LoopTrainer(Trainer):
     def _run_loop(
         self, job: Job, settings: TrainConfig, recorder: Recorder, should_stop: Callable[[], bool]
     ) -> Outcome:
+        keep_loaded()
         return self._loop(
             self._open(job, settings),
             settings,
