@@ -11,8 +11,8 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -90,17 +90,31 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, d
     also survives a crash of the machine. Raises `OSError` if the disk is full, the folder is not writable, or something
     other than a file is at `path`. `path` is unchanged after an error.
     """
+    with _replacing(path) as temporary, temporary.open("wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def fill_atomic(path: Path, fill: Callable[[Path], object]) -> None:
+    """Do the same with a function that writes a file under the temporary name itself. The call waits for the disk."""
+    with _replacing(path) as temporary:
+        fill(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary name. In the end its file takes the place of `path`, unless there was an error."""
     check_regular(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
-        with temporary.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
     except BaseException as error:
         with suppress(OSError):  # a read-only disk refuses this too, and the first error says more

@@ -14,9 +14,9 @@ from typing import Any
 from ablate.data import Corpus, describe, prepare
 from ablate.execution.cluster import start_cluster
 from ablate.execution.driver import Driver
-from ablate.execution.events import Event
 from ablate.execution.jobs import record_study
 from ablate.execution.placement import local_resources, place
+from ablate.execution.progress import Event
 from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study

@@ -62,22 +62,32 @@ def measure_importance(model: nn.Module, batches: Iterable[Tensor]) -> dict[str,
     return {name: 1 - cosine.total / cosine.n_tokens for name, cosine in cosines.items()}
 
 
-@torch.no_grad()
 def measure_cache(model: nn.Module, ids_bt: Tensor, budget: int | None) -> dict[str, float]:
     """Read ids (b, t) token by token with a pruned cache: the loss of the next tokens, and the memory that it saves.
 
     Returns "loss" in nats per token, "bytes" of keys and values at the end, "bytes_unpruned", and the share "saved".
     Without a budget nothing is pruned. Raises ConfigError for an attention that cannot prune.
     """
+    losses_bt, cache = score_cached(model, ids_bt, budget)
+    kept, whole = cache.count_bytes()
+    return {"loss": losses_bt.mean().item(), "bytes": kept, "bytes_unpruned": whole, "saved": 1 - kept / whole}
+
+
+@torch.no_grad()
+def score_cached(model: nn.Module, ids_bt: Tensor, budget: int | None) -> tuple[Tensor, Cache]:
+    """Read ids (b, t) token by token: the losses of the next tokens (b, t - 1) in nats, and the cache at the end.
+
+    The model is read in evaluation mode and may be wrapped as for `save`. Raises as `measure_cache` does.
+    """
     model = unwrap(model)
     was_training = model.training
     model.eval()
     cache = Cache(model.config.n_layers, budget)
-    logits = [model(ids_bt[:, t : t + 1], cache) for t in range(ids_bt.shape[1])]
-    model.train(was_training)
-    loss = F.cross_entropy(torch.cat(logits[:-1], dim=1).flatten(0, 1), ids_bt[:, 1:].flatten()).item()
-    kept, whole = cache.count_bytes()
-    return {"loss": loss, "bytes": kept, "bytes_unpruned": whole, "saved": 1 - kept / whole}
+    try:
+        logits_btv = torch.cat([model(ids_bt[:, t : t + 1], cache) for t in range(ids_bt.shape[1])], dim=1)
+    finally:
+        model.train(was_training)
+    return F.cross_entropy(logits_btv[:, :-1].transpose(1, 2), ids_bt[:, 1:], reduction="none"), cache
 
 
 def drop(

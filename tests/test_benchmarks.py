@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from ablate.cli import app
+from benchmarks.gaps import combine, measure_gaps
 from benchmarks.program import measure_flood
 from benchmarks.program import measure_overhead as measure_program
 from benchmarks.report import bench_report
@@ -42,6 +43,16 @@ def test_the_cost_of_a_program_is_told_beside_the_program_alone() -> None:
     assert 0.1 < flood.alone_s < flood.run_s + 1
     assert flood.growth_bytes < 2e7
     assert 4e6 < flood.log_bytes < 6e6
+
+
+def test_the_gaps_of_a_run_add_up_to_what_its_steps_leave(tmp_path: Path) -> None:
+    runs = measure_gaps(tmp_path, 2, steps=20)
+    assert len(runs) == 2
+    for run in runs:
+        assert 0 < run.steps_s < run.whole_s
+        assert sum(run.gaps_s.values()) == pytest.approx(run.around_s)
+        assert min(run.gaps_s[name] for name in ("evaluations", "checkpoints", "status", "build the model")) > 0
+    assert combine(runs).whole_s > 0
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -15,6 +15,7 @@ import pytest
 
 from ablate.cli.inputs import find_store
 from ablate.errors import GridError
+from ablate.report import forest
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import Status
 from benchmarks.synthetic import SyntheticArm, true_loss, write_study
@@ -93,6 +94,14 @@ def test_targets_are_the_readers_choice(ablate: Ablate, tmp_path: Path) -> None:
     code, _, err = ablate("report", "made-up", "--out", "pages", "--target", "75", "--target", "4.9", "--axis", "steps")
     assert code == 0, err
     assert {row["target"] for row in speed_ups(tmp_path / "pages")} == {"75", 4.9}
+
+
+def test_a_missing_package_ended_the_report_in_a_traceback(ablate: Ablate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "altair", None)
+    forest._declare.cache_clear()
+    code, _, err = ablate("report", "made-up")
+    assert code == 2
+    assert err == "error: the package altair is not installed: install ablate with its dependencies again\n"
 
 
 def test_a_page_is_made_again_from_what_was_published(ablate: Ablate, tmp_path: Path) -> None:

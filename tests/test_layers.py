@@ -41,6 +41,7 @@ ARROWS = {
     "sequential": {"study", "plan", "execution", "tracking", "analysis"},
     "search": {"study", "data", "plan", "execution", "tracking", "analysis", "report", "ablate_model"},
     "evaluation": {"study", "data", "tracking", "ablate_model"},
+    "records": {"study", "data", "plan", "tasks", "tracking", "analysis", "evaluation", "report", "ablate_model"},
     "cli": {
         "study",
         "data",
@@ -51,6 +52,7 @@ ARROWS = {
         "tracking",
         "analysis",
         "imports",
+        "records",
         "report",
         "search",
         "sequential",

@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, check, data, evaluate, init, machine, power, results, search, study
+from ablate.cli import archive, check, data, evaluate, init, machine, power, records, results, search, study
 from ablate.cli.source_lines import point_at
 from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
 
-PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "RUN", "SEARCH", "STUDY"})
+PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "REPORT", "RUN", "SEARCH", "STUDY"})
 MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
 
 
@@ -67,6 +67,7 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
         results.generate,
     ),
     "Search for settings": (search.search,),
+    "Check and compare published results": (records.verify,),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
     "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
 }
@@ -120,6 +121,11 @@ def main() -> None:
         if not isinstance(error, ConfigError):
             raise
         _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "ablate", "ablate_model"):
+            raise
+        _fail(f"the package {package} is not installed: install ablate with its dependencies again", 2)
     except OSError as error:
         _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
 

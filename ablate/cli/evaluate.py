@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ablate.evaluation.choose import Choice
-    from ablate.execution.events import Evaluated
+    from ablate.execution.progress import Evaluated
     from ablate.tracking.folders import StudyFolder
     from ablate.tracking.study_record import RunRecord, StudyRecord
 

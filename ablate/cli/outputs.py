@@ -12,6 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from ablate.tracking.verifications import Verification
+
 State = str  # queued, running, finished, diverged, failed, stopped early, interrupted or stale
 
 
@@ -513,6 +515,7 @@ OUTPUTS: Mapping[str, Any] = {
     "generate": Continuation,
     "evaluate": list[EvaluatedArm] | dict[str, EvaluationKind],
     "search": SearchOutcome,
+    "verify": Verification,
     "clean": Cleaned,
     "pack": PackedStudy,
     "merge": MergedStudy,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ablate.errors import ResourceError
-from ablate.execution.other_machine import parse_machine
-from ablate.execution.placement import Placement, local_resources, measure_pace, place
+from ablate.execution.placement import Placement, local_resources, measure_pace, parse_machine, place
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
 

@@ -188,13 +188,14 @@ def report(
         read, title = open_foreign(chosen, direction, paths, mlflow, experiment, sys.stderr if as_json else sys.stdout)
         folder = runs / clean_name(title) / "report"
     place = folder if out is None else out
-    made = write_report(read(), place, options=options)
+    beside = [store.path for store in stores]
+    made = write_report(read(), place, options=options, beside=beside)
     while watch and not made.is_complete:
         if not as_json:
             print_report(made)
         _note_look(made, stores)
         time.sleep(WATCH_S)
-        made = write_report(read(), place, options=options)
+        made = write_report(read(), place, options=options, beside=beside)
     if as_json:
         print(json.dumps(summarize(made), indent=1, allow_nan=False))
     else:

@@ -25,8 +25,8 @@ from ablate.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ablate.execution.events import Outcome
     from ablate.execution.placement import Placement
+    from ablate.execution.progress import Outcome
     from ablate.execution.run import Options
     from ablate.execution.view import View
     from ablate.plan import Plan
@@ -65,8 +65,8 @@ def search(
 
     import ablate
     from ablate.cli.outputs import SearchOutcome, print_output
-    from ablate.execution.events import Outcome
     from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
+    from ablate.execution.progress import Outcome
     from ablate.execution.run import Options
     from ablate.execution.view import View
     from ablate.search.page import read_summary, write_pages

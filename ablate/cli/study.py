@@ -202,7 +202,8 @@ def run(
         restart_command(error)
     is_time_up = options.limit is not None and options.limit.is_over
     if tuned is not None:
-        print_outcome(outcome, store, str(grid), command, Console(stderr=log_json or as_json), is_time_up=is_time_up)
+        following, shown = f"ablate report {grid}{store.whereabouts}", Console(stderr=log_json or as_json)
+        print_outcome(outcome, store, following, command, shown, is_time_up=is_time_up)
     if as_json:
         print_output(describe_outcome(outcome, store, command, is_time_up=is_time_up))
     raise typer.Exit(outcome.exit_code)
@@ -234,7 +235,7 @@ def submit(
 ) -> None:
     """Submit a study to a Ray cluster as a job. Every node must see the grid, the data and --runs at the same paths."""
     from ablate.cli.outputs import SubmittedJob, print_output
-    from ablate.execution.cluster import submit as send
+    from ablate.execution.run import submit as send
     from ablate.formatting import count
 
     planned = read_plan(grid, runs, set_)

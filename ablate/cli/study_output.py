@@ -14,9 +14,9 @@ from ablate.cli.outputs import FailedRun, RunOutcome
 from ablate.cli.planned_machine import PlannedMachine
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
-from ablate.execution.events import Evaluated, Outcome
 from ablate.execution.jobs import estimate_seconds, find_unfinished
 from ablate.execution.placement import check_memory
+from ablate.execution.progress import Evaluated, Outcome
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import study_seconds
@@ -194,9 +194,9 @@ def _collect_notices(plan: Plan) -> Iterator[str]:
 
 
 def print_outcome(
-    outcome: Outcome, store: StudyFolder, grid: str, command: str, console: Console, *, is_time_up: bool = False
+    outcome: Outcome, store: StudyFolder, next_step: str, command: str, console: Console, *, is_time_up: bool = False
 ) -> None:
-    """Print how the study stands, and what to do next."""
+    """Print how the study stands, and what to do next: `next_step` is a command for when it is complete."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     print_plain(console, f"{store.path.name}: {counts}")
     failed = store.failed_runs(outcome.lost) if outcome.states.get("failed") else {}
@@ -212,7 +212,8 @@ def print_outcome(
         return
     if failed:
         print_plain(console, "the same command tries them again; --retry-failed tries only them")
-    print_plain(console, f"next: ablate report {grid}{store.whereabouts}")
+    if next_step:
+        print_plain(console, f"next: {next_step}")
 
 
 def describe_outcome(outcome: Outcome, store: StudyFolder, command: str, *, is_time_up: bool = False) -> RunOutcome:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,14 +43,20 @@ def allow_code(run: RunFolder, grid: Path | None, *, is_trusted: bool) -> None:
 
     Raises `RecordError`, naming the files, where neither is asked for: a study may come from elsewhere.
     """
-    named = dict(named_code({"model": read_json(run.config).get("model")}))
-    store = StudyFolder(run.path.parent)
+    config = {"model": read_json(run.config).get("model")}
+    allow_named_code(config, StudyFolder(run.path.parent), run.path, grid, is_trusted=is_trusted)
+
+
+def allow_named_code(
+    config: Mapping[str, Any], store: StudyFolder, place: Path, grid: Path | None, *, is_trusted: bool
+) -> None:
+    """Let the code that a run's `config` names be used, as `allow_code` does. Messages begin with the `place`."""
     if is_trusted:
         LIBRARY.trust(store.code)
         return
     if grid is not None:
         LIBRARY.look_in(grid.parent)
-    for name, version in named.items():
+    for name, version in dict(named_code(config)).items():
         if not is_file_name(name):
             continue  # an installed package
         try:
@@ -58,7 +66,7 @@ def allow_code(run: RunFolder, grid: Path | None, *, is_trusted: bool) -> None:
         except ConfigError as error:
             kept = ", ".join(str(path) for path in sorted((store.code / version).rglob("*.py")))
             raise RecordError(
-                f"{run.path}: {name}: {error.message}: {kept or f'{store.code / version} is missing'}\n"
+                f"{place}: {name}: {error.message}: {kept or f'{store.code / version} is missing'}\n"
                 "--grid GRID runs it if the same files are next to that grid; --trust-code runs the files of the study"
             ) from None
 

@@ -16,6 +16,7 @@ from ablate.data import Corpus, validation_batches
 from ablate.evaluation.base import Evaluation, Row, Subject
 from ablate_model import GPT
 
+Split = Literal["train", "validation"]
 CPU_TOKENS, GPU_TOKENS = 1 << 12, 1 << 16  # at once in a forward pass
 LOGITS = 1 << 25  # numbers at once: 128 MiB in float32
 NOT_FINITE = "not a finite number: the weights may have diverged"
@@ -90,23 +91,28 @@ def rows_at_once(device: torch.device, length: int) -> int:
     return max(1, (GPU_TOKENS if device.type == "cuda" else CPU_TOKENS) // length)
 
 
-def held_out_windows(subject: Subject, n_tokens: int, length: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets [<= batch, length] of the validation split, as `validation_batches` spaces them.
+def held_out_windows(
+    subject: Subject, n_tokens: int, length: int | None = None, split: Split = "validation"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets [<= batch, length] of a split, as `validation_batches` spaces them.
 
     `length` is the trained context by default. Yields nothing where the split is shorter than one window.
     """
     corpus, length = subject.corpus, length or subject.context_length
     assert corpus is not None  # the evaluation needs it
-    if corpus.info.n_validation_tokens <= length:
+    tokens = corpus.train if split == "train" else corpus.validation
+    if len(tokens) <= length:
         return
-    for batch in validation_batches(corpus.validation, n_tokens, rows_at_once(subject.device, length), length):
+    for batch in validation_batches(tokens, n_tokens, rows_at_once(subject.device, length), length):
         inputs, targets = (torch.from_numpy(part).to(subject.device) for part in batch)
         yield inputs, targets
 
 
-def explain_short(corpus: Corpus, length: int) -> str:
+def explain_short(corpus: Corpus, length: int, split: Split = "validation") -> str:
     """Why there is no window of `length` tokens."""
-    return f"the validation split of {corpus.info.n_validation_tokens:,} tokens is shorter than {length:,} and one more"
+    n_tokens = corpus.info.n_train_tokens if split == "train" else corpus.info.n_validation_tokens
+    name = "training" if split == "train" else "validation"
+    return f"the {name} split of {n_tokens:,} tokens is shorter than {length:,} and one more"
 
 
 def score_targets(model: GPT, inputs_bt: Tensor, targets_bt: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,37 +54,49 @@ class Recall(LanguageModelEvaluation):
         length = min(self.length or subject.context_length, subject.context_length)
         alphabet = find_alphabet(subject)
         for n_pairs in self.pairs:
-            if n_pairs < 1 or shortest_length(n_pairs) > length:
-                why = f"{n_pairs} pairs need {shortest_length(n_pairs)} tokens; the sequence has {length}"
-                yield from refuse(self.metrics, why, pairs=n_pairs)
-            elif n_pairs > alphabet.most_pairs:
-                why = f"{n_pairs} pairs need as many keys and values; there are {alphabet.most_pairs}"
+            if why := explain_unfit(n_pairs, length, alphabet):
                 yield from refuse(self.metrics, why, pairs=n_pairs)
             else:
                 batch = draw_recall(generator(SPREAD, n_pairs), self.samples, n_pairs, length, alphabet)
                 yield from self._ask(model, subject, batch, n_pairs)
 
     def _ask(self, model: GPT, subject: Subject, batch: RecallBatch, n_pairs: int) -> Iterator[Row]:
-        whole = [torch.from_numpy(part) for part in (batch.ids, batch.queries, batch.answers, batch.values)]
-        at_once = rows_at_once(subject.device, batch.ids.shape[1])
-        found: list[list[torch.Tensor]] = [[], [], []]
-        for parts in zip(*(torch.split(part, at_once) for part in whole), strict=True):
-            ids_bt, queries_bn, answers_bn, values_bm = (part.to(subject.device) for part in parts)
-            h_btd = model.encode(ids_bt)
-            h_bnd = h_btd.gather(1, queries_bn[..., None].expand(-1, -1, h_btd.shape[-1]))
-            losses_bn, hits_bn = score_stream(model, h_bnd, answers_bn)
-            logits_bnm = model.form_logits(h_bnd).gather(2, values_bm[:, None].expand(-1, n_pairs, -1))
-            top_bn1 = logits_bnm.amax(-1, keepdim=True)
-            is_own_bnm = values_bm[:, None] == answers_bn[..., None]
-            own_bn1 = logits_bnm.masked_fill(~is_own_bnm, -torch.inf).amax(-1, keepdim=True)
-            choices_bn = (own_bn1 == top_bn1)[..., 0] / (logits_bnm == top_bn1).sum(-1).clamp_min(1)
-            for column, values_bn in zip(found, (hits_bn, choices_bn, losses_bn), strict=True):
-                column.append(values_bn.double().mean(1).cpu())
-        hits, choices, losses = map(torch.cat, found)
+        hits, choices, losses = (scores_bn.mean(1) for scores_bn in score_recall(model, subject.device, batch))
         n_tokens = model.config.vocab_size
         yield share_row("accuracy", hits, 1 / n_tokens, pairs=n_pairs)
         yield share_row("choice_accuracy", choices, 1 / n_pairs, pairs=n_pairs)
         yield mean_row("loss", losses, math.log(n_tokens), pairs=n_pairs)
+
+
+def explain_unfit(n_pairs: int, length: int, alphabet: Alphabet) -> str:
+    """Why so many pairs cannot be asked for. Empty if they can."""
+    if n_pairs < 1 or shortest_length(n_pairs) > length:
+        return f"{n_pairs} pairs need {shortest_length(n_pairs)} tokens; the sequence has {length}"
+    if n_pairs > alphabet.most_pairs:
+        return f"{n_pairs} pairs need as many keys and values; there are {alphabet.most_pairs}"
+    return ""
+
+
+def score_recall(
+    model: GPT, device: torch.device, batch: RecallBatch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Score every query: right over the vocabulary, right among the values of the sequence, and loss: each (b, n)."""
+    whole = [torch.from_numpy(part) for part in (batch.ids, batch.queries, batch.answers, batch.values)]
+    found: list[list[torch.Tensor]] = [[], [], []]
+    for parts in zip(*(torch.split(part, rows_at_once(device, batch.ids.shape[1])) for part in whole), strict=True):
+        ids_bt, queries_bn, answers_bn, values_bm = (part.to(device) for part in parts)
+        h_btd = model.encode(ids_bt)
+        h_bnd = h_btd.gather(1, queries_bn[..., None].expand(-1, -1, h_btd.shape[-1]))
+        losses_bn, hits_bn = score_stream(model, h_bnd, answers_bn)
+        logits_bnm = model.form_logits(h_bnd).gather(2, values_bm[:, None].expand(-1, queries_bn.shape[1], -1))
+        top_bn1 = logits_bnm.amax(-1, keepdim=True)
+        is_own_bnm = values_bm[:, None] == answers_bn[..., None]
+        own_bn1 = logits_bnm.masked_fill(~is_own_bnm, -torch.inf).amax(-1, keepdim=True)
+        choices_bn = (own_bn1 == top_bn1)[..., 0] / (logits_bnm == top_bn1).sum(-1).clamp_min(1)
+        for column, values_bn in zip(found, (hits_bn, choices_bn, losses_bn), strict=True):
+            column.append(values_bn.double().cpu())
+    hits_bn, choices_bn, losses_bn = map(torch.cat, found)
+    return hits_bn, choices_bn, losses_bn
 
 
 def find_alphabet(subject: Subject) -> Alphabet:

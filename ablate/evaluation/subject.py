@@ -36,19 +36,23 @@ def declared_data(store: StudyFolder) -> DataConfig:
 
     Raises `RecordError` if it cannot be read, or if the runs were not trained on text.
     """
-    declared: dict[str, Any] = dict(store.read_study().data)
+    return parse_data(store.read_study().data, store.record)
+
+
+def parse_data(data: Mapping[str, Any], place: Path) -> DataConfig:
+    """Read the data section from a study's record. Raises `RecordError` as `declared_data` does, naming the `place`."""
     keys = tuple(DataConfig.model_fields)
-    if task := declared.get("task"):
+    if task := data.get("task"):
         keys = TOKENIZER
-        if not reads_text(declared):
-            raise RecordError(f"{store.path}: its runs were trained on the task {task}, which has no text")
-    known = {key: value for key, value in declared.items() if key in keys}
+        if not reads_text(data):
+            raise RecordError(f"{place}: its runs were trained on the task {task}, which has no text")
+    known = {key: value for key, value in data.items() if key in keys}
     try:
         return DataConfig.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("data", *first["loc"])))
-        raise RecordError(f"{store.record}: {key}: {first['msg']}, got {first['input']!r}") from None
+        raise RecordError(f"{place}: {key}: {first['msg']}, got {first['input']!r}") from None
 
 
 def find_tokenizer(store: StudyFolder, base: Path) -> Tokenizer | None:

@@ -1,30 +1,27 @@
-"""The Ray cluster that a driver works on: its own on this machine, on loopback, or one that it joins.
-
-`ablate submit` sends a study to a cluster as a job.
-"""
+"""The Ray cluster that a driver works on: its own on this machine, on loopback, or one that it joins."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
-import secrets
-import shlex
+import shutil
+import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.job_config import JobConfig
 
 from ablate.errors import ResourceError
 from ablate.execution.interruption import sigterm_held
-from ablate.execution.local_node import do_nothing, init_local, replaced, scratch_folder
-from ablate.execution.packages import fingerprint
 from ablate.execution.placement import Nodes
 from ablate.files import make_folder, open_regular
 
@@ -37,9 +34,15 @@ SETTINGS = {
     "RAY_health_check_failure_threshold": "3",
 }
 VITAL = frozenset({"raylet", "gcs_server"})
-PATIENCE_S = 60.0
 CONNECT_S = 5.0
-NOT_YET = "try again later"  # the answer of a cluster that has only just started
+OBJECT_STORE_BYTES = 100 * 2**20  # Runs exchange no large objects. Ray takes a third of the memory otherwise.
+
+PREFIX = ".ablate-"
+ABANDONED_S = 60.0  # a folder this old that no process holds was left by a driver that was killed
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # the longest path of a Unix socket
+# Everything between the temporary folder and the end of the longest socket path. The session ends with the process id.
+SOCKET_TAIL = f"/{PREFIX}12345678/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+
 STDERR = 2  # the file descriptor
 
 
@@ -79,7 +82,7 @@ def start_cluster(address: str | None, available: Mapping[str, float], log: Path
             is_broken = is_lost()
         finally:
             if is_lost():
-                _local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would hang
+                local_node().kill_all_processes(check_alive=False, allow_graceful=False)  # a shutdown would hang
             else:
                 ray.shutdown()
             if scratch and is_broken:
@@ -125,7 +128,7 @@ def node_resources() -> Nodes:
 
 def is_lost() -> bool:
     """Whether a vital process of the local node died. It checks the processes, because Ray calls to it would hang."""
-    node = _local_node()
+    node = local_node()
     return node is not None and any(name in VITAL for name, _ in node.dead_processes())
 
 
@@ -140,64 +143,9 @@ def is_headless() -> bool:
     return False
 
 
-def _local_node() -> Any:
+def local_node() -> Any:
     """Ray's handle of the processes that this one started; there is no public call for it."""
     return ray._private.worker._global_node
-
-
-def check_nodes(folder: Path) -> None:
-    """Check that every node of a joined cluster sees the same `folder` and runs the same version of ablate.
-
-    Raises `ResourceError` naming the nodes that do not.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if _local_node().is_head() or not nodes:  # a node that the driver started has the driver's folder and code
-        return
-    nonce = folder / f".nonce-{secrets.token_hex(8)}"
-    nonce.write_text(nonce.name)
-    try:
-        look = ray.remote(_look)
-        answers = {
-            node["NodeManagerAddress"]: look.options(
-                num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(nonce.resolve(), nonce.name)
-            for node in nodes
-        }
-        done, _ = (
-            ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE_S) if answers else ([], [])
-        )
-        seen = {name: _hear(answer) if answer in done else (False, "") for name, answer in answers.items()}
-    finally:
-        nonce.unlink(missing_ok=True)
-    ours = fingerprint()
-    others = [name for name, (_, theirs) in seen.items() if theirs not in ("", ours)]
-    if others:
-        raise ResourceError(
-            f"another version of ablate is on {', '.join(others)}: install the same one on every node of the cluster, "
-            f"in the environment that Ray was started from (this one has the code {ours})"
-        )
-    blind = [name for name, (reads, _) in seen.items() if not reads]
-    if blind:
-        raise ResourceError(
-            f"{folder.resolve()} is not the same folder on every node of the cluster: {', '.join(blind)} cannot read "
-            "there what this machine writes; put --runs on storage that all nodes share"
-        )
-
-
-def _look(path: Path, content: str) -> tuple[bool, str]:
-    try:
-        return path.read_text() == content, fingerprint()
-    except OSError:
-        return False, fingerprint()
-
-
-def _hear(answer: Any) -> tuple[bool, str]:
-    """The answer of a node. It fails if the node has no ablate, or a version without `_look`."""
-    try:
-        reads, theirs = ray.get(answer)
-    except RayError:
-        return False, "none"
-    return reads, theirs
 
 
 @contextmanager
@@ -216,27 +164,115 @@ def _stderr_to(log: Path) -> Iterator[None]:
         os.close(kept)
 
 
-def entrypoint(grid: Path, runs: Path, options: Sequence[str]) -> str:
-    """The command that the cluster's head executes. A job starts in its own folder, so paths are absolute."""
-    words = ["python", "-m", "ablate", "run", grid.resolve(), "--runs", runs.resolve(), "--address", "auto", *options]
-    return shlex.join(map(str, words))
+def init_local(available: Mapping[str, float], **options: Any) -> None:
+    """Start a Ray node on this machine with only what a driver needs.
 
-
-def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
-    """Send the study to the job server at `address` (http://HEAD:8265), and return the job's id.
-
-    MLflow's secrets must be in the environment that the cluster was started with. They are never in the command.
-    Raises `ResourceError` if no job server answers.
+    It has no autoscaler, because one machine cannot grow, no log monitor, no dashboard and no metrics.
     """
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            from ray.job_submission import JobSubmissionClient
+    node, tools, services = ray._private.node.Node, ray._private.utils, ray._private.services
+    with (
+        replaced(node, "start_monitor", do_nothing),
+        replaced(node, "start_log_monitor", do_nothing),
+        replaced(node, "start_api_server", do_nothing),
+        replaced(tools, "get_dashboard_dependency_error", lambda: ImportError("not needed")),
+        replaced(services, "ConsolePopen", partial(_start_process, services.ConsolePopen)),
+    ):
+        ray.init(
+            address="local",
+            num_cpus=int(available["CPU"]),
+            num_gpus=int(available.get("GPU", 0)),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            job_config=_DriverPath(_py_driver_sys_path=sys.path[::-1]),
+            **options,
+        )
 
-            return str(JobSubmissionClient(address).submit_job(entrypoint=entrypoint(grid, runs, options)))
-        except (ConnectionError, RuntimeError, ImportError, ValueError, RayError) as error:
-            # ValueError: no address; RayError: a token that is not the cluster's
-            text = str(error).strip().splitlines()[0]
-            if NOT_YET not in text or time.monotonic() > deadline:
-                raise ResourceError(f"no Ray job server accepts the study at {address}: {text}") from None
-        time.sleep(1)
+
+class _DriverPath(JobConfig):  # type: ignore[misc]
+    """Workers look for modules exactly where the driver does.
+
+    Ray puts the working directory first, so workers would import any `ablate` that lies in it.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+def _start_process(popen: Callable[..., Any], *arguments: Any, preexec_fn: Callable[[], object], **options: Any) -> Any:
+    """Start one of Ray's processes in a process group of its own.
+
+    `timeout`, a shell and a closing terminal signal a whole group. The driver needs its own group, so that workers
+    can save checkpoints before the node ends. Linux ends the node when the driver dies; elsewhere Ray relies
+    on the group for that.
+    """
+
+    def prepare() -> None:
+        preexec_fn()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the driver blocks it while Ray starts
+        if sys.platform.startswith("linux"):
+            os.setpgid(0, 0)
+
+    return popen(*arguments, preexec_fn=prepare, **options)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A short private folder for Ray's sockets and logs, which is removed at the end.
+
+    It is in TMPDIR if possible. Batch systems and macOS set a TMPDIR that is too long for a socket, and Ray cannot
+    use a path with spaces or non-ASCII characters. /tmp and /var/tmp are tried then. Raises `ResourceError` if no
+    folder can be used.
+    """
+    places = [os.environ.get("RAY_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp"]
+    for place in filter(None, places):
+        if len(f"{place.rstrip('/')}{SOCKET_TAIL}") > SOCKET_BYTES or not place.isascii() or " " in place:
+            continue
+        _remove_abandoned(Path(place))
+        try:
+            folder = TemporaryDirectory(prefix=PREFIX, dir=Path(place).absolute(), ignore_cleanup_errors=True)
+        except OSError:
+            continue
+        with folder as name, _held(Path(name)):
+            yield f"{name}/r"  # Ray opens its folder to everyone, but not the one around it.
+        return
+    told = f"TMPDIR={os.environ['TMPDIR']}" if os.environ.get("TMPDIR") else "TMPDIR is not set"
+    raise ResourceError(
+        f"there is no folder for Ray's sockets ({told}): set TMPDIR to a writable folder on a local disk, with at most "
+        f"{SOCKET_BYTES - len(SOCKET_TAIL)} ASCII characters and no spaces in its path"
+    )
+
+
+def _remove_abandoned(place: Path) -> None:
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if folder.stat().st_uid == os.getuid() and time.time() - folder.stat().st_mtime > ABANDONED_S:
+                with _held(folder):
+                    shutil.rmtree(folder)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lock a folder until this process ends. Raises `OSError` if another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replaced(owner: Any, name: str, stand_in: Any) -> Iterator[None]:
+    """Replace what Ray has no public switch for. Other Ray versions may not have the name; nothing changes then."""
+    original = getattr(owner, name, None)
+    if original is None:
+        yield
+        return
+    setattr(owner, name, stand_in)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def do_nothing(*_: Any, **__: Any) -> None: ...

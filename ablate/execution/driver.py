@@ -18,13 +18,12 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ablate.data import Corpus
 from ablate.errors import AblateError
 from ablate.execution.cluster import is_lost
-from ablate.execution.curve_feed import CurveFeed
 from ablate.execution.early_stopping import Stopping
-from ablate.execution.events import Event, Observer, Outcome
-from ablate.execution.failures import MAX_ATTEMPTS, STUCK_S, Retries, Watchdog, is_unwritable
 from ablate.execution.interruption import ClusterLostError, Interruption, TimeLimit
 from ablate.execution.jobs import RunSource, count_states, keep_code, make_job, record_arm
 from ablate.execution.placement import Placement
+from ablate.execution.progress import CurveFeed, Event, Observer, Outcome
+from ablate.execution.recovery import MAX_ATTEMPTS, STUCK_S, Retries, Watchdog, is_unwritable
 from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, cause_of, is_memory_error
 from ablate.execution.worker import RunWorker
 from ablate.formatting import name_error

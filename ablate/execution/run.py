@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,14 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from ablate.data import SHARDS, Corpus, check_vocabulary, prepare
-from ablate.errors import DataError, RecordError
+from ablate.errors import DataError, RecordError, ResourceError
 from ablate.execution.early_stopping import Stopping, check_stopping, parse_stopping, seed_from_curves
-from ablate.execution.events import Evaluated, Event, Outcome
-from ablate.execution.failures import STUCK_S
 from ablate.execution.interruption import Interruption, TimeLimit, at_work
 from ablate.execution.jobs import RunSource, count_states, estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.placement import Nodes, check_memory, local_resources, place
-from ablate.execution.upkeep import DiskBudget, repair_runs
+from ablate.execution.progress import Evaluated, Event, Outcome
+from ablate.execution.recovery import STUCK_S, DiskBudget, repair_runs
 from ablate.execution.view import View
 from ablate.formatting import format_seconds
 from ablate.plan import Plan
@@ -31,6 +32,8 @@ from ablate.tracking.history import continue_history
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 
+PATIENCE_S = 60.0
+NOT_YET = "try again later"  # the answer of a cluster that has only just started
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 
 
@@ -105,8 +108,9 @@ def run_study(
         return replace(_count(plan, store, interrupted=False), evaluated=evaluated)
 
     # Ray takes a second to load, so it is only imported if runs are left to train.
-    from ablate.execution.cluster import check_address, check_nodes, start_cluster
+    from ablate.execution.cluster import check_address, start_cluster
     from ablate.execution.driver import Driver
+    from ablate.execution.nodes import check_nodes
 
     available: Mapping[str, float] = local_resources()
     where = plan.study.locate(("resources",))
@@ -237,3 +241,31 @@ def _close(mirror: MlflowMirror, options: Options, console: Console, view: View)
     if mirror.behind:
         text = f"{mirror.behind}; the curves on disk are complete, and the next `ablate run` sends the rest"
         view.observe(Event("notice", text=text))
+
+
+def entrypoint(grid: Path, runs: Path, options: Sequence[str]) -> str:
+    """The command that the cluster's head executes. A job starts in its own folder, so paths are absolute."""
+    words = ["python", "-m", "ablate", "run", grid.resolve(), "--runs", runs.resolve(), "--address", "auto", *options]
+    return shlex.join(map(str, words))
+
+
+def submit(address: str, grid: Path, runs: Path, options: Sequence[str]) -> str:
+    """Send the study to the job server at `address` (http://HEAD:8265), and return the job's id.
+
+    MLflow's secrets must be in the environment that the cluster was started with. They are never in the command.
+    Raises `ResourceError` if no job server answers.
+    """
+    from ray.exceptions import RayError
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            from ray.job_submission import JobSubmissionClient
+
+            return str(JobSubmissionClient(address).submit_job(entrypoint=entrypoint(grid, runs, options)))
+        except (ConnectionError, RuntimeError, ImportError, ValueError, RayError) as error:
+            # ValueError: no address; RayError: a token that is not the cluster's
+            text = str(error).strip().splitlines()[0]
+            if NOT_YET not in text or time.monotonic() > deadline:
+                raise ResourceError(f"no Ray job server accepts the study at {address}: {text}") from None
+        time.sleep(1)

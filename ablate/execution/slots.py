@@ -20,9 +20,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ablate.data import Corpus
 from ablate.errors import ResourceError
-from ablate.execution.cluster import check_nodes, is_headless, is_lost, node_resources
-from ablate.execution.events import Event, Observer
+from ablate.execution.cluster import is_headless, is_lost, node_resources
+from ablate.execution.nodes import check_nodes
 from ablate.execution.placement import Placement, count_slots
+from ablate.execution.progress import Event, Observer
 from ablate.execution.worker import RunWorker, Seat
 from ablate.plan import Run
 from ablate.tasks.contract import Job, Result

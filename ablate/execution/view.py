@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ablate.execution.events import Event
-from ablate.execution.sparkline import draw_bar, draw_sparkline
+from ablate.execution.progress import Event
 from ablate.formatting import format_count, format_seconds
 from ablate.metrics import LOSS, Metric
 from ablate.plan import Run
 from ablate.tracking.study_record import State
 
+LEVELS = "▁▂▃▄▅▆▇█"
 PLAIN_EVERY_S = 10.0
 COLOURS: Mapping[str, str] = {
     "running": "cyan",
@@ -40,6 +41,29 @@ VALUE = "val"  # the column of the metric: its name, unless it is a validation l
 CURVE, BAR = "curve", "progress"  # columns that draw
 CURVE_WIDTH, BAR_WIDTH, MOST_POINTS = 12, 10, 512
 DISPENSABLE = ("memory", "tok/s", BAR, "loss", CURVE, "left", VALUE, "step")
+
+
+def draw_sparkline(values: Sequence[float], width: int) -> str:
+    """Draw at most `width` of the values, evenly spaced from the first to the last, from their lowest to their highest.
+
+    Values that are not finite are shown as "!". Fewer than two values, or values that are all the same, give a flat
+    line.
+    """
+    n, last = min(len(values), width), len(values) - 1
+    shown = [values[round(last * place / (n - 1)) if n > 1 else last] for place in range(n)]
+    finite = [value for value in shown if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    per_level = (high - low) / (len(LEVELS) - 1)
+    return "".join(
+        "!" if not math.isfinite(value) else LEVELS[round((value - low) / per_level) if per_level else 0]
+        for value in shown
+    )
+
+
+def draw_bar(share: float, width: int) -> str:
+    """Draw a bar of `width` characters that is filled up to `share`, from 0 to 1."""
+    filled = int(min(max(share, 0.0), 1.0) * width)
+    return "━" * filled + "╌" * (width - filled)
 
 
 @dataclass

@@ -13,8 +13,8 @@ import ray
 import torch
 
 from ablate.data import Corpus
-from ablate.execution.failures import is_unwritable
 from ablate.execution.placement import Placement
+from ablate.execution.recovery import is_unwritable
 from ablate.files import make_folder
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.loop_trainer import LoopTrainer, Train
@@ -110,7 +110,8 @@ class RunWorker:
             recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
             recorder.snapshot_every = job.directions.get("snapshot_every", ())
             try:
-                return trainer.train(job, folder, recorder, self._order(job.run_id))
+                with recorder:
+                    return trainer.train(job, folder, recorder, self._order(job.run_id))
             except Exception as error:
                 if self.group.size > 1:
                     raise

@@ -20,7 +20,7 @@ from ablate.imports.costs import Clock, read_costs, read_seconds
 from ablate.imports.training import Training
 from ablate.tracking.study_record import ENDED, LARGEST, Status
 
-MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 1000.0}
+MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 100.0}
 """The largest ratio of costs per step between two trainings. Beyond it, they count in different units."""
 
 VALIDATION = "validation"  # steps that only the validation counts, such as epochs

@@ -193,12 +193,12 @@ def _choose(trainings: Sequence[Training], budget: int) -> Training:
 
 
 def _count_replaced(every: Sequence[Training], chosen: Sequence[Training]) -> tuple[int, int]:
-    """Count the trainings that another one replaces, and those that finished later without a whole curve."""
+    """Count the trainings that a later one replaces, and later ones without a whole curve, which replace nothing."""
     places = {training.run_id: place for place, training in enumerate(every)}
     counted = {(training.arm, training.seed): places[training.run_id] for training in chosen}
     used = {piece.run_id for training in chosen for piece in training.pieces}
     left = [t for t in every if t.run_id not in used and t.seed is not None and (t.arm, t.seed) in counted]
-    n_later = sum(t.state == "finished" and places[t.run_id] > counted[t.arm, t.seed] for t in left)
+    n_later = sum(places[t.run_id] > counted[t.arm, t.seed] for t in left)
     return len(left) - n_later, n_later
 
 

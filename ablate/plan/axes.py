@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from ablate.formatting import quote
 from ablate.plan.setting_names import Names
 from ablate.study.declaration import Axis, Declaration
 from ablate.study.predicates import Environment, Predicate, PredicateError
+from ablate.study.settings import value_key
 from ablate.study.yaml_source import KeyPath, Place
 
 MAX_AXES = 100
@@ -87,12 +88,24 @@ class Axes:
         levels = [
             self.read_level(axis.name, index, value, axis.place_of(index)) for index, value in enumerate(axis.values)
         ]
-        seen: set[str] = set()
+        seen: dict[Hashable, Level] = {}
         for level in levels:
-            if display(level.label) in seen:
-                raise self.declared.refuse(level.place, f"the level {quote(display(level.label))} is listed twice")
-            seen.add(display(level.label))
+            for key in self._keys(level):
+                twin = seen.setdefault(key, level)
+                if twin is not level:
+                    same = "" if twin.text == level.text else f": it is {display(twin.label)}"
+                    said = f"the level {quote(display(level.label))} stands twice in the list{same}"
+                    raise self.declared.refuse(level.place, said)
         return tuple(levels)
+
+    def _keys(self, level: Level) -> Iterator[Hashable]:
+        """What may stand once in a list: a name and, for a program, a value, because 1 and 1.0 would train alike.
+
+        Levels of a model that train alike are merged when the arms are resolved.
+        """
+        yield level.text
+        if self.declared.program is not None:
+            yield value_key([level.name, level.overrides])
 
     def read_level(self, axis: str, index: int, value: Any, place: KeyPath) -> Level:
         """Read a level from a value of the file: a plain value, or a mapping that sets more than its axis."""

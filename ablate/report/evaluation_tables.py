@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 from ablate.analysis.capabilities import Capability
 from ablate.analysis.evaluations import EvaluationResult
 from ablate.analysis.speedup import SpeedUp
-from ablate.formatting import format_number
+from ablate.formatting import count, format_number
 from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value, format_speedup, join_with_and
 from ablate.report.table import Table
 from ablate.tracking.evaluations import Level
@@ -31,6 +32,42 @@ def tabulate_evaluations(rows: Sequence[EvaluationResult], labels: Mapping[str, 
     ]
 
 
+def summarize_evaluations(rows: Sequence[EvaluationResult], labels: Mapping[str, str], limit: int) -> Table:
+    """A few results of every evaluation in one table: decided ones first, then other differences."""
+    known = [row for row in rows if row.mean is not None]
+    names = list(dict.fromkeys(row.evaluation for row in known))
+    ranked = [sorted((row for row in known if row.evaluation == name), key=_rank) for name in names]
+    turns = [row for turn in zip_longest(*ranked) for row in turn if row is not None]
+    kept = set(map(id, turns[:limit]))
+    cells: list[tuple[str, ...]] = []
+    for row in known:
+        if id(row) in kept:
+            arm, metric, cell, mean, *_ = _write_row(row, labels)
+            named = metric if metric == row.evaluation else f"{row.evaluation} {metric}"
+            difference = _write_difference(replace(row, difference_low=None))
+            cells.append((arm, named, cell, mean, difference, row.verdict or DASH))
+    return _drop_empty(
+        Table(
+            "evaluations",
+            f"Evaluations: {len(cells)} of {len(known):,} results",
+            ("Arm", "Metric", "Cell", "Mean", "Difference", "Verdict"),
+            tuple(cells),
+            f"The page has all results of {count(len(names), 'evaluation')}, with intervals and p-values.",
+        )
+    )
+
+
+def _drop_empty(table: Table) -> Table:
+    """The table without the columns that are empty, besides the first two."""
+    kept = [place for place in range(len(table.header)) if place < 2 or any(row[place] != DASH for row in table.rows)]
+    header, *rows = (tuple(cells[place] for place in kept) for cells in (table.header, *table.rows))
+    return replace(table, header=header, rows=tuple(rows))
+
+
+def _rank(row: EvaluationResult) -> int:
+    return 0 if row.verdict not in (None, "undecided") else 1 if row.difference is not None else 2
+
+
 def shorten_table(table: Table, limit: int = MOST_ROWS, where: str = "The page has them all.") -> Table:
     """The first rows of a long table, with a line that says where the others are."""
     n_more = len(table.rows) - limit
@@ -42,7 +79,6 @@ def shorten_table(table: Table, limit: int = MOST_ROWS, where: str = "The page h
 def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping[str, str]) -> Table:
     known = {(row.metric, format_cell(row.within)) for row in rows if row.mean is not None}
     cells = [_write_row(row, labels) for row in rows if not known or (row.metric, format_cell(row.within)) in known]
-    kept = [place for place, name in enumerate(HEADER) if place < 2 or any(row[place] != DASH for row in cells)]
     notes = [NOTE] if any(row.difference_low is not None for row in rows) else []
     if any(row.is_at_chance for row in rows):
         notes.append("At chance: the interval over seeds, or the one over items, holds the chance level.")
@@ -53,13 +89,8 @@ def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping
     notes += [f"Not evaluated ({join_with_and(list(cells))}): {note}." for note, cells in reasons.items()]
     n_seeds = sorted({row.n for row in rows if row.n})
     seeds = f", mean over {'-'.join(map(str, n_seeds))} seed{'s' if n_seeds[-1] > 1 else ''}" if n_seeds else ""
-    return Table(
-        f"evaluation-{clean_name(evaluation)}",
-        f"Evaluation: {evaluation}{seeds}",
-        tuple(HEADER[place] for place in kept),
-        tuple(tuple(row[place] for place in kept) for row in cells),
-        "\n".join(notes),
-    )
+    name, caption = f"evaluation-{clean_name(evaluation)}", f"Evaluation: {evaluation}{seeds}"
+    return _drop_empty(Table(name, caption, HEADER, tuple(cells), "\n".join(notes)))
 
 
 def _write_row(row: EvaluationResult, labels: Mapping[str, str]) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ from ablate.report.scale import describe_predictions
 from ablate.report.verdict import state_verdict
 from ablate.tracking.arm_labels import label_arms
 from ablate.tracking.study_record import StudyRecord, Value
+from ablate.tracking.verifications import Verification
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Report:
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # figures and tables
     seed_looks: tuple[SeedLook, ...] = ()  # of `until: decided`
+    verifications: tuple[Verification, ...] = ()  # what fresh seeds said about the verdicts
 
     @property
     def metric(self) -> Metric:

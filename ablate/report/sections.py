@@ -33,6 +33,7 @@ from ablate.report.tables import (
     tabulate_mishaps,
     tabulate_speedups,
 )
+from ablate.report.verifications import describe_verification, list_blocks
 
 
 def _compare(report: Report) -> Iterator[Block]:
@@ -100,6 +101,7 @@ def _reproduce(report: Report) -> Iterator[Block]:
 
 SECTIONS: tuple[tuple[str, str, Callable[[Report], Iterable[Block]]], ...] = (
     ("comparison", "Comparison", _compare),
+    ("verification", "Verification with fresh seeds", lambda report: list_blocks(report.verifications)),
     ("curves", "Training curves", _show_curves),
     ("speedups", "Speedups", _show_speedups),
     ("effects", "Effects and interactions", _show_effects),
@@ -125,7 +127,7 @@ def compose(report: Report) -> Document:
         name=record.study,
         context=describe_context(report),
         heading=record.question or record.study,
-        verdict=report.verdict,
+        verdict=(*report.verdict, *map(describe_verification, report.verifications)),
         answer=report.answer,
         sections=tuple(sections),
         lead=chart_differences(report) if report.differences else None,

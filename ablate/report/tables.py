@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ablate.analysis.capabilities import Capability
 from ablate.analysis.differences import Difference
 from ablate.analysis.fairness import Fairness
 from ablate.formatting import format_number
@@ -14,7 +15,12 @@ from ablate.report.effect_tables import (
     explain_verdicts,
     name_difference,
 )
-from ablate.report.evaluation_tables import tabulate_capabilities, tabulate_evaluations
+from ablate.report.evaluation_tables import (
+    shorten_table,
+    summarize_evaluations,
+    tabulate_capabilities,
+    tabulate_evaluations,
+)
 from ablate.report.finding import format_difference, format_verdict
 from ablate.report.notation import (
     AXIS_NAMES,
@@ -233,10 +239,19 @@ def tabulate_mishaps(report: Report) -> Table:
 
 def evaluation_tables(report: Report) -> list[Table]:
     """The tables of evaluations and of capabilities with all rows; empty if nothing was evaluated."""
-    losses = {arm: rows[report.axis] for arm in report.results.compared_arms if (rows := report.headline_of(arm))}
     tables = tabulate_evaluations(report.evaluations, report.labels)
-    if report.capabilities:
-        tables.append(
-            tabulate_capabilities(report.capabilities, losses, report.axis, report.labels, report.metric.short)
-        )
-    return tables
+    return [*tables, *_capability_tables(report, report.capabilities)]
+
+
+def brief_evaluation_tables(report: Report, limit: int) -> list[Table]:
+    """The same for a terminal: at most `limit` results, and as many speedups that could be compared."""
+    tables = tabulate_evaluations(report.evaluations, report.labels)
+    if len(report.evaluations) > limit:
+        tables = [summarize_evaluations(report.evaluations, report.labels, limit)]
+    compared = [row for row in report.capabilities if row.speedup.n_pairs]
+    return [*tables, *(shorten_table(table, limit) for table in _capability_tables(report, compared))]
+
+
+def _capability_tables(report: Report, rows: Sequence[Capability]) -> list[Table]:
+    losses = {arm: costs[report.axis] for arm in report.results.compared_arms if (costs := report.headline_of(arm))}
+    return [tabulate_capabilities(rows, losses, report.axis, report.labels, report.metric.short)] if rows else []

@@ -21,6 +21,7 @@ from ablate.report.offline_page import write_html
 from ablate.report.report import Report, ReportOptions, make_report
 from ablate.report.sections import compose
 from ablate.report.summary import final_metrics, summarize, write_evaluations_csv, write_speedup_csv
+from ablate.report.verifications import find_verifications
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_writer import publish
 
@@ -34,11 +35,16 @@ FILES = {
 
 
 def write_report(
-    source: Results | StudyFolder | Sequence[StudyFolder], out: str | Path, *, options: ReportOptions | None = None
+    source: Results | StudyFolder | Sequence[StudyFolder],
+    out: str | Path,
+    *,
+    options: ReportOptions | None = None,
+    beside: Sequence[Path] = (),
 ) -> Report:
     """Write the report of a study, or a comparison of several, into the folder `out`.
 
-    All numbers are computed before the first file is written.
+    All numbers are computed before the first file is written. The page of a whole study also shows the verifications
+    in `out`, in the folder of the study, and in the folders `beside`.
     Raises `RecordError` if no study was run or a record cannot be read, `AblateError` if `out` is empty or the options
     name something that the study does not have, and `ResourceError` if `out` cannot be written.
     """
@@ -50,6 +56,9 @@ def write_report(
         _protect(stores, out)
     results = stores if isinstance(stores, Results) else read_studies(stores)
     report = make_report(results, options)
+    if not (options.where or options.baseline):
+        folders = (*beside, out) if isinstance(stores, Results) else (*(store.path for store in stores), *beside, out)
+        report = replace(report, verifications=find_verifications(report.record, folders))
     try:
         paths, others = _write_files(report, out)
         return replace(report, paths=paths, others=others)

@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.data import CorpusInfo
-from ablate.errors import FailedRunsError, RecordError
-from ablate.execution.events import Outcome
+from ablate.errors import AblateError, FailedRunsError, RecordError
 from ablate.execution.placement import local_resources, place
+from ablate.execution.progress import Outcome
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.files import make_folder, open_regular
@@ -79,7 +79,11 @@ def tune_study(
     problem, options = pose_tuning(study, corpus), replace(options, early_stop=None)
     store = StudyFolder(runs / problem.name)
     with _trained(problem, store, base, options, console, view) as (trials, outcome):
-        report_search(problem, trials, store, options, console, None)
+        try:
+            report_search(problem, trials, store, options, console, None)
+        except (AblateError, ImportError, OSError) as error:  # the matrix needs the trials, not their page
+            line = f"the page of the trials was not written ({error}); the same command writes it"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         plan = plan_tuned(problem, study, trials) if _is_over(trials, outcome) else None
     again = "the same command tries them again, or leave the arm out of the grid"
     _refuse_failures(store, outcome, f"the matrix needs the trials of every arm: {again}")

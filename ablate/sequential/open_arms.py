@@ -12,8 +12,8 @@ from dataclasses import replace
 from ablate.analysis.curve_columns import EMPTY_CURVE
 from ablate.analysis.looks import Course, follow
 from ablate.analysis.results import Known, assemble, read_run
-from ablate.execution.events import Event, Observer
 from ablate.execution.jobs import RunSource, record_rule, record_study
+from ablate.execution.progress import Event, Observer
 from ablate.plan import Plan, Run
 from ablate.sequential.sentences import describe_look
 from ablate.tracking.folders import StudyFolder

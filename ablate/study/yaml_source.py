@@ -63,7 +63,8 @@ def _construct_int(_loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 def _construct_float(_loader: _Loader, node: yaml.ScalarNode) -> float:
-    return float(re.sub(r"\.(?=inf|nan)", "", node.value.replace("_", "").lower()))
+    value = float(re.sub(r"\.(?=inf|nan)", "", node.value.replace("_", "").lower()))
+    return value + 0.0  # -0.0 trains as 0.0, so it is not another level
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)

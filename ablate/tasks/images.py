@@ -188,8 +188,8 @@ class ImageTraining(TrainingTask):
         images_bcyx, classes_b = batch
         logits_bc = model(images_bcyx.to(model.patches.weight.dtype)).double()
         loss = F.cross_entropy(logits_bc, classes_b, reduction="sum")
-        n_correct = (logits_bc.argmax(1) == classes_b).sum().item()
-        return torch.cat([loss[None], loss.new_tensor([n_correct, len(classes_b)])])
+        n_correct = (logits_bc.argmax(1) == classes_b).sum()
+        return torch.stack((loss, n_correct.double(), torch.full_like(loss, len(classes_b))))
 
     def conclude(self, sums: Sequence[float]) -> dict[str, float]:
         loss, n_correct, n_images = sums

@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from re import _constants, _parser  # type: ignore[attr-defined]
 from typing import Any
 
+from ablate.formatting import quote
+from ablate.tasks.pattern_process import Found, PatternProcess
+from ablate.tasks.pattern_search import LIMIT_S, MOST_LATE
 from ablate.tracking.curve import parse_object
 
 MAX_LINE_BYTES = 2**16  # a longer line is cut
-MAX_SEARCHED = 2**13  # characters of a line that patterns search
 STEP = "step"
 STEP_KEYS = (STEP, "_step", "global_step", "iter", "iteration")  # in a JSON line, the first that is there
 _JSON_MARKS = (b'step"', b'"iter')  # each step key of a JSON line has one of them
 _COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 _END = re.compile(rb"[\r\n]")
-_NO_DIGITS = re.compile(r"[+-]?(?<![A-Za-z0-9_])(?:nan|inf(?:inity)?)(?!\w)|(?<=\d)e[+-]?\d+", re.IGNORECASE)
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
-_REST_OF_NUMBER = re.compile(r"(?:\.?\d+)?(?:[eE][+-]?\d+)?")
 
 Values = Mapping[str, float | int]
 
@@ -32,15 +32,17 @@ class LineReader:
     """Reads metrics from blocks of output, and from lines that `ablate.log` wrote.
 
     `wanted` are the names of which a JSON line must have one to count. `remarks` are what a person should know, one of
-    each kind.
+    each kind. `failure` says why patterns are no longer searched for, if they are not.
     """
 
     def __init__(self, patterns: Sequence[str], wanted: Sequence[str]) -> None:
-        self.patterns = [re.compile(pattern) for pattern in patterns]
+        self.patterns = patterns
         self.wanted = frozenset(wanted)
         self.remarks: dict[str, str] = {}
+        self.failure = ""
         self.step: int | None = None  # the last one seen in the output
         self._rest = b""
+        self._process, self._n_late = PatternProcess(patterns), 0
         marks = [*_JSON_MARKS, *map(find_literal, patterns)]
         # Without a text that a pattern needs, every line has to be searched.
         self._marks = tuple(dict.fromkeys(marks)) if all(marks) else ()
@@ -53,8 +55,14 @@ class LineReader:
         lines = content[:end]
         if b"\x1b" in lines:
             lines = _COLOURS.sub(b"", lines)  # a colour may stand inside of a text that is looked for
-        for line in self._candidates(lines):
-            yield from self._read_line(line[:MAX_LINE_BYTES])
+        texts = [line[:MAX_LINE_BYTES].decode(errors="replace").strip() for line in self._candidates(lines)]
+        records = [parse_object(text.encode()) if text.startswith("{") else None for text in texts]
+        found = self._search([text for text, record in zip(texts, records, strict=True) if record is None])
+        for record in records:
+            yield from self._read_groups(next(found)) if record is None else self._read_object(record)
+
+    def close(self) -> None:
+        self._process.close()
 
     def _candidates(self, lines: bytes) -> Iterator[bytes]:
         """The lines that may have metrics."""
@@ -73,18 +81,34 @@ class LineReader:
                 mark: at if at < 0 or at >= place else lines.find(mark, place) for mark, at in following.items()
             }
 
-    def _read_line(self, line: bytes) -> Iterator[tuple[int, Values]]:
-        text = line.decode(errors="replace").strip()
-        if text.startswith("{") and (record := parse_object(text.encode())) is not None:
-            yield from self._read_object(record)
-            return
+    def _search(self, texts: Sequence[str]) -> Iterator[Found]:
+        """What the patterns find in each text."""
+        found: Sequence[Found] = [()] * len(texts)
+        if self.patterns and texts and not self.failure:
+            try:
+                found = self._process.search(texts)
+            except OSError as error:
+                self.failure = (
+                    f"the process that searches the output for patterns died: {error.strerror or 'no answer'}"
+                )
+        for text, groups in zip(texts, found, strict=True):
+            late = next((self.patterns[int(part)] for name, part in groups if name is None), None)
+            if late is not None:
+                self._n_late += 1
+                said = f"program.pattern {quote(late)} took more than {LIMIT_S:g} s to search the line {quote(text)}"
+                self.remarks.setdefault("late", f"{said}: left out")
+                if self._n_late == MOST_LATE:
+                    self.failure = f"{said}; write it without a repetition inside of a repetition, such as (a+)+"
+            yield () if late is not None else groups
+
+    def _read_groups(self, groups: Found) -> Iterator[tuple[int, Values]]:
         values: dict[str, float | int] = {}
-        for pattern in self.patterns:
-            for name, part in find_groups(pattern, text):
-                if (number := self._number(name, part)) is not None:
-                    values[name] = number
-                elif name == STEP:
-                    return  # its values belong to no step that is known
+        for name, part in groups:
+            assert name is not None
+            if (number := self._number(name, str(part))) is not None:
+                values[name] = number
+            elif name == STEP:
+                return  # its values belong to no step that is known
         step = values.pop(STEP, self.step)
         if step is None and values:
             self.remarks.setdefault("no step", f"{', '.join(values)} without a step so far: left out")
@@ -132,26 +156,6 @@ class LineReader:
             if key != step_key and isinstance(number, int | float) and not isinstance(number, bool):
                 found[key] = number
         return found
-
-
-def find_groups(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, str]]:
-    """The name and text of each group of a pattern that is in the text.
-
-    Most patterns are written for the numbers of a healthy run. So where a pattern is not found, `nan`, `inf` and
-    exponents may stand for digits, and a number that goes on where the pattern ends, as 9.9e-05 does behind `[\\d.]+`,
-    is read whole.
-    """
-    found = pattern.search(text, 0, MAX_SEARCHED)
-    if found is None and _NO_DIGITS.search(text, 0, MAX_SEARCHED):
-        found = pattern.search(_NO_DIGITS.sub(lambda word: "0" * len(word[0]), text), 0, MAX_SEARCHED)
-    if found is None:
-        return
-    for name in pattern.groupindex:
-        start, end = found.span(name)
-        if start >= 0 and end == found.end() and text[start:end][-1:].isdigit():
-            end = _REST_OF_NUMBER.match(text, end).end()  # type: ignore[union-attr]
-        if start >= 0:
-            yield name, text[start:end]
 
 
 def find_literal(pattern: str) -> bytes:

@@ -20,9 +20,8 @@ from ablate.tasks.recorder import Assistant, FolderRecorder
 from ablate.tasks.task import read_task
 from ablate.tracking.folders import RunFolder, write_json
 from ablate.tracking.study_record import State
-from ablate.training.checkpoint import write_weights
 from ablate.training.contract import Outcome, Recorder, TrainingTask
-from ablate.training.device import free_memory, is_out_of_memory
+from ablate.training.device import free_memory, is_out_of_memory, keep_loaded
 from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import train
 from ablate.training.parallel import Group
@@ -57,6 +56,7 @@ class LoopTrainer(Trainer):
     def _run_loop(
         self, job: Job, settings: TrainConfig, recorder: Recorder, should_stop: Callable[[], bool]
     ) -> Outcome:
+        keep_loaded()
         return self._loop(
             self._open(job, settings),
             settings,
@@ -110,6 +110,9 @@ class LoopTrainer(Trainer):
             recorder.status = replace(recorder.status, micro_batch_size=smaller)
             recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
             free_memory(torch.device(self.device))  # of the failed step, before the next attempt
+        cut_reason = order.cut_reason() if outcome.state == "stopped" else ""
+        if outcome.state == "finished" or cut_reason:
+            recorder.write_weights(folder.weights, outcome.model.state_dict())
         attention = self._report_attention(job, settings, outcome.model)
         write_json(
             folder.manifest,
@@ -121,18 +124,17 @@ class LoopTrainer(Trainer):
                 "attention_backend": f"{attention['backend']} ({attention['kernel']})",
             },
         )
-        return self._conclude(folder, recorder, outcome, order)
+        return self._conclude(folder, recorder, outcome, cut_reason)
 
-    def _conclude(self, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome, order: Order) -> Result:
+    def _conclude(self, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome, cut_reason: str) -> Result:
         state: State = "finished" if outcome.state == "stopped" else outcome.state
         recorder.status = replace(recorder.status, step=outcome.step)
+        recorder.finish_writing()  # before the status says that the run has ended, or waits to resume
         if outcome.state == "stopped":
-            if not (reason := order.cut_reason()):
+            if not cut_reason:
                 recorder.write_status("queued")
                 return "stopped"
-            recorder.note(f"stopped early, at step {outcome.step}: {reason}")
-        if state == "finished":
-            write_weights(folder.weights, outcome.model.state_dict())
+            recorder.note(f"stopped early, at step {outcome.step}: {cut_reason}")
         recorder.write_status(state)
         if outcome.state != "stopped":  # a run that was cut can resume from its checkpoint
             folder.checkpoint.unlink(missing_ok=True)

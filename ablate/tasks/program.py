@@ -187,6 +187,13 @@ class _Run:
 
     def follow(self, words: list[str], env: Mapping[str, str], logged: Path) -> End:
         """Run the program to its end, and keep what it prints and logs."""
+        with closing(self.reader):
+            end = self._follow(words, env, logged)
+            self._take(self.reader.read(b"", is_last=True))
+        self._take_logged(logged)
+        return end
+
+    def _follow(self, words: list[str], env: Mapping[str, str], logged: Path) -> End:
         with closing(OutputLog(self.folder.log)) as self.log, self._start(words, env) as process:
             drained_by = math.inf
             while process.end is None or (process.has_output and time.monotonic() < drained_by):
@@ -202,8 +209,6 @@ class _Run:
                     self._command(process)
                 elif math.isinf(drained_by):
                     drained_by = time.monotonic() + DRAIN_S
-        self._take(self.reader.read(b"", is_last=True))
-        self._take_logged(logged)
         assert process.end is not None
         return process.end
 
@@ -238,7 +243,7 @@ class _Run:
         elif self.order.should_stop():
             self.stopped = True
             process.ask_to_end()
-        elif reason := self.watch.check(self.told["silent_s"], self.told["timeout_s"]):
+        elif reason := self.reader.failure or self.watch.check(self.told["silent_s"], self.told["timeout_s"]):
             self.watch.reason = reason
             process.ask_to_end()
 
@@ -260,8 +265,9 @@ class _Run:
         if self.stopped:
             self.recorder.write_status("queued")
             return "stopped"
-        if self.watch.reason or end.status or end.reason:
-            what = self.watch.reason or f"the program {end.text}"
+        failure = self.watch.reason or self.reader.failure
+        if failure or end.status or end.reason:
+            what = failure or f"the program {end.text}"
             raise ProgramError("\n".join(filter(None, (self.log.last_lines, what))))
         if not self.curve.has_primary:
             raise ProgramError("\n".join(filter(None, (self.log.last_lines, self._say_what_is_missing()))))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 
 from ablate.errors import RecordError
 from ablate.files import make_folder
+from ablate.tasks.background import Background
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.evaluations import snapshot_path
 from ablate.tracking.folders import RunFolder
 from ablate.tracking.study_record import State, Status
-from ablate.training.checkpoint import read_checkpoint, write_checkpoint, write_weights
+from ablate.training.checkpoint import HostCopy, read_checkpoint, write_checkpoint, write_weights
 from ablate.training.device import peak_memory_bytes
 
 HEARTBEAT_S = 5.0
@@ -39,7 +42,10 @@ class Assistant:
 
 
 class FolderRecorder:
-    """Curve lines, checkpoints, and a heartbeat in the status.
+    """Curve lines, checkpoints, weights, and a heartbeat in the status.
+
+    Checkpoints and weights are written by another thread while training goes on, one file at a time. As a context, it
+    waits for the last one. An error of that thread is raised by the next call that writes, or at the end.
 
     The time between heartbeats comes from a monotonic clock; `now` only gives their date.
     """
@@ -59,6 +65,19 @@ class FolderRecorder:
         self.measures_itself, self.memory_bytes = True, 0  # of a program, whose memory is not this process's
         self._began = time.monotonic() - status.took_s
         self._beaten = -HEARTBEAT_S
+        self._background = Background()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish_writing()
+
+    def finish_writing(self) -> None:
+        """Wait until the last checkpoint or weights are on disk, and raise the error that prevented it."""
+        self._background.finish()
 
     def log(self, record: Mapping[str, Any]) -> None:
         self.curve.append(record)
@@ -68,10 +87,16 @@ class FolderRecorder:
         return any(step % every == 0 for every in self.snapshot_every)
 
     def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None:
-        """Write the weights after a step beside the run's other files, until they have been evaluated."""
+        """Keep the weights after a step beside the run's other files, until they have been evaluated."""
         path = snapshot_path(self.folder, step)
         make_folder(path.parent)
-        write_weights(path, weights)
+        self.write_weights(path, weights)
+
+    def write_weights(self, path: Path, weights: Mapping[str, Any]) -> None:
+        """Copy weights, and write them while training goes on."""
+        self.finish_writing()  # before there is another copy
+        copy = HostCopy(weights)
+        self._background.start(lambda: write_weights(path, copy.ready()))
 
     def beat(self, step: int) -> None:
         """Write a sign of life, at most every few seconds."""
@@ -80,19 +105,27 @@ class FolderRecorder:
             self.write_status("running")
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint with the curve's length and checksum, so that a resumed run can check that they match.
+        """Copy a checkpoint, and write it while training goes on, with the curve's length and checksum of now, so that
+        a resumed run can check that they match.
 
         The curve is written to the disk first, because a checkpoint without its curve is useless.
         """
-        self.curve.sync()
-        write_checkpoint(self.folder.checkpoint, {**state, "curve": [self.curve.n_bytes, self.curve.crc32]})
+        self.finish_writing()
+        copy = HostCopy({**state, "curve": [self.curve.n_bytes, self.curve.crc32]})
         self.status = replace(self.status, step=state["progress"]["step"])
+
+        def write() -> None:
+            self.curve.sync()
+            write_checkpoint(self.folder.checkpoint, copy.ready())
+
+        self._background.start(write)
 
     def load(self) -> dict[str, Any] | None:
         """Read the last checkpoint, and cut the curve back to its length then. Without one: None, and an empty curve.
 
         A checkpoint that cannot be read, or whose curve is damaged, is noted and ignored.
         """
+        self.finish_writing()
         try:
             state = read_checkpoint(self.folder.checkpoint)
             if state is not None and not self.curve.rewind(*state.pop("curve", (-1, 0))):

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training needs to resume exactly, and the file that holds it."""
+"""Checkpoints: everything that training needs to resume exactly, its copy on the host, and the file that holds it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save, save_file
+from torch import Tensor
 
 from ablate.errors import RecordError
-from ablate.files import check_regular, write_atomic
+from ablate.files import check_regular, fill_atomic, write_atomic
 from ablate.training.optimizer import Optimizer
 from ablate_model.gpt import HeadedModel
 from ablate_model.storage import separate
@@ -38,7 +40,7 @@ class Progress:
 
 
 def capture_state(progress: Progress, model: HeadedModel, optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state to save. It shares the tensors of the run, so write it before the next step."""
+    """Return the state to save. It shares the tensors of the run, so copy or write it before the next step."""
     return {"progress": asdict(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
@@ -47,6 +49,43 @@ def restore_state(state: dict[str, Any], model: HeadedModel, optimizer: Optimize
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])
+
+
+class HostCopy:
+    """A copy of a state on the host, while training goes on to change the tensors.
+
+    The copy of a CUDA tensor is queued behind the steps before it, so making this waits for no device. `ready` does.
+    Pinned memory is reused by the next copy once this one is gone.
+    """
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._streams: set[torch.cuda.Stream] = set()
+        self._state = self._copy(state)
+        self._events = [stream.record_event() for stream in self._streams]
+
+    def ready(self) -> dict[str, Any]:
+        """Return the copy, once it is complete."""
+        for event in self._events:
+            event.synchronize()
+        state: dict[str, Any] = self._state
+        return state
+
+    def _copy(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._copy_tensor(value)
+        if isinstance(value, Mapping):
+            return {key: self._copy(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self._copy, value))
+        return value
+
+    @torch.no_grad()
+    def _copy_tensor(self, tensor: Tensor) -> Tensor:
+        if not tensor.is_cuda:
+            return tensor.detach().clone()
+        self._streams.add(torch.cuda.current_stream(tensor.device))
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return copy.copy_(tensor, non_blocking=True)
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -84,6 +123,10 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
-    """Write a model's tensors as safetensors."""
-    write_atomic(path, save(separate({name: tensor.detach().cpu() for name, tensor in state.items()})))
+def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a model's tensors as safetensors. Raises `OSError` as `write_checkpoint` does."""
+    weights = separate({name: tensor.detach().cpu() for name, tensor in state.items()})
+    try:
+        fill_atomic(path, partial(save_file, weights))
+    except SafetensorError:
+        write_atomic(path, save(weights))  # fails too if the disk is full, with the error of the system

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Hashable
 
@@ -48,5 +49,6 @@ def silence_compiler() -> None:
 
 def forget_compiled() -> None:
     """Discard all compiled code, so that the next model compiles as in a new process."""
+    gc.unfreeze()  # see `keep_loaded`
     torch.compiler.reset()
     _kinds.clear()

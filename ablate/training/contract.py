@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ class TrainingTask(ABC):
     model: ModelConfig
     tokens_per_row: int  # tokens that a row of a batch counts as in a curve; the model has FLOPs for each
     n_sums: int  # what `measure` returns
+    measures_on_device: ClassVar[bool] = False  # whether `measure` never waits for the device
 
     @abstractmethod
     def batch(self, seed: int, step: int, n_rows: int) -> Batch:
@@ -43,6 +44,10 @@ class TrainingTask(ABC):
     @abstractmethod
     def validation_batches(self, seed: int, step: int) -> Iterator[Batch]:
         """Yield what an evaluation after `step` measures."""
+
+    def validation_key(self, step: int) -> Hashable:  # noqa: ARG002 - most tasks can make batches again
+        """Return a key that is the same for all steps whose evaluations measure the same batches, or None."""
+        return None
 
     @abstractmethod
     def measure(self, model: Any, *batch: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ class Recorder(Protocol):
         """Append a line to the curve."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint before this returns, because training continues to change its tensors."""
+        """Copy or write a checkpoint before this returns, because training continues to change its tensors."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None."""
@@ -78,7 +83,7 @@ class Recorder(Protocol):
         """Tell if the weights after this step are to be kept, because they will be evaluated."""
 
     def keep_weights(self, step: int, weights: Mapping[str, Any]) -> None:
-        """Write the weights after a step, because training continues to change them."""
+        """Copy or write the weights after a step, because training continues to change them."""
 
     def beat(self, step: int) -> None:
         """Give a sign of life, after each optimizer step and evaluation batch. It must be cheap."""

@@ -27,6 +27,7 @@ class LanguageModelling(TrainingTask):
     """
 
     n_sums = 2
+    measures_on_device = True
 
     def __init__(self, model: ModelConfig, corpus: Corpus, eval_tokens: int, n_steps: int = 1) -> None:
         self.model, self.eval_tokens = model, eval_tokens
@@ -46,6 +47,9 @@ class LanguageModelling(TrainingTask):
         rows = max(1, EVALUATION_TOKENS // self.tokens_per_row)
         _, validation_tokens = self.tokens[phase_of(step, self.ends)]
         yield from validation_batches(validation_tokens, self.eval_tokens, rows, self.tokens_per_row)
+
+    def validation_key(self, step: int) -> int:
+        return phase_of(step, self.ends)
 
     def measure(self, model: Any, *batch: Tensor) -> Tensor:
         n_rows = len(batch[0])

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from typing import Literal
 
 import torch
@@ -17,8 +16,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture_state, restore_state
 from ablate.training.compilation import compile_blocks
-from ablate.training.contract import Batch, Outcome, Recorder, TrainingTask
-from ablate.training.device import default_generator, free_memory, now, peak_memory_bytes, set_deterministic
+from ablate.training.contract import Outcome, Recorder, TrainingTask
+from ablate.training.device import (
+    default_generator,
+    free_memory,
+    now,
+    peak_memory_bytes,
+    set_deterministic,
+    to_device,
+)
+from ablate.training.evaluation import Evaluation
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
 from ablate.training.precision import PRECISIONS, forbid_tf32
@@ -112,6 +119,7 @@ class Training:
         if train.compile:
             compile_blocks(self.model, train)
         self.loss = group.wrap(self.model, partial(task.loss, self.model))
+        self.evaluation = Evaluation(task, self.model, self.precision, device, group, is_graphed=self.is_graphed)
 
     @property
     def n_micro(self) -> int:
@@ -156,7 +164,7 @@ class Training:
         self.generator.manual_seed(stream & 0x7FFF_FFFF_FFFF_FFFF)
         own = slice(self.group.rank * self.n_rows, (self.group.rank + 1) * self.n_rows)
         whole = self.task.batch(self.seed, step, self.train.batch_size)
-        batch = self._to_device(tuple(array[own] for array in whole))
+        batch = to_device(tuple(array[own] for array in whole), self.device)
         self.optimizer.set_rate(learning_rate(step, self.train))
         if self.is_graphed:
             self._launch(*batch)
@@ -237,18 +245,9 @@ class Training:
         )  # in place, because a graph adds to this tensor
         return self.loss_sum.item()
 
-    @torch.no_grad()
     def _evaluate(self) -> dict[str, float]:
-        """Measure the metrics of the task. The processes of a group take turns with the batches."""
-        self.model.eval()
-        batches = self.task.validation_batches(self.seed, self.progress.step)
-        sums_n = torch.zeros(self.task.n_sums, dtype=torch.float64, device=self.device)
-        for batch in islice(batches, self.group.rank, None, self.group.size):
-            with self.precision.context(self.device):
-                sums_n += self.task.measure(self.model, *self._to_device(batch))
-            self.recorder.beat(self.progress.step)
-        self.model.train()
-        return self.task.conclude(self.group.sum(sums_n).tolist())
+        step = self.progress.step
+        return self.evaluation.measure(self.seed, step, lambda: self.recorder.beat(step))
 
     def warm_up(self) -> None:
         """Compile, load the device's libraries and find the micro-batch size before the clock starts."""
@@ -271,15 +270,10 @@ class Training:
         batch = self.task.batch(self.seed, 1, self.micro_batch_size)
         with self.group.accumulate():
             with self.precision.context(self.device):
-                loss = self.loss(*self._to_device(batch))
+                loss = self.loss(*to_device(batch, self.device))
             loss.backward()  # type: ignore[no-untyped-call]
         del moments
         self.model.zero_grad(set_to_none=True)
-
-    def _to_device(self, batch: Batch) -> tuple[Tensor, ...]:
-        tensors = map(torch.from_numpy, batch)
-        pinned = (tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors)
-        return tuple(tensor.to(self.device, non_blocking=True) for tensor in pinned)
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
         return Outcome(

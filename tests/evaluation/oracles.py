@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ablate.data import Corpus, CorpusInfo, Tokenizer
 from ablate.data.tokenizers import ByteTokenizer
-from ablate.evaluation.base import Subject
+from ablate.evaluation.base import Evaluation, Row, Subject
 from ablate_model import GPT, Cache, ModelConfig
 
 SURE = 30.0  # the logit of the token that an oracle predicts, where the others have 0
@@ -80,6 +80,18 @@ def write_corpus(folder: Path, train: bytes | np.ndarray[Any, Any], validation: 
         sizes.append(len(tokens))
     info = CorpusInfo("hash", sizes[0], sizes[1], 256)
     return Corpus(info, folder / "train.bin", folder / "validation.bin", dtype)
+
+
+def find(rows: list[Row], metric: str, **within: Any) -> Row:
+    (row,) = [row for row in rows if row.metric == metric and dict(row.within) == within]
+    return row
+
+
+def measure(evaluation: Evaluation, asked: Subject) -> list[Row]:
+    rows = list(evaluation.evaluate(asked))
+    assert {row.metric for row in rows} <= evaluation.metrics.keys()
+    assert all((row.value is None) == (row.n == 0) and (row.n > 0 or row.note) for row in rows)
+    return rows
 
 
 def subject(

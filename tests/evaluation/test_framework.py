@@ -18,7 +18,7 @@ from ablate.evaluation import table
 from ablate.evaluation.base import Evaluation, Row, Subject
 from ablate.evaluation.choose import choose, code_of, parse_with
 from ablate.evaluation.pending import find_pending, remove_snapshots
-from ablate.execution.evaluation_worker import EvaluationWorker, Task
+from ablate.execution.evaluator import EvaluationWorker, Task
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan

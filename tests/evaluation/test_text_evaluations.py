@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from oracles import KnownModel, RecallModel, UniformModel, build, subject, write_corpus
+from oracles import KnownModel, RecallModel, UniformModel, build, find, measure, subject, write_corpus
 from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.data import validation_batches
 from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
-from ablate.evaluation.base import Evaluation, Row, Subject
+from ablate.evaluation.base import Subject
 from ablate.evaluation.bits_per_byte import BitsPerByte
 from ablate.evaluation.conditioning import Conditioning
 from ablate.evaluation.dropping import Dropping
@@ -38,11 +38,6 @@ def corpus(tmp_path: Path) -> Any:
     return write_corpus(tmp_path, TEXT, TEXT[7:])
 
 
-def find(rows: list[Row], metric: str, **within: Any) -> Row:
-    (row,) = [row for row in rows if row.metric == metric and dict(row.within) == within]
-    return row
-
-
 def windows(asked: Subject) -> tuple[Tensor, Tensor]:
     assert asked.corpus is not None
     ((inputs, targets),) = validation_batches(asked.corpus.validation, TOKENS, 1000, asked.context_length)
@@ -53,13 +48,6 @@ def loss_of(model: GPT, asked: Subject) -> float:
     inputs, targets = windows(asked)
     with torch.no_grad():
         return float(F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten()))
-
-
-def measure(evaluation: Evaluation, asked: Subject) -> list[Row]:
-    rows = list(evaluation.evaluate(asked))
-    assert {row.metric for row in rows} <= evaluation.metrics.keys()
-    assert all((row.value is None) == (row.n == 0) and (row.n > 0 or row.note) for row in rows)
-    return rows
 
 
 def test_bits_per_byte_is_the_validation_loss_in_other_units(corpus: Any) -> None:

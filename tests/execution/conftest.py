@@ -18,9 +18,9 @@ from processes import TIMES, Curves, curves
 from ablate.data import Corpus, describe, prepare
 from ablate.execution.cluster import SETTINGS, init_local
 from ablate.execution.driver import Driver
-from ablate.execution.events import Event, Outcome
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.placement import Placement
+from ablate.execution.progress import Event, Outcome
 from ablate.plan import Plan, build_plan
 from ablate.plan.tasks import describe_corpus
 from ablate.study import load_study

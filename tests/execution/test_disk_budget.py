@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ablate.execution.events import Event
+from ablate.execution.progress import Event
+from ablate.execution.recovery import DiskBudget
 from ablate.execution.run import Options
-from ablate.execution.upkeep import DiskBudget
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord

@@ -14,9 +14,9 @@ import faulty
 import pytest
 
 from ablate.execution.early_stopping import Patience, Stopping
-from ablate.execution.events import Event
 from ablate.execution.interruption import TimeLimit
 from ablate.execution.jobs import RunSource, find_unfinished, record_study
+from ablate.execution.progress import Event
 from ablate.tracking.curve import CurveWriter, read_curve
 
 pytestmark = [

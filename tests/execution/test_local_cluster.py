@@ -15,7 +15,6 @@ from ray.exceptions import WorkerCrashedError
 
 from ablate.errors import ResourceError
 from ablate.execution import cluster
-from ablate.execution import local_node as local
 from ablate.execution.cluster import start_cluster
 
 
@@ -50,7 +49,7 @@ def test_a_tmpdir_that_is_long_missing_or_not_ascii_kept_ray_from_starting(
     if "none" not in name:
         folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
-    with local.scratch_folder() as scratch:
+    with cluster.scratch_folder() as scratch:
         place = Path(scratch).parent
         assert place.parent == Path(usual)
         assert place.stat().st_mode & 0o777 == 0o700
@@ -59,14 +58,14 @@ def test_a_tmpdir_that_is_long_missing_or_not_ascii_kept_ray_from_starting(
 
 
 def test_a_tmpdir_is_used_up_to_the_longest_socket_path(monkeypatch: pytest.MonkeyPatch, usual: str) -> None:
-    room = local.SOCKET_BYTES - len(local.SOCKET_TAIL)
+    room = cluster.SOCKET_BYTES - len(cluster.SOCKET_TAIL)
     with TemporaryDirectory(prefix="a" * (room - len(usual) - 9), dir=usual) as folder:
         assert len(folder) == room
         monkeypatch.setenv("TMPDIR", folder)
-        with local.scratch_folder() as scratch:
+        with cluster.scratch_folder() as scratch:
             assert scratch.startswith(folder)
             tail = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-            assert len(scratch + tail) == local.SOCKET_BYTES
+            assert len(scratch + tail) == cluster.SOCKET_BYTES
 
 
 def test_without_any_folder_for_sockets_the_message_names_tmpdir(
@@ -76,10 +75,10 @@ def test_without_any_folder_for_sockets_the_message_names_tmpdir(
         raise PermissionError
 
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
-    monkeypatch.setattr(local, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(cluster, "TemporaryDirectory", refuse)
     with (
         pytest.raises(ResourceError, match=r"TMPDIR=.*none\): set TMPDIR to a writable folder on a local disk"),
-        local.scratch_folder(),
+        cluster.scratch_folder(),
     ):
         pytest.fail("it found one")
 
@@ -87,12 +86,12 @@ def test_without_any_folder_for_sockets_the_message_names_tmpdir(
 def test_the_folder_of_a_driver_that_was_killed_is_removed_and_no_other_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "ABANDONED_S", -1.0)
-    folders = [tmp_path / f"{local.PREFIX}{name}" for name in ("killed", "alive")]
+    monkeypatch.setattr(cluster, "ABANDONED_S", -1.0)
+    folders = [tmp_path / f"{cluster.PREFIX}{name}" for name in ("killed", "alive")]
     for folder in folders:
         folder.mkdir()
-    with local._held(folders[1]):
-        local._remove_abandoned(tmp_path)
+    with cluster._held(folders[1]):
+        cluster._remove_abandoned(tmp_path)
     assert [folder.exists() for folder in folders] == [False, True]
 
 

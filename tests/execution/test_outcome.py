@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ablate.cli.study_output import print_outcome
-from ablate.execution.events import Outcome
+from ablate.execution.progress import Outcome
 from ablate.tracking.folders import StudyFolder
 
 

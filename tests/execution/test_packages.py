@@ -13,7 +13,7 @@ import pytest
 import ablate
 import ablate_model
 from ablate.errors import ResourceError
-from ablate.execution import cluster, packages
+from ablate.execution import nodes, packages
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,11 +48,11 @@ def test_the_fingerprint_tells_versions_apart(tmp_path: Path, monkeypatch: pytes
 
 def test_a_node_with_another_version_trained_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two nodes, one with a different fingerprint. No cluster is started."""
-    nodes = [
+    alive = [
         {"Alive": True, "Resources": {"CPU": 1.0}, "NodeID": "0" * 56, "NodeManagerAddress": f"10.0.0.{n}"}
         for n in (1, 2)
     ]
-    answers = iter([(True, cluster.fingerprint()), (True, "0123456789ab")])
+    answers = iter([(True, packages.fingerprint()), (True, "0123456789ab")])
 
     class Remote:
         def options(self, **_: object) -> Remote:
@@ -65,11 +65,11 @@ def test_a_node_with_another_version_trained_with_it(tmp_path: Path, monkeypatch
         def is_head(self) -> bool:
             return False
 
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(cluster.ray, "remote", lambda _: Remote())
-    monkeypatch.setattr(cluster.ray, "wait", lambda refs, **_: (refs, []))
-    monkeypatch.setattr(cluster.ray, "get", lambda answer: answer)
-    monkeypatch.setattr(cluster, "_local_node", Node)
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: alive)
+    monkeypatch.setattr(nodes.ray, "remote", lambda _: Remote())
+    monkeypatch.setattr(nodes.ray, "wait", lambda refs, **_: (refs, []))
+    monkeypatch.setattr(nodes.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(nodes, "local_node", Node)
     with pytest.raises(ResourceError, match=r"another version of ablate is on 10\.0\.0\.2: install"):
-        cluster.check_nodes(tmp_path)
+        nodes.check_nodes(tmp_path)
     assert list(tmp_path.iterdir()) == []

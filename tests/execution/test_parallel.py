@@ -8,7 +8,7 @@ from typing import Any
 import faulty
 import pytest
 
-from ablate.execution.events import Event
+from ablate.execution.progress import Event
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 

@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 from ablate.cli.archive import check_model
 from ablate.data import prepare
 from ablate.errors import RecordError
-from ablate.execution.failures import is_unwritable
 from ablate.execution.jobs import count_states, find_unfinished, make_job, record_study
-from ablate.execution.upkeep import repair_runs
+from ablate.execution.recovery import is_unwritable, repair_runs
 from ablate.execution.worker import RunWorker
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study

@@ -13,9 +13,8 @@ import pytest
 from rich.console import Console
 
 from ablate.data import describe
-from ablate.execution.events import Event
-from ablate.execution.sparkline import draw_sparkline
-from ablate.execution.view import View
+from ablate.execution.progress import Event
+from ablate.execution.view import View, draw_sparkline
 from ablate.metrics import Metric
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study

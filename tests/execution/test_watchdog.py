@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ablate.execution.failures import Watchdog
+from ablate.execution.recovery import Watchdog
 from ablate.files import write_atomic
 
 

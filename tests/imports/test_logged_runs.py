@@ -115,8 +115,8 @@ def test_an_empty_or_smoke_run_takes_no_place_of_the_real_one(curves: dict[str, 
         assert lab.compare().bound == "at_most"
         return
     assert (lab.compare().ratio, lab.compare().n_pairs) == (TWICE, 3)
-    if state == "finished":
-        assert lab.read().record.data["passed over"] == "3 later runs without a whole curve"
+    assert lab.read().record.data["passed over"] == "3 later runs without a whole curve"
+    assert "replaced" not in lab.read().record.data
 
 
 def test_of_two_whole_runs_the_latest_counts() -> None:
@@ -217,6 +217,16 @@ def test_time_before_the_first_step_is_no_cost_or_none_is_known() -> None:
     for seed in range(3):
         lab.train("new", seed, 100, clock=lambda step: 3600 + step)
     assert lab.compare("seconds").note.endswith("the clock does not begin where the training begins")
+
+
+@pytest.mark.parametrize("unit", [1e3, 1024, 1e6])
+def test_thousands_of_tokens_beside_tokens_gave_a_ratio_of_2000(unit: float) -> None:
+    lab = Lab()
+    for seed in range(3):
+        for arm, size in (("gpt", 4e6), ("new", 4e6 / unit)):
+            lab.train(arm, seed, more={"tokens": [(step, size * step, step + 5.0) for step in STEPS]})
+    assert (lab.compare("steps").ratio, lab.compare("tokens").ratio) == (TWICE, None)
+    assert "tokens left out (too little per step compared with the other runs" in caveats(lab)
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,8 @@ def test_failed_and_running_runs_are_marked_and_left_out(experiments: Experiment
 
 
 def test_a_run_that_was_made_again_replaces_the_one_that_failed(experiments: Experiments) -> None:
-    experiments.pair("again", 2)
     experiments.log("again", {0: 5.0}, {"arm": "new", "seed": 1}, status="FAILED")
+    experiments.pair("again", 2)
     experiments.log("again", None, {"kind": "sweep"})
     results = read(experiments, "again")
     assert [run.state for run in results.runs] == ["finished"] * 4

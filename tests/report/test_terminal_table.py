@@ -1,13 +1,20 @@
 """The table of speedups in a terminal never truncates a number, at any width."""
 
+import io
+import json
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from ablate.analysis.evaluations import EvaluationResult
 from ablate.report import ReportOptions, format_table
+from ablate.report.evaluation_tables import summarize_evaluations
 from ablate.report.report import make_report
 from ablate.report.tables import tabulate_arms, tabulate_speedups
+from ablate.report.terminal import draw_table
 from ablate.report.write import read_studies
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
@@ -78,3 +85,20 @@ def test_a_long_name_breaks_after_a_mark_and_loses_nothing(tmp_path):
         parts = [row.split()[0] for row in rows]
         assert "".join(parts) == name
         assert width < 50 or parts[0].endswith((",", "=", "_", "-"))
+
+
+@pytest.mark.parametrize("width", [100, 140])
+def test_evaluations_filled_the_terminal(width):
+    """A study with 10 evaluations printed 580 lines."""
+    summary = json.loads((Path(__file__).parents[2] / "reports/wiki-33m/summary.json").read_text())
+    rows = [EvaluationResult(**row) for row in summary["evaluations"]]
+    table = summarize_evaluations(rows, {}, 12)
+    assert len(table.rows) == 12
+    names = {row.evaluation for row in rows}
+    assert {name for name in names for row in table.rows if row[1].startswith(name)} == names
+    assert {"better", "worse", "undecided"} <= {row[5] for row in table.rows}
+    console = Console(file=io.StringIO(), width=width)
+    console.print(draw_table(table))
+    printed = console.file.getvalue()
+    assert len(printed.splitlines()) < 50 and "12 of 1,305 results" in printed
+    assert "The page has all results of 10 evaluations" in printed

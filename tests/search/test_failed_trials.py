@@ -13,8 +13,8 @@ import pytest
 from pretended import RATE, end_run
 
 from ablate import cli
-from ablate.execution.events import Outcome
 from ablate.execution.jobs import RunSource, count_states, record_study
+from ablate.execution.progress import Outcome
 from ablate.plan import Plan, Run
 from ablate.search import run as search_run
 from ablate.tracking.folders import StudyFolder

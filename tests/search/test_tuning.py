@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ from rich.console import Console
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError, ResourceError
-from ablate.execution.events import Outcome
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.placement import Placement
+from ablate.execution.progress import Outcome
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
@@ -122,6 +124,26 @@ def test_trials_that_are_over_need_no_machine_for_more(write_grid, corpus_info: 
     outcome, plan = go_on(tmp_path / "runs")
     assert outcome.exit_code == 0
     assert plan is not None
+
+
+def test_a_package_that_the_page_needs_ended_the_run_after_its_trials(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = load_study(write_grid(tune={"space": {RATE: RATES[:2]}, "trials": 2, "sampler": "GridSampler"}))
+    trials = Trials(pose_tuning(study, corpus_info), StudyFolder(tmp_path / "runs" / "tiny-tune"))
+    train(trials)
+    del trials
+    monkeypatch.setitem(sys.modules, "altair", None)
+    said, quiet = Console(file=io.StringIO(), width=300), Console(quiet=True)
+    view = View(quiet, quiet=True)
+    outcome, plan = tune_study(study, corpus_info, tmp_path / "runs", tmp_path, Options(""), said, view)
+    assert outcome.exit_code == 0 and plan is not None
+    (line,) = [line for line in said.file.getvalue().splitlines() if "page" in line]
+    assert line.startswith("the page of the trials was not written (import of altair halted")
+    assert line.endswith("the same command writes it")
+    monkeypatch.undo()
+    tune_study(study, corpus_info, tmp_path / "runs", tmp_path, Options(""), said, view)
+    assert (tmp_path / "runs" / "tiny-tune" / "report" / "search.html").exists()
 
 
 def test_trials_are_not_cut_by_the_rule_of_the_matrix(

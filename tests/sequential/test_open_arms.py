@@ -12,8 +12,8 @@ import pytest
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
-from ablate.execution.events import Event
 from ablate.execution.jobs import find_unfinished
+from ablate.execution.progress import Event
 from ablate.plan import Plan, Run, build_plan
 from ablate.sequential.open_arms import OpenArms
 from ablate.study import load_study

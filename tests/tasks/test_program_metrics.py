@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
@@ -24,6 +25,16 @@ for i in range(0, 11):
     print(f"iter {i}: loss {loss:.4f}, time 12.30ms, mfu {-100 if i < 5 else 3.1:.2f}%")
     loss *= 0.9
 """
+
+
+Make = Callable[..., LineReader]
+
+
+@pytest.fixture
+def make_reader() -> Iterator[Make]:
+    """A function that makes readers, which are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda *args: stack.enter_context(closing(LineReader(*args)))
 
 
 def test_the_lines_of_nanogpt_are_one_line_of_the_curve_per_step(bench: Callable[..., Bench]) -> None:
@@ -161,8 +172,8 @@ def test_a_misspelt_metric_is_kept_and_the_nearest_is_named(bench: Callable[...,
     assert status.notes == (note,)
 
 
-def test_progress_bars_and_colours_hide_no_metric() -> None:
-    reader = LineReader([r"step (?P<step>\d+) val_loss=(?P<val_loss>\S+)"], ["val_loss"])
+def test_progress_bars_and_colours_hide_no_metric(make_reader: Make) -> None:
+    reader = make_reader([r"step (?P<step>\d+) val_loss=(?P<val_loss>\S+)"], ["val_loss"])
     output = b"  3%|#   | 1/30\r\x1b[32mstep 1 val_loss=\x1b[1m2.5\x1b[0m\r\n\rstep 2 val_loss=2.0 \r"
     found = [one for byte in output for one in reader.read(bytes([byte]))]
     assert [*found, *reader.read(b"", is_last=True)] == [(1, {"val_loss": 2.5}), (2, {"val_loss": 2.0})]
@@ -179,21 +190,21 @@ def test_a_pattern_of_digits_still_sees_that_a_run_diverges(bench: Callable[...,
 @pytest.mark.parametrize(
     ("train", "val"), [("2.0", "9.9e-05"), ("1e-05", "2.5"), ("1e-05", "1E+2"), ("2.0", "inf"), ("-inf", "3.0")]
 )
-def test_a_number_is_never_read_in_part(train: str, val: str) -> None:
-    reader = LineReader(NANOGPT, ["val_loss"])
+def test_a_number_is_never_read_in_part(make_reader: Make, train: str, val: str) -> None:
+    reader = make_reader(NANOGPT, ["val_loss"])
     found = [*reader.read(f"step 5: train loss {train}, val loss {val}\n".encode())]
     assert found == [(5, {"train_loss": float(train), "val_loss": float(val)})]
 
 
-def test_values_of_a_step_that_cannot_be_read_join_no_other_step() -> None:
-    reader = LineReader([r"step (?P<step>\S+): val loss (?P<val_loss>\S+)"], ["val_loss"])
+def test_values_of_a_step_that_cannot_be_read_join_no_other_step(make_reader: Make) -> None:
+    reader = make_reader([r"step (?P<step>\S+): val loss (?P<val_loss>\S+)"], ["val_loss"])
     lines = "".join(f"step {step}: val loss {loss}\n" for step, loss in (("900", 3), ("1,000", 2), ("1k1", 1)))
     assert [*reader.read(lines.encode())] == [(900, {"val_loss": 3}), (1000, {"val_loss": 2})]
     assert [*reader.remarks.values()] == ["step: '1k1' is not a number: left out"]
 
 
-def test_a_colour_inside_the_text_of_a_pattern_hides_no_metric() -> None:
-    reader = LineReader(NANOGPT, ["val_loss"])
+def test_a_colour_inside_the_text_of_a_pattern_hides_no_metric(make_reader: Make) -> None:
+    reader = make_reader(NANOGPT, ["val_loss"])
     line = b"step 5\x1b[0m: train \x1b[1mloss 2.0, val\x1b[0m loss \x1b[32m2.5\x1b[0m\n"
     assert [*reader.read(line)] == [(5, {"train_loss": 2.0, "val_loss": 2.5})]
 
@@ -213,7 +224,7 @@ def test_only_text_that_every_match_has_is_looked_for_first(pattern: str, litera
     assert find_literal(pattern) == literal
 
 
-def test_blocks_are_read_as_lines_would_be() -> None:
+def test_blocks_are_read_as_lines_would_be(make_reader: Make) -> None:
     """The fast way over whole blocks finds what a search of every line finds, however the output is cut."""
     lines = [f"step {i}: val loss {i / 7:.3f}" if i % 3 else f"noise {{ {i}" for i in range(200)]
     lines += [json.dumps({"step": 200 + i, "val_loss": i}) for i in range(20)]
@@ -222,6 +233,30 @@ def test_blocks_are_read_as_lines_would_be() -> None:
     expected = [(i, {"val_loss": float(f"{i / 7:.3f}")}) for i in range(200) if i % 3]
     expected += [(200 + i, {"val_loss": i}) for i in range(20)]
     for size in (1, 7, 100, len(output)):
-        reader = LineReader([pattern], ["val_loss"])
+        reader = make_reader([pattern], ["val_loss"])
         found = [one for at in range(0, len(output), size) for one in reader.read(output[at : at + size])]
         assert found == expected
+
+
+def test_a_pattern_that_backtracks_without_end_hung_the_worker(bench: Callable[..., Bench]) -> None:
+    """One line costs its metrics; lines that go on so end the run, with the pattern and the line in the message."""
+    slow = r"step (?P<step>\d+) (?:\w+,?)+: (?P<val_loss>[\d.]+)"
+    line = f"step 2 {'a' * 40}!"
+    once = f"print('step 1 a,b: 2.5'); print({line!r}); print('step 3 a,b: 1.5')\n"
+    result, status, curve = bench({"pattern": slow}).run(once)
+    assert (result, [(record["step"], record["val_loss"]) for record in curve]) == ("finished", [(1, 2.5), (3, 1.5)])
+    (note,) = status.notes
+    assert note == f"program.pattern {slow!r} took more than 0.25 s to search the line {line!r}: left out"
+    result, status, curve = bench({"pattern": slow}).run(f"{once}for _ in range(2000): print({line!r})\n")
+    assert (result, len(curve)) == ("failed", 2)
+    assert f"program.pattern {slow!r} took more than 0.25 s to search the line {line!r}; write it" in status.error
+    assert status.took_s < 60
+
+
+@pytest.mark.parametrize("slow", [r"(a|aa)+b(?P<x>)", r".*.*.*.*=(?P<x>\d)"])
+def test_a_slow_search_leaves_the_other_patterns_to_their_work(make_reader: Make, slow: str) -> None:
+    reader = make_reader([slow, r"s(?P<step>\d+) (?P<loss>\S+)"], ["loss"])
+    line = f"s1 2.5 {'a' * 60}{'1' * 60}{'aa' * 1500}\n".encode()
+    assert [*reader.read(line)] == []
+    assert [*reader.read(b"s2 1.5\n")] == [(2, {"loss": 1.5})]
+    assert repr(slow) in reader.remarks["late"] and not reader.failure

@@ -89,6 +89,8 @@ def test_settings_reach_the_program_as_words_variables_and_a_file(bench: Callabl
         ({"steps": "train.iters"}, {"train": {"max_iters": 5}}, "did you mean 'train.max_iters'"),
         ({"silent_for": 0}, {}, "program.silent_for"),
         ({"comand": "x"}, {}, "unknown key; did you mean 'command'?"),
+        ({}, {"matrix": {"kind": [0, 0.0]}}, "matrix.kind.1: the level '0.0' stands twice in the list: it is 0"),
+        ({}, {"matrix": {"kind": [1000, 1e3, True]}}, "the level '1000.0' stands twice in the list: it is 1000"),
         ({}, {"matrix": {"seed": [1, 2]}}, "'seed' is set by ablate for every run"),
         ({}, {"matrix": {"run.dir": [1, 2]}}, "run.dir and run_dir would both be $ABLATE_RUN_DIR"),
         ({}, {"matrix": {"a-b": [1, 2], "a_b": [1, 2]}}, "a_b and a-b would both be $ABLATE_A_B"),

@@ -240,6 +240,22 @@ def test_the_micro_batch_does_not_reach_the_evaluation(run, model_config, make_t
     assert len(set(sizes)) == 1
 
 
+def test_validation_batches_are_made_once(run, model_config, make_train_config, monkeypatch):
+    calls = []
+
+    def watch(*arguments):
+        calls.append(arguments)
+        return validation_batches(*arguments)
+
+    monkeypatch.setattr("ablate.training.language_model.validation_batches", watch)
+    _, kept = run(model_config, make_train_config())
+    assert len(calls) == 1
+    monkeypatch.setattr("ablate.training.evaluation.KEPT_BYTES", 0)
+    _, made_again = run(model_config, make_train_config())
+    assert len(calls) == 1 + 3
+    assert kept.curve() == made_again.curve()
+
+
 def test_the_same_seed_repeats_and_another_differs(run, model_config, make_train_config):
     curves = [run(model_config, make_train_config(), seed=seed)[1].curve() for seed in (0, 0, 1)]
     assert curves[0] == curves[1]

@@ -1,0 +1,26 @@
+"""A thread of a worker that writes files while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+_THREAD = ThreadPoolExecutor(1, "ablate-writer")  # it starts with its first call, and waits to the end of the last one
+
+
+class Background:
+    """Does one thing at a time, so that what it holds in memory is bounded. An error is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._running: Future[object] | None = None
+
+    def start(self, call: Callable[[], object]) -> None:
+        """Wait for the call before, then start this one."""
+        self.finish()
+        self._running = _THREAD.submit(call)
+
+    def finish(self) -> None:
+        """Wait for the last call, and raise its error."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()

@@ -1,0 +1,92 @@
+"""The evaluations of a run while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from ablate.training.contract import TrainingTask
+from ablate.training.device import to_device
+from ablate.training.parallel import Group
+from ablate.training.precision import Precision
+from ablate.training.step_graph import StepGraph
+from ablate_model.gpt import HeadedModel
+
+KEPT_BYTES = 2**28  # validation batches up to this size stay on the device between evaluations
+
+GRAPHED_FLOPS = 1e12
+"""Forward passes below this run as a graph: about 2 ms on an H200, less than launching them one by one takes."""
+
+Tensors = tuple[Tensor, ...]
+
+
+class Evaluation:
+    """Measures the metrics of a task. Sums stay on the device until the end, and batches from one time to the next.
+
+    With `is_graphed`, batches of the same shape are measured by one CUDA graph if the task allows it. The processes of
+    a group take turns with the batches.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        model: HeadedModel,
+        precision: Precision,
+        device: torch.device,
+        group: Group,
+        *,
+        is_graphed: bool,
+    ) -> None:
+        self.task, self.model, self.precision, self.device, self.group = task, model, precision, device, group
+        self.is_graphed = is_graphed and task.measures_on_device
+        self.sums_n = torch.zeros(task.n_sums, dtype=torch.float64, device=device)
+        self._kept: tuple[Hashable, list[Tensors]] | None = None
+        self._seen: set[torch.Size] = set()
+        self._graphs: dict[torch.Size, StepGraph] = {}
+
+    @torch.no_grad()
+    def measure(self, seed: int, step: int, beat: Callable[[], object]) -> dict[str, float]:
+        """Return the metrics after a step. `beat` is called after each batch."""
+        self.model.eval()
+        self.sums_n.zero_()
+        for batch in self._batches(seed, step):
+            self._launch(*batch)
+            beat()
+        self.model.train()
+        return self.task.conclude(self.group.sum(self.sums_n).tolist())
+
+    def _batches(self, seed: int, step: int) -> Iterator[Tensors]:
+        key = self.task.validation_key(step)
+        if self._kept is not None and self._kept[0] == key:
+            yield from self._kept[1]
+            return
+        self._kept = None  # frees the memory first
+        batches: list[Tensors] = []
+        n_bytes = 0
+        for batch in islice(self.task.validation_batches(seed, step), self.group.rank, None, self.group.size):
+            tensors = to_device(batch, self.device)
+            n_bytes += sum(tensor.nbytes for tensor in tensors)
+            if n_bytes <= KEPT_BYTES:
+                batches.append(tensors)
+            yield tensors
+        if key is not None and n_bytes <= KEPT_BYTES:
+            self._kept = key, batches
+
+    def _launch(self, *batch: Tensor) -> None:
+        """Measure the first batch of a shape kernel by kernel, and the others as one graph."""
+        shape = batch[0].shape
+        forward_flops = shape[0] * self.task.tokens_per_row * self.task.model.flops_per_token() / 3
+        if not self.is_graphed or shape not in self._seen or forward_flops > GRAPHED_FLOPS:
+            self._seen.add(shape)
+            self._add(*batch)
+            return
+        if shape not in self._graphs:
+            self._graphs[shape] = StepGraph(self._add, *batch)
+        self._graphs[shape](*batch)
+
+    def _add(self, *batch: Tensor) -> None:
+        with self.precision.context(self.device):
+            self.sums_n += self.task.measure(self.model, *batch)
