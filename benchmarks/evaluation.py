@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -87,9 +88,16 @@ def make_items(n: int) -> list[Item]:
 
 
 def compare_choices(
-    folder: Path, tokenizer: Tokenizer, vocabulary: Path, items: Sequence[Item], device: str, batch_size: str
+    folder: Path,
+    tokenizer: Tokenizer,
+    vocabulary: Path,
+    items: Sequence[Item],
+    n_harness: int,
+    device: str,
+    batch_size: str,
 ) -> ChoiceResult:
-    """Score all items with ablate, and with the harness' `hf` model where lm_eval and transformers are installed."""
+    """Score all items with ablate, and the first ones with the harness' `hf` model if lm_eval and transformers are
+    installed."""
     model = load_gpt2(folder).to(device).eval()
     limit = model.config.context_length
     score_items(model, torch.device(device), tokenizer, items[:64], limit)  # kernels are chosen at the first call
@@ -97,8 +105,10 @@ def compare_choices(
     ours = score_items(model, torch.device(device), tokenizer, items, limit)
     seconds = _now(device) - start
     per_minute = 60 * len(items) / seconds
+    _tell(f"ablate: {len(items):,} items in {seconds:.1f} s")
+    items = items[:n_harness]
     if not all(importlib.util.find_spec(name) for name in ("lm_eval", "transformers")):
-        return ChoiceResult(len(items), per_minute, None, None)
+        return ChoiceResult(len(ours), per_minute, None, None)
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
     from transformers import GPT2LMHeadModel, GPT2Tokenizer
@@ -117,9 +127,10 @@ def compare_choices(
     start = _now(device)
     expected = theirs.loglikelihood(requests, disable_tqdm=True)
     harness = _now(device) - start
-    scores = [score.log_likelihood for group in ours if group is not None for score in group]
+    _tell(f"harness: {len(items):,} items in {harness:.1f} s")
+    scores = [score.log_likelihood for group in ours[:n_harness] if group is not None for score in group]
     difference = max(abs(own - their[0]) for own, their in zip(scores, expected, strict=True))
-    return ChoiceResult(len(items), per_minute, 60 * len(items) / harness, difference)
+    return ChoiceResult(len(ours), per_minute, 60 * len(items) / harness, difference)
 
 
 def time_needles(model: GPT, tokenizer: Tokenizer, length: int, samples: int, device: str) -> NeedleResult:
@@ -130,8 +141,14 @@ def time_needles(model: GPT, tokenizer: Tokenizer, length: int, samples: int, de
     start = _now(device)
     rows = list(evaluation.evaluate(subject))
     seconds = _now(device) - start
+    _tell(f"needles: {seconds:.1f} s")
     assert all(row.n for row in rows)
     return NeedleResult(length, samples * len(evaluation.cells) * len(evaluation.depths), seconds)
+
+
+def _tell(text: str) -> None:
+    """Print a result as soon as it is known."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _now(device: str) -> float:
@@ -144,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocabulary", type=Path, required=True, help="folder with GPT-2's encoder.json and vocab.bpe")
     parser.add_argument("--items", type=int, default=10_000, help="items of made-up words")
+    parser.add_argument("--harness-items", type=int, default=2_000, help="how many of them the harness scores")
     parser.add_argument("--path", type=Path, help="JSON Lines with items to take instead")
     parser.add_argument("--length", type=int, default=4096, help="tokens per needle sequence")
     parser.add_argument("--samples", type=int, default=50, help="needle sequences per cell and depth")
@@ -163,7 +181,9 @@ def main() -> None:
         items = [item for _, found in read_items(asked.path, (), asked.items) for item in found]
     with tempfile.TemporaryDirectory() as folder:
         write_gpt2(Path(folder), size, 1024)
-        choices = compare_choices(Path(folder), tokenizer, asked.vocabulary, items, asked.device, asked.batch_size)
+        choices = compare_choices(
+            Path(folder), tokenizer, asked.vocabulary, items, asked.harness_items, asked.device, asked.batch_size
+        )
         write_gpt2(Path(folder), size, asked.length)
         needles = time_needles(load_gpt2(folder), tokenizer, asked.length, asked.samples, asked.device)
     result: dict[str, Any] = {"device": name, "size": size, "choices": asdict(choices), "needles": asdict(needles)}

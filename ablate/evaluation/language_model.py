@@ -134,7 +134,10 @@ def score_stream(model: GPT, h_btd: Tensor, targets_bt: Tensor) -> tuple[Tensor,
         own_n1 = logits_nv.gather(1, targets_n[:, None])
         losses.append(logits_nv.logsumexp(1) - own_n1[:, 0])
         top_n1 = logits_nv.amax(1, keepdim=True)
-        hits.append((own_n1 == top_n1)[:, 0] / (logits_nv == top_n1).sum(1).clamp_min(1))
+        hits_n = (own_n1 == top_n1)[:, 0].float()
+        (rows,) = hits_n.nonzero(as_tuple=True)  # ties are counted for hits alone: a pass over all logits takes long
+        hits_n[rows] = 1 / (logits_nv[rows] == top_n1[rows]).sum(1)
+        hits.append(hits_n)
     return torch.cat(losses).view(targets_bt.shape), torch.cat(hits).view(targets_bt.shape)
 
 

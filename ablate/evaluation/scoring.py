@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Reques
     return Request(start, _encode(tokenizer, context + continuation)[len(start) :])
 
 
+@lru_cache(maxsize=8)  # all choices of an item have the same context, as a rule
 def _encode(tokenizer: Tokenizer, text: str) -> Tokens:
     return tuple(tokenizer.encode(text).tolist())
 
