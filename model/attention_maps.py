@@ -47,6 +47,15 @@ class LayerCall:
         with torch.autocast(self.call.q.device.type, enabled=False):
             return self.module.combine_maps(form_maps(self.call, form_logits(self.call)), self.x_btd)
 
+    def effective_shares(self) -> Tensor:
+        """Divide each row of the effective map by the sum of its absolute weights (b, n_heads, t, s).
+
+        A row of the softmax stays as it is. Weighted sums of maps have any scale: where a norm follows, as in nGPT, it
+        means nothing, and lambda of differential attention may grow without bound.
+        """
+        maps_bhts = self.effective_maps()
+        return maps_bhts / maps_bhts.abs().sum(-1, keepdim=True).clamp_min(torch.finfo(maps_bhts.dtype).tiny)
+
 
 @contextmanager
 def watch_attention(model: GPT, see: Callable[[LayerCall], None]) -> Iterator[None]:

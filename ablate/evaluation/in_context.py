@@ -39,10 +39,11 @@ class InContext(LanguageModelEvaluation):
     - `ar_hit_loss` on tokens that complete an n-gram that the window already holds, `other_loss` on the others.
     - `repeat_loss` on the second half of sequences of random tokens that repeat their first half.
     - `induction_score` on the same sequences: the attention from a token to the one after its earlier occurrence, in
-      the head where it is highest.
+      the head where it is highest, as a share of the absolute weights of its row.
     """
 
     name: ClassVar[str] = "in_context"
+    version: ClassVar[int] = 2  # 1 took the effective maps at their own scale
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "in_context_score": "lower",
         "ar_hit_loss": "lower",
@@ -133,7 +134,7 @@ class Induction:
 
     def see(self, layer: LayerCall) -> None:
         queries_n = torch.arange(self.part, layer.x_btd.shape[1], device=layer.x_btd.device)
-        maps_bhns = layer.select(queries_n).effective_maps()
+        maps_bhns = layer.select(queries_n).effective_shares()
         keys_n = queries_n - self.part + 1
         score_bhn = maps_bhns.gather(-1, keys_n[:, None].expand(*maps_bhns.shape[:3], 1))[..., 0]
         total_h = score_bhn.double().mean(-1).sum(0)

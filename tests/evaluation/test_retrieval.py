@@ -135,8 +135,12 @@ def test_the_needle_is_at_its_depth_and_holds_the_answer(form: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("attention", ["differential", "forgetting"])
-def test_masses_are_sums_of_the_effective_maps(attention: str, tmp_path: Path) -> None:
+def test_masses_are_shares_of_the_effective_maps(attention: str, tmp_path: Path) -> None:
     model = build(attention=attention, normalization="ngpt").eval()
+    if attention == "differential":  # its scale is lost in the norm that follows, so training may let it run away
+        with torch.no_grad():
+            model.stack.blocks[0].attention.lambda_q1.fill_(3.0)
+            model.stack.blocks[0].attention.lambda_k1.fill_(3.0)
     asked = subject(model, write_corpus(tmp_path, TEXT, TEXT))
     language, evaluation = write_pairs(asked.tokenizer, 256), Needle(samples=3)
     stacks = evaluation.build(language, Filler(asked), (2, 2), 0.5, LENGTH)
@@ -151,12 +155,13 @@ def test_masses_are_sums_of_the_effective_maps(attention: str, tmp_path: Path) -
             for layer in layers:
                 for head in layer.effective_maps()[b]:
                     for question in stack.questions:
-                        row = head[question.start - 1]
+                        row = head[question.start - 1] / head[question.start - 1].abs().sum()
                         needle.append(row[question.needle_start : question.needle_end].sum())
                         noise.append(row[torch.tensor(stack.is_filler[:LENGTH])].sum())
             assert float(found["needle_mass"][b]) == pytest.approx(float(torch.stack(needle).mean()), abs=1e-6)
             assert float(found["noise_mass"][b]) == pytest.approx(float(torch.stack(noise).mean()), abs=1e-6)
     assert (found["needle_mass"] != found["noise_mass"]).all()
+    assert (found["needle_mass"].abs() + found["noise_mass"].abs() <= 1).all()
 
 
 def test_all_seeds_and_arms_see_the_same_items(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_the_induction_score_is_the_attention_to_the_token_after_the_first_occur
     calls: list[LayerCall] = []
     with torch.no_grad(), watch_attention(model, calls.append):
         list(InContext(tokens=64, samples=3)._measure_repeats(model, subject(model, corpus)))
-        maps = torch.stack([call.effective_maps() for call in calls])  # layer, sequence, head, query, key
+        maps = torch.stack([call.effective_shares() for call in calls])  # layer, sequence, head, query, key
     queries = torch.arange(32, 63)
     best = maps[:, :, :, queries, queries - 31].mean((1, 3)).max()
     assert find(rows, "induction_score").value == pytest.approx(float(best), abs=1e-6)
