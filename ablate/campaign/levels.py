@@ -26,6 +26,6 @@ def seeds_for(effect: float, sd: float, alpha: float) -> int | None:
 
     `sd` is the standard deviation of a paired difference. None if 10,000 seeds are not enough.
     """
-    n = np.arange(2, MOST_SEEDS + 1)
-    enough = power_of(np.asarray(effect), sd / np.sqrt(n), n - 1.0, 1 - alpha) >= POWER
+    n = np.arange(2.0, MOST_SEEDS + 1)
+    enough = power_of(np.asarray(effect), np.asarray(sd / np.sqrt(n)), np.asarray(n - 1.0), 1 - alpha) >= POWER
     return int(n[enough.argmax()]) if enough.any() else None

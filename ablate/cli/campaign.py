@@ -171,8 +171,8 @@ def _find_best(one: CampaignTry) -> TriedArm | None:
     """The arm with the best verdict, and of several the one with the best difference; None without a number."""
     ranks = ("better", "equivalent", "undecided", "worse")
     sign = 1 if one.direction == "lower" else -1
-    known = [arm for arm in one.arms if arm.estimate is not None]
-    return min(known, key=lambda arm: (ranks.index(arm.verdict), sign * arm.estimate), default=None)
+    known = [(ranks.index(arm.verdict), sign * arm.estimate, arm) for arm in one.arms if arm.estimate is not None]
+    return min(known, key=lambda row: row[:2])[2] if known else None
 
 
 def _format(estimate: float | None, low: float | None, high: float | None) -> str:
