@@ -55,6 +55,7 @@ docs: $(INSTALLED)
 pictures: quickstart
 	cd $(ROOT) && $(BIN)/python docs/site/terminal.py
 	cd $(ROOT) && $(BIN)/python docs/site/pages.py
+	cd $(ROOT) && $(BIN)/python docs/site/tracking.py
 
 clean:
 	rm -rf $(VENV) $(ROOT)/runs $(ROOT)/site $(ROOT)/*.egg-info $(ROOT)/build

@@ -20,9 +20,9 @@ from ablate.formatting import quote
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 NAME_RULE = "a study's name has up to 100 letters, digits, '.', '_' and '-', and starts with a letter or a digit"
-# ablate keeps these beside the studies: MLflow's database (mlflow.db, mlflow.db-wal), its files, and pages that compare
-# studies. The name of a study cannot start with a dot, so hidden files need no rule.
-_RESERVED = re.compile(r"mlflow\..*|mlartifacts|comparison", re.IGNORECASE)
+# ablate keeps these beside the studies: MLflow's database (mlflow.db, mlflow.db-wal), its files, campaigns, and pages
+# that compare studies. The name of a study cannot start with a dot, so hidden files need no rule.
+_RESERVED = re.compile(r"mlflow\..*|mlartifacts|comparison|campaigns", re.IGNORECASE)
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -37,7 +37,9 @@ def study_name_problem(name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(STUDY_NAME[1:-1], name):
         return f"{NAME_RULE}, got {quote(name)}"
     if is_reserved(name):
-        return f"{name!r} is reserved: MLflow's files and comparisons are kept beside the studies; {NAME_RULE}"
+        return (
+            f"{name!r} is reserved: MLflow's files, comparisons and campaigns are kept beside the studies; {NAME_RULE}"
+        )
     return ""
 
 

@@ -49,14 +49,18 @@ class Browser:
             raise
 
     def open(self, page: Path, width: int = DESKTOP, is_dark: bool = False, *, height: int = 900) -> None:
-        """Open a page, and wait until its figures are drawn."""
+        """Open a page of ablate, and wait until its figures are drawn."""
+        self.visit(page.resolve().as_uri(), width, is_dark, height=height)
+        self.wait_until(_DRAWN)
+
+    def visit(self, url: str, width: int = DESKTOP, is_dark: bool = False, *, height: int = 900) -> None:
+        """Open any page."""
         phone = width < 600
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         self._command("Emulation.setDeviceMetricsOverride", metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self._command("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self._post("/url", {"url": page.resolve().as_uri()})
-        self.wait_until(_DRAWN)
+        self._post("/url", {"url": url})
 
     def choose(self, selector: str) -> None:
         """Click, and wait until the figures are drawn again."""

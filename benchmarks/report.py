@@ -110,7 +110,7 @@ def _compare_with_mlflow(store: StudyFolder, study: StudyRecord, n_points: int, 
     writer, mirrored_name = MlflowWriter(uri, study), name_metric(METRIC)
     for run in runs:
         lines = read_curve(store.run(run.run_id).curve)
-        writer.write(run, arms[run.arm], store, [{key: line[key] for key in ("step", METRIC)} for line in lines])
+        writer.create(run, arms[run.arm]).log_lines([{key: line[key] for key in ("step", METRIC)} for line in lines])
     moments = [time.perf_counter()]
     files = {run.run_id: read_columns(store.run(run.run_id).curve).columns[METRIC] for run in runs}
     moments.append(time.perf_counter())

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from .attention.layer import HeadLayer
-from .contracts import Residual
 from .gpt import GPT
 from .kernels.attention import BACKENDS, WATCHERS
 from .kernels.call import Call
 from .kernels.masks import select_queries
 from .kernels.math import form_logits, form_maps
+from .residual import Residual
 
 
 @dataclass(frozen=True)

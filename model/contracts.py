@@ -16,18 +16,15 @@ from torch import Tensor, nn
 
 from .context import Tables
 from .knobs import Knobs, describe_knobs
-from .numerics import rms
 from .own_code import Code
-from .parameters import SpecModule
+from .residual import End, Final, HeadPlacement, Residual, Rotate, keep_stream, scale_source
 
 WORDS = ("name", "summary", "paper", "equations", "deviations", "neutral")  # each variant documents itself with these
 NO_ATTENTION, NO_MLP = "no layer keeps its attention", "no layer keeps its MLP"  # why their knobs are idle
-SOURCE_EPS = 1e-6  # as RMSNorm's
 
 Part = Literal["attention", "mlp", "block"]
 Site = Literal["attention", "mlp"]
 Use = Literal["bidirectional", "cross"]  # of an attention, besides causal self-attention
-Rotate = Callable[[Tensor, Tables], Tensor]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]  # a larger number is more likely a typing error than a model
 
 
@@ -159,61 +156,6 @@ class Attention(Variant, ABC):
         With a cache, x holds the newest t tokens, which see all tokens before them. The context says whether the mask
         is causal, which keys are padding, and where keys and values come from.
         """
-
-
-class Residual(SpecModule, ABC):
-    """Connects one sub-layer f to the residual stream: y = f(read(h)), then h <- write(h, y)."""
-
-    @abstractmethod
-    def read(self, h_btd: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def write(self, h_btd: Tensor, y_btd: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new stream, and the stream for the next sub-layer to read, which may be a 16-bit copy of it."""
-
-
-class HeadPlacement(SpecModule, ABC):
-    """A normalization's own positions, norms and scales of queries and keys.
-
-    `scale` multiplies the logits.
-    """
-
-    scale: float
-
-    @abstractmethod
-    def forward(self, q_bthk: Tensor, k_bshk: Tensor, rotate: Rotate, tables: Tables) -> tuple[Tensor, Tensor]: ...
-
-
-class Final(SpecModule, ABC):
-    """Connects the last block to the head."""
-
-    @abstractmethod
-    def read(self, h_btd: Tensor) -> Tensor: ...
-
-    @abstractmethod
-    def logit_scale(self) -> Tensor | None:
-        """Return the factor of the logits, (v,), (1,) or (), if there is one."""
-
-
-class End(SpecModule):
-    """What a `Final` does before the head."""
-
-    def __init__(self, final: Final) -> None:
-        super().__init__()
-        self.final = final
-
-    def forward(self, h_btd: Tensor) -> Tensor:
-        return self.final.read(h_btd)
-
-
-def keep_stream(h_btd: Tensor) -> Tensor:
-    """Leave an unconstrained stream as it is."""
-    return h_btd
-
-
-def scale_source(h_btd: Tensor) -> Tensor:
-    """Scale the embedding to RMS 1, without a gain."""
-    return rms(h_btd, SOURCE_EPS)
 
 
 class Normalization(Variant, ABC):

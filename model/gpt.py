@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from .blocks import Stack
 from .config import ModelConfig
 from .context import Cache, Context, Padding, find_seen
-from .contracts import Final
 from .errors import ConfigError
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 from .layers import Embedding, multiply
 from .numerics import upcast
 from .parameters import SpecModel
+from .residual import Final
 from .training_methods import TrainingMethods
 
 

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from .attention_maps import watch_residual
 from .config import ModelConfig
 from .context import Cache
-from .contracts import Part, Residual
+from .contracts import Part
 from .errors import ConfigError
 from .gpt import GPT
+from .residual import Residual
 from .wrapped import plain_weights, unwrap
 
 

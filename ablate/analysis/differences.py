@@ -58,7 +58,7 @@ def find_differences(results: Results) -> tuple[Difference, ...]:
     if results.record.seed_rule is not None:
         return _find_at_looks(results, results.record.seed_rule)
     samples = [sample for name in results.compared_arms if (sample := collect_sample(results, name))]
-    rows = {sample.name: _begin_row(sample, results) for sample in samples}
+    rows = {sample.name: begin_row(sample, results) for sample in samples}
     for baseline in dict.fromkeys(sample.baseline for sample in samples):
         members = [sample for sample in samples if sample.baseline == baseline and sample.is_testable]
         if members:
@@ -75,7 +75,7 @@ def _find_at_looks(results: Results, rule: SeedRule) -> tuple[Difference, ...]:
         standing = course.standings.get(name)
         sample = standing.sample if standing else collect_sample(results, name, range(rule.at_most))
         if sample is not None:
-            row = _begin_row(sample, results)
+            row = begin_row(sample, results)
             rows.append(row if standing is None else _fill_in_look(row, standing, results.smallest_effect))
     return adjust_p_values(rows, lambda row: row.baseline)
 
@@ -116,7 +116,7 @@ def list_lenders(results: Results) -> tuple[Lender, ...]:
     return tuple(lenders)
 
 
-def _begin_row(sample: Sample, results: Results) -> Difference:
+def begin_row(sample: Sample, results: Results) -> Difference:
     """The row of an arm, without interval and verdict."""
     mine, theirs = results.arms[sample.name].axes, results.arms[sample.baseline].axes
     levels = {axis: level for axis, level in mine.items() if theirs.get(axis) != level}

@@ -24,8 +24,8 @@ def power_of(effect: Floats, standard_error: Floats, df: Floats, level: float = 
     return power
 
 
-def find_detectable(standard_error: Floats, df: Floats, level: float = LEVEL, power: float = POWER) -> Floats:
-    """Return the effect that a two-sided test at this level finds with probability `power`."""
+def find_detectable(standard_error: Floats, df: Floats, level: float | Floats = LEVEL, power: float = POWER) -> Floats:
+    """Return the effect that a two-sided test at this level, or each at its own, finds with probability `power`."""
     effect: Floats = standard_error * nctdtrinc(df, 1 - power, stdtrit(df, 0.5 + level / 2))
     return effect
 

@@ -15,7 +15,20 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from ablate.cli import archive, check, data, evaluate, init, machine, power, records, results, search, study
+from ablate.cli import (
+    archive,
+    campaign,
+    check,
+    data,
+    evaluate,
+    init,
+    machine,
+    power,
+    records,
+    results,
+    search,
+    study,
+)
 from ablate.cli.source_lines import point_at
 from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
@@ -65,6 +78,7 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
         power.power,
         evaluate.evaluate,
         results.generate,
+        campaign.campaign,
     ),
     "Search for settings": (search.search,),
     "Check and compare published results": (records.verify,),

@@ -16,7 +16,7 @@ from ablate.evaluation.language_model import LanguageModelEvaluation, explain_sh
 from ablate.metrics import Direction
 from ablate_model import GPT
 from ablate_model.attention_maps import LayerCall, watch_attention, watch_residual
-from ablate_model.contracts import Residual
+from ablate_model.residual import Residual
 
 RANKS = (1, 2, 3, 10, 100)
 SITES = ("attention_logits", "hidden_states", "normalized")

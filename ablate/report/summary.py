@@ -14,6 +14,7 @@ from ablate.metrics import LANGUAGE_MODEL
 from ablate.report.cautions import describe_noise
 from ablate.report.looks import summarize_looks
 from ablate.report.report import Report
+from ablate.tracking.mlflow_names import name_final
 
 SCHEMA_VERSION = 2
 
@@ -78,8 +79,7 @@ def final_metrics(report: Report) -> dict[str, float]:
     and `/high` are the ends of its interval, or its bound.
     """
     names = {arm: label.replace(" / ", " ") for arm, label in report.labels.items()}
-    name = report.metric.short if report.metric.is_loss else report.metric.name
-    figures = {f"final_{name}/{names[arm.arm]}": arm.final_loss.mean for arm in report.arms}
+    figures = {name_final(report.metric, report.labels[arm.arm]): arm.final_loss.mean for arm in report.arms}
     for arm in report.arms:
         figures |= {f"final_{name}/{names[arm.arm]}": spread.mean for name, spread in arm.other_metrics.items()}
     for row in report.headline_rows:

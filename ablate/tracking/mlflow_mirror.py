@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from ablate.tracking.mlflow_database import explain, find_sqlite_problem, has_ex
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.study_record import ArmRecord, RunRecord, State, StudyRecord
 
+CONTENT = "means"  # what this version mirrors beside runs; a study that an earlier one mirrored gets it too
 FLUSH_S = 2.0  # the lines of this time are gathered into one request per run
 LOCK_POLL_S = 0.5
 RETRY_S = 5.0  # between two attempts to reach an MLflow that is away
@@ -46,18 +48,14 @@ class MlflowMirror:
         self._changed: set[str] = set()
         self._states: dict[str, State] = {}
         self._closing = threading.Event()
-        arms = {arm.arm: arm for arm in record.arms}
-        self._runs: dict[str, tuple[RunRecord, ArmRecord]] = {run.run_id: (run, arms[run.arm]) for run in record.runs}
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
     def announce(self, run: RunRecord, arm: ArmRecord) -> None:
         """Add a run that the record did not have when the mirror was created."""
-        if run.run_id not in self._runs:
-            self._runs = {**self._runs, run.run_id: (run, arm)}
-            arms = self.record.arms
-            if all(known.arm != arm.arm for known in arms):
-                arms = (*arms, arm)
+        if all(known.run_id != run.run_id for known in self.record.runs):
+            is_new = all(known.arm != arm.arm for known in self.record.arms)
+            arms = (*self.record.arms, arm) if is_new else self.record.arms
             self.record = replace(self.record, arms=arms, runs=(*self.record.runs, run))
 
     def note_lines(self, run_id: str) -> None:
@@ -114,24 +112,33 @@ class MlflowMirror:
 
     def _mirror(self) -> None:
         writer = MlflowWriter(self.uri, self.record)
+        # Trials of a search have one seed each. Arms that are trained until they are decided get more seeds.
+        has_means, is_final = "space" not in self.record.tuning, self.record.seed_rule is None
         writer.begin_study()
-        self._bring_all(writer)
+        self._bring(writer, None)
         is_closing = False
         while not is_closing:
             is_closing = self._closing.wait(FLUSH_S)
-            while self._changed:
-                run_id = self._changed.pop()
-                if run_id in self._runs:
-                    writer.catch_up(*self._runs[run_id], self.store, self._states.get(run_id, "running"))
+            changed = {self._changed.pop() for _ in range(len(self._changed))}
+            self._bring(writer, changed)
+            if has_means and is_final and changed:
+                writer.log_means()
         # Taken first, because the last pass may miss lines that another driver writes meanwhile.
         fingerprint = _fingerprint(self.uri, self.record, self.store)
-        self._bring_all(writer)
-        writer.end_study({self.store.run(run_id).read_status().state for run_id in self._runs})
+        self._bring(writer, None)
+        if has_means:
+            writer.log_means()
+        writer.end_study({self.store.run(run.run_id).read_status().state for run in self.record.runs})
         write_json(_marker(self.store), {"complete": fingerprint})
 
-    def _bring_all(self, writer: MlflowWriter) -> None:
-        for run_id, (run, arm) in self._runs.items():
-            writer.catch_up(run, arm, self.store, self._states.get(run_id))
+    def _bring(self, writer: MlflowWriter, changed: Collection[str] | None) -> None:
+        """Bring MLflow up to date with the runs that changed, or with all of them."""
+        writer.record = self.record  # with the runs that were announced meanwhile
+        arms = {arm.arm: arm for arm in self.record.arms}
+        for run in {run.run_id: run for run in self.record.runs}.values():
+            if changed is None or run.run_id in changed:
+                state = self._states.get(run.run_id, None if changed is None else "running")
+                writer.catch_up(run, arms[run.arm], self.store, state)
 
 
 def is_complete(uri: str, store: StudyFolder, record: StudyRecord) -> bool:
@@ -158,4 +165,4 @@ def _fingerprint(uri: str, record: StudyRecord, store: StudyFolder) -> str:
             n_bytes = folder.curve.stat().st_size
         evaluated = [path.stem for path in list_evaluations(folder.path)]
         sizes.append([run.run_id, n_bytes, folder.read_status().state, *evaluated])
-    return hashlib.sha256(json.dumps([uri, sizes]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([uri, sizes, CONTENT]).encode()).hexdigest()

@@ -1,53 +1,29 @@
-"""Runs, curves and reports written to MLflow, all through its public client."""
+"""Writes a study into its MLflow experiment: one run per training run, below one parent run for the study."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from ablate.errors import RecordError
 from ablate.tracking.arm_labels import label_arms
 from ablate.tracking.curve import CurveReader
-from ablate.tracking.evaluations import EvaluationRow, list_evaluations, read_evaluation
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_client import PARENT_ID, find_mirror_obstacle, list_runs, open_client, redact, sqlite_path
 from ablate.tracking.mlflow_database import explain, prepare_sqlite
-from ablate.tracking.mlflow_names import EVERY_LINE, make_legal, name_metric
+from ablate.tracking.mlflow_names import make_legal, name_final, name_mean
+from ablate.tracking.mlflow_run import MirroredRun, log_points
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, State, StudyRecord, is_number
 
-MAX_BATCH = 1000  # MLflow's limit on metrics per request
-MAX_PARAMS = 100  # MLflow's limit on parameters per request
-MAX_PARAM_LENGTH = 6000
-LAST_STEP = "ablate.last_step"
-EVALUATED = "ablate.evaluated."  # the beginning of a tag; the key of the result follows
 PARENT = "ablate.parent_of"  # a tag of the one run that stands for the study; its value is the study's name
 REPORT_FOLDER = "report"  # of the artifacts
+SAME = 1e-12  # relative difference between means of the same values that were added in another order
 
 _DESCRIPTION = "mlflow.note.content"  # MLflow shows this tag as the description of a run
 _KIND, _TRAINING = "mlflow.experimentKind", "custom_model_development"  # what the pages of an experiment show first
-_STATUS_OF_STATE: Mapping[State, str] = {
-    "finished": "FINISHED",
-    "diverged": "FINISHED",
-    "failed": "FAILED",
-    "queued": "KILLED",
-}
-
-
-@dataclass
-class MirroredRun:
-    """What MLflow has of a run. `start_ms` is a Unix time."""
-
-    mlflow_id: str
-    start_ms: int
-    last_step: int = -1  # a program may begin with an evaluation at step 0
-    status: str = "RUNNING"
-    has_parent: bool = False
-    has_params: bool = False
-    keeps_names: bool = False  # of metrics: a program's are its own, and earlier versions wrote those of the curve
-    evaluated: set[str] = field(default_factory=set)  # the keys of the results of evaluations
 
 
 class MlflowWriter:
@@ -66,28 +42,21 @@ class MlflowWriter:
         self.experiment = self._find_experiment(artifacts)
         self.runs: dict[str, MirroredRun] = {}
         self.parent: str | None = None
+        self._figures: dict[str, float] = {}  # the last value of each metric of the parent run
         self._readers: dict[str, CurveReader] = {}
+        self._values: dict[str, dict[int, float]] = {}  # of the study's metric, by run and step
+        self._whole: set[str] = set()  # runs that were trained to the end
+        self._means: dict[tuple[str, ...], dict[int, float]] = {}  # of the runs of an arm, by step
+        self._mean_keys: dict[tuple[str, ...], str] = {}  # the metric that has them in MLflow
         for run in list_runs(self.client, self.experiment):
-            tags, info = run.data.tags, run.info
-            run_id = tags.get("run_id")
+            tags, run_id = run.data.tags, run.data.tags.get("run_id")
             if tags.get(PARENT) == record.study and self.parent is None:
-                self.parent = info.run_id
+                self.parent = run.info.run_id
+                self._figures = dict(run.data.metrics)
             elif PARENT in tags or run_id in self.runs:  # created twice, because a server died before it could answer
-                self.client.delete_run(info.run_id)
+                self.client.delete_run(run.info.run_id)
             elif run_id:
-                last_step = self._find_last_step(run)
-                evaluated = {tag.removeprefix(EVALUATED) for tag in tags if tag.startswith(EVALUATED)}
-                has_parent = PARENT_ID in tags
-                keeps_names = any(key in run.data.metrics for key in EVERY_LINE)
-                self.runs[run_id] = MirroredRun(
-                    info.run_id,
-                    info.start_time,
-                    last_step,
-                    info.status,
-                    has_parent=has_parent,
-                    evaluated=evaluated,
-                    keeps_names=keeps_names,
-                )
+                self.runs[run_id] = MirroredRun(self.client, run)
 
     def _find_experiment(self, artifacts: str | None) -> str:
         found = self.client.get_experiment_by_name(self.record.study)
@@ -98,80 +67,46 @@ class MlflowWriter:
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def _find_last_step(self, run: Any) -> int:
-        """Find how far MLflow has the run. The tag is one batch behind if a server died before writing it."""
-        tagged = int(run.data.tags.get(LAST_STEP, -1))
-        names = (*EVERY_LINE, *map(name_metric, EVERY_LINE))
-        known = next((name for name in names if name in run.data.metrics), None)
-        if run.info.status == "FINISHED" or known is None:
-            return tagged
-        history = self.client.get_metric_history(run.info.run_id, known)
-        return max(tagged, *(int(point.step) for point in history))
-
     def catch_up(self, run: RunRecord, arm: ArmRecord, store: StudyFolder, state: State | None = None) -> None:
         """Write the lines of the run's curve that MLflow does not have yet, and its state, by default that on disk."""
-        folder = store.run(run.run_id)
-        self.write(run, arm, store, self._readers.setdefault(run.run_id, CurveReader(folder.curve)).read())
-        if run.run_id in self.runs:
-            self._log_evaluations(self.runs[run.run_id], folder)
-            self._end(self.runs[run.run_id], state or folder.read_status().state)
-
-    def _log_evaluations(self, known: MirroredRun, folder: RunFolder) -> None:
-        """Log the results that MLflow does not have yet as `eval/NAME/METRIC`, with the levels of the cell after it. A
-        tag per result remembers them."""
-        from mlflow.entities import Metric, RunTag
-
-        for path in list_evaluations(folder.path):
-            if path.stem in known.evaluated:
-                continue
-            try:
-                result = read_evaluation(path)
-            except RecordError:
-                continue
-            if result.error:
-                continue  # the next attempt replaces it
-            moment = int(1000 * result.ended_at) or known.start_ms
-            metrics = [
-                Metric(make_legal(name_result(result.label, row)), row.value, moment, result.step)
-                for row in result.rows
-                if row.value is not None
-            ]
-            for start in range(0, len(metrics), MAX_BATCH):
-                self.client.log_batch(known.mlflow_id, metrics=metrics[start : start + MAX_BATCH])
-            self.client.log_batch(known.mlflow_id, tags=[RunTag(f"{EVALUATED}{path.stem}", result.label)])
-            known.evaluated.add(path.stem)
-
-    def write(self, run: RunRecord, arm: ArmRecord, store: StudyFolder, records: Sequence[Mapping[str, Any]]) -> None:
-        """Write lines in batches. Steps that MLflow has are skipped: a run that crashed repeats them unchanged."""
+        folder, key = store.run(run.run_id), self.record.metric.name
+        lines = self._readers.setdefault(run.run_id, CurveReader(folder.curve)).read()
+        values = {line["step"]: float(line[key]) for line in lines if key in line and is_number(line[key])}
+        self._values.setdefault(run.run_id, {}).update(values)
         known = self.runs.get(run.run_id)
-        new = [record for record in records if record["step"] > (known.last_step if known else -1)]
-        if not new:
-            return
-        known = known or self._create(run, arm)
-        if not known.has_params:
-            self._log_params(known, run, arm, store)
-        from mlflow.entities import RunTag
+        # A run that crashed repeats steps unchanged.
+        if new := [line for line in lines if known is None or line["step"] > known.last_step]:
+            known = known or self.create(run, arm)
+            known.log_params(folder, arm.axes)
+            known.log_lines(new)
+        if known is not None:
+            known.log_evaluations(folder)
+            status = folder.read_status()
+            known.end(state or status.state)
+            if status.state == "finished" and not status.is_cut:
+                self._whole.add(run.run_id)
 
-        name = make_legal if known.keeps_names else name_metric
-        for metrics, step in _gather(new, known.start_ms, name):
-            self.client.log_batch(known.mlflow_id, metrics=metrics, tags=[RunTag(LAST_STEP, str(step))])
-            known.last_step = step
-
-    def _end(self, known: MirroredRun, state: State) -> None:
-        """Set the status of a run, unless it is still training."""
-        status = _STATUS_OF_STATE.get(state)
-        if status is not None and known.status != status:
-            self.client.set_tag(known.mlflow_id, "state", state)
-            self.client.set_terminated(known.mlflow_id, status)
-            known.status = status
+    def create(self, run: RunRecord, arm: ArmRecord) -> MirroredRun:
+        """Create the run in MLflow, below the parent run if there is one."""
+        tags = {
+            "study": self.record.study,
+            "arm": arm.arm,
+            "seed": str(run.seed),
+            "run_id": run.run_id,
+            "baseline": arm.baseline,
+            **({PARENT_ID: self.parent} if self.parent else {}),
+        }
+        name = f"{label_arms(self.record.arms)[arm.arm]}, seed {run.seed}"
+        created = MirroredRun(self.client, self.client.create_run(self.experiment, tags=tags, run_name=name))
+        self.runs[run.run_id] = created
+        return created
 
     def adopt(self) -> str:
         """Put every run of the study below one parent run, which is created if necessary. Returns its MLflow id."""
         if self.parent is None:
             tags = {PARENT: self.record.study, _DESCRIPTION: self.record.question}
-            self.parent = str(
-                self.client.create_run(self.experiment, tags=tags, run_name=self.record.study).info.run_id
-            )
+            created = self.client.create_run(self.experiment, tags=tags, run_name=self.record.study)
+            self.parent = str(created.info.run_id)
         for run in self.runs.values():
             if not run.has_parent:
                 self.client.set_tag(run.mlflow_id, PARENT_ID, self.parent)
@@ -187,41 +122,53 @@ class MlflowWriter:
         status = "FINISHED" if ENDED.issuperset(states) else "FAILED" if "failed" in states else "KILLED"
         self.client.set_terminated(self.adopt(), status)
 
-    def _create(self, run: RunRecord, arm: ArmRecord) -> MirroredRun:
-        tags = {
-            "study": self.record.study,
-            "arm": arm.arm,
-            "seed": str(run.seed),
-            "run_id": run.run_id,
-            "baseline": arm.baseline,
-            **({PARENT_ID: self.parent} if self.parent else {}),
-        }
-        info = self.client.create_run(
-            self.experiment, tags=tags, run_name=f"{label_arms(self.record.arms)[arm.arm]}, seed {run.seed}"
-        ).info
-        known = MirroredRun(info.run_id, info.start_time, has_parent=bool(self.parent))
-        self.runs[run.run_id] = known
-        return known
+    def log_means(self) -> None:
+        """Log the mean of the study's metric over the seeds of each arm on the parent run, once per step that they all
+        have. Once they were all trained to the end, log the mean there under the name that the report gives it."""
+        for arm, label in label_arms(self.record.arms).items():
+            run_ids = tuple(run.run_id for run in self.record.runs if run.arm == arm)
+            curves = [self._values.get(run_id, {}) for run_id in run_ids]
+            if not all(curves) or not curves:
+                continue
+            means = self._means.setdefault(run_ids, {})
+            new = [step for step in curves[0] if step not in means and all(step in curve for curve in curves)]
+            means |= {step: fmean(curve[step] for curve in curves) for step in new}
+            if new and run_ids not in self._mean_keys:
+                self._mean_keys[run_ids], last_step = self._find_mean(label, len(run_ids), means)
+                new = [step for step in new if step > last_step]
+            if new:
+                self._log(self._mean_keys[run_ids], {step: means[step] for step in new})
+            ends = {next(reversed(curve)) for curve in curves}
+            if self._whole.issuperset(run_ids) and len(ends) == 1:
+                self.log_figures({name_final(self.record.metric, label): means[ends.pop()]})
 
-    def _log_params(self, known: MirroredRun, run: RunRecord, arm: ArmRecord, store: StudyFolder) -> None:
-        """Log the parameters by dotted path. MLflow accepts the same ones again, as after a server died in between."""
-        from mlflow.entities import Param
+    def _find_mean(self, label: str, n_seeds: int, means: Mapping[int, float]) -> tuple[str, int]:
+        """Find the metric that has these means, and its last step; -1 if it has none yet.
 
-        try:
-            config = _flatten("", read_json(store.run(run.run_id).config))
-        except (RecordError, AttributeError):  # missing or damaged; `ablate run` reports it and writes it again
-            config = {}
-        known.keeps_names |= any(key.startswith("program.") for key in config)
-        config |= {f"axis.{axis}": level for axis, level in arm.axes.items()}
-        params = [Param(key, str(value)[:MAX_PARAM_LENGTH]) for key, value in config.items()]
-        for start in range(0, len(params), MAX_PARAMS):
-            self.client.log_batch(known.mlflow_id, params=params[start : start + MAX_PARAMS])
-        known.has_params = True
+        MLflow cannot replace points. If the arm had other runs before, their means have other values, and these ones
+        get another metric.
+        """
+        for version in count(1):
+            key = make_legal(name_mean(self.record.metric, label, n_seeds, version))
+            points = self.client.get_metric_history(self.adopt(), key) if key in self._figures else []
+            pairs = [(point.value, means[point.step]) for point in points if point.step in means]
+            if not points or (pairs and all(math.isclose(*pair, rel_tol=SAME) for pair in pairs)):
+                return key, max((point.step for point in points), default=-1)
+        raise AssertionError("versions are infinite")
 
+    def log_figures(self, figures: Mapping[str, float]) -> None:
+        """Log figures of the study on the parent run, except those that it has already."""
+        for key, value in {make_legal(name): value for name, value in figures.items()}.items():
+            if not math.isclose(value, self._figures.get(key, math.nan), rel_tol=SAME):
+                self._log(key, {0: value})
 
-def name_result(label: str, row: EvaluationRow) -> str:
-    """The name of a metric: eval/needle/accuracy/needles 2/depth 0.5."""
-    return "/".join(("eval", label, row.metric, *(f"{name} {level}" for name, level in row.within.items())))
+    def _log(self, key: str, values: Mapping[int, float]) -> None:
+        """Log values of a metric of the parent run, by step."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        log_points(self.client, self.adopt(), [Metric(key, value, now, step) for step, value in values.items()])
+        self._figures[key] = values[max(values)]
 
 
 def publish(
@@ -236,49 +183,15 @@ def publish(
         return obstacle
     try:
         writer = MlflowWriter(uri, record)
-        from mlflow.entities import Metric
-
         is_new = writer.parent is None
-        client, parent, now = writer.client, writer.adopt(), int(1000 * time.time())
+        client, parent = writer.client, writer.adopt()
         if is_new:
             writer.end_study()
         for name, path in files.items():
             client.log_artifact(parent, str(path), Path(REPORT_FOLDER, name).parent.as_posix())
-        metrics = [Metric(make_legal(name), value, now, 0) for name, value in figures.items()]
-        for start in range(0, len(metrics), MAX_BATCH):
-            client.log_batch(parent, metrics=metrics[start : start + MAX_BATCH])
+        writer.log_figures(figures)
         client.set_tag(parent, _DESCRIPTION, description)
         client.set_experiment_tag(writer.experiment, _DESCRIPTION, description)
     except Exception as error:  # noqa: BLE001 - MLflow's errors have no common root, and the report is written
         return f"MLflow at {redact(uri)} does not have the report ({explain(error, uri)})"
     return ""
-
-
-def _gather(
-    records: Sequence[Mapping[str, Any]], start_ms: int, name: Callable[[str], str]
-) -> Iterator[tuple[list[Any], int]]:
-    """Yield the metrics of as many whole lines as one request takes, and the step of the last line."""
-    from mlflow.entities import Metric
-
-    batch: list[Any] = []
-    step = 0
-    for record in records:
-        seconds = record.get("wall_s")
-        moment = start_ms + (int(1000 * seconds) if seconds is not None and is_number(seconds) else 0)
-        numbers = {key: float(value) for key, value in record.items() if key != "step" and is_number(value)}
-        named = {name(key): value for key, value in numbers.items()}
-        metrics = [Metric(key, value, moment, record["step"]) for key, value in named.items()][:MAX_BATCH]
-        if len(batch) + len(metrics) > MAX_BATCH:
-            yield batch, step
-            batch = []
-        batch += metrics
-        step = record["step"]
-    yield batch, step
-
-
-def _flatten(prefix: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}.{key}" if prefix else key
-        flat |= _flatten(path, value) if isinstance(value, Mapping) else {path: value}
-    return flat

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from ..causality import check_tensor
 from ..context import Context, LayerCache
-from ..contracts import Architecture, Attention, Part, Rotate, keep_heads
+from ..contracts import Architecture, Attention, Part, keep_heads
 from ..errors import ConfigError
 from ..foreign import Foreign
 from ..plain import PlainLayer
+from ..residual import Rotate
 
 
 class PlainAttentionLayer(Foreign):

@@ -8,9 +8,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Final, Normalization, Residual, Site
+from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Normalization, Site
 from ..numerics import upcast
 from ..parameters import Spec, SpecModule
+from ..residual import Final, Residual
 from .norms import FinalNorm, PreNormResidual
 
 

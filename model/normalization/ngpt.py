@@ -9,9 +9,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Final, HeadPlacement, Normalization, Residual, Site
+from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Normalization, Site
 from ..errors import ConfigError
 from ..numerics import unit, upcast
+from ..residual import Final, HeadPlacement, Residual
 from .learned_scale import HiddenScale, LearnedScale, Scale
 from .sphere_modules import Restore, SphereFinal, SphereHiddenScale, SphereQueryKey, SphereResidual
 from .spheres import Norm, Spheres

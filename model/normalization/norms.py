@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..contracts import Final, Residual
 from ..numerics import rms
 from ..parameters import Spec, SpecModule
+from ..residual import Final, Residual
 
 
 class RMSNorm(SpecModule):

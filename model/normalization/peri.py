@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..contracts import Architecture, Residual, Site
+from ..contracts import Architecture, Site
+from ..residual import Residual
 from .norms import PreNormResidual
 from .prenorm import BuiltOfNorms
 

@@ -7,9 +7,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..causality import check_tensor
-from ..contracts import Architecture, Final, Normalization, Residual, Site
+from ..contracts import Architecture, Normalization, Site
 from ..foreign import Foreign
 from ..plain import Plain
+from ..residual import Final, Residual
 from .norms import FinalNorm, PreNormResidual
 
 

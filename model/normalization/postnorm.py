@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from ..contracts import Architecture, Final, Residual, Site
+from ..contracts import Architecture, Site
+from ..residual import Final, Residual
 from .norms import FinalNorm
 from .prenorm import BuiltOfNorms
 

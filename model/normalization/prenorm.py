@@ -9,9 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..contracts import Architecture, Final, Neutral, Normalization, Residual, Site
+from ..contracts import Architecture, Neutral, Normalization, Site
 from ..numerics import upcast
 from ..parameters import Spec, SpecModule
+from ..residual import Final, Residual
 from .norms import FinalNorm, PreNormResidual, RMSNorm
 
 NormKind = Literal["rmsnorm", "layernorm"]

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from ..context import Tables
-from ..contracts import Final, HeadPlacement, Residual, Rotate, Site
+from ..contracts import Site
 from ..numerics import is_fusible, unit
 from ..parameters import SpecModule
 from ..position.rope import rotate_pairs
+from ..residual import Final, HeadPlacement, Residual, Rotate
 from .learned_scale import LearnedScale
 from .spheres import Norm, Spheres
 

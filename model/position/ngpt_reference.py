@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..context import Tables
-from ..contracts import Architecture, Position, Rotate
+from ..contracts import Architecture, Position
 from ..errors import ConfigError
 from ..numerics import upcast
+from ..residual import Rotate
 from .rope import RopeEncoding
 
 BASE = 10000.0

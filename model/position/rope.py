@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ..context import Tables
-from ..contracts import NO_ATTENTION, Architecture, Neutral, Position, Rotate
+from ..contracts import NO_ATTENTION, Architecture, Neutral, Position
 from ..errors import ConfigError
 from ..numerics import upcast
 from ..parameters import SpecModule
+from ..residual import Rotate
 
 
 def rotate_pairs(x_bthk: Tensor, tables: Tables) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "model"
 LEAVES = {"errors", "numerics"}  # every room may import them
-CONTRACTS = {"context", "contracts", "knobs", "parameters", "table"}
+CONTRACTS = {"context", "contracts", "knobs", "parameters", "residual", "table"}
 PLAIN = {"causality", "foreign", "plain"}  # the user's modules
 AXES = {"attention", "normalization", "mlp", "position", "linear", "topology"}
 ARROWS = {
@@ -24,7 +24,8 @@ ARROWS = {
     "parameters": {"kernels"},
     "own_code": set(),
     "own_modules": {"own_code"},
-    "contracts": {"context", "knobs", "own_code", "parameters"},
+    "residual": {"context", "parameters"},
+    "contracts": {"context", "knobs", "own_code", "parameters", "residual"},
     "own_variants": {"contracts", "own_code", "own_modules"},
     "table": {"contracts", "knobs", "own_code", "own_modules", "own_variants"},
     "signature": set(),
@@ -46,7 +47,17 @@ ARROWS = {
     "topology": {*CONTRACTS, "layers", "blocks"},
     "config": {*AXES, "contracts", "cost", "knobs", "presets", "schema", "table"},
     "training_methods": {"attention_backend", "blocks", "parameters"},
-    "gpt": {"config", "blocks", "context", "contracts", "kernels", "layers", "parameters", "training_methods"},
+    "gpt": {
+        "config",
+        "blocks",
+        "context",
+        "contracts",
+        "kernels",
+        "layers",
+        "parameters",
+        "residual",
+        "training_methods",
+    },
     "attention_backend": {"kernels"},
     "encoders": {"blocks", "config", "contracts", "context", "cost", "gpt", "kernels", "layers", "parameters", "table"},
     "kinds": {"config", "gpt"},
@@ -54,9 +65,9 @@ ARROWS = {
     "storage": {"config", "gpt", "kinds", "wrapped"},
     "gpt2": {"config", "gpt", "presets", "storage"},
     "sampling": {"context", "gpt", "wrapped"},
-    "attention_maps": {"attention", "contracts", "gpt", "kernels"},
+    "attention_maps": {"attention", "contracts", "gpt", "kernels", "residual"},
     "transfer": {"config", "gpt", "kinds"},
-    "pruning": {"attention_maps", "config", "context", "contracts", "gpt", "wrapped"},
+    "pruning": {"attention_maps", "config", "context", "contracts", "gpt", "residual", "wrapped"},
     "__init__": {
         "config",
         "presets",

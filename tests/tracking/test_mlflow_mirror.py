@@ -7,7 +7,7 @@ import re
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from ablate.tracking.mlflow_database import explain
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.mlflow_writer import MlflowWriter, publish
-from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
+from ablate.tracking.study_record import ArmRecord, RunRecord, State, Status, StudyRecord
 
 # MLflow and SQLAlchemy use deprecated calls of their own and of each other.
 pytestmark = [
@@ -79,7 +79,7 @@ def points(store: StudyFolder) -> Counter[tuple[str, int]]:
             "SELECT m.key, m.step FROM metrics m JOIN runs r USING (run_uuid) WHERE r.lifecycle_stage = 'active'"
         ).fetchall()
     connection.close()
-    return Counter(rows)
+    return Counter(row for row in rows if not row[0].startswith(("arms/", "final_")))
 
 
 def assert_has_all(store: StudyFolder) -> None:
@@ -247,6 +247,67 @@ def test_a_run_that_is_announced_later_is_mirrored_too(store: StudyFolder) -> No
     assert mirror.behind is None
     assert_has_all(store)
     assert MlflowWriter(uri(store), RECORD).runs["0f"].status == "FINISHED"
+
+
+def write_run(store: StudyFolder, run_id: str, losses: Mapping[int, float], state: State = "finished") -> None:
+    folder = store.run(run_id)
+    folder.path.mkdir(exist_ok=True)
+    write_json(folder.config, {})
+    with CurveWriter(folder.curve) as curve:
+        curve.rewind(0, 0)
+        for step, loss in losses.items():
+            curve.append({"step": step, "wall_s": step, "val_loss": loss})
+    folder.write_status(Status(state, step=max(losses), n_steps=20))
+
+
+def read_means(store: StudyFolder) -> dict[str, list[tuple[int, float]]]:
+    """The points of the parent run by metric, in order of steps. A point that is there twice is listed twice."""
+    client = MlflowWriter(uri(store), RECORD).client
+    experiment = client.get_experiment_by_name("s").experiment_id
+    (parent,) = (run for run in client.search_runs([experiment]) if "ablate.parent_of" in run.data.tags)
+    histories = {key: client.get_metric_history(parent.info.run_id, key) for key in parent.data.metrics}
+    return {key: sorted((point.step, point.value) for point in points) for key, points in histories.items()}
+
+
+def test_the_parent_run_has_the_mean_of_each_arm_once(store: StudyFolder) -> None:
+    seeds = (RunRecord("10", "a=1", 0), RunRecord("11", "a=1", 1))
+    record = replace(RECORD, runs=seeds)
+
+    def mirror(record: StudyRecord) -> None:
+        for _ in range(2):
+            mirror = MlflowMirror(uri(store), store, record)
+            mirror.close()
+            assert mirror.behind is None
+
+    write_run(store, "10", {10: 4.0, 20: 2.0})
+    mirror(record)
+    assert read_means(store) == {}  # one seed is no mean of two
+    write_run(store, "11", {10: 5.0}, "running")
+    mirror(record)
+    assert read_means(store) == {"arms/a-1: mean val_loss of 2 seeds": [(10, 4.5)]}
+    write_run(store, "11", {10: 5.0, 20: 3.0})
+    mirror(record)
+    complete = {"arms/a-1: mean val_loss of 2 seeds": [(10, 4.5), (20, 2.5)], "final_loss/a-1": [(0, 2.5)]}
+    assert read_means(store) == complete
+    for _ in range(2):
+        assert publish(uri(store), record, {}, {"final_loss/a=1": 2.5, "speedup/tokens/a=1": 1.5}, "") == ""
+    complete["speedup/tokens/a-1"] = [(0, 1.5)]
+    assert read_means(store) == complete
+
+    # Other runs of the arm, such as those of a longer training, do not continue its curve.
+    write_run(store, "20", {10: 6.0, 30: 1.0})
+    write_run(store, "21", {10: 8.0, 30: 2.0}, "diverged")
+    longer = replace(RECORD, runs=(RunRecord("20", "a=1", 0), RunRecord("21", "a=1", 1)))
+    mirror(longer)
+    complete["arms/a-1: mean val_loss of 2 seeds set 2"] = [(10, 7.0), (30, 1.5)]
+    assert read_means(store) == complete
+    mirror(record)
+    assert read_means(store) == complete
+
+    # The trials of a search are not averaged.
+    write_run(store, "30", {10: 6.0})
+    mirror(replace(RECORD, runs=(RunRecord("30", "a=1", 7),), tuning={"space": {}}))
+    assert read_means(store) == complete
 
 
 def _cut(path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What a campaign knows: its tries, the error rate spent and left, and what a grid would try again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ablate.analysis.power import find_detectable
+from ablate.analysis.stricter import find_levels
+from ablate.analysis.verdicts import ALPHA
+from ablate.campaign.levels import level_of, seeds_for, spent_by
+from ablate.campaign.log import Campaign
+from ablate.campaign.tries import identify_pairs
+from ablate.tracking.study_record import StudyRecord
+
+
+def describe(campaign: Campaign) -> Mapping[str, Any]:
+    """Describe the campaign as plain data, with every try and what the next one can find."""
+    n_tries = len(campaign.tries)
+    tries = []
+    for one in campaign.tries:
+        decision = campaign.decision_on(one.k)
+        because = "" if decision is None else decision.because
+        tries.append({**one.to_dict(), "decision": campaign.choice_on(one.k), "because": because})
+    return {
+        "name": campaign.name,
+        "goal": campaign.goal,
+        "alpha": ALPHA,
+        "spent": spent_by(n_tries),
+        "left": ALPHA - spent_by(n_tries),
+        "next": _describe_next(campaign),
+        "tries": tries,
+    }
+
+
+def _describe_next(campaign: Campaign) -> Mapping[str, Any]:
+    k = len(campaign.tries) + 1
+    last = campaign.tries[-1] if campaign.tries else None
+    metric, effect = (None, None) if last is None else (last.metric, last.smallest_effect)
+    sd = find_scatter(campaign, metric) if metric else None
+    seeds = seeds_for(effect, sd, level_of(k)) if effect is not None and sd else None
+    return {"k": k, "alpha": level_of(k), "metric": metric, "sd": sd, "effect": effect, "seeds": seeds}
+
+
+def find_scatter(campaign: Campaign, metric: str) -> float | None:
+    """The median standard deviation of a paired difference in this metric over the arms of all tries."""
+    known = [arm.sd for one in campaign.tries if one.metric == metric for arm in one.arms if arm.sd]
+    return median(known) if known else None
+
+
+def check_grid(campaign: Campaign, record: StudyRecord) -> Mapping[str, Any]:
+    """Describe what a planned study would be as the next try: its level, and which arms were tested before.
+
+    `tests` are the earlier tests of an arm, the newest last. `detectable` is the difference that each arm finds in 80 %
+    of cases if it scatters like the arms of earlier tries; None if that is not known.
+    """
+    k = len(campaign.tries) + 1
+    sd = find_scatter(campaign, record.metric.name)
+    seeds = {arm.arm: sum(run.arm == arm.arm for run in record.runs) for arm in record.arms}
+    n_families = len({arm.baseline for arm in record.arms if arm.baseline != arm.arm})
+    arms = []
+    for name, identity in identify_pairs(record).items():
+        baseline = next(arm.baseline for arm in record.arms if arm.arm == name)
+        members = sum(arm.baseline == baseline != arm.arm for arm in record.arms)
+        level, _ = find_levels(members, level_of(k) / n_families)
+        n = min(seeds[name], seeds[baseline])
+        detectable = None
+        if sd and n > 1 and record.seed_rule is None:
+            detectable = float(find_detectable(np.asarray(sd / np.sqrt(n)), np.asarray(n - 1.0), 1 - float(level)))
+        tests = [
+            {
+                "k": one.k,
+                "verdict": verdict.verdict,
+                "estimate": verdict.estimate,
+                "low": verdict.low,
+                "high": verdict.high,
+                "decision": campaign.choice_on(one.k),
+                "because": "" if (found := campaign.decision_on(one.k)) is None else found.because,
+            }
+            for one, verdict in campaign.tests_of(identity)
+        ]
+        arms.append({"arm": name, "baseline": baseline, "seeds": n, "detectable": detectable, "tests": tests})
+    return {"name": campaign.name, "study": record.study, "k": k, "alpha": level_of(k), "arms": arms}

@@ -1,0 +1,31 @@
+"""How the error rate of a campaign is divided among its tries, however many there will be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.special import zeta
+
+from ablate.analysis.power import MOST_SEEDS, POWER, power_of
+from ablate.analysis.verdicts import ALPHA
+
+
+def level_of(k: int) -> float:
+    """Return the error rate of try number `k`, from 1: 0.05 x 6 / (pi^2 k^2). Over all k, the rates add up to 0.05."""
+    return ALPHA * 6 / (math.pi * k) ** 2
+
+
+def spent_by(n_tries: int) -> float:
+    """Return the sum of the rates of the first tries."""
+    return ALPHA * (1 - 6 / math.pi**2 * float(zeta(2, n_tries + 1)))
+
+
+def seeds_for(effect: float, sd: float, alpha: float) -> int | None:
+    """Return the fewest seeds with which a paired t test of one arm at `alpha` finds an effect in 80 % of studies.
+
+    `sd` is the standard deviation of a paired difference. None if 10,000 seeds are not enough.
+    """
+    n = np.arange(2.0, MOST_SEEDS + 1)
+    enough = power_of(np.asarray(effect), np.asarray(sd / np.sqrt(n)), np.asarray(n - 1.0), 1 - alpha) >= POWER
+    return int(n[enough.argmax()]) if enough.any() else None
