@@ -81,7 +81,7 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
         campaign.campaign,
     ),
     "Search for settings": (search.search,),
-    "Check and compare published results": (records.verify,),
+    "Check and compare published results": (records.verify, records.leaderboard),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
     "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
 }
