@@ -51,7 +51,7 @@ def test_most_variants_can_be_stacked_and_the_others_say_why_not():
     assert {"attention selective", "attention forgetting", "topology linear_gpt"} <= reasons
 
 
-@pytest.mark.parametrize("name", vary_one_axis())
+@pytest.mark.parametrize("name", list(vary_one_axis()))
 @pytest.mark.filterwarnings("error:There is a performance drop")
 def test_losses_and_gradients_are_those_of_each_model(name):
     config = CONFIGS[name]
