@@ -17,14 +17,14 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
 from ablate.errors import AblateError
-from ablate.execution.cluster import is_lost
+from ablate.execution.cluster import cause_of, is_lost
 from ablate.execution.early_stopping import Stopping
 from ablate.execution.interruption import ClusterLostError, Interruption, TimeLimit
 from ablate.execution.jobs import RunSource, count_states, keep_code, make_job, record_arm
 from ablate.execution.placement import Placement
 from ablate.execution.progress import CurveFeed, Event, Observer, Outcome
 from ablate.execution.recovery import MAX_ATTEMPTS, STUCK_S, Retries, Watchdog, is_unwritable
-from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, cause_of, is_memory_error
+from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, is_memory_error
 from ablate.execution.worker import RunWorker
 from ablate.formatting import name_error
 from ablate.plan import Plan, Run
@@ -41,7 +41,8 @@ class Driver:
 
     The run folders say what is left to do, so a new driver continues the work of one that was killed. With `stopping`,
     the runs that this rule cuts count as ended. With a `source`, more runs arrive while others train. If it `grows`,
-    it also uses nodes that join the cluster later, if there are runs for them.
+    it also uses nodes that join the cluster later, if there are runs for them. The `courier` serves nodes that do not
+    see the study's folder.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class Driver:
         stuck_s: float = STUCK_S,
         interruption: Interruption | None = None,
         worker_class: type[RunWorker] = RunWorker,
+        courier: Any = None,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
         self.mirror, self.observe, self.stopping, self.source, self.limit = mirror, observe, stopping, source, limit
-        self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows)
+        self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows, courier=courier)
         self.watchdog, self.retries = Watchdog(stuck_s), Retries(store, placement.processes)
         self.feed = CurveFeed(store, mirror, observe, stopping, plan.metrics)
         self.software = describe_software()
