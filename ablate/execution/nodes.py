@@ -68,26 +68,25 @@ def check_nodes(folder: Path) -> list[str]:
     nonce.write_text(nonce.name)
     try:
         look = ray.remote(_look)
-        answers = {
-            node["NodeManagerAddress"]: look.options(
+        answers = [
+            look.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ).remote(nonce.resolve(), nonce.name)
             for node in nodes
-        }
-        done, _ = (
-            ray.wait(list(answers.values()), num_returns=len(answers), timeout=PATIENCE_S) if answers else ([], [])
-        )
-        seen = {name: _hear(answer) if answer in done else (False, "") for name, answer in answers.items()}
+        ]
+        done, _ = ray.wait(answers, num_returns=len(answers), timeout=PATIENCE_S)
+        names = [node["NodeManagerAddress"] for node in nodes]  # several nodes on one machine share an address
+        heard = [_hear(answer) if answer in done else (False, "") for answer in answers]
     finally:
         nonce.unlink(missing_ok=True)
     ours = fingerprint()
-    others = [name for name, (_, theirs) in seen.items() if theirs not in ("", ours)]
+    others = [name for name, (_, theirs) in zip(names, heard, strict=True) if theirs not in ("", ours)]
     if others:
         raise ResourceError(
             f"another version of ablate is on {', '.join(others)}: install the same one on every node of the cluster, "
             f"in the environment that Ray was started from (this one has the code {ours})"
         )
-    return [name for name, (reads, _) in seen.items() if not reads]
+    return [name for name, (reads, _) in zip(names, heard, strict=True) if not reads]
 
 
 def _look(path: Path, content: str) -> tuple[bool, str]:
