@@ -120,7 +120,7 @@ class Courier:
         (self.store.run(run_id).path / name).unlink(missing_ok=True)
 
     def close(self, run_id: str, owner: str | None = None) -> None:
-        """Release the lease of a run, if this owner has it, or whoever has it."""
+        """Release the lease of a run; with an `owner`, only if that is the one that has it."""
         with self._lock:
             lease = self._leases.get(run_id)
             if lease is not None and owner in (None, lease.owner):

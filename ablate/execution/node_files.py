@@ -74,8 +74,8 @@ class NodeFiles:
         return self._sending is not None and self._sending.error is not None
 
     def find(self, path: Path, names: Iterable[str] | None = None) -> Path:
-        """A file or folder of the driver on this node, which is fetched unless this node sees it. Of a folder, only the
-        files with these `names` are fetched, if given. Returns `path` itself if the driver does not have it either."""
+        """A file or folder of the driver on this node, which is fetched unless this node sees it. If
+        `names` are given, only those of a folder are. Returns `path` itself if the driver does not have it either."""
         if self.courier is None or (self.is_shared and path.exists()):
             return path
         signs: list[Sign] = get(self.courier.list_files.remote(path, names))
@@ -134,7 +134,7 @@ class NodeFiles:
         return folder
 
     def localize(self, job: Job) -> Job:
-        """The job with the paths of this node. What a task reads is checked by the hash in the run's config."""
+        """The job with the paths of this node. The hash in the config of a run checks the data of its task."""
         if self.courier is None:
             return job
         self.fetch_code()

@@ -24,7 +24,7 @@ from ablate.tracking.study_record import State
 
 LEVELS = "▁▂▃▄▅▆▇█"
 PLAIN_EVERY_S = 10.0
-ESTIMATE_SHARE = 0.01  # of the time, for the time that is left: it is a sum over all runs
+ESTIMATE_SHARE = 0.01  # of the time goes into estimates of the time left, which add up all runs
 ENDINGS = ("finished", "diverged", "failed")
 COLOURS: Mapping[str, str] = {
     "running": "cyan",
