@@ -747,6 +747,17 @@ class RankedBenchmark(Output):
     """Path of the table, with one line per entry and board."""
 
 
+class AgentTool(Output):
+    """A tool for agents."""
+
+    name: str
+    """Its name."""
+    description: str
+    """What it does."""
+    arguments: dict[str, Any]
+    """JSON Schema of its arguments."""
+
+
 OUTPUTS: Mapping[str, Any] = {
     "init": Starter | list[StarterKind],
     "plan": list[PlannedRun] | list[PlannedSearch],
@@ -771,6 +782,7 @@ OUTPUTS: Mapping[str, Any] = {
     "check": CheckedVariant,
     "doctor": list[Finding],
     "bench": Speeds,
+    "mcp": list[AgentTool],
 }
 
 
