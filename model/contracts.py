@@ -60,6 +60,7 @@ class Variant(Knobs, ABC):
     neutral: ClassVar[str]
     neutral_point: ClassVar[Neutral | None] = None
     code: ClassVar[Code | None] = None  # of a variant from a user's file
+    can_be_stacked: ClassVar[bool] = True  # whether `torch.func.vmap` runs it for several models at once
 
     @model_validator(mode="before")
     @classmethod

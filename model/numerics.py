@@ -6,6 +6,7 @@ import importlib.util
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 
 # Rounding can leave noise where the exact result is zero, as in exclusive attention at the first token. Such noise,
 # many orders of magnitude shorter than real vectors, must not become a unit vector.
@@ -15,7 +16,12 @@ HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton
 
 def is_fusible(x: Tensor) -> bool:
     """Whether the kernels in kernels/fused take x: a float32 or bfloat16 tensor on a CUDA device."""
-    return HAS_TRITON and x.is_cuda and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_TRITON and x.is_cuda and x.dtype in (torch.float32, torch.bfloat16) and not is_stacked(x)
+
+
+def is_stacked(x: Tensor) -> bool:
+    """Whether x stands for one tensor per model, within `torch.func.vmap` over stacked models."""
+    return is_batchedtensor(x)
 
 
 def upcast(x: Tensor) -> Tensor:

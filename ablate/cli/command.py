@@ -23,6 +23,7 @@ from ablate.cli import (
     evaluate,
     init,
     machine,
+    mcp,
     power,
     records,
     results,
@@ -81,9 +82,10 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
         campaign.campaign,
     ),
     "Search for settings": (search.search,),
-    "Check and compare published results": (records.verify,),
+    "Check and compare published results": (records.verify, records.leaderboard),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
     "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
+    "For agents": (mcp.mcp,),
 }
 for title, verbs in VERBS.items():
     for verb in verbs:

@@ -21,7 +21,7 @@ from ablate.cli.options import (
     TrustCode,
     Workers,
 )
-from ablate.errors import GridError
+from ablate.errors import AblateError, GridError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ablate.analysis import Results
     from ablate.plan import Plan
     from ablate.tracking.folders import StudyFolder
+
+MAX_NAMED = 12  # arms in a message
 
 
 def verify(
@@ -159,3 +161,40 @@ def _rebuild(
         if str(error).startswith(f"{place}: data"):
             raise GridError(f"{error}; --data DIR names the folder in which the data's paths start") from None
         raise
+
+
+def leaderboard(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER", help="Folders of published reports, whose arms are the entries.")
+    ],
+    benchmark: Annotated[
+        Path, typer.Option("--benchmark", metavar="FILE", help="File that declares the benchmark and its rules.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the page. Default: one of the benchmark's name, beside it."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare reports of one benchmark: loss, and tokens, FLOPs and seconds to its target. Arms that break a rule are
+    not admitted."""
+    from rich.console import Console
+
+    from ablate.cli.outputs import print_output
+    from ablate.cli.records_output import describe_leaderboard, print_leaderboard
+    from ablate.records.benchmark import load_benchmark
+    from ablate.records.leaderboard import make_leaderboard
+    from ablate.records.page import write_leaderboard
+
+    rules = load_benchmark(benchmark)
+    made = make_leaderboard(rules, folders)
+    if not made.entries:
+        shown = [f"{item.name}: {item.breaches[0].rule}: {item.breaches[0].message}" for item in made.refused]
+        raise AblateError("\n".join((f"{benchmark}: no arm of these reports obeys the rules", *shown[:MAX_NAMED])))
+    paths = write_leaderboard(made, benchmark.parent / rules.benchmark.name if out is None else out)
+    if as_json:
+        print_output(describe_leaderboard(made, paths["html"], paths["csv"]))
+    else:
+        print_leaderboard(made, paths["html"], Console())

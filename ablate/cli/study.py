@@ -233,7 +233,7 @@ def submit(
     set_: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit a study to a Ray cluster as a job. Every node must see the grid, the data and --runs at the same paths."""
+    """Submit a study to a Ray cluster as a job. The head must have the grid, the data and --runs at the same paths."""
     from ablate.cli.outputs import SubmittedJob, print_output
     from ablate.execution.run import submit as send
     from ablate.formatting import count

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import pickletools
+import re
 import tarfile
 from typing import IO
 
 HEAD_BYTES = 1 << 16
 RECORD_BYTES = 8 << 20  # searched for two lines of JSON
 NUL_BYTES = 8000  # searched for NUL bytes at the beginning, as git does
+
+LONG_STRING = 40  # characters, on average: texts are longer, and settings shorter
+OLD_PICKLE_CODES = 20  # searched for the first number
+_BEFORE_JSON = re.compile(rb"\A(?:\xef\xbb\xbf)?(?:[\s\x1e]|(?:#|//)[^\n]*\n)*")
+_BETWEEN_RECORDS = " \t\r\n,\x1e"
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z)', re.DOTALL)
+_BETWEEN_STRINGS = re.compile(r"[\s\x1e\[\]{},:0-9eE+.truefalsn-]*")
 
 MOST_CONTROLS = 0.01  # share of a block: compressed data has 10 %, and text almost none
 FEW_CONTROLS = 8
@@ -19,6 +28,7 @@ _CONTROLS = bytes(
 EXTRACT = "extract the text into a .txt file"
 DECOMPRESS = "decompress it first"
 TO_UTF_8 = "convert it to UTF-8"
+AS_RECORDS = f"{EXTRACT}, or write one object per line for data.source: jsonl"
 AS_PARQUET = "use data.source: parquet"
 AS_DATASET = (
     "use data.source: huggingface for a folder written by save_to_disk, or convert the file to Parquet or JSON Lines"
@@ -89,6 +99,8 @@ def recognize(head: bytes, *, may_be_tokens: bool = False) -> tuple[str, str] | 
     for signature, name, advice in SIGNATURES if may_be_tokens else (*SIGNATURES, *MARKS):
         if head.startswith(signature):
             return name, advice
+    if not may_be_tokens and _is_old_pickle(head):
+        return "pickle", EXTRACT
     return ("tar", EXTRACT) if _is_tar(head) else None
 
 
@@ -97,9 +109,9 @@ def check_head(stream: IO[bytes]) -> None:
     head = stream.read(HEAD_BYTES)
     if known := recognize(head):
         raise ContentError(f"is {known[0]} data, not text: {known[1]}")
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"["):
+    if _BEFORE_JSON.sub(b"", head, count=1)[:1] in (b"{", b"[", b'"'):
         head += stream.read(RECORD_BYTES)
-        if (advice := _find_records(head.decode("utf-8-sig", "replace"))) is not None:
+        if (advice := _find_records(_BEFORE_JSON.sub(b"", head, count=1).decode(errors="replace"))) is not None:
             raise ContentError(f"is JSON, so the model would learn its markup too: {advice}")
     if 0 in head[:NUL_BYTES]:
         raise ContentError("contains NUL bytes, so it is binary data or UTF-16, not text")
@@ -129,31 +141,51 @@ def _is_tar(head: bytes) -> bool:
         return False
 
 
+def _is_old_pickle(head: bytes) -> bool:
+    """Tell if a pickle of protocol 0 begins here. It is printable, and its first value is numbered: `p0`."""
+    try:
+        for index, (code, _, _) in enumerate(pickletools.genops(head)):
+            if code.name == "PUT":
+                return True
+            if index == OLD_PICKLE_CODES:
+                return False
+    except ValueError:  # not a code, or a value that is longer than the head, in which line ends are escaped
+        return head.startswith((b"V", b"(V", b"(lV")) and b"\n" not in head and b"\\u000a" in head
+    return False
+
+
+def _wraps_text(text: str) -> bool:
+    """Tell if this is JSON, possibly cut off, that consists mostly of long strings."""
+    lengths = [len(string) - 2 for string in _JSON_STRING.findall(text)]
+    if not lengths or 2 * sum(lengths) < len(text) or sum(lengths) < LONG_STRING * len(lengths):
+        return False
+    if text.startswith('"') and "\\" not in text:
+        return False  # a dialogue, each line of which is quoted
+    return _BETWEEN_STRINGS.fullmatch(_JSON_STRING.sub("", text)) is not None
+
+
 def _find_records(text: str) -> str | None:
     """What to do about JSON Lines, or an array of objects, naming the key with the text. None for other texts.
 
-    A single object, such as a file of settings, counts as text unless most of it is one string.
+    A single value, such as an object of settings, counts as text unless most of it is one string or long strings.
     """
-    text = text.lstrip()
     is_array = text.startswith("[")
-    text = text[is_array:].lstrip()
+    inner = text[is_array:].lstrip()
     try:
-        record, end = json.JSONDecoder().raw_decode(text)
-        rest = text[end:].lstrip()
-        if not isinstance(record, dict):
-            return None
+        record, end = json.JSONDecoder().raw_decode(inner)
+        rest = inner[end:].lstrip(_BETWEEN_RECORDS)
         strings = {key: value for key, value in record.items() if isinstance(value, str)}
         key = "text" if "text" in strings else max(strings, key=lambda key: len(strings[key]), default=None)
         if is_array:
-            found = key is not None and rest[:1] in (",", "]")
+            found = key is not None and inner[end:].lstrip()[:1] in (",", "]")
         elif rest:
             found = isinstance(json.JSONDecoder().raw_decode(rest)[0], dict)
         else:
             found = key is not None and 2 * len(strings[key]) > end
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError, AttributeError):
+        key, rest, found = None, "", False
     if not found:
-        return None
+        return AS_RECORDS if _wraps_text(text) else None
     if key is None:
         return EXTRACT
     if rest and not is_array:

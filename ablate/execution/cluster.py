@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.job_config import JobConfig
 
 from ablate.errors import ResourceError
@@ -227,7 +228,7 @@ def scratch_folder() -> Iterator[str]:
     for place in filter(None, places):
         if len(f"{place.rstrip('/')}{SOCKET_TAIL}") > SOCKET_BYTES or not place.isascii() or " " in place:
             continue
-        _remove_abandoned(Path(place))
+        remove_abandoned(Path(place))
         try:
             folder = TemporaryDirectory(prefix=PREFIX, dir=Path(place).absolute(), ignore_cleanup_errors=True)
         except OSError:
@@ -242,7 +243,7 @@ def scratch_folder() -> Iterator[str]:
     )
 
 
-def _remove_abandoned(place: Path) -> None:
+def remove_abandoned(place: Path) -> None:
     for folder in place.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if folder.stat().st_uid == os.getuid() and time.time() - folder.stat().st_mtime > ABANDONED_S:
@@ -276,3 +277,9 @@ def replaced(owner: Any, name: str, stand_in: Any) -> Iterator[None]:
 
 
 def do_nothing(*_: Any, **__: Any) -> None: ...
+
+
+def cause_of(error: RayError) -> BaseException:
+    """The error that a worker raised, if Ray could pass it on; otherwise Ray's own error."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    return cause if isinstance(cause, BaseException) else error

@@ -17,14 +17,14 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from ablate.data import Corpus
 from ablate.errors import AblateError
-from ablate.execution.cluster import is_lost
+from ablate.execution.cluster import cause_of, is_lost
 from ablate.execution.early_stopping import Stopping
 from ablate.execution.interruption import ClusterLostError, Interruption, TimeLimit
 from ablate.execution.jobs import RunSource, count_states, keep_code, make_job, record_arm
 from ablate.execution.placement import Placement
 from ablate.execution.progress import CurveFeed, Event, Observer, Outcome
 from ablate.execution.recovery import MAX_ATTEMPTS, STUCK_S, Retries, Watchdog, is_unwritable
-from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, cause_of, is_memory_error
+from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, is_memory_error
 from ablate.execution.worker import RunWorker
 from ablate.formatting import name_error
 from ablate.plan import Plan, Run
@@ -33,6 +33,7 @@ from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.study_record import ENDED, RunRecord, State
 
+SLOTS_PER_LOOK = 64  # that may be looked at every `POLL_S`, so that looking at them stays a small part of a core
 RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)  # from broken records
 
 
@@ -41,7 +42,8 @@ class Driver:
 
     The run folders say what is left to do, so a new driver continues the work of one that was killed. With `stopping`,
     the runs that this rule cuts count as ended. With a `source`, more runs arrive while others train. If it `grows`,
-    it also uses nodes that join the cluster later, if there are runs for them.
+    it also uses nodes that join the cluster later, if there are runs for them. The `courier` serves nodes that do not
+    see the study's folder.
     """
 
     def __init__(
@@ -60,10 +62,11 @@ class Driver:
         stuck_s: float = STUCK_S,
         interruption: Interruption | None = None,
         worker_class: type[RunWorker] = RunWorker,
+        courier: Any = None,
     ) -> None:
         self.plan, self.store, self.corpus = plan, store, corpus
         self.mirror, self.observe, self.stopping, self.source, self.limit = mirror, observe, stopping, source, limit
-        self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows)
+        self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows, courier=courier)
         self.watchdog, self.retries = Watchdog(stuck_s), Retries(store, placement.processes)
         self.feed = CurveFeed(store, mirror, observe, stopping, plan.metrics)
         self.software = describe_software()
@@ -73,6 +76,7 @@ class Driver:
         self._held_elsewhere: set[str] = set()  # runs that another process trains
         self._lost: dict[str, str] = {}  # the error, by run id
         self._run_ids = {run.run_id for run in plan.runs}
+        self._followed_at: dict[Slot, float] = {}
 
     def train(self, runs: Sequence[Run]) -> Outcome:
         """Train these runs, several at once, until they have ended or a signal, `ablate stop` or the time limit stops
@@ -119,11 +123,12 @@ class Driver:
     def _draw(self, waiting: deque[Run]) -> None:
         """Drop runs that the time limit does not allow, and ask the source for more, if a worker is idle."""
         self._release(waiting)
+        if self.source is None and self.limit is None:
+            return
         is_idle = len(self.pool.busy) < len(self.pool.slots) and not self._is_stopping
         if is_idle and self.limit is not None:
-            allowed = [run for run in waiting if self.limit.allows(run)]
-            waiting.clear()
-            waiting.extend(allowed)
+            while waiting and not self.limit.allows(waiting[0]):
+                waiting.popleft()
         if self.source is None or not is_idle or waiting or (self.limit is not None and self.limit.is_over):
             return
         for run in self.source.draw():
@@ -145,17 +150,20 @@ class Driver:
         if not busy:
             time.sleep(POLL_S)
             return
-        done, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
-        if not done:
-            done, _ = ray.wait(list(busy), num_returns=1, timeout=POLL_S)
+        # With many slots, a loop for each run that ends would look at all others each time.
+        done, _ = ray.wait(list(busy), num_returns=1 + len(busy) // SLOTS_PER_LOOK, timeout=POLL_S)
         for slot in {busy[task]: None for task in done}:
             assert slot.run is not None
             with self._isolated(slot.run, slot):
                 self._collect(slot, done, waiting)
-        for slot in self.pool.busy:
+        still_busy, now = self.pool.busy, time.monotonic()
+        every_s = POLL_S * len(still_busy) / SLOTS_PER_LOOK
+        for slot in still_busy:
             assert slot.run is not None
-            with self._isolated(slot.run, slot):
-                self._follow(slot)
+            if now - self._followed_at.get(slot, 0.0) >= every_s:
+                self._followed_at[slot] = now
+                with self._isolated(slot.run, slot):
+                    self._follow(slot)
 
     def _count_left(self, waiting: deque[Run]) -> int:
         n_more = self.source.n_left if self.source is not None else 0
@@ -196,10 +204,11 @@ class Driver:
         """Pass on what the run has written since the last look. Cut it, or kill a stuck worker, if necessary."""
         run = slot.run
         assert run is not None
-        status_path = self.store.run(run.run_id).status
+        folder = self.store.run(run.run_id)
+        status_path = folder.status
         memory = {}
         if self.watchdog.has_news(status_path):
-            memory = {"memory_bytes": self.store.run(run.run_id).read_status().memory_bytes}
+            memory = {"memory_bytes": folder.read_memory_bytes()}
         elif not slot.is_ready():  # a worker that waits for room on the cluster is not stuck
             self.watchdog.begin(status_path)
         elif self.watchdog.is_stuck(status_path):
@@ -302,6 +311,9 @@ class Driver:
         if state == "failed":
             text = self._lost[run.run_id] = name_error(text)
         self.mirror.note_end(run.run_id, state)
+        if state != "queued":
+            self.feed.end(run)
+            self.watchdog.end(self.store.run(run.run_id).status)
         if self.source is not None and state in ("finished", "diverged", "failed"):
             self.source.tell(run, state)
         self.observe(Event("ended", run, state=state, text=text))

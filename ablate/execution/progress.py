@@ -93,6 +93,10 @@ class CurveFeed:
         reader.read()
         self.mirror.note_lines(run.run_id)
 
+    def end(self, run: Run) -> None:
+        """Forget a run that has ended."""
+        self._readers.pop(run.run_id, None)
+
     def report(self, run: Run, more: Mapping[str, Any] | None = None) -> None:
         """Report the progress since the last look, with `more` figures, if there is any."""
         records = self._read(run)

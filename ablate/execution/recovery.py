@@ -48,6 +48,10 @@ class Watchdog:
         """Start watching a run: its worker has a place on the cluster."""
         self._seen[status] = (_sign(status), self.clock())
 
+    def end(self, status: Path) -> None:
+        """Forget a run that has ended."""
+        self._seen.pop(status, None)
+
     def has_news(self, status: Path) -> bool:
         """Whether the file was replaced since the last look."""
         sign = _sign(status)

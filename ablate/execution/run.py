@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from ablate.execution.placement import Nodes, check_memory, local_resources, pla
 from ablate.execution.progress import Evaluated, Event, Outcome
 from ablate.execution.recovery import STUCK_S, DiskBudget, repair_runs
 from ablate.execution.view import View
-from ablate.formatting import format_seconds
+from ablate.formatting import count, format_seconds
 from ablate.plan import Plan
 from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
-from ablate.tracking.folders import StudyFolder
+from ablate.tracking.folders import MAX_NAMED, StudyFolder
 from ablate.tracking.history import continue_history
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
@@ -81,8 +81,9 @@ def run_study(
 
     `stopping` replaces the rule that the options name. `base` is the folder of the grid, to which data paths may be
     relative. Raises `GridError` if the folder belongs to a search, `DataError` if the corpus cannot be read, and
-    `ResourceError` if the cluster lacks the resources of a run or sees another folder, or if this machine lacks memory
-    for the weights of a run. Raises `ClusterLostError` if the local Ray node died; the same call then resumes.
+    `ResourceError` if the cluster lacks the resources of a run or has another version of ablate, or if this machine
+    lacks memory for the weights of a run. Raises `ClusterLostError` if the local Ray node died; the same call then
+    resumes.
     """
     _check_name(plan, store)
     record = record_study(plan, options.version, options.command)
@@ -110,7 +111,7 @@ def run_study(
     # Ray takes a second to load, so it is only imported if runs are left to train.
     from ablate.execution.cluster import check_address, start_cluster
     from ablate.execution.driver import Driver
-    from ablate.execution.nodes import check_nodes
+    from ablate.execution.nodes import check_nodes, start_courier
 
     available: Mapping[str, float] = local_resources()
     where = plan.study.locate(("resources",))
@@ -139,13 +140,22 @@ def run_study(
             if folder.checkpoint.exists():
                 options.limit.mark_begun(run)
     runs = order(pending, estimate_seconds(plan, store, ORDER_PACE))
-    with at_work(store) as interruption, start_cluster(options.address, available, store.ray_log) as nodes:
+    with ExitStack() as stack:
+        interruption = stack.enter_context(at_work(store))
+        nodes = stack.enter_context(start_cluster(options.address, available, store.ray_log))
         if interruption.is_set:  # while Ray started
             return _count(plan, store, interrupted=True)
         placement = place(plan.study.resources, nodes, options.workers, len(pending) + n_more, where)
         store.write_study(record)
-        check_nodes(store.path)
+        if blind := check_nodes(store.path):
+            names = ", ".join(sorted(set(blind))[:MAX_NAMED])
+            console.print(
+                f"{count(len(blind), 'node')} of the cluster ({names}) cannot see {store.path}: curves, checkpoints, "
+                "weights and data travel through Ray",
+                highlight=False,
+            )
         console.print(f"{placement}; starting", highlight=False)
+        courier = stack.enter_context(start_courier(store.path))
         mirror = MlflowMirror(options.tracking_uri, store, record)
         disk_budget = DiskBudget(store, options.keep, options.disk_budget_bytes, view.observe)
         driver = Driver(
@@ -161,6 +171,7 @@ def run_study(
             grows=options.address is not None and options.workers is None,
             stuck_s=options.stuck_s,
             interruption=interruption,
+            courier=courier,
         )
         with view.shown(runs, placement.slots, record.metric):
             outcome = driver.train(runs)
@@ -168,7 +179,7 @@ def run_study(
                 disk_budget.enforce()
         is_time_up = options.limit is not None and options.limit.is_over
         if plan.evaluations and not (outcome.interrupted or outcome.halted or is_time_up):
-            evaluated = _evaluate(plan, store, base, options, console, view, nodes, interruption)
+            evaluated = _evaluate(plan, store, base, options, console, view, nodes, interruption, courier)
             outcome = replace(outcome, evaluated=evaluated, interrupted=evaluated.interrupted)
     _close(mirror, options, console, view)
     console.print(f"trained for {format_seconds(view.elapsed_s)}", highlight=False)
@@ -188,6 +199,7 @@ def _evaluate(
     view: View,
     nodes: Nodes | None = None,
     interruption: Interruption | None = None,
+    courier: Any = None,
 ) -> Evaluated:
     """Do what is left of the grid's evaluations, on the cluster with these nodes or on a new one. Weights that the
     rules of the options do not keep are removed afterwards, unless an evaluation failed."""
@@ -197,7 +209,7 @@ def _evaluate(
 
     runs = store.read_study().runs  # with those that a source added
     request = Request(store, runs, plan.evaluations, base, plan.study.resources, options.workers, options.address)
-    done = evaluate_runs(request, console, nodes, interruption)
+    done = evaluate_runs(request, console, nodes, interruption, courier)
     if not done.exit_code:
         DiskBudget(store, options.keep, options.disk_budget_bytes, view.observe).enforce()
     return done

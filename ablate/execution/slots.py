@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ablate.data import Corpus
 from ablate.errors import ResourceError
-from ablate.execution.cluster import is_headless, is_lost, node_resources
+from ablate.execution.cluster import cause_of, is_headless, is_lost, node_resources
 from ablate.execution.nodes import check_nodes
 from ablate.execution.placement import Placement, count_slots
 from ablate.execution.progress import Event, Observer
@@ -45,8 +45,16 @@ class Slot:
     share of the cluster, all of them or none.
     """
 
-    def __init__(self, placement: Placement, study: Path, corpus: Corpus | None, worker_class: type[RunWorker]) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        study: Path,
+        corpus: Corpus | None,
+        worker_class: type[RunWorker],
+        courier: Any = None,
+    ) -> None:
         self.placement, self.study, self.corpus, self.worker_class = placement, study, corpus, worker_class
+        self.courier = courier
         self.run: Run | None = None
         self.tasks: dict[Any, int] = {}
         self.workers: list[Any] = []
@@ -56,6 +64,7 @@ class Slot:
         self._names: Sequence[str] = ()
         self._group: PlacementGroup | None = None
         self._meeting: Path | None = None
+        self._run_id = ""  # of the last run
 
     def staff(self) -> None:
         """Ask the cluster for workers. They become ready when there is room for them."""
@@ -76,7 +85,7 @@ class Slot:
                 max_restarts=0,
                 scheduling_strategy=strategy,
             )
-            self.workers.append(placed.remote(self.study, self.corpus, placement, seat))
+            self.workers.append(placed.remote(self.study, self.corpus, placement, seat, self.courier))
         self._ready, self._names = [worker.ready.remote() for worker in self.workers], ()
 
     def is_ready(self) -> bool:
@@ -92,7 +101,7 @@ class Slot:
         return self.is_ready() and name in self._names
 
     def begin(self, run: Run, job: Job) -> None:
-        self.run, self._ended, self._errors = run, {}, []
+        self.run, self._run_id, self._ended, self._errors = run, run.run_id, {}, []
         self.tasks = {worker.train.remote(job): rank for rank, worker in enumerate(self.workers)}
 
     def stop(self) -> None:
@@ -140,6 +149,8 @@ class Slot:
             self.kill()
         for worker in self.workers:
             ray.kill(worker)
+        if self.courier is not None and self._run_id:
+            ray.wait([self.courier.close.remote(self._run_id)], timeout=GRACE_S)  # the worker cannot release its run
         if self._group is not None:
             remove_placement_group(self._group)
         if self._meeting is not None:
@@ -160,8 +171,9 @@ class SlotPool:
         observe: Observer,
         *,
         grows: bool,
+        courier: Any = None,
     ) -> None:
-        self.store, self.corpus, self.placement = store, corpus, placement
+        self.store, self.corpus, self.placement, self.courier = store, corpus, placement, courier
         self.worker_class, self.observe = worker_class, observe
         self.slots: list[Slot] = []
         self.released: set[str] = set()
@@ -175,7 +187,7 @@ class SlotPool:
 
     def open(self, count: int) -> None:
         for _ in range(count):
-            slot = Slot(self.placement, self.store.path.resolve(), self.corpus, self.worker_class)
+            slot = Slot(self.placement, self.store.path.resolve(), self.corpus, self.worker_class, self.courier)
             slot.staff()
             self.slots.append(slot)
 
@@ -229,6 +241,8 @@ class SlotPool:
             time.sleep(POLL_S)
 
     def dismiss(self) -> None:
+        if self.courier is not None:
+            clear_nodes([worker for slot in self.slots for worker in slot.workers])
         for slot in self.slots:
             slot.dismiss()
 
@@ -254,7 +268,8 @@ def is_memory_error(error: RayError) -> bool:
     return isinstance(error, OutOfMemoryError) or is_out_of_memory(cause_of(error))
 
 
-def cause_of(error: RayError) -> BaseException:
-    """The error that the worker raised, if Ray could pass it on; otherwise Ray's own error."""
-    cause = error.cause if isinstance(error, RayTaskError) else None
-    return cause if isinstance(cause, BaseException) else error
+def clear_nodes(workers: Sequence[Any]) -> None:
+    """Let workers remove what their nodes only have for them."""
+    leaving = [worker.leave.remote() for worker in workers]
+    if leaving:
+        ray.wait(leaving, num_returns=len(leaving), timeout=GRACE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +24,8 @@ from ablate.tracking.study_record import State
 
 LEVELS = "▁▂▃▄▅▆▇█"
 PLAIN_EVERY_S = 10.0
+ESTIMATE_SHARE = 0.01  # of the time goes into estimates of the time left, which add up all runs
+ENDINGS = ("finished", "diverged", "failed")
 COLOURS: Mapping[str, str] = {
     "running": "cyan",
     "finished": "green",
@@ -78,8 +79,8 @@ class _Line:
     memory_bytes: int = 0
     shown_at: float = 0.0
     text: str = ""
-    values: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_POINTS))  # of the metric
-    losses: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_POINTS))  # of training
+    values: list[float] = field(default_factory=list)  # of the metric, the last `MOST_POINTS`
+    losses: list[float] = field(default_factory=list)  # of training
 
     @property
     def name(self) -> str:
@@ -111,12 +112,13 @@ class _Line:
         return draw_bar(self.step / n_steps, BAR_WIDTH) if n_steps else ""
 
     def update(self, record: Mapping[str, Any]) -> None:
-        self.state, self.step = "running", record["step"]
+        self.step = record["step"]
         self.train_loss = record.get("train_loss")
         self.value = record.get(self.metric.name, self.value)
         for values, key in ((self.values, self.metric.name), (self.losses, "train_loss")):
             if isinstance(value := record.get(key), int | float):
                 values.append(value)
+                del values[:-MOST_POINTS]
         self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
         self.memory_bytes = record.get("memory_bytes") or self.memory_bytes
 
@@ -143,10 +145,14 @@ class View:
     def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
         self.console, self.quiet, self.as_json = console, quiet, as_json
         self.lines: dict[str, _Line] = {}
+        self.running: dict[str, _Line] = {}
+        self.counts: Counter[str] = Counter()  # of the runs in each state
         self.slots, self.metric = 1, LOSS
         self.started = time.monotonic()
         self.last_event = ""
         self._live: Live | None = None
+        self._left_s: float | None = None
+        self._estimate_until = 0.0
 
     @property
     def elapsed_s(self) -> float:
@@ -157,6 +163,7 @@ class View:
         """Show these runs and their values of a metric while they are trained, `slots` of them at a time."""
         self.slots, self.metric = slots, metric
         self.lines = {run.run_id: _Line(run, metric) for run in runs}
+        self.counts = Counter(waiting=len(self.lines))
         self.started = time.monotonic()
         if self.quiet or self.as_json or not self.console.is_terminal:
             yield
@@ -173,40 +180,56 @@ class View:
             self.last_event = event.text
             self.console.print(event.text, style="yellow", markup=False, highlight=False)
             return
-        line = self.lines.setdefault(event.run.run_id, _Line(event.run, self.metric))
+        if event.run.run_id not in self.lines:
+            self.lines[event.run.run_id] = _Line(event.run, self.metric)
+            self.counts["waiting"] += 1
+        line = self.lines[event.run.run_id]
         match event.kind:
             case "started":
-                line.state = "running"
-                self.slots = max(self.slots, len(self._running()))  # nodes may have joined
+                self._set_state(line, "running")
+                self.slots = max(self.slots, len(self.running))  # nodes may have joined
                 self._say(line, "started")
             case "progress":
+                self._set_state(line, "running")
                 line.update(event.record)
                 if self._live is None and not self.quiet and time.monotonic() - line.shown_at > PLAIN_EVERY_S:
                     self._say(line, self._progress(line))
             case "retry":
-                line.state = "waiting"
+                self._set_state(line, "waiting")
                 self._say(line, event.text)
             case "ended":
                 self._end(line, event.state or "failed", event.text)
 
+    def _set_state(self, line: _Line, state: str) -> None:
+        self.counts[line.state] -= 1
+        self.counts[state] += 1
+        line.state = state
+        if state == "running":
+            self.running[line.run.run_id] = line
+        else:
+            self.running.pop(line.run.run_id, None)
+
     def _end(self, line: _Line, state: State, text: str) -> None:
-        line.state = "waiting" if state == "queued" else state
+        self._set_state(line, "waiting" if state == "queued" else state)
+        if state != "queued":
+            line.values, line.losses = [], []  # only runs in progress are drawn
         value = f", {self.metric.label} {line.value:.4f}" if line.value is not None else ""
         word = "stopped" if state == "queued" else state
         self._say(line, f"{word}{value}{': ' if text else ''}{text}")
 
     def _say(self, line: _Line, text: str) -> None:
         line.shown_at, line.text = time.monotonic(), text
-        ended = sum(other.state in ("finished", "diverged", "failed") for other in self.lines.values())
+        ended = sum(self.counts[state] for state in ENDINGS)
         name = line.name
-        colour = COLOURS.get(line.state, "")
-        content = f"[dim]\\[{ended}/{len(self.lines)}][/] {escape(name)}: [{colour}]{escape(text)}[/]"
         self.last_event = f"{name}: {text}"
         if self.quiet and line.state != "failed":
             return
-        if self._live is None or line.state in ("finished", "diverged", "failed"):
-            # a file or a pipe gets unwrapped lines
-            self.console.print(content, soft_wrap=not self.console.is_terminal, highlight=False)
+        counter = f"[{ended}/{len(self.lines)}]"
+        if not self.console.is_terminal:  # a file or a pipe gets unwrapped lines
+            print(f"{counter} {name}: {text}", file=self.console.file, flush=True)  # rich takes ten times as long
+        elif self._live is None or line.state in ENDINGS:
+            content = Text.assemble((counter, "dim"), f" {name}: ", (text, COLOURS.get(line.state, "")))
+            self.console.print(content, highlight=False)
 
     def _progress(self, line: _Line) -> str:
         parts = [f"step {line.progress}"]
@@ -229,10 +252,7 @@ class View:
         left = [line for line in self.lines.values() if line.state in ("running", "waiting")]
         tokens = sum(line.tokens_left or 0.0 for line in left)
         shared_s = tokens / (sum(rates) / len(rates)) / self.slots
-        return max([shared_s, *(line.left_s or 0.0 for line in self._running())])
-
-    def _running(self) -> list[_Line]:
-        return [line for line in self.lines.values() if line.state == "running"]
+        return max([shared_s, *(line.left_s or 0.0 for line in self.running.values())])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         """The table of the runs in progress. The line below it counts those that wait.
@@ -242,8 +262,7 @@ class View:
 
         The table never has more lines than the terminal, because lines that scroll off the top cannot be erased.
         """
-        running = self._running()
-        n_waiting = sum(line.state == "waiting" for line in self.lines.values())
+        running, n_waiting = list(self.running.values()), self.counts["waiting"]
         below = [self._describe_study(len(running), n_waiting), *([self.last_event] if self.last_event else [])]
         below = below[: max(1, console.height - 2)]
         lines = running[: max(1, console.height - 1 - len(below))]
@@ -271,7 +290,11 @@ class View:
 
     def _describe_study(self, n_running: int, n_waiting: int) -> str:
         ended = len(self.lines) - n_running - n_waiting
-        left = self._study_left_s()
+        if time.monotonic() >= self._estimate_until:
+            began = time.monotonic()
+            self._left_s = self._study_left_s()
+            self._estimate_until = began + (time.monotonic() - began) / ESTIMATE_SHARE
+        left = self._left_s
         return (
             f"{ended} of {len(self.lines)} runs ended, {n_waiting} waiting, {format_seconds(self.elapsed_s)} so far"
             + (f", about {format_seconds(left)} left" if left is not None else "")

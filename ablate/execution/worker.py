@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
+import torch.distributed as dist
 
 from ablate.data import Corpus
+from ablate.execution.node_files import NodeFiles
 from ablate.execution.placement import Placement
 from ablate.execution.recovery import is_unwritable
+from ablate.execution.sending import get
 from ablate.files import make_folder
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.loop_trainer import LoopTrainer, Train
@@ -28,11 +34,13 @@ from ablate_model.own_code import LIBRARY
 from ablate_model.own_modules import describe_error
 
 LOOPBACK = "127.0.0.1"
+MEETING_S = 0.2  # between questions for the address of a group
 
 
 @dataclass(frozen=True)
 class Seat:
-    """The place of a worker in a group of `size`, whose workers find each other by the file `meeting`."""
+    """The place of a worker in a group of `size`, whose workers meet at the file `meeting`, or through the courier
+    under its name."""
 
     rank: int
     size: int
@@ -43,6 +51,7 @@ class RunWorker:
     """Trains runs. The driver makes it a Ray actor with two threads: one trains, the other receives `stop` and `cut`.
 
     Only language models need a corpus. With a `seat`, it trains each run together with the other workers of its group.
+    The `courier` brings the files of the driver if this node does not see them.
     """
 
     def __init__(
@@ -51,10 +60,12 @@ class RunWorker:
         corpus: Corpus | None,
         placement: Placement,
         seat: Seat | None = None,
+        courier: Any = None,
         *,
         train: Train = train,
     ) -> None:
-        self.store, self.corpus, self.threads = StudyFolder(study), corpus, placement.cpus
+        self.files, self.threads = NodeFiles(study, courier), placement.cpus
+        self.store, self.corpus = StudyFolder(self.files.study), self.files.find_corpus(corpus)
         LIBRARY.trust(self.store.code)  # the driver wrote it
         self._stop = threading.Event()
         self._cut: tuple[str, str] = ("", "")
@@ -67,8 +78,8 @@ class RunWorker:
         if seat is not None:
             if ray.util.get_node_ip_address() == LOOPBACK:
                 stay_on_loopback()
-            self.group = DataParallel(seat.rank, seat.size, seat.meeting, torch.device(self.device))
-        self._loop = LoopTrainer(corpus, self.device, self.threads, self.group, train)
+            self.group = DataParallel(seat.rank, seat.size, _find_meeting(seat, courier), torch.device(self.device))
+        self._loop = LoopTrainer(self.corpus, self.device, self.threads, self.group, train)
         self._program = ProgramTrainer(self.device, self.threads)
 
     def ready(self) -> str:
@@ -93,40 +104,70 @@ class RunWorker:
         """
         trainer: Trainer = self._program if "program" in job.config else self._loop
         if self.group.rank:
-            return trainer.assist(job)
+            return trainer.assist(self.files.localize(job))
+        with ExitStack() as stack:
+            try:
+                job = stack.enter_context(self.files.opened(job))
+                curve = stack.enter_context(self._open_curve(job))
+            except BusyError:
+                trainer.decline()
+                return "busy"
+            return self._train(trainer, job, curve)
+
+    def _open_curve(self, job: Job) -> CurveWriter:
         folder = self.store.run(job.run_id)
         make_folder(folder.path)
-        try:
-            curve = CurveWriter(folder.curve)
-        except BusyError:
+        return CurveWriter(folder.curve)
+
+    def _train(self, trainer: Trainer, job: Job, curve: CurveWriter) -> Result:
+        folder = self.store.run(job.run_id)
+        status = folder.read_status()
+        if folder.has_ended(status, cut_counts=job.cut_counts):
             trainer.decline()
-            return "busy"
-        with curve:
-            status = folder.read_status()
-            if folder.has_ended(status, cut_counts=job.cut_counts):
-                trainer.decline()
-                return status.state  # type: ignore[return-value]
-            started = replace(status, state="running", error="", worker=self.name)
-            recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
-            recorder.snapshot_every = job.directions.get("snapshot_every", ())
+            return status.state  # type: ignore[return-value]
+        started = replace(status, state="running", error="", worker=self.name)
+        recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
+        recorder.snapshot_every = job.directions.get("snapshot_every", ())
+        try:
+            with recorder:
+                return trainer.train(job, folder, recorder, self._order(job.run_id))
+        except Exception as error:
+            if self.group.size > 1:
+                raise
+            # One variant's error must not take the others down.
             try:
-                with recorder:
-                    return trainer.train(job, folder, recorder, self._order(job.run_id))
-            except Exception as error:
-                if self.group.size > 1:
-                    raise
-                # One variant's error must not take the others down.
-                try:
-                    recorder.write_status("failed", error=describe_error(error) or traceback.format_exc())
-                except OSError:
-                    raise error from None  # the driver reports it, because the status cannot
-                if is_unwritable(error, self.store.path):
-                    raise
-                return "failed"
+                recorder.write_status("failed", error=describe_error(error) or traceback.format_exc())
+            except OSError:
+                raise error from None  # the driver reports it, because the status cannot
+            if is_unwritable(error, self.store.path):
+                raise
+            return "failed"
 
     def _order(self, run_id: str) -> Order:
         def cut_reason() -> str:
             cut_id, reason = self._cut
             return reason if cut_id == run_id else ""
 
-        return Order(lambda: self._stop.is_set() or self._cut[0] == run_id, cut_reason)
+        def should_stop() -> bool:
+            return self._stop.is_set() or self._cut[0] == run_id or self.files.has_failed
+
+        return Order(should_stop, cut_reason)
+
+    def leave(self) -> None:
+        """Remove what this worker's node only has for it."""
+        self.files.leave()
+
+
+def _find_meeting(seat: Seat, courier: Any) -> Any:
+    """Where the workers of a group meet: at a file, or on a cluster that may share none, at an address of the first."""
+    if courier is None:
+        return dist.FileStore(str(seat.meeting), seat.size)  # type: ignore[attr-defined]
+    if seat.rank == 0:
+        host = ray.util.get_node_ip_address()
+        store = dist.TCPStore(host, 0, seat.size, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+        get(courier.meet.remote(seat.meeting.name, f"{host}:{store.port}"))
+        return store
+    while not (address := get(courier.meet.remote(seat.meeting.name))):
+        time.sleep(MEETING_S)
+    host, _, port = address.rpartition(":")
+    return dist.TCPStore(host, int(port), seat.size, is_master=False)  # type: ignore[attr-defined]

@@ -121,7 +121,7 @@ def build(
 def take(plan: Plan, results: Results, names: Sequence[str], seeds: Sequence[int], name: str, place: Path) -> Plan:
     """Plan runs of these arms with other seeds, from the `plan` of the study's own grid, under another name.
 
-    Raises `RecordError` if the grid lacks an arm, or would train something else.
+    Raises `RecordError` if the grid has no such arm, or would train something else.
     """
     known = {arm.name: arm for arm in plan.arms}
     if missing := [arm for arm in names if arm not in known]:

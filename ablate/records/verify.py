@@ -87,7 +87,7 @@ def _find_trial_seeds(folder: Path) -> Iterable[int]:
 
 
 def describe_power(results: Results, names: Sequence[str], n_seeds: int) -> list[str]:
-    """Say which differences so many fresh seeds detect in 80 % of cases, if they scatter as the published ones."""
+    """Say which differences fresh seeds detect in 80 % of cases, if they scatter as the published ones do."""
     labels, unit = label_arms(results.record.arms), results.metric.unit
     rows = [row for row in find_differences(results) if row.arm in names]
     lines = []

@@ -114,9 +114,9 @@ class TrainConfig(Strict):
     @classmethod
     def _is_count_or_auto(cls, value: object) -> object:
         """Give one message, because the union's two parts would give one each."""
-        is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        is_count = isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SEQUENCES
         if value is not None and value != "auto" and not is_count:
-            raise ValueError(f"must be a positive integer or auto, got {quote(value)}")
+            raise ValueError(f"must be a whole number from 1 to {MAX_SEQUENCES:,} or auto, got {quote(value)}")
         return value
 
     @model_validator(mode="wrap")

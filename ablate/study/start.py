@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from ablate.formatting import quote
 from ablate.study.schema import Texts
 from ablate.study.tuning import Frozen
 
@@ -36,6 +37,15 @@ class StartFrom(Frozen):
     runs: SkipJsonSchema[Path | None] = Field(None, exclude=True)  # the folder of all studies, known to the command
     # seed of a trial -> the seed whose run it starts from
     stand_ins: SkipJsonSchema[Mapping[int, int]] = Field({}, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_declared(cls, value: object) -> object:
+        """Refuse what only the command sets."""
+        for key in ("runs", "stand_ins"):
+            if isinstance(value, dict) and key in value:
+                raise ValueError(f"unknown key {quote(key)} (legal: study, match, folder)")
+        return value
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

@@ -69,7 +69,7 @@ class CurveWriter:
         """Replace all lines by those of the same run elsewhere. Raises `OSError` if the disk is full."""
         self.rewind(0, 0)
         while block := content.read(BLOCK_BYTES):
-            self._write(block)
+            self.write(block)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one line. NaN and infinity become null, because JSON cannot express them.
@@ -78,9 +78,10 @@ class CurveWriter:
         """
         clean = {key: _finite(value) for key, value in record.items()}
         line = json.dumps(clean, separators=(",", ":")).encode() + b"\n"
-        self._write(line)
+        self.write(line)
 
-    def _write(self, content: bytes) -> None:
+    def write(self, content: bytes) -> None:
+        """Append whole lines. Raises `OSError` if the disk has no room for all of them."""
         if self._file.write(content) != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
         self.n_bytes, self.crc32 = self.n_bytes + len(content), zlib.crc32(content, self.crc32)

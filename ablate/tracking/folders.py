@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,28 +66,28 @@ class RunFolder:
 
     path: Path
 
-    @property
+    @cached_property
     def config(self) -> Path:
         return self.path / "config.json"
 
-    @property
+    @cached_property
     def manifest(self) -> Path:
         return self.path / "manifest.json"
 
-    @property
+    @cached_property
     def curve(self) -> Path:
         return self.path / "curve.jsonl"
 
-    @property
+    @cached_property
     def status(self) -> Path:
         return self.path / "status.json"
 
-    @property
+    @cached_property
     def checkpoint(self) -> Path:
         """Weights, optimizer state and step during training."""
         return self.path / "checkpoint.pt"
 
-    @property
+    @cached_property
     def weights(self) -> Path:
         """Only the weights, once the run has finished."""
         return self.path / "model.safetensors"
@@ -108,6 +109,13 @@ class RunFolder:
             notes = tuple(dict.fromkeys((*status.notes, flaw)))
             return replace(status, state=state, curve=None, notes=notes)
         return status
+
+    def read_memory_bytes(self) -> int:
+        """Read the peak memory of the run so far, without checking anything else; 0 if it is not known."""
+        try:
+            return int(read_json(self.status)["memory_bytes"])
+        except (RecordError, LookupError, TypeError, ValueError):
+            return 0
 
     def curve_flaw(self, status: Status) -> str:
         """Say why the curve does not belong to a run with this status, and what to do; empty if it does."""

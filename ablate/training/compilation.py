@@ -9,7 +9,9 @@ from collections.abc import Hashable
 import torch
 
 from ablate.study.schema import TrainConfig
+from ablate_model import ModelConfig
 from ablate_model.gpt import HeadedModel
+from ablate_model.stacked import StackedModel
 
 MAX_KINDS = 16
 """The number of kinds of model that are kept."""
@@ -20,13 +22,26 @@ _kinds: set[Hashable] = set()
 
 
 def compile_blocks(model: HeadedModel, train: TrainConfig) -> None:
-    """Compile the blocks of a model and its loss, unless this process has done so for a model of the same kind.
+    """Compile the blocks of a model and its loss, unless this process has done so for a model of the same kind."""
+    _admit(model.config, train)
+    model.compile_blocks()
+
+
+def compile_stacked(model: StackedModel, train: TrainConfig) -> None:
+    """Do the same for stacked models, whose number belongs to the kind."""
+    _admit(model.models[0].config, train, len(model.models))
+    model.compile()
+
+
+def _admit(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> None:
+    """Make room for the compiled code of another kind.
 
     torch finds the compiled code of earlier blocks by configuration and shapes, but silently stops compiling at a
     limit. So the limit is raised, and all compiled code is discarded before the limit is reached.
     """
     kind = (
-        model.config,
+        config,
+        n_models,
         train.batch_size,
         train.micro_batch_size,
         train.precision,
@@ -38,7 +53,6 @@ def compile_blocks(model: HeadedModel, train: TrainConfig) -> None:
     _kinds.add(kind)
     torch._dynamo.config.recompile_limit = MAX_KINDS * _CALLS
     silence_compiler()
-    model.compile_blocks()
 
 
 def silence_compiler() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture_state, restore_state
 from ablate.training.compilation import compile_blocks
-from ablate.training.contract import Outcome, Recorder, TrainingTask
+from ablate.training.contract import Batch, Metrics, Outcome, Recorder, TrainingTask
 from ablate.training.device import (
     default_generator,
     free_memory,
@@ -33,6 +33,7 @@ from ablate.training.schedule import learning_rate
 from ablate.training.start import StartWeights
 from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
 from ablate_model.attention_backend import choose_backend
+from ablate_model.gpt import HeadedModel
 
 
 def train(
@@ -62,13 +63,18 @@ def train(
     Raises `ValueError` if warmup_steps or weight_decay are not resolved, `DataError` if the shards are missing,
     `torch.OutOfMemoryError` if the device is too small, and `RuntimeError` if an operation cannot be deterministic.
     """
+    prepare_process(train, device, threads)
+    training = Training(task, train, seed, recorder, torch.device(device), group, start)
+    return training.run(should_stop)
+
+
+def prepare_process(train: TrainConfig, device: str, threads: int) -> None:
+    """Prepare this process for a run, and remove what the run before left in memory."""
     torch.set_num_threads(threads)
     forbid_tf32()
     # The previous run's compiled model is in reference cycles, and its graph holds memory. Collecting takes 0.15 s.
     if train.compile or device != "cpu":
         free_memory(torch.device(device))
-    training = Training(task, train, seed, recorder, torch.device(device), group, start)
-    return training.run(should_stop)
 
 
 class Training:
@@ -76,6 +82,8 @@ class Training:
 
     It waits for the device only when a line of the curve or a checkpoint is due.
     """
+
+    row_dim: ClassVar[int] = 0  # of the tensors of a batch
 
     def __init__(
         self,
@@ -95,23 +103,24 @@ class Training:
         self.tokens_per_step = train.batch_size * task.tokens_per_row
         self.flops_per_step = self.tokens_per_step * task.model.flops_per_token()
         self.precision = PRECISIONS[train.precision]
-
-        self.model = self.precision.build(task.model, train.attention_backend, seed)
-        if start is not None:
-            start.load_into(self.model)
-        self.model.to(device)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # earlier runs of this process do not count
-        self.generator = default_generator(device)
-        self.parameters = list(self.model.parameters())
-        self.optimizer = make_optimizer(self.model, train)
-        state = group.share(recorder.load)
-        self.progress = Progress() if state is None else restore_state(state, self.model, self.optimizer)
-        self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
-        self.grad_norm = torch.zeros((), device=device)
         self.is_graphed = train.cuda_graph and device.type == "cuda" and group.size == 1
         self.graph: StepGraph | None = None
         self.n_eager, self.capture_s = 0, 0.0
+        self.generator = default_generator(device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # earlier runs of this process do not count
+        self.build(start)
+
+    def build(self, start: StartWeights | None) -> None:
+        """Build what is trained: the model, its optimizer, its loss and its evaluation."""
+        task, train, device, group = self.task, self.train, self.device, self.group
+        self.model = self.build_model(self.seed, start)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = make_optimizer(self.model, train)
+        state = group.share(self.recorder.load)
+        self.progress = Progress() if state is None else restore_state(state, self.model, self.optimizer)
+        self.loss_sum = torch.tensor(self.progress.loss_sum, dtype=torch.float64, device=device)
+        self.grad_norm = torch.zeros((), device=device)
         if train.attention_backend == "fastest":
             choose_backend(self.model, self.micro_batch_size, self.precision.autocast or torch.float32)
         if train.recompute:
@@ -120,6 +129,13 @@ class Training:
             compile_blocks(self.model, train)
         self.loss = group.wrap(self.model, partial(task.loss, self.model))
         self.evaluation = Evaluation(task, self.model, self.precision, device, group, is_graphed=self.is_graphed)
+
+    def build_model(self, seed: int, start: StartWeights | None) -> HeadedModel:
+        """Build a model on the device, with its initial weights or those that it starts from."""
+        model = self.precision.build(self.task.model, self.train.attention_backend, seed)
+        if start is not None:
+            start.load_into(model)
+        return model.to(self.device)
 
     @property
     def n_micro(self) -> int:
@@ -145,13 +161,12 @@ class Training:
                 continue
             progress.wall_s += now(self.device) - started - self.capture_s
             self.capture_s = 0.0
-            if is_line and not self._write_line(is_evaluation):
+            if is_line and not self.write_line(is_evaluation):
                 return self._end("diverged")
             if keeps_weights:
-                self.recorder.keep_weights(progress.step, self.model.state_dict())
+                self.keep_weights()
             if is_checkpoint:
-                progress.loss_sum = self._gather_loss()
-                self.recorder.save(capture_state(progress, self.model, self.optimizer))
+                self.save()
             if is_stop:
                 return self._end("stopped")
             started = now(self.device)
@@ -162,14 +177,19 @@ class Training:
         # Dropout depends only on seed, step and rank, so a checkpoint needs no generator state.
         stream = (self.seed << 32) + step * self.group.size + self.group.rank
         self.generator.manual_seed(stream & 0x7FFF_FFFF_FFFF_FFFF)
-        own = slice(self.group.rank * self.n_rows, (self.group.rank + 1) * self.n_rows)
-        whole = self.task.batch(self.seed, step, self.train.batch_size)
-        batch = to_device(tuple(array[own] for array in whole), self.device)
+        batch = to_device(self.draw(step), self.device)
         self.optimizer.set_rate(learning_rate(step, self.train))
         if self.is_graphed:
             self._launch(*batch)
         else:
             self.compute(*batch)
+
+    def draw(self, step: int, n_rows: int | None = None) -> Batch:
+        """Return the rows of this process for a step, or some other number of rows."""
+        if n_rows is not None:
+            return self.task.batch(self.seed, step, n_rows)
+        own = slice(self.group.rank * self.n_rows, (self.group.rank + 1) * self.n_rows)
+        return tuple(array[own] for array in self.task.batch(self.seed, step, self.train.batch_size))
 
     def _launch(self, *batch: Tensor) -> None:
         """Launch the first steps kernel by kernel, and the others as one graph."""
@@ -185,12 +205,12 @@ class Training:
 
     def compute(self, *batch: Tensor) -> None:
         """Compute loss, gradients and update for a batch, without waiting for the device."""
-        micro_batches = zip(*(part.chunk(self.n_micro) for part in batch), strict=True)
+        micro_batches = zip(*(part.chunk(self.n_micro, self.row_dim) for part in batch), strict=True)
         for index, rows in enumerate(micro_batches):
             with self.group.accumulate() if index + 1 < self.n_micro else nullcontext():
                 with self.precision.context(self.device):
                     loss = self.loss(*rows) / self.n_micro
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
         self.update()
 
@@ -210,18 +230,34 @@ class Training:
         self.optimizer.step()
         self.model.post_step(stepped)
 
-    def _write_line(self, is_evaluation: bool) -> bool:
+    def write_line(self, is_evaluation: bool) -> bool:
         """Write a line of the curve, and return whether the losses and metrics are finite."""
-        progress = self.progress
+        train_loss = self._gather_loss()
+        measured = self._evaluate() if is_evaluation else {}
+        diagnostics = self.model.diagnostics() if is_evaluation else {}
+        is_finite = self.log(self.recorder, self.progress, train_loss, self.grad_norm.item(), measured, diagnostics)
+        self.loss_sum.zero_()
+        return is_finite
+
+    def log(
+        self,
+        recorder: Recorder,
+        progress: Progress,
+        loss_sum: float,
+        grad_norm: float,
+        measured: Metrics,
+        diagnostics: Metrics,
+    ) -> bool:
+        """Write a line of a run's curve, and return whether its losses and metrics are finite.
+
+        `loss_sum` is over the steps since the last line. Without an evaluation, `measured` is empty.
+        """
         n_steps = progress.step - progress.line_step
-        losses = {"train_loss": self._gather_loss() / n_steps}
-        diagnostics: dict[str, float] = {}
-        if is_evaluation:
-            measured = self._evaluate()
+        losses = {"train_loss": loss_sum / n_steps, **measured}
+        if measured:
             is_last = progress.step == self.train.steps
-            losses |= measured | self.task.summarize(progress.step, measured, progress.reached, is_last=is_last)
-            diagnostics = self.model.diagnostics()
-        self.recorder.log(
+            losses |= self.task.summarize(progress.step, measured, progress.reached, is_last=is_last)
+        recorder.log(
             {
                 "step": progress.step,
                 "tokens": progress.step * self.tokens_per_step,
@@ -229,14 +265,20 @@ class Training:
                 "wall_s": progress.wall_s,
                 **losses,
                 "learning_rate": learning_rate(progress.step, self.train),
-                "grad_norm": self.grad_norm.item(),
+                "grad_norm": grad_norm,
                 "tokens_per_s": n_steps * self.tokens_per_step / (progress.wall_s - progress.line_wall_s),
                 **diagnostics,
             }
         )
         progress.line_step, progress.line_wall_s = progress.step, progress.wall_s
-        self.loss_sum.zero_()
         return all(map(math.isfinite, losses.values()))
+
+    def keep_weights(self) -> None:
+        self.recorder.keep_weights(self.progress.step, self.model.state_dict())
+
+    def save(self) -> None:
+        self.progress.loss_sum = self._gather_loss()
+        self.recorder.save(capture_state(self.progress, self.model, self.optimizer))
 
     def _gather_loss(self) -> float:
         """Replace `loss_sum` by its mean over the group, as after a resume, and return it."""
@@ -260,20 +302,24 @@ class Training:
                 if self.train.micro_batch_size != "auto" or size is None or self.group.size > 1:
                     raise
             self.micro_batch_size = size
-            self.model.zero_grad(set_to_none=True)
+            self._forget_gradients()
             free_memory(self.device)
 
     def _try_micro_batch(self) -> None:
         """Compute the gradients of one micro-batch, with room for the optimizer's two moments."""
         has_moments = any(part.state for part in self.optimizer.parts)
         moments = [torch.empty_like(p) for p in self.parameters for _ in range(0 if has_moments else 2)]
-        batch = self.task.batch(self.seed, 1, self.micro_batch_size)
+        batch = self.draw(1, self.micro_batch_size)
         with self.group.accumulate():
             with self.precision.context(self.device):
                 loss = self.loss(*to_device(batch, self.device))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
         del moments
-        self.model.zero_grad(set_to_none=True)
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
     def _end(self, state: Literal["finished", "diverged", "stopped"]) -> Outcome:
         return Outcome(

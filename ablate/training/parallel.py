@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from pathlib import Path
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -82,14 +81,13 @@ class DataParallel(Group):
     """Gradients averaged by torch's DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
 
     Every process computes all parameters and optimizer states from the same gradients by the same operations, so they
-    stay equal. The processes find each other by the file `meeting`, which all must see. The constructor returns when
-    `size` processes are there.
+    stay equal. The processes find each other by a `store` of torch.distributed that all reach. The constructor
+    returns when `size` processes are there.
     """
 
-    def __init__(self, rank: int, size: int, meeting: Path, device: torch.device) -> None:
+    def __init__(self, rank: int, size: int, store: Any, device: torch.device) -> None:
         self.rank, self.size = rank, size
         self._replica: DistributedDataParallel | None = None
-        store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 

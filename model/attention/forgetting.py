@@ -38,6 +38,7 @@ class ForgettingAttention(StandardHeads):
     """Standard attention whose logits decay by the forget gates between key and query."""
 
     name: ClassVar[str] = "forgetting"
+    can_be_stacked: ClassVar[bool] = False
     summary: ClassVar[str] = "logits lowered by the forget gates between key and query (FoX)"
     paper: ClassVar[str] = "Forgetting Transformer, arXiv 2503.02130"
     equations: ClassVar[str] = "f_t = sigmoid(w_h . x_t + b_h); z_ij <- z_ij + sum_{l = j+1 .. i} log f_l"

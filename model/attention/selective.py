@@ -76,6 +76,7 @@ class SelectiveAttention(StandardHeads):
     """Standard attention in which tokens can hide earlier tokens from all later ones."""
 
     name: ClassVar[str] = "selective"
+    can_be_stacked: ClassVar[bool] = False
     summary: ClassVar[str] = (
         "all heads' logits on a key are lowered by head 0's positive logits, summed over past queries"
     )

@@ -65,6 +65,7 @@ class LinearGPT(Topology):
     """Blocks in stages. The stream, the heads and d_ff are half as wide in each next stage."""
 
     name: ClassVar[str] = "linear_gpt"
+    can_be_stacked: ClassVar[bool] = False
     summary: ClassVar[str] = "a linear layer halves the stream after every two blocks"
     paper: ClassVar[str] = "arXiv 2404.14462v4, SkAndMl/gpt-variations (lgpt)"
     equations: ClassVar[str] = "h <- W h + b, W (d/2, d), after every blocks_per_stage blocks; n_heads stays"

@@ -55,6 +55,7 @@ class ParallelGPT(Topology):
     """Two stacks of half the blocks on two linear images of the embedding, mixed by a learned weight."""
 
     name: ClassVar[str] = "parallel_gpt"
+    can_be_stacked: ClassVar[bool] = False
     summary: ClassVar[str] = "two half-deep stacks side by side, mixed by a learned weight"
     paper: ClassVar[str] = "ParallelGPT, arXiv 2404.14462v4, SkAndMl/gpt-variations (pgpt)"
     equations: ClassVar[str] = (

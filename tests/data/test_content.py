@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
+import json
 import lzma
 import os
 import pickle
@@ -63,6 +64,8 @@ def arrow_stream(table: pa.Table) -> bytes:
 
 TABLE = pa.table({"text": PROSE.split("\n")})
 TOKENS = np.frombuffer(PROSE.encode(), np.uint8).astype("<u2")
+RECORDS = [{"text": PROSE[:300], "id": index} for index in range(40)]
+LINES = "\n".join(map(json.dumps, RECORDS)).encode()
 NOT_TEXT = {
     "c.tar.gz": (tar("w:gz"), "tar"),
     "c.tar.bz2": (tar("w:bz2"), "tar"),
@@ -96,6 +99,19 @@ NOT_TEXT = {
     "long.json": (b'{"body": "' + PROSE.replace("\n", "\\n").encode() + b'"}', "JSON.*its key 'body'"),
     "array.json": (b'[\n {"output": "a", "n": 1},\n {"output": "b", "n": 2}\n]', "JSON.*its key 'output'"),
     "ids.jsonl": (b'{"ids": [1, 2]}\n{"ids": [3]}\n', "JSON"),
+    "strings.json": (json.dumps([PROSE[:300]] * 40).encode(), "JSON"),
+    "lists.jsonl": (b"\n".join(json.dumps([PROSE[:300], i]).encode() for i in range(40)), "JSON"),
+    "quoted.jsonl": (b"\n".join([json.dumps(PROSE[:300]).encode()] * 40), "JSON"),
+    "nested.json": (json.dumps({"version": "1", "data": RECORDS}, indent=1).encode(), "JSON"),
+    "cut.json": (json.dumps({"version": "1", "data": RECORDS * 800}).encode(), "JSON"),  # longer than what is read
+    "columns.json": (json.dumps({"text": [PROSE[:300]] * 40, "id": [*range(40)]}).encode(), "JSON"),
+    "commented.txt": (b"# exported\n" + LINES, "JSON.*text_key: text"),
+    "commas.txt": (LINES.replace(b"\n", b",\n"), "JSON.*text_key: text"),
+    "rfc7464.txt": (b"\x1e" + LINES.replace(b"\n", b"\n\x1e"), "JSON.*text_key: text"),
+    **{
+        f"{type(value).__name__}.pkl": (pickle.dumps(value, 0), "pickle")
+        for value in (PROSE * 4, (PROSE, PROSE), {PROSE}, PROSE.encode(), TOKENS, Path(PROSE))
+    },
 }
 
 
@@ -134,6 +150,12 @@ TEXTS = {
     "settings.json": b'{\n  "name": "a",\n  "version": "1.0",\n  "private": true\n}\n',
     "code": b"{\n  int x = 1;\n}\n" * 30,
     "a list": b"[a] first\n[b] second\n",
+    "a quoted dialogue": b'"Hello there, my dear old friend, how are you this fine morning?"\n"Fine."\n' * 50,
+    "settings of many words": json.dumps({"scripts": {f"task-{i}": "python -m build" for i in range(99)}}).encode(),
+    "a notebook": json.dumps({"cells": [{"cell_type": "code", "source": ["x = 1\n"] * 9}] * 9}).encode(),
+    "numbers": b"[1, 2, 3]\n[4, 5, 6]\n",
+    "verse": b"V\nVery (long) line\np0 is no number here\n" * 20,
+    "a comment": b"# a heading\n{braces} in prose\n" * 20,
     "PAR1 and GIF8 at the start": b"PAR1 is a receptor, GIF8 is not.\n" * 10,
     "BZh": b"BZh9 is how bzip2 begins.\n" * 10,
     "two letters": b"ab",

@@ -18,7 +18,8 @@ from ablate.evaluation import table
 from ablate.evaluation.base import Evaluation, Row, Subject
 from ablate.evaluation.choose import choose, code_of, parse_with
 from ablate.evaluation.pending import find_pending, remove_snapshots
-from ablate.execution.evaluator import EvaluationWorker, Task
+from ablate.evaluation.subject import find_tokenizer
+from ablate.execution.evaluation_worker import EvaluationWorker, Task
 from ablate.execution.jobs import make_job, record_study
 from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
@@ -111,9 +112,13 @@ def evaluate(store: StudyFolder, *names: str, every: int | None = None, **knobs:
     choices = [choose(name, knobs, folder, every) for name in names]
     for code in code_of(choices):
         write_code(store.code, code.files)
-    worker = EvaluationWorker(store.path, None, folder, ONE_CPU)
+    worker = EvaluationWorker(store.path, None, find_tokenizer(store, folder), ONE_CPU)
     pending = find_pending(store, store.read_study().runs, choices)
-    return [worker.evaluate(Task(batch, choice)) for batch in pending.batches for choice in batch.choices]
+    tasks = [Task(batch, choice) for batch in pending.batches for choice in batch.choices]
+    records = list(map(worker.evaluate, tasks))
+    for task, record in zip(tasks, records, strict=True):
+        task.keep(store, record)
+    return [record.error for record in records]
 
 
 def test_an_evaluation_is_kept_and_never_repeated(store: StudyFolder) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from ablate.execution import node_files, sending
 from ablate.execution.worker import RunWorker
 from ablate.tasks import recorder
 from ablate.tasks.contract import Job, Result
+from ablate.training.checkpoint import read_checkpoint
 from ablate.training.contract import Outcome
 from ablate.training.loop import train
 
@@ -104,3 +106,43 @@ class SlowWorker(_FaultyWorker):
             return should_stop()
 
         return train(*arguments, should_stop=wait, **options)
+
+
+class BlindWorker(RunWorker):
+    """Believes that its node does not see the study's folder."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        node_files._reads = lambda *_: False  # type: ignore[assignment]
+        sending.LOOK_S = 0.05
+        super().__init__(*arguments, **options)
+        assert not self.files.is_shared
+
+
+class DyingBlindWorker(BlindWorker):
+    """Dies once, after the checkpoint of step 8 has arrived at the driver. Notes where the next attempt resumes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments, train=self.break_and_train)
+
+    def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
+        run_recorder, home = arguments[3], self.files.home
+        arrived = home / run_recorder.folder.path.name / "checkpoint.pt"
+        load = run_recorder.load
+
+        def note_resumption() -> dict[str, Any] | None:
+            state = load()
+            if state is not None:
+                (home / "resumed").write_text(str(state["progress"]["step"]))
+            return state
+
+        def die() -> bool:
+            state = read_checkpoint(run_recorder.folder.checkpoint)
+            if state is not None and state["progress"]["step"] == 8 and not (home / "resumed").exists():
+                content = run_recorder.folder.checkpoint.read_bytes()
+                while not arrived.exists() or arrived.read_bytes() != content:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return should_stop()
+
+        run_recorder.load = note_resumption
+        return train(*arguments, should_stop=die, **options)

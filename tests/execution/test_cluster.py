@@ -1,4 +1,4 @@
-"""Ray clusters on this machine: a node dies, only one node sees a folder, a job server takes a submission."""
+"""Ray clusters on this machine: a node dies, a node does not see the folder, a job server takes a submission."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from processes import PATIENCE_S, Curves, assert_is_mirrored, curves, run, start, wait_until
 from ray._private.utils import get_dashboard_dependency_error
 
+from ablate.execution.cluster import PREFIX
 from ablate.tracking.curve import read_curve
-from ablate.tracking.folders import StudyFolder
+from ablate.tracking.evaluations import list_evaluations
+from ablate.tracking.folders import RunFolder, StudyFolder
 from own_files import make_project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -153,15 +158,73 @@ def test_a_node_that_dies_takes_nothing_with_it(
 
 
 @pytest.mark.parametrize("cluster", [[], ["--num-cpus=0"]], indirect=True, ids=["two nodes", "head without runs"])
-def test_a_folder_that_one_node_does_not_see_is_refused(
-    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, hidden: Path
+def test_a_node_without_the_folder_trains_its_share(
+    cluster: tuple[str, subprocess.Popen[bytes]],
+    process_grid: Path,
+    undisturbed_curves: Curves,
+    hidden: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
+    """Its data come from the driver, and its curves, weights and evaluations go there."""
     address, _ = cluster
-    result = run("run", process_grid, "--runs", hidden, "--address", address)
-    assert result.returncode == 2
-    assert "not the same folder on every node" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not list(hidden.glob("tiny/*/curve.jsonl"))
+    grid = hidden / "grid.yaml"
+    grid.write_text(process_grid.read_text() + "evaluations: [bits_per_byte]\n")
+    result = run("run", grid, "--runs", hidden, "--address", address)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "1 node of the cluster" in result.stdout
+    store = StudyFolder(hidden / "tiny")
+    assert curves(store) == undisturbed_curves
+    entries = store.read_study().runs
+    assert not any(store.run(entry.run_id).weights_flaw() for entry in entries)
+    assert all(list_evaluations(store.run(entry.run_id).path) for entry in entries)
+    workers = {store.run(entry.run_id).read_status().worker for entry in entries}
+    assert len(workers) == (1 if "head without runs" in request.node.name else 2)
+    assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}node-*"))
+
+
+def test_the_run_of_a_node_without_the_folder_goes_on_elsewhere(
+    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, undisturbed_curves: Curves, hidden: Path
+) -> None:
+    address, node = cluster
+    pids = {child.pid for child in psutil.Process(node.pid).children(recursive=True)}
+    process = start("run", process_grid, "--runs", hidden, "--address", address)
+    store = StudyFolder(hidden / "tiny")
+
+    def has_sent_a_checkpoint() -> bool:
+        pids.update(child.pid for child in psutil.Process(node.pid).children(recursive=True))
+        return any(
+            RunFolder(path.parent).read_status().worker.rpartition(":")[2] in map(str, pids)
+            for path in hidden.glob("tiny/*/checkpoint.pt")
+        )
+
+    wait_until(has_sent_a_checkpoint, process)
+    _kill_group(node)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, output
+    assert "its worker died" in output
+    assert curves(store) == undisturbed_curves
+    assert_is_mirrored(store)
+
+
+def test_runs_start_from_the_weights_of_another_study_on_every_node(
+    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, hidden: Path, tmp_path: Path
+) -> None:
+    """The folder of the new study is shared; that of the other one is not."""
+    address, _ = cluster
+    declared = yaml.safe_load(process_grid.read_text())
+    declared["train"] |= {"steps": 20, "eval_every": 10}
+    first = hidden / "first.yaml"
+    first.write_text(yaml.safe_dump(declared | {"study": "first"}))
+    assert run("run", first, "--runs", hidden / "runs").returncode == 0
+    tuned = {"study": "tuned", "start_from": {"study": str(hidden / "runs" / "first"), "match": ["attention"]}}
+    tuned["start_from"]["match"] += ["normalization", "seed"]  # type: ignore[index]
+    grid = tmp_path / "tuned.yaml"
+    grid.write_text(yaml.safe_dump(declared | tuned))
+    result = run("run", grid, "--runs", tmp_path / "runs", "--address", address)
+    assert result.returncode == 0, result.stdout + result.stderr
+    alone = run("run", grid, "--runs", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert curves(StudyFolder(tmp_path / "runs" / "tuned")) == curves(StudyFolder(tmp_path / "alone" / "tuned"))
 
 
 def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(

@@ -91,7 +91,7 @@ def test_the_folder_of_a_driver_that_was_killed_is_removed_and_no_other_one(
     for folder in folders:
         folder.mkdir()
     with cluster._held(folders[1]):
-        cluster._remove_abandoned(tmp_path)
+        cluster.remove_abandoned(tmp_path)
     assert [folder.exists() for folder in folders] == [False, True]
 
 

@@ -52,6 +52,20 @@ def test_a_number_out_of_range_is_refused_with_the_range(tmp_path: Path, key: st
     assert refusal(tmp_path, text).startswith(f"/grid.yaml:3: train.{key}: ")
 
 
+@pytest.mark.parametrize("value", [10**30, 0, -1, 1.5, "all", True])
+def test_a_micro_batch_size_out_of_range_is_one_message(tmp_path: Path, value: object) -> None:
+    message = refusal(tmp_path, MINIMAL, f"train.micro_batch_size={value}")
+    assert message == (
+        f"--set: train.micro_batch_size: must be a whole number from 1 to 10,000,000 or auto, got {value!r}"
+    )
+
+
+@pytest.mark.parametrize("key", ["runs: x", "stand_ins: {0: 1}", "stand_ins: {a: 1}"])
+def test_what_only_the_command_sets_was_taken_from_a_grid(tmp_path: Path, key: str) -> None:
+    name = key.partition(":")[0]
+    assert f"unknown key '{name}'" in refusal(tmp_path, MINIMAL + f"start_from: {{study: x, {key}}}\n")
+
+
 @pytest.mark.parametrize("kind", [TrainConfig, Resources])
 def test_every_number_has_both_limits(kind: type[TrainConfig | Resources]) -> None:
     for name, known in kind.model_json_schema()["properties"].items():

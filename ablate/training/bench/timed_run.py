@@ -22,7 +22,7 @@ WARM_UP_STEPS = 3
 MANY_STEPS = 1_000_000  # length of the schedule, which is never reached
 
 
-class _Nowhere:
+class Nowhere:
     """A recorder that keeps nothing."""
 
     def log(self, record: Mapping[str, Any]) -> None: ...
@@ -57,7 +57,7 @@ def start(model: ModelConfig, train: TrainConfig, corpus: Corpus, device: torch.
     train = train.model_copy(update={"steps": MANY_STEPS})
     started = now(device)
     task = LanguageModelling(model, corpus, train.eval_tokens)
-    training = Training(task, train, 0, _Nowhere(), device)
+    training = Training(task, train, 0, Nowhere(), device)
     training.warm_up()
     training.step(1)
     return training, now(training.device) - started
