@@ -103,7 +103,7 @@ def write_atomic(path: Path, content: bytes | Callable[[BinaryIO], object], *, d
 
 
 def fill_atomic(path: Path, fill: Callable[[Path], object]) -> None:
-    """Do the same with a function that writes a file under the temporary name itself. The call waits for the disk."""
+    """Do the same with a function that writes to the temporary name itself. The call waits for the disk."""
     with _replacing(path) as temporary:
         fill(temporary)
         with temporary.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Show where a short run spends its time besides its steps, for a kind of model that its worker has trained before."""
+"""Show where a short run spends its time besides its steps, if its worker has trained such a model before."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ablate.analysis.intervals import paired_t
 from ablate.analysis.scaling import RESAMPLES, bootstrap_interval, fit_power_law, predict_line
-from benchmarks.verdicts import put_into
+from benchmarks.verdicts import show
 
 SEED = 5
 SEEDS, LEVELS = (2, 3, 5, 10), (3, 4, 5)
@@ -119,11 +119,7 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=20_000, metavar="N", help="simulated studies per cell")
     parser.add_argument("--page", type=Path, help="page that gets the tables; without it they are printed")
     options = parser.parse_args()
-    tables = "\n\n".join(write_tables(options.simulations))
-    if options.page:
-        options.page.write_text(put_into(options.page.read_text(), tables, START))
-    else:
-        print(tables)
+    show(write_tables(options.simulations), options.page, START)
 
 
 if __name__ == "__main__":

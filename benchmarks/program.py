@@ -92,7 +92,7 @@ def measure_overhead(repeats: int) -> Overhead:
     with tempfile.TemporaryDirectory() as folder:
         bench = _Bench(Path(folder), SHORT, repeats)
         pairs = [(bench.run_alone(), bench.train(run)) for run in bench.plan.runs]
-    return Overhead(median(alone for alone, _ in pairs), median(run for _, run in pairs))
+    return Overhead(median(direct for direct, _ in pairs), median(run for _, run in pairs))
 
 
 def measure_flood(megabytes: int, rate: int) -> Flood:

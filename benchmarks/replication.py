@@ -18,7 +18,7 @@ from ablate.analysis.families import Family, make_family
 from ablate.analysis.replication import judge_replication
 from ablate.analysis.verdicts import ALPHA, Verdict, judge, p_of_equivalence
 from ablate.tracking.verifications import Measured
-from benchmarks.verdicts import put_into
+from benchmarks.verdicts import show
 
 SEEDS = ((3, 3), (3, 10), (5, 5), (10, 10))  # of the report, and of the verification
 EFFECTS = (0.1, 0.5, 1.0, 2.0)  # standard deviations of a paired difference
@@ -100,11 +100,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=100_000, help="simulated reports per cell")
     parser.add_argument("--page", type=Path, help="page that gets the tables; without it they are printed")
     options = parser.parse_args()
-    tables = "\n\n".join(write_tables(options.studies))
-    if options.page:
-        options.page.write_text(put_into(options.page.read_text(), tables, START))
-    else:
-        print(tables)
+    show(write_tables(options.studies), options.page, START)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from ablate.analysis.peeking import false_positive_rate
 from ablate.analysis.simulated_looks import Ends, take_looks
 from ablate.analysis.verdicts import ALPHA
 from benchmarks.families import SCENARIOS, Scenario, simulate
-from benchmarks.verdicts import put_into
+from benchmarks.verdicts import show
 
 START = "<!-- tables of benchmarks.sequential -->"
 DESIGNS = ((3, 6), (3, 12), (3, 30))
@@ -221,7 +221,7 @@ def main() -> None:
         parts.append(part)
         print(f"{part}\n", flush=True)
     if options.page:
-        options.page.write_text(put_into(options.page.read_text(), "\n\n".join(parts), START))
+        show(parts, options.page, START)
 
 
 if __name__ == "__main__":

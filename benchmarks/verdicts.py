@@ -191,6 +191,15 @@ def put_into(page: str, tables: str, start: str = START) -> str:
     return f"{before}{start}\n\n{tables}\n\n{END}{after}"
 
 
+def show(tables: Iterable[str], page: Path | None, start: str = START) -> None:
+    """Write tables to their place in a page, or print them without one."""
+    text = "\n\n".join(tables)
+    if page is None:
+        print(text)
+    else:
+        page.write_text(put_into(page.read_text(), text, start))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=__doc__)
     parser.add_argument("--simulations", type=int, default=20_000, metavar="N", help="simulated studies per cell")
@@ -202,11 +211,7 @@ def main() -> None:
     if options.derive:
         print_derived(options.simulations)
         return
-    tables = "\n\n".join(write_tables(options.simulations))
-    if options.page:
-        options.page.write_text(put_into(options.page.read_text(), tables))
-    else:
-        print(tables)
+    show(write_tables(options.simulations), options.page)
 
 
 if __name__ == "__main__":

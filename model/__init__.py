@@ -10,7 +10,7 @@ from .errors import ConfigError
 from .presets import PRESETS
 
 if TYPE_CHECKING:
-    from .context import Cache
+    from .cache import Cache
     from .encoders.bidirectional import BidirectionalConfig
     from .encoders.decoding import translate
     from .encoders.encoder_decoder import EncoderDecoder
@@ -30,7 +30,7 @@ _LAZY = {
     "BidirectionalConfig": "encoders.bidirectional",
     "EncoderDecoder": "encoders.encoder_decoder",
     "EncoderDecoderConfig": "encoders.encoder_decoder_config",
-    "Cache": "context",
+    "Cache": "cache",
     "Sampling": "sampling",
     "ViT": "encoders.vit",
     "ViTConfig": "encoders.vit_config",

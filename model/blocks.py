@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .context import Cache, Context, LayerCache
+from .cache import Cache, LayerCache
+from .context import Context
 from .contracts import Architecture
 from .parameters import Spec, SpecModule
 

@@ -175,7 +175,7 @@ class ModelConfig(Architecture):
         found = {f"{axis}.{knob}": why for axis in TABLES for knob, why in getattr(self, axis).idle(self).items()}
         later_layers = [layer for path in self.topology.paths(self.n_layers) for layer in path[1:]]
         if not any(self.keeps("attention", layer) for layer in later_layers):
-            found["value_residual"] = "no path has a second layer with attention"
+            found["value_residual"] = "no path has two layers with attention"
         if not self.count_kept("block"):
             found["embedding_shortcut"] = "no layer keeps a block"
             if self.model_copy(update={"bias": not self.bias}).num_params() == self.num_params():

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .cache import Cache
 from .causality import OutputError, run_seeded
 from .config import ModelConfig
-from .context import Cache
 from .errors import ConfigError
 from .gpt import GPT
 from .own_checks import (

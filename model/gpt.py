@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .blocks import Stack
+from .cache import Cache
 from .config import ModelConfig
-from .context import Cache, Context, Padding, find_seen
+from .context import Context, Padding, find_seen
 from .errors import ConfigError
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 from .layers import Embedding, multiply

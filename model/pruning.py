@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention_maps import watch_residual
+from .cache import Cache
 from .config import ModelConfig
-from .context import Cache
 from .contracts import Part
 from .errors import ConfigError
 from .gpt import GPT

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .context import Cache
+from .cache import Cache
 from .gpt import GPT
 from .wrapped import unwrap
 

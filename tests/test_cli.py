@@ -188,7 +188,7 @@ def test_files_of_few_tokens_do_not_take_gpt2s_vocabulary_without_a_word(
 def test_of_many_tokens_a_plan_looks_at_the_first_and_says_so(
     ablate: Ablate, write_grid: Callable[..., Path], token_files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("data.corpus", "plan.plan"):
+    for module in ("data.corpus", "plan.build"):
         monkeypatch.setattr(f"ablate.{module}.CHECKED_TOKENS", 1000)
     model = {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 16, "vocab_size": 49}
     grid = write_grid(data={"source": "bin", "path": str(token_files), "tokenizer": "gpt2"}, model=model)

@@ -47,7 +47,7 @@ def test_the_example_of_the_documentation_works_as_shown(ablate: Ablate, tmp_pat
         (("--from", "logs", "--arm", "x", "--map", "arm=y"), "--arm and --map arm=y set the same thing"),
         (("--from", "logs", "--metric", "los"), "no run has a metric los"),
         (("--from", "logs", "--metric", "val_loss:up"), "unknown direction 'up' (legal: lower, higher)"),
-        (("--from", "logs", "--seed", "step"), "no log has a column or hyperparameter step"),
+        (("--from", "logs", "--seed", "step"), "no column or hyperparameter of any log is named step"),
         (("--mlflow", "sqlite:///x.db", "--experiment", "x", "--step", "iter"), "--step names a column of log files"),
         (("made-up", "--arm", "x"), "or --from"),
     ],

@@ -122,10 +122,6 @@ class Course:
     open: dict[str, tuple[str, ...]] = field(default_factory=dict)
     next_look: dict[str, int] = field(default_factory=dict)
 
-    def seeds_of(self, arm: str) -> int | None:
-        """The number of seeds by which an arm was judged last."""
-        return self.standings[arm].seeds[-1] if arm in self.standings else None
-
     def is_open(self, arm: str, baseline: str) -> bool:
         """Tell whether further seeds of an arm count. A baseline is open as long as one of its arms is."""
         return bool(self.open.get(baseline)) if arm == baseline else arm in self.open.get(baseline, ())

@@ -1,7 +1,7 @@
 """The noise floor: scatter between seeds that earlier studies of the same size and data have measured.
 
-A report uses it only if it is asked to, so that the same study gives the same page wherever its folder is. What was
-used is part of the report.
+A report uses it only if it is asked to, so that the same study gives the same page wherever its folder is. It
+names the studies that it used.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def choose_lenders(results: Results, baseline: str) -> tuple[Lender, ...]:
 
 
 def collect_earlier(lenders: Sequence[Lender]) -> Earlier | None:
-    """Turn lenders into the form in which a family takes them; None if there are none."""
+    """Turn lenders into the form in which a family takes them; None if the list is empty."""
     if not lenders:
         return None
     variance, n_pairs = zip(*((lender.variance, float(lender.n_pairs)) for lender in lenders), strict=True)

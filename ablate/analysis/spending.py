@@ -17,11 +17,8 @@ from scipy.special import ndtr
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import single_level
-from ablate.analysis.intervals import LEVEL
 from ablate.analysis.moderated import earned_df
 from ablate.analysis.power import find_detectable
-
-ALPHA = 1 - LEVEL
 
 POWER = 2.0
 """The exponent of the spending function alpha t^rho (Kim & DeMets 1987), at a share t of the seeds."""

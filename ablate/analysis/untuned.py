@@ -28,9 +28,9 @@ class Untuned:
 
 
 def find_untuned(results: Results) -> Untuned | None:
-    """Find the arms whose verdict holds for one learning rate only; None if there are none.
+    """Find the arms whose verdict holds for one learning rate only; None if every verdict holds for more.
 
-    If the learning rate is an axis, its levels are compared, so no arm counts. Neither does one whose rate is unknown.
+    With the learning rate as axis, its levels are compared, so no arm counts. Neither does one whose rate is unknown.
     """
     if _AXES & results.record.axes.keys():
         return None

@@ -229,7 +229,7 @@ class RunState(Output):
 
 
 class RunLog(Output):
-    """What happened to a run."""
+    """The state, notes and error of a run."""
 
     run_id: str
     """The run's id."""
@@ -266,7 +266,7 @@ class RunLog(Output):
 
 
 class ArmPower(Output):
-    """What the seeds of an arm can see."""
+    """The differences that the seeds of an arm can detect."""
 
     arm: str
     """Name of the arm."""
@@ -319,7 +319,7 @@ class EvaluatedArm(Output):
     item_error: float | None
     """Standard error over the items of one run."""
     chance: float | None
-    """Level of chance; null if there is none."""
+    """Level of chance; null if guessing has no defined score."""
     is_at_chance: bool | None
     """Whether the result could be chance; null if this is not known."""
     direction: str | None

@@ -153,7 +153,7 @@ def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
 
 
 def show_proposal(planned: Plan) -> None:
-    """Print which arms share a learning rate that nobody tunes, and a `tune:` block for the grid."""
+    """Print which arms share an untuned learning rate, and a `tune:` block for the grid."""
     from ablate.search.proposal import propose_tuning
 
     for line in propose_tuning(planned):

@@ -114,7 +114,7 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train only the runs that failed.")] = False,
     seeds: Annotated[
         str | None,
-        typer.Option("--seeds", metavar="+N", help="Train N more seeds of every arm, for this study from now on."),
+        typer.Option("--seeds", metavar="+N", help="Train N more seeds of every arm. The study keeps them."),
     ] = None,
     early_stop: Annotated[
         str | None,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ablate.data.corpora import Corpus, CorpusInfo, CorpusSequence, SequenceInfo
+from ablate.data.gpt2_vocabulary import PADDED_GPT2_VOCABULARY
 from ablate.data.phases import hash_sequence
 from ablate.data.pieces import Job, Totals, count, cut_corpus, estimate, size_of_pieces
 from ablate.data.shards import Means, ShardMaker, cut_tail, locked
@@ -19,7 +20,7 @@ from ablate.data.sources import load_source, split_files
 from ablate.data.sources.base import Documents, key_of
 from ablate.data.splits import SHARES, File, Split
 from ablate.data.tokenizer_file import ENDS
-from ablate.data.tokenizers import PADDED_GPT2_VOCABULARY, Tokenizer, Tokens, load_tokenizer
+from ablate.data.tokenizers import Tokenizer, Tokens, load_tokenizer
 from ablate.data.widths import find_fault, read_vocab_size
 from ablate.errors import DataError, ResourceError
 from ablate.files import write_atomic

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ablate.data.files import find_path
-from ablate.data.tokenizers import END_OF_TEXT, GPT2_FOLDER, GPT2Tokenizer, Tokenizer, WholeTextTokenizer
+from ablate.data.gpt2_vocabulary import END_OF_TEXT, GPT2_FOLDER
+from ablate.data.tokenizers import GPT2Tokenizer, Tokenizer, WholeTextTokenizer
 from ablate.errors import DataError, suggest
 
 LONGEST_SPACE = 10_000

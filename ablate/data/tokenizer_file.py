@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ablate.data.tokenizers import END_OF_TEXT, WholeTextTokenizer
+from ablate.data.gpt2_vocabulary import END_OF_TEXT
+from ablate.data.tokenizers import WholeTextTokenizer
 from ablate.errors import DataError
 
 if TYPE_CHECKING:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import base64
 import codecs
 import hashlib
-import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from ablate.data.content import ContentError
 from ablate.data.files import find_path
+from ablate.data.gpt2_vocabulary import END_OF_TEXT, PADDED_GPT2_VOCABULARY, TOKENIZER_FILE, read_ranks
 from ablate.data.pretokens import PATTERN, find_cut, split_runs
 from ablate.errors import DataError
 from ablate.study.data_schema import DataConfig
@@ -31,12 +31,6 @@ BLOCK_BYTES = 1 << 20
 LONGEST_RUN = 16 << 20
 """The longest pre-token for GPT-2's tokenizer, in characters. It takes a minute and some gigabytes of memory."""
 
-PADDED_GPT2_VOCABULARY = 50304
-"""GPT-2's 50257 tokens, padded to a multiple of 64 as nanoGPT does."""
-
-END_OF_TEXT = "<|endoftext|>"
-TOKENIZER_FILE = "tokenizer.json"
-GPT2_FOLDER = "a folder with encoder.json and vocab.bpe, or with gpt2.tiktoken"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -243,7 +237,7 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
     if name == "bytes":
         return ByteTokenizer()
     if name == "gpt2" and config.tokenizer_path is not None:
-        return _load_gpt2("data.tokenizer_path", config.tokenizer_path, base)
+        return GPT2Tokenizer(read_ranks("data.tokenizer_path", config.tokenizer_path, base))
     place = find_path(name, base)
     is_folder = place is not None and place.is_dir() and name != "gpt2"
     if name.endswith(".json") or (is_folder and place is not None and (place / TOKENIZER_FILE).is_file()):
@@ -253,67 +247,12 @@ def load_tokenizer(config: DataConfig, base: Path) -> Tokenizer:
             raise DataError(f"data.tokenizer: {name}: there is no such file")
         return FileTokenizer(place / TOKENIZER_FILE if place.is_dir() else place)
     if is_folder:
-        return _load_gpt2("data.tokenizer", name, base)
+        return GPT2Tokenizer(read_ranks("data.tokenizer", name, base))
     from ablate.data.encodings import load_encoding
 
     return load_encoding(name, config.tokenizer_path, base)
 
 
-def _load_gpt2(key: str, name: str, base: Path) -> GPT2Tokenizer:
-    folder = find_path(name, base)
-    for names, read in _VOCABULARIES.items():
-        if folder is not None and all((folder / name).is_file() for name in names):
-            try:
-                return GPT2Tokenizer(read(*(folder / name for name in names)))
-            except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
-                files = " and ".join(str(folder / name) for name in names)
-                raise DataError(f"{files}: not a GPT-2 vocabulary: {error}") from None
-    also = "" if key == "data.tokenizer_path" else f", or with a {TOKENIZER_FILE}"
-    raise DataError(f"{key}: {name}: must be {GPT2_FOLDER}{also}")
-
-
-def _read_tiktoken(path: Path) -> dict[bytes, int]:
-    """Read lines of a token in base64 and its rank."""
-    lines = (line.split() for line in path.read_bytes().splitlines() if line)
-    return _checked({base64.b64decode(token, validate=True): int(rank) for token, rank in lines})
-
-
-def _read_merges(encoder: Path, merges: Path) -> dict[bytes, int]:
-    """Read GPT-2's files. A token's number is its rank; `vocab.bpe` lists the merges in order and must agree."""
-    numbers: dict[str, int] = json.loads(encoder.read_text("utf-8"))
-    numbers.pop(END_OF_TEXT, None)
-    lines = [line for line in merges.read_text("utf-8").splitlines() if line and not line.startswith("#version")]
-    for rank, line in enumerate(lines, start=256):
-        if numbers[line.replace(" ", "")] != rank:
-            raise ValueError(f"the merge {line!r} does not have the number {rank}")
-    if len(lines) != len(numbers) - 256:
-        raise ValueError(f"{len(lines)} merges do not give {len(numbers)} tokens: one of the files is incomplete")
-    byte_of = _printable_bytes()
-    return _checked({bytes(byte_of[sign] for sign in token): rank for token, rank in numbers.items()})
-
-
-_VOCABULARIES: dict[tuple[str, ...], Callable[..., dict[bytes, int]]] = {
-    ("encoder.json", "vocab.bpe"): _read_merges,
-    ("vocab.json", "merges.txt"): _read_merges,  # the names of the same files in Hugging Face's folders
-    ("gpt2.tiktoken",): _read_tiktoken,
-}
-
-
-def _checked(ranks: dict[bytes, int]) -> dict[bytes, int]:
-    if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError("the tokens are not numbered from 0 without gaps")
-    if not 256 <= len(ranks) < PADDED_GPT2_VOCABULARY or any(bytes([byte]) not in ranks for byte in range(256)):
-        raise ValueError(f"{len(ranks)} tokens: too many, or some single bytes are missing")
-    return ranks
-
-
 def _replace_surrogates(text: str) -> str:
     """Make a text encodable: pairs of surrogates become their character, others become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _SURROGATE.search(text) else text
-
-
-def _printable_bytes() -> dict[str, int]:
-    """GPT-2's characters for bytes: printable ones of Latin-1 as they are, the others from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

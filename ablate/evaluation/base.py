@@ -36,7 +36,7 @@ class Subject:
 class Row:
     """One result: the mean of `metric` over `n` items, of the cell `within`, such as {"needles": 2, "depth": 0.5}.
 
-    `standard_error` is over items and None where there are none to speak of. `chance` is what guessing scores, if
+    `standard_error` is over items, and None if the result has no items. `chance` is what guessing scores, if
     that is defined. A cell that cannot be evaluated has `value` None, `n` 0 and the reason in `note`.
     """
 

@@ -38,14 +38,14 @@ class Needle(LanguageModelEvaluation):
     the answer in nats per byte. `needle_mass` and `noise_mass` are the attention, where the answer begins, to the fact
     that holds it and to the filler: sums over the effective map, whose rows are divided by the sum of their absolute
     weights, averaged over heads and layers. Differential maps have negative entries, so masses can be negative. These
-    are means over all depths; `accuracy_at_depth` and so on are for each depth. The latter get no verdict, because correcting for so many tests would hide the former.
+    are means over all depths; `accuracy_at_depth` and so on are for each depth. The latter get no verdict, because
+    correcting for that many tests would hide the former.
 
-    The form of text is the published one. Pairs are for models of bytes and for short contexts (models.md 6.6): two
+    The form of text is the published one. Pairs are for models of bytes and for short contexts: two
     letters, a colon and a capital letter. `auto` takes pairs where the tokenizer is that of bytes, or is missing.
     """
 
     name: ClassVar[str] = "needle"
-    version: ClassVar[int] = 2  # 1 took the effective maps at their own scale
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "accuracy": "higher",
         "choice_accuracy": "higher",
@@ -191,7 +191,7 @@ class Masses:
         self.n_layers = 0
 
     def see(self, layer: LayerCall) -> None:
-        maps_bhrs = layer.select(self.queries_br).effective_shares()
+        maps_bhrs = layer.select(self.queries_br).effective_maps()
         for name, is_there_brs in self.targets.items():
             mass_bhr = (maps_bhrs * is_there_brs[:, None]).sum(-1)
             self.sums[name] += mass_bhr.double().mean((1, 2))

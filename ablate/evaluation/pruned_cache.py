@@ -29,8 +29,8 @@ class PrunedCache(LanguageModelEvaluation):
     """The loss when every layer keeps only the share `kept` of the context's keys and values, token by token.
 
     `loss_increase` is the loss minus that of the whole cache on the same windows. `saving` is the size of the whole
-    cache over that of the smallest one whose loss increases by at most `tolerance`, among the shares tried; 1 if there
-    is none. Only attentions that can prune have these. All have `loss` with the whole cache.
+    cache over that of the smallest one whose loss increases by at most `tolerance`, among the shares tried; 1 if none
+    qualifies. Only attentions that can prune have these. All have `loss` with the whole cache.
     """
 
     name: ClassVar[str] = "pruned_cache"

@@ -69,7 +69,7 @@ class Recall(LanguageModelEvaluation):
 
 
 def explain_unfit(n_pairs: int, length: int, alphabet: Alphabet) -> str:
-    """Why so many pairs cannot be asked for. Empty if they can."""
+    """Say why a sequence cannot hold this number of pairs; empty if it can."""
     if n_pairs < 1 or shortest_length(n_pairs) > length:
         return f"{n_pairs} pairs need {shortest_length(n_pairs)} tokens; the sequence has {length}"
     if n_pairs > alphabet.most_pairs:

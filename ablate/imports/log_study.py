@@ -110,7 +110,7 @@ def _check_facts(runs: Sequence[LoggedRun], names: Names) -> None:
         for name in names.of(what):
             if name not in there:
                 raise RecordError(
-                    f"no log has a column or hyperparameter {name}, or {name}=VALUE in the name of a folder or file"
+                    f"no column or hyperparameter of any log is named {name}, and no folder or file {name}=VALUE"
                     f"{suggest(name, known).replace('legal: ', 'found: ')}; see --{what}"
                 )
 

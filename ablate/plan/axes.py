@@ -99,7 +99,7 @@ class Axes:
         return tuple(levels)
 
     def _keys(self, level: Level) -> Iterator[Hashable]:
-        """What may stand once in a list: a name and, for a program, a value, because 1 and 1.0 would train alike.
+        """Yield what a list may hold once: a name and, with a program, a value, because 1 and 1.0 would train alike.
 
         Levels of a model that train alike are merged when the arms are resolved.
         """

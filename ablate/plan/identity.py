@@ -26,8 +26,8 @@ def canonical_json(data: Any) -> str:
 def arm_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
     """The canonical JSON of an arm on a corpus, without the seed. It includes the `version` of each variant.
 
-    It also includes model settings that have no effect, because the ids of existing runs do. `canonical_identity`
-    leaves them out.
+    It also includes model settings that have no effect, because the ids of existing runs do. The canonical
+    identities of `identify` leave them out.
     """
     return _join(_write_model(model), train, data_hash)
 
@@ -51,11 +51,6 @@ def task_identities(
     text = canonical_json(task)
     own = _join(_write_model(model), train, data_hash, text, idle)
     return own, _join(_write_model(model.canonical()), train.canonical(), data_hash, text, idle)
-
-
-def canonical_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
-    """The identity shared by all arms that train alike: settings without an effect are at their defaults."""
-    return arm_identity(model.canonical(), train.canonical(), data_hash)
 
 
 def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) -> list[tuple[str, str]]:

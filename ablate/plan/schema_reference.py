@@ -183,7 +183,7 @@ def write_limits(field: Schema) -> str:
 
 
 def write_default(field: Schema) -> str:
-    """The default as YAML would write it; empty if there is none."""
+    """The default as YAML would write it; empty without a default."""
     if "default" not in field or field["default"] is None:
         return ""
     default = field["default"]

@@ -1,4 +1,4 @@
-"""The finished runs whose weights an arm starts from: found in the parent's record, and checked before anything starts.
+"""The finished runs whose weights are the start of an arm. They are checked before anything is trained.
 
 The parent is another study, or one folder of weights. A run's id holds the id of the run that it starts from, never a
 path.
@@ -254,7 +254,7 @@ def read_starts(declared: object, axes: Axes) -> Starts | None:
 
 
 def find_place(study: Study, name: str, file: str) -> Path | None:
-    """The folder of a name that holds a file: relative to the grid, to the working directory, or among all studies."""
+    """Find a folder with this file in it, by name: near the grid, in the working directory, or among all studies."""
     runs = study.start_from.runs if study.start_from else None
     bases = [study.folder, Path(), *([runs] if runs is not None else [])]
     return next((place.resolve() for base in bases if (place := base / name, (place / file).is_file())[1]), None)

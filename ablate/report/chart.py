@@ -97,7 +97,7 @@ class Chart:
         return {"orient": "bottom", "title": None, "columns": 3, "labelLimit": 240, "symbolType": "stroke"}
 
     def draw(self, key: str | None = None, theme: Theme = LIGHT) -> dict[str, Any]:
-        """The Vega-Lite specification with its data, for a key of `fills`, by default the first."""
+        """The Vega-Lite specification with its data. `key` is one of `fills`, by default the first."""
         fill = self.fills[next(iter(self.fills)) if key is None else key]
         rows = [row for name in fill["data"] for row in spread(self.data[name])]
         width = WIDTH if self.columns == 1 else (WIDTH - 60) // self.columns - 30
@@ -218,7 +218,7 @@ def configure(theme: Theme) -> dict[str, Any]:
 
 
 def draw_file(chart: Chart, ending: str, key: str | None = None) -> bytes:
-    """The chart as `svg`, `pdf` or `png`, for a key of its fills.
+    """The chart as `svg`, `pdf` or `png`. `key` is one of its fills.
 
     The same chart always gives the same bytes as `svg` and `png`.
     """
@@ -242,7 +242,7 @@ def _number_clips(svg: str) -> str:
 
 
 def round_number(value: float | None) -> float | None:
-    """The number as it is drawn, or None if there is none."""
+    """The number as it is drawn, or None if it is missing."""
     return float(f"{value:.{DIGITS}g}") if value is not None and math.isfinite(value) else None
 
 

@@ -159,7 +159,7 @@ def _subtract(line: DrawnCurve, base: DrawnCurve, axis: str) -> DrawnCurve | Non
 
 
 def _cut(line: DrawnCurve, bounds: tuple[float, float] | None) -> DrawnCurve | None:
-    """The points at which all seeds are known and inside the bounds. None if there are none."""
+    """The points at which all seeds are known and inside the bounds; None without such points."""
     inside = np.isfinite(line.values).all(axis=0)
     if bounds is not None:
         inside &= ((line.values >= bounds[0]) & (line.values <= bounds[1])).all(axis=0)

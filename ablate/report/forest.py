@@ -178,7 +178,7 @@ def _declare(colors: tuple[tuple[str, str], ...], *, is_ratio: bool) -> Mapping[
 
 
 def ratio_of(field: str, channel: Any) -> Any:
-    """The encoding of a ratio on a logarithmic axis, for the class of a channel, such as `alt.X`."""
+    """The encoding of a ratio on a logarithmic axis. `channel` is a class such as `alt.X`."""
     import altair as alt
 
     axis = alt.Axis(values=alt.ExprRef("$ticks"), labelExpr="datum.label + 'x'", format="~g")

@@ -89,7 +89,7 @@ def _show_mishaps(report: Report) -> Iterator[Block]:
     if report.mishaps:
         yield tabulate_mishaps(report)
     else:
-        yield Text("There are none: every run finished its budget, and every curve is complete.")
+        yield Text("No gaps: every run finished its budget, and every curve is complete.")
 
 
 def _reproduce(report: Report) -> Iterator[Block]:
@@ -136,11 +136,6 @@ def compose(report: Report) -> Document:
         else "This study is not finished: runs that are still training are left out of every number.",
         arms={arm: Legend(report.labels[arm], look.color, look.dash) for arm, look in report.looks.items()},
     )
-
-
-def tabulate(report: Report) -> tuple[Table, ...]:
-    """All tables that are not empty, in the order of the page."""
-    return compose(report).tables
 
 
 def describe_context(report: Report) -> str:

@@ -42,7 +42,7 @@ from ablate.report.report import Report
 from ablate.report.table import Table, merge_costs
 
 BITS = "Bits per byte"
-"""The unit of compression, where a token is a byte."""
+"""The unit of compression if tokens are bytes."""
 
 STEP_TIME, VERDICT, P_VALUE = "Step time ratio", "Verdict", "p"
 """Columns next to the speedups: time per step over the baseline's, and the verdict with its simultaneous p-value."""

@@ -1,4 +1,4 @@
-"""The forest plot of the verdicts as text, for a terminal."""
+"""The forest plot of the verdicts as text that a terminal shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan says about arms that share a learning rate which nobody tunes, and the `tune:` block that it proposes."""
+"""Advice of a plan on arms that share an untuned learning rate, and the `tune:` block that it proposes."""
 
 from __future__ import annotations
 

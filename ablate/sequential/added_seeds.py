@@ -20,7 +20,7 @@ def parse_added(plan: Plan, text: str) -> int:
             "`--set seeds=N` sets the number of all seeds"
         )
     if plan.until_decided is not None:
-        raise plan.study.refuse(("seeds",), "--seeds cannot be used: looks decide how many seeds an arm gets")
+        raise plan.study.refuse(("seeds",), "--seeds cannot be used: looks decide the number of seeds per arm")
     return int(text)
 
 

@@ -51,10 +51,10 @@ def collect(folder: Path, patterns: Sequence[str], words: Iterable[str]) -> Code
     if len(found) > MAX_FILES:
         raise GridError(f"{len(found):,} files (legal: at most {MAX_FILES:,}); name those that matter under code")
     files = tuple(sorted(name for name in found if os.path.lexists(folder / name)))
-    return Code(files, hash_files(folder, files))
+    return Code(files, hash_program(folder, files))
 
 
-def hash_files(folder: Path, files: Iterable[str]) -> str:
+def hash_program(folder: Path, files: Iterable[str]) -> str:
     """The first digits of a SHA-256 of names and contents. Raises `GridError` for a file that cannot be read."""
     whole = hashlib.sha256()
     for name in files:

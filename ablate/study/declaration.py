@@ -73,7 +73,7 @@ LANGUAGE_MODEL_TASK: Mapping[str, Any] = {NAME: "language_model"}
 
 
 def _read_task(value: object) -> object:
-    """Read a task, which the file may write as its name alone."""
+    """Read a task, which the file may write as just its name."""
     if isinstance(value, str):
         return {NAME: value}
     if not (isinstance(value, Mapping) and isinstance(value.get(NAME), str)):
@@ -201,7 +201,7 @@ class Declaration(Frozen):
 
 
 class Predict(Frozen):
-    """Whether small levels predict a large one: the largest level of an axis is left out of the fit, and scores it."""
+    """A test of scaling: the largest level of an axis is left out of the fit, and scores its prediction."""
 
     axis: str = Field(description="an axis of compare_within with at least three levels, such as the size")
     held_out: Literal["largest"] = Field("largest", description="the level that is predicted from the others")

@@ -15,7 +15,7 @@ from typing import Any
 
 from ablate.errors import AblateError
 from ablate.formatting import quote
-from ablate.sources.files import hash_files
+from ablate.sources.files import hash_program
 from ablate.sources.variables import LOG, PREFIX, RUN_DIR, variable_name
 from ablate.study.settings import flatten
 from ablate.study.template import fill, placeholder_values, write_value
@@ -148,7 +148,7 @@ def _check_code(told: Mapping[str, Any], expected: str) -> None:
     if told["files"] is None:
         return
     try:
-        found = hash_files(Path(told["folder"]), told["files"])
+        found = hash_program(Path(told["folder"]), told["files"])
     except AblateError as error:
         raise ProgramError(f"the code cannot be read: {error}") from None
     if found != expected:

@@ -123,7 +123,7 @@ def _remove(path: Path, reason: str) -> Removal:
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether the path is a file or a link. Only these are removed, because ablate writes nothing else."""
+    """Tell whether this is a regular file or a link. Only these are removed, because ablate writes nothing else."""
     try:
         mode = path.lstat().st_mode
     except OSError:

@@ -23,7 +23,11 @@ _PART = re.compile(r"[^/\\\x00-\x1f:.][^/\\\x00-\x1f:]*")  # of a path in a vers
 
 
 def hash_files(files: Mapping[str, bytes]) -> str:
-    """Return the version of these files: 16 hexadecimal digits of a sha256 of their names and contents."""
+    """Return the version of these files: 16 hexadecimal digits of a sha256 of their names and contents.
+
+    `hash_program` in `ablate/sources/files.py` is another one, because files of a program may be larger than memory and
+    are hashed in blocks. Both are part of run ids, so neither can become the other.
+    """
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}\n{len(files[name])}\n".encode() + files[name])

@@ -28,7 +28,6 @@ from ablate.metrics import LANGUAGE_MODEL, Metric, Metrics, list_metrics
 Value = Any  # a level: text, a number, a boolean, or None
 State = Literal["queued", "running", "finished", "failed", "diverged"]
 
-STATES: tuple[State, ...] = ("queued", "running", "finished", "failed", "diverged")
 STALE_S = 60.0
 LARGEST = 1e100  # measured number: beyond float32 and any budget, and its square still fits into float64
 MAX_COUNT = 2**53  # of steps, tokens, parameters: integers up to it are exact in float64

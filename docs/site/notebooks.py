@@ -1,4 +1,4 @@
-"""A hook of MkDocs: every notebook of docs/ becomes a page with its outputs, and joins the site as a file."""
+"""A hook of MkDocs: every notebook of docs/ becomes a page with its outputs, and is also copied to the site."""
 
 from __future__ import annotations
 

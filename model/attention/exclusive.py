@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ..context import Context, LayerCache
+from ..cache import LayerCache
+from ..context import Context
 from ..contracts import Architecture, Neutral, Use
 from ..numerics import unit, upcast
 from ..parameters import Spec

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..context import Context, LayerCache
+from ..cache import LayerCache
+from ..context import Context
 from ..contracts import Architecture, Neutral, Use
 from ..kernels.call import DecayBias
 from ..kernels.running_sum import running_sum

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..context import Context, LayerCache
+from ..cache import LayerCache
+from ..context import Context
 from ..contracts import Architecture
 from ..kernels.attention import attend
 from ..kernels.call import Bias, Call

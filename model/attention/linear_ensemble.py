@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..context import Context, LayerCache
+from ..cache import LayerCache
+from ..context import Context
 from ..contracts import Architecture, Neutral
 from ..errors import ConfigError
 from ..numerics import upcast
@@ -96,7 +97,7 @@ class LinearEnsembleAttention(HeadAttention):
     num_maps: int = Field(default=3, ge=1, le=10_000, description="softmax maps per head")
     width: Literal["split", "full"] = Field(
         default="split",
-        description="split divides a head's width among its maps; full gives each map all of it, with more parameters",
+        description="split: the maps of a head share its width; full: each map has all of it, with more parameters",
     )
     map_init: Literal["alternating", "differential", "uniform"] = Field(
         default="alternating",

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..cache import LayerCache
 from ..causality import check_tensor
-from ..context import Context, LayerCache
+from ..context import Context
 from ..contracts import Architecture, Attention, Part, keep_heads
 from ..errors import ConfigError
 from ..foreign import Foreign

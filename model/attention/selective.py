@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..context import Context, LayerCache
+from ..cache import LayerCache
+from ..context import Context
 from ..contracts import Architecture, Use
 from ..kernels.running_sum import running_sum
 from ..numerics import upcast

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..context import Cache, Padding
+from ..cache import Cache
+from ..context import Padding
 from .encoder_decoder import EncoderDecoder, Memory
 
 

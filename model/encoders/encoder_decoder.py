@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..blocks import Block, Stack
+from ..cache import Cache, LayerCache
 from ..config import ModelConfig
-from ..context import Cache, Context, LayerCache, Padding, find_seen
+from ..context import Context, Padding, find_seen
 from ..contracts import Architecture
 from ..gpt import HeadedModel
 from ..kernels.cross_entropy import IGNORED_TARGET

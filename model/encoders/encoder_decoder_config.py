@@ -173,5 +173,5 @@ class EncoderDecoderConfig(ModelConfig):
             common = everywhere[0].keys() & everywhere[1].keys()
             found.update({f"{axis}.{knob}": everywhere[0][knob] for knob in everywhere[0] if knob in common})
         if self.n_layers == self.n_encoder_layers == 1:
-            found["value_residual"] = "neither stack has a second layer"
+            found["value_residual"] = "both stacks have one layer"
         return found

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..blocks import Block, Stack
-from ..context import Cache, Context
+from ..cache import Cache
+from ..context import Context
 from ..contracts import Architecture, Neutral, Topology, keep_heads
 from ..errors import ConfigError
 from ..layers import READS, StreamMatrix, multiply

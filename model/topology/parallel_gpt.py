@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..blocks import Stack
-from ..context import Cache, Context
+from ..cache import Cache
+from ..context import Context
 from ..contracts import Architecture, Topology
 from ..errors import ConfigError
 from ..layers import READS, StreamMatrix, multiply

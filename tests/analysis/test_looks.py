@@ -1,4 +1,4 @@
-"""Looks at a study with `until: decided`: they depend on the curves alone, and the verdict stands at its look."""
+"""Looks at a study with `until: decided`: they depend only on the curves, and the verdict stands at its look."""
 
 from __future__ import annotations
 

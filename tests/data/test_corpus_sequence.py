@@ -45,15 +45,15 @@ def test_a_sequence_holds_each_corpus_as_it_is_by_itself(files: list[str], tmp_p
     config = sequence(phases[0], {**phases[1], "steps": 3})
     corpus = prepare(config, tmp_path, tmp_path / "shards")
     assert corpus.info == describe(config, tmp_path)
-    alone = [prepare(DataConfig.model_validate(phase), tmp_path, tmp_path / "shards") for phase in phases]
-    assert corpus.parts == tuple(alone)
-    assert corpus.info.n_train_tokens == sum(part.info.n_train_tokens for part in alone)
-    assert np.array_equal(corpus.validation, alone[1].validation)
+    separate = [prepare(DataConfig.model_validate(phase), tmp_path, tmp_path / "shards") for phase in phases]
+    assert corpus.parts == tuple(separate)
+    assert corpus.info.n_train_tokens == sum(part.info.n_train_tokens for part in separate)
+    assert np.array_equal(corpus.validation, separate[1].validation)
     hashes = [
         describe(sequence(*order), tmp_path).hash
         for order in (phases, phases[::-1], [phases[0], {**phases[1], "steps": 3}], [phases[0], phases[0]])
     ]
-    assert len({*hashes, *(part.info.hash for part in alone)}) == 6
+    assert len({*hashes, *(part.info.hash for part in separate)}) == 6
     check_length(corpus.info, 99)
     with pytest.raises(DataError, match="validation split has 100 tokens"):
         check_length(corpus.info, 100)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ablate.data import describe, load_tokenizer, pretokens, tokenizers
+from ablate.data import describe, gpt2_vocabulary, load_tokenizer, pretokens, tokenizers
 from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
 from ablate.errors import DataError
 from ablate.study.data_schema import DataConfig
@@ -27,7 +27,7 @@ pytest.importorskip("tiktoken", reason="tokenizer: gpt2 needs tiktoken")
 @pytest.fixture
 def vocabulary(tmp_path: Path) -> Path:
     """A folder with vocabulary files like GPT-2's: 256 bytes and a few merges."""
-    signs = tokenizers._printable_bytes()
+    signs = gpt2_vocabulary._printable_bytes()
     numbers = {sign: i for i, sign in enumerate(signs)} | {m.replace(" ", ""): 256 + i for i, m in enumerate(MERGES)}
     numbers["<|endoftext|>"] = len(numbers)
     (tmp_path / "encoder.json").write_text(json.dumps(numbers))

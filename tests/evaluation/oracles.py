@@ -42,7 +42,7 @@ class UniformModel(KnownModel):
 
 
 class RandomModel(KnownModel):
-    """Guesses anew at every token."""
+    """Guesses again at every token."""
 
     def encode(self, ids_bt: Tensor, cache: Cache | None = None, padding: object = None) -> Tensor:  # noqa: ARG002
         generator = torch.Generator().manual_seed(int(ids_bt.sum()))

@@ -32,7 +32,7 @@ def corpus(tmp_path: Path) -> Any:
 
 
 def scramble(model: GPT) -> GPT:
-    """Give the maps a shape: fresh weights attend almost evenly."""
+    """Make the maps uneven, because fresh weights attend almost evenly."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for block in model.stack.blocks:

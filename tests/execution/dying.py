@@ -1,4 +1,4 @@
-"""A process that trains a run, dies at each call to the disk in turn, and resumes: a script of its own, because it
+"""A process that trains one run, dies at each call to the disk in turn, and resumes: a script of its own, because it
 forks before torch has started threads.
 
 usage: dying.py GRID FOLDER FIRST EVERY

@@ -44,8 +44,8 @@ def undisturbed(make_bench) -> Mapping[str, Sequence[Mapping[str, Any]]]:
 
 def test_the_curve_equals_that_of_one_process(bench, undisturbed) -> None:
     bench.finish()
-    for name, alone in bench.curves().items():
-        for expected, found in zip(alone, undisturbed[name], strict=True):
+    for name, single in bench.curves().items():
+        for expected, found in zip(single, undisturbed[name], strict=True):
             assert found == pytest.approx(expected, rel=ROUNDING_64)
 
 

@@ -30,7 +30,7 @@ def test_two_gpus_train_as_one_does(write_grid: Callable[..., Path], tmp_path: P
         assert {(m["device"]["kind"], m.get("processes", 1)) for m in manifests} == {("cuda", n_gpus)}
         found.append(curves(StudyFolder(runs / "tiny")))
     assert found[0].keys() == found[1].keys()
-    for run_id, alone in found[0].items():
-        assert len(alone) == 6
-        for one, other in zip(alone, found[1][run_id], strict=True):
+    for run_id, single in found[0].items():
+        assert len(single) == 6
+        for one, other in zip(single, found[1][run_id], strict=True):
             assert one == pytest.approx(other, rel=ROUNDING_32)

@@ -30,8 +30,8 @@ STUDY = {"data": None, "baseline": None, "train": {**TRAIN, "precision": "float6
 @pytest.mark.parametrize("name", TASKS)
 def test_two_processes_that_stop_in_between_train_as_one_does(make_bench, name: str) -> None:
     matrix = {"train.learning_rate": [0.001, 0.003]}
-    alone, together = (make_bench(**STUDY, **TASKS[name], matrix=matrix) for _ in range(2))
-    alone.finish()
+    single, together = (make_bench(**STUDY, **TASKS[name], matrix=matrix) for _ in range(2))
+    single.finish()
 
     def stop(event: Event) -> None:
         if event.kind == "progress":
@@ -39,7 +39,7 @@ def test_two_processes_that_stop_in_between_train_as_one_does(make_bench, name: 
 
     assert together.train(processes=2, observe=stop).exit_code == 130
     assert together.train(processes=2).exit_code == 0
-    for arm, curve in alone.curves().items():
+    for arm, curve in single.curves().items():
         assert len(curve) >= 3
         for expected, found in zip(curve, together.curves()[arm], strict=True):
             assert found == pytest.approx(expected, rel=ROUNDING_64)

@@ -153,7 +153,8 @@ def test_what_the_names_told_is_printed_and_pairs_in_them_are_facts(tmp_path: Pa
     results = read(tmp_path / "logs", arm="attention")
     assert results.record.axes == {"attention": ("linear", "softmax")}
     with pytest.raises(
-        RecordError, match=r"no log has a column or hyperparameter atention.*did you mean 'attention'.*see --arm"
+        RecordError,
+        match=r"no column or hyperparameter of any log is named atention.*did you mean 'attention'.*see --arm",
     ):
         read(tmp_path / "logs", arm="atention")
 

@@ -11,13 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "model"
 LEAVES = {"errors", "numerics"}  # every room may import them
-CONTRACTS = {"context", "contracts", "knobs", "parameters", "residual", "table"}
+CONTRACTS = {"cache", "context", "contracts", "knobs", "parameters", "residual", "table"}
 PLAIN = {"causality", "foreign", "plain"}  # the user's modules
 AXES = {"attention", "normalization", "mlp", "position", "linear", "topology"}
 ARROWS = {
     "errors": set(),
     "numerics": set(),
-    "context": set(),
+    "cache": set(),
+    "context": {"cache"},
     "presets": set(),
     "knobs": set(),
     "kernels": set(),
@@ -33,12 +34,12 @@ ARROWS = {
     "foreign": {"parameters"},
     "plain": {"contracts", "flops", "foreign", "own_modules", "parameters", "signature"},
     "causality": set(),
-    "contract_checks": {"causality", "config", "context", "gpt", "own_checks", "own_modules"},
+    "contract_checks": {"cache", "causality", "config", "context", "gpt", "own_checks", "own_modules"},
     "own_checks": {"causality", "config", "context", "contracts", "own_code", "own_modules", "parameters", "plain"},
     "schema": {"table"},
     "cost": {"contracts"},
     "layers": {"contracts", "parameters"},
-    "blocks": {"contracts", "context", "parameters"},
+    "blocks": {"cache", "contracts", "context", "parameters"},
     "position": {*CONTRACTS, "layers"},
     "linear": {*CONTRACTS, "layers"},
     "mlp": {*CONTRACTS, *PLAIN, "layers", "kernels"},
@@ -48,6 +49,7 @@ ARROWS = {
     "config": {*AXES, "contracts", "cost", "knobs", "presets", "schema", "table"},
     "training_methods": {"attention_backend", "blocks", "parameters"},
     "gpt": {
+        "cache",
         "config",
         "blocks",
         "context",
@@ -59,16 +61,29 @@ ARROWS = {
         "training_methods",
     },
     "attention_backend": {"kernels"},
-    "encoders": {"blocks", "config", "contracts", "context", "cost", "gpt", "kernels", "layers", "parameters", "table"},
+    "encoders": {
+        "cache",
+        "blocks",
+        "config",
+        "contracts",
+        "context",
+        "cost",
+        "gpt",
+        "kernels",
+        "layers",
+        "parameters",
+        "table",
+    },
     "kinds": {"config", "gpt"},
     "wrapped": {"config", "gpt", "kinds"},
     "storage": {"config", "gpt", "kinds", "wrapped"},
     "gpt2": {"config", "gpt", "presets", "storage"},
-    "sampling": {"context", "gpt", "wrapped"},
+    "sampling": {"cache", "context", "gpt", "wrapped"},
     "attention_maps": {"attention", "contracts", "gpt", "kernels", "residual"},
     "transfer": {"config", "gpt", "kinds"},
-    "pruning": {"attention_maps", "config", "context", "contracts", "gpt", "residual", "wrapped"},
+    "pruning": {"cache", "attention_maps", "config", "context", "contracts", "gpt", "residual", "wrapped"},
     "__init__": {
+        "cache",
         "config",
         "presets",
         "context",

@@ -12,7 +12,7 @@ import pytest
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
 from ablate.plan import Plan, build_plan
-from ablate.plan.identity import arm_identity, canonical_identity, run_id
+from ablate.plan.identity import arm_identity, identify, run_id
 from ablate.study import load_study
 
 SIZES = {"d_model": 16, "n_layers": 2, "n_heads": 2, "context_length": 16}
@@ -58,7 +58,7 @@ def plan_grid(write_grid: Callable[..., Path], corpus_info: CorpusInfo) -> PlanG
             "bitnet_b158 normalizes its own input",
         ),
         ({"n_heads": 8}, "model.position.base", [100.0, 10000.0], "a query head of width 2 has one angle"),
-        ({"n_layers": 1}, "model.value_residual", ["none", "half", "learned"], "no path has a second layer"),
+        ({"n_layers": 1}, "model.value_residual", ["none", "half", "learned"], "no path has two layers"),
         (
             {"normalization": "ngpt", "attention": "differential"},
             "model.attention.has_output_scale",
@@ -92,9 +92,9 @@ def test_levels_that_train_alike_are_one_arm_with_the_id_of_the_first(
     changes = {"model": {**SIZES, **model}, "train": {**TRAIN, "schedule": "constant"}}
     for first in (0, 1):
         turned = [levels[first], *levels[:first], *levels[first + 1 :]]
-        alone = plan_grid(matrix={axis: turned[:1]}, **changes)
+        single = plan_grid(matrix={axis: turned[:1]}, **changes)
         plan = plan_grid(matrix={axis: turned}, **changes)
-        assert [run.run_id for run in plan.runs] == [run.run_id for run in alone.runs]
+        assert [run.run_id for run in plan.runs] == [run.run_id for run in single.runs]
         (arm,) = plan.arms
         assert arm.identity == arm_identity(arm.model, arm.train, corpus_info.hash)
         assert set(plan.stands_for.values()) == {arm.name}
@@ -114,8 +114,9 @@ def test_the_id_of_a_setting_that_decides_nothing_is_the_published_one(plan_grid
     assert notice.startswith("attention.window 16 ")
     assert "all 16 tokens of a context" in notice
     config, train = plan.arms[0].model, plan.arms[0].train
-    assert canonical_identity(config, train, "x") != arm_identity(config, train, "x")
-    assert canonical_identity(config, train, "x") == arm_identity(config.canonical(), train.canonical(), "x")
+    ((own, canonical),) = identify([(config, train)], "x")
+    assert own == arm_identity(config, train, "x") != canonical
+    assert canonical == arm_identity(config.canonical(), train.canonical(), "x")
     assert run_id(plan.arms[0].identity, 0) == plan.runs[0].run_id
 
 

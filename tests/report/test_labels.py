@@ -15,7 +15,7 @@ from ablate.report.markdown import escape
 from ablate.report.notebook import Study
 from ablate.report.ratio_charts import chart_ladder
 from ablate.report.report import make_report
-from ablate.report.sections import tabulate
+from ablate.report.sections import compose
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -107,7 +107,7 @@ def test_intervals_stood_next_to_p_values_of_another_kind(store, tmp_path):
     made, summary = report(store, tmp_path / "out")
     assert "(difference in final loss, nats, simultaneous 95 % intervals)" in summary["answer"][0]
     assert "(unadjusted 95 % intervals)" in summary["answer"][0]
-    tables = {table.name: table for table in tabulate(made)}
+    tables = {table.name: table for table in compose(made).tables}
     assert tables["speedup"].header[1:4] == ("Loss difference", "Verdict", "p")
     assert ", with simultaneous 95 % intervals, and speedup over " in tables["speedup"].caption
     assert tables["speedup"].caption.endswith("with unadjusted ones")
@@ -150,7 +150,7 @@ def test_sizes_that_are_not_known_were_shown_as_zero(tmp_path):
         (None, None, []),
         (None, None, []),
     ]
-    tables = {table.name: table for table in tabulate(made)}
+    tables = {table.name: table for table in compose(made).tables}
     assert not {"Parameters", "FLOPs per token", "Tokens"} & set(tables["arms"].header)
     assert not {"Tokens per second", "TFLOP/s"} & set(tables["cost"].header)
     assert "parameters, FLOPs and tokens" in made.answer[-1] or "Nothing was flagged" not in made.answer[-1]

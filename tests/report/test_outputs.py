@@ -15,7 +15,7 @@ from ablate.report import ReportOptions, load, write_report
 from ablate.report.latex import escape_latex
 from ablate.report.markdown import escape
 from ablate.report.notation import format_p_value
-from ablate.report.sections import tabulate
+from ablate.report.sections import compose
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -139,11 +139,11 @@ def test_bytes_have_bits_per_byte(store, tmp_path):
     made, _ = report(store, tmp_path / "report")
     told = replace(record, data={**record.data, "tokenizer": "bytes"})
     in_bytes = replace(made, record=told, results=replace(made.results, record=told))
-    header, *rows = next((table.header, *table.rows) for table in tabulate(in_bytes) if table.name == "arms")
+    header, *rows = next((table.header, *table.rows) for table in compose(in_bytes).tables if table.name == "arms")
     place = header.index("Bits per byte")
     for row, arm in zip(rows, made.arms, strict=True):
         assert float(row[place]) == pytest.approx(arm.final_loss.mean / 0.693147, abs=1e-4)
-    assert all("Bits per byte" not in table.header for table in tabulate(made))
+    assert all("Bits per byte" not in table.header for table in compose(made).tables)
 
 
 def test_an_archive_names_no_machine(store, tmp_path):

@@ -1,4 +1,4 @@
-"""The verdict is one sentence, and wall-clock time gets a second one only if it says something else."""
+"""The verdict is one sentence, and wall-clock time gets another one only if it says something else."""
 
 from __future__ import annotations
 

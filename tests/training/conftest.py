@@ -57,7 +57,7 @@ class Recording:
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Tokens with some structure: each is mostly the previous one plus a step."""
+    """Tokens with some structure: each is mostly the previous one plus a constant."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = np.random.default_rng(0)
     for name, n_tokens in (("train.bin", 4000), ("validation.bin", 600)):

@@ -1,6 +1,6 @@
 """Projection of a matrix's vectors to the unit sphere, in place (nGPT, 2410.01131, section 2.6).
 
-One program handles a row. Columns take two kernels over row blocks x column blocks: the first stores the sums of
+Each row has its own program. Columns take two kernels over row blocks x column blocks: the first stores the sums of
 squares of each row block, the second adds them up and divides the entries, which are still in the cache.
 """
 
