@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from ablate.cli import app
+from benchmarks import house
 from benchmarks.gaps import combine, measure_gaps
 from benchmarks.program import measure_flood
 from benchmarks.program import measure_overhead as measure_program
@@ -83,3 +85,21 @@ def test_the_command_has_no_verbs_that_measure_the_tool_itself() -> None:
     assert "bench" in verbs
     assert not [verb for verb in verbs if verb.startswith("bench") and verb != "bench"]
     assert not list((ROOT / "ablate").rglob("synthetic.py"))
+
+
+def test_the_circle_of_imports_and_the_files_of_an_addition_are_counted(tmp_path: Path) -> None:
+    files = {
+        "ablate/one.py": "from ablate.two import x",
+        "ablate/two.py": "import ablate.three\nx = {'swish': 'mlps:Swish'}",
+        "ablate/three.py": "def call():\n    from ablate import one",
+        "model/mlps.py": "from . import other\nclass Swish: ...",
+        "model/other.py": "from .mlps import Swish",
+    }
+    trees = {tmp_path / name: ast.parse(text) for name, text in files.items()}
+    assert house.list_touched(trees, ("swish", "Swish"), tmp_path) == [
+        "ablate/two.py",
+        "model/mlps.py",
+        "model/other.py",
+    ]
+    assert house.count_circle(trees, tmp_path, is_whole=False) == 2
+    assert house.count_circle(trees, tmp_path, is_whole=True) == 3

@@ -300,6 +300,7 @@ def test_more_than_there_is_names_the_line_of_the_grid(ablate: Ablate, write_gri
     words = ("grid.yaml:", "resources", "100000 CPU", "there are")
     assert_refused(ablate("run", grid), *words)
     code, out, _ = ablate("plan", grid)  # which may be for another machine
+    out = " ".join(out.split())  # lines break elsewhere with another folder
     assert code == 0 and all(word in out for word in ("`ablate run` would refuse", *words))
 
 

@@ -1,7 +1,7 @@
 """Differences of final losses at the end of training, paired by seed, with one verdict per arm.
 
-The arms of one baseline are a family. The word "loss" holds for any metric; for one of which higher is better, an arm
-with a difference above zero is better.
+The arms of one baseline are a family. "Loss" stands for any metric. If higher values are better, an arm with
+a difference above zero is better.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from ablate.tracking.study_record import SeedRule
 class Difference(Effect):
     """The final loss of an arm minus its baseline's, with its verdict.
 
-    `is_small` means that it is shown to be smaller than the smallest effect of interest; such a difference may be clear
-    all the same. `sd` is the standard deviation of a paired difference, moderated if the test is. `detectable` is the
-    difference that the study finds in 80 % of cases at that scatter.
-    `method` is the test, and which earlier studies lend their scatter; it is empty if there is no interval. In a study
-    with `until: decided`, `n_seeds` is the number of seeds after which the arm was judged last, which is its verdict;
-    None before the first look. Intervals and p-values then account for all looks.
+    `is_small` means that it is shown to be smaller than the smallest effect of interest. It may still be clearly
+    different from zero. `sd` is the standard deviation of a paired difference, moderated if the test is.
+    `detectable` is the difference that the study finds in 80 % of cases at that scatter.
+
+    `method` is the test, and which earlier studies lend their scatter; it is empty if there is no interval. In a
+    study with `until: decided`, `n_seeds` is the number of seeds at the arm's last look, whose verdict counts; None
+    before the first look. Intervals and p-values then account for all looks.
     """
 
     verdict: Verdict = "undecided"
@@ -103,7 +104,7 @@ def _fill_in_look(row: Difference, standing: Standing, margin: float | None) -> 
 
 
 def list_lenders(results: Results) -> tuple[Lender, ...]:
-    """List the arms whose scatter a later study can use: those with enough pairs that do not all differ by the same."""
+    """List the arms whose scatter a later study can use: those with enough pairs of different results."""
     lenders = []
     for name in results.compared_arms:
         sample, arm = collect_sample(results, name), results.arms[name]

@@ -1,4 +1,4 @@
-"""Runs that repeat the numbers of another seed, and reruns of a run id that end elsewhere.
+"""Runs that repeat the numbers of another seed, and reruns of a run id that end with other values.
 
 If a run and its repetition with another seed both counted, a difference would look more certain than it is. Reruns of
 one id are compared, but only one of them counts.
@@ -23,7 +23,7 @@ def find_repeats(runs: Iterable[RunCurve]) -> Mapping[str, int]:
     """Run id -> seed of an earlier run of the same arm that logged the very same numbers.
 
     A program that does not read its seed trains the same run again. Clock times do not count. Only programs are
-    checked: ablate's own training always uses the seed, and a log may be of anything.
+    checked: ablate's own training always uses the seed, and a log may come from anywhere.
     """
     first: dict[tuple[str, bytes], int] = {}
     repeats: dict[str, int] = {}
@@ -41,8 +41,8 @@ def find_repeats(runs: Iterable[RunCurve]) -> Mapping[str, int]:
 class Reruns:
     """How far reruns of the same run id differ at their ends.
 
-    `n_runs` ids were trained more than once to the same step, `n_reruns` times in addition to the run that counts.
-    `largest` and `mean` are the largest and the mean absolute difference of final values of the study's metric to it.
+    `n_runs` ids were trained more than once to the same step. Besides the runs that count, there are `n_reruns`.
+    `largest` and `mean` are absolute differences between the final values of a rerun and of the run that counts.
     `is_deterministic` is true if every one of these runs used only deterministic algorithms.
     """
 

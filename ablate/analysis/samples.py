@@ -1,4 +1,4 @@
-"""What is known of an arm against its baseline: paired differences of final values, and their common scatter."""
+"""The data of a comparison: differences of final values between an arm and its baseline, and their scatter."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PAIRED, MODERATED, WELCH = "paired t", "moderated paired t", "Welch's t, because
 class Sample:
     """The final values of an arm and its baseline: differences paired by seed, or the values of both sides.
 
-    `item_variance` is the variance of a difference that the items of an evaluation leave. It stands in where every seed
-    has the same difference, because a rounded metric then only looks free of noise.
+    `item_variance` is the variance of a difference that comes from the choice of an evaluation's items. It is used if
+    every seed has the same difference: a rounded metric then only looks free of noise.
     """
 
     name: str

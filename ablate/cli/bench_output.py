@@ -71,7 +71,7 @@ def print_speeds(report: BenchReport) -> None:
 
 
 def write_bench(report: Mapping[str, Any], folder: Path) -> None:
-    """Write STUDY.json and STUDY.md into `folder`, which is made if it is missing."""
+    """Write STUDY.json and STUDY.md into `folder`, which is created if it is missing."""
     make_folder(folder)
     write_atomic(folder / f"{report['study']}.json", f"{json.dumps(report, indent=1)}\n".encode())
     write_atomic(folder / f"{report['study']}.md", describe_bench(report).encode())

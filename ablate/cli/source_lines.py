@@ -16,7 +16,7 @@ MAX_COLUMNS = 120
 
 
 def point_at(message: str, column: int | None = None) -> Iterator[str]:
-    """Yield two lines if the message begins with `FILE:LINE: ` and it is known which word it means; otherwise nothing.
+    """Yield the line and its caret if the message begins with `FILE:LINE: ` and names a word; otherwise nothing.
 
     The caret stands at the `column` (from 0) if one is given, or else under the first quoted word of the message that
     is in the line, or else under the last key that the message names.

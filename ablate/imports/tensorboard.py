@@ -43,7 +43,7 @@ def read(files: Sequence[LogFile], names: Names, notes: Notes) -> list[LoggedRun
 
 
 class _Folder:
-    """The scalars that are looked for, and the hyperparameters, of the event files of one folder."""
+    """The requested scalars and the hyperparameters in the event files of one folder."""
 
     def __init__(self, files: Sequence[LogFile], names: Names, notes: Notes) -> None:
         self.facts = read_hparams(files[0].path.parent, notes)

@@ -125,10 +125,13 @@ class MlflowWriter:
     def log_means(self) -> None:
         """Log the mean of the study's metric over the seeds of each arm on the parent run, once per step that they all
         have. Once they were all trained to the end, log the mean there under the name that the report gives it."""
-        for arm, label in label_arms(self.record.arms).items():
-            run_ids = tuple(run.run_id for run in self.record.runs if run.arm == arm)
+        runs: dict[str, list[str]] = {}
+        for run in self.record.runs:
+            runs.setdefault(run.arm, []).append(run.run_id)
+        labels = label_arms(self.record.arms)
+        for label, run_ids in ((labels[arm], tuple(run_ids)) for arm, run_ids in runs.items()):
             curves = [self._values.get(run_id, {}) for run_id in run_ids]
-            if not all(curves) or not curves:
+            if not all(curves):
                 continue
             means = self._means.setdefault(run_ids, {})
             new = [step for step in curves[0] if step not in means and all(step in curve for curve in curves)]
