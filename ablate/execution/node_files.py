@@ -27,7 +27,7 @@ from ablate.execution.cluster import PREFIX, remove_abandoned
 from ablate.execution.courier import Sign
 from ablate.execution.sending import BLOCK_BYTES, Sending, get
 from ablate.files import make_folder, open_regular
-from ablate.sources.files import hash_files
+from ablate.sources.files import hash_program
 from ablate.tasks.contract import Job
 from ablate.tracking.folders import RunFolder, StudyFolder
 
@@ -161,7 +161,7 @@ class NodeFiles:
             cwd = self.find(tree) / Path(told["cwd"]).relative_to(tree)
             return {"cwd": str(cwd), "diff": str(self.find(Path(told["diff"])))}
         with suppress(AblateError):
-            if hash_files(folder, told["files"]) == code:
+            if hash_program(folder, told["files"]) == code:
                 return {}
         found = str(self.find(folder, told["files"]))
         return {"folder": found, "cwd": found}

@@ -14,7 +14,7 @@ from scipy import stats
 from ablate.analysis import Results
 from ablate.analysis.scaling import find_predictions, find_scaling_laws, fit_power_law, predict_line
 from ablate.report.report import ReportOptions, make_report
-from ablate.report.sections import tabulate
+from ablate.report.sections import compose
 from ablate.report.summary import summarize
 
 SIZES = (1000, 2000, 4000, 8000)
@@ -71,7 +71,7 @@ def test_the_next_size_is_predicted_and_called_an_extrapolation() -> None:
     assert (row.predicted, row.low, row.high) == pytest.approx((-0.6,) * 3)  # no noise: the line is exact
     report = make_report(results, ReportOptions())
     assert any("an extrapolation, 95 % prediction interval" in sentence for sentence in report.answer)
-    assert {"predictions", "scaling"} <= {table.name for table in tabulate(report)}
+    assert {"predictions", "scaling"} <= {table.name for table in compose(report).tables}
     assert summarize(report)["predictions"][0]["level"] == 16000
 
 
