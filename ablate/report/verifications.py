@@ -19,7 +19,6 @@ from ablate.tracking.verifications import (
     Measured,
     Replication,
     Verification,
-    VerifiedArm,
     read_verifications,
 )
 
@@ -44,19 +43,19 @@ def find_verifications(record: StudyRecord, folders: Iterable[Path]) -> tuple[Ve
 
 
 def describe_verification(made: Verification) -> str:
-    """One sentence: which verdicts the fresh seeds confirm, refute, and leave undecided."""
+    """One sentence: which verdicts the fresh seeds confirm, refute, and leave undecided.
+
+    An undecided verdict claims nothing, so it only counts if it is refuted.
+    """
+    claims = [arm for arm in made.arms if arm.published.verdict != "undecided" or arm.outcome != "undecided"]
     parts = []
     for outcome, action in _ACTIONS.items():
-        arms = [arm for arm in made.arms if arm.outcome == outcome]
+        arms = [arm for arm in claims if arm.outcome == outcome]
         if arms:
-            shown = join_with_and([_name_claim(arm) for arm in arms[:LISTED]] + name_rest(arms))
+            shown = join_with_and([f"{arm.label}: {arm.published.verdict}" for arm in arms[:LISTED]] + name_rest(arms))
             parts.append(f"{action} {count(len(arms), 'published verdict')} ({shown})")
-    unfinished = "" if made.is_complete else " Not all of their runs have ended."
-    return f"{capitalize(_name_seeds(made))} {join_with_and(parts)}.{unfinished}"
-
-
-def _name_claim(arm: VerifiedArm) -> str:
-    return f"{arm.label}: {arm.published.verdict}"
+    said = join_with_and(parts) or "have no verdict to check, because the report leaves its arms undecided"
+    return f"{capitalize(_name_seeds(made))} {said}.{'' if made.is_complete else ' Not all of their runs have ended.'}"
 
 
 def _name_seeds(made: Verification) -> str:
@@ -101,7 +100,7 @@ def list_blocks(found: Sequence[Verification]) -> list[Block]:
         return []
     blocks: list[Block] = [tabulate_verifications(found)]
     for made in found:
-        blocks.append(Text(f"{describe_verification(made)} {_explain(made)}"))
+        blocks.append(Text(" ".join([describe_verification(made), *_explain(made)])))
         if made.looks:
             blocks.append(Text(_warn_of_looks(made), is_flag=True))
         changes = {
@@ -112,8 +111,13 @@ def list_blocks(found: Sequence[Verification]) -> list[Block]:
     return blocks
 
 
-def _explain(made: Verification) -> str:
-    return " ".join(f"{capitalize(arm.label)}: {arm.reason}" for arm in made.arms if arm.outcome != "confirmed")
+def _explain(made: Verification) -> list[str]:
+    """Why verdicts are not confirmed, each reason once."""
+    reasons: dict[str, list[str]] = {}
+    for arm in made.arms:
+        if arm.outcome != "confirmed":
+            reasons.setdefault(arm.reason, []).append(arm.label)
+    return [f"For {join_with_and(labels)}: {reason}" for reason, labels in reasons.items()]
 
 
 def _warn_of_looks(made: Verification) -> str:

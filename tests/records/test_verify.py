@@ -21,12 +21,14 @@ from ablate.files import write_atomic
 from ablate.plan.tasks import describe_corpus
 from ablate.records.rebuild import build, declare
 from ablate.records.verify import choose_arms, choose_seeds, describe_power
+from ablate.report.verifications import describe_verification, find_verifications
 from ablate.report.write import read_study
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.verifications import Verification, read_verification, read_verifications
 
 ROOT = Path(__file__).parents[2]
 REPORTS = sorted(path.parent for path in (ROOT / "reports").glob("**/curves.parquet"))
+VERIFICATIONS = sorted((ROOT / "reports").glob("**/verifications/*.json"))
 Call = Callable[..., tuple[int, str, str]]
 Fresh = Callable[[Path, Sequence[int]], None]
 
@@ -208,3 +210,15 @@ def test_every_published_report_rebuilds_to_its_run_ids(folder: Path) -> None:
     if study.is_language_model:
         with pytest.raises(DataError, match="the data are not those of the report"):
             build(study, results, names, [100], replace(corpus, hash="c0ffee"), folder)
+
+
+@pytest.mark.parametrize("path", VERIFICATIONS, ids=lambda path: path.parts[-3])
+def test_every_verification_is_on_its_page_and_in_the_docs(path: Path) -> None:
+    folder = path.parents[1]
+    made = read_verification(path)
+    sentence = describe_verification(made)
+    assert made in find_verifications(read_study(StudyFolder(folder)).record, [folder])
+    for page in (folder / "report.md", path.with_suffix(".md"), ROOT / "docs" / "share.md"):
+        assert sentence in " ".join(page.read_text().split()), page
+    refuted = any(arm.outcome == "refuted" for arm in made.arms)
+    assert not refuted or "No published verdict has been refuted" not in (ROOT / "docs" / "share.md").read_text()

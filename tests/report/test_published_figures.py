@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from published import find_missing
 from ablate.report import ReportOptions, write_report
 from ablate.report.report import make_report
 from ablate.report.summary import summarize
+from ablate.report.verifications import find_verifications
 from ablate.report.write import read_study
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
@@ -86,6 +88,7 @@ def recompute(folder: Path) -> tuple[object, object]:
     """A published summary and the one that its curves give now, both rounded."""
     told = json.loads((folder / "summary.json").read_text())
     report = make_report(read_study(StudyFolder(folder)), ReportOptions())
+    report = replace(report, verifications=find_verifications(report.record, [folder]))
     return _round(told), _round(json.loads(json.dumps(summarize(report))))
 
 
