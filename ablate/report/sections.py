@@ -47,6 +47,10 @@ def _compare(report: Report) -> Iterator[Block]:
     yield tabulate_looks(report)
 
 
+def _verify(report: Report) -> Iterable[Block]:
+    return list_blocks(report.verifications, report.difference_of)
+
+
 def _show_curves(report: Report) -> Iterator[Block]:
     yield chart_curves(report)
     yield chart_minus_baseline(report)
@@ -101,7 +105,7 @@ def _reproduce(report: Report) -> Iterator[Block]:
 
 SECTIONS: tuple[tuple[str, str, Callable[[Report], Iterable[Block]]], ...] = (
     ("comparison", "Comparison", _compare),
-    ("verification", "Verification with fresh seeds", lambda report: list_blocks(report.verifications)),
+    ("verification", "Verification with fresh seeds", _verify),
     ("curves", "Training curves", _show_curves),
     ("speedups", "Speedups", _show_speedups),
     ("effects", "Effects and interactions", _show_effects),

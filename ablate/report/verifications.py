@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ablate.analysis.differences import Difference
 from ablate.analysis.peeking import false_positive_rate
 from ablate.formatting import count
 from ablate.report.document import Block, Document, Facts, Section, Text
@@ -19,9 +20,11 @@ from ablate.tracking.verifications import (
     Measured,
     Replication,
     Verification,
+    VerifiedArm,
     read_verifications,
 )
 
+SAME = 1e-9  # the largest difference between estimates that come from the same runs: rounding
 _ACTIONS: dict[Replication, str] = {"refuted": "refute", "confirmed": "confirm", "undecided": "do not decide"}
 
 
@@ -94,13 +97,21 @@ def format_measured(found: Measured) -> str:
     return f"{format_signed(found.estimate, found.low, found.high)} ({count(found.n_pairs, 'seed')})"
 
 
-def list_blocks(found: Sequence[Verification]) -> list[Block]:
-    """The blocks of the section: the table, then the reasons and what differs, by verification."""
+def list_blocks(found: Sequence[Verification], current: Mapping[str, Difference] | None = None) -> list[Block]:
+    """The blocks of the section: the table, then the reasons and what differs, by verification.
+
+    `current` are the differences of the report by arm. A verification of other ones is flagged.
+    """
     if not found:
         return []
     blocks: list[Block] = [tabulate_verifications(found)]
     for made in found:
         blocks.append(Text(" ".join([describe_verification(made), *_explain(made)])))
+        if changed := [arm.label for arm in made.arms if current is not None and _has_changed(arm, current)]:
+            names = join_with_and(changed)
+            blocks.append(
+                Text(f"The report has changed since: its numbers for {names} were others then.", is_flag=True)
+            )
         if made.looks:
             blocks.append(Text(_warn_of_looks(made), is_flag=True))
         changes = {
@@ -109,6 +120,11 @@ def list_blocks(found: Sequence[Verification]) -> list[Block]:
         }
         blocks.append(Facts(changes) if changes else Text("Devices, versions and code are those of the report."))
     return blocks
+
+
+def _has_changed(arm: VerifiedArm, current: Mapping[str, Difference]) -> bool:
+    row = current.get(arm.arm)
+    return row is None or row.verdict != arm.published.verdict or abs(row.estimate - arm.published.estimate) > SAME
 
 
 def _explain(made: Verification) -> list[str]:

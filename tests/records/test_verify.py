@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_a_verdict_that_holds_is_confirmed_and_a_false_one_refuted(
     assert len(read_verifications(report)) == 1  # the same runs
 
     assert call_ablate("report", report, "--out", report)[0] == 0
+    assert "The report has changed since" not in (report / "report.md").read_text()
     page, text = (report / "report.html").read_text(), (report / "report.md").read_text()
     assert '<p class="verdict">The fresh seeds 3 to 5 refute 1 published verdict (ngpt: better).</p>' in page
     assert "The fresh seeds 3 to 5 refute 1 published verdict" in text.partition("##")[0]
@@ -217,8 +219,30 @@ def test_every_verification_is_on_its_page_and_in_the_docs(path: Path) -> None:
     folder = path.parents[1]
     made = read_verification(path)
     sentence = describe_verification(made)
+    values = {(run.arm, run.seed): run.value for run in made.runs}
+    for arm in made.arms:  # the numbers of the file follow from its runs
+        pairs = [(values[arm.arm, seed], values[arm.baseline, seed]) for seed in made.seeds]
+        assert arm.fresh is not None
+        assert arm.fresh.estimate == pytest.approx(
+            np.mean([mine - theirs for mine, theirs in pairs if mine and theirs])
+        )
     assert made in find_verifications(read_study(StudyFolder(folder)).record, [folder])
     for page in (folder / "report.md", path.with_suffix(".md"), ROOT / "docs" / "share.md"):
         assert sentence in " ".join(page.read_text().split()), page
     refuted = any(arm.outcome == "refuted" for arm in made.arms)
     assert not refuted or "No published verdict has been refuted" not in (ROOT / "docs" / "share.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_verification_that_was_stopped_is_resumed(report: Path, call_ablate: Call) -> None:
+    """The only test here that trains with Ray."""
+    shutil.rmtree("runs/tiny-verify")
+    code, out, _ = call_ablate("verify", report, "--seeds", "2", "--minutes", "0.001", "--json")
+    assert code == 0
+    assert not (report / "verifications").exists()
+    assert not out or not json.loads(out)["is_complete"]
+    code, out, err = call_ablate("verify", report, "--seeds", "2", "--json")
+    made = Verification.model_validate_json(out)
+    assert (code in (0, 1), made.seeds, made.is_complete) == (True, (3, 4), True), err
+    assert read_verification(report / "verifications" / "seeds-3-4.json") == made
