@@ -70,7 +70,7 @@ def test_the_same_files_are_run_and_no_others(
     assert [run.seed for run in plan_verification("reports/tiny", grid).runs] == [7, 7]
     grid.with_name("mine.py").write_text(ATTENTION + "\nX = 1\n")
     monkeypatch.setattr(LIBRARY, "_known", {})  # as in a new process
-    with pytest.raises(RecordError, match="mine.py was recorded with the code"):
+    with pytest.raises(RecordError, match=r"mine\.py was recorded with the code"):
         plan_verification("reports/tiny", grid)
 
 
