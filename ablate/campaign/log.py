@@ -92,7 +92,7 @@ class Decision(Record):
 
 @dataclass(frozen=True, config=_CONFIG)
 class Campaign(Record):
-    """A campaign as its file has it. Of several decisions on a try, the last one counts."""
+    """A campaign as its file has it. The last decision on a try counts."""
 
     name: str
     goal: str = ""
@@ -138,7 +138,7 @@ class CampaignLog:
         self.code = self.folder / f"{name}.code"
 
     def read(self) -> Campaign:
-        """Read the campaign. Raises `RecordError` if there is none, or if a line is damaged."""
+        """Read the campaign. Raises `RecordError` if it does not exist, or if a line is damaged."""
         try:
             with open_regular(self.path) as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
@@ -153,8 +153,8 @@ class CampaignLog:
     def locked(self, *, start: bool = False) -> Iterator[tuple[Campaign, Append]]:
         """Lock the campaign, and yield it with a function that appends an event.
 
-        Raises `RecordError` if there is none, unless it is to `start`: a name with a typing error must not start with
-        an error rate of its own.
+        Raises `RecordError` if it does not exist, unless it is to `start`. So a misspelt name does not
+        start a campaign with an error rate of its own.
         """
         if start:
             make_folder(self.folder)

@@ -40,7 +40,7 @@ def campaign(
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="The reason to keep or drop it.")] = "",
     what_is_known: Annotated[
         bool,
-        typer.Option("--next", help="Print everything that is known, for the one who chooses the next try, as JSON."),
+        typer.Option("--next", help="Print everything that helps to choose the next try, as JSON."),
     ] = False,
     runs: Runs = DEFAULT_RUNS,
     settings: Settings = None,

@@ -517,7 +517,7 @@ class TriedArm(Output):
     verdict: str
     """better, worse, equivalent or undecided."""
     estimate: float | None
-    """Final value, arm minus baseline; null if there is none."""
+    """Final value, arm minus baseline; null if one of them is missing."""
     low: float | None
     """Lower end of its interval."""
     high: float | None
@@ -529,7 +529,7 @@ class TriedArm(Output):
     detectable: float | None
     """The difference that the test finds in 80 % of cases."""
     method: str
-    """Name of the test, or why there is none."""
+    """Name of the test, or why there was no test."""
 
 
 class CampaignTry(Output):
@@ -572,7 +572,7 @@ class CampaignTry(Output):
 
 
 class NextTry(Output):
-    """What the next try can find."""
+    """The differences that the next try can detect."""
 
     k: int
     """Its number."""
@@ -646,7 +646,7 @@ class CheckedArm(Output):
 
 
 class CheckedGrid(Output):
-    """What a grid would be as the next try."""
+    """A grid as the next try."""
 
     name: str
     """Name of the campaign."""

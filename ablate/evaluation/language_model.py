@@ -135,7 +135,7 @@ def score_stream(model: GPT, h_btd: Tensor, targets_bt: Tensor) -> tuple[Tensor,
         losses.append(logits_nv.logsumexp(1) - own_n1[:, 0])
         top_n1 = logits_nv.amax(1, keepdim=True)
         hits_n = (own_n1 == top_n1)[:, 0].float()
-        (rows,) = hits_n.nonzero(as_tuple=True)  # ties are counted for hits alone: a pass over all logits takes long
+        (rows,) = hits_n.nonzero(as_tuple=True)  # ties are counted only for hits: a pass over all logits takes long
         hits_n[rows] = 1 / (logits_nv[rows] == top_n1[rows]).sum(1)
         hits.append(hits_n)
     return torch.cat(losses).view(targets_bt.shape), torch.cat(hits).view(targets_bt.shape)

@@ -183,9 +183,9 @@ def test_some_arms_of_a_study_are_judged_by_their_own_looks() -> None:
     some = select(Results(noted, results.runs), "arm == 'near'")
     assert some.record.looks == () and set(find(some)) == {"near"}
     assert not any("differ from" in sentence for sentence in make_report(some, ReportOptions()).answer)
-    whole, alone = find(results)["near"], find(some)["near"]
-    assert whole.low_simultaneous is not None and alone.low_simultaneous == alone.low is not None
-    assert whole.n_seeds is not None and alone.n_seeds is not None and alone.n_seeds <= whole.n_seeds
+    whole, single = find(results)["near"], find(some)["near"]
+    assert whole.low_simultaneous is not None and single.low_simultaneous == single.low is not None
+    assert whole.n_seeds is not None and single.n_seeds is not None and single.n_seeds <= whole.n_seeds
 
 
 def test_studies_of_different_rules_are_not_merged() -> None:

@@ -79,8 +79,8 @@ def test_seconds_of_runs_that_took_turns_at_a_gpu_are_not_compared():
 
 
 def test_a_run_with_a_whole_gpu_shares_it_with_none():
-    alone, beside_two = ({"device": {"kind": "cuda", "name": "h"}, "gpus": 1, "shared_by": n} for n in (1, 3))
-    runs = [make_run("base", 0, BASE, manifest=alone), make_run("arm", 0, shifted(1.0), manifest=beside_two)]
+    single, beside_two = ({"device": {"kind": "cuda", "name": "h"}, "gpus": 1, "shared_by": n} for n in (1, 3))
+    runs = [make_run("base", 0, BASE, manifest=single), make_run("arm", 0, shifted(1.0), manifest=beside_two)]
     assert pick(speed_ups(make_results(*runs)), "seconds").ratio == pytest.approx(2.0)
     assert describe_device(runs[1]) == "h, 1 GPU"
 

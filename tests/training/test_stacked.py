@@ -29,7 +29,7 @@ def run_stack(corpus, new_recording):
     """Train a stack on the CPU: outcomes, and recordings by seed."""
 
     def run_once(model_config, train_config, seeds=SEEDS, recordings=None, stop=None, leave=None, device="cpu"):
-        """`stop` is a step at which all stop, `leave` has such steps for some seeds."""
+        """All stop at the step `stop`, `leave` has such steps for some seeds."""
         recordings = recordings or {seed: new_recording() for seed in seeds}
 
         def is_past(seed, step):
