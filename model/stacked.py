@@ -115,11 +115,11 @@ def _run_start(start: _Method, outer: Mapping[str, Tensor], ids_nbt: Tensor) -> 
     kept: list[Context] = []
 
     def run(own: Mapping[str, Tensor], ids_bt: Tensor) -> tuple[Tensor, Tables]:
-        h_btd, context = functional_call(start, own, (ids_bt,))
+        h_btd, context = functional_call(start, dict(own), (ids_bt,))
         kept.append(context)
         return h_btd, context.tables
 
-    h_nbtd, tables = vmap(run, out_dims=(0, None))(outer, ids_nbt)
+    h_nbtd, tables = vmap(run, out_dims=(0, None))(outer, ids_nbt)  # type: ignore[arg-type]
     return h_nbtd, replace(kept[0], tables=tables)
 
 
@@ -128,7 +128,7 @@ def _run_block(block: Block, own: Mapping[str, Tensor], h_nbtd: Tensor, tables: 
         moved_btd: Tensor = functional_call(block, dict(own), (h_btd, Context(tables, backend)))
         return moved_btd
 
-    return vmap(run)(own, h_nbtd)  # type: ignore[no-any-return]
+    return vmap(run)(own, h_nbtd)
 
 
 def _run_end(end: _Method, outer: Mapping[str, Tensor], h_nbtd: Tensor, targets_nbt: Tensor) -> Tensor:
@@ -136,4 +136,4 @@ def _run_end(end: _Method, outer: Mapping[str, Tensor], h_nbtd: Tensor, targets_
         loss: Tensor = functional_call(end, dict(own), (h_btd, targets_bt))
         return loss
 
-    return vmap(run)(outer, h_nbtd, targets_nbt)  # type: ignore[no-any-return]
+    return vmap(run)(outer, h_nbtd, targets_nbt)

@@ -134,7 +134,7 @@ _TEXTS = ("device", "versions")
 _MANIFEST: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(_TEXTS, _is_mapping),
     **dict.fromkeys(("precision", "attention_backend", "data_hash", "commit"), _is_text),
-    **dict.fromkeys(("threads", "processes", "shared_by", "tuning_trials", "peak_memory_bytes"), _is_whole),
+    **dict.fromkeys(("threads", "processes", "shared_by", "stacked", "tuning_trials", "peak_memory_bytes"), _is_whole),
     "gpus": is_number,
 }
 

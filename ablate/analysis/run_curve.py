@@ -122,15 +122,20 @@ class RunCurve:
 
     @property
     def n_sharing(self) -> int:
-        """How many runs shared its device at a time. A run with a whole GPU shares it with none."""
-        return 1 if self.n_gpus >= 1 else self.manifest.get("shared_by") or 1
+        """How many runs shared its device at a time: its stack, and other workers unless it has a whole GPU."""
+        return self.n_stacked * (1 if self.n_gpus >= 1 else self.manifest.get("shared_by") or 1)
+
+    @property
+    def n_stacked(self) -> int:
+        """How many seeds trained as one batch of models, whose lines have the seconds of all together."""
+        return self.manifest.get("stacked") or 1
 
     def cost(self, axis: str) -> Floats:
         """Return the cost up to each line on one of `AXES`: steps, tokens, FLOPs, s, or GPU s."""
         column = self.columns[_COLUMN_OF_AXIS[axis]]
         if self.why_no_cost(axis):
             return np.full_like(column, np.nan)
-        return column * self.n_gpus if axis == "gpu_seconds" else column
+        return column * self.n_gpus / self.n_stacked if axis == "gpu_seconds" else column
 
     def why_no_cost(self, axis: str) -> str:
         """Say why a cost of an imported run, or of a program, was left out; empty if it was not."""

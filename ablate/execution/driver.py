@@ -28,6 +28,7 @@ from ablate.execution.slots import POLL_S, SIGNAL_S, Slot, SlotPool, is_memory_e
 from ablate.execution.worker import RunWorker
 from ablate.formatting import name_error
 from ablate.plan import Plan, Run
+from ablate.tasks.contract import Job
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.manifest import describe_software
 from ablate.tracking.mlflow_mirror import MlflowMirror
@@ -153,17 +154,13 @@ class Driver:
         # With many slots, a loop for each run that ends would look at all others each time.
         done, _ = ray.wait(list(busy), num_returns=1 + len(busy) // SLOTS_PER_LOOK, timeout=POLL_S)
         for slot in {busy[task]: None for task in done}:
-            assert slot.run is not None
-            with self._isolated(slot.run, slot):
-                self._collect(slot, done, waiting)
+            self._collect(slot, done, waiting)
         still_busy, now = self.pool.busy, time.monotonic()
         every_s = POLL_S * len(still_busy) / SLOTS_PER_LOOK
         for slot in still_busy:
-            assert slot.run is not None
             if now - self._followed_at.get(slot, 0.0) >= every_s:
                 self._followed_at[slot] = now
-                with self._isolated(slot.run, slot):
-                    self._follow(slot)
+                self._follow_all(slot)
 
     def _count_left(self, waiting: deque[Run]) -> int:
         n_more = self.source.n_left if self.source is not None else 0
@@ -171,23 +168,38 @@ class Driver:
 
     def _hand_out(self, waiting: deque[Run]) -> None:
         for slot in self.pool.slots:
-            if slot.run is None and slot.workers and not self._is_stopping:
+            if not slot.runs and slot.workers and not self._is_stopping:
                 self._draw(waiting)
                 if not waiting:
                     return
-                run = waiting.popleft()
-                with self._isolated(run):
-                    self._begin(slot, run)
+                runs, jobs = [], []
+                for run in self._take(waiting):
+                    with self._isolated(run):
+                        jobs.append(self._prepare(run))
+                        runs.append(run)
+                if runs:
+                    slot.begin(runs, jobs)
+                for run in runs:
+                    if run.run_id not in self._held_elsewhere:
+                        self.observe(Event("started", run))
 
-    def _begin(self, slot: Slot, run: Run) -> None:
+    def _take(self, waiting: deque[Run]) -> Sequence[Run]:
+        """Take the next run, and with `stack: seeds` the other seeds of its arm that wait."""
+        first = waiting.popleft()
+        if self.plan.study.resources.stack is None:
+            return [first]
+        others = [run for run in waiting if run.arm.identity == first.arm.identity and run.run_id != first.run_id]
+        for run in others:
+            waiting.remove(run)
+        return [first, *others]
+
+    def _prepare(self, run: Run) -> Job:
         folder = keep_code(self.store, run)
         self.feed.begin(run)
         cut_counts = self.stopping is not None or (self.source is not None and self.source.keeps_cut)
         job = make_job(self.plan, run, self.pool.placement, self.software, cut_counts=cut_counts, study=self.store.path)
         self.watchdog.begin(folder.status)
-        slot.begin(run, job)
-        if run.run_id not in self._held_elsewhere:
-            self.observe(Event("started", run))
+        return job
 
     @contextmanager
     def _isolated(self, run: Run, slot: Slot | None = None) -> Iterator[None]:
@@ -195,15 +207,21 @@ class Driver:
         try:
             yield
         except RECORD_ERRORS as error:
-            if slot is not None and slot.run is not None:
-                slot.run = None
+            if slot is not None and run in slot.runs:
+                slot.drop(run)  # the others of its stack start again when the driver hears of the death
                 slot.dismiss(by_force=True)
             self._give_up(run, f"{type(error).__name__}: {error}")
 
-    def _follow(self, slot: Slot) -> None:
-        """Pass on what the run has written since the last look. Cut it, or kill a stuck worker, if necessary."""
-        run = slot.run
-        assert run is not None
+    def _follow_all(self, slot: Slot) -> None:
+        """Pass on what the runs of a slot have written since the last look, and kill a stuck worker."""
+        for run in slot.runs:
+            with self._isolated(run, slot):
+                self._follow(slot, run)
+        if slot.runs and all(self.watchdog.is_stuck(self.store.run(run.run_id).status) for run in slot.runs):
+            self._kill(slot)
+
+    def _follow(self, slot: Slot, run: Run) -> None:
+        """Pass on what the run has written since the last look, and cut it if necessary."""
         folder = self.store.run(run.run_id)
         status_path = folder.status
         memory = {}
@@ -211,45 +229,52 @@ class Driver:
             memory = {"memory_bytes": folder.read_memory_bytes()}
         elif not slot.is_ready():  # a worker that waits for room on the cluster is not stuck
             self.watchdog.begin(status_path)
-        elif self.watchdog.is_stuck(status_path):
-            self._kill(slot, run)
         self.feed.report(run, memory)
         if reason := self.feed.cuts.get(run.run_id):
             slot.cut(run.run_id, reason)
 
-    def _kill(self, slot: Slot, run: Run) -> None:
-        """Kill a worker that hangs. Another worker then takes over its run."""
+    def _kill(self, slot: Slot) -> None:
+        """Kill a worker that hangs. Another worker then takes over its runs."""
         text = f"no sign of life for {self.watchdog.patience_s:.0f} s; its worker was killed"
-        self.observe(Event("retry", run, text=text))
-        self.watchdog.begin(self.store.run(run.run_id).status)
+        for run in slot.runs:
+            self.observe(Event("retry", run, text=text))
+            self.watchdog.begin(self.store.run(run.run_id).status)
         slot.dismiss(by_force=True)
 
     def _collect(self, slot: Slot, done: Sequence[Any], waiting: deque[Run]) -> None:
-        run = slot.run
-        assert run is not None
+        runs = slot.runs
         try:
-            result = slot.result(done)
+            results = slot.result(done)
         except RayError as error:
-            slot.run = None
-            self._handle_failure(slot, run, waiting, error)
+            slot.runs = ()
+            self._handle_failures(slot, runs, waiting, error)
             return
-        if result is None:
+        if results is None:
             return
-        slot.run = None
-        if result == "busy":
-            self._wait_for_other(run, waiting)
-        else:
-            self._finish(run, "queued" if result == "stopped" else result)
+        slot.runs = ()
+        for run, result in results:
+            with self._isolated(run):
+                if result == "busy":
+                    self._wait_for_other(run, waiting)
+                else:
+                    self._finish(run, "queued" if result == "stopped" else result)
 
-    def _handle_failure(self, slot: Slot, run: Run, waiting: deque[Run], error: RayError) -> None:
-        """Handle a run whose worker died or raised an error. A group that lost one of its workers is dismissed."""
+    def _handle_failures(self, slot: Slot, runs: Sequence[Run], waiting: deque[Run], error: RayError) -> None:
+        """Handle runs whose worker died or raised an error. A group that lost one of its workers is dismissed."""
         if is_lost():
-            waiting.appendleft(run)  # any call to the cluster would hang
+            waiting.extendleft(reversed(runs))  # any call to the cluster would hang
             return
         is_death, is_group = not isinstance(error, RayTaskError), self.pool.placement.processes > 1
-        has_begun = is_death and slot.employs(self.store.run(run.run_id).read_status().worker)
+        begun = [is_death and slot.employs(self.store.run(run.run_id).read_status().worker) for run in runs]
         if is_death or is_group:
             slot.dismiss(by_force=is_group)
+        for run, has_begun in zip(reversed(runs), reversed(begun), strict=True):
+            with self._isolated(run):
+                self._handle_failure(run, waiting, error, is_death=is_death, has_begun=has_begun)
+
+    def _handle_failure(
+        self, run: Run, waiting: deque[Run], error: RayError, *, is_death: bool, has_begun: bool
+    ) -> None:
         if is_death and self._is_stopping:
             self._finish(run, "queued")
         elif is_death:

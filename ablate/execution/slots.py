@@ -39,7 +39,8 @@ POLL_S = 0.25
 
 
 class Slot:
-    """The worker that trains one run at a time, or the group of workers that train it together, rank 0 first.
+    """The worker that trains one run at a time, or a stack of runs, or the group of workers that train a run together,
+    rank 0 first.
 
     A slot has no workers while the cluster has no room for them. A placement group gives a group's processes their
     share of the cluster, all of them or none.
@@ -55,16 +56,16 @@ class Slot:
     ) -> None:
         self.placement, self.study, self.corpus, self.worker_class = placement, study, corpus, worker_class
         self.courier = courier
-        self.run: Run | None = None
+        self.runs: tuple[Run, ...] = ()
+        self._begun: tuple[Run, ...] = ()
         self.tasks: dict[Any, int] = {}
         self.workers: list[Any] = []
-        self._ended: dict[int, Result] = {}
+        self._ended: dict[int, Sequence[Result]] = {}
         self._errors: list[RayError] = []
         self._ready: list[Any] = []
         self._names: Sequence[str] = ()
         self._group: PlacementGroup | None = None
         self._meeting: Path | None = None
-        self._run_id = ""  # of the last run
 
     def staff(self) -> None:
         """Ask the cluster for workers. They become ready when there is room for them."""
@@ -100,9 +101,15 @@ class Slot:
         """Whether one of these workers has this name, which it writes to the status of a run."""
         return self.is_ready() and name in self._names
 
-    def begin(self, run: Run, job: Job) -> None:
-        self.run, self._run_id, self._ended, self._errors = run, run.run_id, {}, []
-        self.tasks = {worker.train.remote(job): rank for rank, worker in enumerate(self.workers)}
+    def begin(self, runs: Sequence[Run], jobs: Sequence[Job]) -> None:
+        """Let the workers train these runs, which end together."""
+        self.runs = self._begun = tuple(runs)
+        self._ended, self._errors = {}, []
+        self.tasks = {worker.train_all.remote(jobs): rank for rank, worker in enumerate(self.workers)}
+
+    def drop(self, run: Run) -> None:
+        """Forget a run. Its worker may still train it."""
+        self.runs = tuple(other for other in self.runs if other is not run)
 
     def stop(self) -> None:
         """Ask the workers to save a checkpoint and end the run in progress."""
@@ -114,8 +121,8 @@ class Slot:
         if self.workers:  # a slot has no workers just after one that hung was dismissed
             self.workers[0].cut.remote(run_id, reason)
 
-    def result(self, done: Sequence[Any]) -> Result | None:
-        """How the run ended, or None while workers are training it and none has failed. `done` are finished tasks.
+    def result(self, done: Sequence[Any]) -> Sequence[tuple[Run, Result]] | None:
+        """Each run and how it ended, or None while workers train it and none has failed. `done` are finished tasks.
 
         Raises the error of a worker that failed. If one of a group fails, the others fail because it is missing. So
         the most telling of their errors is raised: a death before a lack of memory, and that before any other.
@@ -125,7 +132,9 @@ class Slot:
             self._collect(ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=GRACE_S)[0])
         if self._errors and 0 not in self._ended:
             raise min(self._errors, key=lambda error: (isinstance(error, RayTaskError), not is_memory_error(error)))
-        return None if self.tasks else self._ended[0]
+        if self.tasks:
+            return None
+        return [pair for pair in zip(self._begun, self._ended[0], strict=True) if pair[0] in self.runs]
 
     def _collect(self, tasks: Iterable[Any]) -> None:
         for task in tasks:
@@ -149,8 +158,9 @@ class Slot:
             self.kill()
         for worker in self.workers:
             ray.kill(worker)
-        if self.courier is not None and self._run_id:
-            ray.wait([self.courier.close.remote(self._run_id)], timeout=GRACE_S)  # the worker cannot release its run
+        if self.courier is not None and self._begun:  # the worker cannot release its runs
+            closing = [self.courier.close.remote(run.run_id) for run in self._begun]
+            ray.wait(closing, num_returns=len(closing), timeout=GRACE_S)
         if self._group is not None:
             remove_placement_group(self._group)
         if self._meeting is not None:
@@ -183,7 +193,7 @@ class SlotPool:
 
     @property
     def busy(self) -> list[Slot]:
-        return [slot for slot in self.slots if slot.run is not None]
+        return [slot for slot in self.slots if slot.runs]
 
     def open(self, count: int) -> None:
         for _ in range(count):
@@ -194,7 +204,7 @@ class SlotPool:
     def staff(self, count_left: Callable[[], int]) -> None:
         """Give new workers to slots that lost theirs, if the cluster has room: a node may be gone, and Ray would wait
         for it silently and forever. Open more slots where nodes joined, as many as there are runs left."""
-        empty = [slot for slot in self.slots if not slot.workers and slot.run is None]
+        empty = [slot for slot in self.slots if not slot.workers and not slot.runs]
         if not (empty or self._grows) or time.monotonic() - self._staffed_at < STAFF_S:
             return
         self._staffed_at = time.monotonic()
@@ -233,7 +243,7 @@ class SlotPool:
 
     def abandon(self) -> None:
         """End the workers of a node that is gone, and wait until they have released their runs."""
-        curves = [self.store.run(slot.run.run_id).curve for slot in self.slots if slot.run is not None]
+        curves = [self.store.run(run.run_id).curve for slot in self.slots for run in slot.runs]
         for slot in self.slots:
             slot.kill()
         deadline = time.monotonic() + SIGNAL_S
@@ -249,9 +259,9 @@ class SlotPool:
     def release(self, is_needed: Callable[[Run], bool]) -> None:
         """End the runs in progress that are not needed any more, and note their ids in `released`."""
         for slot in self.busy:
-            run = slot.run
-            if run is not None and run.run_id not in self.released and slot.is_ready() and not is_needed(run):
-                self.released.add(run.run_id)
+            left = [run for run in slot.runs if run.run_id not in self.released]
+            if left and slot.is_ready() and not any(map(is_needed, left)):
+                self.released.update(run.run_id for run in left)
                 slot.stop()
 
     def stop(self) -> None:

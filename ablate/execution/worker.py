@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,8 +27,10 @@ from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.loop_trainer import LoopTrainer, Train
 from ablate.tasks.program import ProgramTrainer
 from ablate.tasks.recorder import FolderRecorder
+from ablate.tasks.stack_trainer import Opened, train_stack
 from ablate.tracking.curve import BusyError, CurveWriter
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import ENDED
 from ablate.training.loop import train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model.own_code import LIBRARY
@@ -68,7 +71,7 @@ class RunWorker:
         self.store, self.corpus = StudyFolder(self.files.study), self.files.find_corpus(corpus)
         LIBRARY.trust(self.store.code)  # the driver wrote it
         self._stop = threading.Event()
-        self._cut: tuple[str, str] = ("", "")
+        self._cuts: dict[str, str] = {}  # reasons, by run id
         # Ray hides the GPUs of other workers, but not from a worker without a share of a GPU.
         self.device = "cuda" if placement.gpus and torch.cuda.is_available() else "cpu"
         # Inductor reads this when it is loaded. By default, each process that compiles starts up to 32 compilers.
@@ -92,7 +95,22 @@ class RunWorker:
 
     def cut(self, run_id: str, reason: str) -> None:
         """End this run for good, because of early stopping."""
-        self._cut = (run_id, reason)
+        self._cuts[run_id] = reason
+
+    def train_all(self, jobs: Sequence[Job]) -> Sequence[Result]:
+        """Train runs to their ends: one as `train` does, or several of one arm as a stack.
+
+        Where the files of runs travel, which they do one at a time, so do the runs of a stack.
+        """
+        if len(jobs) == 1 or not self.files.is_shared:
+            return [self.train(job) for job in jobs]
+        with ExitStack() as leases:
+            opened = [self._open(job, leases) for job in jobs]
+            ready = [item for item in opened if isinstance(item, tuple)]
+            orders = [self._order(job.run_id) for job, _ in ready]
+            recorders = [recorder for _, recorder in ready]
+            trained = iter(self._attempt(recorders, lambda: train_stack(self._loop, ready, orders)) if ready else ())
+            return [next(trained) if isinstance(item, tuple) else item for item in opened]
 
     def train(self, job: Job) -> Result:
         """Train a run to its end, from its checkpoint if it has one, unless another process trains it.
@@ -105,51 +123,60 @@ class RunWorker:
         trainer: Trainer = self._program if "program" in job.config else self._loop
         if self.group.rank:
             return trainer.assist(self.files.localize(job))
-        with ExitStack() as stack:
-            try:
-                job = stack.enter_context(self.files.opened(job))
-                curve = stack.enter_context(self._open_curve(job))
-            except BusyError:
+        with ExitStack() as lease:
+            opened = self._open(job, lease)
+            if not isinstance(opened, tuple):
                 trainer.decline()
-                return "busy"
-            return self._train(trainer, job, curve)
+                return opened
+            (own, recorder), order = opened, self._order(job.run_id)
+            return self._attempt([recorder], lambda: [trainer.train(own, recorder.folder, recorder, order)])[0]
 
-    def _open_curve(self, job: Job) -> CurveWriter:
-        folder = self.store.run(job.run_id)
-        make_folder(folder.path)
-        return CurveWriter(folder.curve)
-
-    def _train(self, trainer: Trainer, job: Job, curve: CurveWriter) -> Result:
-        folder = self.store.run(job.run_id)
+    def _open(self, job: Job, leases: ExitStack) -> Opened | Result:
+        """Lease a run until the end of `leases`. Returns the job with the paths of this node and a recorder, or why
+        there is nothing to train."""
+        try:
+            job = leases.enter_context(self.files.opened(job))
+            folder = self.store.run(job.run_id)
+            make_folder(folder.path)
+            curve = leases.enter_context(CurveWriter(folder.curve))
+        except BusyError:
+            return "busy"
         status = folder.read_status()
         if folder.has_ended(status, cut_counts=job.cut_counts):
-            trainer.decline()
             return status.state  # type: ignore[return-value]
         started = replace(status, state="running", error="", worker=self.name)
         recorder = FolderRecorder(folder, curve, started, torch.device(self.device))
         recorder.snapshot_every = job.directions.get("snapshot_every", ())
+        return job, recorder
+
+    def _attempt(self, recorders: Sequence[FolderRecorder], train: Callable[[], Sequence[Result]]) -> Sequence[Result]:
+        """Train, and write an error to the status of every run that has not ended by then."""
         try:
-            with recorder:
-                return trainer.train(job, folder, recorder, self._order(job.run_id))
+            with ExitStack() as writing:
+                for recorder in recorders:
+                    writing.enter_context(recorder)
+                return train()
         except Exception as error:
             if self.group.size > 1:
                 raise
             # One variant's error must not take the others down.
+            left = [recorder for recorder in recorders if recorder.status.state not in ENDED]
+            text = describe_error(error) or traceback.format_exc()
             try:
-                recorder.write_status("failed", error=describe_error(error) or traceback.format_exc())
+                for recorder in left:
+                    recorder.write_status("failed", error=text)
             except OSError:
                 raise error from None  # the driver reports it, because the status cannot
             if is_unwritable(error, self.store.path):
                 raise
-            return "failed"
+            return [recorder.status.state for recorder in recorders]  # type: ignore[misc]
 
     def _order(self, run_id: str) -> Order:
         def cut_reason() -> str:
-            cut_id, reason = self._cut
-            return reason if cut_id == run_id else ""
+            return self._cuts.get(run_id, "")
 
         def should_stop() -> bool:
-            return self._stop.is_set() or self._cut[0] == run_id or self.files.has_failed
+            return self._stop.is_set() or run_id in self._cuts or self.files.has_failed
 
         return Order(should_stop, cut_reason)
 

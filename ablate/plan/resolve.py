@@ -16,6 +16,7 @@ from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
 from ablate.plan.processes import check_processes
 from ablate.plan.setup import ModelSetup, Resolved
+from ablate.plan.stacking import check_stack
 from ablate.plan.start import read_starts
 from ablate.study.declaration import Declaration
 from ablate.study.load import explain
@@ -103,6 +104,7 @@ class Resolver:
         config = self._parse_model(settings)
         training = self._parse_train(settings, config)
         check_processes(self.declared, training, arm)
+        check_stack(self.declared, config, training, arm)
         if isinstance(self.corpus, SequenceInfo):
             try:
                 find_ends(self.corpus.lengths, training.steps)

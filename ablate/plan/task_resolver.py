@@ -11,6 +11,7 @@ from ablate.plan.axes import Assignment, Axes
 from ablate.plan.processes import check_processes
 from ablate.plan.resolve import Resolver
 from ablate.plan.setup import Resolved
+from ablate.plan.stacking import check_stack
 from ablate.plan.task_setup import UNREAD, TaskSetup
 from ablate.study.declaration import Declaration
 from ablate.study.overlay import Overlay
@@ -66,6 +67,7 @@ class TaskResolver(Resolver):
         except ConfigError as error:
             raise self._refuse(f"task.{error.path}", settings, error.message) from None
         check_processes(self.declared, training, arm)
+        check_stack(self.declared, config, training, arm)
         setup = TaskSetup(config, training, task, data, self.declared.folder)
         idle = [
             f"task.{knob} has no effect: {why}" for knob, why in task.idle().items() if knob in task.model_fields_set

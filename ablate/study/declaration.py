@@ -124,6 +124,8 @@ class Declaration(Frozen):
         if isinstance(resources, dict):
             if resources.get("processes", 1) != 1:
                 raise ValueError("resources.processes: a program starts its own processes, on the GPUs of its run")
+            if resources.get("stack") is not None:
+                raise ValueError("resources.stack: a program trains one seed at a time")
             rest["resources"] = {**resources, "processes": 1}
         return {**rest, "own": own, "model": {}, "train": NO_TRAINING}
 

@@ -221,6 +221,9 @@ class Resources(Strict):
         le=MAX_WORKERS,
         description="processes that share each batch with data parallelism; default: one per GPU",
     )
+    stack: Literal["seeds"] | None = Field(
+        None, description="seeds: train the seeds of an arm as one batch of models, which is faster for small models"
+    )
 
     @property
     def n_processes(self) -> int:

@@ -36,6 +36,10 @@ class Order:
     should_stop: Callable[[], bool]
     cut_reason: Callable[[], str]
 
+    def has_cut(self) -> bool:
+        """Tell whether the run has to end for good."""
+        return bool(self.cut_reason())
+
 
 class Trainer(ABC):
     """Trains the runs of one task in a worker process."""

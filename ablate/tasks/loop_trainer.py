@@ -58,7 +58,7 @@ class LoopTrainer(Trainer):
     ) -> Outcome:
         keep_loaded()
         return self._loop(
-            self._open(job, settings),
+            self.open(job, settings),
             settings,
             job.config["seed"],
             recorder,
@@ -66,10 +66,10 @@ class LoopTrainer(Trainer):
             threads=self.threads,
             should_stop=should_stop,
             group=self.group,
-            **({"start": start} if (start := _find_start(job)) is not None else {}),
+            **({"start": start} if (start := find_start(job)) is not None else {}),
         )
 
-    def _open(self, job: Job, settings: TrainConfig) -> TrainingTask:
+    def open(self, job: Job, settings: TrainConfig) -> TrainingTask:
         """What a run trains. Raises `DataError` if its data are not those that its id was made of."""
         if self.corpus is not None:
             return LanguageModelling(
@@ -85,18 +85,11 @@ class LoopTrainer(Trainer):
 
     def train(self, job: Job, folder: RunFolder, recorder: FolderRecorder, order: Order) -> Result:
         declared = TrainConfig.model_validate(job.config["train"])
-        settings = _limit_micro_batch(declared, recorder.status.micro_batch_size)
-        write_json(folder.config, job.config)
-        recorder.n_steps = settings.steps
-        recorder.write_status("running")
-        self.group.share(partial(_limit_micro_batch, declared, recorder.status.micro_batch_size))
+        settings = limit_micro_batch(declared, recorder.status.micro_batch_size)
+        self.begin(job, folder, recorder)
+        self.group.share(partial(limit_micro_batch, declared, recorder.status.micro_batch_size))
         while True:
-            manifest = {
-                **job.manifest,
-                **self._describe(),
-                "micro_batch_size": settings.micro_batch_size,
-                "deterministic": settings.deterministic,
-            }
+            manifest = self.describe_run(job, settings)
             write_json(folder.manifest, manifest, durable=False)  # it is written again at the end
             try:
                 outcome = self._run_loop(job, settings, recorder, order.should_stop)
@@ -106,10 +99,40 @@ class LoopTrainer(Trainer):
                 # other micro-batches round differently, so a deterministic run keeps its own
                 if smaller is None or self.group.size > 1 or settings.deterministic:
                     raise
-            settings = _limit_micro_batch(declared, smaller)
+            settings = limit_micro_batch(declared, smaller)
             recorder.status = replace(recorder.status, micro_batch_size=smaller)
             recorder.note(f"out of memory at step {recorder.status.step + 1}: {smaller} sequences at once from here on")
             free_memory(torch.device(self.device))  # of the failed step, before the next attempt
+        return self.conclude(job, recorder, outcome, order, settings, manifest)
+
+    def begin(self, job: Job, folder: RunFolder, recorder: FolderRecorder) -> None:
+        """Write what is known of a run before it trains."""
+        write_json(folder.config, job.config)
+        recorder.n_steps = job.config["train"]["steps"]
+        recorder.write_status("running")
+
+    def describe_run(self, job: Job, settings: TrainConfig) -> dict[str, Any]:
+        """The manifest of a run that starts."""
+        return {
+            **job.manifest,
+            **describe_device(self.device),
+            "threads": self.threads,
+            "torch": torch.__version__,
+            "micro_batch_size": settings.micro_batch_size,
+            "deterministic": settings.deterministic,
+        }
+
+    def conclude(
+        self,
+        job: Job,
+        recorder: FolderRecorder,
+        outcome: Outcome,
+        order: Order,
+        settings: TrainConfig,
+        manifest: Mapping[str, Any],
+    ) -> Result:
+        """Write weights and manifest, and then how the run ended."""
+        folder = recorder.folder
         cut_reason = order.cut_reason() if outcome.state == "stopped" else ""
         if outcome.state == "finished" or cut_reason:
             recorder.write_weights(folder.weights, outcome.model.state_dict())
@@ -124,9 +147,6 @@ class LoopTrainer(Trainer):
                 "attention_backend": f"{attention['backend']} ({attention['kernel']})",
             },
         )
-        return self._conclude(folder, recorder, outcome, cut_reason)
-
-    def _conclude(self, folder: RunFolder, recorder: FolderRecorder, outcome: Outcome, cut_reason: str) -> Result:
         state: State = "finished" if outcome.state == "stopped" else outcome.state
         recorder.status = replace(recorder.status, step=outcome.step)
         recorder.finish_writing()  # before the status says that the run has ended, or waits to resume
@@ -151,9 +171,6 @@ class LoopTrainer(Trainer):
             self._attention[key] = report_attention(model, dtype)
         return self._attention[key]
 
-    def _describe(self) -> dict[str, Any]:
-        return {**describe_device(self.device), "threads": self.threads, "torch": torch.__version__}
-
 
 def describe_device(kind: str) -> dict[str, Any]:
     """The device of a worker, as the manifest keeps it."""
@@ -161,12 +178,12 @@ def describe_device(kind: str) -> dict[str, Any]:
     return {"device": {"kind": kind, "name": name, "host": socket.gethostname()}}
 
 
-def _find_start(job: Job) -> StartWeights | None:
+def find_start(job: Job) -> StartWeights | None:
     start = job.directions.get("start")
     return None if start is None else StartWeights(Path(start["weights"]), frozenset(start["fresh"]))
 
 
-def _limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:
+def limit_micro_batch(train: TrainConfig, limit: int | None) -> TrainConfig:
     if limit is None or limit >= train.sequences_at_once:
         return train
     return train.model_copy(update={"micro_batch_size": limit})

@@ -102,7 +102,9 @@ class StackedTraining(Training):
 
     def _load(self) -> tuple[list[GPT], list[list[dict[str, Any]]]]:
         """Build the models of the runs that are at the same step as the first, with the states of their optimizers."""
-        models, states, joined = [], [], []
+        models: list[GPT] = []
+        states: list[list[dict[str, Any]]] = []
+        joined: list[Member] = []
         for member in self._asked:
             model = self.build_model(member.seed, member.start)
             state = member.recorder.load()
@@ -120,7 +122,13 @@ class StackedTraining(Training):
 
     def run_all(self, should_stop: Callable[[], bool]) -> list[Outcome | None]:
         """Train the runs to their ends, and return how each of those that were asked for ended."""
-        last = self.run(lambda: self._beat_all() or should_stop()).state
+
+        def look() -> bool:
+            for member in self.members:  # those that have ended, too, because their worker is alive
+                member.recorder.beat(self.progress.step if member.state is None else member.progress.step)
+            return should_stop()
+
+        last = self.run(look).state
         for member in self.members:
             member.state = member.state or last
         peak = peak_memory_bytes(self.device)
@@ -189,10 +197,6 @@ class StackedTraining(Training):
 
     def _training(self) -> list[tuple[int, Member]]:
         return [(index, member) for index, member in enumerate(self.members) if member.state is None]
-
-    def _beat_all(self) -> None:
-        for member in self.members:  # those that have ended, too, because their worker is alive
-            member.recorder.beat(self.progress.step if member.state is None else member.progress.step)
 
     def _gather_losses(self) -> list[float]:
         sums: list[float] = self.loss_sum.tolist()

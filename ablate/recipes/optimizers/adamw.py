@@ -17,6 +17,7 @@ class AdamW(OptimizerVariant):
 
     name: ClassVar[str] = "adamw"
     can_be_graphed: ClassVar[bool] = True
+    can_be_stacked: ClassVar[bool] = True
 
     def build(self, model: HeadedModel, common: CommonSettings) -> tuple[torch.optim.Optimizer, ...]:
         return (make_adamw(model.parameter_groups(common.weight_decay), common),)

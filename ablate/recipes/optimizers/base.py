@@ -33,6 +33,7 @@ class OptimizerVariant(Variant):
 
     n_moments: ClassVar[int] = 2  # numbers that it keeps per parameter, at least
     can_be_graphed: ClassVar[bool] = False  # whether a CUDA graph can capture its step
+    can_be_stacked: ClassVar[bool] = False  # whether it updates each number by itself, so that models can be stacked
     learning_rates: ClassVar[tuple[str, ...]] = ()  # its knobs that are learning rates
 
     def check(self) -> None:
