@@ -180,12 +180,12 @@ def main() -> None:
     if asked.path is not None:
         items = [item for _, found in read_items(asked.path, (), asked.items) for item in found]
     with tempfile.TemporaryDirectory() as folder:
+        write_gpt2(Path(folder), size, asked.length)
+        needles = time_needles(load_gpt2(folder), tokenizer, asked.length, asked.samples, asked.device)
         write_gpt2(Path(folder), size, 1024)
         choices = compare_choices(
             Path(folder), tokenizer, asked.vocabulary, items, asked.harness_items, asked.device, asked.batch_size
         )
-        write_gpt2(Path(folder), size, asked.length)
-        needles = time_needles(load_gpt2(folder), tokenizer, asked.length, asked.samples, asked.device)
     result: dict[str, Any] = {"device": name, "size": size, "choices": asdict(choices), "needles": asdict(needles)}
     print(json.dumps(result, indent=2))
     if choices.difference is not None and choices.difference > TOLERANCE:
