@@ -327,6 +327,19 @@ def list_commands(group: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (verb,), command
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("logs", "x", "--lines", str(10**20)), "--lines: must be a number of at most 9,223,372,036,854,775,807"),
+        (("status", "x", "--watch", "--every", "inf"), "--every: must be a number of at most 1,000,000,000, got inf"),
+        (("run", "x", "--minutes", "1e400"), "--minutes: must be a number of at most 1,000,000,000, got inf"),
+        (("plan", "x", "--workers", str(10**20)), "--workers: must be a number of at most"),
+    ],
+)
+def test_a_number_that_no_clock_or_list_takes_ended_in_a_traceback(ablate: Ablate, words: Any, message: str) -> None:
+    assert_refused(ablate(*words), message)
+
+
 @pytest.mark.parametrize("name", ["nul\0byte", "new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep"])
 def test_a_name_that_no_file_can_have_ended_in_a_traceback(ablate: Ablate, name: str) -> None:
     """Tries every path argument of every verb, found by its name in the help."""

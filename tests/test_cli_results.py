@@ -151,6 +151,17 @@ def test_generate_names_a_run_that_is_not_there_and_a_value_out_of_range(ablate:
     assert (code, "--top-p must be" in err) == (2, True)
     code, _, err = ablate("generate", "ffff", "--prompt", "\udcff")  # Python's form of bytes that are not UTF-8
     assert (code, "--prompt: this is not text in UTF-8" in err) == (2, True)
+    for option in ("--tokens", "--seed"):
+        code, _, err = ablate("generate", "ffff", option, str(10**30))
+        assert (code, option in err) == (2, True)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "3"])
+def test_a_config_that_is_no_mapping_ended_in_a_traceback(ablate: Ablate, tmp_path: Path, content: str) -> None:
+    run = next(path for path in (tmp_path / "runs" / "made-up").iterdir() if (path / "curve.jsonl").exists())
+    (run / "config.json").write_text(content)
+    code, _, err = ablate("generate", run.name)
+    assert (code, err) == (2, f"error: {run.relative_to(tmp_path)}/config.json: it is not a mapping\n")
 
 
 # MLflow and SQLAlchemy use deprecated calls of their own and of each other.

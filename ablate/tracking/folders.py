@@ -50,6 +50,14 @@ def read_json(path: Path) -> Any:
     return parse_json(content, path)
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping. Raises `RecordError` if there is none."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RecordError(f"{path}: it is not a mapping")
+    return content
+
+
 def parse_json(content: bytes, place: object) -> Any:
     """Parse JSON. Raises `RecordError`, naming the place, if the content is not JSON."""
     try:
