@@ -211,7 +211,7 @@ def _list_rules(made: Leaderboard) -> dict[str, str]:
         "parameters": benchmark.limits.parameters,
     }
     machine = {"machine": benchmark.machine} if benchmark.machine else {}
-    folders = dict.fromkeys(item.folder.name for item in (*made.entries, *made.refused))
+    folders = dict.fromkeys([entry.folder.name for entry in made.entries] + [item.folder.name for item in made.refused])
     return machine | {
         "reports": ", ".join(folders),
         "data": f"{benchmark.data.name}, {benchmark.data.tokenizer}, hash {benchmark.data.hash}",
