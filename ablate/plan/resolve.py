@@ -14,7 +14,8 @@ from ablate.data.corpora import SequenceInfo
 from ablate.data.phases import find_ends
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
-from ablate.plan.processes import check_processes
+from ablate.plan.compiling import choose_compile
+from ablate.plan.processes import check_processes, find_slow_processes
 from ablate.plan.setup import ModelSetup, Resolved
 from ablate.plan.stacking import check_stack
 from ablate.plan.start import read_starts
@@ -102,7 +103,8 @@ class Resolver:
         if "vocab_size" not in settings.get("model"):
             settings.set("model.vocab_size", self.corpus.vocab_size)
         config = self._parse_model(settings)
-        training = self._parse_train(settings, config)
+        training, chosen = choose_compile(self._parse_train(settings, config), config)
+        slower = find_slow_processes(self.declared, training, config)
         check_processes(self.declared, training, arm)
         check_stack(self.declared, config, training, arm)
         if isinstance(self.corpus, SequenceInfo):
@@ -110,7 +112,8 @@ class Resolver:
                 find_ends(self.corpus.lengths, training.steps)
             except DataError as error:
                 raise self.declared.refuse_data(error) from None
-        return Resolved(ModelSetup(config, training), (*notices, *config.notices()), frozenset(settings.places))
+        remarks = (*notices, *config.notices(), *chosen, *slower)
+        return Resolved(ModelSetup(config, training), remarks, frozenset(settings.places))
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
         """Set a value; return remarks about the knobs of another variant that are dropped."""
