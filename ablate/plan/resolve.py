@@ -55,7 +55,9 @@ class Resolver:
             axes.compile(rule.when, declared.place("rules", index, "when")) for index, rule in enumerate(declared.rules)
         ]
         self.base = Settings(declared.settings, budget)
+        self._source = declared.source
         self._models: dict[str, ModelConfig] = {}
+        self._notices: dict[int, tuple[str, ...]] = {}  # of each model, by its object
         self.used = [False] * len(self.rules)
         self.base_environment = self.names.base_environment(declared)
         for index, rule in enumerate(declared.rules):
@@ -112,7 +114,7 @@ class Resolver:
                 find_ends(self.corpus.lengths, training.steps)
             except DataError as error:
                 raise self.declared.refuse_data(error) from None
-        remarks = (*notices, *config.notices(), *chosen, *slower)
+        remarks = (*notices, *self._notices[id(config)], *chosen, *slower)
         return Resolved(ModelSetup(config, training), remarks, frozenset(settings.places))
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
@@ -159,7 +161,7 @@ class Resolver:
     def _changes(self, arm: Assignment, environment: Environment) -> Iterator[Change]:
         """Settings from the levels of an arm, then those from the rules that hold for it."""
         for axis, level in arm.items():
-            place = Place(self.declared.source, level.place, level.text)
+            place = Place(self._source, level.place, level.text)
             for key, value in {axis: level.name, **level.overrides}.items():
                 for path, setting in self.names.spread(key, value):
                     yield path, setting, place
@@ -213,7 +215,8 @@ class Resolver:
         """Parse the model. Arms with the same model share one config, which keeps plans of many arms fast."""
         key = repr(settings.get("model"))
         if key not in self._models:
-            self._models[key] = self._check_model(settings)
+            config = self._models[key] = self._check_model(settings)
+            self._notices[id(config)] = config.notices()
         return self._models[key]
 
     def _check_model(self, settings: Settings) -> ModelConfig:
