@@ -88,7 +88,14 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
     "Search for settings": (search.search,),
     "Check and compare published results": (records.verify, records.leaderboard),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
-    "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
+    "Variants and this machine": (
+        machine.variants,
+        check.check,
+        machine.schema,
+        machine.doctor,
+        machine.warm,
+        machine.bench,
+    ),
     "For agents": (mcp.mcp,),
 }
 for title, verbs in VERBS.items():

@@ -99,6 +99,7 @@ class StackedTraining(Training):
             Evaluation(self.task, model, self.precision, self.device, self.group, is_graphed=self.is_graphed)
             for model in models
         ]
+        self.evaluation = self.evaluations[0]
 
     def _load(self) -> tuple[list[GPT], list[list[dict[str, Any]]]]:
         """Build the models of the runs that are at the same step as the first, with the states of their optimizers."""
