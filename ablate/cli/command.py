@@ -33,9 +33,12 @@ from ablate.cli import (
 from ablate.cli.source_lines import point_at
 from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
+from ablate.formatting import quote
 
 PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "REPORT", "RUN", "SEARCH", "STUDY"})
 LARGEST: Mapping[type, float] = {int: 2**63 - 1, float: 10**9}  # of an option; flags are not numbers
+MAX_TEXT = 10_000  # characters of an option, which messages may repeat
+FREE_TEXTS = frozenset({"--prompt"})
 MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
 
 
@@ -56,6 +59,8 @@ def _check_value(_ctx: object, parameter: Any, value: Any) -> Any:
     if most is not None and not -most <= value <= most:
         raise AblateError(f"{label}: must be a number of at most {most:,}, got {value:g}")
     for item in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(item, str) and len(item) > MAX_TEXT and label not in FREE_TEXTS:
+            raise AblateError(f"{label}: {quote(item)} is too long (legal: at most {MAX_TEXT:,} characters)")
         if not isinstance(item, Path) and (not isinstance(item, str) or parameter.metavar not in PLACES):
             continue
         text = str(item)
