@@ -56,7 +56,8 @@ ON_CPU: dict[str, dict[str, Any]] = {
 # What is timed: module, attribute, and what a reader calls it. A call within another counts only for itself, and names
 # that a version of ablate lacks are passed over.
 SPANS = (
-    ("ablate.training.loop", "free_memory", "release the memory of the run before"),
+    ("ablate.training.device", "free_memory", "release the memory of the run before"),
+    ("ablate.training.loop", "free_memory", "release the memory of the run before"),  # where older versions name it
     ("ablate.tasks.loop_trainer", "keep_loaded", "collect garbage"),
     ("ablate.training.precision", "Precision.build", "build the model"),
     ("ablate.training.loop", "make_optimizer", "make the optimizer"),

@@ -121,7 +121,8 @@ class GPT(HeadedModel):
 
     def loss(self, ids_bt: Tensor, targets_bt: Tensor, padding: Padding = None) -> Tensor:
         """Compute the mean cross-entropy in nats, a float32 scalar; targets equal to IGNORED_TARGET do not count."""
-        return self.add_penalties(self.stream_loss(self.encode(ids_bt, padding=padding), targets_bt))
+        loss = self.stream_loss(self.encode(ids_bt, padding=padding), targets_bt)
+        return self.add_penalties(loss) if self.has_penalties else loss
 
     def stacks(self) -> tuple[Stack, ...]:
         return (self.stack,)

@@ -327,6 +327,23 @@ def list_commands(group: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
             yield (verb,), command
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("logs", "x", "--lines", str(10**20)), "--lines: must be a number of at most 9,223,372,036,854,775,807"),
+        (("status", "x", "--watch", "--every", "inf"), "--every: must be a number of at most 1,000,000,000, got inf"),
+        (("run", "x", "--minutes", "1e400"), "--minutes: must be a number of at most 1,000,000,000, got inf"),
+        (("plan", "x", "--workers", str(10**20)), "--workers: must be a number of at most"),
+        (("plan", "x", "--set", "x" * 100_000 + "=1"), "is too long (legal: at most 10,000 characters)"),
+        (("report", "x", "--where", "x" * 100_000), "--where: 'xxx"),
+    ],
+)
+def test_a_value_of_an_option_without_measure_is_one_short_message(ablate: Ablate, words: Any, message: str) -> None:
+    code, out, err = ablate(*words)
+    assert_refused((code, out, err), message)
+    assert len(err) < 500
+
+
 @pytest.mark.parametrize("name", ["nul\0byte", "new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep"])
 def test_a_name_that_no_file_can_have_ended_in_a_traceback(ablate: Ablate, name: str) -> None:
     """Tries every path argument of every verb, found by its name in the help."""

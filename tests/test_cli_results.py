@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -151,6 +152,17 @@ def test_generate_names_a_run_that_is_not_there_and_a_value_out_of_range(ablate:
     assert (code, "--top-p must be" in err) == (2, True)
     code, _, err = ablate("generate", "ffff", "--prompt", "\udcff")  # Python's form of bytes that are not UTF-8
     assert (code, "--prompt: this is not text in UTF-8" in err) == (2, True)
+    for option in ("--tokens", "--seed"):
+        code, _, err = ablate("generate", "ffff", option, str(10**30))
+        assert (code, option in err) == (2, True)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "3"])
+def test_a_config_that_is_no_mapping_ended_in_a_traceback(ablate: Ablate, tmp_path: Path, content: str) -> None:
+    run = next(path for path in (tmp_path / "runs" / "made-up").iterdir() if (path / "curve.jsonl").exists())
+    (run / "config.json").write_text(content)
+    code, _, err = ablate("generate", run.name)
+    assert (code, err) == (2, f"error: {run.relative_to(tmp_path)}/config.json: it is not a mapping\n")
 
 
 # MLflow and SQLAlchemy use deprecated calls of their own and of each other.
@@ -241,3 +253,21 @@ def test_a_full_disk_behind_the_output_was_a_traceback(verb: tuple[str, ...]) ->
     with Path("/dev/full").open("w") as full:
         result = subprocess.run([sys.executable, "-m", "ablate", *verb], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (result.returncode, result.stderr) == (2, "error: No space left on device\n")
+
+
+def test_the_status_of_a_large_study_lists_only_what_is_unusual(
+    ablate: Ablate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StudyFolder(tmp_path / "runs" / "made-up")
+    runs = store.read_study().runs
+    ended = (len(store.run(runs[1].run_id).curve.read_bytes()), 0)
+    store.run(runs[0].run_id).write_status(Status("failed", 200, 400, error="broken"))
+    store.run(runs[1].run_id).write_status(Status("finished", 200, 400, curve=(1, 0)))  # of another curve
+    store.run(runs[2].run_id).write_status(Status("finished", 200, 400, curve=ended))  # stopped early
+    rmtree(store.run(runs[3].run_id).path)
+    monkeypatch.setattr("ablate.cli.status_output.MANY", 2)
+    out = ablate("status", "made-up")[1]
+    assert f"made-up: 1 failed, {len(runs) - 4} finished, 2 queued, 1 stopped early" in out
+    listed = {word for line in out.splitlines() for word in line.split() if word in {run.run_id for run in runs}}
+    assert listed == {runs[0].run_id, runs[1].run_id}
+    assert f"{len(runs) - 2} of {len(runs)} runs are not listed" in out

@@ -78,11 +78,13 @@ def _repeat(texts: Sequence[str], times: Sequence[int]) -> Any:
 def _group(runs: Sequence[RunCurve]) -> Iterator[list[RunCurve]]:
     """Group the runs that are written together: large groups cost little overhead, small ones little memory."""
     group: list[RunCurve] = []
+    n_lines = 0
     for run in runs:
         group.append(run)
-        if sum(member.columns["step"].size for member in group) >= _GROUP_LINES:
+        n_lines += run.columns["step"].size
+        if n_lines >= _GROUP_LINES:
             yield group
-            group = []
+            group, n_lines = [], 0
     if group:
         yield group
 

@@ -23,6 +23,11 @@ from ablate.analysis.intervals import adjust_p_values
 from ablate.analysis.results import Results
 from ablate.tracking.study_record import Value
 
+MOST_WORK = 2e10
+"""Runs times the square of the columns of the design, to which the time of a fit is proportional: half a minute."""
+
+PINV_CUTOFF = 1e-15  # of the largest singular value: numpy's own
+
 ESTIMABLE = 1e-8
 """A contrast is estimable if the design misses less than this of it. Rounding leaves about 1e-12."""
 
@@ -71,10 +76,19 @@ def find_effects(results: Results, axis: str = "tokens") -> tuple[Effect, ...]:
     if there is only one seed: its residuals are interactions of three axes, which say nothing about another seed.
     """
     factors = _list_factors(results)
-    if results.record.design != "full" or not factors:
+    if results.record.design != "full" or not factors or why_no_effects(results):
         return ()
     outcomes = {FINAL: _collect_losses(results, factors), f"log_{axis}": _collect_log_costs(results, factors, axis)}
     return tuple(effect for outcome, cells in outcomes.items() for effect in _fit(outcome, cells, factors))
+
+
+def why_no_effects(results: Results) -> str:
+    """Say why a factorial is too large for its effects; empty if it is not."""
+    levels = [len(levels) for levels in _list_factors(results).values()] if results.record.design == "full" else []
+    n_columns = sum(levels) + sum(a * b for a, b in itertools.combinations(levels, 2))
+    if len(results.runs) * n_columns**2 <= MOST_WORK:
+        return ""
+    return f"main effects and interactions are left out, because {len(results.runs):,} runs have {n_columns:,} of them"
 
 
 _Cell = tuple[tuple[Value, ...], int, float]  # levels of the factors, seed, outcome
@@ -126,16 +140,17 @@ def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effec
     blocks = np.eye(len(seeds))
     design = np.stack([_code(blocks[seeds.index(seed)], _indicate(levels, factors)) for levels, seed, _ in cells])
     values = np.array([value for _, _, value in cells], np.float64)
-    inverse = np.linalg.pinv(design)
-    df = len(values) - int(np.linalg.matrix_rank(design))
+    inverse, rank = _invert(design)
+    df = len(values) - rank
     if df < 1 or len(seeds) < 2:
         return ()
     coefficients = inverse @ values
+    projection = inverse @ design
     residual = values - design @ coefficients
     covariance = float(residual @ residual) / df * inverse @ inverse.T
     found: dict[int, list[tuple[Effect, float]]] = {}
     for levels, contrast in _list_contrasts(factors, blocks[0]):
-        if np.abs(contrast - contrast @ inverse @ design).max() > ESTIMABLE:
+        if np.abs(contrast - contrast @ projection).max() > ESTIMABLE:
             continue  # some cells are missing
         error = float(np.sqrt(np.maximum(contrast @ covariance @ contrast, 0.0)))
         effect = Effect(outcome, levels, float(contrast @ coefficients), len(values))
@@ -146,6 +161,15 @@ def _fit(outcome: str, cells: Sequence[_Cell], factors: _Factors) -> tuple[Effec
         means = np.array([effect.estimate for effect in members])
         tested += fill_in(members, Family(means, np.array(errors), np.full(means.size, float(df))))
     return adjust_p_values(tested, lambda effect: len(effect.levels))
+
+
+def _invert(design: Floats) -> tuple[Floats, int]:
+    """The pseudo-inverse of a design and its rank, as `np.linalg.pinv` and `matrix_rank` compute them, by one SVD."""
+    u, sizes, vt = np.linalg.svd(design, full_matrices=False)
+    is_large = sizes > PINV_CUTOFF * sizes.max()
+    inverted = np.divide(1, sizes, where=is_large, out=np.zeros_like(sizes))
+    rank = int(np.count_nonzero(sizes > sizes.max() * max(design.shape) * np.finfo(np.float64).eps))
+    return vt.T @ (inverted[:, None] * u.T), rank
 
 
 def fill_in(effects: Sequence[SomeEffect], family: Family) -> list[SomeEffect]:

@@ -20,7 +20,7 @@ from ablate.campaign.log import ArmVerdict, Campaign, CampaignLog, Choice, Decis
 from ablate.errors import FailedRunsError, RecordError
 from ablate.formatting import count
 from ablate.tracking.code import find_versions, read_code, write_code
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder, read_mapping
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord
 
 MAX_DIFF = 100_000  # characters of a difference in code
@@ -207,11 +207,11 @@ def _list_known(campaign: Campaign, pairs: Mapping[str, str]) -> list[str]:
 def _keep_code(log: CampaignLog, campaign: Campaign, store: StudyFolder, record: StudyRecord) -> Mapping[str, Any]:
     """Keep the user's files beside the campaign, and describe how they differ from those of the try kept last."""
     folders = [store.run(run_id) for run_id in dict.fromkeys(run.run_id for run in record.runs)]
-    configs = [read_json(folder.config) for folder in folders if folder.config.exists()]
+    configs = [read_mapping(folder.config) for folder in folders if folder.config.exists()]
     versions = find_versions(store.code, configs)
     for version in versions:
         write_code(log.code, read_code(store.code / version))
-    manifests = [read_json(folder.manifest) for folder in folders if folder.manifest.exists()]
+    manifests = [read_mapping(folder.manifest) for folder in folders if folder.manifest.exists()]
     commits = sorted({str(found["commit"]) for found in manifests if found.get("commit")})
     kept = campaign.chosen("kept")
     before = list(kept[-1].code.get("versions", ())) if kept else []

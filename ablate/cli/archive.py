@@ -102,12 +102,12 @@ def check_model(folder: Path) -> None:
     A model that needs the user's code is not built: code from an archive never runs by itself.
     """
     from ablate.tracking.code import named_code
-    from ablate.tracking.folders import read_json
+    from ablate.tracking.folders import read_mapping
     from ablate_model import ConfigError, load
     from ablate_model.storage import read_safetensors
 
     try:
-        is_own = any(named_code({"model": read_json(folder / "config.json").get("model")}))
+        is_own = any(named_code({"model": read_mapping(folder / "config.json").get("model")}))
         tensors = read_safetensors(folder / "model.safetensors").values() if is_own else load(folder).parameters()
     except (ConfigError, OSError, ValueError, TypeError, AttributeError) as error:
         text = str(error).replace(f"{folder}{os.sep}", "")

@@ -33,8 +33,12 @@ from ablate.cli import (
 from ablate.cli.source_lines import point_at
 from ablate.errors import AblateError, GridError
 from ablate.execution.packages import check_packages
+from ablate.formatting import quote
 
 PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "REPORT", "RUN", "SEARCH", "STUDY"})
+LARGEST: Mapping[type, float] = {int: 2**63 - 1, float: 10**9}  # of an option; flags are not numbers
+MAX_TEXT = 10_000  # characters of an option, which messages may repeat
+FREE_TEXTS = frozenset({"--prompt"})
 MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
 
 
@@ -44,14 +48,19 @@ class Verbs(typer.core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command: Any = super().get_command(ctx, cmd_name)
         for parameter in command.params if command is not None else ():
-            parameter.callback = _check_path
+            parameter.callback = _check_value
         return command
 
 
-def _check_path(_ctx: object, parameter: Any, value: Any) -> Any:
-    """Return the value. Raises `AblateError` for a path that no file can have."""
+def _check_value(_ctx: object, parameter: Any, value: Any) -> Any:
+    """Return the value. Raises `AblateError` for a path that no file can have, and a number that none can need."""
     label = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+    most = LARGEST.get(type(value))
+    if most is not None and not -most <= value <= most:
+        raise AblateError(f"{label}: must be a number of at most {most:,}, got {value:g}")
     for item in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(item, str) and len(item) > MAX_TEXT and label not in FREE_TEXTS:
+            raise AblateError(f"{label}: {quote(item)} is too long (legal: at most {MAX_TEXT:,} characters)")
         if not isinstance(item, Path) and (not isinstance(item, str) or parameter.metavar not in PLACES):
             continue
         text = str(item)
@@ -84,7 +93,14 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
     "Search for settings": (search.search,),
     "Check and compare published results": (records.verify, records.leaderboard),
     "Clean up and move results": (archive.clean, archive.pack, archive.merge),
-    "Variants and this machine": (machine.variants, check.check, machine.schema, machine.doctor, machine.bench),
+    "Variants and this machine": (
+        machine.variants,
+        check.check,
+        machine.schema,
+        machine.doctor,
+        machine.warm,
+        machine.bench,
+    ),
     "For agents": (mcp.mcp,),
 }
 for title, verbs in VERBS.items():

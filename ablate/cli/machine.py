@@ -1,4 +1,4 @@
-"""The verbs that describe the tool and this machine: `schema`, `variants`, `doctor` and `bench`."""
+"""The verbs that describe the tool and this machine: `schema`, `variants`, `doctor`, `warm` and `bench`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 from ablate.cli.inputs import read_plan, write_command
 from ablate.cli.options import DEFAULT_RUNS, AsJson, Grid, Runs, Settings
 from ablate.errors import AblateError
+from ablate.formatting import format_seconds
 
 
 def schema(
@@ -84,6 +85,37 @@ def doctor(runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
         print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         print("\n".join(describe(findings)))
+
+
+def warm(
+    grid: Grid,
+    runs: Runs = DEFAULT_RUNS,
+    set_: Settings = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", min=1, help="How many processes compile at the same time.")
+    ] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Compile the models of a grid ahead, also while other runs train, so that its runs start without compiling."""
+    planned = read_plan(grid, runs, set_)
+    if planned.study.program is not None or not planned.study.is_language_model:
+        raise planned.study.refuse(("study",), "warm compiles language models, and this grid trains something else")
+    from ablate.execution.placement import local_resources, place
+    from ablate.training.warming import find_kinds, warm_kinds
+
+    resources = planned.study.resources
+    placement = place(resources, [local_resources()], None, 1, planned.study.locate(("resources",)))
+    n_stacked = len(planned.study.seeds) if resources.stack else 1
+    kinds = find_kinds({arm.name: (arm.model, arm.train) for arm in planned.arms}, n_stacked)
+    if not kinds:
+        raise planned.study.refuse(("train",), "no arm compiles, so there is nothing to do: set train.compile")
+    done = []
+    for kind, seconds, error in warm_kinds(kinds, "cuda" if placement.gpus else "cpu", placement.cpus, workers):
+        done.append({"arms": kind.arms, "seconds": seconds, "error": error})
+        typer.echo(f"{', '.join(kind.arms)}: {error or format_seconds(seconds)}", err=as_json)
+    if as_json:
+        print(json.dumps(done, indent=1))
+    raise typer.Exit(any(entry["error"] for entry in done))
 
 
 def bench(

@@ -444,6 +444,17 @@ class VariantEntry(Output):
     """Knob to its default, type and description."""
 
 
+class Warmed(Output):
+    """A kind of model that was compiled ahead."""
+
+    arms: tuple[str, ...]
+    """The arms that share its compiled code."""
+    seconds: float
+    """How long it took; little if the caches on disk had it."""
+    error: str
+    """Why it failed; empty if it did not."""
+
+
 class Finding(Output):
     """A fact about this machine."""
 
@@ -781,6 +792,7 @@ OUTPUTS: Mapping[str, Any] = {
     "variants": dict[str, dict[str, VariantEntry]],
     "check": CheckedVariant,
     "doctor": list[Finding],
+    "warm": list[Warmed],
     "bench": Speeds,
     "mcp": list[AgentTool],
 }

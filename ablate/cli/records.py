@@ -21,7 +21,7 @@ from ablate.cli.options import (
     TrustCode,
     Workers,
 )
-from ablate.errors import AblateError, GridError
+from ablate.errors import AblateError, GridError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +80,7 @@ def verify(
         choose_arms,
         choose_seeds,
         conclude,
+        describe_devices,
         describe_power,
         name_verification,
     )
@@ -115,6 +116,8 @@ def verify(
         outcome = run_study(plan, store, data, options, console, view)
     except ClusterLostError as error:
         restart_command(error)
+    except ResourceError as error:
+        raise ResourceError(f"{error}; {describe_devices(results, names)}") from None
     is_time_up = options.limit is not None and options.limit.is_over
     if not store.record.exists():  # interrupted before the first run
         raise typer.Exit(outcome.exit_code)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ablate.tracking.folders import StudyFolder
 
 WATCH_S = 10.0  # between two reports, with --watch
+MAX_TOKENS = 1_000_000  # of one continuation, which takes minutes to hours
 
 
 def status(
@@ -212,7 +213,9 @@ def generate(
     prompt: Annotated[
         str, typer.Option("--prompt", metavar="TEXT", help="Text to continue. Default: start a new document.")
     ] = "",
-    tokens: Annotated[int, typer.Option("--tokens", metavar="N", min=1, help="Maximum number of new tokens.")] = 200,
+    tokens: Annotated[
+        int, typer.Option("--tokens", metavar="N", min=1, max=MAX_TOKENS, help="Maximum number of new tokens.")
+    ] = 200,
     temperature: Annotated[
         float,
         typer.Option(
@@ -236,7 +239,13 @@ def generate(
     ] = None,
     stop: Annotated[str, typer.Option("--stop", metavar="TEXT", help="End before this text.")] = "",
     seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the sampling; the same seed gives the same text.")
+        int,
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            help="Seed of the sampling; the same seed gives the same text.",
+        ),
     ] = 0,
     grid: BesideGrid = None,
     trust_code: TrustCode = False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -21,8 +21,9 @@ from ablate.errors import RecordError
 from ablate.formatting import format_count, format_seconds
 from ablate.tracking.curve import read_backwards
 from ablate.tracking.folders import RunFolder, StudyFolder
-from ablate.tracking.study_record import Status, StudyRecord
+from ablate.tracking.study_record import RunRecord, Status, StudyRecord
 
+MANY = 2_000  # runs: a longer table tells nobody anything
 OPEN = "undecided"  # the verdict at a look of an arm that goes on
 
 STATE_STYLES: Mapping[str, str] = {
@@ -37,11 +38,11 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
-def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
-    """The state of every run, one mapping per run."""
+def describe_runs(store: StudyFolder, runs: Iterable[RunRecord] | None = None) -> list[dict[str, Any]]:
+    """The state of every run, or of these, one mapping per run."""
     record, rows = store.read_study(), []
     verdicts = list_verdicts(record)
-    for run in record.runs:
+    for run in record.runs if runs is None else runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
         rows.append(
@@ -99,8 +100,10 @@ def render_status(store: StudyFolder) -> Group:
     metric, labels = record.metric, label_arms(record.arms)
     for name in ("step", "val loss" if metric.is_loss else metric.short, "took"):
         table.add_column(name, justify="right", overflow="fold")
-    rows = describe_runs(store)
-    for row in rows:
+    usual = _find_usual(store, record.runs) if len(record.runs) > MANY else {}
+    others = [run for run in record.runs if run.run_id not in usual]
+    rows = describe_runs(store, others)
+    for row in rows[:MANY]:
         table.add_row(
             row["run_id"],
             Text(labels[row["arm"]]),
@@ -110,16 +113,28 @@ def render_status(store: StudyFolder) -> Group:
             "" if row[metric.name] is None else f"{row[metric.name]:.4f}",
             format_seconds(row["took_s"]) if row["took_s"] else "",
         )
-    states = Counter(row["state"] for row in rows)
+    states = Counter(row["state"] for row in rows) + Counter(usual.values())
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     lines: list[Any] = [table, Text(f"{store.path.name}: {counts}"), *map(Text, _describe_looks(record, labels))]
-    if (averages := _average_arms(store, labels)) is not None:
+    if usual:
+        hidden = f"{len(record.runs) - min(len(rows), MANY):,} of {len(record.runs):,} runs are not listed"
+        lines.append(
+            Text(f"{hidden}: `ablate status --json` lists all, `ablate report` averages the arms", style="dim")
+        )
+    elif (averages := _average_arms(store, labels)) is not None:
         lines += [Text(""), averages]
     if any(row["notes"] for row in rows):
         lines.append(Text("*: has notes; `ablate logs RUN` shows them", style="dim"))
     if states["stale"]:
         lines.append(Text("stale: its worker is gone; `ablate run` resumes it", style="dim"))
     return Group(*lines)
+
+
+def _find_usual(store: StudyFolder, runs: Sequence[RunRecord]) -> dict[str, str]:
+    """The states of the runs that have ended or have not started, by run id: of thousands, the others matter."""
+    states = {run.run_id: store.peek_state(run.run_id) for run in runs}
+    started = {path.name for path in store.path.iterdir()}
+    return {run_id: state or "queued" for run_id, state in states.items() if state or run_id not in started}
 
 
 def _average_arms(store: StudyFolder, labels: Mapping[str, str]) -> Table | None:

@@ -20,6 +20,7 @@ from ablate.data.files import find_path
 from ablate.data.gpt2_vocabulary import END_OF_TEXT, GPT2_FOLDER
 from ablate.data.tokenizers import GPT2Tokenizer, Tokenizer, WholeTextTokenizer
 from ablate.errors import DataError, suggest
+from ablate.files import open_regular
 
 LONGEST_SPACE = 10_000
 """Longer runs of white space are encoded in parts, because the encodings' regular expressions overflow their stack."""
@@ -102,7 +103,8 @@ def _read_local(name: str, folder: Path | None, address: str, expected_hash: str
     places = [*([folder / own_name] if folder is not None else []), *places]
     for place in places:
         try:
-            content = place.read_bytes()
+            with open_regular(place) as file:
+                content = file.read()
         except OSError:
             continue
         if expected_hash is not None and hashlib.sha256(content).hexdigest() != expected_hash:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ablate.data.gpt2_vocabulary import END_OF_TEXT
 from ablate.data.tokenizers import WholeTextTokenizer
 from ablate.errors import DataError
+from ablate.files import open_regular
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,7 +34,8 @@ class FileTokenizer(WholeTextTokenizer):
         except ImportError:
             raise DataError(f"data.tokenizer: {path} needs the package tokenizers: pip install tokenizers") from None
         try:
-            content = path.read_bytes()
+            with open_regular(path) as file:
+                content = file.read()
             self._tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except OSError as error:
             raise DataError(f"data.tokenizer: {path}: cannot be read: {error.strerror}") from None

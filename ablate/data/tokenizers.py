@@ -49,6 +49,9 @@ class Tokenizer(Protocol):
     @property
     def identity(self) -> str: ...
 
+    def __hash__(self) -> int:
+        """Encodings are cached per tokenizer."""
+
     def encode(self, text: str) -> Tokens:
         """The tokens of a text: [n]. Lone surrogates count as U+FFFD."""
 

@@ -12,7 +12,7 @@ from ablate.data import load_tokenizer
 from ablate.errors import RecordError, suggest
 from ablate.evaluation.subject import declared_data, load_model
 from ablate.tracking.code import is_file_name, named_code
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
 from ablate_model import GPT, ConfigError, Sampling, generate
 from ablate_model.own_code import LIBRARY
 
@@ -43,7 +43,7 @@ def allow_code(run: RunFolder, grid: Path | None, *, is_trusted: bool) -> None:
 
     Raises `RecordError`, naming the files, where neither is asked for: a study may come from elsewhere.
     """
-    config = {"model": read_json(run.config).get("model")}
+    config = {"model": read_mapping(run.config).get("model")}
     allow_named_code(config, StudyFolder(run.path.parent), run.path, grid, is_trusted=is_trusted)
 
 

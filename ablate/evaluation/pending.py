@@ -17,7 +17,7 @@ from ablate.tracking.evaluations import (
     list_snapshots,
     read_evaluation,
 )
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
 from ablate.tracking.study_record import RunRecord, Status
 
 
@@ -102,8 +102,9 @@ def _find_batches(run: RunRecord, folder: RunFolder, status: Status, choices: Se
 def _split_by_kind(folder: RunFolder, choices: Sequence[Choice]) -> tuple[list[Choice], str]:
     """The evaluations that can evaluate this kind of model, and a sentence about the others."""
     kind = "gpt"
-    with suppress(RecordError, AttributeError):
-        kind = read_json(folder.config)["model"].get("kind", kind)
+    with suppress(RecordError):
+        model = read_mapping(folder.config).get("model")
+        kind = model.get("kind", kind) if isinstance(model, Mapping) else kind
     fitting = [choice for choice in choices if choice.evaluation.kinds is None or kind in choice.evaluation.kinds]
     others = [choice.name for choice in choices if choice not in fitting]
     return fitting, f"its model is of kind {kind}, which {', '.join(others)} cannot evaluate" if others else ""

@@ -13,7 +13,7 @@ from ablate.data import SHARDS, Corpus, Tokenizer, find_corpus, load_tokenizer, 
 from ablate.errors import DataError, RecordError
 from ablate.evaluation.base import Subject
 from ablate.study.data_schema import DataConfig
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
 from ablate_model import ConfigError, load
 from ablate_model.gpt import HeadedModel
 
@@ -100,5 +100,5 @@ def make_subject(
 ) -> Subject:
     """Load the model of a run for evaluation. Raises `RecordError` if its config or its weights cannot be used."""
     model = load_model(run, device, weights).eval()
-    seed = read_json(run.config).get("seed", 0)
+    seed = read_mapping(run.config).get("seed", 0)
     return Subject(model, device, model.config.context_length, tokenizer, corpus, seed)

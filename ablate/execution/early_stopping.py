@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from ablate.errors import GridError, suggest
+from ablate.formatting import count
 from ablate.metrics import LOSS, Metric
 from ablate.plan import Plan, Run
 from ablate.tracking.study_record import is_number
@@ -72,7 +73,7 @@ class Patience(Stopping):
         self._best[run.run_id] = (best, since)
         if run.arm.name == run.arm.baseline or since < self.evaluations:
             return ""
-        return f"patience: no {self.metric.direction} {self.metric.label} for {since} evaluations"
+        return f"patience: no {self.metric.direction} {self.metric.label} for {count(since, 'evaluation')}"
 
 
 def parse_stopping(rule: str | None, metric: Metric = LOSS) -> Stopping | None:

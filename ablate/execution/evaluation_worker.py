@@ -23,7 +23,7 @@ from ablate.evaluation.subject import make_subject
 from ablate.execution.node_files import NodeFiles
 from ablate.execution.placement import Placement
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, write_evaluation
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder, read_mapping
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate_model.own_code import LIBRARY
 from ablate_model.own_modules import describe_error
@@ -126,7 +126,7 @@ class EvaluationWorker:
         return self._loaded[1]
 
     def _precision(self, batch: Batch) -> torch.autocast:
-        config = read_json(self.store.run(batch.run.run_id).config)
+        config = read_mapping(self.store.run(batch.run.run_id).config)
         return PRECISIONS[config["train"]["precision"]].context(self.device)  # type: ignore[return-value]
 
 

@@ -60,7 +60,9 @@ def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) ->
     result = []
     for model, train in arms:
         own, usual = texts[id(model)]
-        result.append((_join(own, train, data_hash), _join(usual, train.canonical(), data_hash)))
+        identity, canonical = _join(own, train, data_hash), train.canonical()
+        is_usual = own == usual and canonical == train
+        result.append((identity, identity if is_usual else _join(usual, canonical, data_hash)))
     return result
 
 

@@ -40,7 +40,8 @@ class OwnVariants:
         """Leave out knobs of other arms' optimizers and schedules, and the versions of the base's variants."""
         kept = {knob for key in VARIANTS for knob in self.knobs_of(key, train.get(key))}
         foreign = {*self.train_knobs} - kept - TrainConfig.model_fields.keys()
-        return {key: value for key, value in train.items() if key not in foreign | {f"{k}_version" for k in VARIANTS}}
+        foreign |= {f"{key}_version" for key in VARIANTS}
+        return {key: value for key, value in train.items() if key not in foreign}
 
 
 NO_OWN = OwnVariants({}, {})

@@ -1,10 +1,19 @@
-"""Whether the processes of a run can share its batch."""
+"""Whether the processes of a run can share its batch, and whether that makes it faster."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ablate.formatting import count
 from ablate.plan.axes import Assignment, arm_name
+from ablate.plan.estimate import OVERHEAD_S_PER_LAYER
 from ablate.study.declaration import Declaration
 from ablate.study.schema import TrainConfig
+from ablate_model import ModelConfig
+
+# Of a GPU as of 2024, rounded: products in bfloat16 within a model, and sums of gradients between GPUs of one machine.
+GPU_FLOPS_PER_S, LINK_BYTES_PER_S = 4e14, 1e11
+GRADIENT_BYTES = 4
 
 
 def check_processes(declared: Declaration, train: TrainConfig, arm: Assignment) -> None:
@@ -26,3 +35,22 @@ def check_processes(declared: Declaration, train: TrainConfig, arm: Assignment) 
         return
     where = ("resources", "processes" if declared.resources.processes else "gpus")
     raise declared.refuse(where, f"{text} (the arm {arm_name(arm)})")
+
+
+def find_slow_processes(declared: Declaration, train: TrainConfig, model: ModelConfig) -> Iterator[str]:
+    """A remark where several GPUs per run are slower than one, because a step is too short to share.
+
+    It compares the time of a step's products on one GPU with train.cuda_graph and their share on several, whose
+    kernels are launched one by one and whose gradients have to be summed. It depends on shapes only.
+    """
+    processes = declared.resources.n_processes
+    if processes == 1 or not declared.resources.gpus:
+        return
+    compute_s = train.batch_size * model.context_length * model.flops_per_token() / GPU_FLOPS_PER_S
+    launches_s = model.blocks_per_token() * OVERHEAD_S_PER_LAYER
+    sums_s = 2 * (processes - 1) / processes * GRADIENT_BYTES * model.num_params() / LINK_BYTES_PER_S
+    if max(compute_s / processes, launches_s) + sums_s >= compute_s:
+        yield (
+            f"resources.gpus {processes}: one GPU with train.cuda_graph is probably faster, because the kernels of a "
+            f"step are shorter than their launches; with `gpus: 1`, {count(processes, 'run')} train at a time"
+        )

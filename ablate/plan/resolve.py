@@ -14,7 +14,8 @@ from ablate.data.corpora import SequenceInfo
 from ablate.data.phases import find_ends
 from ablate.errors import DataError, GridError
 from ablate.plan.axes import Assignment, Axes, arm_name, holds
-from ablate.plan.processes import check_processes
+from ablate.plan.compiling import choose_compile
+from ablate.plan.processes import check_processes, find_slow_processes
 from ablate.plan.setup import ModelSetup, Resolved
 from ablate.plan.stacking import check_stack
 from ablate.plan.start import read_starts
@@ -54,7 +55,9 @@ class Resolver:
             axes.compile(rule.when, declared.place("rules", index, "when")) for index, rule in enumerate(declared.rules)
         ]
         self.base = Settings(declared.settings, budget)
+        self._source = declared.source
         self._models: dict[str, ModelConfig] = {}
+        self._notices: dict[int, tuple[str, ...]] = {}  # of each model, by its object
         self.used = [False] * len(self.rules)
         self.base_environment = self.names.base_environment(declared)
         for index, rule in enumerate(declared.rules):
@@ -102,7 +105,8 @@ class Resolver:
         if "vocab_size" not in settings.get("model"):
             settings.set("model.vocab_size", self.corpus.vocab_size)
         config = self._parse_model(settings)
-        training = self._parse_train(settings, config)
+        training, chosen = choose_compile(self._parse_train(settings, config), config)
+        slower = find_slow_processes(self.declared, training, config)
         check_processes(self.declared, training, arm)
         check_stack(self.declared, config, training, arm)
         if isinstance(self.corpus, SequenceInfo):
@@ -110,7 +114,8 @@ class Resolver:
                 find_ends(self.corpus.lengths, training.steps)
             except DataError as error:
                 raise self.declared.refuse_data(error) from None
-        return Resolved(ModelSetup(config, training), (*notices, *config.notices()), frozenset(settings.places))
+        remarks = (*notices, *self._notices[id(config)], *chosen, *slower)
+        return Resolved(ModelSetup(config, training), remarks, frozenset(settings.places))
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
         """Set a value; return remarks about the knobs of another variant that are dropped."""
@@ -156,7 +161,7 @@ class Resolver:
     def _changes(self, arm: Assignment, environment: Environment) -> Iterator[Change]:
         """Settings from the levels of an arm, then those from the rules that hold for it."""
         for axis, level in arm.items():
-            place = Place(self.declared.source, level.place, level.text)
+            place = Place(self._source, level.place, level.text)
             for key, value in {axis: level.name, **level.overrides}.items():
                 for path, setting in self.names.spread(key, value):
                     yield path, setting, place
@@ -210,7 +215,8 @@ class Resolver:
         """Parse the model. Arms with the same model share one config, which keeps plans of many arms fast."""
         key = repr(settings.get("model"))
         if key not in self._models:
-            self._models[key] = self._check_model(settings)
+            config = self._models[key] = self._check_model(settings)
+            self._notices[id(config)] = config.notices()
         return self._models[key]
 
     def _check_model(self, settings: Settings) -> ModelConfig:

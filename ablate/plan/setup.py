@@ -224,7 +224,7 @@ class ModelSetup(Setup):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        return {"precision": self.train.precision}
+        return {"precision": self.train.precision, "compile": self.train.compile}
 
     @property
     def pace_group(self) -> str:

@@ -23,7 +23,7 @@ from ablate.study.declaration import Study
 from ablate.study.settings import is_same
 from ablate.study.start import SEED, StartFrom
 from ablate.study.yaml_source import KeyPath
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
 from ablate.tracking.study_record import ArmRecord, StudyRecord
 from ablate.tracking.weights import read_layout
 from ablate_model import ConfigError, ModelConfig
@@ -59,8 +59,8 @@ class Parent:
     @cached_property
     def model(self) -> Mapping[str, Any]:
         """The model section of its config. Raises `RecordError` if it cannot be read."""
-        config = read_json(self.folder.config)
-        model = config.get("model", config) if isinstance(config, dict) else None
+        config = read_mapping(self.folder.config)
+        model = config.get("model", config)
         if not isinstance(model, dict):
             raise RecordError(f"{self.folder.config}: it describes no model")
         return model
@@ -186,9 +186,8 @@ class Starts:
             return None
         described: Mapping[str, Any] = self.record.data
         with suppress(RecordError, StopIteration):  # a task's tokenizer may be a default, which its runs state
-            described = described | read_json(self.store.run(next(iter(self.record.runs)).run_id).config).get(
-                "task", {}
-            )
+            task = read_mapping(self.store.run(next(iter(self.record.runs)).run_id).config).get("task")
+            described = {**described, **task} if isinstance(task, dict) else described
         name, path = described.get("tokenizer"), described.get("tokenizer_path")
         return (str(name), path if isinstance(path, str) else None) if name else None
 

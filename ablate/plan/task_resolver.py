@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ablate.data import CorpusInfo
 from ablate.errors import DataError
 from ablate.plan.axes import Assignment, Axes
+from ablate.plan.compiling import choose_compile
 from ablate.plan.processes import check_processes
 from ablate.plan.resolve import Resolver
 from ablate.plan.setup import Resolved
@@ -61,7 +62,7 @@ class TaskResolver(Resolver):
             except ConfigError as error:
                 raise self._refuse(f"model.{error.path}" if error.path else "task", settings, error.message) from None
         config = self._models[key]
-        training = self._parse_train(settings, config)
+        training, chosen = choose_compile(self._parse_train(settings, config), config)
         try:
             task.check_training(training)
         except ConfigError as error:
@@ -72,7 +73,7 @@ class TaskResolver(Resolver):
         idle = [
             f"task.{knob} has no effect: {why}" for knob, why in task.idle().items() if knob in task.model_fields_set
         ]
-        return Resolved(setup, (*notices, *config.notices(), *data.notices, *idle), frozenset(settings.places))
+        return Resolved(setup, (*notices, *config.notices(), *data.notices, *idle, *chosen), frozenset(settings.places))
 
     def _keep_tokenizer(self, settings: Settings) -> None:
         """Take the parent's tokenizer where the grid names none."""

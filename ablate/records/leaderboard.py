@@ -108,7 +108,7 @@ def make_leaderboard(rules: Rules, folders: Sequence[Path]) -> Leaderboard:
 
 def _read_entries(rules: Rules, folder: Path, results: Results, is_unique: bool) -> Iterator[Entry | Refused]:
     """Each arm of a report. It goes by the study's name, or by the folder if two studies share the name."""
-    title = results.record.study if is_unique else str(folder)
+    title = results.record.study if is_unique else "/".join(folder.parts[-2:])  # pages contain no whole paths
     labels, differences = label_arms(results.record.arms), {row.arm: row for row in find_differences(results)}
     verifications = [made for made in find_verifications(results.record, [folder]) if made.is_complete]
     for arm in results.record.arms:

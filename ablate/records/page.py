@@ -77,6 +77,8 @@ def _state_leader(board: Board) -> str:
     first = [board.entries[entry].name for entry in ranking.order if ranking.range_of(entry)[0] == 1]
     if not first:
         return f"In {what}, no entry is ranked."
+    if len(board.entries) == 1:
+        return f"In {what}, {first[0]} is the only entry."
     if len(first) == 1:
         return f"In {what}, {first[0]} is first: it is shown to be better than every other entry."
     shown = join_with_and(first[:LISTED] + name_rest(first))
@@ -209,7 +211,9 @@ def _list_rules(made: Leaderboard) -> dict[str, str]:
         "parameters": benchmark.limits.parameters,
     }
     machine = {"machine": benchmark.machine} if benchmark.machine else {}
+    folders = dict.fromkeys([entry.folder.name for entry in made.entries] + [item.folder.name for item in made.refused])
     return machine | {
+        "reports": ", ".join(folders),
         "data": f"{benchmark.data.name}, {benchmark.data.tokenizer}, hash {benchmark.data.hash}",
         "metric": f"{benchmark.metric}; the boards of costs rank the cost of a value of {benchmark.target:g}",
         **{name: f"at most {format_count(most)}" for name, most in limits.items() if most is not None},

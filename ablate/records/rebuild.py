@@ -17,7 +17,7 @@ from pydantic import PrivateAttr, ValidationError
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.data import CorpusInfo
-from ablate.errors import DataError, RecordError
+from ablate.errors import RecordError
 from ablate.evaluation.subject import parse_data
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.setup import ModelSetup, Resolved, Setup
@@ -99,8 +99,8 @@ def build(
 ) -> Plan:
     """Plan runs of these arms of a report with other seeds.
 
-    Raises `DataError` if the data are not those of the report, and `RecordError` if this version of ablate would train
-    something else.
+    Raises `RecordError` if the data are not those of the report, or if this version of ablate would train something
+    else.
     """
     arms = tuple(_rebuild_arm(study, results, name, corpus, place) for name in names)
     record = results.record
@@ -143,14 +143,14 @@ def take(plan: Plan, results: Results, names: Sequence[str], seeds: Sequence[int
 def check_same(plan: Plan, results: Results, place: Path) -> None:
     """Check that the plan's arms are those of the report, by the data and by the ids of the published runs.
 
-    Raises `DataError` for other data, and `RecordError` for other settings or other code.
+    Raises `RecordError` for other data, other settings or other code.
     """
     for arm in plan.arms:
         runs = results.runs_of(arm.name)
         here = arm.setup.data_hash(plan.corpus.hash)
         for published in sorted({str(run.manifest.get("data_hash") or "") for run in runs} - {""}):
             if published != here:
-                raise DataError(
+                raise RecordError(
                     f"{place}: the data are not those of the report: hash {published[:12]} there, {here[:12]} here"
                     f"{_explain_stdlib(results, runs)}"
                 )

@@ -104,6 +104,12 @@ def describe_power(results: Results, names: Sequence[str], n_seeds: int) -> list
     return lines
 
 
+def describe_devices(results: Results, names: Sequence[str]) -> str:
+    """Say on which devices the published runs of these arms were trained."""
+    facts = _collect_facts(run for name in names for run in results.runs_of(name))
+    return f"the published runs used {facts.get('device') or 'devices that are not recorded'}"
+
+
 def conclude(results: Results, fresh: Results, plan: Plan) -> Verification:
     """Compare the published verdicts on the plan's arms with those of the fresh runs so far."""
     record, metric = results.record, results.metric

@@ -14,7 +14,7 @@ import numpy as np
 from ablate.analysis.capabilities import Capability, find_capabilities
 from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.differences import Difference, find_differences
-from ablate.analysis.effects import Effect, find_effects
+from ablate.analysis.effects import Effect, find_effects, why_no_effects
 from ablate.analysis.evaluations import EvaluationResult, compare_evaluations
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
@@ -227,6 +227,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     if unknown and options.axis is None:
         names = join_with_and([labels[arm] for arm in unknown[:LISTED]] + name_rest(unknown))
         known.append(f"costs are compared in steps, because the tokens of {names} are not known")
+    if reason := why_no_effects(results):
+        known.append(reason)
     metric, differences = results.metric, find_differences(results)
     untuned, reruns, predictions = find_untuned(results), find_reruns(results.runs), find_predictions(results)
     finding, caveats = state_result(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,9 +93,17 @@ def read_study(store: StudyFolder) -> Results:
 
 
 def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:
+    with ThreadPoolExecutor(1) as background:  # the archive needs few of Python's own steps, the page many
+        for folder in ("figures", "tables"):
+            make_folder(out / folder)
+        archive = background.submit(write_atomic, out / FILES["curves"], partial(write_archive, report.results))
+        written = _write_page(report, out)
+        archive.result()
+    return written
+
+
+def _write_page(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:
     others = []
-    for folder in ("figures", "tables"):
-        make_folder(out / folder)
     document, pictures = compose(report), {}
     for chart in _list_pictures(document, is_every=report.options.figures):
         pictures[chart.name] = f"figures/{chart.name}.svg"
@@ -117,7 +126,6 @@ def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path
     if report.evaluations:
         others.append(out / "evaluations.csv")
         write_atomic(others[-1], write_evaluations_csv(report).encode())
-    write_atomic(paths["curves"], partial(write_archive, report.results))
     for name, write in writers.items():
         write_atomic(paths[name], write().encode())
     return paths, tuple(others)

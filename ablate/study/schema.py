@@ -90,7 +90,11 @@ class TrainConfig(Strict):
     precision: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="bfloat16: autocast over float32 master weights"
     )
-    compile: bool = Field(False, description="torch.compile, block by block")
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="torch.compile, block by block; auto: for runs that are long enough to pay for it, by shapes and "
+        "steps",
+    )
     recompute: bool = Field(
         False, description="save memory: keep only the input of each block, and compute the rest again for gradients"
     )
@@ -109,6 +113,14 @@ class TrainConfig(Strict):
         description="attention kernels, the same for every arm; a backend chosen by name never falls back silently; "
         "fastest: measured once per shape and machine",
     )
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _is_choice_or_auto(cls, value: object) -> object:
+        """Give one message, because the union's two parts would give one each."""
+        if value != "auto" and not isinstance(value, bool):
+            raise ValueError(f"must be true, false or auto, got {quote(value)}")
+        return value
 
     @field_validator("micro_batch_size", mode="before")
     @classmethod

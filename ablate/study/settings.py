@@ -8,6 +8,9 @@ from typing import Any
 from ablate.study.yaml_source import KeyPath, Place
 
 TASK = "task"
+# Plans of many arms spend much time on these tests, and the one for an abstract class is slow.
+LEAVES = frozenset({str, int, float, bool, type(None)})
+MAPPINGS = (dict, Mapping)
 NAME = "name"  # the key of a component's variant: `attention: gated` is short for `attention: {name: gated}`
 
 
@@ -27,7 +30,7 @@ class Settings:
         for key in _split(path):
             if isinstance(tree, str) and key == NAME:
                 break
-            if not (isinstance(tree, Mapping) and key in tree) and not _is_entry(tree, key):
+            if not (isinstance(tree, MAPPINGS) and key in tree) and not _is_entry(tree, key):
                 return None
             tree = tree[key]
         return tree
@@ -109,6 +112,8 @@ def _check_entry(tree: Any, key: str | int) -> None:
 
 
 def _copy(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
+    if type(tree) in LEAVES:
+        return tree
+    if isinstance(tree, MAPPINGS):
         return {key: _copy(value) for key, value in tree.items()}
     return [_copy(value) for value in tree] if isinstance(tree, list) else tree

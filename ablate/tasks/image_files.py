@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from ablate.data.files import find_path
 from ablate.errors import DataError, suggest
+from ablate.files import open_regular
 from ablate.tasks.pair_files import Stamp, stamp
 
 Source = Literal["digits", "npz", "folder"]
+MAX_CLASSES = 1_000_000  # as many as a vocabulary may have tokens
 Pixels = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int64]
 
@@ -109,8 +111,11 @@ def _read_digits() -> Read:
 
 def _read_npz(path: Path) -> Read:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_regular(path) as file:
+            archive = np.load(file, allow_pickle=False)
             arrays: Mapping[str, Any] = {name: archive[name] for name in archive.files}
+    except AttributeError:
+        raise DataError(f"{path}: is a single NumPy array, not an archive of several") from None
     except (OSError, ValueError, EOFError, KeyError) as error:
         raise DataError(f"{path}: is not a NumPy archive of images: {error}") from None
     except Exception as error:
@@ -125,7 +130,9 @@ def _read_npz(path: Path) -> Read:
         _check_arrays(path, arrays[pixels], arrays[classes], f"{pixels}, {classes}")
         for pixels, classes in zip(names[::2], names[1::2], strict=True)
     ]
-    n_classes = 1 + max(int(classes.max()) for _, classes in parts if len(classes))
+    n_classes = 1 + max((int(classes.max()) for _, classes in parts if len(classes)), default=0)
+    if n_classes > MAX_CLASSES:
+        raise DataError(f"{path}: the class {n_classes - 1:,} is too large (legal: below {MAX_CLASSES:,})")
     return parts[0], parts[1] if len(parts) > 1 else None, tuple(map(str, range(n_classes)))
 
 

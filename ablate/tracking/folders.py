@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ablate.errors import RecordError, suggest
 from ablate.files import make_folder, open_regular, write_atomic
@@ -22,6 +22,7 @@ from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyR
 from ablate.tracking.weights import read_layout
 
 MAX_NAMED = 12  # ids in a message
+MAX_STATUS_BYTES = 2**16  # a longer one, with a long error, is read by `read_status`
 MAX_JSON_BYTES = 2**28  # of a record; that of thousands of arms has a few megabytes
 
 
@@ -50,6 +51,14 @@ def read_json(path: Path) -> Any:
     return parse_json(content, path)
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping. Raises `RecordError` if there is none."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RecordError(f"{path}: it is not a mapping")
+    return content
+
+
 def parse_json(content: bytes, place: object) -> Any:
     """Parse JSON. Raises `RecordError`, naming the place, if the content is not JSON."""
     try:
@@ -64,6 +73,9 @@ def parse_json(content: bytes, place: object) -> Any:
 class RunFolder:
     """`<runs>/<study>/<run_id>/`."""
 
+    STATUS: ClassVar[str] = "status.json"
+    CURVE: ClassVar[str] = "curve.jsonl"
+
     path: Path
 
     @cached_property
@@ -76,11 +88,11 @@ class RunFolder:
 
     @cached_property
     def curve(self) -> Path:
-        return self.path / "curve.jsonl"
+        return self.path / self.CURVE
 
     @cached_property
     def status(self) -> Path:
-        return self.path / "status.json"
+        return self.path / self.STATUS
 
     @cached_property
     def checkpoint(self) -> Path:
@@ -206,6 +218,29 @@ class StudyFolder:
 
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.path / run_id)
+
+    def peek_state(self, run_id: str) -> str | None:
+        """Return the state to show of a run that has ended, from its status and the length of its curve.
+
+        It takes a fraction of the time of `RunFolder.read_status`, which also reads the curve. None if the run has not
+        ended, or if something is wrong that only `read_status` can name.
+        """
+        place = f"{self.path}/{run_id}"
+        try:
+            descriptor = os.open(f"{place}/{RunFolder.STATUS}", os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                status = json.loads(os.read(descriptor, MAX_STATUS_BYTES))
+            finally:
+                os.close(descriptor)
+            curve = status["curve"]
+            # a Path would take as long as the rest
+            is_whole = curve is None or curve[0] == os.path.getsize(f"{place}/{RunFolder.CURVE}")  # noqa: PTH202
+            if status["state"] not in ENDED or not is_whole:
+                return None
+            is_cut = status["state"] == "finished" and status["step"] < status["n_steps"]
+            return "stopped early" if is_cut else str(status["state"])
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
 
     def read_study(self) -> StudyRecord:
         """Read the record. Raises `RecordError` if no study was run here, or if the record cannot be read."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.tracking.evaluations import list_evaluations, read_evaluation
-from ablate.tracking.folders import RunFolder, read_json
+from ablate.tracking.folders import RunFolder, read_mapping
 from ablate.tracking.mlflow_client import PARENT_ID
 from ablate.tracking.mlflow_names import EVERY_LINE, make_legal, name_metric, name_result
 from ablate.tracking.study_record import State, is_number
@@ -53,8 +53,8 @@ class MirroredRun:
         from mlflow.entities import Param
 
         try:
-            config = _flatten("", read_json(folder.config))
-        except (RecordError, AttributeError):  # missing or damaged; `ablate run` reports it and writes it again
+            config = _flatten("", read_mapping(folder.config))
+        except RecordError:  # missing or damaged; `ablate run` reports it and writes it again
             config = {}
         self._keeps_names |= any(key.startswith("program.") for key in config)
         config |= {f"axis.{axis}": level for axis, level in axes.items()}

@@ -33,21 +33,19 @@ def compile_stacked(model: StackedModel, train: TrainConfig) -> None:
     model.compile()
 
 
+def kind_of(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> Hashable:
+    """Return what models share that can share compiled code. `n_models` train as one batch of models."""
+    settings = train.batch_size, train.micro_batch_size, train.precision, train.recompute, train.deterministic
+    return (config, n_models, *settings)
+
+
 def _admit(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> None:
     """Make room for the compiled code of another kind.
 
     torch finds the compiled code of earlier blocks by configuration and shapes, but silently stops compiling at a
     limit. So the limit is raised, and all compiled code is discarded before the limit is reached.
     """
-    kind = (
-        config,
-        n_models,
-        train.batch_size,
-        train.micro_batch_size,
-        train.precision,
-        train.recompute,
-        train.deterministic,
-    )
+    kind = kind_of(config, train, n_models)
     if kind not in _kinds and len(_kinds) >= MAX_KINDS:
         forget_compiled()
     _kinds.add(kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
@@ -16,19 +15,21 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture_state, restore_state
 from ablate.training.compilation import compile_blocks
-from ablate.training.contract import Batch, Metrics, Outcome, Recorder, TrainingTask
+from ablate.training.contract import Batch, Outcome, Recorder, TrainingTask
 from ablate.training.device import (
     default_generator,
     free_memory,
     now,
     peak_memory_bytes,
+    prepare_process,
     set_deterministic,
     to_device,
 )
 from ablate.training.evaluation import Evaluation
+from ablate.training.lines import Lines
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.parallel import Alone, Group
-from ablate.training.precision import PRECISIONS, forbid_tf32
+from ablate.training.precision import PRECISIONS
 from ablate.training.schedule import learning_rate
 from ablate.training.start import StartWeights
 from ablate.training.step_graph import EAGER_STEPS, StepGraph, compute_aside
@@ -60,21 +61,13 @@ def train(
     this step, before clipping) and tokens_per_s (since the previous line). Every `eval_every` steps and at the end, it
     also has the metrics of the task and the model's diagnostics.
 
-    Raises `ValueError` if warmup_steps or weight_decay are not resolved, `DataError` if the shards are missing,
-    `torch.OutOfMemoryError` if the device is too small, and `RuntimeError` if an operation cannot be deterministic.
+    Raises `ValueError` if warmup_steps, weight_decay or compile are not resolved, `DataError` if the shards are
+    missing, `torch.OutOfMemoryError` if the device is too small, and `RuntimeError` if an operation cannot be
+    deterministic.
     """
     prepare_process(train, device, threads)
     training = Training(task, train, seed, recorder, torch.device(device), group, start)
     return training.run(should_stop)
-
-
-def prepare_process(train: TrainConfig, device: str, threads: int) -> None:
-    """Prepare this process for a run, and remove what the run before left in memory."""
-    torch.set_num_threads(threads)
-    forbid_tf32()
-    # The previous run's compiled model is in reference cycles, and its graph holds memory. Collecting takes 0.15 s.
-    if train.compile or device != "cpu":
-        free_memory(torch.device(device))
 
 
 class Training:
@@ -100,8 +93,7 @@ class Training:
         self.group = group = group or Alone()
         self.n_rows = train.batch_size // group.size
         self.micro_batch_size = min(train.sequences_at_once, self.n_rows)
-        self.tokens_per_step = train.batch_size * task.tokens_per_row
-        self.flops_per_step = self.tokens_per_step * task.model.flops_per_token()
+        self.lines = Lines(task, train)
         self.precision = PRECISIONS[train.precision]
         self.is_graphed = train.cuda_graph and device.type == "cuda" and group.size == 1
         self.graph: StepGraph | None = None
@@ -125,6 +117,8 @@ class Training:
             choose_backend(self.model, self.micro_batch_size, self.precision.autocast or torch.float32)
         if train.recompute:
             self.model.recompute_blocks()
+        if train.compile == "auto":
+            raise ValueError("compile must be resolved before training")
         if train.compile:
             compile_blocks(self.model, train)
         self.loss = group.wrap(self.model, partial(task.loss, self.model))
@@ -235,43 +229,11 @@ class Training:
         train_loss = self._gather_loss()
         measured = self._evaluate() if is_evaluation else {}
         diagnostics = self.model.diagnostics() if is_evaluation else {}
-        is_finite = self.log(self.recorder, self.progress, train_loss, self.grad_norm.item(), measured, diagnostics)
+        is_finite = self.lines.log(
+            self.recorder, self.progress, train_loss, self.grad_norm.item(), measured, diagnostics
+        )
         self.loss_sum.zero_()
         return is_finite
-
-    def log(
-        self,
-        recorder: Recorder,
-        progress: Progress,
-        loss_sum: float,
-        grad_norm: float,
-        measured: Metrics,
-        diagnostics: Metrics,
-    ) -> bool:
-        """Write a line of a run's curve, and return whether its losses and metrics are finite.
-
-        `loss_sum` is over the steps since the last line. Without an evaluation, `measured` is empty.
-        """
-        n_steps = progress.step - progress.line_step
-        losses = {"train_loss": loss_sum / n_steps, **measured}
-        if measured:
-            is_last = progress.step == self.train.steps
-            losses |= self.task.summarize(progress.step, measured, progress.reached, is_last=is_last)
-        recorder.log(
-            {
-                "step": progress.step,
-                "tokens": progress.step * self.tokens_per_step,
-                "flops": progress.step * self.flops_per_step,
-                "wall_s": progress.wall_s,
-                **losses,
-                "learning_rate": learning_rate(progress.step, self.train),
-                "grad_norm": grad_norm,
-                "tokens_per_s": n_steps * self.tokens_per_step / (progress.wall_s - progress.line_wall_s),
-                **diagnostics,
-            }
-        )
-        progress.line_step, progress.line_wall_s = progress.step, progress.wall_s
-        return all(map(math.isfinite, losses.values()))
 
     def keep_weights(self) -> None:
         self.recorder.keep_weights(self.progress.step, self.model.state_dict())

@@ -17,10 +17,10 @@ from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress
 from ablate.training.compilation import compile_blocks, compile_stacked
 from ablate.training.contract import Batch, Outcome, Recorder
-from ablate.training.device import peak_memory_bytes
+from ablate.training.device import peak_memory_bytes, prepare_process
 from ablate.training.evaluation import Evaluation
 from ablate.training.language_model import LanguageModelling
-from ablate.training.loop import Training, prepare_process
+from ablate.training.loop import Training
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.start import StartWeights
 from ablate_model.attention_backend import choose_backend
@@ -99,6 +99,7 @@ class StackedTraining(Training):
             Evaluation(self.task, model, self.precision, self.device, self.group, is_graphed=self.is_graphed)
             for model in models
         ]
+        self.evaluation = self.evaluations[0]
 
     def _load(self) -> tuple[list[GPT], list[list[dict[str, Any]]]]:
         """Build the models of the runs that are at the same step as the first, with the states of their optimizers."""
@@ -164,7 +165,7 @@ class StackedTraining(Training):
             model = self.stacked.models[index]
             measured = self._evaluate_member(index) if is_evaluation else {}
             diagnostics = model.diagnostics() if is_evaluation else {}
-            if not self.log(member.recorder, member.progress, sums[index], norms[index], measured, diagnostics):
+            if not self.lines.log(member.recorder, member.progress, sums[index], norms[index], measured, diagnostics):
                 member.state = "diverged"
         self.loss_sum.zero_()
         for index, member in self._training():

@@ -10,6 +10,7 @@ from ..context import Context
 from ..contracts import Architecture
 from ..kernels.attention import attend
 from ..kernels.call import Bias, Call
+from ..kernels.stacked import attend_folded, can_fold
 from ..layers import build_reader, build_writer
 from ..parameters import Spec, SpecModule
 from .heads import HeadAttention
@@ -108,4 +109,5 @@ class HeadLayer(SpecModule):
         """Call the kernel with this layer's scale, window and softcap."""
         deterministic, causal, seen = torch.are_deterministic_algorithms_enabled(), context.is_causal, context.seen
         own = (self.scale, self.window, bias, self.softcap, sink, deterministic, seen)
-        return attend(Call(q_bthk, k_bshk, v_bshv, causal, *own), context.backend)
+        call = Call(q_bthk, k_bshk, v_bshv, causal, *own)
+        return attend_folded(call, context.backend) if can_fold(call) else attend(call, context.backend)

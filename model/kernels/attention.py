@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import describe_unknown
-from ..numerics import is_stacked
 from .call import BackendError, Bias, Call, DecayBias
 from .flash import attend_flash
 from .flex import attend_flex
 from .math import attend_math
 from .sdpa import attend_sdpa
-from .stacked import attend_folded, can_fold
 
 BACKENDS: dict[str, Callable[[Call], Tensor]] = {
     "sdpa": attend_sdpa,
@@ -63,8 +61,6 @@ def attend(call: Call, backend: str) -> Tensor:
         raise BackendError(
             "flex adds up the gradients of a bias in any order, so reruns would differ; use sdpa or math"
         )
-    if is_stacked(call.q) and can_fold(call):
-        return attend_folded(call, backend)
     for watch in WATCHERS:
         watch(call, name)
     return BACKENDS[name](call)

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..numerics import is_stacked
+from .attention import attend
 from .call import Call
 
 IN_DIMS = 3  # q, k, v; the other arguments are the same for all models
 
 
 def can_fold(call: Call) -> bool:
-    """Whether the models can be further sequences of one call, because they have nothing else of their own."""
-    return call.bias is None and call.sink is None and call.seen is None
+    """Whether models are stacked and can be further sequences of one call, as they have nothing else of their own."""
+    return is_stacked(call.q) and call.bias is None and call.sink is None and call.seen is None
 
 
 def attend_folded(call: Call, backend: str) -> Tensor:
@@ -37,8 +39,6 @@ def _attend_models(
     backend: str,
 ) -> Tensor:
     """An operator because only operators say what `vmap` does with them. Without `vmap`, it has no gradients."""
-    from .attention import attend
-
     call = Call(q, k, v, causal, scale, window, None, softcap, None, deterministic)
     return attend(call, backend).contiguous()
 
@@ -50,8 +50,6 @@ def _describe(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> Tensor:  # noqa: ARG0
 
 @_attend_models.register_vmap
 def _fold(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-    from .attention import attend
-
     n = info.batch_size
     q, k, v = (
         (x.expand(n, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)

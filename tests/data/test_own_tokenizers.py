@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -176,10 +177,12 @@ def test_a_text_file_has_the_same_tokens_however_it_is_read(
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text('{"a": 1}')
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
     for name, message in (
         ("settings.json", r"data\.tokenizer: .*settings\.json: this is not a valid tokenizer\.json: "),
         ("missing.json", r"data\.tokenizer: missing\.json: there is no such file"),
         ("folder", r"data\.tokenizer: folder: must be a folder with encoder\.json.*or with a tokenizer\.json"),
+        ("pipe.json", r"data\.tokenizer: .*pipe\.json: cannot be read: this is a FIFO, not a file"),
         ("gtp2", r"data\.tokenizer: 'gtp2' is not a \.json file, .*did you mean 'gpt2'\? \(legal: bytes, gpt2, "),
     ):
         with pytest.raises(DataError, match=message):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ablate.data import describe
 from ablate.data.sources import split_files
 from ablate.data.splits import choose_validation
 from ablate.errors import DataError
@@ -209,5 +210,10 @@ def test_devices_and_pipes_are_refused_before_they_are_opened(tmp_path: Path) ->
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(DataError, match=rf"data\.path: {path} is a device or a pipe"):
             split_files(DataConfig(source="text", path=(str(path),)), tmp_path)
+    for name in ("state.json", "dataset_dict.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name}: cannot be read: this is a FIFO, not a file"):
+            describe(DataConfig(source="huggingface", path=(str(tmp_path),)), tmp_path)
+        (tmp_path / name).unlink()
     (tmp_path / "a.txt").write_text("a")
     assert names(split_files(text(tmp_path, "*"), tmp_path).train) == ["a.txt"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.testing
 from cases import kinds, tiny
 
 from ablate_model import GPT

@@ -60,6 +60,7 @@ ARROWS = {
         "residual",
         "training_methods",
     },
+    "stacked": {"blocks", "config", "context", "gpt"},
     "attention_backend": {"kernels"},
     "encoders": {
         "cache",

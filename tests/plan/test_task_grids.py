@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -314,6 +315,13 @@ def test_images_that_cannot_be_read_are_refused(plan_of, tmp_path) -> None:
             plan_of(**{**DIGITS, "task": {"name": "images", "source": source, "path": path, **knobs}})
         return str(error.value)
 
+    os.mkfifo(tmp_path / "pipe.npz")
+    assert "this is a FIFO, not a file" in refusal("npz", "pipe.npz")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((4, 3, 3)))
+    assert "array.npz: is a single NumPy array, not an archive of several" in refusal("npz", "array.npz")
+    np.savez(tmp_path / "class.npz", images=np.zeros((4, 3, 3)), labels=np.arange(4) + 10**9)
+    assert "class.npz: the class 1,000,000,003 is too large (legal: below 1,000,000)" in refusal("npz", "class.npz")
     (tmp_path / "text.npz").write_text("no archive")
     assert "text.npz: is not a NumPy archive" in refusal("npz", "text.npz")
     np.savez(tmp_path / "other.npz", a=np.zeros(3))

@@ -17,7 +17,7 @@ from ablate.analysis.curves_parquet import read_archive, write_archive
 from ablate.analysis.results import Results
 from ablate.cli.outputs import output_schemas
 from ablate.data import CorpusInfo
-from ablate.errors import AblateError, DataError, RecordError
+from ablate.errors import AblateError, RecordError
 from ablate.files import write_atomic
 from ablate.plan.tasks import describe_corpus
 from ablate.records.rebuild import build, declare
@@ -158,7 +158,10 @@ def test_what_cannot_be_verified_is_refused_before_anything_is_trained(report: P
     assert "--grid GRID names the grid" in refuse(edit(config=lambda c: {**c, "program": {}}), "runs")
     assert "start from the weights of other runs" in refuse(edit(config=lambda c: {**c, "start_from": "x"}), "runs")
     on_gpu = edit(manifest=lambda m: {**m, "device": {"kind": "cuda", "name": "NVIDIA H200"}, "gpus": 1.0})
-    assert "reports/tiny: resources: a run that takes 1 CPU and 1 GPU cannot be placed" in refuse(on_gpu, "runs")
+    assert "reports/tiny: resources: a run that takes 1 CPU and 1 GPU cannot be placed" in (
+        told := refuse(on_gpu, "runs")
+    )
+    assert "the published runs used NVIDIA H200" in told
     missing = refuse(lambda record: replace(record, data={**record.data, "path": ["gone.txt"]}), "record")
     assert "gone.txt" in missing
     assert "--data DIR" in missing
@@ -210,7 +213,7 @@ def test_every_published_report_rebuilds_to_its_run_ids(folder: Path) -> None:
     plan = build(study, results, names, [100], corpus, folder)  # compares the ids of all published runs
     assert len(plan.runs) == len(names)
     if study.is_language_model:
-        with pytest.raises(DataError, match="the data are not those of the report"):
+        with pytest.raises(RecordError, match="the data are not those of the report"):
             build(study, results, names, [100], replace(corpus, hash="c0ffee"), folder)
 
 

@@ -11,9 +11,16 @@ import pytest
 import torch
 import yaml
 
-from ablate.cli.inputs import read_plan
+from ablate.cli.inputs import pose_on_corpus, read_plan
+from ablate.execution.early_stopping import parse_stopping
 from ablate.execution.jobs import record_study
 from ablate.plan import Plan
+from ablate.search.arm_search import best_of
+from ablate.search.conclusions import state_conclusions
+from ablate.search.pose import load_search, pose
+from ablate.search.result import summarize
+from ablate.search.trials import Trials
+from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
 from ablate_model import EncoderDecoder, ViT, load
 from in_process import train_here
@@ -67,6 +74,54 @@ def test_a_report_compares_accuracies_and_says_so(digits, call_ablate, tmp_path)
     (arm,) = [arm for arm in summary["arms"] if arm["baseline"] != arm["arm"]]
     assert 0.1 < arm["final_loss"]["mean"] <= 1.0
     assert set(arm["other_metrics"]) == {"val_loss"}
+
+
+def test_early_stopping_judges_a_task_by_its_accuracy(digits) -> None:
+    """On curves that were trained: as they are, and backwards, which is losing accuracy while the loss still falls."""
+    plan, store = digits
+    runs = [run for run in plan.runs if run.arm.name != run.arm.baseline]
+    curves = [read_curve(store.run(run.run_id).curve) for run in runs]
+    for curve in curves:
+        accuracies, losses = ([record[name] for record in curve] for name in ("val_accuracy", "val_loss"))
+        assert len(curve) >= 2 and accuracies == sorted(accuracies) and accuracies[0] < accuracies[-1]
+        worse = [{"step": r["step"], "val_accuracy": a, "val_loss": loss}
+                 for r, a, loss in zip(curve, reversed(accuracies), losses, strict=True)]  # fmt: skip
+        rule = parse_stopping("patience=1", store.read_study().metric)
+        assert rule is not None
+        assert [rule.judge(runs[0], curve), rule.judge(runs[1], worse)] == [
+            "", f"patience: no higher validation accuracy for {len(curve) - 1} evaluation" + "s" * (len(curve) > 2)
+        ]  # fmt: skip
+
+
+def test_a_search_by_accuracy_takes_the_highest(tmp_path: Path) -> None:
+    space = {"train.learning_rate": [1e-6, 0.01]}
+    own = {"search": "rates", "space": space, "trials": 2, "sampler": "GridSampler", "seeds": 1}
+    path = tmp_path / "search.yaml"
+    train = {**DIGITS["train"], "learning_rate": 1e-6}  # so that the other one is better than the default
+    path.write_text(yaml.safe_dump({**{key: DIGITS[key] for key in ("task", "model")}, "train": train, **own}))
+    declared = load_search(path)
+    problem = pose_on_corpus(declared, tmp_path / "runs", lambda corpus: pose(declared, corpus))
+    store = StudyFolder(tmp_path / "runs" / "rates")
+    trials = Trials(problem, store)
+    while runs := [r for r in trials.plan.runs if not store.run(r.run_id).curve.exists()] or [*trials.draw()]:
+        train_here(trials.plan, runs, store, None)
+        for run in runs:
+            trials.tell(run, "finished")
+    (search,) = trials.searches
+    reached = {
+        trial.params["train.learning_rate"]: read_curve(store.run(run.run_id).curve)[-1]
+        for trial in search.trials
+        for run in trials.plan.runs
+        if run.arm.train.learning_rate == trial.params["train.learning_rate"]
+    }
+    best = best_of(search)
+    assert best is not None and len(reached) == 2 and problem.objectives[0].metric == "val_accuracy"
+    assert best.values == [max(record["val_accuracy"] for record in reached.values())]
+    assert best.params["train.learning_rate"] == 0.01
+    summary = summarize(problem, trials, store, "0")
+    assert summary["objectives"][0]["direction"] == "maximize"
+    said = " ".join(state_conclusions(summary))
+    assert "trial 1 was the best of 2" in said and "nats" not in said
 
 
 def test_weights_load_as_the_model_of_the_task(digits) -> None:

@@ -19,6 +19,7 @@ from ablate.data.sources.base import Documents, Span, key_of
 from ablate.data.sources.parquet import check_column, texts_of
 from ablate.data.splits import File, Split, digest, leave_out
 from ablate.errors import DataError
+from ablate.files import open_regular
 from ablate.study.data_schema import DataConfig
 
 WANTED = "must be a folder written by save_to_disk of Hugging Face's datasets (with state.json or dataset_dict.json)"
@@ -139,9 +140,12 @@ def _suggest(folder: Path) -> str:
 def _read_json(path: Path, key: str) -> dict[str, Any]:
     """The object in a file. Empty if there is no such file."""
     try:
-        found = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            found = json.loads(file.read())
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{key}: {path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{key}: {path}: cannot be read: {error}") from None
     return found if isinstance(found, dict) else {}

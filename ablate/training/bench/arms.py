@@ -196,17 +196,17 @@ def bench_arm(
         windows_ms = tuple(1000 * (ended - began) / steps for began, ended in run_windows(training, steps))
         peak = peak_memory_bytes(device)
         step_ms = statistics.median(windows_ms)
-        tflops = training.flops_per_step / step_ms / 1e9
+        tflops = training.lines.flops_per_step / step_ms / 1e9
         dtype = training.precision.autocast or torch.float32
         attention = report_attention(training.model, dtype)
         return Speed(
             arm=name,
             n_params=model.num_params(),
-            tokens_per_step=training.tokens_per_step,
+            tokens_per_step=training.lines.tokens_per_step,
             backend=f"{attention['backend']} ({attention['kernel']})",
             windows_ms=windows_ms,
             step_ms=step_ms,
-            tokens_per_s=1000 * training.tokens_per_step / step_ms,
+            tokens_per_s=1000 * training.lines.tokens_per_step / step_ms,
             model_tflops=tflops,
             ceiling_share=tflops / ceiling_tflops,
             peak_memory_bytes=peak,

@@ -40,9 +40,9 @@ class Nowhere:
     def beat(self, step: int) -> None: ...
 
 
-def random_corpus(folder: Path, model: ModelConfig, train: TrainConfig) -> Corpus:
-    """Write random tokens for a few batches into `folder`."""
-    n = 4 * train.batch_size * model.context_length
+def random_corpus(folder: Path, model: ModelConfig, train: TrainConfig, n_tokens: int = 0) -> Corpus:
+    """Write random tokens for a few batches into `folder`, at least `n_tokens` per split."""
+    n = max(n_tokens, 4 * train.batch_size * model.context_length)
     tokens = np.random.default_rng(0).integers(model.vocab_size, size=n, dtype=np.uint32)
     for split in ("train", "validation"):
         tokens.tofile(folder / f"{split}.bin")
