@@ -1,4 +1,4 @@
-"""Measure by simulation how often a campaign of tries without any effect finds an arm better or worse.
+"""Measure by simulation how often campaigns of tries without any effect find better or worse arms.
 
 Each try is a study of simulated arms (`families`), judged as `ablate campaign` judges it. Beside it stand two ways that
 would be wrong: every try at 5 %, and the campaign's levels with moderated tests, whose degrees of freedom were derived
@@ -37,7 +37,7 @@ BETTER, WORSE, *_ = VERDICTS
 
 @dataclass(frozen=True)
 class Rates:
-    """The share of campaigns in which any try finds an arm better or worse, by how the tries are judged."""
+    """The share of campaigns in which any try finds a better or worse arm, by how the tries are judged."""
 
     campaign: float
     moderated: float
@@ -57,7 +57,7 @@ def measure(n_arms: int, n_seeds: int, scenario: Scenario, n: int, tries: int = 
 
 
 def _is_wrong(family: Family, alpha: float) -> NDArray[np.bool_]:
-    """Tell whether a study finds an arm better or worse [study]."""
+    """Tell whether a study finds a better or worse arm [study]."""
     level, level_of_equivalence = find_levels(family.n_arms, alpha)
     verdicts = judge_look(family, level, level_of_equivalence, None)
     found: NDArray[np.bool_] = ((verdicts == BETTER) | (verdicts == WORSE)).any(axis=-1)

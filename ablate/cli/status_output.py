@@ -23,7 +23,7 @@ from ablate.tracking.curve import read_backwards
 from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.tracking.study_record import RunRecord, Status, StudyRecord
 
-MANY = 2_000  # runs: a longer table tells nobody anything
+MANY = 2_000  # runs: a longer table is unreadable
 OPEN = "undecided"  # the verdict at a look of an arm that goes on
 
 STATE_STYLES: Mapping[str, str] = {

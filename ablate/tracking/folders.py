@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping. Raises `RecordError` if there is none."""
+    """Read a JSON file that holds a mapping. Raises `RecordError` if it does not."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise RecordError(f"{path}: it is not a mapping")

@@ -12,6 +12,7 @@ from ..kernels.attention import attend
 from ..kernels.call import Bias, Call
 from ..kernels.stacked import attend_folded, can_fold
 from ..layers import build_reader, build_writer
+from ..numerics import is_stacked
 from ..parameters import Spec, SpecModule
 from .heads import HeadAttention
 from .query_key_norm import build_qk_norm
@@ -110,4 +111,4 @@ class HeadLayer(SpecModule):
         deterministic, causal, seen = torch.are_deterministic_algorithms_enabled(), context.is_causal, context.seen
         own = (self.scale, self.window, bias, self.softcap, sink, deterministic, seen)
         call = Call(q_bthk, k_bshk, v_bshv, causal, *own)
-        return attend_folded(call, context.backend) if can_fold(call) else attend(call, context.backend)
+        return (attend_folded if is_stacked(call.q) and can_fold(call) else attend)(call, context.backend)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..numerics import is_stacked
 from .attention import attend
 from .call import Call
 
@@ -15,8 +14,8 @@ IN_DIMS = 3  # q, k, v; the other arguments are the same for all models
 
 
 def can_fold(call: Call) -> bool:
-    """Whether models are stacked and can be further sequences of one call, as they have nothing else of their own."""
-    return is_stacked(call.q) and call.bias is None and call.sink is None and call.seen is None
+    """Whether the models can be further sequences of one call, because they have nothing else of their own."""
+    return call.bias is None and call.sink is None and call.seen is None
 
 
 def attend_folded(call: Call, backend: str) -> Tensor:
