@@ -21,15 +21,18 @@ class PatternProcess:
 
     def search(self, texts: Sequence[str]) -> Sequence[Found]:
         """What each text holds. Raises `OSError` if the process has died or cannot be started."""
+        requests = [texts]
         if self._process is None:
+            requests.insert(0, self.patterns)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", pattern_search.__file__, *self.patterns],
+                [sys.executable, "-I", "-S", pattern_search.__file__],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the driver
             )
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(texts).encode() + b"\n")
+        for request in requests:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer.endswith(b"\n"):

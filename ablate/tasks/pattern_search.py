@@ -4,10 +4,9 @@ A search may take longer than anyone can wait: `(a+)+b` needs 2^n steps for n ch
 outside of a main thread, and meanwhile no other thread of the process runs. So a worker starts this file as a script,
 which limits every search and says which one took too long. Only the standard library, because this starts with runs.
 
-usage: pattern_search.py PATTERN...
-
-Each line of the input is a JSON list of texts. The answer is one JSON line: for each text a list of [group, text], or
-of [null, index of the pattern] for a search that took too long.
+The first line of the input is a JSON list of patterns, and each later one a JSON list of texts. Each list of texts is
+answered by a JSON line: for each text a list of [group, text], or of [null, index of the pattern] for a search that
+took too long.
 """
 
 import json
@@ -82,7 +81,7 @@ class LimitedSearch:
 
 
 def main() -> None:
-    search = LimitedSearch(sys.argv[1:])
+    search = LimitedSearch(json.loads(sys.stdin.buffer.readline()))
     for request in sys.stdin.buffer:
         answer = json.dumps([search.search(text) for text in json.loads(request)])
         sys.stdout.buffer.write(answer.encode() + b"\n")

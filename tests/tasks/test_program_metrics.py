@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import numpy as np
+import psutil
 import pytest
 from program_bench import Bench
 
@@ -260,3 +261,18 @@ def test_a_slow_search_leaves_the_other_patterns_to_their_work(make_reader: Make
     assert [*reader.read(line)] == []
     assert [*reader.read(b"s2 1.5\n")] == [(2, {"loss": 1.5})]
     assert repr(slow) in reader.remarks["late"] and not reader.failure
+
+
+def test_a_pattern_of_any_characters_reaches_the_process_that_searches(make_reader: Make) -> None:
+    reader = make_reader([r"Schritt (?P<step>\d+)\0+: größe=(?P<loss>\S+)"], ["loss"])
+    assert [*reader.read("Schritt 3\0\0: größe=2.5\n".encode())] == [(3, {"loss": 2.5})]
+
+
+def test_a_search_process_that_dies_is_named_and_ends_nothing_else(make_reader: Make) -> None:
+    reader = make_reader([r"s(?P<step>\d+) (?P<loss>\S+)"], ["loss"])
+    assert [*reader.read(b"s1 2.5\n")] == [(1, {"loss": 2.5})]
+    (child,) = [child for child in psutil.Process().children() if "pattern_search.py" in "".join(child.cmdline())]
+    child.kill()
+    child.wait()
+    assert [*reader.read(b's2 1.5\n{"step": 3, "loss": 1}\n')] == [(3, {"loss": 1})]
+    assert reader.failure.startswith("the process that searches the output for patterns died")
