@@ -196,7 +196,7 @@ def _collect_notices(plan: Plan) -> Iterator[str]:
 def print_outcome(
     outcome: Outcome, store: StudyFolder, next_step: str, command: str, console: Console, *, is_time_up: bool = False
 ) -> None:
-    """Print how the study stands, and what to do next: `next_step` is a command for when it is complete."""
+    """Print how the study stands, and what to do next: after `ablate run`, `next_step` is a command."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(outcome.states.items()))
     print_plain(console, f"{store.path.name}: {counts}")
     failed = store.failed_runs(outcome.lost) if outcome.states.get("failed") else {}
@@ -211,7 +211,8 @@ def print_outcome(
         print_plain(console, f"{why} resume with: {command}")
         return
     if failed:
-        print_plain(console, "the same command tries them again; --retry-failed tries only them")
+        only_failed = "; --retry-failed tries only them" if next_step else ""
+        print_plain(console, f"the same command tries them again{only_failed}")
     if next_step:
         print_plain(console, f"next: {next_step}")
 
