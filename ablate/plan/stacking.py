@@ -8,6 +8,8 @@ from ablate.study.schema import TrainConfig
 from ablate_model import ModelConfig
 from ablate_model.stacked import explain_unstackable
 
+BACKENDS = ("auto", "sdpa", "math")  # which compute the calls of all models as one
+
 
 def check_stack(declared: Declaration, model: ModelConfig, train: TrainConfig, arm: Assignment) -> None:
     """Raises `GridError` for `resources.stack` where the runs of an arm cannot be stacked."""
@@ -24,6 +26,8 @@ def check_stack(declared: Declaration, model: ModelConfig, train: TrainConfig, a
         reason = "train.deterministic, because stacked models round differently"
     elif train.recompute:
         reason = "train.recompute"
+    elif train.attention_backend not in BACKENDS:
+        reason = f"train.attention_backend {train.attention_backend}; use {', '.join(BACKENDS)}"
     elif train.micro_batch_size == "auto":
         reason = "train.micro_batch_size auto; give a number"
     if reason:

@@ -163,7 +163,13 @@ class LoopTrainer(Trainer):
     def _report_attention(self, job: Job, settings: TrainConfig, model: HeadedModel) -> Mapping[str, str]:
         """Find the attention kernels of a run. This takes a forward pass, so it is cached across seeds."""
         key = json.dumps(
-            [job.config["model"], settings.attention_backend, settings.precision, settings.deterministic],
+            [
+                job.config["model"],
+                settings.attention_backend,
+                model.backend,
+                settings.precision,
+                settings.deterministic,
+            ],
             sort_keys=True,
         )
         if key not in self._attention:

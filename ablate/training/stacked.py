@@ -23,7 +23,7 @@ from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import Training
 from ablate.training.optimizer import clip_coefficient, make_optimizer
 from ablate.training.start import StartWeights
-from ablate_model.attention_backend import choose_backend
+from ablate_model import ModelConfig
 from ablate_model.gpt import GPT, HeadedModel
 from ablate_model.stacked import StackedModel
 
@@ -75,13 +75,12 @@ class StackedTraining(Training):
     ) -> None:
         self.members = list(members)
         self._asked = list(members)
+        train = train.model_copy(update={"attention_backend": _choose_backend(task.model, train.attention_backend)})
         super().__init__(task, train, members[0].seed, members[0].recorder, device)
 
     def build(self, start: StartWeights | None) -> None:  # noqa: ARG002 - each run has its own
         models, states = self._load()
         self.stacked, self.model = StackedModel(models), models[0]
-        if self.train.attention_backend == "fastest":
-            choose_backend(models[0], self.micro_batch_size, self.precision.autocast or torch.float32)
         self.parameters = list(self.stacked.parameters())
         self.optimizer = make_optimizer(cast(HeadedModel, self.stacked), self.train)
         if states:
@@ -206,6 +205,15 @@ class StackedTraining(Training):
     def _evaluate_member(self, index: int) -> dict[str, float]:
         member, step = self.members[index], self.progress.step
         return self.evaluations[index].measure(member.seed, step, lambda: member.recorder.beat(step))
+
+
+def _choose_backend(model: ModelConfig, backend: str) -> str:
+    """Name what `auto` means within `vmap`, where flex cannot compile itself."""
+    if backend != "auto":
+        return backend
+    if getattr(model.attention, "logit_softcap", None) is not None:
+        return "math"
+    return "auto" if getattr(model.attention, "window", None) is None else "sdpa"
 
 
 def norms_of_models(gradients: Sequence[Tensor]) -> Tensor:

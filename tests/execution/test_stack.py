@@ -146,6 +146,7 @@ REFUSED = {
     "attention selective": {"matrix": {"attention": ["standard", "selective"]}},
     "the optimizer muon": {"train": {"steps": 12, "optimizer": "muon"}},
     "train.deterministic": {"train": {"steps": 12, "deterministic": True}},
+    "train.attention_backend flex": {"train": {"steps": 12, "attention_backend": "flex"}},
     "2 processes per run": {"resources": {"stack": "seeds", "processes": 2}},
     "the task recall": {
         "task": "recall",

@@ -8,9 +8,11 @@ from functools import partial
 import pytest
 import torch
 
+from ablate.training import compilation
 from ablate.training.language_model import LanguageModelling
 from ablate.training.stacked import Member, train_stacked
 from ablate_model import GPT, ModelConfig
+from ablate_model.attention_backend import report_attention
 
 ROUNDING_64 = 1e-9
 """Relative, after a dozen float64 steps: products of several matrices at once add up in another order (1e-16 each),
@@ -106,6 +108,16 @@ def test_runs_at_other_steps_wait_for_another_call(run, run_stack, model_config,
         assert_same(recordings[seed].curve(), run(model_config, train, seed=seed)[1].curve(), ROUNDING_64)
 
 
+@pytest.mark.parametrize(("knobs", "backend"), [({"window": 3}, "sdpa"), ({"logit_softcap": 2.0}, "math")], ids=str)
+def test_a_stack_names_the_backend_that_takes_the_place_of_flex(
+    run, run_stack, model_config, make_train_config, knobs, backend
+):
+    config = variant(model_config, {"name": "standard", **knobs}, "prenorm")
+    outcomes, stacked = run_stack(config, make_train_config(precision="float64"))
+    assert report_attention(outcomes[0].model)["backend"] == backend
+    assert_same(stacked[0].curve(), run(config, make_train_config(precision="float64"))[1].curve(), ROUNDING_64)
+
+
 def test_one_run_diverges_and_the_others_go_on(run, run_stack, model_config, make_train_config, monkeypatch):
     train = make_train_config(precision="float64")
     initialize = GPT.initialize
@@ -127,3 +139,24 @@ def test_one_run_diverges_and_the_others_go_on(run, run_stack, model_config, mak
     assert math.isnan(recordings[1].lines[0]["train_loss"])
     for seed in (0, 5):
         assert_same(recordings[seed].curve(), run(model_config, train, seed=seed)[1].curve(), ROUNDING_64)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch triggers its own warning
+def test_the_blocks_of_a_stack_share_compiled_code_also_with_the_next_stack(
+    run_stack, model_config, make_train_config, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compilation.forget_compiled()
+    config = ModelConfig.parse({**variant(model_config, *VARIANTS[1]).to_dict(), "n_layers": 3})
+    _, eager = run_stack(config, make_train_config(precision="float64"))
+    n_compiled = []
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for _ in range(2):
+            before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+            _, compiled = run_stack(config, make_train_config(precision="float64", compile=True))
+            n_compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
+    # one block and the loss in training, and one block of a model in evaluations
+    assert n_compiled[0] <= 4 and n_compiled[1] == 0
+    assert not torch._dynamo.utils.counters["graph_break"]
+    for seed in SEEDS:
+        assert_same(compiled[seed].curve(), eager[seed].curve(), ROUNDING_64)
