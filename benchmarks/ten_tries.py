@@ -80,7 +80,8 @@ def improve(folder: Path, seeds: int) -> None:
         if is_better:
             kept[axis] = change
         call("campaign", CAMPAIGN, "--keep" if is_better else "--drop", str(state["added"]), *runs)
-        print(f"{axis} {change}: {arm['verdict']}, p {arm['p_value']:.2g} at {checked['alpha']:.2g}", flush=True)
+        tested = "no test" if arm["p_value"] is None else f"p {arm['p_value']:.2g}"
+        print(f"{axis} {change}: {arm['verdict']}, {tested} at {checked['alpha']:.2g}", flush=True)
 
 
 def main() -> None:

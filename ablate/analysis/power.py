@@ -7,7 +7,7 @@ the degrees of freedom of `families`. Results in the wrong direction, which are 
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import nctdtr, nctdtrinc, stdtrit
+from scipy.special import chdtri, nctdtr, nctdtrinc, stdtrit
 
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import single_level
@@ -16,6 +16,7 @@ from ablate.analysis.moderated import earned_df, find_loan
 
 POWER = 0.8
 MOST_SEEDS = 10_000
+MOST_CRITICAL = 1_000.0
 
 
 def power_of(effect: Floats, standard_error: Floats, df: Floats, level: float = LEVEL) -> Floats:
@@ -25,8 +26,15 @@ def power_of(effect: Floats, standard_error: Floats, df: Floats, level: float = 
 
 
 def find_detectable(standard_error: Floats, df: Floats, level: float | Floats = LEVEL, power: float = POWER) -> Floats:
-    """Return the effect that a two-sided test at this level, or each at its own, finds with probability `power`."""
-    effect: Floats = standard_error * nctdtrinc(df, 1 - power, stdtrit(df, 0.5 + level / 2))
+    """Return the effect that a two-sided test at this level, or each at its own, finds with probability `power`.
+
+    Beyond a critical value of `MOST_CRITICAL`, the noise of the mean no longer matters beside that of its standard
+    error, and the search for the noncentral t would not end.
+    """
+    critical = stdtrit(df, 0.5 + np.asarray(level) / 2)
+    is_far = critical > MOST_CRITICAL
+    near = nctdtrinc(df, 1 - power, np.minimum(critical, MOST_CRITICAL))
+    effect: Floats = standard_error * np.where(is_far, critical * np.sqrt(chdtri(df, 1 - power) / df), near)
     return effect
 
 

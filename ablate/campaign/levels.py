@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.special import zeta
 
-from ablate.analysis.power import MOST_SEEDS, POWER, power_of
+from ablate.analysis.power import MOST_SEEDS, find_detectable
 from ablate.analysis.verdicts import ALPHA
 
 
@@ -26,6 +26,15 @@ def seeds_for(effect: float, sd: float, alpha: float) -> int | None:
 
     `sd` is the standard deviation of a paired difference. None if 10,000 seeds are not enough.
     """
-    n = np.arange(2.0, MOST_SEEDS + 1)
-    enough = power_of(np.asarray(effect), np.asarray(sd / np.sqrt(n)), np.asarray(n - 1.0), 1 - alpha) >= POWER
-    return int(n[enough.argmax()]) if enough.any() else None
+    low, high = 2, MOST_SEEDS
+    if not _finds(effect, sd, high, alpha):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _finds(effect, sd, middle, alpha) else (middle + 1, high)
+    return low
+
+
+def _finds(effect: float, sd: float, n_seeds: int, alpha: float) -> bool:
+    detectable = find_detectable(np.asarray(sd / np.sqrt(n_seeds)), np.asarray(n_seeds - 1.0), 1 - alpha)
+    return bool(detectable <= effect)

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from ablate.analysis.differences import find_differences
+from ablate.analysis.power import find_detectable
 from ablate.analysis.results import read_results
 from ablate.analysis.spending import spend
 from ablate.analysis.stricter import find_differences_at
@@ -75,6 +76,18 @@ def test_seeds_are_those_that_a_t_test_at_the_level_needs() -> None:
         critical = stats.t.ppf(1 - level_of(3) / 2, seeds - 1)
         power = 1 - stats.nct.cdf(critical, seeds - 1, np.sqrt(seeds))
         assert (power >= 0.8) == enough
+
+
+@pytest.mark.timeout(60)
+def test_what_two_seeds_detect_at_a_late_try_is_found_in_finite_time() -> None:
+    """The search for the noncentral t did not end at critical values of a million."""
+    one = np.asarray(1.0)
+    values = [float(find_detectable(one, one, 1 - level_of(k))) for k in (5, 7, 10, 100, 10_000)]
+    assert values == sorted(values)
+    for k, value in zip((7, 10), values[1:3], strict=True):  # on either side of the switch
+        critical = stats.t.ppf(1 - level_of(k) / 2, 1)
+        assert 1 - stats.nct.cdf(critical, 1, value) == pytest.approx(0.8, abs=1e-3)
+    assert seeds_for(1e-6, 1.0, level_of(10_000)) is None and seeds_for(1e3, 1e-3, level_of(2)) == 2
 
 
 @pytest.mark.parametrize("scenario", [Scenario(0.0), Scenario(1.0, 0.6), Scenario(1.0, diverges=True)], ids=str)

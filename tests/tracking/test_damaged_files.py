@@ -155,7 +155,7 @@ def test_a_study_that_cannot_be_read_hid_the_runs_of_the_others(write_study: Wri
 
 
 @pytest.mark.parametrize(
-    "name", ["mlflow.db", "MLflow.db", "mlflow.db-wal", "mlartifacts", "comparison", "a/b", "", "."]
+    "name", ["mlflow.db", "MLflow.db", "mlflow.db-wal", "mlartifacts", "comparison", "campaigns", "a/b", "", "."]
 )
 def test_a_study_took_the_name_of_a_file_of_ablate(name: str) -> None:
     assert "a study's name has up to 100 letters, digits" in study_name_problem(name)
