@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import time
@@ -31,6 +32,22 @@ def test_what_ray_says_of_a_dead_worker_is_in_its_log_alone(tmp_path: Path, capf
             assert time.monotonic() < deadline, "Ray said nothing"
             time.sleep(0.1)
     assert told == ""
+
+
+def test_uv_run_packed_the_folder_for_every_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would start workers by `uv run` too, each in a copy of the folder and an environment of its own."""
+    constants, seen = ray._private.ray_constants, []
+
+    def init(*_: object, **__: object) -> None:
+        seen.append(constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV)
+        raise RuntimeError("not in this test")
+
+    monkeypatch.setattr(constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
+    monkeypatch.setattr(cluster, "init_local", init)
+    with pytest.raises(ResourceError, match="not in this test"), start_cluster(None, {"CPU": 1}, tmp_path / "ray.log"):
+        pass
+    assert seen == [False] and constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    assert "RAY_ENABLE_UV_RUN_RUNTIME_ENV" in inspect.getsource(ray._private.worker)  # where Ray asks for it
 
 
 @pytest.fixture
