@@ -19,6 +19,11 @@ class Background:
         self.finish()
         self._running = _THREAD.submit(call)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last call has not ended yet."""
+        return self._running is not None and not self._running.done()
+
     def finish(self) -> None:
         """Wait for the last call, and raise its error."""
         running, self._running = self._running, None

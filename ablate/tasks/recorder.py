@@ -38,6 +38,9 @@ class Assistant:
 
     def save(self, state: dict[str, Any]) -> None: ...
 
+    def is_writing(self) -> bool:
+        return False
+
     def load(self) -> None: ...
 
 
@@ -74,6 +77,9 @@ class FolderRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish_writing()
+
+    def is_writing(self) -> bool:
+        return self._background.is_busy
 
     def finish_writing(self) -> None:
         """Wait until the last checkpoint or weights are on disk, and raise the error that prevented it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -55,37 +56,44 @@ class HostCopy:
     """A copy of a state on the host, while training goes on to change the tensors.
 
     The copy of a CUDA tensor is queued behind the steps before it, so making this waits for no device. `ready` does.
-    Pinned memory is reused by the next copy once this one is gone.
+    There is one block of memory per type of number, pinned for CUDA, which the next copy reuses once this one is gone.
     """
 
     def __init__(self, state: Mapping[str, Any]) -> None:
-        self._streams: set[torch.cuda.Stream] = set()
-        self._state = self._copy(state)
-        self._events = [stream.record_event() for stream in self._streams]
+        found: list[Tensor] = []
+        _change_tensors(state, found.append)
+        counts: Counter[torch.dtype] = Counter()
+        for tensor in found:
+            counts[tensor.dtype] += tensor.numel()
+        devices = {tensor.device for tensor in found if tensor.is_cuda}
+        self._blocks = {kind: torch.empty(n, dtype=kind, pin_memory=bool(devices)) for kind, n in counts.items()}
+        self._used: Counter[torch.dtype] = Counter()
+        with torch.no_grad():
+            self._state: dict[str, Any] = _change_tensors(state, self._copy)
+        self._events = [torch.cuda.current_stream(device).record_event() for device in devices]
 
     def ready(self) -> dict[str, Any]:
         """Return the copy, once it is complete."""
         for event in self._events:
             event.synchronize()
-        state: dict[str, Any] = self._state
-        return state
+        return self._state
 
-    def _copy(self, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return self._copy_tensor(value)
-        if isinstance(value, Mapping):
-            return {key: self._copy(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(map(self._copy, value))
-        return value
+    def _copy(self, tensor: Tensor) -> Tensor:
+        start = self._used[tensor.dtype]
+        self._used[tensor.dtype] += tensor.numel()
+        place = self._blocks[tensor.dtype][start : self._used[tensor.dtype]].view(tensor.shape)
+        return place.copy_(tensor, non_blocking=True)
 
-    @torch.no_grad()
-    def _copy_tensor(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_cuda:
-            return tensor.detach().clone()
-        self._streams.add(torch.cuda.current_stream(tensor.device))
-        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return copy.copy_(tensor, non_blocking=True)
+
+def _change_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return a nested value with each of its tensors changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _change_tensors(part, change) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_change_tensors(part, change) for part in value)
+    return value
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -76,6 +76,9 @@ class Recorder(Protocol):
     def save(self, state: dict[str, Any]) -> None:
         """Copy or write a checkpoint before this returns, because training continues to change its tensors."""
 
+    def is_writing(self) -> bool:
+        """Tell if an earlier checkpoint is still being written."""
+
     def load(self) -> dict[str, Any] | None:
         """Return the last checkpoint, or None."""
 

@@ -149,7 +149,7 @@ class Training:
             is_evaluation = is_last or progress.step % train.eval_every == 0 or self.task.ends_phase(progress.step)
             is_line = is_evaluation or progress.step % train.log_every == 0
             is_stop = not is_last and self.group.agree(should_stop())
-            is_checkpoint = is_stop or (not is_last and progress.step % train.checkpoint_every == 0)
+            is_checkpoint = is_stop or (not is_last and self.is_checkpoint_due(progress.step))
             keeps_weights = not is_last and self.recorder.wants_weights(progress.step)
             if not (is_line or is_checkpoint or keeps_weights):
                 continue
@@ -234,6 +234,9 @@ class Training:
         )
         self.loss_sum.zero_()
         return is_finite
+
+    def is_checkpoint_due(self, step: int) -> bool:
+        return step % self.train.checkpoint_every == 0
 
     def keep_weights(self) -> None:
         self.recorder.keep_weights(self.progress.step, self.model.state_dict())

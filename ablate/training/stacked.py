@@ -173,6 +173,11 @@ class StackedTraining(Training):
                 member.state = "stopped"
         return any(True for _ in self._training())
 
+    def is_checkpoint_due(self, step: int) -> bool:
+        """A stack has many checkpoints, so it leaves one out rather than wait for a disk that is slower."""
+        is_due = super().is_checkpoint_due(step)
+        return is_due and not any(member.recorder.is_writing() for member in self.members)
+
     def keep_weights(self) -> None:
         for index, member in self._training():
             member.recorder.keep_weights(self.progress.step, self.stacked.models[index].state_dict())

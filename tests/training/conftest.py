@@ -38,6 +38,9 @@ class Recording:
         self.saved.append(state["progress"]["step"])
         write_checkpoint(self.path, state)
 
+    def is_writing(self) -> bool:
+        return False
+
     def load(self) -> dict[str, Any] | None:
         return read_checkpoint(self.path)
 

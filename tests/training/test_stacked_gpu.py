@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor", "ignore:TensorFloat32 tensor cores"),
 ]
 
-SEEDS = (0, 3, 4)
+SEEDS = (0, 3)
 ARMS = [
     ("standard", "prenorm"),
     ("standard", "ngpt"),
@@ -55,15 +55,14 @@ def compare(corpus, new_recording, model_config, make_train_config):
 
 
 @pytest.mark.parametrize(("attention", "normalization"), ARMS, ids=str)
-@pytest.mark.parametrize("cuda_graph", [False, True])
-def test_a_stack_trains_as_its_runs_do(compare, attention, normalization, cuda_graph):
-    difference = compare(attention, normalization, steps=20, cuda_graph=cuda_graph, grad_clip=0.3)
+def test_a_stack_trains_as_its_runs_do(compare, attention, normalization):
+    difference = compare(attention, normalization, steps=20, cuda_graph=True, grad_clip=0.3)
     assert difference < 10 * ROUNDING_32  # losses are below 4 nats, and 20 steps amplify more than a dozen
 
 
-@pytest.mark.parametrize(("attention", "normalization"), ARMS[:5], ids=str)
+@pytest.mark.parametrize(("attention", "normalization"), ARMS[:3:2], ids=str)
 def test_the_fast_path_of_a_stack_drifts_no_more_than_that_of_a_run(compare, attention, normalization):
     """Compiled, bfloat16, one graph."""
-    settings = {"steps": 200, "learning_rate": 3e-3, "weight_decay": 0.0, "log_every": 25, "eval_every": 100}
+    settings = {"steps": 100, "learning_rate": 3e-3, "weight_decay": 0.0, "log_every": 25, "eval_every": 50}
     fast = {"compile": True, "precision": "bfloat16", "cuda_graph": True}
     assert compare(attention, normalization, **settings, **fast) < 2 * FAST_DRIFT

@@ -29,6 +29,9 @@ class Nowhere:
 
     def save(self, state: dict[str, Any]) -> None: ...
 
+    def is_writing(self) -> bool:
+        return False
+
     def load(self) -> dict[str, Any] | None:
         return None
 
