@@ -158,7 +158,7 @@ def _now(device: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("--vocabulary", type=Path, required=True, help="folder with GPT-2's encoder.json and vocab.bpe")
     parser.add_argument("--items", type=int, default=10_000, help="items of made-up words")
     parser.add_argument("--harness-items", type=int, default=2_000, help="how many of them the harness scores")

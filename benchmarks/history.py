@@ -24,20 +24,24 @@ def add_record_option(parser: argparse.ArgumentParser) -> None:
 
 
 def print_figures(benchmark: str, figures: Mapping[str, float], *, record: bool) -> None:
-    """Print one line per figure. With `record`, also append one line of JSON to the history: what was measured, when,
-    at which commit and on which machine."""
+    """Print one line per figure. With `record`, also append them to the history."""
     for name, value in figures.items():
         print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value:,}")
     if record:
-        line = {
-            "benchmark": benchmark,
-            "commit": _describe_commit(),
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "machine": _describe_machine(),
-            "figures": {name: round(value, 6) for name, value in figures.items()},
-        }
-        with HISTORY.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_figures(benchmark, figures)
+
+
+def append_figures(benchmark: str, figures: Mapping[str, float], history: Path = HISTORY) -> None:
+    """Append one line of JSON to the history: what was measured, when, at which commit and on which machine."""
+    line = {
+        "benchmark": benchmark,
+        "commit": _describe_commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": _describe_machine(),
+        "figures": {name: round(value, 6) for name, value in figures.items()},
+    }
+    with history.open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _describe_commit() -> str:

@@ -109,7 +109,7 @@ def measure_flood(megabytes: int, rate: int) -> Flood:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.program", description=__doc__)
     parser.add_argument("--repeats", type=int, default=30, help="runs of a program that does nothing")
     parser.add_argument("--megabytes", type=int, default=1000, help="output of a program that prints much")
     parser.add_argument("--rate", type=int, default=100, help="its megabytes per second")

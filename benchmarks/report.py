@@ -24,6 +24,7 @@ from ablate.tracking.folders import StudyFolder
 from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.tracking.study_record import StudyRecord
+from benchmarks.history import add_record_option, append_figures
 from benchmarks.synthetic import BASELINE, SyntheticArm, write_study
 
 _SEEDS = 4
@@ -142,11 +143,15 @@ def main() -> None:
     parser.add_argument("--n-runs", type=int, default=100, metavar="N", help="number of runs, at least 2")
     parser.add_argument("--n-points", type=int, default=1_000, metavar="N", help="points per curve, at least 4")
     parser.add_argument("--no-mlflow", action="store_true", help="skip the comparison with MLflow on SQLite")
+    add_record_option(parser)
     options = parser.parse_args()
     if options.n_runs < 2 or options.n_points < 4:
         parser.error("--n-runs must be at least 2, and --n-points at least 4")
     uri = None if options.no_mlflow else f"sqlite:///{(options.folder / 'bench.db').resolve()}"
-    print(json.dumps(bench_report(options.folder, options.n_runs, options.n_points, uri).to_dict(), indent=2))
+    result = bench_report(options.folder, options.n_runs, options.n_points, uri).to_dict()
+    print(json.dumps(result, indent=2))
+    if options.record:
+        append_figures("report", {name: value for name, value in result.items() if name != "mlflow"})
 
 
 if __name__ == "__main__":

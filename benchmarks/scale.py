@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +62,9 @@ class Host:
 
     async def ready(self) -> str:
         return f"simulated:{os.getpid()}"
+
+    async def train_all(self, jobs: Sequence[Job]) -> list[Result]:
+        return [await self.train(job) for job in jobs]
 
     async def train(self, job: Job) -> Result:
         folder = self.store.run(job.run_id)
@@ -129,17 +131,17 @@ class NoMirror:
     def announce(self, *_: Any) -> None: ...
 
 
-def write_grid(folder: Path, n_runs: int) -> Path:
+def write_grid(folder: Path, n_runs: int, n_seeds: int = SEEDS) -> Path:
     """Write the grid of at least `n_runs` runs, with its text."""
     (folder / "words.txt").write_text("one two three " * 1000)
-    n_rates = max(2, -(-n_runs // (SEEDS * LEVELS**2)))
+    n_rates = max(2, -(-n_runs // (n_seeds * LEVELS**2)))
     grid = folder / "grid.yaml"
     rates = (1e-3 * (1 + index / n_rates) for index in range(n_rates))
     text = GRID.format(
         rates=", ".join(f"{rate:.8f}" for rate in rates),
         decays=", ".join(f"{0.01 * index:.2f}" for index in range(LEVELS)),
         warmups=", ".join(str(10 * index) for index in range(LEVELS)),
-        seeds=SEEDS,
+        seeds=n_seeds,
     )
     grid.write_text(text)
     return grid
@@ -150,12 +152,15 @@ def measure_driver(grid: Path, store: StudyFolder, workers: int, sleep_s: float)
     study = load_study(grid)
     plan = build_plan(study, CorpusInfo("0" * 64, 10**6, 10**5, 256))
     figures: Figures = {"n_runs": len(plan.runs), "n_arms": len(plan.arms), "workers": workers}
-    console = Console(file=StringIO())
-    view = View(Console(file=open(os.devnull, "w")))  # noqa: SIM115, PTH123 - open as long as this process
-    with tempfile.TemporaryDirectory() as logs, start_cluster(None, {"CPU": HOSTS}, Path(logs) / "ray.log"):
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        tempfile.TemporaryDirectory() as logs,
+        start_cluster(None, {"CPU": HOSTS}, Path(logs) / "ray.log"),
+    ):
+        view = View(Console(file=nowhere))
         began = time.process_time()
         store.write_study(record_study(plan, "", ""))
-        repair_runs(plan, store, console.print, needs_weights=False)
+        repair_runs(plan, store, view.console.print, needs_weights=False)
         runs = order(find_unfinished(plan, store), estimate_seconds(plan, store, ORDER_PACE))
         figures["prepare_cpu_s"] = time.process_time() - began
         driver = Driver(plan, store, None, Placement(1, 0, workers), NoMirror(), view.observe)  # type: ignore[arg-type]
@@ -185,13 +190,16 @@ def measure_command(name: str, *arguments: str | Path) -> Figures:
     }
 
 
+# The peak of the process itself: `getrusage` would begin with that of the process that started it.
 MEASURED = """
-import resource, sys
+import sys
+from pathlib import Path
 from ablate.cli import main
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    print(next(line.split()[1] for line in lines if line.startswith("VmHWM")), file=sys.stderr)
 """
 
 

@@ -25,6 +25,7 @@ from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.mlflow_writer import MlflowWriter
 from ablate.training.contract import Outcome
 from ablate_model import GPT
+from benchmarks.history import add_record_option, append_figures
 
 GRID = """
 study: bench-scheduler
@@ -128,10 +129,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scheduler", description=__doc__)
     parser.add_argument("--count", type=int, default=100, metavar="N", help="empty runs per scheduler, at least 2")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_record_option(parser)
     options = parser.parse_args()
     if options.count < 2:
         parser.error("--count: at least 2 runs are needed")
     cost = compare_schedulers(options.count, Path(tempfile.gettempdir()) / "ablate-bench-ray.log")
+    if options.record:
+        append_figures("scheduler", asdict(cost))
     if options.json:
         print(json.dumps(asdict(cost) | {"ratio": cost.ratio}))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -12,11 +13,16 @@ import pytest
 from rich.console import Console
 
 from ablate.cli import app
+from ablate.tracking.folders import StudyFolder
 from benchmarks import house
 from benchmarks.gaps import combine, measure_gaps
+from benchmarks.history import append_figures
+from benchmarks.mirror import measure_mirror
+from benchmarks.plan import measure_plan
 from benchmarks.program import measure_flood
 from benchmarks.program import measure_overhead as measure_program
 from benchmarks.report import bench_report
+from benchmarks.scale import measure_driver, measure_files, write_grid
 from benchmarks.search import compare_samplers, measure_overhead
 from foreign_runs import Experiments
 
@@ -103,3 +109,32 @@ def test_the_circle_of_imports_and_the_files_of_an_addition_are_counted(tmp_path
     ]
     assert house.count_circle(trees, tmp_path, is_whole=False) == 2
     assert house.count_circle(trees, tmp_path, is_whole=True) == 3
+
+
+def test_figures_are_added_to_the_history_with_commit_and_machine(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    for arms in (200, 300):
+        append_figures("plan", measure_plan(arms), history)
+    first, second = map(json.loads, history.read_text().splitlines())
+    assert [line["figures"]["n_arms"] for line in (first, second)] == [200, 300]
+    assert first["figures"]["cpu_s"] > 0
+    assert first["commit"] and first["machine"]["cores"]
+
+
+@pytest.mark.slow
+def test_a_large_study_is_simulated_by_runs_that_write_all_their_files(tmp_path: Path) -> None:
+    store = StudyFolder(tmp_path / "runs" / "bench-scale")
+    grid = write_grid(tmp_path, 200, n_seeds=1)
+    figures = measure_driver(grid, store, workers=50, sleep_s=0.2)
+    assert (figures["n_runs"], figures["workers"]) == (200, 50)
+    assert 0 < figures["driver_cpu_ms_per_run"] < 1000
+    assert measure_files(store, 200)["inodes_per_run"] == pytest.approx(5, abs=0.1)
+    states = {store.peek_state(run.run_id) for run in store.read_study().runs}
+    assert states == {"finished"}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_rows_that_the_mirror_writes_are_those_of_the_curves(experiments: Experiments, tmp_path: Path) -> None:
+    figures = measure_mirror(tmp_path, 10, 20, experiments.uri)
+    assert figures["n_runs"] == 9
+    assert figures["rows"] == 9 * (20 * 12 - 10)  # 12 columns besides the step, and every second evaluation

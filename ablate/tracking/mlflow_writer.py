@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from statistics import fmean
@@ -41,6 +41,8 @@ class MlflowWriter:
         self.client, self.record = open_client(uri), record
         self.experiment = self._find_experiment(artifacts)
         self.runs: dict[str, MirroredRun] = {}
+        self._labelled: Sequence[ArmRecord] = ()  # the arms that have `_labels`
+        self._labels: Mapping[str, str] = {}
         self.parent: str | None = None
         self._figures: dict[str, float] = {}  # the last value of each metric of the parent run
         self._readers: dict[str, CurveReader] = {}
@@ -96,10 +98,15 @@ class MlflowWriter:
             "baseline": arm.baseline,
             **({PARENT_ID: self.parent} if self.parent else {}),
         }
-        name = f"{label_arms(self.record.arms)[arm.arm]}, seed {run.seed}"
+        name = f"{self._label(arm)}, seed {run.seed}"
         created = MirroredRun(self.client, self.client.create_run(self.experiment, tags=tags, run_name=name))
         self.runs[run.run_id] = created
         return created
+
+    def _label(self, arm: ArmRecord) -> str:
+        if self._labelled is not self.record.arms:  # it takes a while for thousands of arms
+            self._labelled, self._labels = self.record.arms, label_arms(self.record.arms)
+        return self._labels[arm.arm]
 
     def adopt(self) -> str:
         """Put every run of the study below one parent run, which is created if necessary. Returns its MLflow id."""
