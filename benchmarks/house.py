@@ -154,7 +154,9 @@ def walk_imports(nodes: Iterable[ast.AST], module: str, is_package: bool) -> Ite
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.house", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.house", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--against", metavar="REVISION", help="measure this revision too")
     parser.add_argument("--files", action="store_true", help="name the files instead of counting them")
     options = parser.parse_args()

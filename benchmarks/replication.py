@@ -96,7 +96,11 @@ def _row(there: float, here: float, n_studies: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replication", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.replication",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--studies", type=int, default=100_000, help="simulated reports per cell")
     parser.add_argument("--page", type=Path, help="page that gets the tables; without it they are printed")
     options = parser.parse_args()

@@ -133,7 +133,7 @@ def render_status(store: StudyFolder) -> Group:
 def _find_usual(store: StudyFolder, runs: Sequence[RunRecord]) -> dict[str, str]:
     """The states of the runs that have ended or have not started, by run id: of thousands, the others matter."""
     states = {run.run_id: store.peek_state(run.run_id) for run in runs}
-    started = {path.name for path in store.path.iterdir()}
+    started = store.list_names()
     return {run_id: state or "queued" for run_id, state in states.items() if state or run_id not in started}
 
 

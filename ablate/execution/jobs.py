@@ -139,8 +139,11 @@ def find_unfinished(
     plan: Plan, store: StudyFolder, *, cut_counts: bool = False, failed_only: bool = False
 ) -> list[Run]:
     """The runs that are left to train, or only those that failed."""
-    left = []
+    left, begun = [], store.list_names()
     for run in plan.runs:
+        if run.run_id not in begun:
+            left += [] if failed_only else [run]
+            continue
         folder = store.run(run.run_id)
         status = folder.read_status()
         if (status.state == "failed" or not failed_only) and not folder.has_ended(status, cut_counts=cut_counts):
@@ -166,7 +169,8 @@ def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace | None) -> Mappi
     by the error of the estimates of other arms. None if nothing is known; without a `pace`, only runs tell."""
     guessed = {arm.name: None if pace is None else arm.setup.seconds(pace) for arm in plan.arms}
     took: dict[str, list[float]] = {}
-    for run in plan.runs:
+    begun = store.list_names()
+    for run in (run for run in plan.runs if run.run_id in begun):
         status = store.run(run.run_id).read_status()
         if status.state == "finished" and status.took_s and not status.is_cut:
             took.setdefault(run.arm.name, []).append(status.took_s)
@@ -185,8 +189,8 @@ def order(runs: Iterable[Run], seconds: Mapping[str, float | None]) -> list[Run]
     baseline first.
     """
     runs = list(runs)
-    blocks = list(dict.fromkeys(run.seed for run in runs))
-    return sorted(runs, key=lambda run: (blocks.index(run.seed), -(seconds[run.arm.name] or 0.0)))
+    blocks = {seed: index for index, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
+    return sorted(runs, key=lambda run: (blocks[run.seed], -(seconds[run.arm.name] or 0.0)))
 
 
 class RunSource(ABC):

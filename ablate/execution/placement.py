@@ -158,7 +158,8 @@ def check_memory(
     if not runs:
         return
     total = _total_bytes(placement.gpus > 0) if total_bytes is None else total_bytes
-    arm = max((run.arm for run in runs), key=lambda arm: arm.setup.least_memory_bytes)
+    arms = {id(run.arm): run.arm for run in runs}
+    arm = max(arms.values(), key=lambda arm: arm.setup.least_memory_bytes)
     needed = arm.setup.least_memory_bytes
     if total and needed > total:
         device = "the largest GPU" if placement.gpus else "memory and swap"

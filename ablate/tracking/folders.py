@@ -219,6 +219,10 @@ class StudyFolder:
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.path / run_id)
 
+    def list_names(self) -> set[str]:
+        """The names of all files and folders in the study's, so of all runs that have begun."""
+        return set(os.listdir(self.path)) if self.path.is_dir() else set()  # noqa: PTH208 - names, not paths
+
     def peek_state(self, run_id: str) -> str | None:
         """Return the state to show of a run that has ended, from its status and the length of its curve.
 
