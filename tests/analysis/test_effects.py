@@ -6,8 +6,9 @@ import pytest
 from by_hand import make_results, make_run
 from scipy import stats
 
+from ablate.analysis import effects
 from ablate.analysis.differences import find_differences
-from ablate.analysis.effects import find_effects
+from ablate.analysis.effects import find_effects, why_no_effects
 from ablate.analysis.selection import select
 
 COVERAGE = (0.93, 0.97)
@@ -138,3 +139,11 @@ def test_a_difference_of_one_seed_has_no_interval_and_one_of_none_is_no_differen
     results = make_results(*runs)
     (effect,) = find_differences(results)
     assert (effect.arm, effect.low, effect.p_value, effect.p_holm) == ("arm", None, None, None)
+
+
+def test_a_factorial_that_is_too_large_for_its_effects_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = factorial(lambda a, _, seed: 0.1 * seed + (a == "a1"))
+    assert why_no_effects(results) == ""
+    monkeypatch.setattr(effects, "MOST_WORK", len(results.runs) * 8**2 - 1)
+    assert find_effects(results) == ()
+    assert "12 runs have 8 of them" in why_no_effects(results)
