@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch.nn.attention import SDPBackend
 
-from .kernels.attention import WATCHERS, choose
+from .kernels.attention import choose
 from .kernels.call import Call
 from .kernels.fastest import choose_fastest, default_cache
 from .kernels.sdpa import form_arguments
+from .kernels.watch import watch_calls
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +88,9 @@ def _collect(model: _Model, n_sequences: int, dtype: torch.dtype) -> list[tuple[
         found.append((call, name))
 
     device = next(model.parameters()).device
-    WATCHERS.append(watch)
-    try:
-        with torch.compiler.set_stance("force_eager"), torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4):
-            model.probe(n_sequences)
-    finally:
-        WATCHERS.remove(watch)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype.itemsize < 4)
+    with torch.compiler.set_stance("force_eager"), autocast, watch_calls(watch):
+        model.probe(n_sequences)
     return found
 
 

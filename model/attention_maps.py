@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from .attention.layer import HeadLayer
 from .gpt import GPT
-from .kernels.attention import BACKENDS, WATCHERS
+from .kernels.attention import BACKENDS
 from .kernels.call import Call
 from .kernels.masks import select_queries
 from .kernels.math import form_logits, form_maps
+from .kernels.watch import watch_calls
 from .residual import Residual
 
 
@@ -45,7 +46,10 @@ class LayerCall:
         For attentions with several maps per head, this is their weighted sum: A_1 - lambda A_2 for differential ones.
         """
         with torch.autocast(self.call.q.device.type, enabled=False):
-            return self.module.combine_maps(form_maps(self.call, form_logits(self.call)), self.x_btd)
+            maps_bhts = form_maps(self.call, form_logits(self.call))
+            # only layers with several maps per head have this method
+            combine: Callable[[Tensor, Tensor], Tensor] | None = getattr(self.module, "combine_maps", None)
+            return maps_bhts if combine is None else combine(maps_bhts, self.x_btd)
 
     def effective_shares(self) -> Tensor:
         """Divide each row of the effective map by the sum of its absolute weights (b, n_heads, t, s).
@@ -79,8 +83,7 @@ def watch_attention(model: GPT, see: Callable[[LayerCall], None]) -> Iterator[No
                     lambda module, inputs, layer=layer: enter(layer, module, inputs[0])
                 )
                 stack.callback(hook.remove)
-        WATCHERS.append(watch)
-        stack.callback(WATCHERS.remove, watch)
+        stack.enter_context(watch_calls(watch))
         yield
 
 

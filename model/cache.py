@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from .contracts import Attention
 
 
 class LayerCache:
@@ -44,14 +50,21 @@ class Cache:
         self.layers = [LayerCache(budget) for _ in range(n_layers)]
         self.seen: Tensor | None = None
 
-    def extend_seen(self, seen_bt: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor | None:
-        """Append which of the newest (b, t) tokens are not padding, None for all of them, and return the whole mask."""
+    def check(self, attention: Attention) -> None:
+        """Raise ConfigError for a budget that the attention cannot keep."""
+        if self.budget is not None and not attention.prunes_cache:
+            own = f"{attention.name} cannot drop tokens from its cache; selective without a window can"
+            raise ConfigError("attention", own)
+
+    def extend_seen(self, seen_bt: Tensor | None, ids_bt: Tensor) -> Tensor | None:
+        """Append which of the newest tokens are not padding, None for all of them, and return the whole mask."""
         if seen_bt is None and self.seen is None:
             return None
         if self.budget is not None:
             raise ValueError("a cache with a budget cannot tell which of the tokens that it keeps are padding")
-        old = torch.ones(shape[0], self.length, dtype=torch.bool, device=device) if self.seen is None else self.seen
-        new = torch.ones(shape, dtype=torch.bool, device=device) if seen_bt is None else seen_bt
+        everything = torch.ones(len(ids_bt), self.length + ids_bt.shape[1], dtype=torch.bool, device=ids_bt.device)
+        old = everything[:, : self.length] if self.seen is None else self.seen
+        new = everything[:, self.length :] if seen_bt is None else seen_bt
         self.seen = torch.cat((old, new), dim=1)
         return self.seen
 

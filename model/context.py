@@ -9,8 +9,6 @@ from torch import Tensor
 from .cache import LayerCache as LayerCache  # variants in users' files import it from here
 
 Tables = tuple[Tensor, ...]  # what a positional encoding computes once per forward pass for all layers
-
-
 Padding = int | Tensor | None  # the id of padding tokens, or a mask (b, t) that is True at them
 
 
@@ -40,11 +38,3 @@ class Context:
     seen: Tensor | None = None
     memory: Tensor | None = None
     cross: Context | None = None
-
-    def mix_values(self, v_bshv: Tensor, is_first: bool, mix: Tensor | float) -> Tensor:
-        """v <- (1 - m) v + m v_first, v_first the path's first values before any mixing (arXiv 2410.17897)."""
-        if is_first:  # not `first_values is None`: a recomputed layer finds the values of its first run
-            self.first_values = v_bshv
-            return v_bshv
-        assert self.first_values is not None  # config.py: the first layer of a path keeps its attention
-        return (v_bshv + mix * (self.first_values - v_bshv)).to(v_bshv.dtype)

@@ -12,7 +12,6 @@ from .blocks import Stack
 from .cache import Cache
 from .config import ModelConfig
 from .context import Context, Padding, find_seen
-from .errors import ConfigError
 from .kernels.cross_entropy import IGNORED_TARGET, linear_cross_entropy
 from .layers import Embedding, multiply
 from .numerics import is_stacked, upcast
@@ -101,10 +100,8 @@ class GPT(HeadedModel):
         h_btd, context = self.embed(ids_bt, 0 if cache is None else cache.length)
         context.seen = find_seen(ids_bt, padding)
         if cache is not None:
-            if cache.budget is not None and not self.config.attention.prunes_cache:
-                own = f"{self.config.attention.name} cannot drop tokens from its cache; selective without a window can"
-                raise ConfigError("attention", own)
-            context.seen = cache.extend_seen(context.seen, (ids_bt.shape[0], ids_bt.shape[1]), ids_bt.device)
+            cache.check(self.config.attention)
+            context.seen = cache.extend_seen(context.seen, ids_bt)
         out_btd: Tensor = self.stack(h_btd, context, cache)
         if cache is not None:
             cache.length += ids_bt.shape[1]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .contracts import Architecture
-from .numerics import unit
+from .kernels.unit_vectors import unit
+from .numerics import is_fusible
 from .parameters import Role, Spec, SpecModule
 
 READS, WRITES = 1, 0  # the dimension of an (out, in) weight that runs along d_model
@@ -94,3 +95,13 @@ class MlpLayer(nn.Module):
         hidden = self.hidden(x_btd, None if self.scale is None else self.scale())
         written_btd: Tensor = self.output(self.activation(hidden))
         return written_btd
+
+
+def swiglu(hidden: Tensor) -> Tensor:
+    """Multiply the first half of the features by the SiLU of the second: (..., 2 f) -> (..., f)."""
+    if is_fusible(hidden):
+        from .kernels.fused import swiglu as fused
+
+        return fused.swiglu(hidden)
+    value, gate = hidden.chunk(2, dim=-1)
+    return value * F.silu(gate)

@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor
 
-# Rounding can leave noise where the exact result is zero, as in exclusive attention at the first token. Such noise,
-# many orders of magnitude shorter than real vectors, must not become a unit vector.
-NOISE_NORM = 1e-6
 HAS_TRITON = torch.version.cuda is not None and importlib.util.find_spec("triton") is not None  # CPU builds lack it
 
 
@@ -27,16 +24,6 @@ def is_stacked(x: Tensor) -> bool:
 def upcast(x: Tensor) -> Tensor:
     """Return x in float32, or in float64 when it already is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def unit(x: Tensor, dim: int = -1) -> Tensor:
-    """Return x / ||x||_2 along `dim`, without gain and eps (Norm of nGPT, arXiv 2410.01131).
-
-    A vector shorter than NOISE_NORM becomes 0, with gradient 0.
-    """
-    x = upcast(x)
-    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True)
-    return x / norm.masked_fill(norm < NOISE_NORM, torch.inf)
 
 
 def rms(x: Tensor, eps: float) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..cache import LayerCache
 from ..context import Context
 from ..contracts import Architecture, Neutral, Use
-from ..numerics import unit, upcast
+from ..kernels.unit_vectors import unit
+from ..numerics import upcast
 from ..parameters import Spec
 from .layer import HeadLayer
 from .standard import StandardHeads

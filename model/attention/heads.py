@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ..contracts import NO_ATTENTION, Architecture, Attention, Use, keep_heads
 from ..errors import ConfigError
-from ..position.rope import rotate_pairs
+from ..position.rotation import rotate_pairs
 from .query_key_norm import QueryKeyNorm, count_qk_norm
 
 

@@ -14,8 +14,10 @@ from ..kernels.stacked import attend_folded, can_fold
 from ..layers import build_reader, build_writer
 from ..numerics import is_stacked
 from ..parameters import Spec, SpecModule
+from .across import attend_across
 from .heads import HeadAttention
 from .query_key_norm import build_qk_norm
+from .value_residual import mix_values
 
 
 class HeadLayer(SpecModule):
@@ -44,30 +46,21 @@ class HeadLayer(SpecModule):
 
     def forward(self, x_btd: Tensor, context: Context, cache: LayerCache | None = None) -> Tensor:
         """(b, t, d) -> (b, t, d). With a cache, x holds the newest t tokens."""
-        q_bthk = torch.unflatten(self.query(x_btd), -1, (-1, self.qk_width))
         if context.memory is not None:
-            k_bshk, v_bshv = self.read_memory(context.memory, cache)
-            q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)
-            q_bthk, k_bshk = q_bthk.to(v_bshv.dtype), k_bshk.to(v_bshv.dtype)
-            crossed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, None).flatten(2))
-            return crossed_btd
-        k_bshk = torch.unflatten(self.key(x_btd), -1, (-1, self.qk_width))
-        v_bshv = torch.unflatten(self.value(x_btd), -1, (-1, self.v_width))
+            return attend_across(self, x_btd, context.memory, context, cache)
+        q_bthk, k_bshk, v_bshv = self.split(self.query(x_btd), self.key(x_btd), self.value(x_btd))
         if self.mixes_values:
-            v_bshv = context.mix_values(v_bshv, self.is_first, 0.5 if self.value_mix is None else self.value_mix)
-        q_bthk, k_bshk = self.place(q_bthk, k_bshk, context)
-        q_bthk, k_bshk = q_bthk.to(v_bshv.dtype), k_bshk.to(v_bshv.dtype)
+            v_bshv = mix_values(v_bshv, context, self.is_first, self.value_mix)
+        q_bthk, k_bshk = (x.to(v_bshv.dtype) for x in self.place(q_bthk, k_bshk, context))
         if cache is not None:
             k_bshk, v_bshv = cache.append("key", k_bshk), cache.append("value", v_bshv)
         mixed_btd: Tensor = self.output(self.attend(q_bthk, k_bshk, v_bshv, x_btd, context, cache).flatten(2))
         return mixed_btd
 
-    def read_memory(self, memory_bsd: Tensor, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
-        """Compute keys before their norm (b, s, h, k) and values (b, s, g, v) of the memory, once per cache."""
-        cache = LayerCache() if cache is None else cache
-        k_bsf = cache.keep("memory_key", lambda: self.key(memory_bsd))
-        v_bsf = cache.keep("memory_value", lambda: self.value(memory_bsd))
-        return torch.unflatten(k_bsf, -1, (-1, self.qk_width)), torch.unflatten(v_bsf, -1, (-1, self.v_width))
+    def split(self, q_btf: Tensor, k_bsf: Tensor, v_bsf: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Split features into heads: queries (b, t, h, k), keys (b, s, h, k) and values (b, s, g, v)."""
+        q_bthk, k_bshk = (torch.unflatten(x, -1, (-1, self.qk_width)) for x in (q_btf, k_bsf))
+        return q_bthk, k_bshk, torch.unflatten(v_bsf, -1, (-1, self.v_width))
 
     def place(self, q_bthk: Tensor, k_bshk: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """Apply positions and norms, in float32."""
@@ -90,14 +83,6 @@ class HeadLayer(SpecModule):
         """
         return self.call(q_bthk, k_bshk, v_bshv, context)
 
-    def combine_maps(self, maps_bhts: Tensor, x_btd: Tensor) -> Tensor:
-        """Turn the maps of the kernel call into the effective map of each value head (b, n_heads, t, s).
-
-        That is the map that multiplies the values, before any norm, gate or factor of the head's output. x (b, t, d)
-        is the layer's input at the queries.
-        """
-        return maps_bhts
-
     def call(
         self,
         q_bthk: Tensor,
@@ -108,7 +93,7 @@ class HeadLayer(SpecModule):
         sink: Tensor | None = None,
     ) -> Tensor:
         """Call the kernel with this layer's scale, window and softcap."""
-        deterministic, causal, seen = torch.are_deterministic_algorithms_enabled(), context.is_causal, context.seen
-        own = (self.scale, self.window, bias, self.softcap, sink, deterministic, seen)
-        call = Call(q_bthk, k_bshk, v_bshv, causal, *own)
+        is_deterministic = torch.are_deterministic_algorithms_enabled()
+        own = (self.scale, self.window, bias, self.softcap, sink, is_deterministic, context.seen)
+        call = Call(q_bthk, k_bshk, v_bshv, context.is_causal, *own)
         return (attend_folded if is_stacked(call.q) and can_fold(call) else attend)(call, context.backend)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ..context import Context
 from ..contracts import Architecture
+from ..kernels.unit_vectors import unit
 from ..normalization.norms import RMSNorm
-from ..numerics import is_fusible, unit
+from ..numerics import is_fusible
 from ..parameters import SpecModule
 from .heads import HeadAttention
 from .layer import HeadLayer
@@ -83,6 +84,11 @@ class MapLayer(HeadLayer):
         return groups.transpose(2, 3).flatten(1, 2)
 
     def combine_maps(self, maps_bhts: Tensor, x_btd: Tensor) -> Tensor:
+        """Turn the maps of the kernel call into the effective map of each value head (b, n_heads, t, s).
+
+        That is the map that multiplies the values, before any norm, gate or factor of the head's output. x (b, t, d)
+        is the layer's input at the queries.
+        """
         maps_bhmts = self.group_maps(maps_bhts)
         b, h, m, t, _ = maps_bhmts.shape
         weights_bthm = self.map_weights(x_btd).expand(b, t, h, m).to(maps_bhts.dtype)

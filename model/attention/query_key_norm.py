@@ -6,8 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..kernels.unit_vectors import unit
 from ..normalization.norms import RMSNorm
-from ..numerics import unit
 from ..parameters import Spec, SpecModule
 
 QueryKeyNorm = Literal["none", "rms", "l2"]

@@ -124,9 +124,9 @@ class EncoderDecoder(HeadedModel):
         h_btd, context = self.target_entrance(self.embedding(target_bt), start, self.backend)
         context.seen = find_seen(target_bt, padding)
         if cache is not None:
-            shape = (target_bt.shape[0], target_bt.shape[1])
-            context.seen = cache.extend_seen(context.seen, shape, target_bt.device)
-            cache.length += shape[1]
+            cache.check(self.config.attention)
+            context.seen = cache.extend_seen(context.seen, target_bt)
+            cache.length += target_bt.shape[1]
         context.cross = Context((), self.backend, is_causal=False, seen=memory.seen_bs, memory=memory.states_bsd)
         out_btd: Tensor = self.decoder(h_btd, context, cache)
         return out_btd

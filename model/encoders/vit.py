@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from ..blocks import Stack
 from ..context import Context
 from ..gpt import HeadedModel
+from ..kernels.unit_vectors import unit
 from ..layers import WRITES, Embedding, StreamMatrix, multiply
-from ..numerics import unit
 from .vit_config import ViTConfig
 
 

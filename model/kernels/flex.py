@@ -33,8 +33,13 @@ ScoreMod = Callable[[Tensor, Index, Index, Index, Index], Tensor]
 def attend_flex(call: Call) -> Tensor:
     """Compute the call with FlexAttention. Narrow heads are padded with zeros, which costs only time.
 
-    Raises BackendError because torch's kernels lack gradients on a CPU and float64 on a GPU.
+    Raises BackendError because torch's kernels lack gradients on a CPU, float64 on a GPU, and deterministic gradients
+    of a bias.
     """
+    if call.deterministic and _has_learned_bias(call):
+        raise BackendError(
+            "flex adds up the gradients of a bias in any order, so reruns would differ; use sdpa or math"
+        )
     q, k, v = (_widen(x.transpose(1, 2)) for x in (call.q, call.k, call.v))
     if not q.is_cuda:
         if torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v)):
@@ -63,6 +68,11 @@ def attend_flex(call: Call) -> Tensor:
         out = (upcast(out) * (aux.lse - call.sink[:, None]).sigmoid()[..., None]).to(v.dtype)
     out_bthv: Tensor = out[..., : call.v.shape[-1]].transpose(1, 2)
     return out_bthv
+
+
+def _has_learned_bias(call: Call) -> bool:
+    factors = call.bias if isinstance(call.bias, DecayBias) else (call.bias,)
+    return any(factor is not None and factor.requires_grad for factor in factors)
 
 
 def _widen(x: Tensor) -> Tensor:

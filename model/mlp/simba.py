@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..contracts import NO_MLP, Architecture, Mlp
+from ..kernels.unit_vectors import unit
 from ..layers import READS
-from ..numerics import unit
 from ..parameters import Spec, SpecModule
 
 FLOOR = 1e-8  # added to the activations, so that their norm is never 0

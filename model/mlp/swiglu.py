@@ -4,22 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-from torch.nn import functional as F
-
 from ..contracts import Architecture, Mlp, Neutral
-from ..layers import MlpLayer
-from ..numerics import is_fusible
-
-
-def swiglu(hidden: Tensor) -> Tensor:
-    """Multiply the first half of the features by the SiLU of the second: (..., 2 f) -> (..., f)."""
-    if is_fusible(hidden):
-        from ..kernels.fused import swiglu as fused
-
-        return fused.swiglu(hidden)
-    value, gate = hidden.chunk(2, dim=-1)
-    return value * F.silu(gate)
+from ..layers import MlpLayer, swiglu
 
 
 class SwiGLU(Mlp):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..contracts import NO_ATTENTION, NO_MLP, Architecture, Normalization, Site
 from ..errors import ConfigError
-from ..numerics import unit, upcast
+from ..kernels.unit_vectors import unit
+from ..numerics import upcast
 from ..residual import Final, HeadPlacement, Residual
 from .learned_scale import HiddenScale, LearnedScale, Scale
 from .sphere_modules import Restore, SphereFinal, SphereHiddenScale, SphereQueryKey, SphereResidual

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from ..context import Tables
 from ..contracts import Site
-from ..numerics import is_fusible, unit
+from ..kernels.unit_vectors import unit
+from ..numerics import is_fusible
 from ..parameters import SpecModule
-from ..position.rope import rotate_pairs
+from ..position.rotation import rotate_pairs
 from ..residual import Final, HeadPlacement, Residual, Rotate
 from .learned_scale import LearnedScale
 from .spheres import Norm, Spheres

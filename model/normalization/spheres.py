@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..numerics import NOISE_NORM, unit, upcast
+from ..kernels.unit_vectors import NOISE_NORM, unit
+from ..numerics import upcast
 
 Norm = Callable[..., Tensor]  # (x, dim) -> x with unit vectors along dim
 

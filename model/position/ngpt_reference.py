@@ -12,7 +12,7 @@ from ..contracts import Architecture, Position
 from ..errors import ConfigError
 from ..numerics import upcast
 from ..residual import Rotate
-from .rope import RopeEncoding
+from .rotation import RopeEncoding
 
 BASE = 10000.0
 

@@ -17,9 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ablate_model import GPT
 from ablate_model.attention_backend import report_attention
 from ablate_model.kernels import flex
-from ablate_model.kernels.attention import BACKENDS, attention, choose
+from ablate_model.kernels.attention import BACKENDS, choose
 from ablate_model.kernels.call import BackendError, Call, DecayBias
 from ablate_model.kernels.flex import attend_flex
+from ablate_model.kernels.functional import attention
 from ablate_model.kernels.sdpa import _align
 
 # on a CPU, FlexAttention is eager: it warns that it is slow, and reads .grad of what it captures

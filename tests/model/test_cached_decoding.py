@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ablate_model import Cache, ModelConfig
 from ablate_model.config import TABLES
-from ablate_model.kernels.attention import attention
 from ablate_model.kernels.call import DecayBias
+from ablate_model.kernels.functional import attention
 from ablate_model.linear import bitnet_b158
 
 FLOAT64 = 1e-9

@@ -10,17 +10,16 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 pytest.importorskip("triton", reason="Triton is not installed: torch's CPU builds come without it")
 
-from ablate_model import GPT, ModelConfig
+from ablate_model import GPT, ModelConfig, layers
 from ablate_model.attention import maps
 from ablate_model.kernels.fused.map_sum import sum_maps
 from ablate_model.kernels.fused.placed_heads import place_heads
 from ablate_model.kernels.fused.projection import project_in_place
 from ablate_model.kernels.fused.sphere import lerp_norm, lerp_norm_twice
 from ablate_model.kernels.fused.swiglu import swiglu
-from ablate_model.mlp import swiglu as mlp_swiglu
-from ablate_model.normalization import ngpt
-from ablate_model.numerics import NOISE_NORM, unit
-from ablate_model.position.rope import RopeEncoding, rotate_pairs
+from ablate_model.kernels.unit_vectors import NOISE_NORM, unit
+from ablate_model.normalization import sphere_modules
+from ablate_model.position.rotation import RopeEncoding, rotate_pairs
 from ablate_model.pruning import measure_importance
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,10 +81,10 @@ def test_lerp_norm(dtype: torch.dtype, rows: int, width: int) -> None:
     h = unit(draw(rows, width, seed=1)).detach().requires_grad_()
     inputs = [h, draw(rows, width, seed=2, dtype=dtype), draw(width, seed=3)]
     exact_inputs = widen(inputs)
-    exact = ngpt.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
+    exact = sphere_modules.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
     compare(lerp_norm(*inputs), inputs, exact, exact_inputs, dtype)
     moved, copy = lerp_norm_twice(*inputs)
-    exact = ngpt.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
+    exact = sphere_modules.lerp_norm(exact_inputs[0], unit(exact_inputs[1]), exact_inputs[2])
     assert moved.dtype == torch.float32 and copy.dtype == dtype
     compare(torch.cat((moved, copy)), inputs, torch.cat((exact, exact)), exact_inputs, dtype)
 
@@ -160,7 +159,7 @@ def test_a_model_of_fused_operations_equals_the_naive_one(changes: dict, monkeyp
     ids_bt = torch.randint(0, 61, (2, 25), generator=torch.Generator().manual_seed(0)).to(DEVICE)
     seen: dict[bool, list[Tensor]] = {}
     for is_fused in (True, False):
-        for module in (ngpt, mlp_swiglu, maps):
+        for module in (sphere_modules, layers, maps):
             monkeypatch.setattr(module, "is_fusible", lambda _, answer=is_fused: answer)
         model = GPT(config, seed=3).to(DEVICE)
         loss = model.loss(ids_bt[:, :-1], ids_bt[:, 1:])
@@ -175,7 +174,7 @@ def test_the_mlp_reads_the_stream_in_the_type_of_its_products(
     linear: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layer that quantizes its input reads float32, also under autocast. So does its attention's output layer."""
-    for module in (ngpt, maps):
+    for module in (sphere_modules, maps):
         monkeypatch.setattr(module, "is_fusible", lambda _: True)
     shapes = {"d_model": 16, "n_layers": 1, "n_heads": 2, "vocab_size": 32, "context_length": 8}
     model = GPT(ModelConfig(**shapes, normalization="ngpt", attention="differential_v2", linear=linear)).to(DEVICE)
@@ -191,7 +190,7 @@ def test_the_mlp_reads_the_stream_in_the_type_of_its_products(
 def test_importance_is_measured_where_kernels_write(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for is_fused in (True, False):
-        monkeypatch.setattr(ngpt, "is_fusible", lambda _, answer=is_fused: answer)
+        monkeypatch.setattr(sphere_modules, "is_fusible", lambda _, answer=is_fused: answer)
         shapes = {"d_model": 16, "n_layers": 2, "n_heads": 2, "vocab_size": 32, "context_length": 8}
         model = GPT(ModelConfig(**shapes, normalization="ngpt")).to(DEVICE)
         found.append(measure_importance(model, [torch.arange(8, device=DEVICE)[None]]))

@@ -15,8 +15,8 @@ from ablate_model import GPT
 from ablate_model.attention.differential import lambda_init_at
 from ablate_model.attention.selective import SelectiveLayer
 from ablate_model.context import Context
-from ablate_model.kernels.attention import attention
 from ablate_model.kernels.call import DecayBias
+from ablate_model.kernels.functional import attention
 from ablate_model.layers import build_reader
 
 FLOAT64 = 1e-12

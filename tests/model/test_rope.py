@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from cases import tiny
 
-from ablate_model.position.rope import RopeEncoding, rotate_pairs
+from ablate_model.position.rotation import RopeEncoding, rotate_pairs
 
 FLOAT64 = 1e-12
 

@@ -17,8 +17,7 @@ from ablate.training.loop import Training
 from ablate_model import ModelConfig
 from ablate_model.kernels.fused import adamw
 from ablate_model.kernels.fused.adamw import MAX_ROW, can_step, step_in_place
-from ablate_model.kernels.unit_vectors import project
-from ablate_model.numerics import NOISE_NORM
+from ablate_model.kernels.unit_vectors import NOISE_NORM, project
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = 1e-6  # relative, after a few steps in float32

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...numerics import NOISE_NORM
+from ..unit_vectors import NOISE_NORM
 from .projection import locate_tile, project_columns, store_sums, vector_norm
 
 ENTRIES = 256  # per warp, each with its gradient and moments

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from ...numerics import NOISE_NORM
+from ..unit_vectors import NOISE_NORM
 from .launch import launch
 
 ENTRIES = 2048  # in a program's tile of heads and features

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from ...numerics import NOISE_NORM
+from ..unit_vectors import NOISE_NORM
 from .launch import launch
 
 TOKENS, WARPS = 8, 1  # tokens of one head at once; more is slower on an H200

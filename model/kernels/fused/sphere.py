@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from ...numerics import NOISE_NORM
+from ..unit_vectors import NOISE_NORM
 from .launch import launch
 
 ROWS, ENTRIES = 8, 1024  # vectors that a program updates one after another; entries per warp
