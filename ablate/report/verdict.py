@@ -37,7 +37,11 @@ def state_verdict(
         n_diverged = sum(arm in diverged and arm not in by_arm for arm in compared)
         each = [(verdict, verdicts.count(verdict)) for verdict in VERDICTS if verdict in verdicts]
         counts = count_verdicts(each, len(compared), len(rows), n_diverged)
-        best = f"the best is {labels[rows[0].arm]}, by {format_difference(rows[0])}{metric.unit}"
+        label, difference = labels[rows[0].arm], f"{format_difference(rows[0])}{metric.unit}"
+        is_found = rows[0].verdict == "better"
+        best = (
+            f"the best is {label}, by {difference}" if is_found else f"the best estimate, of {label}, is {difference}"
+        )
         sentence = f"In final {metric.short}, {counts}; {best}."
     return (sentence, *_state_time(rows, seconds, labels))
 

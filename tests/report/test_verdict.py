@@ -52,6 +52,12 @@ def test_several_arms(tmp_path: Path, arms: list[tuple[str, float, float]], sent
     assert report.verdict[1:] == () if sentence is None else report.verdict[1].startswith(sentence)
 
 
+def test_an_arm_that_is_not_better_is_not_called_the_best(tmp_path: Path) -> None:
+    report = report_on(tmp_path, ("a", 0.8, 0.2), ("b", 0.7, 0.2))
+    first = report.verdict[0]
+    assert "the best estimate, of a, is +" in first and "the best is" not in first
+
+
 def test_one_seed_and_no_comparison_are_no_claims(tmp_path: Path) -> None:
     (verdict,) = report_on(tmp_path / "one", ("new", 1.5, 0.1), seeds=(0,)).verdict
     assert verdict.endswith("One pair of runs gives no interval and decides nothing.")
