@@ -61,7 +61,7 @@ def test_the_seeds_that_an_effect_takes_are_those_that_find_it(ablate: Ablate, s
     ("options", "words"),
     [
         (("--effect", "0"), "--effect 0: must be a number above 0"),
-        (("--effect", "nan"), "must be a number above 0"),
+        (("--effect", "nan"), "--effect: must be a number"),
         (("--power", "1"), "--power 1: must be above 0 and below 1"),
     ],
 )

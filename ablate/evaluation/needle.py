@@ -46,6 +46,7 @@ class Needle(LanguageModelEvaluation):
     """
 
     name: ClassVar[str] = "needle"
+    version: ClassVar[int] = 2  # 1 took the effective maps at their own scale
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "accuracy": "higher",
         "choice_accuracy": "higher",
@@ -191,7 +192,7 @@ class Masses:
         self.n_layers = 0
 
     def see(self, layer: LayerCall) -> None:
-        maps_bhrs = layer.select(self.queries_br).effective_maps()
+        maps_bhrs = layer.select(self.queries_br).effective_shares()
         for name, is_there_brs in self.targets.items():
             mass_bhr = (maps_bhrs * is_there_brs[:, None]).sum(-1)
             self.sums[name] += mass_bhr.double().mean((1, 2))
