@@ -13,7 +13,7 @@ import yaml
 from typer.main import get_command
 
 from ablate.cli import app
-from ablate.cli.outputs import OUTPUTS, output_schemas
+from ablate.cli.outputs.table import OUTPUTS, output_schemas
 from ablate.plan.schema_reference import write_outputs
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study

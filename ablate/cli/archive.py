@@ -22,7 +22,8 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Remove weights by a rule, checkpoints of ended runs, and half-written files. Curves always stay."""
-    from ablate.cli.outputs import Cleaned, Removal, print_output
+    from ablate.cli.outputs.archive import Cleaned, Removal
+    from ablate.cli.outputs.base import print_output
     from ablate.cli.tables import open_console, print_plain
     from ablate.formatting import count, format_count
     from ablate.tracking import cleaning
@@ -54,7 +55,8 @@ def pack(
     as_json: AsJson = False,
 ) -> None:
     """Pack the results of a study's finished runs into an archive that another machine can merge."""
-    from ablate.cli.outputs import PackedStudy, print_output
+    from ablate.cli.outputs.archive import PackedStudy
+    from ablate.cli.outputs.base import print_output
     from ablate.formatting import count
     from ablate.tracking.archive import pack as write_archive
 
@@ -81,7 +83,8 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge archives from several machines into one study. Refuses a run that exists with different results."""
-    from ablate.cli.outputs import MergedStudy, print_output
+    from ablate.cli.outputs.archive import MergedStudy
+    from ablate.cli.outputs.base import print_output
     from ablate.formatting import count
     from ablate.tracking.archive import merge as merge_archives
     from ablate.tracking.archive import read_study_name

@@ -13,7 +13,7 @@ from ablate.errors import AblateError
 
 if TYPE_CHECKING:
     from ablate.campaign.log import Choice
-    from ablate.cli.outputs import CampaignState, CampaignTry, CheckedGrid, TriedArm
+    from ablate.cli.outputs.campaign import CampaignState, CampaignTry, CheckedGrid, TriedArm
 
 
 def campaign(
@@ -52,7 +52,8 @@ def campaign(
     """
     from ablate.campaign import knowledge, tries
     from ablate.campaign.log import CampaignLog
-    from ablate.cli import outputs
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.campaign import CampaignState, CheckedGrid
 
     log = CampaignLog(runs, name)
     _refuse_mixtures(add, again, check, keep, drop, because, settings)
@@ -71,13 +72,13 @@ def campaign(
         from ablate.execution.jobs import record_study
 
         found = knowledge.check_grid(known, record_study(read_plan(check, runs, settings), "", ""))
-        checked = outputs.CheckedGrid.model_validate(found)
-        outputs.print_output(checked) if as_json else _print_checked(checked)
+        checked = CheckedGrid.model_validate(found)
+        print_output(checked) if as_json else _print_checked(checked)
         return
-    state = outputs.CampaignState.model_validate(
+    state = CampaignState.model_validate(
         {**knowledge.describe(known), **({} if added is None else {"added": added.found.k, "is_new": added.is_new})}
     )
-    outputs.print_output(state) if as_json or what_is_known else _print_state(state)
+    print_output(state) if as_json or what_is_known else _print_state(state)
 
 
 def _refuse_mixtures(

@@ -34,7 +34,7 @@ def prepare(
 
     from ablate.cli.data_output import describe_corpus, make_shards, summarize_corpus
     from ablate.cli.inputs import load_declaration
-    from ablate.cli.outputs import print_output
+    from ablate.cli.outputs.base import print_output
     from ablate.tracking.cleaning import parse_bytes
 
     declared = load_declaration(grid, set_)
@@ -52,7 +52,8 @@ def prepare(
 
 def sources(as_json: AsJson = False) -> None:
     """List what `data.source` can be, and how each source holds out its validation split."""
-    from ablate.cli.outputs import DataSource, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.study import DataSource
     from ablate.data.sources import TABLE, load_source
 
     known = {name: load_source(name) for name in TABLE}

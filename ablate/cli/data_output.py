@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ablate.cli.outputs import PreparedCorpus
+from ablate.cli.outputs.study import PreparedCorpus
 from ablate.cli.tables import print_plain
 from ablate.data import SHARDS, Corpus, Means, prepare
 from ablate.data.sources import load_source

@@ -23,7 +23,8 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Write a small commented study to start from. It runs as it is, in under two minutes on 2 CPU cores."""
-    from ablate.cli.outputs import Starter, StarterKind, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.study import Starter, StarterKind
 
     if kind is None and as_json:
         print_output([StarterKind(kind=name, about=text) for name, text in KINDS.items()])

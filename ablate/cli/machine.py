@@ -26,7 +26,7 @@ def schema(
     _as_json: Annotated[bool, typer.Option("--json", help="Print JSON. This is the default.")] = False,
 ) -> None:
     """Print the JSON Schema of grid.yaml, so that an editor can complete and check it."""
-    from ablate.cli.outputs import output_schemas
+    from ablate.cli.outputs.table import output_schemas
     from ablate.plan.json_schema import file_schema, grid_schema
     from ablate.plan.schema_reference import write_outputs, write_reference
     from ablate.search.schema import Search

@@ -182,7 +182,8 @@ def mcp(runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
 
     Start it in the folder of your grids. With --json, print the tools instead.
     """
-    from ablate.cli.outputs import AgentTool, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.machine import AgentTool
 
     server = make_server(runs)
     if not as_json:

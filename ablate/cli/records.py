@@ -185,7 +185,7 @@ def leaderboard(
     not admitted."""
     from rich.console import Console
 
-    from ablate.cli.outputs import print_output
+    from ablate.cli.outputs.base import print_output
     from ablate.cli.records_output import describe_leaderboard, print_leaderboard
     from ablate.records.benchmark import load_benchmark
     from ablate.records.leaderboard import make_leaderboard

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ablate.cli.outputs import RankedBenchmark, RankedBoard, RankedEntry, RankedPair, RefusedArm
+from ablate.cli.outputs.records import RankedBenchmark, RankedBoard, RankedEntry, RankedPair, RefusedArm
 from ablate.cli.tables import print_plain
 from ablate.formatting import count
 from ablate.records.leaderboard import Board, Leaderboard

@@ -70,7 +70,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Show what happened to a run: its state, its notes, the end of its curve, and its error with traceback."""
-    from ablate.cli.outputs import print_output
+    from ablate.cli.outputs.base import print_output
     from ablate.cli.status_output import describe_log, print_log
     from ablate.tracking.folders import find_run
 
@@ -253,7 +253,8 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt with the model of a finished run."""
-    from ablate.cli.outputs import Continuation, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.results import Continuation
     from ablate.evaluation.continuation import allow_code, continue_prompt, find_run
     from ablate_model import Sampling
 

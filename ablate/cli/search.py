@@ -64,7 +64,8 @@ def search(
     from rich.console import Console
 
     import ablate
-    from ablate.cli.outputs import SearchOutcome, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.study import SearchOutcome
     from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.progress import Outcome
     from ablate.execution.run import Options

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ablate.cli.outputs import RunLog
+from ablate.cli.outputs.results import RunLog
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import RecordError
 from ablate.formatting import format_count, format_seconds

@@ -144,7 +144,7 @@ def run(
     from rich.console import Console
 
     import ablate
-    from ablate.cli.outputs import print_output
+    from ablate.cli.outputs.base import print_output
     from ablate.cli.study_output import describe_outcome, print_outcome
     from ablate.execution.interruption import ClusterLostError, TimeLimit, restart_command
     from ablate.execution.run import Options, run_study
@@ -211,7 +211,8 @@ def run(
 
 def stop(study: Study, runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
     """Ask a running study, on this or another machine, to save checkpoints and stop. `ablate run` resumes it."""
-    from ablate.cli.outputs import StopRequest, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.study import StopRequest
 
     store = find_store(study, runs)
     store.read_study()
@@ -234,7 +235,8 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a study to a Ray cluster as a job. The head must have the grid, the data and --runs at the same paths."""
-    from ablate.cli.outputs import SubmittedJob, print_output
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.study import SubmittedJob
     from ablate.execution.run import submit as send
     from ablate.formatting import count
 

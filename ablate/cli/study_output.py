@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ablate.cli.outputs import FailedRun, RunOutcome
+from ablate.cli.outputs.study import FailedRun, RunOutcome
 from ablate.cli.planned_machine import PlannedMachine
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ablate.cli.outputs import output_schemas
+from ablate.cli.outputs.table import output_schemas
 from ablate.errors import GridError
 from ablate.records.benchmark import find_breaches, load_benchmark
 from ablate.records.leaderboard import make_leaderboard

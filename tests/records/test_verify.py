@@ -15,7 +15,7 @@ import pytest
 
 from ablate.analysis.curves_parquet import read_archive, write_archive
 from ablate.analysis.results import Results
-from ablate.cli.outputs import output_schemas
+from ablate.cli.outputs.table import output_schemas
 from ablate.data import CorpusInfo
 from ablate.errors import AblateError, RecordError
 from ablate.files import write_atomic
