@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from statistics import median
 from typing import Any
@@ -10,8 +11,7 @@ import numpy as np
 
 from ablate.analysis.power import find_detectable
 from ablate.analysis.stricter import find_levels
-from ablate.analysis.verdicts import ALPHA
-from ablate.campaign.levels import level_of, seeds_for, spent_by
+from ablate.campaign.levels import RATE, level_of, seeds_for
 from ablate.campaign.log import Campaign
 from ablate.campaign.tries import identify_pairs
 from ablate.tracking.study_record import StudyRecord
@@ -19,7 +19,7 @@ from ablate.tracking.study_record import StudyRecord
 
 def describe(campaign: Campaign) -> Mapping[str, Any]:
     """Describe the campaign as plain data, with every try and what the next one can find."""
-    n_tries = len(campaign.tries)
+    spent = math.fsum(one.alpha for one in campaign.tries)
     tries = []
     for one in campaign.tries:
         decision = campaign.decision_on(one.k)
@@ -28,9 +28,9 @@ def describe(campaign: Campaign) -> Mapping[str, Any]:
     return {
         "name": campaign.name,
         "goal": campaign.goal,
-        "alpha": ALPHA,
-        "spent": spent_by(n_tries),
-        "left": ALPHA - spent_by(n_tries),
+        "alpha": RATE,
+        "spent": spent,
+        "left": RATE - spent,
         "next": _describe_next(campaign),
         "tries": tries,
     }

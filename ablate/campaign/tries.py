@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ablate.analysis.differences import Difference
 from ablate.analysis.looks import follow
-from ablate.analysis.peeking import find_peeks
+from ablate.analysis.peeking import find_larger_looks, find_peeks
 from ablate.analysis.results import Results
 from ablate.analysis.stricter import find_differences_at
 from ablate.campaign.levels import level_of
@@ -190,6 +190,11 @@ def _list_notes(results: Results) -> list[str]:
     if peeks := find_peeks(results.record):
         looks = ", ".join(map(str, peeks))
         notes.append(f"results were looked at with {looks} seeds before more were added, which no level accounts for")
+    if larger := find_larger_looks(results.record):
+        looks = ", ".join(map(str, larger))
+        notes.append(
+            f"results were looked at with {looks} seeds before some were left out, which no level accounts for"
+        )
     if n_failed := sum(run.status.state == "failed" for run in results.runs):
         notes.append(f"{count(n_failed, 'run')} failed and do not count" if n_failed > 1 else "1 run failed")
     return notes
