@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from itertools import filterfalse
 from statistics import median
 from typing import Any
 
@@ -12,9 +14,12 @@ import numpy as np
 from ablate.analysis.power import find_detectable
 from ablate.analysis.stricter import find_levels
 from ablate.campaign.levels import RATE, level_of, seeds_for
-from ablate.campaign.log import Campaign
+from ablate.campaign.log import Campaign, Try
 from ablate.campaign.tries import identify_pairs
 from ablate.tracking.study_record import StudyRecord
+
+# Campaigns of earlier versions store such notes with the decision of that time.
+_EARLIER = re.compile(r".* was tested in try \d+: \w+, (kept|dropped|open)")
 
 
 def describe(campaign: Campaign) -> Mapping[str, Any]:
@@ -24,7 +29,8 @@ def describe(campaign: Campaign) -> Mapping[str, Any]:
     for one in campaign.tries:
         decision = campaign.decision_on(one.k)
         because = "" if decision is None else decision.because
-        tries.append({**one.to_dict(), "decision": campaign.choice_on(one.k), "because": because})
+        notes = [*filterfalse(_EARLIER.fullmatch, one.notes), *_list_earlier(campaign, one)]
+        tries.append({**one.to_dict(), "decision": campaign.choice_on(one.k), "because": because, "notes": notes})
     return {
         "name": campaign.name,
         "goal": campaign.goal,
@@ -34,6 +40,13 @@ def describe(campaign: Campaign) -> Mapping[str, Any]:
         "next": _describe_next(campaign),
         "tries": tries,
     }
+
+
+def _list_earlier(campaign: Campaign, one: Try) -> Iterator[str]:
+    """Say which arms of a try were tested before, and what is decided on those tries now."""
+    for arm in one.arms:
+        for earlier, verdict in [found for found in campaign.tests_of(arm.identity) if found[0].k < one.k][-1:]:
+            yield f"{arm.arm} was tested in try {earlier.k}: {verdict.verdict}, {campaign.choice_on(earlier.k)}"
 
 
 def _describe_next(campaign: Campaign) -> Mapping[str, Any]:

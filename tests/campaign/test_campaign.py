@@ -181,7 +181,27 @@ def test_the_same_study_is_the_same_try_and_other_results_cost_another(call_abla
             assert "--again tests them as try 2 at 0.76 %" in err
         add(log, store.path, again=again)
     assert [(one.k, one.repeats) for one in log.read().tries] == [(1, None), (2, 1)]
-    assert log.read().tries[1].notes == ("idea=y was tested in try 1: undecided, open",)
+    for decision, shown in (("--keep", "kept"), ("--drop", "dropped")):  # also if it comes later
+        call_ablate("campaign", "named", decision, "1", "--because", f"it is {shown}")
+        assert describe(log.read())["tries"][1]["notes"] == [f"idea=y was tested in try 1: undecided, {shown}"]
+    stored = log.path.read_text()  # as an earlier version wrote it
+    log.path.write_text(stored.replace('"notes": []', '"notes": ["idea=y was tested in try 1: undecided, open"]'))
+    assert log.path.read_text() != stored
+    assert describe(log.read())["tries"][1]["notes"] == ["idea=y was tested in try 1: undecided, dropped"]
+
+
+def test_a_decision_is_reversed_with_a_reason(call_ablate: Ablate) -> None:
+    log = start()
+    add(log, make_study("idea"))
+    assert call_ablate("campaign", "goal", "--keep", "1", "--because", "it is fast")[0] == 0
+    written = log.path.read_bytes()
+    code, _, err = call_ablate("campaign", "goal", "--drop", "1")
+    assert code == 2 and "goal: try 1 was kept because it is fast; to change that, say why with --because TEXT" in err
+    assert call_ablate("campaign", "goal", "--keep", "1")[0] == 0  # the reason stays
+    assert log.path.read_bytes() == written
+    _, out, _ = call_ablate("campaign", "goal", "--drop", "1", "--because", "it was a bug", "--json")
+    (one,) = json.loads(out)["tries"]
+    assert (one["decision"], one["because"]) == ("dropped", "it was a bug")
 
 
 def test_a_dead_end_is_recognized_in_another_grid(
