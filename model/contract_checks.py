@@ -155,14 +155,14 @@ def _check_gradients(config: ModelConfig, _axis: str) -> str:
     model = GPT(config)
     _scramble(model)
     _loss(model, config).backward()  # type: ignore[no-untyped-call]
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     missing = [name for name, p in parameters.items() if p.grad is None or not bool(p.grad.any())]
     if missing:
         raise FailedError(f"no gradient reaches {', '.join(missing[:5])}")
     bad = [name for name, p in parameters.items() if p.grad is not None and not bool(p.grad.isfinite().all())]
     if bad:
         raise FailedError(f"the gradient of {', '.join(bad[:5])} is not finite")
-    return f"reach all {len(parameters)} parameters"
+    return f"reach all {len(parameters)} trained parameter tensors"
 
 
 @torch.no_grad()

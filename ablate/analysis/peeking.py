@@ -24,17 +24,25 @@ def find_peeks(record: StudyRecord) -> tuple[int, ...]:
 
     Looks after the rule was declared do not count: it accounts for its own looks.
     """
-    seen: list[int] = []
-    peeks: list[int] = []
-    for event in record.history:
-        if event.what == "look":
-            seen.append(event.n_seeds)
-            continue
-        peeks += [n for n in seen if n < event.n_seeds]
-        seen = []
-        if event.what == "until decided":
-            break
-    return tuple(dict.fromkeys(peeks))
+    now, seen = _list_looks(record)
+    return tuple(n for n in seen if n < now)
+
+
+def find_larger_looks(record: StudyRecord) -> tuple[int, ...]:
+    """The numbers of seeds with which results were looked at before the study went back to fewer of them."""
+    now, seen = _list_looks(record)
+    return tuple(n for n in seen if n > now)
+
+
+def _list_looks(record: StudyRecord) -> tuple[int, list[int]]:
+    """The number of seeds that was declared last, and those of the looks before that and before any rule."""
+    declared = [place for place, event in enumerate(record.history) if event.what != "look"]
+    if not declared:
+        return 0, []
+    rules = (place for place in declared if record.history[place].what == "until decided")
+    before = record.history[: next(rules, declared[-1])]
+    seen = dict.fromkeys(event.n_seeds for event in before if event.what == "look")
+    return record.history[declared[-1]].n_seeds, [*seen]
 
 
 @cache

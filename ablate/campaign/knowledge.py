@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import filterfalse
 from statistics import median
 from typing import Any
 
@@ -10,30 +13,40 @@ import numpy as np
 
 from ablate.analysis.power import find_detectable
 from ablate.analysis.stricter import find_levels
-from ablate.analysis.verdicts import ALPHA
-from ablate.campaign.levels import level_of, seeds_for, spent_by
-from ablate.campaign.log import Campaign
+from ablate.campaign.levels import RATE, level_of, seeds_for
+from ablate.campaign.log import Campaign, Try
 from ablate.campaign.tries import identify_pairs
 from ablate.tracking.study_record import StudyRecord
+
+# Campaigns of earlier versions store such notes with the decision of that time.
+_EARLIER = re.compile(r".* was tested in try \d+: \w+, (kept|dropped|open)")
 
 
 def describe(campaign: Campaign) -> Mapping[str, Any]:
     """Describe the campaign as plain data, with every try and what the next one can find."""
-    n_tries = len(campaign.tries)
+    spent = math.fsum(one.alpha for one in campaign.tries)
     tries = []
     for one in campaign.tries:
         decision = campaign.decision_on(one.k)
         because = "" if decision is None else decision.because
-        tries.append({**one.to_dict(), "decision": campaign.choice_on(one.k), "because": because})
+        notes = [*filterfalse(_EARLIER.fullmatch, one.notes), *_list_earlier(campaign, one)]
+        tries.append({**one.to_dict(), "decision": campaign.choice_on(one.k), "because": because, "notes": notes})
     return {
         "name": campaign.name,
         "goal": campaign.goal,
-        "alpha": ALPHA,
-        "spent": spent_by(n_tries),
-        "left": ALPHA - spent_by(n_tries),
+        "alpha": RATE,
+        "spent": spent,
+        "left": RATE - spent,
         "next": _describe_next(campaign),
         "tries": tries,
     }
+
+
+def _list_earlier(campaign: Campaign, one: Try) -> Iterator[str]:
+    """Say which arms of a try were tested before, and what is decided on those tries now."""
+    for arm in one.arms:
+        for earlier, verdict in [found for found in campaign.tests_of(arm.identity) if found[0].k < one.k][-1:]:
+            yield f"{arm.arm} was tested in try {earlier.k}: {verdict.verdict}, {campaign.choice_on(earlier.k)}"
 
 
 def _describe_next(campaign: Campaign) -> Mapping[str, Any]:

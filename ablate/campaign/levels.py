@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import zeta
 
 from ablate.analysis.power import MOST_SEEDS, find_detectable
-from ablate.analysis.verdicts import ALPHA
+
+RATE = 0.05  # of a whole campaign
 
 
 def level_of(k: int) -> float:
     """Return the error rate of try number `k`, from 1: 0.05 x 6 / (pi^2 k^2). Over all k, the rates add up to 0.05."""
-    return ALPHA * 6 / (math.pi * k) ** 2
-
-
-def spent_by(n_tries: int) -> float:
-    """Return the sum of the rates of the first tries."""
-    return ALPHA * (1 - 6 / math.pi**2 * float(zeta(2, n_tries + 1)))
+    return RATE * 6 / (math.pi * k) ** 2
 
 
 def seeds_for(effect: float, sd: float, alpha: float) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from ablate.analysis.differences import Difference
 from ablate.analysis.looks import follow
-from ablate.analysis.peeking import find_peeks
+from ablate.analysis.peeking import find_larger_looks, find_peeks
 from ablate.analysis.results import Results
 from ablate.analysis.stricter import find_differences_at
 from ablate.campaign.levels import level_of
@@ -79,16 +79,27 @@ def add_study(log: CampaignLog, results: Results, store: StudyFolder, grid: str,
             repeats=known[-1].k if known else None,
             grid=_describe_grid(record, grid),
             code=_keep_code(log, campaign, store, record),
-            notes=(*_list_notes(results), *_list_known(campaign, pairs)),
+            notes=tuple(_list_notes(results)),
         )
         append("try", found.to_dict())
     return Added(found, is_new=True)
 
 
 def decide(log: CampaignLog, k: int, choice: Choice, because: str) -> None:
-    """Keep or drop a try. Raises `RecordError` if there is no such try."""
+    """Keep or drop a try. The same decision again without a reason changes nothing.
+
+    Raises `RecordError` if there is no such try, or if an earlier decision is reversed without a reason.
+    """
     with log.locked() as (campaign, append):
         campaign.find(k)
+        before = campaign.decision_on(k)
+        if before is not None and not because:
+            if before.decision == choice:
+                return
+            known = f" because {before.because}" if before.because else ""
+            raise RecordError(
+                f"{campaign.name}: try {k} was {before.decision}{known}; to change that, say why with --because TEXT"
+            )
         append("decision", Decision(k, now(), choice, because).to_dict())
 
 
@@ -190,17 +201,13 @@ def _list_notes(results: Results) -> list[str]:
     if peeks := find_peeks(results.record):
         looks = ", ".join(map(str, peeks))
         notes.append(f"results were looked at with {looks} seeds before more were added, which no level accounts for")
+    if larger := find_larger_looks(results.record):
+        looks = ", ".join(map(str, larger))
+        notes.append(
+            f"results were looked at with {looks} seeds before some were left out, which no level accounts for"
+        )
     if n_failed := sum(run.status.state == "failed" for run in results.runs):
         notes.append(f"{count(n_failed, 'run')} failed and do not count" if n_failed > 1 else "1 run failed")
-    return notes
-
-
-def _list_known(campaign: Campaign, pairs: Mapping[str, str]) -> list[str]:
-    """Say which arms earlier tries tested already."""
-    notes = []
-    for arm, identity in pairs.items():
-        for one, verdict in campaign.tests_of(identity)[-1:]:
-            notes.append(f"{arm} was tested in try {one.k}: {verdict.verdict}, {campaign.choice_on(one.k)}")
     return notes
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ablate.analysis.differences import Difference
 from ablate.analysis.looks import UNDECIDED, Course, Look
-from ablate.analysis.peeking import false_positive_rate, find_peeks
+from ablate.analysis.peeking import false_positive_rate, find_larger_looks, find_peeks
 from ablate.analysis.results import Results
 from ablate.analysis.spending import POWER
 from ablate.analysis.verdicts import ALPHA
@@ -70,23 +70,28 @@ def _verdicts(look: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _describe_peeks(results: Results) -> Iterator[str]:
-    """Say that seeds were added after a look at the results, and how often such looks find a difference by chance."""
-    peeks = find_peeks(results.record)
-    if not peeks:
+    """Say that the number of seeds changed after a look at the results, and how often such looks find a difference by
+    chance."""
+    peeks, larger = find_peeks(results.record), find_larger_looks(results.record)
+    if not peeks and not larger:
         return
     n_arms = max(Counter(map(results.baseline_of, results.compared_arms)).values(), default=1)
-    seen = f"after a look at the results of {_list_seeds(peeks)}"
+    seen = f"after a look at the results of {_list_seeds(peeks or larger)}"
     if results.record.seed_rule is not None:
-        rate = false_positive_rate(n_arms, peeks)
+        rate = false_positive_rate(n_arms, (*peeks, *larger))
         yield (
             f"The rule for seeds was declared {seen}. It does not account for that: such a look alone finds a "
             f"difference in {100 * rate:.1f} % of simulated studies that have none."
         )
         return
     n_now = len({run.seed for run in results.record.runs})
-    rate, once = (false_positive_rate(n_arms, looks) for looks in ((*peeks, n_now), (n_now,)))
+    rate, once = (false_positive_rate(n_arms, looks) for looks in ((*peeks, n_now, *larger), (n_now,)))
+    if larger:
+        yield f"A report of {_list_seeds(larger)} was seen before. This one has {n_now}: it leaves some of them out."
+    if peeks:
+        yield f"Seeds were added {seen}."
     yield (
-        f"Seeds were added {seen}. Verdicts, intervals and p-values do not account for that: such looks find a "
+        "Verdicts, intervals and p-values do not account for that: such looks find a "
         f"difference in {100 * rate:.1f} % of simulated studies that have none, instead of {100 * once:.1f} %."
     )
 

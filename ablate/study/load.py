@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ablate.errors import GridError, suggest
+from ablate.errors import GridError, find_near, suggest
 from ablate.files import NAME_RULE, study_name_problem
 from ablate.formatting import quote
 from ablate.recipes.own import look_in
@@ -47,7 +47,8 @@ def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ())
     try:
         result = kind.model_validate(declared.tree)
     except ValidationError as error:
-        problems = [describe_problem(problem, source, kind) for problem in error.errors()[:5]]
+        found = _leave_out_misspelt(error.errors(), kind)
+        problems = [describe_problem(problem, source, kind) for problem in found[:5]]
         raise GridError("\n".join(dict.fromkeys(problems))) from None
     result._source = source
     return result
@@ -122,6 +123,15 @@ def _read_path(settings: Settings, parts: Sequence[str]) -> KeyPath:
         sections = [key for key in path if isinstance(key, str)]
         path = (*path, known or starts[0 if FLAT_SECTIONS & {*sections[-1:]} else -1])
     return path
+
+
+def _leave_out_misspelt(problems: Sequence[ErrorDetails], kind: type[BaseModel]) -> list[ErrorDetails]:
+    """The problems without keys that are only missing because they are misspelt: the unknown key names them."""
+    meant = {
+        (*path[:-1], find_near(str(path[-1]), _legal_keys(path[:-1], kind)))
+        for path in (problem["loc"] for problem in problems if problem["type"] == "extra_forbidden")
+    }
+    return [problem for problem in problems if problem["type"] != "missing" or problem["loc"] not in meant]
 
 
 def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:

@@ -17,9 +17,11 @@ from pydantic import (
     model_validator,
 )
 
+from ablate.formatting import quote
 from ablate.study.tuning import Strict
 
 MAX_SEEDS = 10_000
+_NO_SEEDS = (bool, float, str, dict, type(None))  # what YAML can hold besides a number and a list
 MAX_LOOKS_SEEDS = 50  # each look needs a boundary, and a study with more seeds has better uses for them
 
 
@@ -30,6 +32,8 @@ def _count_to_list(value: object) -> object:
                 f"{value} is more than {MAX_SEEDS} seeds; for one seed of that value, write seeds: [{value}]"
             )
         return tuple(range(value))
+    if isinstance(value, _NO_SEEDS):
+        raise ValueError(f"must be a number of seeds or a list of seeds, got {quote(value)}")
     return value
 
 
@@ -90,6 +94,9 @@ class MappingForm:
 def _read_rule(value: object, read: ValidatorFunctionWrapHandler) -> tuple[int, ...]:
     if isinstance(value, dict):
         return SeedsUntilDecided(UntilDecided.model_validate(value))
+    if isinstance(value, _NO_SEEDS):
+        forms = "a number of seeds, a list of seeds, or {at_least: ..., at_most: ..., until: decided}"
+        raise ValueError(f"must be {forms}, got {quote(value)}")
     seeds: tuple[int, ...] = read(value)
     return seeds
 

@@ -18,7 +18,8 @@ from ablate.analysis.power import find_detectable
 from ablate.analysis.results import read_results
 from ablate.analysis.spending import spend
 from ablate.analysis.stricter import find_differences_at
-from ablate.campaign.levels import level_of, seeds_for, spent_by
+from ablate.campaign.knowledge import check_grid, describe
+from ablate.campaign.levels import level_of, seeds_for
 from ablate.campaign.log import CampaignLog
 from ablate.campaign.tries import add_study, set_goal
 from ablate.data import CorpusInfo
@@ -64,9 +65,9 @@ def add(log: CampaignLog, folder: Path, *, again: bool = False) -> int:
 def test_the_levels_of_all_tries_add_up_to_5_percent() -> None:
     assert level_of(1) == pytest.approx(0.05 * 6 / np.pi**2)
     assert level_of(10) == pytest.approx(level_of(1) / 100)
-    assert spent_by(0) == pytest.approx(0, abs=1e-12)
-    assert spent_by(7) == pytest.approx(sum(map(level_of, range(1, 8))))
-    assert 0.049999 < spent_by(10**6) < 0.05
+    assert 0.04999 < sum(map(level_of, range(1, 10**5))) < 0.05
+    fresh = describe(start().read())
+    assert (fresh["spent"], fresh["alpha"], fresh["left"]) == (0.0, 0.05, 0.05)
 
 
 def test_seeds_are_those_that_a_t_test_at_the_level_needs() -> None:
@@ -180,7 +181,27 @@ def test_the_same_study_is_the_same_try_and_other_results_cost_another(call_abla
             assert "--again tests them as try 2 at 0.76 %" in err
         add(log, store.path, again=again)
     assert [(one.k, one.repeats) for one in log.read().tries] == [(1, None), (2, 1)]
-    assert log.read().tries[1].notes == ("idea=y was tested in try 1: undecided, open",)
+    for decision, shown in (("--keep", "kept"), ("--drop", "dropped")):  # also if it comes later
+        call_ablate("campaign", "named", decision, "1", "--because", f"it is {shown}")
+        assert describe(log.read())["tries"][1]["notes"] == [f"idea=y was tested in try 1: undecided, {shown}"]
+    stored = log.path.read_text()  # as an earlier version wrote it
+    log.path.write_text(stored.replace('"notes": []', '"notes": ["idea=y was tested in try 1: undecided, open"]'))
+    assert log.path.read_text() != stored
+    assert describe(log.read())["tries"][1]["notes"] == ["idea=y was tested in try 1: undecided, dropped"]
+
+
+def test_a_decision_is_reversed_with_a_reason(call_ablate: Ablate) -> None:
+    log = start()
+    add(log, make_study("idea"))
+    assert call_ablate("campaign", "goal", "--keep", "1", "--because", "it is fast")[0] == 0
+    written = log.path.read_bytes()
+    code, _, err = call_ablate("campaign", "goal", "--drop", "1")
+    assert code == 2 and "goal: try 1 was kept because it is fast; to change that, say why with --because TEXT" in err
+    assert call_ablate("campaign", "goal", "--keep", "1")[0] == 0  # the reason stays
+    assert log.path.read_bytes() == written
+    _, out, _ = call_ablate("campaign", "goal", "--drop", "1", "--because", "it was a bug", "--json")
+    (one,) = json.loads(out)["tries"]
+    assert (one["decision"], one["because"]) == ("dropped", "it was a bug")
 
 
 def test_a_dead_end_is_recognized_in_another_grid(
@@ -197,8 +218,6 @@ def test_a_dead_end_is_recognized_in_another_grid(
     log = start()
     add(log, store.path)
     call_ablate("campaign", "goal", "--drop", "1", "--because", "it is slower")
-    from ablate.campaign.knowledge import check_grid
-
     found = check_grid(log.read(), planned)
     tests = {arm["arm"]: arm["tests"] for arm in found["arms"]}
     assert tests["normalization=peri"] == []

@@ -247,6 +247,20 @@ def test_the_checks_name_what_is_wrong(write: Write) -> None:
     assert "a resumed run differs" in found["resuming"]
 
 
+def test_a_frozen_parameter_needs_no_gradient(write: Write) -> None:
+    write(
+        "mine.py",
+        layer("return self.used(x)", "self.used = nn.Linear(d_model, d_model); self.used.bias.requires_grad = False"),
+    )
+    config = parse(mlp="mine.py:Mine")
+    found = {check.name: check for check in check_variant(config, "mlp", compiled=False)}
+    assert found["gradients"].outcome == "pass", found["gradients"]
+    frozen = [p for p in GPT(config).parameters() if not p.requires_grad]
+    n_trained = len([*GPT(config).parameters()]) - len(frozen)
+    assert frozen and found["gradients"].detail == f"reach all {n_trained} trained parameter tensors"
+    assert found["resuming"].outcome == "pass", found["resuming"]
+
+
 FULL = """
 from ablate_model.attention.standard import StandardAttention
 

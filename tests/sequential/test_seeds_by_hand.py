@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ablate.analysis import read_results
-from ablate.analysis.peeking import false_positive_rate, find_peeks
+from ablate.analysis.peeking import false_positive_rate, find_larger_looks, find_peeks
 from ablate.data import CorpusInfo
 from ablate.errors import AblateError, GridError
 from ablate.execution.jobs import record_study
@@ -33,23 +33,28 @@ def event(what: str, n_seeds: int) -> HistoryEvent:
 
 
 @pytest.mark.parametrize(
-    ("history", "peeks"),
+    ("history", "peeks", "larger"),
     [
-        ([("seeds", 3), ("look", 3)], ()),
-        ([("seeds", 3), ("look", 2), ("look", 3), ("seeds", 6)], (2, 3)),
-        ([("seeds", 3), ("look", 3), ("seeds", 6), ("look", 6), ("seeds", 9)], (3, 6)),
-        ([("seeds", 3), ("seeds", 6), ("look", 6)], ()),
-        ([("seeds", 6), ("look", 6), ("seeds", 3)], ()),
-        ([("until decided", 12)], ()),
-        ([("seeds", 3), ("look", 3), ("until decided", 12)], (3,)),
-        ([("until decided", 12), ("look", 4), ("seeds", 20)], ()),
+        ([("seeds", 3), ("look", 3)], (), ()),
+        ([("seeds", 3), ("look", 2), ("look", 3), ("seeds", 6)], (2, 3), ()),
+        ([("seeds", 3), ("look", 3), ("seeds", 6), ("look", 6), ("seeds", 9)], (3, 6), ()),
+        ([("seeds", 3), ("seeds", 6), ("look", 6)], (), ()),
+        ([("seeds", 6), ("look", 6), ("seeds", 3)], (), (6,)),
+        ([("seeds", 3), ("look", 3), ("seeds", 4), ("look", 4), ("seeds", 3), ("look", 3)], (), (4,)),
+        ([("seeds", 3), ("look", 3), ("seeds", 6), ("look", 6), ("seeds", 4), ("look", 4)], (3,), (6,)),
+        ([("seeds", 4), ("look", 4), ("seeds", 3), ("seeds", 6)], (4,), ()),
+        ([("until decided", 12)], (), ()),
+        ([("seeds", 3), ("look", 3), ("until decided", 12)], (3,), ()),
+        ([("until decided", 12), ("look", 4), ("seeds", 20)], (), ()),
+        ([("seeds", 3), ("look", 3), ("until decided", 12), ("seeds", 3)], (), ()),
     ],
 )
-def test_a_look_counts_if_seeds_follow_it(
-    history: list[tuple[str, int]], peeks: tuple[int, ...], tmp_path: Path
+def test_a_look_counts_if_the_number_of_seeds_changes_after_it(
+    history: list[tuple[str, int]], peeks: tuple[int, ...], larger: tuple[int, ...], tmp_path: Path
 ) -> None:
     record = write_study(StudyFolder(tmp_path / "s"), [SyntheticArm("baseline"), SyntheticArm("b")])
-    assert find_peeks(replace(record, history=tuple(event(*entry) for entry in history))) == peeks
+    record = replace(record, history=tuple(event(*entry) for entry in history))
+    assert (find_peeks(record), find_larger_looks(record)) == (peeks, larger)
 
 
 def test_looks_by_hand_find_more_differences_where_there_are_none() -> None:
@@ -113,7 +118,15 @@ def test_the_report_says_that_seeds_followed_a_look(
     store.write_study(continue_history(more, store))
     report = make_report(read_results(store), ReportOptions())
     rate, once = 100 * false_positive_rate(1, (3, 6)), 100 * false_positive_rate(1, (6,))
-    told = next(sentence for sentence in report.answer if sentence.startswith("Seeds were added"))
-    assert "after a look at the results of 3 seeds" in told
+    told = " ".join(report.answer)
+    assert "Seeds were added after a look at the results of 3 seeds. Verdicts, intervals" in told
     assert f"{rate:.1f} % of simulated studies that have none, instead of {once:.1f} %" in told
     assert summarize(report)["peeks"] == [3]
+    fewer = write_study(store, arms, seeds=range(3), noise=0.02)
+    store.write_study(replace(fewer, history=(*more.history, event("seeds", 6), event("look", 6))))
+    store.write_study(continue_history(fewer, store))
+    told = " ".join(make_report(read_results(store), ReportOptions()).answer)
+    assert "A report of 6 seeds was seen before. This one has 3: it leaves some of them out." in told
+    assert "Seeds were added" not in told
+    rate, once = 100 * false_positive_rate(1, (3, 6)), 100 * false_positive_rate(1, (3,))
+    assert f"{rate:.1f} % of simulated studies that have none, instead of {once:.1f} %" in told

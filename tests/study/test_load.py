@@ -76,6 +76,12 @@ def test_numbers_are_read_as_people_write_them(tmp_path: Path) -> None:
         (("study: s", "study: s\n? [a]\n: 1"), 2, ["a key must be a word, not a seq"]),
         (("study: s", "study: s\nseeds: 0"), 2, ["seeds"]),
         (("study: s", "study: s\nseeds: [1, 1]"), 2, ["seeds", "distinct"]),
+        (
+            ("study: s", "study: s\nseeds: three"),
+            2,
+            ["seeds: must be a number of seeds, a list of seeds, or {at_least: ..., ", "until: decided}, got 'three'"],
+        ),
+        (("study: s", "study: s\nseeds: 3.5"), 2, ["must be a number of seeds", "got 3.5"]),
         (("study: s", "study: s\nseeds: 20261124"), 2, ["seeds: [20261124]"]),
         (("study: s", "study: s\nseeds: [18446744073709551616]"), 2, ["seeds"]),
         (("study: s", "study: mlflow.db"), 1, ["MLflow"]),
@@ -98,6 +104,13 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, change: tuple[str, str
     assert f"grid.yaml:{line}" in message
     for word in words:
         assert word in message
+
+
+def test_a_misspelt_key_is_one_problem_and_another_missing_key_stays_one(tmp_path: Path) -> None:
+    (problem,) = refusal(tmp_path, MINIMAL.replace("matrix:", "matrx:")).splitlines()
+    assert "grid.yaml:4: matrx: unknown key; did you mean 'matrix'?" in problem
+    both = refusal(tmp_path, MINIMAL.replace("matrix:", "unrelated_words:"))
+    assert "the key 'matrix' is missing" in both and "unrelated_words: unknown key" in both
 
 
 @pytest.mark.parametrize("text", ["", "[]", "- a\n- b", "just words"])
