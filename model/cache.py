@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .errors import ConfigError
-
-if TYPE_CHECKING:
-    from .contracts import Attention
 
 
 class LayerCache:
@@ -50,10 +46,10 @@ class Cache:
         self.layers = [LayerCache(budget) for _ in range(n_layers)]
         self.seen: Tensor | None = None
 
-    def check(self, attention: Attention) -> None:
-        """Raise ConfigError for a budget that the attention cannot keep."""
-        if self.budget is not None and not attention.prunes_cache:
-            own = f"{attention.name} cannot drop tokens from its cache; selective without a window can"
+    def check_budget(self, attention: str, *, prunes: bool) -> None:
+        """Raise ConfigError for a budget with an attention that does not prune."""
+        if self.budget is not None and not prunes:
+            own = f"{attention} cannot drop tokens from its cache; selective without a window can"
             raise ConfigError("attention", own)
 
     def extend_seen(self, seen_bt: Tensor | None, ids_bt: Tensor) -> Tensor | None:

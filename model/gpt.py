@@ -100,7 +100,7 @@ class GPT(HeadedModel):
         h_btd, context = self.embed(ids_bt, 0 if cache is None else cache.length)
         context.seen = find_seen(ids_bt, padding)
         if cache is not None:
-            cache.check(self.config.attention)
+            cache.check_budget(self.config.attention.name, prunes=self.config.attention.prunes_cache)
             context.seen = cache.extend_seen(context.seen, ids_bt)
         out_btd: Tensor = self.stack(h_btd, context, cache)
         if cache is not None:

@@ -26,6 +26,7 @@ from ablate.cli import (
     mcp,
     power,
     records,
+    report,
     results,
     search,
     study,
@@ -84,7 +85,7 @@ VERBS: Mapping[str, Sequence[Callable[..., None]]] = {  # by their heading in `a
     "Look at results": (
         results.status,
         results.logs,
-        results.report,
+        report.report,
         power.power,
         evaluate.evaluate,
         results.generate,

@@ -124,7 +124,7 @@ class EncoderDecoder(HeadedModel):
         h_btd, context = self.target_entrance(self.embedding(target_bt), start, self.backend)
         context.seen = find_seen(target_bt, padding)
         if cache is not None:
-            cache.check(self.config.attention)
+            cache.check_budget(self.config.attention.name, prunes=self.config.attention.prunes_cache)
             context.seen = cache.extend_seen(context.seen, target_bt)
             cache.length += target_bt.shape[1]
         context.cross = Context((), self.backend, is_causal=False, seen=memory.seen_bs, memory=memory.states_bsd)
