@@ -13,7 +13,7 @@ from typing import Any
 
 from ablate.data import Corpus, describe, prepare
 from ablate.execution.cluster import start_cluster
-from ablate.execution.driver import Driver
+from ablate.execution.driver import Driver, DriverOptions
 from ablate.execution.jobs import record_study
 from ablate.execution.placement import local_resources, place
 from ablate.execution.progress import Event
@@ -94,7 +94,7 @@ def _time_driver(plan: Plan, corpus: Corpus, store: StudyFolder) -> float:
     MlflowWriter(uri, record)  # load MLflow and make its database first, which a study does only once
     mirror = MlflowMirror(uri, store, record)
     placement = place(plan.study.resources, [local_resources()], None, len(plan.runs))
-    Driver(plan, store, corpus, placement, mirror, watch, worker_class=IdleWorker).train(plan.runs)
+    Driver(plan, store, corpus, placement, mirror, watch, DriverOptions(worker_class=IdleWorker)).train(plan.runs)
     mirror.close(0)
     return _ms_per_run(ended)
 

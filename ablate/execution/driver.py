@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -38,13 +38,32 @@ SLOTS_PER_LOOK = 64  # that may be looked at every `POLL_S`, so that looking at 
 RECORD_ERRORS = (AblateError, ArithmeticError, LookupError, OSError, TypeError, ValueError)  # from broken records
 
 
+@dataclass(frozen=True)
+class DriverOptions:
+    """How a driver works.
+
+    With `stopping`, the runs that this rule cuts count as ended. With a `source`, more runs arrive while others train.
+    If it `grows`, it also uses nodes that join the cluster later, if there are runs for them. A worker that is silent
+    for `stuck_s` seconds is replaced. The `courier` serves nodes that do not see the study's folder.
+    """
+
+    stopping: Stopping | None = None
+    source: RunSource | None = None
+    limit: TimeLimit | None = None
+    grows: bool = False
+    stuck_s: float = STUCK_S
+    interruption: Interruption | None = None
+    worker_class: type[RunWorker] = RunWorker
+    courier: Any = None
+
+
+DEFAULTS = DriverOptions()
+
+
 class Driver:
     """Trains the runs of a plan on a running cluster.
 
-    The run folders say what is left to do, so a new driver continues the work of one that was killed. With `stopping`,
-    the runs that this rule cuts count as ended. With a `source`, more runs arrive while others train. If it `grows`,
-    it also uses nodes that join the cluster later, if there are runs for them. The `courier` serves nodes that do not
-    see the study's folder.
+    The run folders say what is left to do, so a new driver continues the work of one that was killed.
     """
 
     def __init__(
@@ -55,23 +74,17 @@ class Driver:
         placement: Placement,
         mirror: MlflowMirror,
         observe: Observer,
-        *,
-        stopping: Stopping | None = None,
-        source: RunSource | None = None,
-        limit: TimeLimit | None = None,
-        grows: bool = False,
-        stuck_s: float = STUCK_S,
-        interruption: Interruption | None = None,
-        worker_class: type[RunWorker] = RunWorker,
-        courier: Any = None,
+        options: DriverOptions = DEFAULTS,
     ) -> None:
-        self.plan, self.store, self.corpus = plan, store, corpus
-        self.mirror, self.observe, self.stopping, self.source, self.limit = mirror, observe, stopping, source, limit
-        self.pool = SlotPool(store, corpus, placement, worker_class, observe, grows=grows, courier=courier)
-        self.watchdog, self.retries = Watchdog(stuck_s), Retries(store, placement.processes)
-        self.feed = CurveFeed(store, mirror, observe, stopping, plan.metrics)
+        self.plan, self.store, self.mirror, self.observe = plan, store, mirror, observe
+        self.stopping, self.source, self.limit = options.stopping, options.source, options.limit
+        self.pool = SlotPool(
+            store, corpus, placement, options.worker_class, observe, grows=options.grows, courier=options.courier
+        )
+        self.watchdog, self.retries = Watchdog(options.stuck_s), Retries(store, placement.processes)
+        self.feed = CurveFeed(store, mirror, observe, options.stopping, plan.metrics)
         self.software = describe_software()
-        self.interruption = interruption or Interruption(store)
+        self.interruption = options.interruption or Interruption(store)
         self.halted = ""
         self._is_stopping = False  # runs save checkpoints, and no other one starts
         self._held_elsewhere: set[str] = set()  # runs that another process trains

@@ -110,7 +110,7 @@ def run_study(
 
     # Ray takes a second to load, so it is only imported if runs are left to train.
     from ablate.execution.cluster import check_address, start_cluster
-    from ablate.execution.driver import Driver
+    from ablate.execution.driver import Driver, DriverOptions
     from ablate.execution.nodes import check_nodes, start_courier
 
     available: Mapping[str, float] = local_resources()
@@ -158,13 +158,8 @@ def run_study(
         courier = stack.enter_context(start_courier(store.path))
         mirror = MlflowMirror(options.tracking_uri, store, record)
         disk_budget = DiskBudget(store, options.keep, options.disk_budget_bytes, view.observe)
-        driver = Driver(
-            plan,
-            store,
-            corpus,
-            placement,
-            mirror,
-            view.observe if plan.evaluations else disk_budget.observe,  # evaluations need the weights
+        observe = view.observe if plan.evaluations else disk_budget.observe  # evaluations need the weights
+        driver_options = DriverOptions(
             stopping=stopping,
             source=source,
             limit=options.limit,
@@ -173,6 +168,7 @@ def run_study(
             interruption=interruption,
             courier=courier,
         )
+        driver = Driver(plan, store, corpus, placement, mirror, observe, driver_options)
         with view.shown(runs, placement.slots, record.metric):
             outcome = driver.train(runs)
             if not plan.evaluations:

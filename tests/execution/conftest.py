@@ -17,7 +17,7 @@ from processes import TIMES, Curves, curves
 
 from ablate.data import Corpus, describe, prepare
 from ablate.execution.cluster import SETTINGS, init_local
-from ablate.execution.driver import Driver
+from ablate.execution.driver import Driver, DriverOptions
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.placement import Placement
 from ablate.execution.progress import Event, Outcome
@@ -79,7 +79,8 @@ class Bench:
 
         self.store.write_study(record_study(self.plan, "0", "ablate"))
         placement = Placement(1, 0, slots, processes)
-        driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, **options)  # type: ignore[arg-type]
+        chosen = DriverOptions(**options)
+        driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, chosen)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
     def finish(self) -> None:
