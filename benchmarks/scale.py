@@ -32,7 +32,8 @@ from ablate.study import load_study
 from ablate.tasks.contract import Job, Result
 from ablate.tasks.recorder import HEARTBEAT_S
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.study_record import Status
 from benchmarks.history import Figures, add_record_option, print_figures
 

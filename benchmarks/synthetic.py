@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ablate.files import make_folder, write_atomic
-from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord, Value
 
 BASELINE = "baseline"

@@ -17,7 +17,8 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.tracking.evaluations import EvaluationRecord, check_size, list_evaluations
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_json
 from ablate.tracking.study_record import MAX_COUNT, ArmRecord, RunRecord, Status, StudyRecord, Value, is_number
 
 _MAX_DEPTH = 32  # of nesting: records need 5

@@ -20,7 +20,8 @@ from ablate.campaign.log import ArmVerdict, Campaign, CampaignLog, Choice, Decis
 from ablate.errors import FailedRunsError, RecordError
 from ablate.formatting import count
 from ablate.tracking.code import find_versions, read_code, write_code
-from ablate.tracking.folders import StudyFolder, read_mapping
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord
 
 MAX_DIFF = 100_000  # characters of a difference in code

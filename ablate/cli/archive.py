@@ -105,7 +105,7 @@ def check_model(folder: Path) -> None:
     A model that needs the user's code is not built: code from an archive never runs by itself.
     """
     from ablate.tracking.code import named_code
-    from ablate.tracking.folders import read_mapping
+    from ablate.tracking.json_files import read_mapping
     from ablate_model import ConfigError, load
     from ablate_model.storage import read_safetensors
 

@@ -12,7 +12,8 @@ from ablate.data import load_tokenizer
 from ablate.errors import RecordError, suggest
 from ablate.evaluation.subject import declared_data, load_model
 from ablate.tracking.code import is_file_name, named_code
-from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate_model import GPT, ConfigError, Sampling, generate
 from ablate_model.own_code import LIBRARY
 

@@ -17,7 +17,8 @@ from ablate.tracking.evaluations import (
     list_snapshots,
     read_evaluation,
 )
-from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate.tracking.study_record import RunRecord, Status
 
 

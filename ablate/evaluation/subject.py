@@ -13,7 +13,8 @@ from ablate.data import SHARDS, Corpus, Tokenizer, find_corpus, load_tokenizer, 
 from ablate.errors import DataError, RecordError
 from ablate.evaluation.base import Subject
 from ablate.study.data_schema import DataConfig
-from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate_model import ConfigError, load
 from ablate_model.gpt import HeadedModel
 

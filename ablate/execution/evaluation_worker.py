@@ -23,7 +23,8 @@ from ablate.evaluation.subject import make_subject
 from ablate.execution.node_files import NodeFiles
 from ablate.execution.placement import Placement
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, write_evaluation
-from ablate.tracking.folders import StudyFolder, read_mapping
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate.training.precision import PRECISIONS, forbid_tf32
 from ablate_model.own_code import LIBRARY
 from ablate_model.own_modules import describe_error

@@ -19,7 +19,8 @@ from ablate.plan.identity import canonical_json
 from ablate.plan.setup import ModelSetup
 from ablate.study.schema import TrainConfig
 from ablate.tracking.cleaning import Keep, clean
-from ablate.tracking.folders import MAX_NAMED, RunFolder, StudyFolder, read_json, write_json
+from ablate.tracking.folders import MAX_NAMED, RunFolder, StudyFolder
+from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.study_record import Status
 
 STUCK_S = 600.0  # longer than a compilation or a single step takes

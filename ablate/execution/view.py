@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
@@ -17,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ablate.execution.progress import Event
+from ablate.execution.run_line import BAR, COLUMNS, CURVE, VALUE, RunLine
 from ablate.formatting import format_count, format_seconds
 from ablate.metrics import LOSS, Metric
 from ablate.plan import Run
 from ablate.tracking.study_record import State
 
-LEVELS = "▁▂▃▄▅▆▇█"
 PLAIN_EVERY_S = 10.0
 ESTIMATE_SHARE = 0.01  # of the time goes into estimates of the time left, which add up all runs
 ENDINGS = ("finished", "diverged", "failed")
@@ -34,105 +32,9 @@ COLOURS: Mapping[str, str] = {
     "queued": "dim",
     "waiting": "dim",
 }
-
-
 GAP = 2  # characters between two columns
 NAME_ROOM = 24  # minimum width of the names of runs, before columns are left out
-VALUE = "val"  # the column of the metric: its name, unless it is a validation loss
-CURVE, BAR = "curve", "progress"  # columns that draw
-CURVE_WIDTH, BAR_WIDTH, MOST_POINTS = 12, 10, 512
 DISPENSABLE = ("memory", "tok/s", BAR, "loss", CURVE, "left", VALUE, "step")
-
-
-def draw_sparkline(values: Sequence[float], width: int) -> str:
-    """Draw at most `width` of the values, evenly spaced from the first to the last, from their lowest to their highest.
-
-    Values that are not finite are shown as "!". Fewer than two values, or values that are all the same, give a flat
-    line.
-    """
-    n, last = min(len(values), width), len(values) - 1
-    shown = [values[round(last * place / (n - 1)) if n > 1 else last] for place in range(n)]
-    finite = [value for value in shown if math.isfinite(value)]
-    low, high = min(finite, default=0.0), max(finite, default=0.0)
-    per_level = (high - low) / (len(LEVELS) - 1)
-    return "".join(
-        "!" if not math.isfinite(value) else LEVELS[round((value - low) / per_level) if per_level else 0]
-        for value in shown
-    )
-
-
-def draw_bar(share: float, width: int) -> str:
-    """Draw a bar of `width` characters that is filled up to `share`, from 0 to 1."""
-    filled = int(min(max(share, 0.0), 1.0) * width)
-    return "━" * filled + "╌" * (width - filled)
-
-
-@dataclass
-class _Line:
-    run: Run
-    metric: Metric = LOSS
-    state: str = "waiting"
-    step: int = 0
-    train_loss: float | None = None
-    value: float | None = None  # of the metric, at the last evaluation
-    tokens_per_s: float = 0.0
-    memory_bytes: int = 0
-    shown_at: float = 0.0
-    text: str = ""
-    values: list[float] = field(default_factory=list)  # of the metric, the last `MOST_POINTS`
-    losses: list[float] = field(default_factory=list)  # of training
-
-    @property
-    def name(self) -> str:
-        return f"{self.run.arm.name},seed={self.run.seed}"
-
-    @property
-    def progress(self) -> str:
-        n_steps = self.run.arm.n_steps
-        return f"{self.step}/{n_steps}" if n_steps else str(self.step)
-
-    @property
-    def tokens_left(self) -> float | None:
-        n_tokens, n_steps = self.run.arm.n_tokens, self.run.arm.n_steps
-        return n_tokens * (1 - self.step / n_steps) if n_tokens and n_steps else None
-
-    @property
-    def left_s(self) -> float | None:
-        tokens = self.tokens_left
-        return tokens / self.tokens_per_s if self.tokens_per_s and tokens is not None else None
-
-    @property
-    def curve(self) -> str:
-        """The metric so far, or the training loss before there are two values of it."""
-        return draw_sparkline(self.values if len(self.values) > 1 else self.losses, CURVE_WIDTH)
-
-    @property
-    def bar(self) -> str:
-        n_steps = self.run.arm.n_steps
-        return draw_bar(self.step / n_steps, BAR_WIDTH) if n_steps else ""
-
-    def update(self, record: Mapping[str, Any]) -> None:
-        self.step = record["step"]
-        self.train_loss = record.get("train_loss")
-        self.value = record.get(self.metric.name, self.value)
-        for values, key in ((self.values, self.metric.name), (self.losses, "train_loss")):
-            if isinstance(value := record.get(key), int | float):
-                values.append(value)
-                del values[:-MOST_POINTS]
-        self.tokens_per_s = record.get("tokens_per_s") or self.tokens_per_s
-        self.memory_bytes = record.get("memory_bytes") or self.memory_bytes
-
-
-COLUMNS: Mapping[str, Callable[[_Line], str]] = {
-    BAR: lambda line: line.bar,
-    CURVE: lambda line: line.curve,
-    "step": lambda line: line.progress,
-    "loss": lambda line: "" if line.train_loss is None else f"{line.train_loss:.4f}",
-    VALUE: lambda line: "" if line.value is None else f"{line.value:.4f}",
-    "tok/s": lambda line: format_count(line.tokens_per_s) if line.tokens_per_s else "",
-    "memory": lambda line: f"{format_count(line.memory_bytes)}B" if line.memory_bytes else "",
-    "left": lambda line: "" if line.left_s is None else format_seconds(line.left_s),
-}
 
 
 class View:
@@ -144,8 +46,8 @@ class View:
 
     def __init__(self, console: Console, *, quiet: bool = False, as_json: bool = False) -> None:
         self.console, self.quiet, self.as_json = console, quiet, as_json
-        self.lines: dict[str, _Line] = {}
-        self.running: dict[str, _Line] = {}
+        self.lines: dict[str, RunLine] = {}
+        self.running: dict[str, RunLine] = {}
         self.counts: Counter[str] = Counter()  # of the runs in each state
         self.slots, self.metric = 1, LOSS
         self.started = time.monotonic()
@@ -162,7 +64,7 @@ class View:
     def shown(self, runs: Sequence[Run], slots: int, metric: Metric = LOSS) -> Iterator[None]:
         """Show these runs and their values of a metric while they are trained, `slots` of them at a time."""
         self.slots, self.metric = slots, metric
-        self.lines = {run.run_id: _Line(run, metric) for run in runs}
+        self.lines = {run.run_id: RunLine(run, metric) for run in runs}
         self.counts = Counter(waiting=len(self.lines))
         self.started = time.monotonic()
         if self.quiet or self.as_json or not self.console.is_terminal:
@@ -181,7 +83,7 @@ class View:
             self.console.print(event.text, style="yellow", markup=False, highlight=False)
             return
         if event.run.run_id not in self.lines:
-            self.lines[event.run.run_id] = _Line(event.run, self.metric)
+            self.lines[event.run.run_id] = RunLine(event.run, self.metric)
             self.counts["waiting"] += 1
         line = self.lines[event.run.run_id]
         match event.kind:
@@ -200,7 +102,7 @@ class View:
             case "ended":
                 self._end(line, event.state or "failed", event.text)
 
-    def _set_state(self, line: _Line, state: str) -> None:
+    def _set_state(self, line: RunLine, state: str) -> None:
         self.counts[line.state] -= 1
         self.counts[state] += 1
         line.state = state
@@ -209,7 +111,7 @@ class View:
         else:
             self.running.pop(line.run.run_id, None)
 
-    def _end(self, line: _Line, state: State, text: str) -> None:
+    def _end(self, line: RunLine, state: State, text: str) -> None:
         self._set_state(line, "waiting" if state == "queued" else state)
         if state != "queued":
             line.values, line.losses = [], []  # only runs in progress are drawn
@@ -217,7 +119,7 @@ class View:
         word = "stopped" if state == "queued" else state
         self._say(line, f"{word}{value}{': ' if text else ''}{text}")
 
-    def _say(self, line: _Line, text: str) -> None:
+    def _say(self, line: RunLine, text: str) -> None:
         line.shown_at, line.text = time.monotonic(), text
         ended = sum(self.counts[state] for state in ENDINGS)
         name = line.name
@@ -231,7 +133,7 @@ class View:
             content = Text.assemble((counter, "dim"), f" {name}: ", (text, COLOURS.get(line.state, "")))
             self.console.print(content, highlight=False)
 
-    def _progress(self, line: _Line) -> str:
+    def _progress(self, line: RunLine) -> str:
         parts = [f"step {line.progress}"]
         if line.train_loss is not None:
             parts.append(f"loss {line.train_loss:.4f}")

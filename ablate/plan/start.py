@@ -23,7 +23,8 @@ from ablate.study.declaration import Study
 from ablate.study.settings import is_same
 from ablate.study.start import SEED, StartFrom
 from ablate.study.yaml_source import KeyPath
-from ablate.tracking.folders import RunFolder, StudyFolder, read_mapping
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate.tracking.study_record import ArmRecord, StudyRecord
 from ablate.tracking.weights import read_layout
 from ablate_model import ConfigError, ModelConfig

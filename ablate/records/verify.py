@@ -21,7 +21,8 @@ from ablate.errors import AblateError, RecordError, suggest
 from ablate.plan import Plan
 from ablate.plan.identity import arm_id
 from ablate.tracking.arm_labels import label_arms
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_json
 from ablate.tracking.study_record import ENDED
 from ablate.tracking.verifications import Change, Verification, VerifiedArm, VerifiedRun, read_verifications
 

@@ -19,7 +19,7 @@ from ablate.report.table import Table
 from ablate.search.charts import chart_confirmation, list_charts
 from ablate.search.conclusions import count_open, state_conclusions
 from ablate.search.tables import tabulate
-from ablate.tracking.folders import read_json
+from ablate.tracking.json_files import read_json
 
 SUMMARY = "summary.json"
 

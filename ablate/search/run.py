@@ -33,7 +33,8 @@ from ablate.search.pruning import Pruning
 from ablate.search.result import summarize
 from ablate.search.trials import Trials
 from ablate.study import Study
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_json
 from ablate.tracking.mlflow_writer import publish
 
 _TRIAL = re.compile(r",?trial=\w+$")  # the end of a trial's name, after the name of its arm

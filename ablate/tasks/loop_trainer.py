@@ -18,7 +18,8 @@ from ablate.study.schema import TrainConfig
 from ablate.tasks.contract import Job, Order, Result, Trainer
 from ablate.tasks.recorder import Assistant, FolderRecorder
 from ablate.tasks.task import read_task
-from ablate.tracking.folders import RunFolder, write_json
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.study_record import State
 from ablate.training.contract import Outcome, Recorder, TrainingTask
 from ablate.training.device import free_memory, is_out_of_memory, keep_loaded

@@ -26,7 +26,8 @@ from ablate.tasks.output import OutputLog, tail_lines
 from ablate.tasks.process import BLOCK_BYTES, End, Process
 from ablate.tasks.program_curve import COSTS, ProgramCurve
 from ablate.tasks.recorder import FolderRecorder
-from ablate.tracking.folders import RunFolder, write_json
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.study_record import State
 
 POLL_S = 0.05

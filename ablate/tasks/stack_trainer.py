@@ -12,7 +12,7 @@ from ablate.study.schema import TrainConfig
 from ablate.tasks.contract import Job, Order, Result
 from ablate.tasks.loop_trainer import LoopTrainer, find_start, limit_micro_batch
 from ablate.tasks.recorder import FolderRecorder
-from ablate.tracking.folders import write_json
+from ablate.tracking.json_files import write_json
 from ablate.training.contract import Outcome
 from ablate.training.device import free_memory, is_out_of_memory, keep_loaded
 from ablate.training.language_model import LanguageModelling

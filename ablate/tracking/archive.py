@@ -23,7 +23,8 @@ from ablate.tracking.code import CODE, check_versions, find_versions, read_code,
 from ablate.tracking.curve import BusyError, CurveWriter, is_held
 from ablate.tracking.ended_run import CONTENT, CURVE, STATUS, WEIGHTS, check_whole, find_extent, is_present
 from ablate.tracking.evaluations import EVALUATIONS
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_json
 from ablate.tracking.reruns import RERUNS, Rerun, add_reruns, read_end, read_reruns
 from ablate.tracking.study_record import StudyRecord, Value
 

@@ -17,7 +17,7 @@ from ablate.errors import RecordError
 from ablate.files import is_reserved, open_regular
 from ablate.tracking.code import MAX_CODE_BYTES, is_code_path
 from ablate.tracking.evaluations import MAX_RECORD_BYTES, MAX_RESULTS, is_evaluation_path
-from ablate.tracking.folders import parse_json
+from ablate.tracking.json_files import parse_json
 from ablate.tracking.reruns import RERUNS
 from ablate.tracking.study_record import StudyRecord
 

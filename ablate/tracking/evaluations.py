@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass
 from ablate.errors import RecordError
 from ablate.files import make_folder, open_regular
 from ablate.metrics import Direction
-from ablate.tracking.folders import RunFolder, read_json, write_json
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.study_record import Record
 
 EVALUATIONS = "evaluations"

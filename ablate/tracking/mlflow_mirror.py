@@ -20,7 +20,8 @@ from typing import BinaryIO
 from ablate.errors import RecordError
 from ablate.files import open_regular
 from ablate.tracking.evaluations import list_evaluations
-from ablate.tracking.folders import StudyFolder, read_json, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.mlflow_client import find_mirror_obstacle, redact, sqlite_path
 from ablate.tracking.mlflow_database import explain, find_sqlite_problem, has_experiment
 from ablate.tracking.mlflow_writer import MlflowWriter

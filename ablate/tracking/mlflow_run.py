@@ -7,7 +7,8 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.tracking.evaluations import list_evaluations, read_evaluation
-from ablate.tracking.folders import RunFolder, read_mapping
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.json_files import read_mapping
 from ablate.tracking.mlflow_client import PARENT_ID
 from ablate.tracking.mlflow_names import EVERY_LINE, make_legal, name_metric, name_result
 from ablate.tracking.study_record import State, is_number

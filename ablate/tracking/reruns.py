@@ -14,7 +14,7 @@ from typing import Any
 
 from ablate.errors import RecordError
 from ablate.tracking.curve import read_backwards
-from ablate.tracking.folders import read_json, write_json
+from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.study_record import Record, Status
 
 RERUNS = "reruns.json"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ablate.errors import RecordError
 from ablate.files import make_folder, write_atomic
-from ablate.tracking.folders import read_json
+from ablate.tracking.json_files import read_json
 
 VERIFICATIONS = "verifications"
 

@@ -27,7 +27,8 @@ from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.tracking.code import write_code
-from ablate.tracking.folders import StudyFolder, read_json, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.study_record import SeedRule, Status
 from benchmarks.campaign import measure
 from benchmarks.families import Scenario

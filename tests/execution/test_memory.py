@@ -19,7 +19,8 @@ from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.study.schema import TrainConfig
 from ablate.tracking.curve import read_curve
-from ablate.tracking.folders import RunFolder, read_json
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.json_files import read_json
 from ablate.training.device import is_out_of_memory
 
 # Half the micro-batch sums in another order. Over a few steps the difference stays near float32's rounding.

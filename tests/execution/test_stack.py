@@ -18,7 +18,7 @@ from ablate.study import load_study
 from ablate.tasks import stack_trainer
 from ablate.tasks.contract import Job, Result
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.folders import read_json
+from ablate.tracking.json_files import read_json
 from in_process import ONE_CPU
 
 ROUNDING_32 = 1e-4

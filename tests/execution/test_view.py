@@ -14,7 +14,8 @@ from rich.console import Console
 
 from ablate.data import describe
 from ablate.execution.progress import Event
-from ablate.execution.view import View, draw_sparkline
+from ablate.execution.run_line import draw_sparkline
+from ablate.execution.view import View
 from ablate.metrics import Metric
 from ablate.plan import Plan, build_plan
 from ablate.study import load_study

@@ -21,7 +21,8 @@ from ablate.study import load_study
 from ablate.tasks import recorder
 from ablate.tasks.contract import Job
 from ablate.tracking.curve import CurveWriter, read_curve
-from ablate.tracking.folders import RunFolder, read_json
+from ablate.tracking.folders import RunFolder
+from ablate.tracking.json_files import read_json
 from ablate.tracking.study_record import Status
 
 TIMES = frozenset({"wall_s", "tokens_per_s"})

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ablate.metrics import Direction
-from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 
 Turn = Callable[[float], float]
 

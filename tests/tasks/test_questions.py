@@ -24,7 +24,8 @@ from ablate.tasks.answer_scores import best_score, exact_match, f1, normalize
 from ablate.tasks.multiple_choice import ChoiceTraining, MultipleChoice
 from ablate.tasks.question_answering import AnswerTraining, QuestionAnswering
 from ablate.tracking.curve import read_curve
-from ablate.tracking.folders import StudyFolder, read_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import read_json
 from ablate_model import GPT, ModelConfig, generate
 from in_process import train_here
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 
 ARMS = ("a=1", "a=2")

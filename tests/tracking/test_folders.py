@@ -11,7 +11,8 @@ import pytest
 from ablate.errors import RecordError
 from ablate.files import write_atomic
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.folders import RunFolder, StudyFolder, read_json, write_json
+from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.study_record import STALE_S, ArmRecord, RunRecord, Status, StudyRecord
 
 ARM = ArmRecord("a=1", {"a": 1}, {}, "a=1", 10, 60, 5, 100, ("note",))

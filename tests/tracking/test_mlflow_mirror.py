@@ -17,7 +17,8 @@ import pytest
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, write_evaluation
-from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.mlflow_client import SCHEMES, check_tracking_uri, find_mirror_obstacle, hide_secrets, redact
 from ablate.tracking.mlflow_database import explain
 from ablate.tracking.mlflow_mirror import MlflowMirror

@@ -16,7 +16,8 @@ import pytest
 
 from ablate.imports.mlflow import MlflowReader
 from ablate.tracking.curve import CurveWriter
-from ablate.tracking.folders import StudyFolder, write_json
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
