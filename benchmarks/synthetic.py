@@ -16,7 +16,8 @@ import numpy as np
 from ablate.files import make_folder, write_atomic
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.json_files import write_json
-from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord, Value
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
+from ablate.tracking.values import Value
 
 BASELINE = "baseline"
 

@@ -19,7 +19,8 @@ from ablate.errors import RecordError
 from ablate.tracking.evaluations import EvaluationRecord, check_size, list_evaluations
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.json_files import read_json
-from ablate.tracking.study_record import MAX_COUNT, ArmRecord, RunRecord, Status, StudyRecord, Value, is_number
+from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
+from ablate.tracking.values import MAX_COUNT, Value, is_number
 
 _MAX_DEPTH = 32  # of nesting: records need 5
 _UNWRITABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")

@@ -15,7 +15,7 @@ from ablate.analysis.checked_records import clean
 from ablate.errors import RecordError
 from ablate.files import open_regular
 from ablate.tracking.curve import MOVE_AWAY, parse_object
-from ablate.tracking.study_record import LARGEST, MAX_COUNT, is_number
+from ablate.tracking.values import LARGEST, MAX_COUNT, is_number
 
 Floats = NDArray[np.float64]
 

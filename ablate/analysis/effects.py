@@ -21,7 +21,7 @@ from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import Family
 from ablate.analysis.intervals import adjust_p_values
 from ablate.analysis.results import Results
-from ablate.tracking.study_record import Value
+from ablate.tracking.values import Value
 
 MOST_WORK = 2e10
 """Runs times the square of the columns of the design, to which the time of a fit is proportional: half a minute."""

@@ -18,7 +18,8 @@ from ablate.analysis.curve_columns import CORE_COLUMNS
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.speedup import SpeedUp, adjust, make_rows
-from ablate.tracking.study_record import ArmRecord, Status, Value
+from ablate.tracking.study_record import ArmRecord, Status
+from ablate.tracking.values import Value
 
 HORIZON_AXES = ("train.steps", "steps")
 

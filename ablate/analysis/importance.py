@@ -16,7 +16,7 @@ import numpy as np
 
 from ablate.analysis.results import Results
 from ablate.analysis.summary import spread_of
-from ablate.tracking.study_record import Value
+from ablate.tracking.values import Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -25,7 +25,8 @@ from scipy.special import stdtrit
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import LEVEL
 from ablate.analysis.results import Results
-from ablate.tracking.study_record import ArmRecord, Value, is_number
+from ablate.tracking.study_record import ArmRecord
+from ablate.tracking.values import Value, is_number
 
 FEWEST_LEVELS = 3
 """Two levels say nothing about whether the line is straight, or where a loss levels off."""

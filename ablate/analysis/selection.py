@@ -12,7 +12,8 @@ from ablate.errors import AblateError, suggest
 from ablate.metrics import list_metrics
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.settings import find_same, is_same
-from ablate.tracking.study_record import ArmRecord, Value, read_level
+from ablate.tracking.study_record import ArmRecord
+from ablate.tracking.values import Value, read_level
 
 STUDY_AXIS = "study"
 

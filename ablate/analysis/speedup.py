@@ -28,7 +28,7 @@ from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import ROUNDING, Estimate, adjust_p_values, paired_t, welch_t
 from ablate.analysis.results import Results
 from ablate.metrics import Metric
-from ablate.tracking.study_record import Value
+from ablate.tracking.values import Value
 
 Bound = Literal["at_most", "at_least", "not_determined"]
 

@@ -15,7 +15,7 @@ from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.formatting import name_error
 from ablate.metrics import Metric
-from ablate.tracking.study_record import Value
+from ablate.tracking.values import Value
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import Estimate, t_estimate
 from ablate.analysis.results import Results
 from ablate.analysis.speedup import LARGEST_LOG, Bound
-from ablate.tracking.study_record import ArmRecord, Value, is_number
+from ablate.tracking.study_record import ArmRecord
+from ablate.tracking.values import Value, is_number
 
 NEGLIGIBLE = 1e-9
 """A point with less weight does not count in the growth. Rounding leaves about 1e-16, a real share at least 1e-2."""

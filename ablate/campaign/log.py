@@ -21,7 +21,8 @@ from pydantic.dataclasses import dataclass
 from ablate.analysis.verdicts import Verdict
 from ablate.errors import RecordError, suggest
 from ablate.files import make_folder, open_regular, study_name_problem
-from ablate.tracking.study_record import Record, Value
+from ablate.tracking.study_record import Record
+from ablate.tracking.values import Value
 
 FOLDER = "campaigns"
 SUFFIX = ".jsonl"

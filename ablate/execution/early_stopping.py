@@ -15,7 +15,7 @@ from ablate.errors import GridError, suggest
 from ablate.formatting import count
 from ablate.metrics import LOSS, Metric
 from ablate.plan import Plan, Run
-from ablate.tracking.study_record import is_number
+from ablate.tracking.values import is_number
 
 ETA = 3  # a third continues at each rung
 N_RUNGS = 3

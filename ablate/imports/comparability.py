@@ -18,7 +18,8 @@ from ablate.analysis.results import Known
 from ablate.formatting import count
 from ablate.imports.costs import Clock, read_costs, read_seconds
 from ablate.imports.training import Training
-from ablate.tracking.study_record import ENDED, LARGEST, Status
+from ablate.tracking.study_record import ENDED, Status
+from ablate.tracking.values import LARGEST
 
 MAX_RATIO: Mapping[str, float] = {"wall_s": 30.0, "tokens": 100.0}
 """The largest ratio of costs per step between two trainings. Beyond it, they count in different units."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ablate.errors import AblateError, suggest
 from ablate.metrics import Direction
-from ablate.tracking.study_record import read_number
+from ablate.tracking.values import read_number
 
 FACTS: Mapping[str, tuple[str, ...]] = {
     "arm": ("arm",),

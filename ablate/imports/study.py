@@ -25,7 +25,8 @@ from ablate.imports.names import CURVES, Names
 from ablate.imports.training import Training, choose
 from ablate.metrics import LONGEST_NAME, Direction, list_metrics
 from ablate.study.settings import find_same
-from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord, Value, read_level
+from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord
+from ablate.tracking.values import Value, read_level
 
 _SYSTEM = ("mlflow.", "system/")  # trackers log these by themselves
 _MAX_NAMED = 40

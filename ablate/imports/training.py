@@ -19,7 +19,8 @@ from ablate.errors import RecordError
 from ablate.imports.logged_run import History, LoggedRun
 from ablate.imports.metric_curve import Curve, begins_late, counts_same_steps, join, settle, undo
 from ablate.imports.names import Names, read_seed
-from ablate.tracking.study_record import ENDED, MAX_COUNT, State, Value, read_level, read_number
+from ablate.tracking.study_record import ENDED, State
+from ablate.tracking.values import MAX_COUNT, Value, read_level, read_number
 
 _MIRRORED_AXIS = "axis."  # the prefix of levels in runs that ablate itself mirrored
 _OF_TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens_per_s")  # logged by training steps

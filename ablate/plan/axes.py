@@ -11,7 +11,8 @@ from typing import Any
 
 from ablate.formatting import quote
 from ablate.plan.setting_names import Names
-from ablate.study.declaration import Axis, Declaration
+from ablate.study.axis import Axis
+from ablate.study.declaration import Declaration
 from ablate.study.predicates import Environment, Predicate, PredicateError
 from ablate.study.settings import value_key
 from ablate.study.yaml_source import KeyPath, Place

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ablate.analysis.results import Results
 from ablate.report.palette import DASHES, LIGHT, MAX_COLORS
 from ablate.tracking.arm_labels import label_level
-from ablate.tracking.study_record import ArmRecord, Value
+from ablate.tracking.study_record import ArmRecord
+from ablate.tracking.values import Value
 
 OTHER = "other arms"
 

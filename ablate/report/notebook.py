@@ -28,7 +28,7 @@ from ablate.report.table import Table
 from ablate.report.tables import tabulate_arms, tabulate_speedups
 from ablate.report.write import read_study, write_report
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.study_record import Value
+from ablate.tracking.values import Value
 
 if TYPE_CHECKING:
     import altair as alt

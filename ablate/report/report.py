@@ -42,7 +42,8 @@ from ablate.report.notation import LISTED, join_with_and, name_rest
 from ablate.report.scale import describe_predictions
 from ablate.report.verdict import state_verdict
 from ablate.tracking.arm_labels import label_arms
-from ablate.tracking.study_record import StudyRecord, Value
+from ablate.tracking.study_record import StudyRecord
+from ablate.tracking.values import Value
 from ablate.tracking.verifications import Verification
 
 

@@ -10,7 +10,7 @@ from ablate.metrics import Metric
 from ablate.report.notation import DASH, LISTED, format_ratio, format_signed, join_with_and, name_rest
 from ablate.report.table import Table
 from ablate.tracking.arm_labels import label_level
-from ablate.tracking.study_record import Value
+from ablate.tracking.values import Value
 
 EXTRAPOLATION = "an extrapolation"
 

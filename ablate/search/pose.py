@@ -20,7 +20,8 @@ from ablate.search.objective import check_metrics
 from ablate.search.problem import Problem
 from ablate.search.schema import Objective, Search
 from ablate.search.space import ArmSpace
-from ablate.study.declaration import Axis, Declaration, Match, Study
+from ablate.study.axis import Axis
+from ablate.study.declaration import Declaration, Match, Study
 from ablate.study.load import load_declared
 from ablate.study.predicates import Predicate
 from ablate.study.schema import LEARNING_RATES

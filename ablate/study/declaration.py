@@ -7,7 +7,6 @@ import. `ablate.plan.resolve` checks them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -25,6 +24,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from ablate.errors import DataError, GridError
 from ablate.formatting import quote
+from ablate.study.axis import Axis
 from ablate.study.data_schema import DataConfig
 from ablate.study.evaluations import Entry
 from ablate.study.program import Program
@@ -40,25 +40,6 @@ Design = Literal["full", "one_at_a_time", "leave_one_out"]
 OWN = ("model", "train", "data")  # the sections that a program's own settings may have
 
 Match = Literal["none", "parameters", "flops"]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A declared axis: its values at `place`, and the condition under which it exists.
-
-    `is_list` is true where the values are the entries of a list at `place`.
-    """
-
-    name: str
-    values: tuple[Any, ...]
-    place: KeyPath
-    when: str | None = None
-    when_place: KeyPath = ()
-    is_list: bool = False
-
-    def place_of(self, index: int) -> KeyPath:
-        """The place of one value."""
-        return (*self.place, index) if self.is_list else self.place
 
 
 _NOTHING: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from ablate.files import open_regular
 from ablate.tasks.log_lines import Values
 from ablate.tasks.recorder import FolderRecorder
 from ablate.tracking.curve import CurveWriter, file_crc32, parse_line
-from ablate.tracking.study_record import MAX_COUNT, is_number
+from ablate.tracking.values import MAX_COUNT, is_number
 
 COSTS = ("tokens", "flops", "wall_s")
 COUNTS = ("tokens", "flops")  # which grow with every step

@@ -26,7 +26,8 @@ from ablate.tracking.evaluations import EVALUATIONS
 from ablate.tracking.folders import RunFolder, StudyFolder
 from ablate.tracking.json_files import read_json
 from ablate.tracking.reruns import RERUNS, Rerun, add_reruns, read_end, read_reruns
-from ablate.tracking.study_record import StudyRecord, Value
+from ablate.tracking.study_record import StudyRecord
+from ablate.tracking.values import Value
 
 # All parts of a study have these in common. Otherwise their runs could not be compared.
 COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning", "metrics", "seed_rule")

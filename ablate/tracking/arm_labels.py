@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ablate.tracking.study_record import ArmRecord, Value
+from ablate.tracking.study_record import ArmRecord
+from ablate.tracking.values import Value
 
 
 def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:

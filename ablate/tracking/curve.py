@@ -21,7 +21,7 @@ from typing import IO, Any, BinaryIO, Self
 
 from ablate.errors import AblateError, RecordError
 from ablate.files import open_regular
-from ablate.tracking.study_record import MAX_COUNT
+from ablate.tracking.values import MAX_COUNT
 
 BLOCK_BYTES = 2**18
 MAX_LINE_BYTES = 2**20  # a line has a few hundred bytes; a longer one is not a record and is not held in memory

@@ -19,7 +19,8 @@ from ablate.metrics import LOSS
 from ablate.tracking.code import CODE
 from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
 from ablate.tracking.json_files import read_json, write_json
-from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyRecord, is_number
+from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyRecord
+from ablate.tracking.values import is_number
 from ablate.tracking.weights import read_layout
 
 MAX_NAMED = 12  # ids in a message

@@ -11,7 +11,8 @@ from ablate.tracking.folders import RunFolder
 from ablate.tracking.json_files import read_mapping
 from ablate.tracking.mlflow_client import PARENT_ID
 from ablate.tracking.mlflow_names import EVERY_LINE, make_legal, name_metric, name_result
-from ablate.tracking.study_record import State, is_number
+from ablate.tracking.study_record import State
+from ablate.tracking.values import is_number
 
 MAX_BATCH = 1000  # MLflow's limit on metrics per request
 MAX_PARAMS = 100  # MLflow's limit on parameters per request

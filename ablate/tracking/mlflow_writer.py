@@ -16,7 +16,8 @@ from ablate.tracking.mlflow_client import PARENT_ID, find_mirror_obstacle, list_
 from ablate.tracking.mlflow_database import explain, prepare_sqlite
 from ablate.tracking.mlflow_names import make_legal, name_final, name_mean
 from ablate.tracking.mlflow_run import MirroredRun, log_points
-from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, State, StudyRecord, is_number
+from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, State, StudyRecord
+from ablate.tracking.values import is_number
 
 PARENT = "ablate.parent_of"  # a tag of the one run that stands for the study; its value is the study's name
 REPORT_FOLDER = "report"  # of the artifacts

@@ -17,7 +17,7 @@ from ablate.imports.logged_run import History
 from ablate.imports.metric_curve import settle
 from ablate.report.report import ReportOptions, make_report
 from ablate.report.summary import summarize
-from ablate.tracking.study_record import read_level
+from ablate.tracking.values import read_level
 
 TWICE = pytest.approx(2.0, abs=0.05)
 
