@@ -13,6 +13,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 import yaml
 from typer.main import get_command
 
@@ -95,6 +96,8 @@ def test_plan_counted_finished_runs_among_those_to_come(
         folder.write_status(Status(state="finished", took_s=60.0))
     after = ablate("plan", grid)[1]
     assert "are done" not in before and "about 0 s" not in before
+    assert "finished runs)" not in before and ", and from finished runs)" in " ".join(after.split())
+    assert ("besides about 600MB for Python and PyTorch" in " ".join(before.split())) == (not torch.cuda.is_available())
     assert "8 of the runs are done" in after and "about 0 s" in after
 
 

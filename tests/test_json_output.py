@@ -75,7 +75,14 @@ def test_verbs_about_a_finished_study_print_json(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arms = [SyntheticArm(f"a={name}", {"a": name}, "a=x", speedup=speed) for name, speed in (("x", 1.0), ("y", 1.5))]
+    assert read("status", call_ablate("status", "--json")) == []
     write_study(StudyFolder(Path("runs/made-up")), arms, seeds=range(2), noise=0.02)
+    Path("runs/torn").mkdir()
+    Path("runs/torn/study.json").write_text("{")
+    made_up, torn = read("status", call_ablate("status", "--json"))
+    assert (made_up["study"], made_up["states"]) == ("made-up", {"finished": 4}) and "torn" in torn["error"]
+    assert "4 finished" in call_ablate("status")[1]
+    assert read("campaign", call_ablate("campaign", "--json")) == []
     states = read("status", call_ablate("status", "made-up", "--json"))
     assert len(states) == 4 and all(row["val_loss"] > 0 for row in states)
     log = read("logs", call_ablate("logs", states[0]["run_id"], "--lines", "2", "--json"))

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from ablate.analysis.power import find_detectable
+from ablate.analysis.results import Results
 from ablate.analysis.stricter import find_levels
 from ablate.campaign.levels import RATE, level_of, seeds_for
 from ablate.campaign.log import Campaign, Try
-from ablate.campaign.tries import identify_pairs
+from ablate.campaign.tries import find_same, identify_pairs
 from ablate.tracking.study_record import StudyRecord
 
 # Campaigns of earlier versions store such notes with the decision of that time.
@@ -64,18 +65,20 @@ def find_scatter(campaign: Campaign, metric: str) -> float | None:
     return median(known) if known else None
 
 
-def check_grid(campaign: Campaign, record: StudyRecord) -> Mapping[str, Any]:
+def check_grid(campaign: Campaign, record: StudyRecord, trained: Results | None = None) -> Mapping[str, Any]:
     """Describe what a planned study would be as the next try: its level, and which arms were tested before.
 
     `tests` are the earlier tests of an arm, the newest last. `detectable` is the difference that each arm finds in 80 %
-    of cases if it scatters like the arms of earlier tries; None if that is not known.
+    of cases if it scatters like the arms of earlier tries; None if that is not known. `same` is the number of a try
+    that tested all these arms; `is_added` says that it has the very results of this study, which are in `trained`.
     """
     k = len(campaign.tries) + 1
     sd = find_scatter(campaign, record.metric.name)
     seeds = {arm.arm: sum(run.arm == arm.arm for run in record.runs) for arm in record.arms}
     n_families = len({arm.baseline for arm in record.arms if arm.baseline != arm.arm})
     arms = []
-    for name, identity in identify_pairs(record).items():
+    pairs = identify_pairs(record)
+    for name, identity in pairs.items():
         baseline = next(arm.baseline for arm in record.arms if arm.arm == name)
         members = sum(arm.baseline == baseline != arm.arm for arm in record.arms)
         level, _ = find_levels(members, level_of(k) / n_families)
@@ -96,4 +99,21 @@ def check_grid(campaign: Campaign, record: StudyRecord) -> Mapping[str, Any]:
             for one, verdict in campaign.tests_of(identity)
         ]
         arms.append({"arm": name, "baseline": baseline, "seeds": n, "detectable": detectable, "tests": tests})
-    return {"name": campaign.name, "study": record.study, "k": k, "alpha": level_of(k), "arms": arms}
+    same, is_added = find_same(campaign, pairs, trained if trained and _is_whole(record, trained.record) else None)
+    return {
+        "name": campaign.name,
+        "study": record.study,
+        "k": k,
+        "alpha": level_of(k),
+        "same": None if same is None else same.k,
+        "is_added": is_added,
+        "arms": arms,
+    }
+
+
+def _is_whole(planned: StudyRecord, trained: StudyRecord) -> bool:
+    """Whether training would add no run to a study. A rule for seeds may have added some that no plan knows."""
+    wanted, known = ({run.run_id for run in record.runs} for record in (planned, trained))
+    return wanted == known or (
+        planned.seed_rule is not None and planned.seed_rule == trained.seed_rule and wanted < known
+    )

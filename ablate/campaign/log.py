@@ -110,9 +110,6 @@ class Campaign(Record):
     def chosen(self, choice: Choice) -> tuple[Try, ...]:
         return tuple(one for one in self.tries if self.choice_on(one.k) == choice)
 
-    def last_with(self, identity: str) -> Try | None:
-        return next((one for one in reversed(self.tries) if one.identity == identity), None)
-
     def tests_of(self, identity: str) -> list[tuple[Try, ArmVerdict]]:
         """The tries that tested a pair of arms."""
         return [(one, arm) for one in self.tries for arm in one.arms if arm.identity == identity]
@@ -145,7 +142,7 @@ class CampaignLog:
                 fcntl.flock(file, fcntl.LOCK_SH)
                 return self._parse(file.read())
         except FileNotFoundError:
-            known = sorted(path.name.removesuffix(SUFFIX) for path in self.folder.glob(f"*{SUFFIX}"))
+            known = [log.name for log in list_campaigns(self.folder.parent)]
             raise RecordError(
                 f"{self.name}: there is no such campaign in {self.folder}{suggest(self.name, known)}; --goal starts one"
             ) from None
@@ -188,6 +185,12 @@ class CampaignLog:
             else:
                 raise RecordError(f"{place}: unknown event {kind!r} (legal: goal, try, decision); update ablate")
         return Campaign(self.name, goal, tuple(tries), tuple(decisions))
+
+
+def list_campaigns(runs: Path) -> list[CampaignLog]:
+    """All campaigns of a folder of studies, by name."""
+    names = sorted(path.name.removesuffix(SUFFIX) for path in (runs / FOLDER).glob(f"*{SUFFIX}"))
+    return [CampaignLog(runs, name) for name in names if not study_name_problem(name)]
 
 
 class Append:

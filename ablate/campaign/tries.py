@@ -53,22 +53,20 @@ def add_study(log: CampaignLog, results: Results, store: StudyFolder, grid: str,
     if not results.compared_arms:
         raise RecordError(f"{record.study}: it compares no arms, so there is nothing to test")
     pairs = identify_pairs(record)
-    identity, ended = _hash(sorted(pairs.values())), _hash(_list_ends(results))
     with log.locked() as (campaign, append):
-        known = [one for one in campaign.tries if one.identity == identity]
-        for one in known:
-            if one.results == ended:
-                return Added(one, is_new=False)
+        same, is_added = find_same(campaign, pairs, results)
+        if same is not None and is_added:
+            return Added(same, is_new=False)
         k = len(campaign.tries) + 1
-        if known and not again:
-            raise RecordError(_explain_known(campaign, known[-1], k))
+        if same is not None and not again:
+            raise RecordError(_explain_known(campaign, same, k))
         differences = {row.arm: row for row in find_differences_at(results, level_of(k))}
         found = Try(
             k=k,
             at=now(),
             study=record.study,
-            identity=identity,
-            results=ended,
+            identity=_hash(sorted(pairs.values())),
+            results=_hash(_list_ends(results)),
             alpha=level_of(k),
             metric=results.metric.name,
             direction=results.metric.direction,
@@ -77,7 +75,7 @@ def add_study(log: CampaignLog, results: Results, store: StudyFolder, grid: str,
             ),
             question=record.question,
             smallest_effect=results.smallest_effect,
-            repeats=known[-1].k if known else None,
+            repeats=None if same is None else same.k,
             grid=_describe_grid(record, grid),
             code=_keep_code(log, campaign, store, record),
             notes=tuple(_list_notes(results)),
@@ -121,6 +119,18 @@ def identify_pairs(record: StudyRecord) -> Mapping[str, str]:
         for name, arm in arms.items()
         if arm.baseline != name
     }
+
+
+def find_same(campaign: Campaign, pairs: Mapping[str, str], results: Results | None) -> tuple[Try | None, bool]:
+    """The try that tested these pairs of arms: the one with these results, otherwise the last, and which of both it is.
+
+    `pairs` are those of `identify_pairs`.
+    """
+    identity = _hash(sorted(pairs.values()))
+    known = [one for one in campaign.tries if one.identity == identity]
+    ended = None if results is None else _hash(_list_ends(results))
+    exact = next((one for one in known if one.results == ended), None)
+    return exact or next(reversed(known), None), exact is not None
 
 
 def _identify_by_runs(arm: ArmRecord, runs: Iterable[RunRecord]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,15 +10,20 @@ import typer
 
 from ablate.cli.inputs import find_store, read_by, read_plan
 from ablate.cli.options import DEFAULT_RUNS, STUDY_HELP, AsJson, Runs, Settings
-from ablate.errors import AblateError
+from ablate.errors import AblateError, RecordError
 
 if TYPE_CHECKING:
+    from ablate.analysis import Results
     from ablate.campaign.log import Choice
     from ablate.cli.outputs.campaign import CampaignState, CampaignTry, CheckedGrid, TriedArm
+    from ablate.tracking.study_record import StudyRecord
 
 
 def campaign(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the campaign.")],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Name of the campaign. Without it, all campaigns under --runs are listed."),
+    ] = None,
     goal: Annotated[
         str | None,
         typer.Option("--goal", metavar="TEXT", help="Start the campaign with this goal, or change its goal."),
@@ -55,6 +61,11 @@ def campaign(
     from ablate.cli.outputs.base import print_output
     from ablate.cli.outputs.campaign import CampaignState, CheckedGrid
 
+    if name is None:
+        if what_is_known or again or because or settings or {goal, add, check, keep, drop} != {None}:
+            raise AblateError("name the campaign: ablate campaign NAME")
+        _print_list(runs, as_json=as_json)
+        return
     log = CampaignLog(runs, name)
     _refuse_mixtures(add, again, check, keep, drop, because, settings)
     if goal is not None:
@@ -69,10 +80,7 @@ def campaign(
         tries.decide(log, k, choice, because)
     known = log.read()
     if check is not None:
-        from ablate.execution.jobs import record_study
-
-        found = knowledge.check_grid(known, record_study(read_plan(check, runs, settings), "", ""))
-        checked = CheckedGrid.model_validate(found)
+        checked = CheckedGrid.model_validate(knowledge.check_grid(known, *_read_planned(check, runs, settings)))
         print_output(checked) if as_json else _print_checked(checked)
         return
     state = CampaignState.model_validate(
@@ -103,10 +111,61 @@ def _refuse_mixtures(
             raise AblateError(f"{option} goes with {' or '.join(wanted)}")
 
 
+def _read_planned(grid: Path, runs: Path, settings: list[str] | None) -> tuple[StudyRecord, Results | None]:
+    """The record that a grid would have, with its added seeds, and the results in its folder, if there are some."""
+    from ablate.analysis.results import read_results
+    from ablate.execution.jobs import record_study
+    from ablate.sequential.added_seeds import extend
+    from ablate.tracking.folders import StudyFolder
+    from ablate.tracking.history import list_added
+
+    plan = read_plan(grid, runs, settings)
+    store = StudyFolder(runs / plan.study.name)
+    trained = None
+    with suppress(RecordError):
+        trained = read_results(store)
+    return record_study(extend(plan, list_added(store)), "", ""), trained
+
+
 def _read_grid(study: str) -> str:
     """The text of a grid; empty if the study was named in another way."""
     path = Path(study)
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _print_list(runs: Path, *, as_json: bool) -> None:
+    """Print a line per campaign of the folder `runs`."""
+    from rich.text import Text
+
+    from ablate.campaign.knowledge import describe
+    from ablate.campaign.log import list_campaigns
+    from ablate.cli.outputs.base import print_output
+    from ablate.cli.outputs.campaign import ListedCampaign
+    from ablate.cli.tables import make_table, open_console, print_plain
+
+    found = []
+    for log in list_campaigns(runs):
+        try:
+            known, error = describe(log.read()), ""
+        except RecordError as flaw:
+            known, error = {"goal": "", "tries": (), "spent": 0.0}, str(flaw)
+        found.append(
+            ListedCampaign(
+                name=log.name, goal=known["goal"], n_tries=len(known["tries"]), spent=known["spent"], error=error
+            )
+        )
+    if as_json:
+        print_output(found)
+        return
+    console = open_console()
+    if not found:
+        print_plain(console, f"no campaign in {runs}: `ablate campaign NAME --goal TEXT` starts one")
+        return
+    table = make_table(("campaign", "tries", "spent", "goal"))
+    for one in found:
+        facts = ("", "", one.error) if one.error else (str(one.n_tries), _percent(one.spent), one.goal)
+        table.add_row(*map(Text, (one.name, *facts)))
+    console.print(table)
 
 
 def _print_state(state: CampaignState) -> None:
@@ -156,7 +215,17 @@ def _print_checked(checked: CheckedGrid) -> None:
     from ablate.formatting import format_number
 
     console = open_console()
-    print_plain(console, f"{checked.study} would be try {checked.k} of {checked.name}, at {_percent(checked.alpha)}")
+    level = _percent(checked.alpha)
+    if checked.is_added:
+        print_plain(console, f"{checked.study} is try {checked.same} of {checked.name} already; --add spends nothing")
+    elif checked.same is not None:
+        print_plain(
+            console,
+            f"{checked.study} tests the arms of try {checked.same} of {checked.name}: --add refuses other results of "
+            f"them; with --again, it tests them as try {checked.k} at {level}",
+        )
+    else:
+        print_plain(console, f"{checked.study} would be try {checked.k} of {checked.name}, at {level}")
     for arm in checked.arms:
         size = "" if arm.detectable is None else f": finds {format_number(arm.detectable)} in 80 % of cases"
         print_plain(console, f"{arm.arm}, {arm.seeds} seeds{size}")

@@ -7,14 +7,17 @@ from typing import Annotated
 import typer
 
 from ablate.cli.inputs import find_store
-from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, AsJson, BesideGrid, Runs, Study, TrustCode
+from ablate.cli.options import DEFAULT_RUNS, RUN_HELP, STUDY_HELP, AsJson, BesideGrid, Runs, TrustCode
 from ablate.errors import AblateError
 
 MAX_TOKENS = 1_000_000  # of one continuation, which takes minutes to hours
 
 
 def status(
-    study: Study,
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help=f"{STUDY_HELP} Without it, all studies under --runs are listed."),
+    ] = None,
     runs: Runs = DEFAULT_RUNS,
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh the table while the study trains.")] = False,
@@ -23,8 +26,13 @@ def status(
     ] = 2.0,
 ) -> None:
     """Show the state of every run of a study, from any machine that sees its folder."""
-    from ablate.cli.status_output import print_status, watch_status
+    from ablate.cli.status_output import list_studies, print_status, print_studies, watch_status
 
+    if study is None:
+        if watch:
+            raise AblateError("--watch: name the STUDY to watch")
+        print_studies(list_studies(runs), runs, as_json=as_json)
+        return
     store = find_store(study, runs)
     store.read_study()
     if watch and not as_json:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -15,7 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ablate.cli.outputs.results import RunLog
+from ablate.cli.outputs.base import print_output
+from ablate.cli.outputs.results import ListedStudy, RunLog
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import RecordError
 from ablate.formatting import format_count, format_seconds
@@ -156,6 +158,47 @@ def _average_arms(store: StudyFolder, labels: Mapping[str, str]) -> Table | None
         interval = "" if row.low is None else f"[{row.low:.4f}, {row.high:.4f}]"
         table.add_row(Text(labels[row.arm]), str(row.n), str(row.step), f"{row.mean:.4f}", Text(interval))
     return table
+
+
+def list_studies(runs: Path) -> list[ListedStudy]:
+    """All studies of a folder, by name, with the states of their runs."""
+    return [_summarize_study(StudyFolder(path.parent)) for path in sorted(runs.glob("*/study.json"))]
+
+
+def _summarize_study(store: StudyFolder) -> ListedStudy:
+    question, states, error = "", Counter[str](), ""
+    try:
+        record = store.read_study()
+        usual = _find_usual(store, record.runs)
+        others = describe_runs(store, (run for run in record.runs if run.run_id not in usual))
+        question, states = record.question, Counter(usual.values()) + Counter(row["state"] for row in others)
+    except RecordError as flaw:
+        error = str(flaw)
+    return ListedStudy(
+        study=store.path.name,
+        folder=str(store.path),
+        question=question,
+        states=dict(sorted(states.items())),
+        is_training=store.has_driver(),
+        error=error,
+    )
+
+
+def print_studies(studies: Sequence[ListedStudy], runs: Path, *, as_json: bool) -> None:
+    """Print a line per study of the folder `runs`."""
+    if as_json:
+        print_output(studies)
+        return
+    console = open_console()
+    if not studies:
+        print_plain(console, f"no study in {runs}: `ablate run GRID` trains one")
+        return
+    table = make_table(("study", "runs", "question"))
+    for one in studies:
+        states = ", ".join(f"{count} {state}" for state, count in one.states.items())
+        shown = one.error or f"{states}{'; training' if one.is_training else ''}"
+        table.add_row(Text(one.study), Text(shown, style="red" if one.error else ""), Text(one.question))
+    console.print(table)
 
 
 def print_status(store: StudyFolder, *, as_json: bool) -> None:

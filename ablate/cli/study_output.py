@@ -14,12 +14,12 @@ from ablate.cli.outputs.study import FailedRun, RunOutcome
 from ablate.cli.planned_machine import PlannedMachine
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
-from ablate.execution.jobs import estimate_seconds, find_unfinished
+from ablate.execution.jobs import extrapolate_seconds, find_unfinished, measure_seconds
 from ablate.execution.placement import check_memory
 from ablate.execution.progress import Evaluated, Outcome
 from ablate.formatting import count, format_count, format_number, format_seconds
 from ablate.plan import Plan
-from ablate.plan.estimate import study_seconds
+from ablate.plan.estimate import PROCESS_BYTES, study_seconds
 from ablate.plan.inputs import describe_inputs
 from ablate.tracking.folders import MAX_NAMED, StudyFolder
 
@@ -58,7 +58,8 @@ def print_plan(
     """
     console = open_console()
     placement = machine.placement
-    seconds_of_arm = estimate_seconds(plan, store, machine.pace)
+    measured = measure_seconds(plan, store)
+    seconds_of_arm = extrapolate_seconds(plan, measured, machine.pace)
     console.print(f"[bold]{escape(plan.study.name)}[/]  {escape(plan.study.question)}", highlight=False)
     console.print(_render_arms(plan, seconds_of_arm))
     baselines = {arm.baseline for arm in plan.arms}
@@ -76,7 +77,7 @@ def print_plan(
     flops = f", {format_count(plan.total_flops)}FLOP in total" if plan.total_flops is not None else ""
     for line in (
         f"{len(plan.runs):,} runs of {len(plan.arms):,} arms{before}, {seeds}{flops}{done}; {placement}",
-        *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], machine),
+        *_describe_cost(plan, [seconds_of_arm[run.arm.name] for run in left], machine, has_measured=bool(measured)),
         *_describe_looks(plan, seconds_of_arm, placement.slots, margin),
         *power,
         *describe_inputs(plan),
@@ -88,7 +89,9 @@ def print_plan(
         console.print(f"note: `ablate run` would refuse here: {escape(str(error))}", style="red", highlight=False)
 
 
-def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], machine: PlannedMachine) -> Iterator[str]:
+def _describe_cost(
+    plan: Plan, run_seconds: Sequence[float | None], machine: PlannedMachine, *, has_measured: bool
+) -> Iterator[str]:
     """The time and memory of the runs that are left, as far as they are known."""
     known = [seconds for seconds in run_seconds if seconds is not None]
     if len(known) < len(run_seconds):
@@ -98,11 +101,15 @@ def _describe_cost(plan: Plan, run_seconds: Sequence[float | None], machine: Pla
     seconds = study_seconds(known, placement.slots)
     gpu_hours = seconds * placement.gpus_of_run * placement.slots / 3600
     sizes = [n_bytes for arm in plan.arms if (n_bytes := arm.setup.memory_bytes) is not None]
-    sources = f"{machine.pace} on {machine.name}, and from finished runs" if sizes else "finished runs"
+    sources = [f"from {machine.pace} on {machine.name}"] if sizes and machine.pace is not None else []
+    if has_measured or not sources:
+        sources.append("from finished runs")
     memory = f", up to {format_count(max(sizes))}B of memory per run" if sizes else ""
+    if memory and not placement.gpus:
+        memory += f", besides about {format_count(PROCESS_BYTES * placement.processes)}B for Python and PyTorch"
     yield (
         f"about {format_seconds(seconds)}{f' and {format_number(gpu_hours, 2)} GPU-hours' if gpu_hours else ''} "
-        f"(estimated from {sources}){memory}"
+        f"(estimated {', and '.join(sources)}){memory}"
     )
 
 

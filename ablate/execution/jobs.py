@@ -167,14 +167,23 @@ def _name_state(folder: RunFolder) -> str:
 def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace | None) -> Mapping[str, float | None]:
     """Seconds per run of each arm, by name: the median of its finished runs, or an estimate. Estimates are corrected
     by the error of the estimates of other arms. None if nothing is known; without a `pace`, only runs tell."""
-    guessed = {arm.name: None if pace is None else arm.setup.seconds(pace) for arm in plan.arms}
+    return extrapolate_seconds(plan, measure_seconds(plan, store), pace)
+
+
+def measure_seconds(plan: Plan, store: StudyFolder) -> Mapping[str, float]:
+    """The median seconds of the finished runs of each arm that has one, by its name."""
     took: dict[str, list[float]] = {}
     begun = store.list_names()
     for run in (run for run in plan.runs if run.run_id in begun):
         status = store.run(run.run_id).read_status()
         if status.state == "finished" and status.took_s and not status.is_cut:
             took.setdefault(run.arm.name, []).append(status.took_s)
-    measured = {arm: median(seconds) for arm, seconds in took.items()}
+    return {arm: median(seconds) for arm, seconds in took.items()}
+
+
+def extrapolate_seconds(plan: Plan, measured: Mapping[str, float], pace: Pace | None) -> Mapping[str, float | None]:
+    """Seconds per run of each arm as `estimate_seconds` has them, from those of finished runs that are `measured`."""
+    guessed = {arm.name: None if pace is None else arm.setup.seconds(pace) for arm in plan.arms}
     errors = [seconds / guess for arm, seconds in measured.items() if (guess := guessed[arm])]
     correction = median(errors) if errors else 1.0
     usual = median(measured.values()) if measured else None  # of a task that cannot be estimated

@@ -22,6 +22,7 @@ from ablate.campaign.knowledge import check_grid, describe
 from ablate.campaign.levels import level_of, seeds_for
 from ablate.campaign.log import CampaignLog
 from ablate.campaign.tries import add_study, set_goal
+from ablate.cli.inputs import read_plan
 from ablate.data import CorpusInfo
 from ablate.execution.jobs import record_study
 from ablate.plan import build_plan
@@ -226,6 +227,44 @@ def test_a_dead_end_is_recognized_in_another_grid(
     assert (test["k"], test["decision"], test["because"]) == (1, "dropped", "it is slower")
     code, out, _ = call_ablate("campaign", "goal", "--check", grid)
     assert code == 0 and "would be try 2 of goal, at 0.76 %" in out
+
+
+def test_a_grid_says_if_its_study_is_a_try_already_or_needs_again(
+    call_ablate: Ablate, write_grid: Callable[..., Path]
+) -> None:
+    grid = write_grid(matrix={"normalization": ["prenorm", "peri"]}, baseline={}, seeds=3)
+    store = StudyFolder(Path("runs") / load_study(grid).study)
+    code, out, _ = call_ablate("campaign", "goal", "--goal", "x", "--check", grid)
+    assert code == 0 and f"{store.path.name} would be try 1 of goal, at 3.04 %" in out
+    planned = record_study(read_plan(grid, Path("runs"), None), "", "")
+    arms = [SyntheticArm(arm.arm, arm.axes, arm.baseline) for arm in planned.arms]
+    written = write_study(store, arms, seeds=range(3), noise=NOISE)
+    for row, run in zip(planned.runs, sorted(written.runs, key=lambda run: run.seed), strict=True):
+        assert row.seed == run.seed
+        store.run(run.run_id).path.rename(store.run(row.run_id).path)
+    store.write_study(replace(written, arms=planned.arms, runs=planned.runs, metric=planned.metric))
+    add(CampaignLog(Path("runs"), "goal"), store.path)
+    code, out, _ = call_ablate("campaign", "goal", "--check", grid)
+    assert code == 0 and "is try 1 of goal already; --add spends nothing" in out and "would be" not in out
+    code, out, _ = call_ablate("campaign", "goal", "--check", grid, "--set", "seeds=5", "--json")
+    found = json.loads(out)
+    assert (found["k"], found["same"], found["is_added"]) == (2, 1, False)
+    _, out, _ = call_ablate("campaign", "goal", "--check", grid, "--set", "seeds=5")
+    assert "with --again, it tests them as try 2 at 0.76 %" in " ".join(out.split())
+
+
+def test_without_a_name_all_campaigns_are_listed(call_ablate: Ablate) -> None:
+    code, out, _ = call_ablate("campaign")
+    assert code == 0 and "no campaign in runs" in out
+    start("bad").path.write_text("nonsense\n")
+    add(start("goal"), make_study("one"))
+    code, out, _ = call_ablate("campaign", "--json")
+    bad, good = json.loads(out)
+    assert code == 0 and (good["name"], good["n_tries"], good["error"]) == ("goal", 1, "")
+    assert good["spent"] == level_of(1) and "line 1: this is no event" in bad["error"]
+    assert "learn faster" in call_ablate("campaign")[1]
+    code, _, err = call_ablate("campaign", "--keep", "1")
+    assert code == 2 and "name the campaign" in err
 
 
 def test_what_is_known_has_reasons_grids_and_the_change_in_code(call_ablate: Ablate) -> None:

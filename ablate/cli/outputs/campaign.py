@@ -162,5 +162,24 @@ class CheckedGrid(Output):
     """The number that it would have."""
     alpha: float
     """The error rate at which it would be tested."""
+    same: int | None = None
+    """Number of a try that tested all these arms; null if there is none."""
+    is_added: bool = False
+    """True if that try has the results of this very study, so that `--add` spends nothing."""
     arms: tuple[CheckedArm, ...]
     """Its arms, without baselines."""
+
+
+class ListedCampaign(Output):
+    """A campaign in the list of all."""
+
+    name: str
+    """Name of the campaign."""
+    goal: str
+    """What all tries are for."""
+    n_tries: int
+    """Number of its tries."""
+    spent: float
+    """The sum of the tries' rates."""
+    error: str
+    """Why its file cannot be read, otherwise empty."""

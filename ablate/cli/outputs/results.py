@@ -34,6 +34,23 @@ class RunState(Output):
     """Only with `until: decided`: the seeds by which its arm was judged last."""
 
 
+class ListedStudy(Output):
+    """A study in the list of all."""
+
+    study: str
+    """Name of the study."""
+    folder: str
+    """Its folder."""
+    question: str
+    """What it asks."""
+    states: dict[State, int]
+    """State to number of runs."""
+    is_training: bool
+    """True if an `ablate run` works on it."""
+    error: str
+    """Why its record cannot be read, otherwise empty."""
+
+
 class RunLog(Output):
     """The state, notes and error of a run."""
 

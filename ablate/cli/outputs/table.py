@@ -8,10 +8,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ablate.cli.outputs.archive import Cleaned, MergedStudy, PackedStudy
-from ablate.cli.outputs.campaign import CampaignState, CheckedGrid
+from ablate.cli.outputs.campaign import CampaignState, CheckedGrid, ListedCampaign
 from ablate.cli.outputs.machine import AgentTool, CheckedVariant, Finding, Speeds, VariantEntry, Warmed
 from ablate.cli.outputs.records import RankedBenchmark
-from ablate.cli.outputs.results import ArmPower, Continuation, EvaluatedArm, EvaluationKind, RunLog, RunState
+from ablate.cli.outputs.results import (
+    ArmPower,
+    Continuation,
+    EvaluatedArm,
+    EvaluationKind,
+    ListedStudy,
+    RunLog,
+    RunState,
+)
 from ablate.cli.outputs.study import (
     DataSource,
     PlannedRun,
@@ -34,12 +42,12 @@ OUTPUTS: Mapping[str, Any] = {
     "submit": SubmittedJob,
     "data prepare": PreparedCorpus,
     "data sources": list[DataSource],
-    "status": list[RunState],
+    "status": list[RunState] | list[ListedStudy],
     "logs": RunLog,
     "power": list[ArmPower],
     "generate": Continuation,
     "evaluate": list[EvaluatedArm] | dict[str, EvaluationKind],
-    "campaign": CampaignState | CheckedGrid,
+    "campaign": CampaignState | CheckedGrid | list[ListedCampaign],
     "search": SearchOutcome,
     "verify": Verification,
     "leaderboard": RankedBenchmark,
