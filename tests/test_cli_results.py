@@ -64,7 +64,7 @@ def test_a_pipe_gets_the_whole_table_and_a_narrow_terminal_what_fits(
 def test_the_report_begins_with_the_verdict_and_a_plot_of_it(ablate: Ablate) -> None:
     out = ablate("report", "made-up")[1]
     verdict, blank, plot, ends, *_ = out.splitlines()
-    assert verdict.startswith("b ends at a clearly lower final loss than a: -0.34") and not blank
+    assert verdict.startswith("Better: b ends at a clearly lower final loss than a: -0.34") and not blank
     assert plot.startswith("b  ") and "●" in plot and plot.index("●") < plot.index("│")
     assert ends.endswith("0")
 

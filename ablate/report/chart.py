@@ -92,7 +92,7 @@ class Chart:
     @property
     def _own_legend(self) -> Fill | None:
         """The legend inside a picture, which has no page around it. Labels at the ends of lines need none."""
-        if len(self.legend) < 2 or "labels" in self.wide:
+        if not self.legend or "labels" in self.wide:
             return None
         return {"orient": "bottom", "title": None, "columns": 3, "labelLimit": 240, "symbolType": "stroke"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ablate.report.chart import Choice, Legend
@@ -31,12 +32,12 @@ def count_columns(report: Report) -> int:
     return min(2, len(report.scales.panels))
 
 
-def list_legend(report: Report) -> tuple[Legend, ...]:
+def list_legend(looks: Mapping[str, Look]) -> tuple[Legend, ...]:
     """One line per look, with the name of its arms."""
-    looks = dict.fromkeys(
-        (OTHER if look.hue == OTHER else look.short, look.color, look.dash) for look in report.looks.values()
+    lines = dict.fromkeys(
+        (OTHER if look.hue == OTHER else look.short, look.color, look.dash) for look in looks.values()
     )
-    return tuple(Legend(*look) for look in looks)
+    return tuple(Legend(*line) for line in lines)
 
 
 def color_of(scales: Scales) -> alt.Color:

@@ -208,7 +208,7 @@ def _finish(
         choices,
         wide=wide,
         narrow={"labels": "false"},
-        legend=list_legend(report),
+        legend=list_legend(report.looks),
         columns=columns,
     )
 

@@ -57,7 +57,7 @@ def chart_diagnostics(report: Report) -> Chart:
         data,
         fills,
         (choose_axis(report), Choice("diagnostic", "Diagnostic", {group: group for group in groups})),
-        legend=list_legend(report),
+        legend=list_legend(report.looks),
         columns=count_columns(report),
     )
 

@@ -9,7 +9,7 @@ from ablate.analysis.differences import Difference
 from ablate.analysis.verdicts import VERDICTS, Verdict
 from ablate.formatting import count, format_number
 from ablate.metrics import Direction, Metric
-from ablate.report.notation import LISTED, format_p_value, format_signed, join_with_and, name_rest
+from ablate.report.notation import LISTED, capitalize, format_p_value, format_signed, join_with_and, name_rest
 
 _MANY: dict[Verdict, str] = {
     "better": "better than the baseline",
@@ -76,12 +76,12 @@ def describe_one(row: Difference, labels: Mapping[str, str], metric: Metric, sma
     shown = f"{size} (95 % interval {low:+.4f} to {high:+.4f}, {runs}, p {p if p.startswith('<') else f'= {p}'})"
     limit = "" if smallest is None else f"{smallest:g}{metric.unit}"
     if row.verdict == "equivalent":
-        return f"{arm} ends at the same final {short} as {base} to within {limit}: {shown}, equivalent."
+        return f"Equivalent: {arm} ends at the same final {short} as {base} to within {limit}: {shown}."
     if row.verdict == "undecided":
         return f"The study does not decide whether {arm} ends at a better final {short} than {base}: {shown}."
     word = metric.direction if row.verdict == "better" else _OPPOSITE[metric.direction]
     small = f", although by less than {limit}" if row.is_small else ""
-    return f"{arm} ends at a clearly {word} final {short} than {base}{small}: {shown}, {row.verdict}."
+    return f"{capitalize(row.verdict)}: {arm} ends at a clearly {word} final {short} than {base}{small}: {shown}."
 
 
 def _describe_many(rows: Sequence[Difference], n: int, labels: Mapping[str, str], metric: Metric) -> str:

@@ -26,8 +26,8 @@ def write_markdown(document: Document, pictures: Mapping[str, str], title: str =
     if document.answer != document.verdict:
         parts += ["## In full", *map(escape, document.answer)]
     for section in document.sections:
-        parts.append(f"## {escape(section.title)}")
-        parts += [text for block in section.blocks for text in _write_block(block, pictures)]
+        if texts := [text for block in section.blocks for text in _write_block(block, pictures)]:
+            parts += [f"## {escape(section.title)}", *texts]
     return "\n\n".join(parts) + "\n"
 
 

@@ -10,7 +10,7 @@ from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.trend import Trend
 from ablate.report.chart import ROWS, Chart, declare, mark_no_difference, round_number
 from ablate.report.chart_parts import choose_axis, color_of, dash_of, list_legend
-from ablate.report.encoding import Scales
+from ablate.report.encoding import Look, Scales, collect_scales
 from ablate.report.forest import ARROW_DOWN, ARROW_UP, ForestRow, chart_forest, ratio_axis, ratio_of
 from ablate.report.growth_and_interactions import name_family
 from ablate.report.notation import (
@@ -68,7 +68,7 @@ def chart_speedups(report: Report) -> Chart:
 def chart_ladder(report: Report) -> Chart:
     """Speedup against target. Lines join neighboring ratios, and never touch a bound."""
     place = {target: float(i) for i, target in enumerate(report.options.targets)}
-    arms = report.results.compared_arms
+    arms, looks = report.results.compared_arms, _find_looks(report)
     data, fills = {}, {}
     for axis in choose_axis(report).options:
         rows = [row for row in report.rows if row.axis == axis]
@@ -83,11 +83,11 @@ def chart_ladder(report: Report) -> Chart:
         "ladder",
         f"Speedup against target, with unadjusted 95 % intervals; {_BOUNDS}. A target is "
         f"{label_targets(report.options.targets, report.metric)}",
-        _declare(report.scales, "target", ticks, report.scales.panels),
+        _declare(collect_scales(looks), "target", ticks, report.scales.panels),
         data,
         fills,
         (choose_axis(report),),
-        legend=list_legend(report),
+        legend=list_legend(looks),
         columns=min(2, len(report.scales.panels)),
     )
 
@@ -95,7 +95,7 @@ def chart_ladder(report: Report) -> Chart:
 def chart_growth(report: Report, name: str, trends: Sequence[Trend]) -> Chart:
     """The speedup along a numeric axis of `compare_within`, one line per family of arms."""
     levels = sorted({level for trend in trends for level in trend.levels})
-    place = {level: float(i) for i, level in enumerate(levels)}
+    place, looks = {level: float(i) for i, level in enumerate(levels)}, _find_looks(report)
     data, fills = {}, {}
     for axis in choose_axis(report).options:
         rows = {row.arm: row for row in report.rows if (row.axis, row.target) == (axis, "final")}
@@ -113,12 +113,17 @@ def chart_growth(report: Report, name: str, trends: Sequence[Trend]) -> Chart:
         name,
         f"Speedup to the baseline's final {report.metric.short} along {along}, with unadjusted 95 % intervals; "
         f"{_BOUNDS}",
-        _declare(report.scales, along, tuple(f"{level:g}" for level in levels), ("",)),
+        _declare(collect_scales(looks), along, tuple(f"{level:g}" for level in levels), ("",)),
         data,
         fills,
         (choose_axis(report),),
-        legend=list_legend(report),
+        legend=list_legend(looks),
     )
+
+
+def _find_looks(report: Report) -> Mapping[str, Look]:
+    """The looks of the compared arms. A baseline has no speedup, so it has no line."""
+    return {arm: report.looks[arm] for arm in report.results.compared_arms}
 
 
 def _is_clear(row: SpeedUp) -> bool:

@@ -143,13 +143,19 @@ def compose(report: Report) -> Document:
 
 
 def describe_context(report: Report) -> str:
-    """One line about what was compared: study, size, data, budget, seeds, devices and commit."""
+    """One line about what was compared: study, size, data, budget, seeds, devices and commit.
+
+    A run of ablate records the commit of ablate, and an imported run that of its own program.
+    """
     sizes = [arm.n_params for arm in report.arms if arm.n_params]
     tokens = [arm.n_tokens for arm in report.arms if arm.n_tokens]
     source, tokenizer = (report.record.data.get(key) for key in ("source", "tokenizer"))
     seeds = len({run.seed for run in report.results.runs})
     devices = dict.fromkeys(arm.device for arm in report.arms if arm.device)
     commits = [commit[:7] for commit in report.versions.get("commit", "").split(", ") if commit]
+    is_own = all(
+        "ablate" in run.manifest.get("versions", ()) for run in report.results.runs if run.manifest.get("commit")
+    )
     parts = [
         report.record.study,
         *([f"{_span(sizes)} parameters"] if sizes else []),
@@ -157,7 +163,7 @@ def describe_context(report: Report) -> str:
         *([f"{_span(tokens)} tokens"] if tokens else []),
         count(seeds, "seed"),
         *([join_with_and(list(devices))] if devices else []),
-        *([f"commit {join_with_and(commits)}"] if 0 < len(commits) < 3 else []),
+        *([f"{'ablate' if is_own else 'commit'} {join_with_and(commits)}"] if 0 < len(commits) < 3 else []),
     ]
     return " · ".join(parts)
 

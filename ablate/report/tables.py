@@ -185,6 +185,7 @@ _MAY_BE_SHARED = frozenset({"Recipe", "Tokens", "Precision", "Schedule", "Backen
 def tabulate_fairness(report: Report) -> Table:
     """What differs between arms. A column that is the same for all arms moves to the note: the table is wide."""
     lines = report.fairness
+    is_untuned = report.untuned is not None and report.untuned.is_all
     columns = {
         "Arm": [report.labels[line.arm] for line in lines],
         "Flags": ["; ".join(line.flags) or "none" for line in lines],
@@ -197,7 +198,7 @@ def tabulate_fairness(report: Report) -> Table:
         "Crossing at": [_format_share(line.crossing_share, "steps") for line in lines],
         "Learning rate there": [_format_share(line.learning_rate_share, "peak") for line in lines],
         "Backend": [line.attention_backend for line in lines],
-        "Tuning": [format_tuning(line) for line in lines],
+        "Tuning": [_format_tuning(line, is_untuned=is_untuned) for line in lines],
     }
     can_move = {name for name in _MAY_BE_SHARED if len(lines) > 1 and len(set(columns[name])) == 1}
     shared = {name: cells[0] for name, cells in columns.items() if name in can_move}
@@ -215,10 +216,10 @@ def _format_share(share: float | None, whole: str) -> str:
     return DASH if share is None else f"{100 * share:.0f} % of {whole}"
 
 
-def format_tuning(line: Fairness) -> str:
-    """The number of trials, their values and the best value."""
+def _format_tuning(line: Fairness, *, is_untuned: bool) -> str:
+    """The number of trials, their values and the best value. `is_untuned`: the answer says that no arm was tuned."""
     if line.tuning_trials is None:
-        return "not recorded"
+        return "none" if is_untuned else "not recorded"
     return f"{line.tuning_trials} trials{': ' if line.tuning else ''}{line.tuning}"
 
 

@@ -12,6 +12,7 @@ from by_hand import make_results, make_run
 from ablate.analysis import Results
 from ablate.analysis.untuned import find_untuned
 from ablate.report.report import ReportOptions, make_report
+from ablate.report.tables import tabulate_fairness
 
 ONE = {"base": 1e-3, "arm": 1e-3, "arm2": 1e-3}
 
@@ -35,6 +36,8 @@ def test_a_shared_learning_rate_that_no_arm_tuned_is_said() -> None:
     assert found is not None and (found.arms, found.rates, found.is_all) == (("arm", "arm2"), (1e-3,), True)
     answer = make_report(study(ONE), ReportOptions()).answer
     assert "No arm was tuned: the verdicts hold for this learning rate only (0.001)." in answer[-1]
+    note = tabulate_fairness(make_report(study(ONE), ReportOptions())).note
+    assert note.endswith("tuning none.")  # the table said "not recorded" beside that sentence
     (one,) = [s for s in make_report(study({"base": 1e-3, "arm": 1e-3}), ReportOptions()).answer if "tuned" in s]
     assert one.endswith("No arm was tuned: the verdict holds for this learning rate only (0.001).")
 

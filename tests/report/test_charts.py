@@ -143,3 +143,20 @@ def test_labels_keep_their_order_and_their_distance(places: list[float], gap: fl
     apart = [place for i, place in enumerate(sorted(places)) if i == 0 or place - sorted(places)[i - 1] >= gap]
     if len(apart) == len(places):
         assert found == pytest.approx(sorted(places))
+
+
+def test_a_baseline_without_a_line_is_not_in_the_legend(reports: Any) -> None:
+    report = reports("factorial")
+    charts, labels = compose(report).charts, report.labels
+    baseline = labels[next(arm.arm for arm in report.record.arms if arm.arm == arm.baseline)]
+    listed = {name: {line.text for line in charts[name].legend} for name in ("curves", "ladder")}
+    assert listed["curves"] - listed["ladder"] == {baseline}
+    assert len(listed["ladder"]) == len(report.results.compared_arms)
+
+
+def test_the_legend_in_a_picture_names_only_what_has_a_line(tmp_path: Path) -> None:
+    arms = [SyntheticArm(name, {"kind": name}, "a", speedup=speedup) for name, speedup in (("a", 1.0), ("b", 2.0))]
+    write_study(StudyFolder(tmp_path / "s"), arms)
+    report = make_report(read_study(StudyFolder(tmp_path / "s")), ReportOptions())
+    svg = draw_file(compose(report).charts["ladder"], "svg").decode()
+    assert ">b</text>" in svg and ">a</text>" not in svg

@@ -32,8 +32,8 @@ DIFFERENCE = Difference(
 )
 UNDECIDED = replace(DIFFERENCE, verdict="undecided", high_simultaneous=0.0282, p_simultaneous=0.2)
 FINDING = (
-    "new ends at a clearly lower final loss than old: -0.0657 nats (95 % interval -0.1031 to -0.0282, 3 seeds, "
-    "p = 0.004), better. "
+    "Better: new ends at a clearly lower final loss than old: -0.0657 nats (95 % interval -0.1031 to -0.0282, 3 "
+    "seeds, p = 0.004). "
 )
 LABELS = {"arm": "new", "base": "old", "third": "third"}
 
@@ -109,8 +109,8 @@ def test_each_verdict_in_words():
     assert f"{finding(DIFFERENCE)} " == FINDING
     worse = replace(DIFFERENCE, estimate=0.05, low_simultaneous=0.01, high_simultaneous=0.09, verdict="worse")
     assert finding(worse) == (
-        "new ends at a clearly higher final loss than old: +0.0500 nats (95 % interval +0.0100 to +0.0900, 3 seeds, "
-        "p = 0.004), worse."
+        "Worse: new ends at a clearly higher final loss than old: +0.0500 nats (95 % interval +0.0100 to +0.0900, 3 "
+        "seeds, p = 0.004)."
     )
     assert finding(UNDECIDED) == (
         "The study does not decide whether new ends at a better final loss than old: -0.0657 nats (95 % interval "
@@ -118,12 +118,12 @@ def test_each_verdict_in_words():
     )
     same = replace(UNDECIDED, estimate=0.001, low_simultaneous=-0.004, high_simultaneous=0.006, verdict="equivalent")
     assert finding(same) == (
-        "new ends at the same final loss as old to within 0.01 nats: +0.0010 nats (95 % interval -0.0040 to +0.0060, "
-        "3 seeds, p = 0.200), equivalent."
+        "Equivalent: new ends at the same final loss as old to within 0.01 nats: +0.0010 nats (95 % interval -0.0040 "
+        "to +0.0060, 3 seeds, p = 0.200)."
     )
     small = replace(DIFFERENCE, estimate=-0.004, low_simultaneous=-0.006, high_simultaneous=-0.002, is_small=True)
     assert finding(small).startswith(
-        "new ends at a clearly lower final loss than old, although by less than 0.01 nats:"
+        "Better: new ends at a clearly lower final loss than old, although by less than 0.01 nats:"
     )
     assert (format_verdict(small), format_verdict(replace(same, is_small=True))) == ("better, but small", "equivalent")
     one = Difference("final_loss", {}, -0.01, 1, arm="arm", baseline="base")
@@ -135,8 +135,8 @@ def test_each_verdict_in_words():
 def test_a_metric_of_which_higher_is_better_has_no_loss_and_no_nats():
     higher = replace(DIFFERENCE, estimate=0.05, low_simultaneous=0.01, high_simultaneous=0.09)
     assert finding(higher, Metric("val_acc", "higher"), None) == (
-        "new ends at a clearly higher final val_acc than old: +0.0500 (95 % interval +0.0100 to +0.0900, 3 seeds, "
-        "p = 0.004), better."
+        "Better: new ends at a clearly higher final val_acc than old: +0.0500 (95 % interval +0.0100 to +0.0900, "
+        "3 seeds, p = 0.004)."
     )
 
 

@@ -53,8 +53,8 @@ def headline(summary, axis="tokens"):
 def test_a_plain_study_answers_in_two_sentences(store):
     write(store)
     made, summary = report(store)
-    assert made.answer[0].startswith("new ends at a clearly lower final loss than plain: -0.34")
-    assert ", better. In tokens, new reaches plain's final loss 2.0" in made.answer[0]
+    assert made.answer[0].startswith("Better: new ends at a clearly lower final loss than plain: -0.34")
+    assert "). In tokens, new reaches plain's final loss 2.0" in made.answer[0]
     assert "in seconds" in made.answer[1].lower()
     assert summary["answer"] == list(made.answer)
     assert headline(summary)["low"] < 2 < headline(summary)["high"]
@@ -162,7 +162,9 @@ def test_two_arms_that_share_a_run(store):
     assert len(study.runs) == 4
     made, summary = report(store)
     assert [headline(summary)[key] for key in ("ratio", "low", "high", "p_value")] == [1.0, 1.0, 1.0, 1.0]
-    assert made.answer[0].startswith("new ends at the same final loss as plain to within 0.01 nats: +0.0000 nats")
+    assert made.answer[0].startswith(
+        "Equivalent: new ends at the same final loss as plain to within 0.01 nats: +0.0000 nats"
+    )
 
 
 def test_a_study_that_was_never_run(store):

@@ -15,7 +15,7 @@ from ablate.report import ReportOptions, load, write_report
 from ablate.report.latex import escape_latex
 from ablate.report.markdown import escape
 from ablate.report.notation import format_p_value
-from ablate.report.sections import compose
+from ablate.report.sections import compose, describe_context
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -66,6 +66,8 @@ def test_the_usual_report_draws_only_what_the_markdown_shows(store, tmp_path):
     report(store, tmp_path)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}
     assert names == {"differences", "curves", "minus-baseline", "speedup"}
+    text = (tmp_path / "report.md").read_text()
+    assert "## Speedups" in text and "## Diagnostics" not in text  # its only chart is not drawn
 
 
 def test_pictures_of_many_arms_stay_on_a_page(tmp_path):
@@ -191,7 +193,9 @@ def test_options_choose_targets_axis_arms_and_baseline(store, tmp_path):
     assert {(row["arm"], row["baseline"]) for row in summary["speedup"]} == {
         ("attention=diff_v1,norm=ngpt", "attention=standard,norm=ngpt")
     }
-    assert made.answer[0].startswith("diff_v1 / ngpt ends at a clearly lower final loss than standard / ngpt: -0.2")
+    assert made.answer[0].startswith(
+        "Better: diff_v1 / ngpt ends at a clearly lower final loss than standard / ngpt: -0.2"
+    )
     assert " In seconds, diff_v1 / ngpt reaches a validation loss of 4.2 2.2" in made.answer[0]
     assert "share of its budget, or a validation loss (nats per token)." in made.paths["markdown"].read_text()
 
@@ -264,6 +268,14 @@ def test_the_command_is_printed_without_the_minutes_that_a_machine_was_lent_for(
     for lent in ("--minutes 8.5 ", "--minutes=8 "):
         record = replace(made.record, command=f"ablate run grid.yaml {lent}--set train.steps=3")
         assert replace(made, record=record).command == "ablate run grid.yaml --set train.steps=3"
+
+
+@pytest.mark.parametrize(("versions", "owner"), [({"ablate": "0"}, "ablate"), ({}, "commit")])
+def test_the_page_says_whose_commit_it_names(store, tmp_path, versions, owner):
+    made = report(store, tmp_path / "out")[0]
+    runs = tuple(replace(run, manifest={"versions": versions, "commit": "0123456789"}) for run in made.results.runs)
+    there = replace(made, results=replace(made.results, runs=runs), versions={"commit": "0123456789"})
+    assert describe_context(there).endswith(f" · {owner} 0123456")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_arms_are_compared_by_the_cost_of_reaching_an_accuracy(tmp_path: Path) -
     forget_all_but(store, {"val_accuracy": "higher"}, {"val_accuracy": lambda loss: 1 - loss / 10})
     made = make_report(read_study(store), ReportOptions(axis="steps"))
     answer = " ".join(made.answer)
-    assert "better" in answer and "final accuracy" in answer and "loss" not in answer and "val_accuracy" not in answer
+    assert "Better" in answer and "final accuracy" in answer and "loss" not in answer and "val_accuracy" not in answer
     (speedup,) = (row for row in made.rows if row.axis == "steps" and row.target == "final")
     assert speedup.low < 2.0 < speedup.high and speedup.ratio == pytest.approx(2.0, rel=0.1)
 
