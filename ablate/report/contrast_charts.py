@@ -15,7 +15,7 @@ from ablate.report.forest import ForestRow, chart_forest
 from ablate.report.notation import elide
 from ablate.report.palette import LIGHT
 from ablate.report.report import Report
-from ablate.tracking.arm_labels import label_level
+from ablate.tracking.arm_labels import find_shared, label_level
 
 VERDICT_COLORS = {
     "better": LIGHT.lines[3],
@@ -121,8 +121,10 @@ def _collect_cells(report: Report) -> tuple[list[dict[str, Any]], list[str], tup
     x_axis, hue_axis = axes
     known = [arm for arm in report.record.arms if x_axis in arm.axes and hue_axis in arm.axes]
     rows: list[dict[str, Any]] = []
+    shared = find_shared(report.record.arms)
     for arm in known:
-        cell = {"level": label_level(x_axis, arm.axes[x_axis]), "hue": label_level(hue_axis, arm.axes[hue_axis])}
+        level, hue = (label_level(axis, arm.axes[axis], shared) for axis in axes)
+        cell = {"level": level, "hue": hue}
         rows += [
             {**cell, "kind": "run", "arm": arm.arm, "seed": f"seed {run.seed}", "y": run.final_loss}
             for run in report.results.runs_of(arm.arm)

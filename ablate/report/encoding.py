@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ablate.analysis.results import Results
 from ablate.report.palette import DASHES, LIGHT, MAX_COLORS
-from ablate.tracking.arm_labels import label_level
+from ablate.tracking.arm_labels import find_shared, label_level
 from ablate.tracking.study_record import ArmRecord
 from ablate.tracking.values import Value
 
@@ -53,14 +53,15 @@ def assign_looks(results: Results, labels: Mapping[str, str], ranked: Sequence[s
     come first in `ranked` have one of their own.
     """
     arms = results.record.arms
-    panels = {arm.arm: _name(arm, results.record.compare_within) for arm in arms}
+    shared = find_shared(arms)
+    panels = {arm.arm: _name(arm, results.record.compare_within, shared) for arm in arms}
     factors = _find_factors(arms, results.record.compare_within)
-    short = _shorten(arms, [axis for axis, _ in factors], labels, panels)
+    short = _shorten(arms, [axis for axis, _ in factors], labels, panels, shared)
     hue, dash, panel = _split(arms, factors, results.record.design)
-    names = {arm.arm: _name(arm, (hue,)) if hue else short[arm.arm] for arm in arms}
-    styles = {arm.arm: _name(arm, (dash,)) if dash else "" for arm in arms}
+    names = {arm.arm: _name(arm, (hue,), shared) if hue else short[arm.arm] for arm in arms}
+    styles = {arm.arm: _name(arm, (dash,), shared) if dash else "" for arm in arms}
     if panel:
-        panels = {arm.arm: ", ".join(filter(None, (panels[arm.arm], _name(arm, (panel,))))) for arm in arms}
+        panels = {arm.arm: ", ".join(filter(None, (panels[arm.arm], _name(arm, (panel,), shared)))) for arm in arms}
     baselines = [arm.arm for arm in arms if arm.arm == arm.baseline]
     order = dict.fromkeys(names[name] for name in (*baselines, *ranked, *names))
     if hue:  # levels in the order of the study, the baseline's first
@@ -103,16 +104,20 @@ def _split(
 
 
 def _shorten(
-    arms: Sequence[ArmRecord], factors: Sequence[str], labels: Mapping[str, str], panels: Mapping[str, str]
+    arms: Sequence[ArmRecord],
+    factors: Sequence[str],
+    labels: Mapping[str, str],
+    panels: Mapping[str, str],
+    shared: Mapping[str, str],
 ) -> dict[str, str]:
     """Names without the levels that the panel says already, unless two arms of a panel would share one."""
-    names = {arm.arm: _name(arm, [axis for axis in arm.axes if axis in factors]) for arm in arms}
+    names = {arm.arm: _name(arm, [axis for axis in arm.axes if axis in factors], shared) for arm in arms}
     is_clear = len({(panels[arm], name) for arm, name in names.items()}) == len(arms) and all(names.values())
     return names if is_clear and any(panels.values()) else dict(labels)
 
 
-def _name(arm: ArmRecord, axes: Sequence[str]) -> str:
-    text = " / ".join(label_level(axis, arm.axes[axis]) for axis in axes if axis in arm.axes)
+def _name(arm: ArmRecord, axes: Sequence[str], shared: Mapping[str, str]) -> str:
+    text = " / ".join(label_level(axis, arm.axes[axis], shared) for axis in axes if axis in arm.axes)
     return "".join(c if c.isprintable() else " " for c in text)
 
 

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ablate.tracking.study_record import ArmRecord
 from ablate.tracking.values import Value
+
+_OWN = re.compile(r"(?P<file>[^:()]+\.py:)(?P<name>[A-Za-z_]\w*)(?P<settings>\(.+\))?")
 
 
 def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
     """Name arms by their levels, such as `differential / ngpt`, or by their full name if two would share a label.
 
+    What all levels of an axis share is left out: `bias=true` for `mine.py:Attention(bias=true)`, see `find_shared`.
     Control characters, which a terminal would obey, become spaces.
     """
-    labels = {arm.arm: " / ".join(label_level(axis, level) for axis, level in arm.axes.items()) for arm in arms}
+    shared = find_shared(arms)
+    labels = {arm.arm: " / ".join(label_level(*item, shared) for item in arm.axes.items()) for arm in arms}
     times = Counter(labels.values())
     chosen = {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
     return {arm: "".join(c if c.isprintable() else " " for c in label) for arm, label in chosen.items()}
 
 
-def label_level(axis: str, level: Value) -> str:
-    """The name of a variant by itself; a number, or the value of a setting, with its axis."""
-    return level if isinstance(level, str) and "." not in axis else f"{axis.rpartition('.')[2]}={level}"
+def label_level(axis: str, level: Value, shared: Mapping[str, str] | None = None) -> str:
+    """The name of a variant without the start in `shared`; a number, or the value of a setting, with its axis."""
+    if not isinstance(level, str) or "." in axis:
+        return f"{axis.rpartition('.')[2]}={level}"
+    start = (shared or {}).get(axis, "")
+    return level.removeprefix(start).removesuffix(")") if start.endswith("(") else level.removeprefix(start)
+
+
+def find_shared(arms: Sequence[ArmRecord]) -> dict[str, str]:
+    """What all levels of an axis begin with, if all are variants in the same file of the user.
+
+    That is `mine.py:`, or `mine.py:Attention(` if only the settings of one class differ. Other axes are left out.
+    """
+    shared = {}
+    for axis in dict.fromkeys(axis for arm in arms for axis in arm.axes):
+        levels = [arm.axes[axis] for arm in arms if axis in arm.axes]
+        found = [_OWN.fullmatch(level) if isinstance(level, str) else None for level in levels]
+        own = [match for match in found if match]
+        if len(own) < len(levels) or len({match[0] for match in own}) < 2 or len({match["file"] for match in own}) > 1:
+            continue
+        is_one = len({match["name"] for match in own}) == 1 and all(match["settings"] for match in own)
+        shared[axis] = f"{own[0]['file']}{own[0]['name']}(" if is_one else own[0]["file"]
+    return shared

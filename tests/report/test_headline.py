@@ -309,6 +309,27 @@ def test_labels_are_levels_and_never_shared():
     assert label_arms([arm("alone")]) == {"alone": "alone"}
 
 
+OWN = "mine.py:Attention"
+
+
+@pytest.mark.parametrize(
+    ("levels", "labels"),
+    [
+        ((f"{OWN}(bias=true)", f"{OWN}(bias=false)"), ("bias=true", "bias=false")),
+        ((f"{OWN}(bias=true)", OWN), ("Attention(bias=true)", "Attention")),
+        ((f"{OWN}(bias=true)", "mine.py:Other(bias=true)"), ("Attention(bias=true)", "Other(bias=true)")),
+        ((f"{OWN}(bias=true)", "other.py:Attention(bias=true)"), None),
+        ((f"{OWN}(bias=true)", "standard", f"{OWN}(bias=false)"), None),  # nothing that all share
+        (("differential(n_heads=3)", "differential(n_heads=4)"), None),  # published names of variants of ablate
+        ((OWN, OWN), None),
+        ((f"{OWN}(bias=true)", "without a bias"), None),  # a label of the user
+    ],
+)
+def test_labels_leave_out_the_file_and_class_that_all_levels_share(levels, labels):
+    arms = [arm(f"arm {i}", attention=level, n=i) for i, level in enumerate(levels)]
+    assert list(label_arms(arms).values()) == [f"{label} / n={i}" for i, label in enumerate(labels or levels)]
+
+
 def test_numbers_in_words():
     assert [format_ratio(v) for v in (None, 0.456, 1.454, 12.34, 345.6)] == [
         "\N{EN DASH}",
