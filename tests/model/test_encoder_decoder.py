@@ -228,6 +228,12 @@ def test_cached_decoding_equals_the_full_pass(case: Mapping[str, Any]) -> None:
     torch.testing.assert_close(out, model(SOURCE, TARGET, padding=PADDING), atol=FLOAT64, rtol=FLOAT64)
 
 
+def test_a_cache_with_a_budget_was_ignored_in_silence() -> None:
+    model = build({})
+    with pytest.raises(ConfigError, match="standard cannot drop tokens from its cache"):
+        model.decode(TARGET, model.encode(SOURCE), Cache(model.config.n_layers, budget=2))
+
+
 def score(model: EncoderDecoder, source: Tensor, target: Tensor, penalty: float) -> float:
     """log p(target) / length^penalty up to the first token 2."""
     end = target.tolist().index(2) + 1 if 2 in target.tolist() else len(target)
