@@ -29,17 +29,18 @@ def _versions() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> dict[str, Any]:
-    """Return the commit of the checkout that holds `folder`; empty for an installed package."""
+    """Return the commit of the checkout that tracks `folder`.
+
+    Empty for an installed package, also if its environment lies inside the repository of somebody else.
+    """
+
+    def git(*command: str) -> str:
+        run = ["git", "-C", str(folder), *command]
+        return subprocess.run(run, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
     try:
-        git = ["git", "-C", str(folder)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        if not git("ls-files", "__init__.py"):
+            return {}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"commit": commit.stdout.strip(), "dirty": bool(changes.stdout.strip())}
