@@ -76,24 +76,26 @@ def _describe_peeks(results: Results) -> Iterator[str]:
     if not peeks and not larger:
         return
     n_arms = max(Counter(map(results.baseline_of, results.compared_arms)).values(), default=1)
-    seen = f"after a look at the results of {_list_seeds(peeks or larger)}"
     if results.record.seed_rule is not None:
-        rate = false_positive_rate(n_arms, (*peeks, *larger))
+        looks = (*peeks, *larger)
+        rate = false_positive_rate(n_arms, looks)
         yield (
-            f"The rule for seeds was declared {seen}. It does not account for that: such a look alone finds a "
-            f"difference in {100 * rate:.1f} % of simulated studies that have none."
+            f"The rule for seeds was declared after a look at the results of {_list_seeds(looks)}. It does not account "
+            f"for that: such a look alone finds a difference in {100 * rate:.1f} % of simulated studies that have none."
         )
         return
     n_now = len({run.seed for run in results.record.runs})
     rate, once = (false_positive_rate(n_arms, looks) for looks in ((*peeks, n_now, *larger), (n_now,)))
+    parts = []
     if larger:
-        yield f"A report of {_list_seeds(larger)} was seen before. This one has {n_now}: it leaves some of them out."
+        parts.append(f"A report of {_list_seeds(larger)} was seen before. This one has {n_now}: it leaves some out.")
     if peeks:
-        yield f"Seeds were added {seen}."
-    yield (
+        parts.append(f"Seeds were added after a look at the results of {_list_seeds(peeks)}.")
+    parts.append(
         "Verdicts, intervals and p-values do not account for that: such looks find a "
         f"difference in {100 * rate:.1f} % of simulated studies that have none, instead of {100 * once:.1f} %."
     )
+    yield " ".join(parts)
 
 
 def _list_seeds(peeks: Sequence[int]) -> str:

@@ -126,7 +126,7 @@ def test_the_report_says_that_seeds_followed_a_look(
     store.write_study(replace(fewer, history=(*more.history, event("seeds", 6), event("look", 6))))
     store.write_study(continue_history(fewer, store))
     told = " ".join(make_report(read_results(store), ReportOptions()).answer)
-    assert "A report of 6 seeds was seen before. This one has 3: it leaves some of them out." in told
+    assert "A report of 6 seeds was seen before. This one has 3: it leaves some out. Verdicts, intervals" in told
     assert "Seeds were added" not in told
     rate, once = 100 * false_positive_rate(1, (3, 6)), 100 * false_positive_rate(1, (3,))
     assert f"{rate:.1f} % of simulated studies that have none, instead of {once:.1f} %" in told
