@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..cache import LayerCache
 from ..context import Context
 
-if TYPE_CHECKING:
-    from .layer import HeadLayer
+
+class Projecting(Protocol):
+    """The steps of a layer with heads, as `HeadLayer` has them."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    output: nn.Module
+
+    def split(self, q_btf: Tensor, k_bsf: Tensor, v_bsf: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def place(self, q_bthk: Tensor, k_bshk: Tensor, context: Context) -> tuple[Tensor, Tensor]: ...
+
+    def attend(
+        self, q_bthk: Tensor, k_bshk: Tensor, v_bshv: Tensor, x_btd: Tensor, context: Context, cache: LayerCache | None
+    ) -> Tensor: ...
 
 
 def attend_across(
-    layer: HeadLayer, x_btd: Tensor, memory_bsd: Tensor, context: Context, cache: LayerCache | None
+    layer: Projecting, x_btd: Tensor, memory_bsd: Tensor, context: Context, cache: LayerCache | None
 ) -> Tensor:
     """(b, t, d) -> (b, t, d), with the keys and values of the memory (b, s, d), which a cache keeps."""
     cache = LayerCache() if cache is None else cache

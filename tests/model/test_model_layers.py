@@ -38,7 +38,7 @@ ARROWS = {
     "own_checks": {"causality", "config", "context", "contracts", "own_code", "own_modules", "parameters", "plain"},
     "schema": {"table"},
     "cost": {"contracts"},
-    "layers": {"contracts", "parameters"},
+    "layers": {"contracts", "kernels", "parameters"},
     "blocks": {"cache", "contracts", "context", "parameters"},
     "position": {*CONTRACTS, "layers"},
     "linear": {*CONTRACTS, "layers"},
