@@ -183,11 +183,16 @@ def test_a_node_without_the_folder_trains_its_share(
 
 
 def test_the_run_of_a_node_without_the_folder_goes_on_elsewhere(
-    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, undisturbed_curves: Curves, hidden: Path
+    cluster: tuple[str, subprocess.Popen[bytes]], process_grid: Path, hidden: Path, tmp_path: Path
 ) -> None:
     address, node = cluster
+    declared = yaml.safe_load(process_grid.read_text())
+    declared["train"]["steps"] = 1500  # a node looks for new checkpoints once per second
+    declared["matrix"]["attention"] = ["standard"]
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump(declared))
     pids = {child.pid for child in psutil.Process(node.pid).children(recursive=True)}
-    process = start("run", process_grid, "--runs", hidden, "--address", address)
+    process = start("run", grid, "--runs", hidden, "--address", address)
     store = StudyFolder(hidden / "tiny")
 
     def has_sent_a_checkpoint() -> bool:
@@ -202,8 +207,10 @@ def test_the_run_of_a_node_without_the_folder_goes_on_elsewhere(
     output, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, output
     assert "its worker died" in output
-    assert curves(store) == undisturbed_curves
     assert_is_mirrored(store)
+    alone = run("run", grid, "--runs", tmp_path / "alone")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    assert curves(store) == curves(StudyFolder(tmp_path / "alone" / "tiny"))
 
 
 def test_runs_start_from_the_weights_of_another_study_on_every_node(
