@@ -51,7 +51,7 @@ def unpack(archive: Path, record: StudyRecord, folder: Path, sizes: Mapping[str,
 
     `sizes` maps the names of these files to their largest size (bytes). Results of evaluations are unpacked too, and
     so is the user's code, which is never run. Other files are skipped. Raises `RecordError` if the archive is damaged,
-    has a file twice, one that is too large or too many results of one run, or unpacks to far more than its size.
+    contains a file twice, one that is too large or too many results of one run, or unpacks to far more than its size.
     Raises `OSError` if the disk is full.
     """
     known = {run.run_id for run in record.runs}

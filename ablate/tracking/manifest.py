@@ -31,7 +31,7 @@ def _versions() -> dict[str, str]:
 def _commit(folder: Path) -> dict[str, Any]:
     """Return the commit of the checkout that tracks `folder`.
 
-    Empty for an installed package, also if its environment lies inside the repository of somebody else.
+    Empty for an installed package, also if its environment lies inside another project's repository.
     """
 
     def git(*command: str) -> str:

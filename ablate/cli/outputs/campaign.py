@@ -163,7 +163,7 @@ class CheckedGrid(Output):
     alpha: float
     """The error rate at which it would be tested."""
     same: int | None = None
-    """Number of a try that tested all these arms; null if there is none."""
+    """Number of a try that tested all these arms; null if no try did."""
     is_added: bool = False
     """True if that try has the results of this very study, so that `--add` spends nothing."""
     arms: tuple[CheckedArm, ...]
