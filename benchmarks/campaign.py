@@ -20,7 +20,7 @@ from ablate.analysis.stricter import find_levels
 from ablate.analysis.verdicts import ALPHA, VERDICTS
 from ablate.campaign.levels import level_of
 from benchmarks.families import Scenario, simulate
-from benchmarks.verdicts import put_into
+from benchmarks.verdicts import show
 
 START = "<!-- table of benchmarks.campaign -->"
 TRIES, SEED = 20, 5
@@ -84,11 +84,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.simulations < 100:
         parser.error("--simulations must be at least 100")
-    table = write_table(options.simulations)
-    if options.page:
-        options.page.write_text(put_into(options.page.read_text(), table, START))
-    else:
-        print(table)
+    show([write_table(options.simulations)], options.page, START)
 
 
 if __name__ == "__main__":

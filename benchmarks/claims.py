@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import yaml
 
+from benchmarks.verdicts import put_into
+
 ROOT = Path(__file__).parents[1]
 CLAIMS = Path(__file__).with_name("claims.yaml")
 START, END = "<!-- claims -->", "<!-- /claims -->"
@@ -201,15 +203,6 @@ def write_readme_table(groups: Iterable[Row], root: Path = ROOT) -> str:
     return "\n".join([*lines, *(f"{claim['readme']} | {describe(claim, root)[0]}" for claim in chosen)])
 
 
-def put_into(page: str, table: str) -> str:
-    """Replace what is between the two comments. Raises `ClaimError` if the page lacks them."""
-    before, _, rest = page.partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ClaimError(f"the page lacks {START} and {END}")
-    return f"{before}{START}\n\n{table}\n\n{END}{after}"
-
-
 def _sizes(summary: Row, row: Row) -> frozenset[str]:
     arm = next((arm for arm in summary["arms"] if arm["arm"] == row.get("arm")), summary["arms"][0])
     n_seeds = row["n"] if row.get("evaluation") or row.get("verdict") else arm["n_runs"]
@@ -263,7 +256,7 @@ def main() -> None:
     groups = load_claims()
     (ROOT / "docs" / "claims.md").write_text(write_page(groups))
     readme = ROOT / "README.md"
-    readme.write_text(put_into(readme.read_text(), write_readme_table(groups)))
+    readme.write_text(put_into(readme.read_text(), write_readme_table(groups), START, END))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,8 @@ SPANS = (
     ("ablate.tasks.recorder", "FolderRecorder.log", "lines of the curve"),
     ("ablate.tasks.recorder", "FolderRecorder.write_status", "status"),
     ("ablate.tasks.recorder", "FolderRecorder.finish_writing", "wait for the disk"),
+    ("ablate.tasks.recorder", "FolderRecorder.write_weights", "weights"),
+    ("ablate.tasks.loop_trainer", "LoopTrainer.open", "open the data"),
     ("ablate.tasks.loop_trainer", "LoopTrainer._open", "open the data"),
     ("ablate.tasks.loop_trainer", "LoopTrainer._report_attention", "report on attention"),
     ("ablate.tasks.loop_trainer", "write_weights", "weights"),
@@ -179,14 +181,14 @@ def measure_elsewhere(source: Path, arguments: Sequence[str]) -> Gaps:
 
 
 @contextmanager
-def checked_out(revision: str) -> Iterator[Path]:
-    """A folder with a revision of this repository, or the folder itself if `revision` is one."""
+def checked_out(revision: str, *paths: str) -> Iterator[Path]:
+    """A folder with these paths of a revision of this repository, by default all, or `revision` itself if it is one."""
     if Path(revision).is_dir():
         yield Path(revision)
         return
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
         archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", revision, "ablate", "model"], stdout=subprocess.PIPE, check=True
+            ["git", "-C", str(ROOT), "archive", revision, *paths], stdout=subprocess.PIPE, check=True
         )
         subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
         yield Path(folder)
@@ -209,7 +211,7 @@ def main() -> None:
     if options.against:
         same = [f"--runs={options.runs}"] + [f"--steps={options.steps}"] * (options.steps is not None)
         same += [f"--folder={options.folder}"] * (options.folder is not None)
-        with checked_out(options.against) as source:
+        with checked_out(options.against, "ablate", "model") as source:
             found[options.against] = measure_elsewhere(source, same)
     print("".join(f"{title:>12.12}" for title in found), " seconds, the median of each")
     for name in dict.fromkeys(name for run in found.values() for name in run.gaps_s):

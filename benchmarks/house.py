@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -162,10 +161,10 @@ def main() -> None:
     options = parser.parse_args()
     columns = {"now": measure(ROOT)}
     if options.against:
-        with TemporaryDirectory() as name:
-            archive = subprocess.run(["git", "archive", options.against], cwd=ROOT, check=True, capture_output=True)
-            subprocess.run(["tar", "-x", "-C", name], input=archive.stdout, check=True)
-            columns = {options.against: measure(Path(name).resolve()), **columns}
+        from benchmarks.gaps import checked_out  # loads torch and ray
+
+        with checked_out(options.against) as source:
+            columns = {options.against: measure(source.resolve()), **columns}
     print("| | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
     for row in columns["now"]:
         cells = [column[row] for column in columns.values()]

@@ -182,13 +182,13 @@ def print_derived(n: int) -> None:
     print(f"BORROWED_DF: Mapping[int, Mapping[int, Mapping[int, tuple[float, float, float]]]] = {loans}")
 
 
-def put_into(page: str, tables: str, start: str = START) -> str:
-    """Replace what is between the comment `start` and the next `END`. Raises `ValueError` if the page lacks them."""
+def put_into(page: str, tables: str, start: str = START, end: str = END) -> str:
+    """Replace what is between the comment `start` and the next `end`. Raises `ValueError` if the page lacks them."""
     before, _, rest = page.partition(start)
-    _, found, after = rest.partition(END)
+    _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"the page lacks {start} and {END}")
-    return f"{before}{start}\n\n{tables}\n\n{END}{after}"
+        raise ValueError(f"the page lacks {start} and {end}")
+    return f"{before}{start}\n\n{tables}\n\n{end}{after}"
 
 
 def show(tables: Iterable[str], page: Path | None, start: str = START) -> None:

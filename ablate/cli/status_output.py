@@ -22,8 +22,8 @@ from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import RecordError
 from ablate.formatting import format_count, format_seconds
 from ablate.tracking.curve import read_backwards
-from ablate.tracking.folders import RunFolder, StudyFolder
-from ablate.tracking.study_record import RunRecord, Status, StudyRecord
+from ablate.tracking.folders import StudyFolder
+from ablate.tracking.study_record import RunRecord, StudyRecord
 
 MANY = 2_000  # runs: a longer table is unreadable
 OPEN = "undecided"  # the verdict at a look of an arm that goes on
@@ -52,7 +52,7 @@ def describe_runs(store: StudyFolder, runs: Iterable[RunRecord] | None = None) -
                 "run_id": run.run_id,
                 "arm": run.arm,
                 "seed": run.seed,
-                "state": _name_state(folder, status),
+                "state": folder.shown_state(status),
                 "step": status.step,
                 "n_steps": status.known_steps,
                 record.metric.name: folder.last_validation(record.metric.name),
@@ -227,7 +227,7 @@ def describe_log(store: StudyFolder, run_id: str, n_lines: int) -> RunLog:
         arm=run.arm,
         seed=run.seed,
         folder=str(folder.path),
-        state=_name_state(folder, status),
+        state=folder.shown_state(status),
         step=status.step,
         n_steps=status.known_steps,
         took_s=status.took_s,
@@ -265,7 +265,3 @@ def print_log(log: RunLog) -> None:
         print_plain(console, " ".join(f"{key}={value}" for key, value in values.items()))
     if log.error:
         print_plain(console, log.error.rstrip(), "red")
-
-
-def _name_state(folder: RunFolder, status: Status) -> str:
-    return "stopped early" if status.is_cut else folder.shown_state(status)

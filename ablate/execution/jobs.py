@@ -161,7 +161,7 @@ def _name_state(folder: RunFolder) -> str:
     status = folder.read_status()
     if status.state == "running" and not is_held(folder.curve):  # its worker was killed
         status = replace(status, state="queued")
-    return "stopped early" if status.is_cut else folder.shown_state(status)
+    return folder.shown_state(status)
 
 
 def estimate_seconds(plan: Plan, store: StudyFolder, pace: Pace | None) -> Mapping[str, float | None]:

@@ -109,9 +109,13 @@ class RunFolder:
         return status.state in ENDED and (cut_counts or not status.is_cut) and not self.curve_flaw(status)
 
     def shown_state(self, status: Status) -> str:
-        """Return the state to show: `stale` if it says running but no worker trains it, `interrupted` if it waits to
-        resume from its checkpoint.
+        """Return the state to show.
+
+        That is `stopped early` if it finished before its last step, `stale` if it says running but no worker trains it,
+        and `interrupted` if it waits to resume from its checkpoint.
         """
+        if status.is_cut:
+            return "stopped early"
         if status.is_stale() and not is_held(self.curve):
             return "stale"
         return "interrupted" if status.state == "queued" and self.checkpoint.exists() else status.state

@@ -117,13 +117,15 @@ class MlflowMirror:
         has_means, is_final = "space" not in self.record.tuning, self.record.seed_rule is None
         writer.begin_study()
         self._bring(writer, None)
+        if has_means and is_final:
+            writer.log_means()
         is_closing = False
         while not is_closing:
             is_closing = self._closing.wait(FLUSH_S)
             changed = {self._changed.pop() for _ in range(len(self._changed))}
             self._bring(writer, changed)
             if has_means and is_final and changed:
-                writer.log_means()
+                writer.log_means(changed)
         # Taken first, because the last pass may miss lines that another driver writes meanwhile.
         fingerprint = _fingerprint(self.uri, self.record, self.store)
         self._bring(writer, None)

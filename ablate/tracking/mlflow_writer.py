@@ -84,6 +84,9 @@ class MlflowWriter:
             known.log_lines(new)
         if known is not None:
             known.log_evaluations(folder)
+            if state == "running" or (state == "finished" and run.run_id in self._whole):
+                known.end(state)  # reading the status of an ended run checks its whole curve
+                return
             status = folder.read_status()
             known.end(state or status.state)
             if status.state == "finished" and not status.is_cut:
@@ -99,15 +102,15 @@ class MlflowWriter:
             "baseline": arm.baseline,
             **({PARENT_ID: self.parent} if self.parent else {}),
         }
-        name = f"{self._label(arm)}, seed {run.seed}"
+        name = f"{self._list_labels()[arm.arm]}, seed {run.seed}"
         created = MirroredRun(self.client, self.client.create_run(self.experiment, tags=tags, run_name=name))
         self.runs[run.run_id] = created
         return created
 
-    def _label(self, arm: ArmRecord) -> str:
+    def _list_labels(self) -> Mapping[str, str]:
         if self._labelled is not self.record.arms:  # it takes a while for thousands of arms
             self._labelled, self._labels = self.record.arms, label_arms(self.record.arms)
-        return self._labels[arm.arm]
+        return self._labels
 
     def adopt(self) -> str:
         """Put every run of the study below one parent run, which is created if necessary. Returns its MLflow id."""
@@ -130,14 +133,19 @@ class MlflowWriter:
         status = "FINISHED" if ENDED.issuperset(states) else "FAILED" if "failed" in states else "KILLED"
         self.client.set_terminated(self.adopt(), status)
 
-    def log_means(self) -> None:
+    def log_means(self, changed: set[str] | None = None) -> None:
         """Log the mean of the study's metric over the seeds of each arm on the parent run, once per step that they all
-        have. Once they were all trained to the end, log the mean there under the name that the report gives it."""
+        have. Once they were all trained to the end, log the mean there under the name that the report gives it.
+
+        With `changed`, the ids of the runs that have news, only their arms are looked at.
+        """
         runs: dict[str, list[str]] = {}
         for run in self.record.runs:
             runs.setdefault(run.arm, []).append(run.run_id)
-        labels = label_arms(self.record.arms)
+        labels = self._list_labels()
         for label, run_ids in ((labels[arm], tuple(run_ids)) for arm, run_ids in runs.items()):
+            if changed is not None and changed.isdisjoint(run_ids):
+                continue
             curves = [self._values.get(run_id, {}) for run_id in run_ids]
             if not all(curves):
                 continue
