@@ -125,10 +125,7 @@ class Evaluator:
             task.keep(self.store, record)
             error = record.error
         except RayTaskError as raised:
-            cause = cause_of(raised)
-            error = name_error(str(cause))
-            if isinstance(cause, OSError):
-                self.done.halted = f"{cause.filename or self.store.path}: {cause.strerror or cause}"
+            error = name_error(str(cause_of(raised)))
         except OSError as full:
             error = name_error(str(full))
             self.done.halted = f"{full.filename or self.store.path}: {full.strerror or full}"

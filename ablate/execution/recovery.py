@@ -209,12 +209,13 @@ def _save_weights_again(folder: RunFolder, status: Status) -> bool:
     if not folder.checkpoint.is_file():
         return False
     from ablate.training.checkpoint import read_checkpoint, write_weights
+    from ablate_model.storage import separate
 
     try:
         state = read_checkpoint(folder.checkpoint)
         if state is None or status.curve is None or tuple(state["curve"]) != status.curve:
             return False
-        write_weights(folder.weights, state["model"])
+        write_weights(folder.weights, separate(state["model"]))
     except (RecordError, OSError, LookupError, TypeError, AttributeError):
         return False
     return True

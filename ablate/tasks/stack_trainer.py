@@ -58,6 +58,7 @@ def train_stack(trainer: LoopTrainer, runs: Sequence[Opened], orders: Sequence[O
                 results[index] = stack.conclude(place, outcome)
         if left := [index for index, outcome in zip(group, outcomes, strict=True) if outcome is None]:
             waiting.append(left)
+        del outcomes, outcome  # their models leave the device before those of the next group come
     return [results[index] for index in range(len(runs))]
 
 

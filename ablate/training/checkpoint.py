@@ -6,7 +6,7 @@ import os
 import pickle
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,6 @@ from ablate.errors import RecordError
 from ablate.files import check_regular, fill_atomic, write_atomic
 from ablate.training.optimizer import Optimizer
 from ablate_model.gpt import HeadedModel
-from ablate_model.storage import separate
 
 
 @dataclass
@@ -40,9 +39,11 @@ class Progress:
     reached: list[float] = field(default_factory=list)
 
 
-def capture_state(progress: Progress, model: HeadedModel, optimizer: Optimizer) -> dict[str, Any]:
+def capture_state(
+    progress: Progress, model: HeadedModel, optimizer_state: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the state to save. It shares the tensors of the run, so copy or write it before the next step."""
-    return {"progress": asdict(progress), "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return {"progress": asdict(progress), "model": model.state_dict(), "optimizer": list(optimizer_state)}
 
 
 def restore_state(state: dict[str, Any], model: HeadedModel, optimizer: Optimizer) -> Progress:
@@ -132,8 +133,11 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a model's tensors as safetensors. Raises `OSError` as `write_checkpoint` does."""
-    weights = separate({name: tensor.detach().cpu() for name, tensor in state.items()})
+    """Write a model's tensors as safetensors. They must not overlap, as in a `HostCopy` or after `separate`.
+
+    Raises `OSError` as `write_checkpoint` does.
+    """
+    weights = {name: tensor.detach().cpu() for name, tensor in state.items()}
     try:
         fill_atomic(path, partial(save_file, weights))
     except SafetensorError:

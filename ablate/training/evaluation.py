@@ -21,13 +21,15 @@ GRAPHED_FLOPS = 1e12
 """Forward passes below this run as a graph: about 2 ms on an H200, less than launching them one by one takes."""
 
 Tensors = tuple[Tensor, ...]
+Kept = dict[Hashable, list[Tensors]]
+"""The batches of one evaluation on the device, by the task's `validation_key`."""
 
 
 class Evaluation:
     """Measures the metrics of a task. Sums stay on the device until the end, and batches from one time to the next.
 
-    With `is_graphed`, batches of the same shape are measured by one CUDA graph if the task allows it. The processes of
-    a group take turns with the batches.
+    Models that measure the same batches can share `kept`. With `is_graphed`, batches of the same shape are measured by
+    one CUDA graph if the task allows it. The processes of a group take turns with the batches.
     """
 
     def __init__(
@@ -39,11 +41,12 @@ class Evaluation:
         group: Group,
         *,
         is_graphed: bool,
+        kept: Kept | None = None,
     ) -> None:
         self.task, self.model, self.precision, self.device, self.group = task, model, precision, device, group
         self.is_graphed = is_graphed and task.measures_on_device
         self.sums_n = torch.zeros(task.n_sums, dtype=torch.float64, device=device)
-        self._kept: tuple[Hashable, list[Tensors]] | None = None
+        self._kept: Kept = {} if kept is None else kept
         self._seen: set[torch.Size] = set()
         self._graphs: dict[torch.Size, StepGraph] = {}
 
@@ -60,10 +63,10 @@ class Evaluation:
 
     def _batches(self, seed: int, step: int) -> Iterator[Tensors]:
         key = self.task.validation_key(step)
-        if self._kept is not None and self._kept[0] == key:
-            yield from self._kept[1]
+        if key in self._kept:
+            yield from self._kept[key]
             return
-        self._kept = None  # frees the memory first
+        self._kept.clear()  # frees the memory first
         batches: list[Tensors] = []
         n_bytes = 0
         for batch in islice(self.task.validation_batches(seed, step), self.group.rank, None, self.group.size):
@@ -73,7 +76,7 @@ class Evaluation:
                 batches.append(tensors)
             yield tensors
         if key is not None and n_bytes <= KEPT_BYTES:
-            self._kept = key, batches
+            self._kept[key] = batches
 
     def _launch(self, *batch: Tensor) -> None:
         """Measure the first batch of a shape kernel by kernel, and the others as one graph."""

@@ -88,6 +88,8 @@ class Training:
         group: Group | None = None,
         start: StartWeights | None = None,
     ) -> None:
+        if train.compile == "auto":
+            raise ValueError("compile must be resolved before training")
         set_deterministic(train.deterministic)
         self.task, self.train, self.seed, self.recorder, self.device = task, train, seed, recorder, device
         self.group = group = group or Alone()
@@ -117,8 +119,6 @@ class Training:
             choose_backend(self.model, self.micro_batch_size, self.precision.autocast or torch.float32)
         if train.recompute:
             self.model.recompute_blocks()
-        if train.compile == "auto":
-            raise ValueError("compile must be resolved before training")
         if train.compile:
             compile_blocks(self.model, train)
         self.loss = group.wrap(self.model, partial(task.loss, self.model))
@@ -243,7 +243,7 @@ class Training:
 
     def save(self) -> None:
         self.progress.loss_sum = self._gather_loss()
-        self.recorder.save(capture_state(self.progress, self.model, self.optimizer))
+        self.recorder.save(capture_state(self.progress, self.model, self.optimizer.state_dict()))
 
     def _gather_loss(self) -> float:
         """Replace `loss_sum` by its mean over the group, as after a resume, and return it."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ablate.study.schema import TrainConfig
-from ablate.training.checkpoint import Progress
+from ablate.training.checkpoint import Progress, capture_state
 from ablate.training.compilation import compile_blocks, compile_stacked
 from ablate.training.contract import Batch, Outcome, Recorder
 from ablate.training.device import peak_memory_bytes, prepare_process
-from ablate.training.evaluation import Evaluation
+from ablate.training.evaluation import Evaluation, Kept
 from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import Training
 from ablate.training.optimizer import clip_coefficient, make_optimizer
@@ -94,8 +94,9 @@ class StackedTraining(Training):
             for model in models:
                 compile_blocks(model, self.train)
         self.loss = self.stacked.losses
+        kept: Kept = {}  # language models measure the same windows for every seed
         self.evaluations = [
-            Evaluation(self.task, model, self.precision, self.device, self.group, is_graphed=self.is_graphed)
+            Evaluation(self.task, model, self.precision, self.device, self.group, is_graphed=self.is_graphed, kept=kept)
             for model in models
         ]
         self.evaluation = self.evaluations[0]
@@ -106,11 +107,11 @@ class StackedTraining(Training):
         states: list[list[dict[str, Any]]] = []
         joined: list[Member] = []
         for member in self._asked:
-            model = self.build_model(member.seed, member.start)
             state = member.recorder.load()
             progress = Progress() if state is None else Progress(**state["progress"])
             if joined and progress.step != joined[0].progress.step:
                 continue
+            model = self.build_model(member.seed, member.start)
             if state is not None:
                 model.load_state_dict(state["model"])
                 states.append(state["optimizer"])
@@ -192,9 +193,8 @@ class StackedTraining(Training):
         member = self.members[index]
         self._move(member)
         member.progress.loss_sum = loss_sum
-        model, optimizer = self.stacked.models[index], unstack_state(self.optimizer.state_dict(), index)
-        state = {"progress": vars(member.progress), "model": model.state_dict(), "optimizer": optimizer}
-        member.recorder.save(state)
+        optimizer = unstack_state(self.optimizer.state_dict(), index)
+        member.recorder.save(capture_state(member.progress, self.stacked.models[index], optimizer))
 
     def _move(self, member: Member) -> None:
         member.progress.step = self.progress.step

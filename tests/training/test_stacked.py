@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from ablate.data import validation_batches
 from ablate.training import compilation
 from ablate.training.language_model import LanguageModelling
 from ablate.training.stacked import Member, train_stacked
@@ -70,6 +71,18 @@ def test_each_run_of_a_stack_is_the_run_by_itself(run, run_stack, model_config, 
         assert (outcomes[seed].state, outcomes[seed].step) == ("finished", 12)
         for one, other in zip(outcomes[seed].model.parameters(), whole.model.parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+
+
+def test_the_runs_of_a_stack_share_their_validation_batches(run_stack, model_config, make_train_config, monkeypatch):
+    calls = []
+
+    def watch(*arguments):
+        calls.append(arguments)
+        return validation_batches(*arguments)
+
+    monkeypatch.setattr("ablate.training.language_model.validation_batches", watch)
+    run_stack(model_config, make_train_config())
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
