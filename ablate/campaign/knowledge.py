@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import filterfalse
 from statistics import median
@@ -74,14 +75,14 @@ def check_grid(campaign: Campaign, record: StudyRecord, trained: Results | None 
     """
     k = len(campaign.tries) + 1
     sd = find_scatter(campaign, record.metric.name)
-    seeds = {arm.arm: sum(run.arm == arm.arm for run in record.runs) for arm in record.arms}
-    n_families = len({arm.baseline for arm in record.arms if arm.baseline != arm.arm})
+    seeds = Counter(run.arm for run in record.runs)
+    baselines = {arm.arm: arm.baseline for arm in record.arms}
+    members = Counter(baseline for arm, baseline in baselines.items() if baseline != arm)
     arms = []
     pairs = identify_pairs(record)
     for name, identity in pairs.items():
-        baseline = next(arm.baseline for arm in record.arms if arm.arm == name)
-        members = sum(arm.baseline == baseline != arm.arm for arm in record.arms)
-        level, _ = find_levels(members, level_of(k) / n_families)
+        baseline = baselines[name]
+        level, _ = find_levels(members[baseline], level_of(k) / len(members))
         n = min(seeds[name], seeds[baseline])
         detectable = None
         if sd and n > 1 and record.seed_rule is None:

@@ -6,14 +6,13 @@ that the command line cannot, and nothing that a command prints can get between 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 LOGS = ".mcp"  # in the folder of all studies: what commands in the background print
 MOST_WAIT_S = 600.0
-POLL_S = 0.1
 ANSWER = ("study", "question", "is_complete", "verdict", "answer", "differences")  # keys of a summary
 INSTRUCTIONS = (
     "Declare a study in a grid file, call plan to check it, run to train it, and verdict for the answer. run returns "
@@ -88,9 +86,8 @@ class Tools:
         options = _repeat("--set", settings)
         self._call("plan", grid, options)  # a wrong grid is an error at once
         started = self._start("run", grid, [*options, *([] if minutes is None else ["--minutes", f"{minutes:g}"])])
-        end = time.monotonic() + min(wait_s, MOST_WAIT_S)
-        while started.process.poll() is None and time.monotonic() < end:
-            time.sleep(POLL_S)
+        with suppress(subprocess.TimeoutExpired):
+            started.process.wait(min(wait_s, MOST_WAIT_S))
         found = started.describe()
         if found["error"]:
             raise CommandError(found["error"])
@@ -182,6 +179,8 @@ def mcp(runs: Runs = DEFAULT_RUNS, as_json: AsJson = False) -> None:
 
     Start it in the folder of your grids. With --json, print the tools instead.
     """
+    import asyncio
+
     from ablate.cli.outputs.base import print_output
     from ablate.cli.outputs.machine import AgentTool
 

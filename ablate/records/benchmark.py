@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from ablate.analysis.results import Results
 from ablate.data import CorpusInfo
@@ -19,8 +19,9 @@ from ablate.plan import build_plan
 from ablate.plan.identity import IMMATERIAL
 from ablate.study.data_schema import DataConfig
 from ablate.study.declaration import Study
-from ablate.study.load import describe_problem, read_declaration
+from ablate.study.load import read_declaration, validate
 from ablate.study.schema import StudyName, Texts
+from ablate.study.settings import flatten
 from ablate.study.tuning import Frozen
 from ablate.tracking.study_record import ArmRecord
 
@@ -87,21 +88,14 @@ def load_benchmark(path: Path) -> Rules:
     data, source = read_declaration(path, FORM)
     if "benchmark" not in data:
         raise GridError(f"{path}: {FORM}")
-    try:
-        declared = Benchmark.model_validate(data)
-    except ValidationError as error:
-        problems = [describe_problem(problem, source, Benchmark) for problem in error.errors()[:5]]
-        raise GridError("\n".join(dict.fromkeys(problems))) from None
+    declared = validate(Benchmark, data, source)
     sections = {key: data[key] for key in ("model", "train")}
     named = {"study": declared.name, "data": declared.data.model_dump(exclude={"hash", "sequence"}, exclude_unset=True)}
-    try:
-        study = Study.model_validate({**named, **sections, "matrix": {"train.steps": [declared.train.get("steps")]}})
-    except ValidationError as error:
-        problems = [describe_problem(problem, source, Study) for problem in error.errors()[:5]]
-        raise GridError("\n".join(dict.fromkeys(problems))) from None
+    matrix = {"train.steps": [declared.train.get("steps")]}
+    study = validate(Study, {**named, **sections, "matrix": matrix}, source)
     study._source = source
     corpus = CorpusInfo(declared.data.hash, LONG, LONG, int(declared.model.get("vocab_size", VOCABULARY)))
-    settings = flatten(build_plan(study, corpus).arms[0].setup.config())
+    settings = list_settings(build_plan(study, corpus).arms[0].setup.config())
     known = {
         ".".join(parts[:end]) for path in settings for parts in [path.split(".")] for end in range(1, len(parts) + 1)
     }
@@ -112,13 +106,9 @@ def load_benchmark(path: Path) -> Rules:
     return Rules(declared, settings)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by their dotted paths, as JSON has them. Lists are values."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        found |= flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: json.loads(json.dumps(value))}
-    return found
+def list_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration by their dotted paths, as JSON has them. Lists are values."""
+    return dict(flatten(json.loads(json.dumps(config))))
 
 
 def find_breaches(rules: Rules, results: Results, arm: ArmRecord) -> Iterator[Breach]:
@@ -149,7 +139,7 @@ def _check_settings(rules: Rules, configs: list[Mapping[str, Any]]) -> Iterator[
         return
     told = set()
     for config in sections:
-        own = flatten(config)
+        own = list_settings(config)
         for path in dict.fromkeys((*rules.settings, *own)):
             if path in told or _may_change(rules.benchmark, path):
                 continue
@@ -167,7 +157,7 @@ def _may_change(benchmark: Benchmark, path: str) -> bool:
 
 def _is_set(benchmark: Benchmark, path: str) -> bool:
     section, _, rest = path.partition(".")
-    return rest in flatten(getattr(benchmark, section, {}))
+    return rest in list_settings(getattr(benchmark, section, {}))
 
 
 def _check_limits(limits: Limits, arm: ArmRecord) -> Iterator[Breach]:

@@ -56,13 +56,14 @@ def compose(made: Leaderboard) -> Document:
     if made.refused:
         sections.append(Section("refused", "Not admitted", (_tabulate_refused(made),)))
     sections.append(Section("rules", "Rules", (Facts(_list_rules(made)),)))
+    leaders = tuple(state_leaders(made))
     n_entries, n_folders = len(made.entries), len({entry.folder for entry in made.entries})
     return Document(
         name=benchmark.name,
         context=f"{benchmark.name}: {count(n_entries, 'arm')} of {count(n_folders, 'report')}",
         heading=benchmark.question or benchmark.name,
-        verdict=tuple(state_leaders(made)),
-        answer=tuple(state_leaders(made)),
+        verdict=leaders,
+        answer=leaders,
         sections=tuple(sections),
     )
 

@@ -11,8 +11,10 @@ do not overlap, there is a verdict between the two entries, or one between each 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -48,14 +50,25 @@ class Ranking:
     order: tuple[int, ...]
     pairs: tuple[Pair, ...]
 
-    def better_than(self, entry: int) -> list[int]:
+    def better_than(self, entry: int) -> Sequence[int]:
         """The entries that an entry is shown to be better than."""
-        return [pair.second for pair in self.pairs if pair.first == entry and pair.is_clear]
+        return self._beaten[entry]
 
     def range_of(self, entry: int) -> tuple[int, int]:
         """The best and the worst rank that an entry may have."""
-        n_better = sum(pair.second == entry for pair in self.pairs if pair.is_clear)
-        return 1 + n_better, len(self.order) - len(self.better_than(entry))
+        return 1 + self._n_better[entry], len(self.order) - len(self._beaten[entry])
+
+    @cached_property
+    def _beaten(self) -> Mapping[int, Sequence[int]]:
+        found: dict[int, list[int]] = {entry: [] for entry in self.order}
+        for pair in self.pairs:
+            if pair.is_clear:
+                found[pair.first].append(pair.second)
+        return found
+
+    @cached_property
+    def _n_better(self) -> Counter[int]:
+        return Counter(pair.second for pair in self.pairs if pair.is_clear)
 
 
 def rank(values: Sequence[Mapping[int, float]]) -> Ranking:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ablate.plan import Plan
 from ablate.plan.identity import arm_id
 from ablate.tracking.arm_labels import label_arms
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.json_files import read_json
+from ablate.tracking.json_files import read_mapping
 from ablate.tracking.study_record import ENDED
 from ablate.tracking.verifications import Change, Verification, VerifiedArm, VerifiedRun, read_verifications
 
@@ -80,11 +80,11 @@ def choose_seeds(results: Results, n: int, folder: Path, store: StudyFolder) -> 
 
 
 def _find_trial_seeds(folder: Path) -> Iterable[int]:
-    with suppress(RecordError):  # most reports have no trials
-        summary = read_json(folder / "tuning" / "summary.json")
-        seeds = summary.get("seeds") if isinstance(summary, Mapping) else None
-        return [seed for seed in seeds if isinstance(seed, int)] if isinstance(seeds, list) else []
-    return []
+    path = folder / "tuning" / "summary.json"
+    if not os.path.lexists(path):  # most reports have no trials
+        return []
+    seeds = read_mapping(path).get("seeds")
+    return [seed for seed in seeds if isinstance(seed, int)] if isinstance(seeds, list) else []
 
 
 def describe_power(results: Results, names: Sequence[str], n_seeds: int) -> list[str]:

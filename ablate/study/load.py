@@ -24,6 +24,7 @@ MAX_BYTES = 1_000_000
 FLAT_SECTIONS = frozenset({"matrix", "conditions", "baseline", "space", "arm", "set"})
 
 T = TypeVar("T", bound=Declaration)
+M = TypeVar("M", bound=BaseModel)
 
 
 def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
@@ -44,14 +45,19 @@ def load_declared(kind: type[T], path: str | Path, settings: Sequence[str] = ())
     declared = Settings(data)
     for setting in settings:
         source = _apply_setting(declared, source, setting)
+    result = validate(kind, declared.tree, source)
+    result._source = source
+    return result
+
+
+def validate(kind: type[M], tree: Any, source: Source) -> M:
+    """Build what a file declares. Raises `GridError`, with up to five problems, if something is wrong."""
     try:
-        result = kind.model_validate(declared.tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         found = _leave_out_misspelt(error.errors(), kind)
         problems = [describe_problem(problem, source, kind) for problem in found[:5]]
         raise GridError("\n".join(dict.fromkeys(problems))) from None
-    result._source = source
-    return result
 
 
 def study_name(path: str | Path) -> str:

@@ -109,6 +109,9 @@ def test_the_trials_of_a_tuning_are_not_fresh(report: Path) -> None:
     (report / "tuning" / "summary.json").write_text('{"seeds": [7]}')
     results = read_study(StudyFolder(report))
     assert choose_seeds(results, 2, report, StudyFolder(Path("runs/none"))) == (8, 9)
+    (report / "tuning" / "summary.json").write_text('{"seeds": [7')
+    with pytest.raises(RecordError, match=r"tuning/summary\.json"):
+        choose_seeds(results, 2, report, StudyFolder(Path("runs/none")))
 
 
 def test_other_runs_of_the_same_seeds_do_not_replace_a_verification(
@@ -234,8 +237,6 @@ def test_every_verification_is_on_its_page_and_in_the_docs(path: Path) -> None:
     for page in (folder / "report.md", path.with_suffix(".md"), ROOT / "docs" / "share.md"):
         text = " ".join(page.read_text().split())
         assert sentence in text or escape(sentence) in text, page
-    refuted = any(arm.outcome == "refuted" for arm in made.arms)
-    assert not refuted or "No published verdict has been refuted" not in (ROOT / "docs" / "share.md").read_text()
 
 
 @pytest.mark.slow
