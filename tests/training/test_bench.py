@@ -18,6 +18,7 @@ from ablate.cli.bench_output import describe_bench, print_speeds, write_bench
 from ablate.errors import ResourceError
 from ablate.training.bench import arms as bench
 from ablate.training.bench.arms import WINDOWS, bench_arms
+from ablate.training.bench.breakdown import MAX_KERNELS, Kernel, explain_step
 from ablate.training.bench.concurrent_runs import time_together
 from ablate_model import ModelConfig
 
@@ -62,6 +63,26 @@ def test_parts_sum_to_the_step(report):
     (speed,) = report.arms
     assert sum(speed.components_ms.values()) == pytest.approx(speed.step_ms)
     assert min(time for name, time in speed.components_ms.items() if name in ("attention", "MLP")) > 0
+
+
+def test_kernels_gaps_and_the_profiler_explain_the_whole_step():
+    """Two steps: a large kernel that another one overlaps, then more small kernels than there are rows."""
+    kernels = []
+    for began in (0.0, 4000.0):
+        kernels += [Kernel("large", began, began + 2000), Kernel("beside", began + 1500, began + 2500)]
+        kernels += [Kernel(f"small {i}", began + 2600 + 10 * i, began + 2605 + 10 * i) for i in range(MAX_KERNELS)]
+    rows = explain_step(reversed(kernels), 2, profiled_ms=4.2, step_ms=4.0)
+    assert sum(rows.values()) == pytest.approx(4.0)
+    assert len(rows) == MAX_KERNELS + 4
+    assert [rows.pop("large"), rows.pop("beside"), rows.pop("small 0")] == pytest.approx([2.0, 1.0, 0.005])
+    assert dict(list(rows.items())[-4:]) == pytest.approx(
+        {
+            "2 launches of 2 smaller kernels": 0.01,
+            "no kernel: 26 gaps": 4.2 - 2.5 - MAX_KERNELS * 0.005,
+            "kernels that run at the same time": -0.5,
+            "without the profiler instead of 4.20 ms with it": -0.2,
+        }
+    )
 
 
 def test_an_arm_that_cannot_run_fails_alone(report):

@@ -35,7 +35,7 @@ class Speed:
     `model_tflops` counts the arm's own matrix products, with causal attention as half of the square. `ceiling_share`
     divides it by the rate of a large matrix product on the same device. `first_step_cold_s` and `first_step_warm_s` are
     the time until the end of the first optimizer step, with an empty and a full compilation cache. `components_ms` and
-    `kernels_ms` break down one step.
+    `kernels_ms` break down one step: the rows of each add up to `step_ms`.
 
     `together_tokens_per_s` is the throughput of all processes that train the arm at once (`BenchReport.together`). It
     uses the median of `together_windows_ms`, the time per step until the last process has finished a window.
@@ -213,7 +213,7 @@ def bench_arm(
             first_step_cold_s=first_s if is_cold else None,
             first_step_warm_s=warm_s,
             last_loss=training.loss_sum.item() / (1 + WARM_UP_STEPS + WINDOWS * steps),
-            kernels_ms=time_kernels(training, WARM_UP_STEPS + 2 + WINDOWS * steps) if has_profile else {},
+            kernels_ms=time_kernels(training, WARM_UP_STEPS + 2 + WINDOWS * steps, step_ms) if has_profile else {},
             components_ms=time_components(training, step_ms) if has_profile else {},
         )
 

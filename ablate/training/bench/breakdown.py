@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ablate.training.bench.timed_run import WARM_UP_STEPS
 from ablate.training.bench.timing import time_call
 from ablate.training.device import now
 from ablate.training.loop import Training
@@ -14,7 +17,7 @@ from ablate_model import GPT
 from ablate_model.blocks import Block
 
 COUNT = 10  # calls per window
-KERNEL_STEPS, MAX_KERNELS = 3, 25
+KERNEL_STEPS, MAX_KERNELS = 10, 25
 
 
 def time_components(training: Training, step_ms: float) -> dict[str, float]:
@@ -76,16 +79,63 @@ def _time_update(training: Training) -> float:
     return 1000 * time_call(update, training.device, COUNT, as_graph=training.is_graphed)
 
 
-def time_kernels(training: Training, first_step: int) -> dict[str, float]:
-    """Milliseconds per step of the slowest kernels, by name; empty on a CPU."""
+class Kernel(NamedTuple):
+    """A kernel or copy that ran on the GPU, with its start and end in microseconds."""
+
+    name: str
+    start_us: float
+    end_us: float
+
+
+def time_kernels(training: Training, first_step: int, step_ms: float) -> dict[str, float]:
+    """Milliseconds per step of the slowest kernels, by name, and what else a step takes (see `explain_step`).
+
+    Empty on a CPU.
+    """
     if training.device.type != "cuda":
         return {}
-    from torch.profiler import ProfilerActivity, profile
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile, schedule
 
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-        for step in range(KERNEL_STEPS):
+    with profile(activities=[ProfilerActivity.CUDA], schedule=schedule(wait=0, warmup=1, active=1)) as profiled:
+        for step in range(WARM_UP_STEPS):  # the first calls start the profiler of the device
             training.step(first_step + step)
         now(training.device)
-    averages = profiled.key_averages()
-    found = {event.key: event.self_device_time_total / 1000 / KERNEL_STEPS for event in averages}
-    return dict(sorted(found.items(), key=lambda item: -item[1])[:MAX_KERNELS])
+        profiled.step()
+        began = now(training.device)
+        for step in range(KERNEL_STEPS):
+            training.step(first_step + WARM_UP_STEPS + step)
+        profiled_ms = 1000 * (now(training.device) - began) / KERNEL_STEPS
+    kernels = [
+        Kernel(event.name, event.time_range.start, event.time_range.end)
+        for event in profiled.events()
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    ]
+    return explain_step(kernels, KERNEL_STEPS, profiled_ms, step_ms)
+
+
+def explain_step(kernels: Iterable[Kernel], n_steps: int, profiled_ms: float, step_ms: float) -> dict[str, float]:
+    """Milliseconds per step of kernels, by name, and of everything else, so that the rows add up to `step_ms`.
+
+    The slowest kernels have rows of their own, and the smaller ones share a row. The rows after them are the time
+    without any kernel, the time that several kernels share (negative, because each of them counts it), and the
+    difference between `step_ms`, a step without the profiler, and `profiled_ms`, the same with it.
+    """
+    total_us, n_launches = Counter[str](), Counter[str]()
+    busy_us, until_us, n_gaps = 0.0, float("-inf"), 0
+    for name, start_us, end_us in sorted(kernels, key=lambda kernel: kernel.start_us):
+        total_us[name] += end_us - start_us
+        n_launches[name] += 1
+        n_gaps += start_us > until_us
+        busy_us += max(0.0, end_us - max(start_us, until_us))
+        until_us = max(until_us, end_us)
+    scale = 1 / 1000 / n_steps
+    rows = {name: us * scale for name, us in total_us.most_common(MAX_KERNELS)}
+    if smaller := set(total_us) - set(rows):
+        n_smaller = sum(n_launches[name] for name in smaller) / n_steps
+        rows[f"{n_smaller:.0f} launches of {len(smaller)} smaller kernels"] = scale * sum(map(total_us.get, smaller))
+    rows[f"no kernel: {n_gaps / n_steps:.0f} gaps"] = profiled_ms - busy_us * scale
+    if (shared_ms := (total_us.total() - busy_us) * scale) > 0:
+        rows["kernels that run at the same time"] = -shared_ms
+    rows[f"without the profiler instead of {profiled_ms:.2f} ms with it"] = step_ms - profiled_ms
+    return rows
