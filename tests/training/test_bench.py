@@ -78,7 +78,7 @@ def test_kernels_gaps_and_the_profiler_explain_the_whole_step():
     assert dict(list(rows.items())[-4:]) == pytest.approx(
         {
             "2 launches of 2 smaller kernels": 0.01,
-            "no kernel: 26 gaps": 4.2 - 2.5 - MAX_KERNELS * 0.005,
+            "no kernel, in 26 gaps": 4.2 - 2.5 - MAX_KERNELS * 0.005,
             "kernels that run at the same time": -0.5,
             "without the profiler instead of 4.20 ms with it": -0.2,
         }

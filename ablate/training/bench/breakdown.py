@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -94,7 +94,6 @@ def time_kernels(training: Training, first_step: int, step_ms: float) -> dict[st
     """
     if training.device.type != "cuda":
         return {}
-    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile, schedule
 
     with profile(activities=[ProfilerActivity.CUDA], schedule=schedule(wait=0, warmup=1, active=1)) as profiled:
@@ -109,7 +108,7 @@ def time_kernels(training: Training, first_step: int, step_ms: float) -> dict[st
     kernels = [
         Kernel(event.name, event.time_range.start, event.time_range.end)
         for event in profiled.events()
-        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+        if event.device_type.name == "CUDA" and not event.is_user_annotation
     ]
     return explain_step(kernels, KERNEL_STEPS, profiled_ms, step_ms)
 
@@ -121,21 +120,22 @@ def explain_step(kernels: Iterable[Kernel], n_steps: int, profiled_ms: float, st
     without any kernel, the time that several kernels share (negative, because each of them counts it), and the
     difference between `step_ms`, a step without the profiler, and `profiled_ms`, the same with it.
     """
-    total_us, n_launches = Counter[str](), Counter[str]()
-    busy_us, until_us, n_gaps = 0.0, float("-inf"), 0
+    taken_us = defaultdict[str, list[float]](list)
+    shared_us, until_us, n_gaps = 0.0, float("-inf"), 0
     for name, start_us, end_us in sorted(kernels, key=lambda kernel: kernel.start_us):
-        total_us[name] += end_us - start_us
-        n_launches[name] += 1
-        n_gaps += start_us > until_us
-        busy_us += max(0.0, end_us - max(start_us, until_us))
+        taken_us[name].append(end_us - start_us)
+        shared_us += max(0.0, min(end_us, until_us) - start_us)
+        n_gaps += int(start_us > until_us)
         until_us = max(until_us, end_us)
-    scale = 1 / 1000 / n_steps
-    rows = {name: us * scale for name, us in total_us.most_common(MAX_KERNELS)}
-    if smaller := set(total_us) - set(rows):
-        n_smaller = sum(n_launches[name] for name in smaller) / n_steps
-        rows[f"{n_smaller:.0f} launches of {len(smaller)} smaller kernels"] = scale * sum(map(total_us.get, smaller))
-    rows[f"no kernel: {n_gaps / n_steps:.0f} gaps"] = profiled_ms - busy_us * scale
-    if (shared_ms := (total_us.total() - busy_us) * scale) > 0:
+    ms = {name: sum(each) / 1000 / n_steps for name, each in taken_us.items()}
+    names = sorted(ms, key=lambda name: -ms[name])
+    rows = {name: ms[name] for name in names[:MAX_KERNELS]}
+    if smaller := names[MAX_KERNELS:]:
+        n_launches = sum(len(taken_us[name]) for name in smaller) / n_steps
+        rows[f"{n_launches:.0f} launches of {len(smaller)} smaller kernels"] = sum(ms[name] for name in smaller)
+    shared_ms = shared_us / 1000 / n_steps
+    rows[f"no kernel, in {n_gaps / n_steps:.0f} gaps"] = profiled_ms - sum(ms.values()) + shared_ms
+    if shared_ms:
         rows["kernels that run at the same time"] = -shared_ms
     rows[f"without the profiler instead of {profiled_ms:.2f} ms with it"] = step_ms - profiled_ms
     return rows
