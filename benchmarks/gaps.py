@@ -169,15 +169,20 @@ def combine(runs: Sequence[Gaps]) -> Gaps:
 
 def measure_elsewhere(source: Path, arguments: Sequence[str]) -> Gaps:
     """The same by the code of another checkout, in a process of its own."""
+    with import_from(source) as environment:
+        command = [sys.executable, str(Path(__file__).resolve()), "--json", *arguments]
+        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    return Gaps(**json.loads(result.stdout.splitlines()[-1]))
+
+
+@contextmanager
+def import_from(source: Path) -> Iterator[dict[str, str]]:
+    """The environment of a process that imports ablate from a checkout, and the benchmarks from this one."""
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
         for name, target in (("ablate", source / "ablate"), ("ablate_model", source / "model")):
             (Path(folder) / name).symlink_to(target.resolve())
-        paths = [folder, *filter(None, [os.environ.get("PYTHONPATH")])]
-        command = [sys.executable, str(Path(__file__).resolve()), "--json", *arguments]
-        result = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, stdout=subprocess.PIPE, check=True
-        )
-    return Gaps(**json.loads(result.stdout.splitlines()[-1]))
+        paths = [folder, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        yield {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @contextmanager

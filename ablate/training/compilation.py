@@ -53,6 +53,16 @@ def _admit(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> None:
     silence_compiler()
 
 
+def start_compilers() -> None:
+    """Start the processes that compile kernels for a GPU, which need seconds to load torch.
+
+    torch starts them when it has traced the first model, and compiles one kernel after another until they are ready.
+    """
+    from torch._inductor.async_compile import maybe_warm_pool
+
+    maybe_warm_pool()
+
+
 def silence_compiler() -> None:
     """Silence two warnings of torch.compile: to allow TF32, and that its tracer reads .grad of a block's input."""
     for message in ("TensorFloat32 tensor cores", "The .grad attribute of a Tensor"):

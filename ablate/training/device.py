@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ablate.study.schema import TrainConfig
+from ablate.training.compilation import start_compilers
 from ablate.training.contract import Batch
 from ablate.training.precision import forbid_tf32
 
@@ -65,6 +66,8 @@ def prepare_process(train: TrainConfig, device: str, threads: int) -> None:
     """Prepare this process for a run, and remove what the run before left in memory."""
     torch.set_num_threads(threads)
     forbid_tf32()
+    if train.compile and device != "cpu":
+        start_compilers()
     # The previous run's compiled model is in reference cycles, and its graph holds memory. Collecting takes 0.15 s.
     if train.compile or device != "cpu":
         free_memory(torch.device(device))

@@ -55,7 +55,7 @@ def warm_kinds(kinds: Sequence[Kind], device: str, threads: int, workers: int) -
 
 
 def warm_kind(kind: Kind, device: str, threads: int) -> tuple[float, str]:
-    """Compile everything that a run calls: its first step, and an evaluation. Returns the seconds, and an error."""
+    """Compile everything that a run calls: two steps, and an evaluation. Returns the seconds, and an error."""
     started = time.perf_counter()
     train = kind.train.model_copy(update={"steps": MANY_STEPS})
     try:
@@ -74,6 +74,7 @@ def warm_kind(kind: Kind, device: str, threads: int) -> tuple[float, str]:
                 training = StackedTraining(task, train, members, torch.device(device))
             training.warm_up()
             training.step(1)
+            training.step(2)  # in a graph, the kernels that update weights need the state of the first step
             training.evaluation.measure(0, 1, lambda: None)
     except Exception as error:  # noqa: BLE001 - other kinds may still compile
         return time.perf_counter() - started, f"{type(error).__name__}: {error}"

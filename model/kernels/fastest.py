@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import Tensor
 from .attention import BACKENDS
 from .call import BackendError, Call, DecayBias
 from .cuda_graph import capture_graph
-from .flash import find_flash
+from .flash import cache_folder, find_flash
 
 REPEATS = 7  # timed runs of forward and backward; the median counts
 METHOD = "kernels"  # what was timed; entries of another method are ignored
@@ -27,7 +26,7 @@ MAX_MATH_BYTES = 1 << 30  # of all T x T maps; the reference is not measured abo
 
 def default_cache() -> Path:
     """Return the file of this user on this machine that remembers choices."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ablate" / "attention.json"
+    return cache_folder() / "attention.json"
 
 
 def choose_fastest(calls: Sequence[Call], cache: Path) -> dict[str, float]:

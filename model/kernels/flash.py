@@ -6,7 +6,9 @@ Both are optional. `import flash_attn` succeeds even if only flash-attn-4 is the
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +23,31 @@ MAX_WIDTH = {"flash-attn-4": 128, "flash-attn": 256}
 Probed = tuple[str, Callable[..., Any]]
 
 
+def cache_folder() -> Path:
+    """Return the folder where this user keeps what was compiled and measured on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ablate"
+
+
+def _keep_compiled() -> None:
+    """Let flash-attn-4 keep its compiled kernels on disk, if the folder for them is writable.
+
+    By default, each process compiles them again, which takes seconds. It reads these settings when it is imported.
+    """
+    try:
+        folder = cache_folder() / "flash-attn-4"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # without a home directory
+        return
+    if os.access(folder, os.W_OK):
+        os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+        os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", str(folder))
+
+
 @functools.cache
 def find_flash() -> Probed | None:
     """Return (package, function) of the newest flash-attn that can be imported, or None."""
+    if torch.cuda.is_available():
+        _keep_compiled()
     try:
         from flash_attn.cute import flash_attn_func as function
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,6 +102,27 @@ def test_the_newer_package_is_found_by_its_function() -> None:
     found = flash.find_flash()
     assert found is not None
     assert found[0] == "flash-attn-4"
+
+
+@pytest.mark.usefixtures("package")
+def test_compiled_kernels_are_kept_where_they_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    names = [f"FLASH_ATTENTION_CUTE_DSL_CACHE_{name}" for name in ("ENABLED", "DIR")]
+    (tmp_path / "file").touch()
+    for home, expected in (
+        (tmp_path / "file", [None, None]),
+        (tmp_path, ["1", str(tmp_path / "ablate" / "flash-attn-4")]),
+    ):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+        flash.find_flash.cache_clear()
+        flash.find_flash()
+        assert [os.environ.get(name) for name in names] == expected
+    monkeypatch.setenv(names[0], "0")  # the user's choice
+    flash.find_flash.cache_clear()
+    flash.find_flash()
+    assert os.environ[names[0]] == "0"
 
 
 @pytest.mark.usefixtures("package")
