@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ Found = dict[str, float]
 
 
 def measure_start(arm: str, backend: str, folder: Path) -> tuple[Found, Found]:
-    """Start a run of an arm such as "ngpt-10m". Returns the seconds of its stages, and of the compiler's parts."""
+    """Start a run of an arm such as "ngpt-10m".
+
+    Returns the seconds of its stages, and those of the compiler's parts up to the first step; parts contain others.
+    """
     import torch._dynamo.utils
 
     normalization, _, size = arm.partition("-")
@@ -68,13 +72,15 @@ def measure_start(arm: str, backend: str, folder: Path) -> tuple[Found, Found]:
     mark()
     training.warm_up()
     mark()
-    for step in (1, 2):
-        training.step(step)
-        mark()
+    training.step(1)
+    mark()
+    taken = {name: sum(seconds) for name, seconds in parts.items()}
+    training.step(2)
+    mark()
     training.evaluation.measure(0, 2, lambda: None)
     mark()
-    stages = {stage: end - start for stage, start, end in zip(STAGES, moments, moments[1:], strict=True)}
-    return stages, {name: sum(seconds) for name, seconds in parts.items()}
+    stages = {stage: end - start for stage, (start, end) in zip(STAGES, pairwise(moments), strict=True)}
+    return stages, taken
 
 
 def measure_process(arms: str, backend: str, caches: Path, source: Path) -> list[tuple[Found, Found]]:
