@@ -29,8 +29,6 @@ def check_processes(declared: Declaration, train: TrainConfig, arm: Assignment) 
         text = f"{processes} processes cannot share a batch of {train.batch_size} sequences evenly"
     elif share % at_once:
         text = f"each of {processes} processes has {share} sequences per batch, not divisible by {at_once} at once"
-    elif train.cuda_graph:
-        text = "train.cuda_graph needs runs of one process"
     else:
         return
     where = ("resources", "processes" if declared.resources.processes else "gpus")
@@ -41,16 +39,16 @@ def find_slow_processes(declared: Declaration, train: TrainConfig, model: ModelC
     """A remark where several GPUs per run are slower than one, because a step is too short to share.
 
     It compares the time of a step's products on one GPU with train.cuda_graph and their share on several, whose
-    kernels are launched one by one and whose gradients have to be summed. It depends on shapes only.
+    gradients have to be summed and whose kernels are launched one by one without a graph. It depends on shapes only.
     """
     processes = declared.resources.n_processes
     if processes == 1 or not declared.resources.gpus:
         return
     compute_s = train.batch_size * model.context_length * model.flops_per_token() / GPU_FLOPS_PER_S
-    launches_s = model.blocks_per_token() * OVERHEAD_S_PER_LAYER
+    launches_s = 0.0 if train.cuda_graph else model.blocks_per_token() * OVERHEAD_S_PER_LAYER
     sums_s = 2 * (processes - 1) / processes * GRADIENT_BYTES * model.num_params() / LINK_BYTES_PER_S
     if max(compute_s / processes, launches_s) + sums_s >= compute_s:
         yield (
-            f"resources.gpus {processes}: one GPU with train.cuda_graph is probably faster, because the kernels of a "
-            f"step are shorter than their launches; with `gpus: 1`, {count(processes, 'run')} train at a time"
+            f"resources.gpus {processes}: one GPU with train.cuda_graph is probably faster, because a step is too "
+            f"short to share; with `gpus: 1`, {count(processes, 'run')} train at a time"
         )

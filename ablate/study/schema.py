@@ -100,8 +100,7 @@ class TrainConfig(Strict):
     )
     cuda_graph: bool = Field(
         False,
-        description="launch each step as one CUDA graph, so that the host does not slow down small models; "
-        "for runs of one process on a GPU",
+        description="launch each step as one CUDA graph, so that the host does not slow down small models",
     )
     deterministic: bool = Field(
         False,

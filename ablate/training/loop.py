@@ -97,7 +97,7 @@ class Training:
         self.micro_batch_size = min(train.sequences_at_once, self.n_rows)
         self.lines = Lines(task, train)
         self.precision = PRECISIONS[train.precision]
-        self.is_graphed = train.cuda_graph and device.type == "cuda" and group.size == 1
+        self.is_graphed = train.cuda_graph and device.type == "cuda"
         self.graph: StepGraph | None = None
         self.n_eager, self.capture_s = 0, 0.0
         self.generator = default_generator(device)
@@ -121,7 +121,8 @@ class Training:
             self.model.recompute_blocks()
         if train.compile:
             compile_blocks(self.model, train)
-        self.loss = group.wrap(self.model, partial(task.loss, self.model))
+        group.equalize(list(self.model.state_dict().values()))
+        self.loss = partial(task.loss, self.model)
         self.evaluation = Evaluation(task, self.model, self.precision, device, group, is_graphed=self.is_graphed)
 
     def build_model(self, seed: int, start: StartWeights | None) -> HeadedModel:
@@ -201,10 +202,12 @@ class Training:
         """Compute loss, gradients and update for a batch, without waiting for the device."""
         micro_batches = zip(*(part.chunk(self.n_micro, self.row_dim) for part in batch), strict=True)
         for index, rows in enumerate(micro_batches):
-            with self.group.accumulate() if index + 1 < self.n_micro else nullcontext():
-                with self.precision.context(self.device):
-                    loss = self.loss(*rows) / self.n_micro
-                loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
+            with self.precision.context(self.device):
+                loss = self.loss(*rows) / self.n_micro
+            is_last = index + 1 == self.n_micro
+            with self.group.sum_gradients(self.parameters) if is_last else nullcontext():
+                # the sum over the group is then the mean
+                loss.backward(torch.full_like(loss, 1 / self.group.size))  # type: ignore[no-untyped-call]
             self.loss_sum += loss.detach()
         self.update()
 
@@ -275,10 +278,9 @@ class Training:
         has_moments = any(part.state for part in self.optimizer.parts)
         moments = [torch.empty_like(p) for p in self.parameters for _ in range(0 if has_moments else 2)]
         batch = self.draw(1, self.micro_batch_size)
-        with self.group.accumulate():
-            with self.precision.context(self.device):
-                loss = self.loss(*to_device(batch, self.device))
-            loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
+        with self.precision.context(self.device):
+            loss = self.loss(*to_device(batch, self.device))
+        loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
         del moments
         self._forget_gradients()
 

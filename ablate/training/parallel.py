@@ -5,25 +5,25 @@ from __future__ import annotations
 import os
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar, final
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-
-from ablate_model.gpt import HeadedModel
+from torch import Tensor
 
 # How long a process waits for the others: longer than a checkpoint or a compilation takes. The driver notices a
 # process that hangs long before.
 PATIENCE = timedelta(hours=2)
 LOOPBACK = ("lo", "lo0")
 
+BUCKET_BYTES = 2**25
+"""Gradients are summed in buckets of about this size: large enough to use the whole link between two GPUs, and small
+enough that sums start early in a backward pass. PyTorch's own default is 25 MB."""
+
 T = TypeVar("T")
-Loss = Callable[..., Tensor]  # of the tensors of a batch
 
 
 class Group(ABC):
@@ -33,13 +33,12 @@ class Group(ABC):
     size: int
 
     @abstractmethod
-    def wrap(self, model: HeadedModel, loss: Loss) -> Loss:
-        """Return the `loss` of the model, a function of a batch, so that its backward pass averages gradients over the
-        group."""
+    def equalize(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors with those of rank 0, because other processors may initialize with other digits."""
 
     @abstractmethod
-    def accumulate(self) -> AbstractContextManager[object]:
-        """Surround a forward and backward pass that does not average gradients; a later pass does it."""
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> AbstractContextManager[object]:
+        """Surround the last backward pass of a step. Afterwards, gradients are their sums over the group."""
 
     @abstractmethod
     def sum(self, value: Tensor) -> Tensor:
@@ -60,10 +59,9 @@ class Alone(Group):
 
     rank, size = 0, 1
 
-    def wrap(self, model: HeadedModel, loss: Loss) -> Loss:  # noqa: ARG002 - only a replica needs the model
-        return loss
+    def equalize(self, tensors: Sequence[Tensor]) -> None: ...
 
-    def accumulate(self) -> AbstractContextManager[object]:
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> AbstractContextManager[object]:  # noqa: ARG002
         return nullcontext()
 
     def sum(self, value: Tensor) -> Tensor:
@@ -78,7 +76,7 @@ class Alone(Group):
 
 @final
 class DataParallel(Group):
-    """Gradients averaged by torch's DistributedDataParallel (Li et al. 2020, arXiv 2006.15704).
+    """Gradients summed by torch.distributed while the backward pass goes on (Li et al. 2020, arXiv 2006.15704).
 
     Every process computes all parameters and optimizer states from the same gradients by the same operations, so they
     stay equal. The processes find each other by a `store` of torch.distributed that all reach. The constructor
@@ -87,17 +85,24 @@ class DataParallel(Group):
 
     def __init__(self, rank: int, size: int, store: Any, device: torch.device) -> None:
         self.rank, self.size = rank, size
-        self._replica: DistributedDataParallel | None = None
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
-    def wrap(self, model: HeadedModel, loss: Loss) -> Loss:
-        self._replica = DistributedDataParallel(_LossModule(model, loss), broadcast_buffers=False)
-        return self._replica
+    def equalize(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
 
-    def accumulate(self) -> AbstractContextManager[object]:
-        assert self._replica is not None, "wrap comes first"
-        return self._replica.no_sync()
+    @contextmanager
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        summation = _Summation(parameters)
+        # For this pass only: the other micro-batches add to the gradients without a sum.
+        hooks = [parameter.register_post_accumulate_grad_hook(summation.count) for parameter in summation.bucket_of]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        summation.finish()
 
     def sum(self, value: Tensor) -> Tensor:
         total = value.clone()
@@ -114,15 +119,65 @@ class DataParallel(Group):
         return box[0]  # type: ignore[return-value]
 
 
-class _LossModule(nn.Module):
-    """The loss as a forward pass, because DistributedDataParallel only wraps `forward`."""
+class _Summation:
+    """Sums gradients over the group, one bucket after another, each as soon as all of its gradients are there.
 
-    def __init__(self, model: HeadedModel, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
+    Buckets start in the same order in every process, even if gradients do not arrive in the same order, because the
+    sums of different buckets would be mixed up otherwise. NCCL sums on a stream of its own, also while a CUDA graph is
+    captured (since NCCL 2.9.6).
+    """
 
-    def forward(self, *batch: Tensor) -> Tensor:
-        return self.loss(*batch)
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self._buckets = _divide([parameter for parameter in parameters if parameter.requires_grad])
+        self.bucket_of = {parameter: index for index, bucket in enumerate(self._buckets) for parameter in bucket}
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._n_started = 0
+        self._works: list[Any] = []  # what torch calls the handles of its collectives
+
+    def count(self, parameter: Tensor) -> None:
+        """Note that the gradient of a parameter is complete in this process."""
+        self._missing[self.bucket_of[parameter]] -= 1
+        while self._n_started < len(self._buckets) and not self._missing[self._n_started]:
+            self._start()
+
+    def finish(self) -> None:
+        """Sum the rest, which is not empty if a parameter took no part in the loss, and wait for all sums.
+
+        With NCCL, the current stream waits, not this thread.
+        """
+        while self._n_started < len(self._buckets):
+            self._start()
+        for work in self._works:
+            work.wait()
+
+    def _start(self) -> None:
+        """Move the gradients of the next bucket into one block of memory, and start its sum.
+
+        They are not summed in place: before the backward pass ends, they may share memory with what it still reads.
+        """
+        parameters = [parameter for parameter in self._buckets[self._n_started] if parameter.grad is not None]
+        self._n_started += 1
+        if not parameters:
+            return
+        block = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+        for parameter, part in zip(parameters, block.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter)
+        self._works.append(dist.all_reduce(block, async_op=True))
+
+
+def _divide(parameters: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Divide parameters into buckets of one type, roughly in the order in which a backward pass reaches them."""
+    buckets: list[list[Tensor]] = []
+    n_bytes = 0
+    for parameter in reversed(parameters):
+        if not buckets or n_bytes >= BUCKET_BYTES or parameter.dtype != buckets[-1][0].dtype:
+            buckets.append([])
+            n_bytes = 0
+        buckets[-1].append(parameter)
+        n_bytes += parameter.nbytes
+    for bucket in buckets:
+        bucket.sort(key=Tensor.numel, reverse=True)  # so that no short tensor moves a matrix off a 16-byte boundary
+    return buckets
 
 
 def stay_on_loopback() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import faulty
 import pytest
+from groups import train_in_a_group
 
 from ablate.execution.progress import Event
 
@@ -47,6 +49,12 @@ def test_the_curve_equals_that_of_one_process(bench, undisturbed) -> None:
     for name, single in bench.curves().items():
         for expected, found in zip(single, undisturbed[name], strict=True):
             assert found == pytest.approx(expected, rel=ROUNDING_64)
+
+
+def test_gradients_are_summed_in_several_buckets(tmp_path: Path) -> None:
+    alone, together = train_in_a_group(tmp_path)["untied"]
+    for expected, found in zip(alone, together, strict=True):
+        assert found == pytest.approx(expected, rel=ROUNDING_64)
 
 
 @pytest.mark.slow
