@@ -122,7 +122,7 @@ class Training:
         if train.compile:
             compile_blocks(self.model, train)
         group.equalize(list(self.model.state_dict().values()))
-        self.loss = partial(task.loss, self.model)
+        self.loss: Callable[..., Tensor] = partial(task.loss, self.model)
         self.evaluation = Evaluation(task, self.model, self.precision, device, group, is_graphed=self.is_graphed)
 
     def build_model(self, seed: int, start: StartWeights | None) -> HeadedModel:

@@ -96,7 +96,10 @@ class DataParallel(Group):
     def sum_gradients(self, parameters: Sequence[Tensor]) -> Iterator[None]:
         summation = _Summation(parameters)
         # For this pass only: the other micro-batches add to the gradients without a sum.
-        hooks = [parameter.register_post_accumulate_grad_hook(summation.count) for parameter in summation.bucket_of]
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(summation.count)  # type: ignore[no-untyped-call]
+            for parameter in summation.bucket_of
+        ]
         try:
             yield
         finally:
@@ -160,7 +163,8 @@ class _Summation:
         if not parameters:
             return
         block = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
-        for parameter, part in zip(parameters, block.split([p.numel() for p in parameters]), strict=True):
+        parts = block.split([parameter.numel() for parameter in parameters])  # type: ignore[no-untyped-call]
+        for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
         self._works.append(dist.all_reduce(block, async_op=True))
 
