@@ -1,4 +1,5 @@
-"""Show where a short run spends its time besides its steps, if its worker has trained such a model before."""
+"""Show where a short run, or a stack of seeds, spends its time besides its steps, in a worker that trained such a model
+before."""
 
 from __future__ import annotations
 
@@ -59,12 +60,19 @@ SPANS = (
     ("ablate.training.device", "free_memory", "release the memory of the run before"),
     ("ablate.training.loop", "free_memory", "release the memory of the run before"),  # where older versions name it
     ("ablate.tasks.loop_trainer", "keep_loaded", "collect garbage"),
+    ("ablate.tasks.stack_trainer", "keep_loaded", "collect garbage"),
     ("ablate.training.precision", "Precision.build", "build the model"),
     ("ablate.training.loop", "make_optimizer", "make the optimizer"),
     ("ablate.training.loop", "compile_blocks", "prepare to compile"),
     ("ablate.training.loop", "Training.warm_up", "first micro-batch"),
     ("ablate.training.loop", "StepGraph", "capture the graph"),
     ("ablate.training.loop", "Training._evaluate", "evaluations"),
+    ("ablate.training.stacked", "StackedTraining._evaluate_all", "evaluations"),
+    ("ablate.training.stacked", "StackedTraining._evaluate_member", "evaluations"),  # one by one in older versions
+    ("ablate.training.stacked", "StackedModel", "stack the weights"),
+    ("ablate.training.stacked", "make_optimizer", "make the optimizer"),
+    ("ablate.training.stacked", "compile_stacked", "prepare to compile"),
+    ("ablate.training.stacked", "StackedTraining._save_member", "checkpoints"),
     ("ablate.tasks.recorder", "FolderRecorder.load", "read the checkpoint"),
     ("ablate.tasks.recorder", "FolderRecorder.save", "checkpoints"),
     ("ablate.tasks.recorder", "FolderRecorder.log", "lines of the curve"),
@@ -76,13 +84,14 @@ SPANS = (
     ("ablate.tasks.loop_trainer", "LoopTrainer._report_attention", "report on attention"),
     ("ablate.tasks.loop_trainer", "write_weights", "weights"),
     ("ablate.tasks.loop_trainer", "write_json", "config and manifest"),
+    ("ablate.tasks.stack_trainer", "write_json", "config and manifest"),
     ("ablate.tracking.curve", "CurveWriter.close", "close the curve"),
 )
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """Seconds of one run: all of it, its steps (by its own clock), and each gap around them by name."""
+    """Seconds of one run or stack: all of it, its steps (by its own clock), and each gap around them by name."""
 
     whole_s: float
     steps_s: float
@@ -134,28 +143,32 @@ def watched(clock: Clock) -> Iterator[None]:
             setattr(owner, attribute, call)
 
 
-def measure_gaps(folder: Path, n_runs: int, steps: int | None = None) -> list[Gaps]:
-    """Train `n_runs` runs of one arm in this process after a first one, which is not counted."""
+def measure_gaps(folder: Path, n_runs: int, steps: int | None = None, n_stacked: int = 1) -> list[Gaps]:
+    """Train a run of an arm in this process and then `n_runs` more, or as many stacks of `n_stacked` seeds. The first
+    one compiles and loads what the others find."""
     kind, gpus = (ON_GPU, 1.0) if torch.cuda.is_available() else (ON_CPU, 0.0)
     train = {**kind["train"], **({} if steps is None else {"steps": steps})}
     (folder / "words.txt").write_text("one two three four five " * 50_000)
     grid = folder / "grid.yaml"
-    grid.write_text(GRID.format(model=json.dumps(kind["model"]), train=json.dumps(train), n_runs=n_runs + 1))
+    n_seeds = (n_runs + 1) * n_stacked
+    grid.write_text(GRID.format(model=json.dumps(kind["model"]), train=json.dumps(train), n_runs=n_seeds))
     study = load_study(grid)
     plan = build_plan(study, describe(study.data, folder))
     placement = Placement(1, gpus, 1)
     worker = RunWorker(folder / "runs" / "study", prepare(study.data, folder, folder / "shards"), placement)
-    return [_measure_run(worker, make_job(plan, run, placement, {})) for run in plan.runs][1:]
+    jobs = [make_job(plan, run, placement, {}) for run in plan.runs]
+    return [_measure_jobs(worker, jobs[first : first + n_stacked]) for first in range(0, n_seeds, n_stacked)]
 
 
-def _measure_run(worker: RunWorker, job: Any) -> Gaps:
+def _measure_jobs(worker: RunWorker, jobs: Sequence[Any]) -> Gaps:
     clock, started = Clock(), time.perf_counter()
     with watched(clock):
-        state = worker.train(job)
+        states = worker.train_all(jobs) if len(jobs) > 1 else [worker.train(jobs[0])]
     whole_s = time.perf_counter() - started
-    if state != "finished":
-        raise SystemExit(worker.store.run(job.run_id).read_status().error)
-    steps_s = read_curve(worker.store.run(job.run_id).curve)[-1]["wall_s"]
+    folder = worker.store.run(jobs[0].run_id)
+    if set(states) != {"finished"}:
+        raise SystemExit(folder.read_status().error)
+    steps_s = read_curve(folder.curve)[-1]["wall_s"]
     known = dict(sorted(clock.seconds.items(), key=lambda item: -item[1]))
     return Gaps(whole_s, steps_s, known | {"anything else": whole_s - steps_s - sum(known.values())})
 
@@ -167,12 +180,23 @@ def combine(runs: Sequence[Gaps]) -> Gaps:
     return Gaps(median(run.whole_s for run in runs), median(run.steps_s for run in runs), gaps)
 
 
-def measure_elsewhere(source: Path, arguments: Sequence[str]) -> Gaps:
+def measure_all(options: argparse.Namespace) -> dict[str, Gaps]:
+    """The columns of the table, by title."""
+    columns = {}
+    for n_stacked in options.stack:
+        with tempfile.TemporaryDirectory(prefix="ablate-bench-", dir=options.folder) as folder:
+            first, *others = measure_gaps(Path(folder), options.runs, options.steps, n_stacked)
+        title = "one run" if n_stacked == 1 else f"stack of {n_stacked}"
+        columns |= ({f"{title}, cold": first} if options.cold else {}) | {title: combine(others)}
+    return columns
+
+
+def measure_elsewhere(source: Path, arguments: Sequence[str]) -> dict[str, Gaps]:
     """The same by the code of another checkout, in a process of its own."""
     with import_from(source) as environment:
         command = [sys.executable, str(Path(__file__).resolve()), "--json", *arguments]
         result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    return Gaps(**json.loads(result.stdout.splitlines()[-1]))
+    return {title: Gaps(**run) for title, run in json.loads(result.stdout.splitlines()[-1]).items()}
 
 
 @contextmanager
@@ -205,24 +229,30 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="steps per run")
     parser.add_argument("--folder", type=Path, help="where the runs are written; default: a temporary folder")
     parser.add_argument("--against", metavar="REVISION", help="also measure a git revision, or another checkout")
+    parser.add_argument(
+        "--stack", type=int, nargs="+", default=[1], metavar="N", help="seeds per stack; 1: single runs"
+    )
+    parser.add_argument("--cold", action="store_true", help="also show the first run or stack, which compiles")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ablate-bench-", dir=options.folder) as folder:
-        here = combine(measure_gaps(Path(folder), options.runs, options.steps))
+    found = measure_all(options)
     if options.json:
-        print(json.dumps(asdict(here)))
+        print(json.dumps({title: asdict(run) for title, run in found.items()}))
         return
-    found = {"now": here}
     if options.against:
-        same = [f"--runs={options.runs}"] + [f"--steps={options.steps}"] * (options.steps is not None)
-        same += [f"--folder={options.folder}"] * (options.folder is not None)
+        same = [f"--runs={options.runs}", "--stack", *map(str, options.stack)]
+        same += [f"--steps={options.steps}"] * (options.steps is not None)
+        same += [f"--folder={options.folder}"] * (options.folder is not None) + ["--cold"] * options.cold
         with checked_out(options.against, "ablate", "model") as source:
-            found[options.against] = measure_elsewhere(source, same)
-    print("".join(f"{title:>12.12}" for title in found), " seconds, the median of each")
+            before = measure_elsewhere(source, same)
+        found |= {f"{title}, {options.against[:12]}": run for title, run in before.items()}
+    for place, title in enumerate(found, 1):
+        print(f"{place:>10}: {title}")
+    print("".join(f"{place:>12}" for place, _ in enumerate(found, 1)), " seconds; medians, where more than one ran")
     for name in dict.fromkeys(name for run in found.values() for name in run.gaps_s):
         print("".join(f"{run.gaps_s.get(name, 0.0):12.3f}" for run in found.values()), f" {name}")
     for name in ("around_s", "steps_s", "whole_s"):
-        text = {"around_s": "around the steps", "steps_s": "the steps", "whole_s": "the whole run"}[name]
+        text = {"around_s": "around the steps", "steps_s": "the steps", "whole_s": "in all"}[name]
         print("".join(f"{getattr(run, name):12.3f}" for run in found.values()), f" {text}")
 
 

@@ -19,6 +19,11 @@ class Background:
         self.finish()
         self._running = _THREAD.submit(call)
 
+    def drop(self) -> None:
+        """Forget the last call if it has not begun."""
+        if self._running is not None and self._running.cancel():
+            self._running = None
+
     @property
     def is_busy(self) -> bool:
         """Whether the last call has not ended yet."""

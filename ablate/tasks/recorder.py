@@ -98,6 +98,10 @@ class FolderRecorder:
         make_folder(path.parent)
         self.write_weights(path, weights)
 
+    def drop_checkpoint(self) -> None:
+        """Leave out a checkpoint that waits while those of other runs are written, because the run has finished."""
+        self._background.drop()
+
     def write_weights(self, path: Path, weights: Mapping[str, Any]) -> None:
         """Copy weights, and write them while training goes on."""
         self.finish_writing()  # before there is another copy

@@ -53,6 +53,9 @@ def train_stack(trainer: LoopTrainer, runs: Sequence[Opened], orders: Sequence[O
                 )
             free_memory(torch.device(trainer.device))
             continue
+        for index, outcome in zip(group, outcomes, strict=True):
+            if outcome is not None and outcome.state == "finished":
+                runs[index][1].drop_checkpoint()  # its weights would wait for all checkpoints of the stack
         for place, (index, outcome) in enumerate(zip(group, outcomes, strict=True)):
             if outcome is not None:
                 results[index] = stack.conclude(place, outcome)

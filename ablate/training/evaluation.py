@@ -1,9 +1,13 @@
-"""The evaluations of a run while it trains."""
+"""The evaluations of a run while it trains.
+
+Tensors carry their shape as a suffix: s sum, n model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +17,6 @@ from ablate.training.device import to_device
 from ablate.training.parallel import Group
 from ablate.training.precision import Precision
 from ablate.training.step_graph import StepGraph
-from ablate_model.gpt import HeadedModel
 
 KEPT_BYTES = 2**28  # validation batches up to this size stay on the device between evaluations
 
@@ -21,45 +24,43 @@ GRAPHED_FLOPS = 1e12
 """Forward passes below this run as a graph: about 2 ms on an H200, less than launching them one by one takes."""
 
 Tensors = tuple[Tensor, ...]
-Kept = dict[Hashable, list[Tensors]]
-"""The batches of one evaluation on the device, by the task's `validation_key`."""
 
 
 class Evaluation:
     """Measures the metrics of a task. Sums stay on the device until the end, and batches from one time to the next.
 
-    Models that measure the same batches can share `kept`. With `is_graphed`, batches of the same shape are measured by
-    one CUDA graph if the task allows it. The processes of a group take turns with the batches.
+    With `is_graphed`, batches of the same shape are measured by one CUDA graph if the task allows it. The processes of
+    a group take turns with the batches. Where `model` stands for `n_models`, the task measures all of them at once.
     """
 
     def __init__(
         self,
         task: TrainingTask,
-        model: HeadedModel,
+        model: Any,
         precision: Precision,
         device: torch.device,
         group: Group,
         *,
         is_graphed: bool,
-        kept: Kept | None = None,
+        n_models: int = 1,
     ) -> None:
         self.task, self.model, self.precision, self.device, self.group = task, model, precision, device, group
         self.is_graphed = is_graphed and task.measures_on_device
-        self.sums_n = torch.zeros(task.n_sums, dtype=torch.float64, device=device)
-        self._kept: Kept = {} if kept is None else kept
+        self.sums_sn = torch.zeros(task.n_sums, n_models, dtype=torch.float64, device=device)
+        self._kept: dict[Hashable, list[Tensors]] = {}  # of one evaluation, by the task's `validation_key`
         self._seen: set[torch.Size] = set()
         self._graphs: dict[torch.Size, StepGraph] = {}
 
     @torch.no_grad()
-    def measure(self, seed: int, step: int, beat: Callable[[], object]) -> dict[str, float]:
-        """Return the metrics after a step. `beat` is called after each batch."""
+    def measure(self, seed: int, step: int, beat: Callable[[], object]) -> list[dict[str, float]]:
+        """Return the metrics of each model after a step. `beat` is called after each batch."""
         self.model.eval()
-        self.sums_n.zero_()
+        self.sums_sn.zero_()
         for batch in self._batches(seed, step):
             self._launch(*batch)
             beat()
         self.model.train()
-        return self.task.conclude(self.group.sum(self.sums_n).tolist())
+        return [self.task.conclude(sums) for sums in self.group.sum(self.sums_sn).T.tolist()]
 
     def _batches(self, seed: int, step: int) -> Iterator[Tensors]:
         key = self.task.validation_key(step)
@@ -92,4 +93,4 @@ class Evaluation:
 
     def _add(self, *batch: Tensor) -> None:
         with self.precision.context(self.device):
-            self.sums_n += self.task.measure(self.model, *batch)
+            self.sums_sn += self.task.measure(self.model, *batch).view_as(self.sums_sn)

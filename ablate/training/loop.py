@@ -257,7 +257,7 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         step = self.progress.step
-        return self.evaluation.measure(self.seed, step, lambda: self.recorder.beat(step))
+        return self.evaluation.measure(self.seed, step, lambda: self.recorder.beat(step))[0]
 
     def warm_up(self) -> None:
         """Compile, load the device's libraries and find the micro-batch size before the clock starts."""

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ablate.study.schema import TrainConfig
 from ablate.training.checkpoint import Progress, capture_state
-from ablate.training.compilation import compile_blocks, compile_stacked
+from ablate.training.compilation import compile_stacked
 from ablate.training.contract import Batch, Outcome, Recorder
 from ablate.training.device import peak_memory_bytes, prepare_process
-from ablate.training.evaluation import Evaluation, Kept
+from ablate.training.evaluation import Evaluation
 from ablate.training.language_model import LanguageModelling
 from ablate.training.loop import Training
 from ablate.training.optimizer import clip_coefficient, make_optimizer
@@ -91,15 +91,16 @@ class StackedTraining(Training):
         self.grad_norm = torch.zeros(len(sums), device=self.device)
         if self.train.compile:
             compile_stacked(self.stacked, self.train)
-            for model in models:
-                compile_blocks(model, self.train)
         self.loss = self.stacked.losses
-        kept: Kept = {}  # language models measure the same windows for every seed
-        self.evaluations = [
-            Evaluation(self.task, model, self.precision, self.device, self.group, is_graphed=self.is_graphed, kept=kept)
-            for model in models
-        ]
-        self.evaluation = self.evaluations[0]
+        self.evaluation = Evaluation(
+            self.task,
+            _Evaluated(self.stacked, self.micro_batch_size, with_gradients=self.train.compile is True),
+            self.precision,
+            self.device,
+            self.group,
+            is_graphed=self.is_graphed,
+            n_models=len(models),
+        )
 
     def _load(self) -> tuple[list[GPT], list[list[dict[str, Any]]]]:
         """Build the models of the runs that are at the same step as the first, with the states of their optimizers."""
@@ -125,8 +126,7 @@ class StackedTraining(Training):
         """Train the runs to their ends, and return how each of those that were asked for ended."""
 
         def look() -> bool:
-            for member in self.members:  # those that have ended, too, because their worker is alive
-                member.recorder.beat(self.progress.step if member.state is None else member.progress.step)
+            self._beat()
             return should_stop()
 
         last = self.run(look).state
@@ -160,12 +160,13 @@ class StackedTraining(Training):
     def write_line(self, is_evaluation: bool) -> bool:
         """Write a line of each curve, and return whether a run is left that has not diverged."""
         sums, norms = self._gather_losses(), self.grad_norm.tolist()
+        measured = self._evaluate_all() if is_evaluation else [{} for _ in self.members]
         for index, member in self._training():
             self._move(member)
             model = self.stacked.models[index]
-            measured = self._evaluate_member(index) if is_evaluation else {}
             diagnostics = model.diagnostics() if is_evaluation else {}
-            if not self.lines.log(member.recorder, member.progress, sums[index], norms[index], measured, diagnostics):
+            found = sums[index], norms[index], measured[index], diagnostics
+            if not self.lines.log(member.recorder, member.progress, *found):
                 member.state = "diverged"
         self.loss_sum.zero_()
         for index, member in self._training():
@@ -196,6 +197,10 @@ class StackedTraining(Training):
         optimizer = unstack_state(self.optimizer.state_dict(), index)
         member.recorder.save(capture_state(member.progress, self.stacked.models[index], optimizer))
 
+    def _beat(self) -> None:
+        for member in self.members:  # those that have ended, too, because their worker is alive
+            member.recorder.beat(self.progress.step if member.state is None else member.progress.step)
+
     def _move(self, member: Member) -> None:
         member.progress.step = self.progress.step
         member.progress.wall_s = member.wall_before_s + self.progress.wall_s
@@ -207,9 +212,33 @@ class StackedTraining(Training):
         sums: list[float] = self.loss_sum.tolist()
         return sums
 
-    def _evaluate_member(self, index: int) -> dict[str, float]:
-        member, step = self.members[index], self.progress.step
-        return self.evaluations[index].measure(member.seed, step, lambda: member.recorder.beat(step))
+    def _evaluate_all(self) -> list[dict[str, float]]:
+        return self.evaluation.measure(self.seed, self.progress.step, self._beat)
+
+
+class _Evaluated:
+    """Stacked models on a validation batch that all of them share, since its windows do not depend on the seed.
+
+    They take `n_rows` rows at a time, as in training, so an evaluation needs no more memory. `with_gradients`, it
+    calls the code that was compiled for training, and compiles none of its own.
+    """
+
+    def __init__(self, stacked: StackedModel, n_rows: int, *, with_gradients: bool) -> None:
+        self.stacked, self.n_rows, self.with_gradients = stacked, n_rows, with_gradients
+
+    def train(self) -> None:
+        """Do nothing: models with another behavior in evaluations, as by dropout, cannot be stacked."""
+
+    eval = train
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        """Compute the mean cross-entropy (nats) of each model on the rows of (ids_bt, targets_bt): (n,)."""
+        parts = []
+        for rows in zip(*(part.split(self.n_rows) for part in batch), strict=True):
+            with torch.set_grad_enabled(self.with_gradients):
+                losses_n = self.stacked.losses(*(part.repeat(len(self.stacked.models), 1, 1) for part in rows))
+            parts.append(losses_n.detach() * len(rows[0]))
+        return torch.stack(parts).sum(0) / len(batch[0])
 
 
 def _choose_backend(model: ModelConfig, backend: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ablate.execution.jobs import make_job
 from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
 from ablate.study import load_study
-from ablate.tasks import stack_trainer
+from ablate.tasks import recorder, stack_trainer
 from ablate.tasks.contract import Job, Result
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.json_files import read_json
@@ -97,6 +98,26 @@ def test_a_killed_stack_resumes_from_its_checkpoints(stacked, alone) -> None:
     assert outcome.states == {"finished": 2 * SEEDS}
     assert stacked.texts().count("its worker died") == SEEDS
     assert_close(stacked.curves(), alone)
+
+
+def test_a_finished_stack_does_not_wait_for_checkpoints_that_nothing_needs(stacked, monkeypatch) -> None:
+    """The disk is busy with the first checkpoint until all runs have finished."""
+    finished, written = threading.Event(), []
+    conclude, write = stack_trainer._Stack.conclude, recorder.write_checkpoint
+
+    def watch(*arguments) -> Result:
+        finished.set()
+        return conclude(*arguments)
+
+    def write_late(path, state) -> None:
+        assert finished.wait(30), "training waits for the disk"
+        written.append(path)
+        write(path, state)
+
+    monkeypatch.setattr(stack_trainer._Stack, "conclude", watch)
+    monkeypatch.setattr(recorder, "write_checkpoint", write_late)
+    assert train_here(stacked)[2] == ["finished"] * SEEDS
+    assert len(written) == 1
 
 
 def test_runs_that_have_ended_or_train_elsewhere_are_left_out(stacked) -> None:

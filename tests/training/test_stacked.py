@@ -168,8 +168,8 @@ def test_the_blocks_of_a_stack_share_compiled_code_also_with_the_next_stack(
             before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
             _, compiled = run_stack(config, make_train_config(precision="float64", compile=True))
             n_compiled.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - before)
-    # one block and the loss in training, and one block of a model in evaluations
-    assert n_compiled[0] <= 4 and n_compiled[1] == 0
+    # one block and the loss, which evaluations call too
+    assert n_compiled[0] == 2 and n_compiled[1] == 0
     assert not torch._dynamo.utils.counters["graph_break"]
     for seed in SEEDS:
         assert_same(compiled[seed].curve(), eager[seed].curve(), ROUNDING_64)
