@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import warnings
 from collections.abc import Hashable
@@ -53,8 +54,9 @@ def _admit(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> None:
     silence_compiler()
 
 
+@functools.cache
 def start_compilers() -> None:
-    """Start the processes that compile kernels for a GPU, which need seconds to load torch.
+    """Start the processes that compile kernels for a GPU, which need seconds to load torch, unless they have started.
 
     torch starts them when it has traced the first model, and compiles one kernel after another until they are ready.
     """

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ablate.training import compilation
+from ablate.training.device import prepare_process
 from ablate_model import ModelConfig
 
 
@@ -26,6 +27,20 @@ def test_a_compiled_run_has_the_memory_of_the_one_before(run, model_config, make
     finally:
         gc.enable()
     assert alive and not any(alive)
+
+
+def test_compilers_start_before_the_first_compiled_run_on_a_gpu(make_train_config, monkeypatch):
+    calls = []
+    monkeypatch.setattr("torch._inductor.async_compile.maybe_warm_pool", lambda: calls.append("start"))
+    compilation.start_compilers.cache_clear()
+    eager, compiled = make_train_config(), make_train_config(compile=True)
+    for train, device in ((eager, "cuda"), (compiled, "cpu")):
+        prepare_process(train, device, 1)
+    assert calls == []
+    for _ in range(2):
+        prepare_process(compiled, "cuda", 1)
+    assert calls == ["start"]
+    compilation.start_compilers.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore")  # torch triggers its own warning
