@@ -40,7 +40,7 @@ CASES = (Case("speed-10m", 16, 100), Case("speed-304m", 16, 10), Case("speed-304
 
 
 def compare(case: Case, normalization: str, first: Group, group: Group) -> None:
-    """Measure a case in the first process alone, which prints the figures, and then in all of them."""
+    """Measure a case in the first process, which prints the figures, and then in all of them."""
     alone_s = 0.0
     for members in (first, group):
         if group.rank == 0 or members is group:

@@ -141,6 +141,7 @@ class Training:
         progress, train = self.progress, self.train
         if train.compile or train.micro_batch_size == "auto" or self.device.type == "cuda":
             self.warm_up()
+        self.group.agree(wish=False)  # the clock starts once every process has compiled
         started = now(self.device)
         while progress.step < train.steps:
             progress.step += 1

@@ -1,4 +1,4 @@
-"""A few small runs that two processes train together, and one of them by itself, on two GPUs if there are any."""
+"""A few small runs that two processes train together, and one of them by itself, on the CPU or two GPUs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from ablate.training.loop import train
 from ablate.training.parallel import Alone, DataParallel, Group, stay_on_loopback
 from ablate_model import ModelConfig
 
-ON_GPU = torch.cuda.device_count() > 0
 SIZE = 2
 PATIENCE_S = 120.0
 Lines = list[dict[str, Any]]
@@ -30,15 +29,15 @@ SMALL = {**DATA, "d_model": 32, "n_layers": 2, "n_heads": 2}
 WIDE = {**DATA, "d_model": 64, "n_layers": 2, "n_heads": 4}
 TRAIN = {"steps": 12, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 2, "weight_decay": 0.1, "grad_clip": 0.3}
 TRAIN |= {"log_every": 3, "eval_every": 5, "eval_tokens": 512}
-FAST = {"precision": "bfloat16", "compile": True}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "one by one": (SMALL, {}),
     "untied": ({**SMALL, "tie_embeddings": False}, {"precision": "float64", "micro_batch_size": 1}),
     "graph": ({**SMALL, "normalization": "ngpt"}, {"cuda_graph": True, "micro_batch_size": 2}),
 }
-COMPILED = {
-    "compiled graph": (WIDE, {**FAST, "cuda_graph": True}),
-    "deterministic": (WIDE, {**FAST, "cuda_graph": True, "deterministic": True}),
+# Micro-batches of the same size are compiled once for one process and for two.
+IN_BFLOAT16: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "compiled graph": (WIDE, {"cuda_graph": True, "compile": True, "micro_batch_size": 4}),
+    "deterministic graph": (WIDE, {"cuda_graph": True, "deterministic": True}),
 }
 
 
@@ -52,21 +51,19 @@ class Curve(Nowhere):
         self.lines.append({k: v for k, v in record.items() if k not in ("wall_s", "tokens_per_s")})
 
 
-def train_once(model: dict[str, Any], settings: dict[str, Any], group: Group, folder: Path) -> Lines:
+def train_once(model: dict[str, Any], settings: dict[str, Any], group: Group, folder: Path, device: str) -> Lines:
     config, chosen = ModelConfig.parse(model), TrainConfig(**{**TRAIN, **settings})
     task = LanguageModelling(config, random_corpus(folder, config, chosen), chosen.eval_tokens)
     recorder = Curve()
-    device = "cuda" if ON_GPU else "cpu"
     train(task, chosen, 0, recorder, device=device, threads=1, should_stop=lambda: False, group=group)
     return recorder.lines
 
 
-def train_in_a_group(folder: Path) -> Mapping[str, tuple[Lines, Lines]]:
+def train_in_a_group(folder: Path, device: str) -> Mapping[str, tuple[Lines, Lines]]:
     """Return the curves of one process and those of two, by the name of the case."""
+    command = [sys.executable, __file__, str(folder), device]
     members = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)], env={**os.environ, "CUDA_VISIBLE_DEVICES": str(rank)}
-        )
+        subprocess.Popen([*command, str(rank)], env={**os.environ, "CUDA_VISIBLE_DEVICES": str(rank)})
         for rank in range(SIZE)
     ]
     try:
@@ -79,18 +76,19 @@ def train_in_a_group(folder: Path) -> Mapping[str, tuple[Lines, Lines]]:
 
 
 def main() -> None:
-    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    folder, device, rank = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     stay_on_loopback()
     parallel.BUCKET_BYTES = 4096  # several buckets
     store = dist.FileStore(str(folder / "meeting"), SIZE)  # type: ignore[attr-defined]
-    group = DataParallel(rank, SIZE, store, torch.device("cuda" if ON_GPU else "cpu"))
+    group = DataParallel(rank, SIZE, store, torch.device(device))
     own = folder / str(rank)
     own.mkdir()
     found = {}
-    for name, (model, settings) in (CASES | COMPILED if ON_GPU else CASES).items():
-        together = train_once(model, settings, group, own)
+    fast = {name: (model, {**settings, "precision": "bfloat16"}) for name, (model, settings) in IN_BFLOAT16.items()}
+    for name, (model, settings) in (CASES | fast if device == "cuda" else CASES).items():
+        together = train_once(model, settings, group, own, device)
         if rank == 0:
-            found[name] = train_once(model, settings, Alone(), own), together
+            found[name] = train_once(model, settings, Alone(), own, device), together
         group.agree(wish=False)
     if rank == 0:
         (folder / "curves.json").write_text(json.dumps(found))

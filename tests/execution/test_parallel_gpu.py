@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from groups import train_in_a_group
+from groups import IN_BFLOAT16, train_in_a_group
 from processes import curves, run
 
 from ablate.tracking.folders import StudyFolder
@@ -41,7 +41,7 @@ def test_two_gpus_train_as_one_does(write_grid: Callable[..., Path], tmp_path: P
 def test_captured_sums_train_as_one_gpu_does(tmp_path: Path) -> None:
     """Several buckets, micro-batches, nGPT, compiled blocks and deterministic algorithms; two runs after one another
     in a process capture a graph each."""
-    for name, (alone, together) in train_in_a_group(tmp_path).items():
-        tolerance = ROUNDING_16 if name in ("compiled graph", "deterministic") else ROUNDING_32
+    for name, (alone, together) in train_in_a_group(tmp_path, "cuda").items():
+        tolerance = ROUNDING_16 if name in IN_BFLOAT16 else ROUNDING_32
         for one, other in zip(alone, together, strict=True):
             assert one == pytest.approx(other, rel=tolerance), name
