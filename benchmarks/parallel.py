@@ -104,6 +104,8 @@ def main() -> None:
     parser.add_argument("--meeting", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rank is None:
+        if 0 < torch.cuda.device_count() < options.gpus:
+            parser.error(f"--gpus {options.gpus}: there are {torch.cuda.device_count()}")
         start_processes(options.gpus, sys.argv[1:])
         return
     stay_on_loopback()
