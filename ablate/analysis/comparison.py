@@ -101,6 +101,21 @@ def _compare_at_share(
     return Comparison(at_base, at_arm, mean, False, shifted, tuple(notes))
 
 
+def first_crossing(baseline: Iterable[Reach]) -> float | None:
+    """Return the place where baseline runs first had the loss of their target, as a mean share (0 to 1) of the target's
+    cost in steps.
+
+    It is far below 1 for a curve that is flat or gets worse, as that of a model that overfits. None without costs.
+    """
+    shares = []
+    for reach in baseline:
+        if (last := reach.cost("steps")) and reach.position is not None:
+            first = reach_loss(reach.run, loss_at(reach.run.evaluation_loss, reach.position))
+            shares.append(first.cost("steps") / last)
+    known = [share for share in shares if math.isfinite(share)]
+    return float(np.mean(known)) if known else None
+
+
 def find_obstacle(comparison: Comparison, axis: str) -> str:
     """Say why the costs on an axis cannot be compared; empty if they can.
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ablate.analysis.comparison import compare, sharing_of, took_turns
-from ablate.analysis.convergence import Reach, cost_at, reach_loss
+from ablate.analysis.comparison import compare, first_crossing, sharing_of, took_turns
+from ablate.analysis.convergence import Reach, cost_at, find_share
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.summary import spread_of
@@ -152,8 +152,7 @@ def _plateau_flag(runs: Iterable[RunCurve], metric: Metric) -> str:
     Its cost is still its whole budget, so even an arm that is no better seems faster.
     """
     whole = [run for run in runs if run.is_whole and run.has_ended]
-    costs = [(reach_loss(run, run.final_loss).cost("steps"), run.cost_of_evaluations("steps")[-1]) for run in whole]
-    share = spread_of(np.array([cost / last for cost, last in costs if last], np.float64)).mean
+    share = first_crossing(Reach(run, "reached", find_share(run.cost_of_evaluations("steps"), 1.0)) for run in whole)
     if share is None or share >= EARLY:
         return ""
     return (

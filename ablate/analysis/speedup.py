@@ -5,7 +5,8 @@ The ratio is a geometric mean over pairs of runs, which `comparison` finds.
 A run that never reaches the target is censored where it ended. A run that is below the target at its first evaluation
 is censored there. With censored runs there is no ratio. If all of them pull to one side, the geometric mean that takes
 the censored costs for the unknown ones is a limit: `bound` is "at_most" (the limit is `high`) or "at_least" (it is
-`low`). Otherwise `bound` is "not_determined". Nothing is imputed.
+`low`). Otherwise `bound` is "not_determined", as it is for a baseline whose curve is flat or gets worse. Nothing is
+imputed.
 
 The words "loss" and "below" hold for a metric of which lower is better. For others they mean "value" and "above".
 
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ablate.analysis.comparison import TARGETS, Comparison, Target, compare, find_obstacle
+from ablate.analysis.comparison import TARGETS, Comparison, Target, compare, find_obstacle, first_crossing
 from ablate.analysis.convergence import HOLD, Reach
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import ROUNDING, Estimate, adjust_p_values, paired_t, welch_t
@@ -31,6 +32,10 @@ from ablate.metrics import Metric
 from ablate.tracking.values import Value
 
 Bound = Literal["at_most", "at_least", "not_determined"]
+
+HALF = 0.5
+"""A baseline that had its target's loss before this share of the target's cost has no speedups over it there. The rest
+of the cost would count as a gain of every arm, even of the baseline against itself."""
 
 LARGEST_LOG = 700.0  # of a ratio: exp(700) and exp(-700) fit into float64
 _PAIRED, _WELCH = "paired t on the log ratio", "Welch t on the log cost (conservative: the seeds do not match)"
@@ -118,6 +123,10 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     signs = {sign if r.side == "never" else -sign for reaches, sign in ways for r in reaches if r.side != "reached"}
     n_reached = sum(reach.side != "never" for reach in comparison.arm)
     row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
+    share = first_crossing(comparison.baseline) if isinstance(row.target, str) else None
+    if share is not None and share < HALF:
+        is_there = f"the baseline had that value after {100 * share:.0f} % of the cost"
+        return _annotate(replace(row, bound="not_determined"), f"{is_there} and ended no better")
     axis, factors = row.axis, (1.0, 1.0)
     if obstacle := find_obstacle(comparison, axis):
         if axis != "seconds" or comparison.measured_step_s is None:

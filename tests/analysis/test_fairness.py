@@ -5,6 +5,7 @@ import pytest
 from by_hand import CPU, STEPS, make_results, make_run
 
 from ablate.analysis.fairness import check_fairness
+from ablate.analysis.speedup import speed_ups
 from ablate.analysis.summary import Spread, find_mishaps, summarize_arms
 
 BASE = [4.0, 3.0, 2.0, 1.0]
@@ -148,12 +149,15 @@ def test_damaged_notes_on_tuning_count_as_unknown(damaged):
     [
         (BASE, None),
         ([4.0, 3.0, 1.1, 1.0], None),
-        ([3.0, 3.0, 3.0, 3.0], 12),  # learns nothing
+        ([3.0, 3.0, 3.0, 3.0], 13),  # learns nothing
         ([4.0, 1.0, 2.0, 3.0], 16),  # memorizes: 2^(1/3) times step 100
     ],
 )
 def test_a_baseline_that_is_at_its_final_loss_long_before_its_end_is_flagged(losses, share):
-    """An arm that is exactly as good has a speedup there: the baseline's cost is its whole budget."""
-    line = check(*(make_run(arm, seed, losses) for arm in ("base", "arm") for seed in (0, 1)))["base"]
+    """An arm that is exactly as good would have a speedup there, because the baseline's cost is its whole budget."""
+    runs = [make_run(arm, seed, losses) for arm in ("base", "arm") for seed in (0, 1)]
     wanted = [] if share is None else [f"already at its final loss after {share} % of its budget"]
-    assert [flag.partition(",")[0] for flag in line.flags] == wanted
+    assert [flag.partition(",")[0] for flag in check(*runs)["base"].flags] == wanted
+    (row,) = (row for row in speed_ups(make_results(*runs), ["final"]) if row.axis == "steps")
+    assert row.ratio == (None if share else pytest.approx(1.0))
+    assert not share or f"the baseline had that value after {share} % of the cost" in row.note
