@@ -84,8 +84,8 @@ def start_processes(n: int, arguments: list[str]) -> None:
             for rank, gpu in enumerate(visible.split(",")[:n])
         ]
         try:
-            while any(process.poll() is None for process in processes):
-                if any(process.poll() for process in processes):
+            while (codes := [process.poll() for process in processes]) != [0] * n:
+                if any(codes):
                     raise SystemExit(1)  # the others would wait for the one that failed
                 time.sleep(POLL_S)
         finally:
