@@ -28,6 +28,7 @@ from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
 from ablate.study import load_study
 from ablate.tracking.curve import read_curve
+from benchmarks.history import add_record_option, append_figures
 
 ROOT = Path(__file__).parents[1]
 GRID = """
@@ -182,7 +183,7 @@ def combine(runs: Sequence[Gaps]) -> Gaps:
 
 def measure_all(options: argparse.Namespace) -> dict[str, Gaps]:
     """The columns of the table, by title."""
-    columns = {}
+    columns: dict[str, Gaps] = {}
     for n_stacked in options.stack:
         with tempfile.TemporaryDirectory(prefix="ablate-bench-", dir=options.folder) as folder:
             first, *others = measure_gaps(Path(folder), options.runs, options.steps, n_stacked)
@@ -234,8 +235,14 @@ def main() -> None:
     )
     parser.add_argument("--cold", action="store_true", help="also show the first run or stack, which compiles")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_record_option(parser)
     options = parser.parse_args()
     found = measure_all(options)
+    if options.record:
+        parts = ("around_s", "steps_s", "whole_s")
+        append_figures(
+            "gaps", {f"{title}, {part}": getattr(run, part) for title, run in found.items() for part in parts}
+        )
     if options.json:
         print(json.dumps({title: asdict(run) for title, run in found.items()}))
         return

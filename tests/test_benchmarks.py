@@ -24,6 +24,7 @@ from benchmarks.program import measure_overhead as measure_program
 from benchmarks.report import bench_report
 from benchmarks.scale import measure_driver, measure_files, write_grid
 from benchmarks.search import compare_samplers, measure_overhead
+from benchmarks.verdict_cost import REPORT, describe_cost
 from foreign_runs import Experiments
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,18 @@ def test_the_gaps_of_a_run_add_up_to_what_its_steps_leave(tmp_path: Path, n_stac
         assert sum(run.gaps_s.values()) == pytest.approx(run.around_s)
         assert min(run.gaps_s[name] for name in ("evaluations", "checkpoints", "status", "build the model")) > 0
     assert combine(runs).whole_s > 0
+
+
+def test_the_cost_of_verdicts_counts_shared_cards_by_their_shares_and_only_measured_gaps(tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    history.write_text("")
+    assert "none yet" in list(describe_cost(REPORT, history))[-1]
+    figures = {"one run, around_s": 1.0, "one run, whole_s": 4.0, "stack of 8, whole_s": 16.0}
+    history.write_text(json.dumps({"benchmark": "gaps", "machine": {"gpu": "H200"}, "figures": figures}))
+    text = "\n".join(describe_cost(REPORT, history))
+    assert "98 runs      949 s" in text  # 72 of the trials had a quarter of a card
+    assert "replayed runs, measured gaps: 1096 s, 0.65 of that" in text  # 956 s of steps, and 1 s around each of 140
+    assert "0.50 of the time of 8 single runs" in text and "not stacked: attention=selective" in text
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

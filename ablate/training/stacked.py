@@ -234,7 +234,7 @@ class _Evaluated:
     def loss(self, *batch: Tensor) -> Tensor:
         """Compute the mean cross-entropy (nats) of each model on the rows of (ids_bt, targets_bt): (n,)."""
         parts = []
-        for rows in zip(*(part.split(self.n_rows) for part in batch), strict=True):
+        for rows in zip(*(torch.split(part, self.n_rows) for part in batch), strict=True):
             with torch.set_grad_enabled(self.with_gradients):
                 losses_n = self.stacked.losses(*(part.repeat(len(self.stacked.models), 1, 1) for part in rows))
             parts.append(losses_n.detach() * len(rows[0]))

@@ -60,9 +60,8 @@ def test_a_stack_trains_as_its_runs_do(compare, attention, normalization):
     assert difference < 10 * ROUNDING_32  # losses are below 4 nats, and 20 steps amplify more than a dozen
 
 
-@pytest.mark.parametrize(("attention", "normalization"), ARMS[:3:2], ids=str)
-def test_the_fast_path_of_a_stack_drifts_no_more_than_that_of_a_run(compare, attention, normalization):
-    """Compiled, bfloat16, one graph."""
+def test_the_fast_path_of_a_stack_drifts_no_more_than_that_of_a_run(compare):
+    """Compiled, bfloat16, one graph. One arm, because most of the time goes into compiling it twice."""
     settings = {"steps": 100, "learning_rate": 3e-3, "weight_decay": 0.0, "log_every": 25, "eval_every": 50}
     fast = {"compile": True, "precision": "bfloat16", "cuda_graph": True}
-    assert compare(attention, normalization, **settings, **fast) < 2 * FAST_DRIFT
+    assert compare("differential", "ngpt", **settings, **fast) < 2 * FAST_DRIFT
