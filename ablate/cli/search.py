@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ablate.plan import Plan
     from ablate.plan.estimate import Pace
     from ablate.search.problem import Problem
+    from ablate.search.trials import Trials
     from ablate.tracking.folders import StudyFolder
 
 
@@ -115,13 +116,15 @@ def show_plan(file: Path, runs: Path, workers: int | None, settings: list[str] |
     """Print the plan of a search: its arms with their spaces, and the cost of its trials."""
     from ablate.search.cost import describe_cost, print_search
     from ablate.search.optimizer import check_names
+    from ablate.search.trials import Trials
+    from ablate.tracking.folders import StudyFolder
 
     problem = _pose(file, runs, settings or [])
     check_names(problem)
     if as_json:
         print(json.dumps(describe_cost(problem), indent=1))
     else:
-        print_search(problem, workers)
+        print_search(Trials(problem, StudyFolder(runs / problem.name), is_read_only=True), workers)
 
 
 def tune_first(
@@ -141,15 +144,28 @@ def find_trials(planned: Plan, runs: Path) -> StudyFolder:
     return StudyFolder(runs / pose_tuning(planned.grid, planned.corpus).name)
 
 
-def show_tuning(planned: Plan, placement: Placement, pace: Pace) -> None:
-    """Print what a grid's `tune:` adds to its plan: the space, and the cost of the trials."""
-    from ablate.search.cost import describe_tuning
+def read_trials(planned: Plan, runs: Path) -> tuple[Trials, Plan]:
+    """Read the trials of a grid's `tune:`, and the plan at each arm's best if they are over."""
+    from ablate.search.follow_up import plan_tuned
     from ablate.search.optimizer import check_names
     from ablate.search.pose import pose_tuning
+    from ablate.search.trials import Trials
+    from ablate.tracking.folders import StudyFolder
 
     problem = pose_tuning(planned.grid, planned.corpus)
     check_names(problem)
-    for line in describe_tuning(problem, placement.slots, pace):
+    trials = Trials(problem, StudyFolder(runs / problem.name), is_read_only=True)
+    if trials.n_open:
+        return trials, planned
+    trials.check()
+    return trials, plan_tuned(problem, planned.grid, trials)
+
+
+def show_tuning(trials: Trials, placement: Placement, pace: Pace | None) -> None:
+    """Print what a grid's `tune:` adds to its plan: the space, and the cost of the trials that are left."""
+    from ablate.search.cost import describe_tuning
+
+    for line in describe_tuning(trials, placement.slots, pace):
         print(line)
 
 

@@ -85,7 +85,8 @@ def plan(
 
     declared = read_plan(grid, runs, set_, with_)
     store = StudyFolder(runs / declared.study.name)
-    planned = extend(declared, list_added(store))
+    trials, tuned = search.read_trials(declared, runs) if declared.grid.tune is not None else (None, declared)
+    planned = extend(tuned, list_added(store))
     from ablate.cli.planned_machine import find_machine
     from ablate.cli.study_output import describe_plan, print_plan
 
@@ -97,9 +98,8 @@ def plan(
     power = tuple(describe_plan_power(planned, store, noise, earlier))
     margin = find_margin(planned, earlier or store, noise) if planned.until_decided is not None else None
     print_plan(planned, store, machine, power, margin)
-    placement, pace = machine.placement, machine.pace
-    if pace is not None and declared.grid.tune is not None:
-        search.show_tuning(declared, placement, pace)
+    if trials is not None:
+        search.show_tuning(trials, machine.placement, machine.pace)
     search.show_proposal(declared)
 
 

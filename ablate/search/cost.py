@@ -10,12 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ablate.execution.jobs import estimate_seconds
 from ablate.execution.placement import local_resources, measure_pace, place
 from ablate.formatting import format_seconds
+from ablate.plan import Arm
 from ablate.plan.estimate import Pace, study_seconds
+from ablate.search.arm_search import distinct
 from ablate.search.descriptions import describe_range, describe_scope, describe_trials, format_value
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
+from ablate.search.trials import Trials
 
 
 def describe_cost(problem: Problem) -> list[dict[str, Any]]:
@@ -35,24 +39,35 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
     ]
 
 
-def describe_time(problem: Problem, pace: Pace, slots: int) -> str:
-    """The estimated time of all trials with `slots` runs at a time, without the confirmation; empty if unknown."""
-    seconds: list[float] = []
-    for arm in problem.arms:
-        each = arm.default.setup.seconds(pace)
-        if each is None:
-            return ""
-        seconds += [each] * (arm.count_trials(problem.tuning) * len(problem.seeds))
-    return f"about {format_seconds(study_seconds(seconds, slots))}"
+def describe_left(trials: Trials, slots: int, pace: Pace | None) -> str:
+    """The trials on disk, and the runs that are left with their estimated time, `slots` at a time."""
+    total = sum(map(trials.n_wanted, trials.searches))
+    done = total - trials.n_open
+    left = [*_list_left(trials)]
+    seconds = estimate_seconds(trials.plan, trials.store, pace)
+    known = [each for arm in left if (each := seconds[arm.name]) is not None]
+    time = f"about {format_seconds(study_seconds(known, slots))}" if len(known) == len(left) else "of unknown length"
+    runs = f"{len(left)} more runs, {time}" if done < total else "none is left"
+    return f"{done} of {total} are done, {runs}" if done else runs
 
 
-def describe_tuning(problem: Problem, slots: int, pace: Pace) -> Iterator[str]:
+def _list_left(trials: Trials) -> Iterator[Arm]:
+    """The arm of each run that is left. The defaults stand for trials that were not asked for yet."""
+    for search in trials.searches:
+        for name in search.running:
+            for run in trials.runs_of(trials.arms[name]):
+                folder = trials.store.run(run.run_id)
+                if not folder.has_ended(folder.read_status()):
+                    yield run.arm
+        n_new = trials.n_wanted(search) - len(distinct(search.trials))
+        yield from [trials.default_of(search)] * (n_new * len(trials.problem.seeds))
+
+
+def describe_tuning(trials: Trials, slots: int, pace: Pace | None) -> Iterator[str]:
     """Describe a grid's `tune:` in lines."""
-    n_runs = problem.n_trials * len(problem.seeds)
-    yield (
-        f"tune: {describe_trials(problem)}, {n_runs} more runs, "
-        f"{describe_time(problem, pace, slots) or 'of unknown length'}; then the matrix trains each arm at its best"
-    )
+    problem = trials.problem
+    following = "then the matrix trains each arm at its best" if trials.n_open else "each arm above is at its best"
+    yield f"tune: {describe_trials(problem)}, {describe_left(trials, slots, pace)}; {following}"
     for path, parameter in problem.tuning.space.items():
         lacking = [arm.label for arm in problem.arms if path in arm.missing]
         without = f" (not for {', '.join(lacking)})" if lacking else ""
@@ -62,8 +77,9 @@ def describe_tuning(problem: Problem, slots: int, pace: Pace) -> Iterator[str]:
         yield f"tune: a trial has {', '.join(lengths)} steps"
 
 
-def print_search(problem: Problem, workers: int | None) -> None:
+def print_search(trials: Trials, workers: int | None) -> None:
     """Print the space of every arm with its defaults, and the cost of the trials."""
+    problem = trials.problem
     console = Console() if Console().is_terminal else Console(width=200)
     console.print(f"[bold]{escape(problem.name)}[/]  {escape(problem.study.question)}", highlight=False)
     for arm in problem.arms:
@@ -72,12 +88,11 @@ def print_search(problem: Problem, workers: int | None) -> None:
             console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
     placement = place(problem.study.resources, [local_resources()], workers, problem.n_trials)
     pace = measure_pace(placement)
-    n_runs, time = problem.n_trials * len(problem.seeds), describe_time(problem, pace, placement.slots)
     console.print(
-        f"{describe_trials(problem)}, {n_runs} runs in all, by "
+        f"{describe_trials(problem)}, {problem.n_trials * len(problem.seeds)} runs in all, by "
         f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
         f"a trial: {describe_scope(problem)}\n"
-        f"{f'{time} for the trials (an estimate, at {pace} here)' if time else 'the time is unknown'}",
+        f"{describe_left(trials, placement.slots, pace)} (an estimate, at {pace} here)",
         highlight=False,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
 
@@ -78,6 +79,28 @@ def open_storage(url: str, folder: Path) -> BaseStorage:
     journal = folder / JOURNAL
     folder.mkdir(parents=True, exist_ok=True)
     _repair(journal)
+    return _read_journal(journal)
+
+
+def copy_storage(problem: Problem, folder: Path) -> BaseStorage:
+    """Copy the problem's studies into memory. Nothing is written, and another process may be adding trials.
+
+    Raises what `open_storage` raises.
+    """
+    copy, journal = InMemoryStorage(), folder / JOURNAL
+    if problem.storage:
+        source = open_storage(problem.storage, folder)
+    elif journal.exists():
+        source = _read_journal(journal)
+    else:
+        return copy
+    for name in optuna.get_all_study_names(source):
+        if re.match(rf"{re.escape(problem.name)}(/| of |$)", name):
+            optuna.copy_study(from_study_name=name, from_storage=source, to_storage=copy)
+    return copy
+
+
+def _read_journal(journal: Path) -> BaseStorage:
     try:
         return JournalStorage(_Journal(str(journal)))
     except (ValueError, KeyError) as error:

@@ -21,7 +21,7 @@ from ablate.plan.setup import Resolved
 from ablate.plan.tasks import metrics_of
 from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct
 from ablate.search.objective import score_trial
-from ablate.search.optimizer import make_sampler, open_storage, open_study
+from ablate.search.optimizer import copy_storage, make_sampler, open_storage, open_study
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
 from ablate.study.settings import find_same, is_same, value_key
@@ -36,18 +36,21 @@ MAX_REPEATS = 100  # known configurations in a row; the sampler may have no othe
 class Trials(RunSource):
     """The trials of a search. `plan` and the study's record on disk grow with every trial.
 
-    `version` and `command` go into the record.
+    `version` and `command` go into the record. With `is_read_only`, nothing is written.
     """
 
-    def __init__(self, problem: Problem, store: StudyFolder, *, version: str = "", command: str = "") -> None:
+    def __init__(
+        self, problem: Problem, store: StudyFolder, *, version: str = "", command: str = "", is_read_only: bool = False
+    ) -> None:
         self.problem, self.store, self.version, self.command = problem, store, version, command
+        self.is_read_only = is_read_only
         self.arms: dict[str, Arm] = {}
         self._names: dict[str, str] = {}  # identity to the name of the arm that has it
         self._params: dict[str, Params] = {}
         record = store.read_study() if store.record.exists() else None
         if record is not None:
             problem.check_record(record)
-        storage = open_storage(problem.storage, store.path)
+        storage = copy_storage(problem, store.path) if is_read_only else open_storage(problem.storage, store.path)
         self.searches = [self._open(space, storage, record) for space in problem.arms]
 
     @property
@@ -189,7 +192,8 @@ class Trials(RunSource):
         state, values = outcome
         for trial in search.running.pop(name):
             search.study.tell(trial, values, state=state, skip_if_finished=True)
-        self._drop_weights(search, name)
+        if not self.is_read_only:
+            self._drop_weights(search, name)
 
     def _drop_weights(self, search: ArmSearch, name: str) -> None:
         """Keep only the weights of the best trial of a search."""
@@ -285,7 +289,8 @@ class Trials(RunSource):
         self._names[arm.identity] = arm.name
 
     def _write(self) -> None:
-        self.store.write_study(record_study(self.plan, self.version, self.command))
+        if not self.is_read_only:
+            self.store.write_study(record_study(self.plan, self.version, self.command))
 
     def runs_of(self, arm: Arm) -> tuple[Run, ...]:
         return tuple(Run.of(arm, seed) for seed in self.problem.seeds)

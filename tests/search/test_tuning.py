@@ -12,6 +12,8 @@ import pytest
 from pretended import ALPHA, RATE, quadratic, train
 from rich.console import Console
 
+from ablate.cli.inputs import read_plan
+from ablate.cli.search import read_trials
 from ablate.data import CorpusInfo
 from ablate.errors import GridError, ResourceError
 from ablate.execution.jobs import make_job, record_study
@@ -178,12 +180,39 @@ def test_a_trial_that_was_cut_is_over_whatever_the_pruner_is_later(
     assert outcome.exit_code == 0  # nothing was placed on the 1000 cores
 
 
-def test_the_plan_tells_the_cost(write_grid, corpus_info: CorpusInfo) -> None:
-    study = load_study(write_grid(tune={"space": SPACE, "trials": 5, "seeds": 2}))
-    lines = "\n".join(describe_tuning(pose_tuning(study, corpus_info), 1, Pace(1e9, 1e9)))
-    assert "5 trials for each of 4 arms, 40 more runs" in lines
-    assert f"{RATE} 0.0001 to 0.1, log" in lines
-    assert "not for attention=standard,normalization=prenorm" in lines
+def test_the_plan_tells_the_cost_of_the_trials_that_are_left(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    problem = pose_tuning(load_study(write_grid(tune={"space": SPACE, "trials": 5, "seeds": 2})), corpus_info)
+    store = StudyFolder(tmp_path / "runs" / problem.name)
+
+    def describe() -> str:
+        return "\n".join(describe_tuning(Trials(problem, store, is_read_only=True), 1, Pace(1e9, 1e9)))
+
+    assert "5 trials for each of 4 arms, 40 more runs, about" in describe()
+    assert f"{RATE} 0.0001 to 0.1, log" in describe()
+    assert "not for attention=standard,normalization=prenorm" in describe()
+    assert not store.path.exists()
+    searching = Trials(problem, store)
+    train(searching, limit=11)
+    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    assert "5 of 20 are done, 29 more runs, about" in describe()  # and one of two seeds of the sixth trial
+    assert {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()} == before
+    train(searching)
+    assert "20 of 20 are done, none is left; each arm above is at its best" in describe()
+
+
+def test_the_plan_shows_the_runs_at_the_best_settings_when_the_trials_are_over(write_grid, tmp_path: Path) -> None:
+    """Their ids are others than those of the untuned arms, so finished runs would not count as done."""
+    grid, runs = write_grid(tune={"space": {RATE: SPACE[RATE]}, "trials": 2}), tmp_path / "runs"
+    planned = read_plan(grid, runs, None, None)
+    assert read_trials(planned, runs)[1] is planned
+    problem = pose_tuning(planned.grid, planned.corpus)
+    trials = Trials(problem, StudyFolder(runs / problem.name))
+    train(trials)
+    best = plan_tuned(problem, planned.grid, trials)
+    assert best.runs != planned.runs
+    assert read_trials(planned, runs)[1].runs == best.runs
 
 
 def test_an_arm_that_is_added_is_tuned_alone(write_grid, corpus_info: CorpusInfo, tmp_path: Path) -> None:
