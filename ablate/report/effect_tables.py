@@ -8,18 +8,22 @@ from ablate.analysis.verdicts import ALPHA
 from ablate.metrics import Metric
 from ablate.report.cautions import describe_noise
 from ablate.report.finding import format_verdict
-from ablate.report.growth_and_interactions import format_growth, format_loss_change, name_family
+from ablate.report.growth_and_interactions import format_growth, format_loss_change
 from ablate.report.notation import AXIS_NAMES, DASH, capitalize, format_p_value
 from ablate.report.report import Report
+from ablate.report.scale import name_family
 from ablate.report.table import Table, merge_costs
+from ablate.tracking.arm_labels import find_shared
 
 _TOGETHER = "Simultaneous intervals and p-values hold for all arms of a baseline together."
 
 
 def tabulate_trends(report: Report) -> Table:
     """The growth of the speedups along a numeric axis, on all axes of cost."""
-    rows = {(trend.along, name_family(trend)): trend for trend in report.trends if trend.axis == report.axis}
-    cells = {(trend.along, name_family(trend), trend.axis): format_growth(trend) for trend in report.trends}
+    shared = find_shared(report.record.arms)
+    named = [(name_family(trend.family, shared), trend) for trend in report.trends]
+    rows = {(trend.along, name): trend for name, trend in named if trend.axis == report.axis}
+    cells = {(trend.along, name, trend.axis): format_growth(trend) for name, trend in named}
     last = f"{report.metric.heading} difference"
     columns = {
         "Arm": [family for _, family in rows],
@@ -29,7 +33,7 @@ def tabulate_trends(report: Report) -> Table:
         "p": [format_p_value(trend.p_value) for trend in rows.values()],
         last: [format_loss_change(trend) for trend in rows.values()],
     }
-    notes = dict.fromkeys(f"{name_family(trend)}: {trend.note}" for trend in report.trends if trend.note)
+    notes = dict.fromkeys(f"{name}: {trend.note}" for name, trend in named if trend.note)
     how = (
         "The growth is the speedup at the last level divided by that at the first, from a straight line in the "
         "logarithms, paired by seed. The p-value is for no growth in "

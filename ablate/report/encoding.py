@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ablate.analysis.results import Results
 from ablate.report.palette import DASHES, LIGHT, MAX_COLORS
-from ablate.tracking.arm_labels import find_shared, label_level
+from ablate.tracking.arm_labels import find_shared, label_levels
 from ablate.tracking.study_record import ArmRecord
 from ablate.tracking.values import Value
 
@@ -117,8 +117,7 @@ def _shorten(
 
 
 def _name(arm: ArmRecord, axes: Sequence[str], shared: Mapping[str, str]) -> str:
-    text = " / ".join(label_level(axis, arm.axes[axis], shared) for axis in axes if axis in arm.axes)
-    return "".join(c if c.isprintable() else " " for c in text)
+    return label_levels({axis: arm.axes[axis] for axis in axes if axis in arm.axes}, shared)
 
 
 def _key(level: Value | None) -> tuple[str, str]:

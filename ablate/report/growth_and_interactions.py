@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ablate.analysis.effects import FINAL, Effect
@@ -19,18 +19,25 @@ from ablate.report.notation import (
     join_with_and,
     name_rest,
 )
-from ablate.tracking.arm_labels import label_level
+from ablate.report.scale import name_family
+from ablate.tracking.arm_labels import label_level, label_levels
 
 Direction = Literal["up", "down", "undecided"]
+NOTHING: Mapping[str, str] = {}
 
 
-def describe_growth(trends: Sequence[Trend], axis: str, metric: Metric = LOSS) -> list[str]:
-    """One sentence per axis, and range of its levels, along which the speedup on the cost `axis` could grow."""
+def describe_growth(
+    trends: Sequence[Trend], axis: str, metric: Metric = LOSS, shared: Mapping[str, str] = NOTHING
+) -> list[str]:
+    """One sentence per axis, and range of its levels, along which the speedup on the cost `axis` could grow.
+
+    `shared` is that of `find_shared`, which levels are named without.
+    """
     ranges: dict[tuple[str, float, float], list[Trend]] = {}
     for trend in trends:
         if trend.axis == axis:
             ranges.setdefault((trend.along, trend.first, trend.last), []).append(trend)
-    return [_describe_along(rows, metric) for rows in ranges.values()]
+    return [_describe_along(rows, metric, shared) for rows in ranges.values()]
 
 
 def judge_trend(trend: Trend) -> Direction:
@@ -48,22 +55,19 @@ def format_growth(trend: Trend) -> str:
     return format_bounded(trend.growth, trend.low, trend.high, bound)
 
 
-def name_family(trend: Trend) -> str:
-    return " / ".join(label_level(axis, level) for axis, level in trend.family.items()) or "the arm"
-
-
-def _describe_along(rows: Sequence[Trend], metric: Metric) -> str:
+def _describe_along(rows: Sequence[Trend], metric: Metric, shared: Mapping[str, str]) -> str:
     first = rows[0]
+    name = name_family(first.family, shared)
     ends = f"from {label_level(first.along, first.first)} to {label_level(first.along, first.last)}"
     cost = AXIS_NAMES[first.axis]
     if len(rows) > 1:
-        listed = [f"{name_family(row)} {format_growth(row)}" for row in rows[:LISTED]] + name_rest(rows)
+        listed = [f"{name_family(row.family, shared)} {format_growth(row)}" for row in rows[:LISTED]] + name_rest(rows)
         return f"{capitalize(ends)}, the speedups in {cost} are multiplied by these factors: {join_with_and(listed)}."
-    speedup = f"the speedup of {name_family(first)} in {cost}"
+    speedup = f"the speedup of {name} in {cost}"
     if first.growth is None and first.bound in (None, "not_determined"):
         answer = f"This study cannot determine whether {speedup} grows {ends}: {first.note}."
         change = format_loss_change(first)
-        of = f"he final {metric.short} of {name_family(first)} minus the baseline's changes by {change}{metric.unit}"
+        of = f"he final {metric.short} of {name} minus the baseline's changes by {change}{metric.unit}"
         if not metric.has_curve:  # it has no speedup
             return f"{capitalize(ends)}, t{of}."
         return answer if first.loss_low is None else f"{answer} T{of}."
@@ -82,7 +86,9 @@ def format_loss_change(trend: Trend) -> str:
     return format_signed(trend.loss_change, trend.loss_low, trend.loss_high)
 
 
-def describe_interactions(effects: Sequence[Effect], within: Sequence[str], metric: Metric = LOSS) -> list[str]:
+def describe_interactions(
+    effects: Sequence[Effect], within: Sequence[str], metric: Metric = LOSS, shared: Mapping[str, str] = NOTHING
+) -> list[str]:
     """The average effect of each level on the final value of the metric, and whether pairs of levels interact.
 
     Empty unless the study has two axes besides those of `within`.
@@ -95,16 +101,18 @@ def describe_interactions(effects: Sequence[Effect], within: Sequence[str], metr
     for effect in sorted(known, key=lambda effect: metric.orient(effect.estimate)):
         if len(effect.levels) == 1:
             by_axis.setdefault(next(iter(effect.levels)), []).append(effect)
-    changes = "; ".join(f"by {axis.rpartition('.')[2]}, {_list(mine)}" for axis, mine in sorted(by_axis.items()))
+    changes = "; ".join(
+        f"by {axis.rpartition('.')[2]}, {_list(mine, shared)}" for axis, mine in sorted(by_axis.items())
+    )
     unit = "nats per token, " if metric.is_loss else ""
     how = f"the final {metric.short} changes as follows ({unit}simultaneous 95 % intervals)"
     average = f"Averaged over the other axes, {how}: {changes}."
-    joint = _describe_pair(pairs[0], metric) if len(pairs) == 1 else _describe_pairs(pairs, metric)
+    joint = _describe_pair(pairs[0], metric, shared) if len(pairs) == 1 else _describe_pairs(pairs, metric, shared)
     return [*([average] if by_axis else []), joint]
 
 
-def _describe_pair(pair: Effect, metric: Metric) -> str:
-    names, size = _name(pair, " and "), f"{_format_effect(pair)}{metric.unit}"
+def _describe_pair(pair: Effect, metric: Metric, shared: Mapping[str, str]) -> str:
+    names, size = label_levels(pair.levels, shared, " and "), f"{_format_effect(pair)}{metric.unit}"
     verdict = _judge_interaction(pair)
     if verdict == "undecided":
         return f"Together, {names} show no detectable interaction: {size} from the sum of their separate effects."
@@ -112,7 +120,7 @@ def _describe_pair(pair: Effect, metric: Metric) -> str:
     return f"Together, {names} end at a clearly {word} {metric.short} than the sum of their separate effects: {size}."
 
 
-def _describe_pairs(pairs: Sequence[Effect], metric: Metric) -> str:
+def _describe_pairs(pairs: Sequence[Effect], metric: Metric, shared: Mapping[str, str]) -> str:
     verdicts = [_judge_interaction(pair) for pair in pairs]
     counts = [
         f"{n} {_describe_verdict(key, is_one=n == 1, is_better=metric.is_better(sign, 0.0))}"
@@ -121,7 +129,7 @@ def _describe_pairs(pairs: Sequence[Effect], metric: Metric) -> str:
     ]
     largest = sorted(pairs, key=lambda pair: (_judge_interaction(pair) == "undecided", -abs(pair.estimate)))
     how = f"Differences from the sum of the separate effects{', in nats' if metric.is_loss else ''}"
-    return f"Among {len(pairs)} pairs of levels, {join_with_and(counts)}. {how}: {_list(largest)}."
+    return f"Among {len(pairs)} pairs of levels, {join_with_and(counts)}. {how}: {_list(largest, shared)}."
 
 
 _SIGNS: dict[Direction, float] = {"up": 1.0, "down": -1.0, "undecided": 0.0}  # of the difference from the sum
@@ -143,14 +151,9 @@ def _judge_interaction(effect: Effect) -> Direction:
     return "up" if effect.estimate > 0 else "down"
 
 
-def _list(effects: Sequence[Effect]) -> str:
-    return join_with_and(
-        [f"{_name(effect)} {_format_effect(effect)}" for effect in effects[:LISTED]] + name_rest(effects)
-    )
-
-
-def _name(effect: Effect, link: str = " with ") -> str:
-    return link.join(label_level(axis, level) for axis, level in effect.levels.items())
+def _list(effects: Sequence[Effect], shared: Mapping[str, str]) -> str:
+    listed = [f"{label_levels(e.levels, shared, ' with ')} {_format_effect(e)}" for e in effects[:LISTED]]
+    return join_with_and(listed + name_rest(effects))
 
 
 def _format_effect(effect: Effect) -> str:

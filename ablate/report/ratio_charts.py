@@ -12,7 +12,6 @@ from ablate.report.chart import ROWS, Chart, declare, mark_no_difference, round_
 from ablate.report.chart_parts import choose_axis, color_of, dash_of, list_legend
 from ablate.report.encoding import Look, Scales, collect_scales
 from ablate.report.forest import ARROW_DOWN, ARROW_UP, ForestRow, chart_forest, ratio_axis, ratio_of
-from ablate.report.growth_and_interactions import name_family
 from ablate.report.notation import (
     AXIS_NAMES,
     elide,
@@ -23,6 +22,8 @@ from ablate.report.notation import (
 )
 from ablate.report.palette import LIGHT
 from ablate.report.report import Report
+from ablate.report.scale import name_family
+from ablate.tracking.arm_labels import find_shared
 
 if TYPE_CHECKING:
     import altair as alt
@@ -96,7 +97,7 @@ def chart_growth(report: Report, name: str, trends: Sequence[Trend]) -> Chart:
     """The speedup along a numeric axis of `compare_within`, one line per family of arms."""
     levels = sorted({level for trend in trends for level in trend.levels})
     place, looks = {level: float(i) for i, level in enumerate(levels)}, _find_looks(report)
-    data, fills = {}, {}
+    data, fills, shared = {}, {}, find_shared(report.record.arms)
     for axis in choose_axis(report).options:
         rows = {row.arm: row for row in report.rows if (row.axis, row.target) == (axis, "final")}
         items = []
@@ -105,7 +106,8 @@ def chart_growth(report: Report, name: str, trends: Sequence[Trend]) -> Chart:
                 (place[level] + _dodge(i, len(trends), 0.3), rows[arm])
                 for level, arm in zip(trend.levels, trend.arms, strict=True)
             ]
-            items += [row | {"panel": ""} for row in _join(points, report, trend.arms[-1], name_family(trend))]
+            name_of = name_family(trend.family, shared)
+            items += [row | {"panel": ""} for row in _join(points, report, trend.arms[-1], name_of)]
         data[axis] = items
         fills[axis] = _fill_ratios(axis, list(rows.values()))
     along = trends[0].along

@@ -41,7 +41,7 @@ from ablate.report.looks import describe_seeds
 from ablate.report.notation import LISTED, join_with_and, name_rest
 from ablate.report.scale import describe_predictions
 from ablate.report.verdict import state_verdict
-from ablate.tracking.arm_labels import label_arms
+from ablate.tracking.arm_labels import find_shared, label_arms
 from ablate.tracking.study_record import StudyRecord
 from ablate.tracking.values import Value
 from ablate.tracking.verifications import Verification
@@ -223,7 +223,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     capabilities = find_capabilities(results, evaluations)
     arms, fairness = summarize_arms(results, options.measured_step_s), check_fairness(results)
     headline = tuple(row for row in rows if row.target == options.headline)
-    labels = label_arms(results.record.arms)
+    labels, shared = label_arms(results.record.arms), find_shared(results.record.arms)
     known = list(results.record.caveats)
     if unknown and options.axis is None:
         names = join_with_and([labels[arm] for arm in unknown[:LISTED]] + name_rest(unknown))
@@ -236,13 +236,13 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         differences, headline, full_schedule, arms, fairness, axis, labels, known, metric, results.smallest_effect
     )
     growing = trends if "final" in options.targets else ()  # trends are of the final value
-    interactions = describe_interactions(effects, results.record.compare_within, metric)
+    interactions = describe_interactions(effects, results.record.compare_within, metric, shared)
     cautions = describe_cautions(untuned, differences, reruns, labels, metric)
     rule = results.record.seed_rule
     course = follow(results, rule) if rule is not None else None
     seeds = describe_seeds(results, course, differences)
-    scale = describe_predictions(predictions, metric)
-    further = (*seeds, *describe_growth(growing, axis, metric), *scale, *interactions)
+    scale = describe_predictions(predictions, metric, shared)
+    further = (*seeds, *describe_growth(growing, axis, metric, shared), *scale, *interactions)
     seconds = [row for row in headline if row.axis == "seconds"]
     diverged = [arm.arm for arm in arms if arm.n_diverged == arm.n_runs]
     verdict = state_verdict(

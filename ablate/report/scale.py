@@ -9,18 +9,18 @@ from ablate.formatting import format_number
 from ablate.metrics import Metric
 from ablate.report.notation import DASH, LISTED, format_ratio, format_signed, join_with_and, name_rest
 from ablate.report.table import Table
-from ablate.tracking.arm_labels import label_level
+from ablate.tracking.arm_labels import label_level, label_levels
 from ablate.tracking.values import Value
 
 EXTRAPOLATION = "an extrapolation"
 
 
-def describe_predictions(predictions: Sequence[Prediction], metric: Metric) -> list[str]:
+def describe_predictions(predictions: Sequence[Prediction], metric: Metric, shared: Mapping[str, str]) -> list[str]:
     """One sentence per axis: the prediction for the next level, or whether the one that was held out came true."""
     sentences = []
     for along in dict.fromkeys(row.along for row in predictions):
         rows = [row for row in predictions if row.along == along]
-        listed = join_with_and([_describe(row) for row in rows[:LISTED]] + name_rest(rows))
+        listed = join_with_and([_describe(row, shared) for row in rows[:LISTED]] + name_rest(rows))
         at = label_level(along, float(f"{rows[0].level:.4g}"))
         if rows[0].is_inside is None:
             sentences.append(
@@ -36,20 +36,21 @@ def describe_predictions(predictions: Sequence[Prediction], metric: Metric) -> l
     return sentences
 
 
-def _describe(row: Prediction) -> str:
-    shown = f"{_name(row.family)} {format_signed(row.predicted, row.low, row.high)}"
+def _describe(row: Prediction, shared: Mapping[str, str]) -> str:
+    shown = f"{name_family(row.family, shared)} {format_signed(row.predicted, row.low, row.high)}"
     return shown if row.actual is None else f"{shown}, measured {row.actual:+.4f}"
 
 
-def _name(family: Mapping[str, Value]) -> str:
-    return " / ".join(label_level(axis, level) for axis, level in family.items()) or "the arm"
+def name_family(family: Mapping[str, Value], shared: Mapping[str, str]) -> str:
+    """The name of arms that differ in one axis only, from their levels on the others."""
+    return label_levels(family, shared) or "the arm"
 
 
-def tabulate_predictions(predictions: Sequence[Prediction], metric: Metric) -> Table:
+def tabulate_predictions(predictions: Sequence[Prediction], metric: Metric, shared: Mapping[str, str]) -> Table:
     header = ("Arm", "Axis", "Fitted levels", "Predicted level", "Predicted", "Measured", "In the interval")
     rows = tuple(
         (
-            _name(row.family),
+            name_family(row.family, shared),
             row.along,
             ", ".join(f"{level:g}" for level in row.levels),
             f"{row.level:.4g}" if row.actual is not None else f"{row.level:.4g} ({EXTRAPOLATION})",
@@ -67,7 +68,7 @@ def tabulate_predictions(predictions: Sequence[Prediction], metric: Metric) -> T
     return Table("predictions", caption, header, rows, note)
 
 
-def tabulate_scaling(laws: Sequence[ScalingLaw], metric: Metric) -> Table:
+def tabulate_scaling(laws: Sequence[ScalingLaw], metric: Metric, shared: Mapping[str, str]) -> Table:
     """The fit of each arm, and its compute-equivalent speedup at each level."""
     levels = tuple(dict.fromkeys(level for law in laws for level in law.levels))
     has_speedups = any(law.speedups for law in laws)
@@ -83,7 +84,7 @@ def tabulate_scaling(laws: Sequence[ScalingLaw], metric: Metric) -> Table:
         )
         rows.append(
             (
-                _name(law.family),
+                name_family(law.family, shared),
                 law.along,
                 fit or law.note,
                 _format_interval(law.floor, law.floor_interval),

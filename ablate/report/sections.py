@@ -34,6 +34,7 @@ from ablate.report.tables import (
     tabulate_speedups,
 )
 from ablate.report.verifications import describe_verification, list_blocks
+from ablate.tracking.arm_labels import find_shared
 
 
 def _compare(report: Report) -> Iterator[Block]:
@@ -69,8 +70,9 @@ def _show_speedups(report: Report) -> Iterator[Block]:
     yield chart_speedups(report)
     yield from (chart_growth(report, name, trends) for name, trends in report.growth_figures.items())
     yield tabulate_trends(report)
-    yield tabulate_predictions(report.predictions, report.metric)
-    yield tabulate_scaling(report.scaling_laws, report.metric)
+    shared = find_shared(report.record.arms)
+    yield tabulate_predictions(report.predictions, report.metric, shared)
+    yield tabulate_scaling(report.scaling_laws, report.metric, shared)
     yield chart_ladder(report)
     yield Folded("Speedups at each target", (tabulate_ladder(report),))
 

@@ -19,10 +19,18 @@ def label_arms(arms: Sequence[ArmRecord]) -> dict[str, str]:
     Control characters, which a terminal would obey, become spaces.
     """
     shared = find_shared(arms)
-    labels = {arm.arm: " / ".join(label_level(*item, shared) for item in arm.axes.items()) for arm in arms}
+    labels = {arm.arm: label_levels(arm.axes, shared) for arm in arms}
     times = Counter(labels.values())
-    chosen = {arm: label if label and times[label] == 1 else arm for arm, label in labels.items()}
-    return {arm: "".join(c if c.isprintable() else " " for c in label) for arm, label in chosen.items()}
+    return {arm: label if label and times[label] == 1 else _clean(arm) for arm, label in labels.items()}
+
+
+def label_levels(levels: Mapping[str, Value], shared: Mapping[str, str], separator: str = " / ") -> str:
+    """The names of the levels of several axes, such as `differential / ngpt`. `shared` is that of `find_shared`."""
+    return _clean(separator.join(label_level(*item, shared) for item in levels.items()))
+
+
+def _clean(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def label_level(axis: str, level: Value, shared: Mapping[str, str] | None = None) -> str:

@@ -73,6 +73,19 @@ def test_only_the_first_axis_of_numbers_got_its_growth_figure(tmp_path):
     assert f"From {along}=" in " ".join(made.answer)
 
 
+def test_growth_named_classes_of_the_user_with_their_file(tmp_path):
+    store, arms = StudyFolder(tmp_path / "s"), []
+    for n, (kind, speedup) in itertools.product((256, 1024), {"Plain": 1.0, "New": 1.5, "Other": 1.2}.items()):
+        within = {"context_length": n}
+        axes = {"attention": f"my.py:{kind}", **within}
+        arms.append(SyntheticArm(f"{kind}-{n}", axes, f"Plain-{n}", within, speedup))
+    write_study(store, arms, noise=0.001)
+    made = make_report(read_results(store), ReportOptions())
+    assert "context_length=1024, the speedups in tokens are multiplied by these factors: New " in " ".join(made.answer)
+    tables = {table.name: table for table in compose(made).tables}
+    assert [row[0] for row in tables["trends"].rows] == ["New", "Other"]
+
+
 def test_a_line_joined_the_bounds_of_losers_so_that_they_seemed_to_climb(tmp_path):
     slow = StudyFolder(tmp_path / "slow")
     write_study(slow, [arm("standard", "pre"), arm("diff_v1", "pre", speedup=0.8)], noise=0.01)
