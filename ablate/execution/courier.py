@@ -20,6 +20,14 @@ Sign = tuple[str, int, int]
 """A file: its path relative to a folder, its size in bytes, and when it was changed, in ns."""
 
 
+def has_content(path: Path, content: str) -> bool:
+    """Tell whether this process sees a file with this content, which is not empty."""
+    try:
+        return bool(content) and path.read_text() == content
+    except OSError:
+        return False
+
+
 @dataclass
 class _Lease:
     owner: str

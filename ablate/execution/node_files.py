@@ -24,7 +24,7 @@ from typing import Any
 from ablate.data.corpora import Corpus, CorpusSequence
 from ablate.errors import AblateError, ResourceError
 from ablate.execution.cluster import PREFIX, remove_abandoned
-from ablate.execution.courier import Sign
+from ablate.execution.courier import Sign, has_content
 from ablate.execution.sending import BLOCK_BYTES, Sending, get
 from ablate.files import make_folder, open_regular
 from ablate.sources.files import hash_program
@@ -43,7 +43,7 @@ class NodeFiles:
 
     def __init__(self, study: Path, courier: Any = None) -> None:
         self.home, self.courier = study, courier
-        self.is_shared = courier is None or _reads(*get(courier.token.remote()))
+        self.is_shared = courier is None or has_content(*get(courier.token.remote()))
         self._sending: Sending | None = None
         self.study = study
         if not self.is_shared:
@@ -192,10 +192,3 @@ class NodeFiles:
             self._sending = None
             get(self.courier.close.remote(job.run_id, owner))
             shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def _reads(path: Path, content: str) -> bool:
-    try:
-        return bool(content) and path.read_text() == content
-    except OSError:
-        return False

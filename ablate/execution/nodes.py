@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ablate.errors import ResourceError
 from ablate.execution.cluster import local_node
-from ablate.execution.courier import Courier
+from ablate.execution.courier import Courier, has_content
 from ablate.execution.packages import fingerprint
 
 PATIENCE_S = 60.0
@@ -90,10 +90,7 @@ def check_nodes(folder: Path) -> list[str]:
 
 
 def _look(path: Path, content: str) -> tuple[bool, str]:
-    try:
-        return path.read_text() == content, fingerprint()
-    except OSError:
-        return False, fingerprint()
+    return has_content(path, content), fingerprint()
 
 
 def _hear(answer: Any) -> tuple[bool, str]:
