@@ -112,7 +112,7 @@ class BlindWorker(RunWorker):
     """Believes that its node does not see the study's folder."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        node_files._reads = lambda *_: False  # type: ignore[assignment]
+        node_files.has_content = lambda *_: False  # type: ignore[assignment]
         sending.LOOK_S = 0.05
         super().__init__(*arguments, **options)
         assert not self.files.is_shared

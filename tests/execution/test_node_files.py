@@ -48,7 +48,7 @@ def start_courier(ray_cluster: None) -> Iterator[StartCourier]:  # noqa: ARG001
 @pytest.fixture
 def blind(tmp_path: Path, start_courier: StartCourier, monkeypatch: pytest.MonkeyPatch) -> NodeFiles:
     """The files of a node that does not see the study's folder."""
-    monkeypatch.setattr(node_files, "_reads", lambda *_: False)
+    monkeypatch.setattr(node_files, "has_content", lambda *_: False)
     files = NodeFiles(tmp_path / "home" / "study", start_courier(StudyFolder(tmp_path / "home" / "study")))
     yield files  # type: ignore[misc]
     files.leave()
