@@ -21,7 +21,6 @@ from ablate.errors import FailedRunsError, RecordError
 from ablate.formatting import count
 from ablate.tracking.code import find_versions, read_code, write_code
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.json_files import read_mapping
 from ablate.tracking.study_record import ENDED, ArmRecord, RunRecord, StudyRecord
 
 MAX_DIFF = 100_000  # characters of a difference in code
@@ -52,7 +51,7 @@ def add_study(log: CampaignLog, results: Results, store: StudyFolder, grid: str,
     record = results.record
     if not results.compared_arms:
         raise RecordError(f"{record.study}: it compares no arms, so there is nothing to test")
-    pairs = identify_pairs(record)
+    pairs, code = identify_pairs(record), _describe_code(store, results)  # other processes need not wait for it
     with log.locked() as (campaign, append):
         same, is_added = find_same(campaign, pairs, results)
         if same is not None and is_added:
@@ -77,7 +76,7 @@ def add_study(log: CampaignLog, results: Results, store: StudyFolder, grid: str,
             smallest_effect=results.smallest_effect,
             repeats=None if same is None else same.k,
             grid=_describe_grid(record, grid),
-            code=_keep_code(log, campaign, store, record),
+            code=_keep_code(log, campaign, store, code),
             notes=tuple(_list_notes(results)),
         )
         append("try", found.to_dict())
@@ -222,24 +221,28 @@ def _list_notes(results: Results) -> list[str]:
     return notes
 
 
-def _keep_code(log: CampaignLog, campaign: Campaign, store: StudyFolder, record: StudyRecord) -> Mapping[str, Any]:
-    """Keep the user's files beside the campaign, and describe how they differ from those of the try kept last."""
-    folders = [store.run(run_id) for run_id in dict.fromkeys(run.run_id for run in record.runs)]
-    configs = [read_mapping(folder.config) for folder in folders if folder.config.exists()]
-    versions = find_versions(store.code, configs)
-    for version in versions:
+def _describe_code(store: StudyFolder, results: Results) -> Mapping[str, Any]:
+    """Describe the user's files. `diff` is only what programs recorded."""
+    manifests = [run.manifest for run in results.runs]
+    diffs = (store.run(run_id).path / "code.diff" for run_id in dict.fromkeys(run.run_id for run in results.runs))
+    patches = dict.fromkeys(path.read_bytes() for path in diffs if path.is_file())
+    return {
+        "versions": find_versions(store.code, (run.config for run in results.runs)),
+        "commits": sorted({str(found["commit"]) for found in manifests if found.get("commit")}),
+        "is_dirty": any(bool(found.get("dirty")) for found in manifests),
+        "diff": "".join(patch.decode(errors="replace") for patch in patches),
+    }
+
+
+def _keep_code(log: CampaignLog, campaign: Campaign, store: StudyFolder, code: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Keep the user's files beside the campaign. Returns how they differ from those of the try kept last, too."""
+    for version in code["versions"]:
         write_code(log.code, read_code(store.code / version))
-    manifests = [read_mapping(folder.manifest) for folder in folders if folder.manifest.exists()]
-    commits = sorted({str(found["commit"]) for found in manifests if found.get("commit")})
     kept = campaign.chosen("kept")
     before = list(kept[-1].code.get("versions", ())) if kept else []
-    diffs = [f.path / "code.diff" for f in folders if (f.path / "code.diff").is_file()]
-    patches = {hashlib.sha256(content).hexdigest(): content for content in (path.read_bytes() for path in diffs)}
-    text = _write_diff(log.code, before, versions) + "".join(p.decode(errors="replace") for p in patches.values())
+    text = _write_diff(log.code, before, code["versions"]) + code["diff"]
     return {
-        "versions": versions,
-        "commits": commits,
-        "is_dirty": any(bool(found.get("dirty")) for found in manifests),
+        **code,
         "compared_with": kept[-1].k if kept else None,
         "diff": text if len(text) <= MAX_DIFF else f"{text[:MAX_DIFF]}\n... the rest was left out\n",
     }
