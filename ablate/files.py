@@ -11,13 +11,15 @@ import os
 import re
 import stat
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 from ablate.formatting import quote
 
+BLOCK_BYTES = 2**18
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 NAME_RULE = "a study's name has up to 100 letters, digits, '.', '_' and '-', and starts with a letter or a digit"
 # ablate keeps these beside the studies: MLflow's database (mlflow.db, mlflow.db-wal), its files, campaigns, and pages
@@ -125,3 +127,12 @@ def _replacing(path: Path) -> Iterator[Path]:
             error.filename = str(path)  # not the temporary name
             del error.filename2
         raise
+
+
+def file_crc32(file: IO[bytes], n_bytes: int) -> int | None:
+    """Compute the CRC-32 of the first `n_bytes`; None if the file is shorter."""
+    file.seek(0)
+    crc32 = 0
+    while n_bytes > 0 and (block := file.read(min(n_bytes, BLOCK_BYTES))):
+        crc32, n_bytes = zlib.crc32(block, crc32), n_bytes - len(block)
+    return None if n_bytes else crc32

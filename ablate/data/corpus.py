@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from ablate.data.tokenizer_file import ENDS
 from ablate.data.tokenizers import Tokenizer, Tokens, load_tokenizer
 from ablate.data.widths import find_fault, read_vocab_size
 from ablate.errors import DataError, ResourceError
-from ablate.files import write_atomic
+from ablate.files import file_crc32, open_regular, write_atomic
 from ablate.study.data_schema import DataConfig
 
 FORMAT = 1
@@ -105,11 +106,12 @@ def prepare(config: DataConfig, base: Path, folder: Path, means: Means = DEFAULT
             except DataError:
                 maker.remove()
                 raise
-            meta = {**asdict(info), "dtype": tokenizer.dtype.str}
+            meta = {**asdict(info), "dtype": tokenizer.dtype.str, "crc32": [*map(_sum, maker.paths)]}
             write_atomic(target / META, (json.dumps(meta, indent=1) + "\n").encode())
             maker.finish()
     except OSError as error:
-        raise ResourceError(f"{target}: the token shards cannot be written: {error.strerror or error}") from None
+        place = error.filename or target
+        raise ResourceError(f"{place}: the token shards cannot be written: {error.strerror or error}") from None
     return _corpus(target, info, tokenizer.dtype.str)
 
 
@@ -238,15 +240,30 @@ def _make_job(split: Split, config: DataConfig, base: Path, tokenizer: Tokenizer
 
 
 def find_corpus(folder: Path, name: str) -> Corpus | None:
-    """The corpus with this hash in the folder of `prepare`; None where its shards are missing or incomplete."""
+    """The corpus with this hash in the folder of `prepare`; None where its shards are missing, incomplete or changed.
+
+    A shard is read only if it was written after its checksum. Those of earlier versions have none.
+    """
     try:
         folder = folder / name
-        meta: dict[str, Any] = json.loads((folder / META).read_bytes())
-        dtype = meta.pop("dtype")
+        with open_regular(folder / META) as file:
+            meta: dict[str, Any] = json.load(file)
+            made_ns = os.fstat(file.fileno()).st_mtime_ns
+        dtype, sums = meta.pop("dtype"), meta.pop("crc32", [])
         corpus = _corpus(folder, CorpusInfo(**meta), dtype)
-        return corpus if corpus.info.hash == name and corpus.is_whole() else None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        paths = corpus.train_path, corpus.validation_path
+        is_whole = corpus.info.hash == name and corpus.is_whole()
+        is_same = (
+            path.stat().st_mtime_ns < made_ns or _sum(path) == known for path, known in zip(paths, sums, strict=False)
+        )
+        return corpus if is_whole and all(is_same) else None
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
+
+
+def _sum(path: Path) -> int | None:
+    with open_regular(path) as file:
+        return file_crc32(file, path.stat().st_size)
 
 
 def _corpus(folder: Path, info: CorpusInfo, dtype: str) -> Corpus:

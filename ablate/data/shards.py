@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -248,10 +248,16 @@ def locked(folder: Path, observer: Observer) -> Iterator[None]:
             except BlockingIOError:
                 observer.wait(folder)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            with suppress(OSError):
-                if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                    try:
-                        yield
-                    finally:
-                        path.unlink(missing_ok=True)
-                    return
+            if _is_at(path, file.fileno()):
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -15,8 +15,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from ablate.execution.cluster import cause_of
-from ablate.files import open_regular
-from ablate.tracking.curve import file_crc32
+from ablate.files import file_crc32, open_regular
 from ablate.tracking.folders import RunFolder
 from ablate.tracking.study_record import ENDED
 

@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ablate.files import open_regular
+from ablate.files import file_crc32, open_regular
 from ablate.tasks.log_lines import Values
 from ablate.tasks.recorder import FolderRecorder
-from ablate.tracking.curve import CurveWriter, file_crc32, parse_line
+from ablate.tracking.curve import CurveWriter, parse_line
 from ablate.tracking.values import MAX_COUNT, is_number
 
 COSTS = ("tokens", "flops", "wall_s")

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, Any, BinaryIO, Self
 
 from ablate.errors import AblateError, RecordError
-from ablate.files import open_regular
+from ablate.files import file_crc32, open_regular
 from ablate.tracking.values import MAX_COUNT
 
 BLOCK_BYTES = 2**18
@@ -179,15 +179,6 @@ def _lines_backwards(file: BinaryIO) -> Iterator[bytes]:
             rest = b"\0"  # so the rest of the line is not a record either
     if not is_last:
         yield rest
-
-
-def file_crc32(file: IO[bytes], n_bytes: int) -> int | None:
-    """Compute the CRC-32 of the first `n_bytes`; None if the file is shorter."""
-    file.seek(0)
-    crc32 = 0
-    while n_bytes > 0 and (block := file.read(min(n_bytes, BLOCK_BYTES))):
-        crc32, n_bytes = zlib.crc32(block, crc32), n_bytes - len(block)
-    return None if n_bytes else crc32
 
 
 def is_held(path: Path) -> bool:

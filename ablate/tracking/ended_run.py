@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from ablate.errors import RecordError
-from ablate.files import open_regular
-from ablate.tracking.curve import file_crc32, read_backwards
+from ablate.files import file_crc32, open_regular
+from ablate.tracking.curve import read_backwards
 from ablate.tracking.folders import RunFolder
 from ablate.tracking.json_files import read_json
 from ablate.tracking.study_record import ENDED, Status

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from ablate.errors import RecordError, suggest
-from ablate.files import make_folder, open_regular
+from ablate.files import file_crc32, make_folder, open_regular
 from ablate.formatting import name_error
 from ablate.metrics import LOSS
 from ablate.tracking.code import CODE
-from ablate.tracking.curve import MOVE_AWAY, file_crc32, is_held, read_backwards
+from ablate.tracking.curve import MOVE_AWAY, is_held, read_backwards
 from ablate.tracking.json_files import read_json, write_json
 from ablate.tracking.study_record import ENDED, RunRecord, State, Status, StudyRecord
 from ablate.tracking.values import is_number

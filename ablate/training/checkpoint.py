@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +117,7 @@ def _save(state: dict[str, Any], file: IO[bytes]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read a state, with its tensors on the CPU; None if there is no file. Nothing in the file is executed.
 
-    Raises `RecordError` if the file is not a checkpoint.
+    Raises `RecordError` if the file is not a checkpoint, or not as it was written, which torch does not check.
     """
     if not os.path.lexists(path):
         return None
@@ -126,8 +125,18 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         check_regular(path)
         if not zipfile.is_zipfile(path):  # torch would try to read any other file in its old format
             raise ValueError("it is truncated, or not a checkpoint file")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        with zipfile.ZipFile(path) as archive:
+            has_sizes = all(
+                part.file_size == part.compress_size for part in archive.infolist()
+            )  # torch compresses none
+            if not has_sizes or archive.testzip() is not None:
+                raise ValueError("it is damaged")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"it contains a {type(state).__name__}")
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - other bytes can raise anything in zipfile and torch
         raise RecordError(f"{path}: not a checkpoint: {error}") from None
     return state
 

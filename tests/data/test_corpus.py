@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import os
 import pickle
@@ -17,6 +18,7 @@ import pytest
 from ablate.data import CorpusInfo, check_length, check_vocabulary, corpus, describe, files, prepare, splits
 from ablate.errors import DataError, ResourceError
 from ablate.study.data_schema import DataConfig
+from damage import DAMAGED, IN_THE_WAY
 
 
 def text(*paths: Path, **more: object) -> DataConfig:
@@ -53,6 +55,40 @@ def test_describe_reads_the_meta_of_made_shards(two, tmp_path, monkeypatch):
     made = prepare(two, tmp_path, tmp_path / "shards")
     monkeypatch.setattr(corpus, "count", None)
     assert describe(two, tmp_path, tmp_path / "shards") == made.info
+
+
+@pytest.mark.parametrize("name", ["train.bin", "validation.bin", "meta.json"])
+@pytest.mark.parametrize("how", [*DAMAGED, "same size", "fifo", "loop", "device"])
+def test_damaged_shards_are_made_again(two, tmp_path, name, how):
+    """Other tokens in a file of the same size were used."""
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    path = made.train_path.with_name(name)
+    damage = {"same size": lambda path: path.write_bytes(b"X" * path.stat().st_size), **IN_THE_WAY, **DAMAGED}[how]
+    damage(path)
+    assert describe(two, tmp_path, tmp_path / "shards") == made.info
+    again = prepare(two, tmp_path, tmp_path / "shards")
+    assert (again.train.tobytes(), again.validation.tobytes()) == (b"first\0second", b"kept")
+
+
+def test_shards_that_were_copied_or_made_by_an_earlier_version_are_used(two, tmp_path, monkeypatch):
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    os.utime(made.train_path, (1e11, 1e11))
+    meta = made.train_path.with_name("meta.json")
+    content = json.loads(meta.read_text())
+    assert len(content.pop("crc32")) == 2
+    monkeypatch.setattr(corpus, "ShardMaker", None)
+    assert prepare(two, tmp_path, tmp_path / "shards") == made
+    meta.write_text(json.dumps(content))
+    assert prepare(two, tmp_path, tmp_path / "shards") == made
+
+
+def test_a_folder_in_place_of_a_shard_is_named(two, tmp_path):
+    """Instead, the lock began again after any error of the disk."""
+    made = prepare(two, tmp_path, tmp_path / "shards")
+    made.train_path.unlink()
+    made.train_path.mkdir()
+    with pytest.raises(ResourceError, match=r"train\.bin: the token shards cannot be written: Is a directory"):
+        prepare(two, tmp_path, tmp_path / "shards")
 
 
 def test_a_lone_file_keeps_its_tail_for_validation(tmp_path):

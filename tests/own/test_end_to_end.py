@@ -91,7 +91,7 @@ def test_a_plain_module_from_plan_to_generate(tmp_path: Path, corpus_file: Path)
     trusted = ablate(elsewhere, "generate", run, "--tokens", "8", "--trust-code")
     assert trusted == ablate(folder, "generate", run, "--tokens", "8", "--grid", grid.name)
     source.write_text(source.read_text() + "# edited\n")
-    assert "which is not here" in ablate(folder, "generate", run, "--tokens", "8", "--grid", grid.name, code=2)
+    assert "which does not exist here" in ablate(folder, "generate", run, "--tokens", "8", "--grid", grid.name, code=2)
     (version / "helpers.py").write_text("raise SystemExit('never')\n")
     assert "its files were changed" in ablate(elsewhere, "generate", run, "--trust-code", code=2)
 
