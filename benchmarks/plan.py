@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from ablate.cli.command import collect_rarely
 from ablate.data import CorpusInfo
 from ablate.plan import build_plan
 from ablate.study import load_study
@@ -17,6 +18,7 @@ from benchmarks.scale import write_grid
 def measure_plan(n_arms: int) -> Figures:
     """CPU seconds to read and plan a grid of three axes, one seed per arm, without imports. The second plan counts,
     because the first one loads the variants."""
+    collect_rarely()
     corpus = CorpusInfo("0" * 64, 10**6, 10**5, 256)
     with tempfile.TemporaryDirectory(prefix="ablate-plan-") as scratch:
         build_plan(load_study(write_grid(Path(scratch), 1, n_seeds=1)), corpus)

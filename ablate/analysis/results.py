@@ -62,7 +62,10 @@ class Results:
 
     @cached_property
     def _runs_of_arm(self) -> Mapping[str, tuple[RunCurve, ...]]:
-        return {arm: tuple(run for run in self.runs if run.arm == arm) for arm in self.arms}
+        found: dict[str, list[RunCurve]] = {arm: [] for arm in self.arms}
+        for run in self.runs:
+            found[run.arm].append(run)
+        return {arm: tuple(runs) for arm, runs in found.items()}
 
     def runs_of(self, arm: str) -> tuple[RunCurve, ...]:
         return self._runs_of_arm[arm]

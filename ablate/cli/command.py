@@ -5,6 +5,7 @@ Verbs import what they need when they are called, so `--help`, `status` and `rep
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -40,6 +41,7 @@ PLACES = frozenset({"ARCHIVE", "DIR", "FILE", "FOLDER", "GRID", "REPORT", "RUN",
 LARGEST: Mapping[type, float] = {int: 2**63 - 1, float: 10**9}  # of an option; flags are not numbers
 MAX_TEXT = 10_000  # characters of an option, which messages may repeat
 FREE_TEXTS = frozenset({"--prompt"})
+RARELY = 200_000  # new objects before the next search for garbage
 MAX_NAME_BYTES = 255  # of one part of a path, on every file system in use
 
 
@@ -134,6 +136,7 @@ def options(
 
 def main() -> None:
     """Run the command line. An `AblateError` becomes one message and its exit code, never a traceback."""
+    collect_rarely()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # under LANG=C, a character that cannot be shown becomes "?"
@@ -161,6 +164,11 @@ def main() -> None:
         _fail(f"the package {package} is not installed: install ablate with its dependencies again", 2)
     except OSError as error:
         _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "), 2)
+
+
+def collect_rarely() -> None:
+    """Look for garbage less often, because plans and reports make many objects that all live until the end."""
+    gc.set_threshold(RARELY)
 
 
 def _flush() -> None:

@@ -70,7 +70,7 @@ class _Expander:
         excluded = [0] * len(self.exclusions)
         arms = []
         for arm in found:
-            environment = self.space.environment(arm)
+            environment = self.space.environment(arm) if self.exclusions else {}
             hits = [i for i, (rule, place) in enumerate(self.exclusions) if holds(rule, environment, place)]
             for index in hits:
                 excluded[index] += 1

@@ -16,11 +16,12 @@ IMMATERIAL = frozenset(
 )
 
 RUN_ID_LENGTH = 16
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def canonical_json(data: Any) -> str:
     """A unique text for plain data: sorted keys, no spaces, no NaN."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _ENCODER.encode(data)
 
 
 def arm_identity(model: ModelConfig, train: TrainConfig, data_hash: str) -> str:
@@ -61,7 +62,7 @@ def identify(arms: Sequence[tuple[ModelConfig, TrainConfig]], data_hash: str) ->
     for model, train in arms:
         own, usual = texts[id(model)]
         identity, canonical = _join(own, train, data_hash), train.canonical()
-        is_usual = own == usual and canonical == train
+        is_usual = own == usual and canonical is train
         result.append((identity, identity if is_usual else _join(usual, canonical, data_hash)))
     return result
 

@@ -36,11 +36,14 @@ class OwnVariants:
         """The knobs of all these variants."""
         return tuple(knob for table in self.train.values() for made in table.values() for knob in made.model_fields)
 
-    def fit(self, train: Mapping[str, Any]) -> dict[str, Any]:
+    def fit(self, train: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave out knobs of other arms' optimizers and schedules, and the versions of the base's variants."""
-        kept = {knob for key in VARIANTS for knob in self.knobs_of(key, train.get(key))}
-        foreign = {*self.train_knobs} - kept - TrainConfig.model_fields.keys()
-        foreign |= {f"{key}_version" for key in VARIANTS}
+        foreign = {f"{key}_version" for key in VARIANTS}
+        if self.train:
+            kept = {knob for key in VARIANTS for knob in self.knobs_of(key, train.get(key))}
+            foreign |= {*self.train_knobs} - kept - TrainConfig.model_fields.keys()
+        if foreign.isdisjoint(train):
+            return train
         return {key: value for key, value in train.items() if key not in foreign}
 
 

@@ -51,18 +51,22 @@ def _explain_difference(one: Resolved, other: Resolved) -> Iterator[str]:
 
 def find_beyond(train: TrainConfig) -> Iterator[str]:
     """Remarks about training settings that make no sense for the length of the runs."""
-    steps, defaults = train.steps, {name: field.default for name, field in TrainConfig.model_fields.items()}
+    steps = train.steps
     if train.eval_every >= steps:
         yield f"train.eval_every {train.eval_every}: a run of {count(steps, 'step')} has one evaluation, at its end"
-    if train.log_every > steps and train.log_every != defaults["log_every"]:
+    if train.log_every > steps and train.log_every != _default("log_every"):
         yield f"train.log_every {train.log_every} is more than the {count(steps, 'step')}: only evaluations are logged"
-    if train.checkpoint_every > steps and train.checkpoint_every != defaults["checkpoint_every"]:
+    if train.checkpoint_every > steps and train.checkpoint_every != _default("checkpoint_every"):
         yield (
             f"train.checkpoint_every {train.checkpoint_every} is more than the {count(steps, 'step')}: "
             "a run that is killed starts again"
         )
     if remark := train.schedule_variant.remark(steps, train.warmup_steps or 0):
         yield remark
+
+
+def _default(setting: str) -> Any:
+    return TrainConfig.model_fields[setting].default
 
 
 def find_short_evaluation(train: TrainConfig, context_length: int, corpus: CorpusInfo) -> Iterator[str]:

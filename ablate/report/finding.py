@@ -24,8 +24,7 @@ _RANKS: dict[Verdict, int] = {"better": 0, "equivalent": 1, "undecided": 2, "wor
 def rank_arms(differences: Sequence[Difference], compared: Sequence[str], metric: Metric) -> list[str]:
     """Order the compared arms by verdict and then by difference, the best first. Arms without a number come last."""
     ordered = sorted(differences, key=lambda row: (_RANKS[row.verdict], metric.orient(row.estimate)))
-    known = [row.arm for row in ordered]
-    return [*known, *(arm for arm in compared if arm not in known)]
+    return list(dict.fromkeys([*(row.arm for row in ordered), *compared]))
 
 
 def describe_finding(

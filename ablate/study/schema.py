@@ -176,8 +176,10 @@ class TrainConfig(Strict):
 
     def canonical(self) -> Self:
         """A copy with settings that have no effect at their defaults, so all that train alike are equal."""
-        defaults = {name: type(self).model_fields[name].default for name in self.explain_idle()}
-        return self.model_copy(update=defaults)
+        fields = type(self).model_fields
+        defaults = {name: fields[name].default for name in self.explain_idle()}
+        changed = {name: value for name, value in defaults.items() if getattr(self, name) != value}
+        return self.model_copy(update=changed) if changed else self
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:

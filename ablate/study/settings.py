@@ -8,20 +8,19 @@ from typing import Any
 from ablate.study.yaml_source import KeyPath, Place
 
 TASK = "task"
-# Plans of many arms spend much time on these tests, and the one for an abstract class is slow.
-LEAVES = frozenset({str, int, float, bool, type(None)})
-MAPPINGS = (dict, Mapping)
+MAPPINGS = (dict, Mapping)  # plans test many settings, and the test for an abstract class is slow
 NAME = "name"  # the key of a component's variant: `attention: gated` is short for `attention: {name: gated}`
 
 
 class Settings:
     """A nested mapping, read and changed by dotted path. It keeps the place of every value that was set with one.
 
-    A path is text, or a tuple where a key holds a dot or is the index of a list's entry.
+    A path is text, or a tuple where a key holds a dot or is the index of a list's entry. A change copies what it
+    changes, so that the arms of a plan share the settings of their base.
     """
 
     def __init__(self, tree: Mapping[str, Any], places: Mapping[str, Place] | None = None) -> None:
-        self.tree: dict[str, Any] = _copy(tree)
+        self.tree: dict[str, Any] = dict(tree)
         self.places = dict(places or {})
 
     def get(self, path: str | KeyPath) -> Any:
@@ -44,9 +43,13 @@ class Settings:
             child = tree.get(key) if isinstance(tree, dict) else tree[key]
             if child is None:
                 child = {}
+            elif isinstance(child, MAPPINGS):
+                child = dict(child)
+            elif isinstance(child, list):
+                child = [*child]
             elif isinstance(child, str) and (tree is self.tree.get("model") or (tree is self.tree and key == TASK)):
                 child = {NAME: child}
-            elif not isinstance(child, dict | list):
+            else:
                 raise ValueError(f"{key!r} is {child!r}, which has no parts")
             tree[key] = child
             tree = child
@@ -109,11 +112,3 @@ def _is_entry(tree: Any, key: str | int) -> bool:
 def _check_entry(tree: Any, key: str | int) -> None:
     if isinstance(tree, list) and not _is_entry(tree, key):
         raise ValueError(f"{key!r} is not the index of an entry (legal: 0 to {len(tree) - 1})")
-
-
-def _copy(tree: Any) -> Any:
-    if type(tree) in LEAVES:
-        return tree
-    if isinstance(tree, MAPPINGS):
-        return {key: _copy(value) for key, value in tree.items()}
-    return [_copy(value) for value in tree] if isinstance(tree, list) else tree
