@@ -1,4 +1,4 @@
-"""A headless Chromium through the WebDriver protocol, using only the standard library."""
+"""A headless Chromium through the WebDriver protocol, without a library for it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
 
 DRIVER, CHROMIUM = shutil.which("chromedriver"), shutil.which("chromium")
 MISSING = "" if DRIVER and CHROMIUM else "no chromium with chromedriver on this machine"
@@ -48,10 +50,17 @@ class Browser:
             self._stop()
             raise
 
-    def open(self, page: Path, width: int = DESKTOP, is_dark: bool = False, *, height: int = 900) -> None:
+    def open(
+        self, page: Path, width: int = DESKTOP, is_dark: bool = False, *, height: int = 900, timeout_s: float = 10.0
+    ) -> None:
         """Open a page of ablate, and wait until its figures are drawn."""
         self.visit(page.resolve().as_uri(), width, is_dark, height=height)
-        self.wait_until(_DRAWN)
+        self.wait_until(_DRAWN, timeout_s)
+
+    def cpu_seconds(self) -> float:
+        """The CPU time of Chromium's processes so far."""
+        times = [process.cpu_times() for process in psutil.Process(self._driver.pid).children(recursive=True)]
+        return sum(time.user + time.system for time in times)
 
     def visit(self, url: str, width: int = DESKTOP, is_dark: bool = False, *, height: int = 900) -> None:
         """Open any page."""

@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from rich.console import Console
 
+from ablate.cli.command import collect_rarely
 from ablate.data import CorpusInfo
 from ablate.execution.cluster import start_cluster
 from ablate.execution.driver import Driver
@@ -219,6 +220,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="keep the study here (default: a temporary folder)")
     add_record_option(parser)
     options = parser.parse_args()
+    collect_rarely()  # as the command does
     with tempfile.TemporaryDirectory(prefix="ablate-scale-") as scratch:
         folder = (options.folder or Path(scratch)).resolve()
         make_folder(folder)

@@ -70,8 +70,12 @@ class Results:
     def runs_of(self, arm: str) -> tuple[RunCurve, ...]:
         return self._runs_of_arm[arm]
 
+    @cached_property
+    def _ended_runs(self) -> Mapping[str, tuple[RunCurve, ...]]:
+        return {arm: tuple(run for run in runs if run.has_ended) for arm, runs in self._runs_of_arm.items()}
+
     def ended_runs(self, arm: str) -> tuple[RunCurve, ...]:
-        return tuple(run for run in self.runs_of(arm) if run.has_ended)
+        return self._ended_runs[arm]
 
     def baseline_of(self, arm: str) -> str:
         return self.arms[arm].baseline

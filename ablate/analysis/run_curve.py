@@ -97,12 +97,12 @@ class RunCurve:
     def is_diverged(self) -> bool:
         return self.status.state == "diverged"
 
-    @property
+    @cached_property
     def has_ended(self) -> bool:
         """Whether its numbers count: it finished or diverged, was evaluated, and its curve is complete."""
         return self.status.state in ENDED and not self.flaw and self.evaluation_loss.size > 0
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
         """Whether it was trained to the end of its budget."""
         return self.status.state == "finished" and not self.flaw and self.last_step >= self.n_steps
@@ -150,7 +150,14 @@ class RunCurve:
         return unit if isinstance(unit, str) else ""
 
     def cost_of_evaluations(self, axis: str) -> Floats:
-        return self.cost(axis)[self._evaluated]
+        if axis not in self._costs:
+            self._costs[axis] = self.cost(axis)[self._evaluated]
+        return self._costs[axis]
+
+    @cached_property
+    def _costs(self) -> dict[str, Floats]:
+        """The cost of each evaluation, by axis. Reports ask for it once per target."""
+        return {}
 
     @cached_property
     def evaluation_loss(self) -> Floats:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ablate.analysis.results import Results
+from ablate.analysis.run_curve import RunCurve
 from ablate.errors import AblateError, suggest
 from ablate.metrics import list_metrics
 from ablate.study.predicates import Predicate, PredicateError
@@ -31,9 +32,14 @@ def select(results: Results, where: str) -> Results:
         raise AblateError(f"where: {error}") from None
     if not kept:
         raise AblateError(f"where: {where!r} holds for no run of {results.record.study}")
+    return keep_runs(results, kept)
+
+
+def keep_runs(results: Results, kept: Sequence[RunCurve]) -> Results:
+    """Keep these runs, and all runs of their baselines."""
     arms = {run.arm for run in kept}
     baselines = {results.baseline_of(arm) for arm in arms}
-    chosen = [arm for arm in results.record.arms if arm.arm in arms | baselines]
+    chosen = [arm for arm in results.record.arms if arm.arm in arms or arm.arm in baselines]
     ids = {(run.arm, run.seed) for run in kept}
     runs = [run for run in results.runs if (run.arm, run.seed) in ids or run.arm in baselines]
     return _rebuild(results, chosen, runs)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ablate.analysis.results import Results
+from ablate.analysis.selection import keep_runs
 from ablate.report.chart import Choice, Legend
 from ablate.report.encoding import OTHER, Look, Scales
+from ablate.report.finding import rank_arms
 from ablate.report.notation import AXIS_NAMES
 from ablate.report.report import Report
 
@@ -17,6 +20,22 @@ HEIGHT = 320
 """Pixels of a panel."""
 
 LINEAR, LOG = {"type": "linear", "nice": False, "zero": False}, {"type": "log", "nice": False}
+
+
+MOST_LINES = 100
+"""The most arms, besides baselines, in a chart with a line per arm. Its page's tables have the others."""
+
+
+def choose_lines(report: Report) -> tuple[Results, str]:
+    """What a chart with a line per arm draws, and the end of its caption. Of many arms, it draws the best."""
+    results = report.results
+    n_arms = len(results.arms)
+    if n_arms <= MOST_LINES:
+        return results, ""
+    ranked = rank_arms(report.differences, results.compared_arms, report.metric)
+    best = [*dict.fromkeys((*ranked, *results.arms))][:MOST_LINES]
+    chosen = keep_runs(results, [run for arm in best for run in results.runs_of(arm)])
+    return chosen, f". Of {n_arms:,} arms, it shows the best {MOST_LINES} and their baselines"
 
 
 def choose_axis(report: Report) -> Choice:

@@ -17,6 +17,7 @@ from ablate.report.chart_parts import (
     LOG,
     blank_scale,
     choose_axis,
+    choose_lines,
     color_of,
     count_columns,
     dash_of,
@@ -50,8 +51,9 @@ def chart_curves(report: Report) -> Chart:
     fills: dict[str, dict[str, Any]] = {}
     views: dict[str, str] = {}
     choice = choose_axis(report)
+    results, note = choose_lines(report)
     for column in dict.fromkeys((metric, *report.results.other_metrics, training)):
-        lines = thin_curves(report.results, column.name, report.axes)
+        lines = thin_curves(results, column.name, report.axes)
         if not lines:
             continue
         name, title = _name_curve(column, metric)
@@ -75,7 +77,7 @@ def chart_curves(report: Report) -> Chart:
     return _finish(
         report,
         "curves",
-        f"{what} against cost: {_SEEDS}",
+        f"{what} against cost: {_SEEDS}{note}",
         data,
         fills,
         (choice, Choice("view", "Curves shown", views)),
@@ -88,15 +90,16 @@ _SEEDS = f"thick lines are means over seeds, thin lines are seeds; beyond {SHOWN
 def chart_minus_baseline(report: Report) -> Chart:
     """The metric minus that of the baseline with the same seed at the same cost."""
     metric = report.metric
-    lines = thin_curves(report.results, metric.name, report.axes)
+    results, note = choose_lines(report)
+    lines = thin_curves(results, metric.name, report.axes)
     whole = {line.arm: line for line in lines if not line.state}
     data: dict[str, list[dict[str, Any]]] = {}
     fills: dict[str, dict[str, Any]] = {}
     for axis in choose_axis(report).options:
         curves = [
             found
-            for arm in report.results.compared_arms
-            if arm in whole and (base := whole.get(report.results.baseline_of(arm)))
+            for arm in results.compared_arms
+            if arm in whole and (base := whole.get(results.baseline_of(arm)))
             if (found := _subtract(whole[arm], base, axis)) is not None
         ]
         last = {line.arm: _START * float(line.costs[axis][-1]) for line in curves}
@@ -116,7 +119,7 @@ def chart_minus_baseline(report: Report) -> Chart:
         }
     caption = (
         f"{metric.title} minus that of the baseline with the same seed at the same cost; {metric.side} zero, the arm "
-        "is ahead. The axis shows the last 75 % of training in full"
+        f"is ahead. The axis shows the last 75 % of training in full{note}"
     )
     return _finish(report, "minus-baseline", caption, data, fills, (choose_axis(report),), zero=True)
 

@@ -10,6 +10,7 @@ from ablate.report.chart import ROWS, Chart, Choice, declare, round_list
 from ablate.report.chart_parts import (
     HEIGHT,
     choose_axis,
+    choose_lines,
     color_of,
     count_columns,
     dash_of,
@@ -25,7 +26,8 @@ from ablate.report.thinned_curves import thin_diagnostics
 
 def chart_diagnostics(report: Report) -> Chart:
     """Quantities that the variants record, one line per arm and layer; deeper layers are more opaque."""
-    groups = thin_diagnostics(report.results, report.axes)
+    results, note = choose_lines(report)
+    groups = thin_diagnostics(results, report.axes)
     data: dict[str, list[dict[str, Any]]] = {}
     fills: dict[str, dict[str, Any]] = {}
     for group, curves in groups.items():
@@ -49,7 +51,7 @@ def chart_diagnostics(report: Report) -> Chart:
                 "x_title": AXIS_NAMES[axis],
                 "y_title": group,
             }
-    caption = "Quantities that the variants record, averaged over seeds; deeper layers are more opaque"
+    caption = f"Quantities that the variants record, averaged over seeds; deeper layers are more opaque{note}"
     return Chart(
         "diagnostics",
         caption,

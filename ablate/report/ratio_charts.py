@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ablate.analysis.speedup import SpeedUp
 from ablate.analysis.trend import Trend
 from ablate.report.chart import ROWS, Chart, declare, mark_no_difference, round_number
-from ablate.report.chart_parts import choose_axis, color_of, dash_of, list_legend
+from ablate.report.chart_parts import choose_axis, choose_lines, color_of, dash_of, list_legend
 from ablate.report.encoding import Look, Scales, collect_scales
 from ablate.report.forest import ARROW_DOWN, ARROW_UP, ForestRow, chart_forest, ratio_axis, ratio_of
 from ablate.report.notation import (
@@ -69,21 +69,22 @@ def chart_speedups(report: Report) -> Chart:
 def chart_ladder(report: Report) -> Chart:
     """Speedup against target. Lines join neighboring ratios, and never touch a bound."""
     place = {target: float(i) for i, target in enumerate(report.options.targets)}
-    arms, looks = report.results.compared_arms, _find_looks(report)
+    results, note = choose_lines(report)
+    arms = {arm: i for i, arm in enumerate(results.compared_arms)}
+    looks = {arm: report.looks[arm] for arm in arms}
     data, fills = {}, {}
     for axis in choose_axis(report).options:
-        rows = [row for row in report.rows if row.axis == axis]
-        lines = [
-            (arm, [(place[row.target] + _dodge(i, len(arms), 0.4), row) for row in rows if row.arm == arm])
-            for i, arm in enumerate(arms)
-        ]
-        data[axis] = [item for arm, points in lines for item in _join(points, report, arm, report.labels[arm])]
+        rows = [row for row in report.rows if row.axis == axis and row.arm in arms]
+        lines: dict[str, list[tuple[float, SpeedUp]]] = {arm: [] for arm in arms}
+        for row in rows:
+            lines[row.arm].append((place[row.target] + _dodge(arms[row.arm], len(arms), 0.4), row))
+        data[axis] = [item for arm, points in lines.items() for item in _join(points, report, arm, report.labels[arm])]
         fills[axis] = _fill_ratios(axis, rows)
     ticks = tuple(shorten_target(target) for target in place)
     return Chart(
         "ladder",
         f"Speedup against target, with unadjusted 95 % intervals; {_BOUNDS}. A target is "
-        f"{label_targets(report.options.targets, report.metric)}",
+        f"{label_targets(report.options.targets, report.metric)}{note}",
         _declare(collect_scales(looks), "target", ticks, report.scales.panels),
         data,
         fills,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ablate.report.evaluation_tables import shorten_table
 from ablate.report.notation import AXIS_NAMES, join_with_and
 from ablate.report.report import Report
 from ablate.report.table import JOINED, Table
@@ -52,7 +53,8 @@ class SpeedupTable:
         def measure_spare(drawn: rich.table.Table) -> int:
             return options.max_width - Measurement.get(console, options.update(max_width=WIDEST), drawn).maximum
 
-        table = tabulate_speedups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
+        whole = tabulate_speedups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
+        table = shorten_table(whole)
         drawn = draw_table(table)
         if measure_spare(drawn) < 0:
             table = _put_below(table)

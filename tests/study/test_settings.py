@@ -41,7 +41,8 @@ def test_a_setting_is_read_and_set_at_its_path() -> None:
     assert settings.get(("rules", 0, "set", "train.beta1")) == 0.8
     assert settings.get("model.n_layers.x") is None
     assert [*settings.places_near("model.attention")] == [("matrix", "attention", 0)]
-    assert declared["model"]["attention"] == "gated"  # the declaration is unchanged
+    unchanged = {"model": {"attention": "gated", "n_layers": 2}, "rules": [{"set": {"train.beta1": 0.9}}]}
+    assert declared == unchanged
     with pytest.raises(ValueError, match="'n_layers' is 2, which has no parts"):
         settings.set("model.n_layers.x", 1)
     with pytest.raises(ValueError, match=r"1 is not the index of an entry .legal: 0 to 0"):
