@@ -121,19 +121,17 @@ def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
 
     if not _is_flat(block):
         return None
-    first = parse_object(block[: block.find(b"\n")]) or {}  # the parser is slower where it has to find out the types
-    names = dict.fromkeys((*CORE_COLUMNS, *(name for name, value in first.items() if is_number(value))))
-    schema = pa.schema([(name, pa.float64()) for name in names])
+    schema = pa.schema([(name, pa.float64()) for name in CORE_COLUMNS])
     try:
         table = pa_json.read_json(
             pa.BufferReader(block),
             read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block)),
             parse_options=pa_json.ParseOptions(explicit_schema=schema),
         )
-        found = table.column_names
+        names = table.column_names
     except (pa.ArrowException, ValueError):  # ValueError: a name that is not UTF-8
         return None
-    if clean(found) != found:
+    if clean(names) != names:
         return None
     numeric = [field.name for field in table.schema if field.type in (pa.float64(), pa.int64())]
     return {name: to_floats(table[name]) for name in numeric}, table.num_rows
