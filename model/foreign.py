@@ -52,7 +52,7 @@ def construct(make: Make, seed: int = 0) -> nn.Module:
             return make()
         try:
             return make()
-        except Exception:  # noqa: BLE001 - whatever a constructor does that needs values; the CPU repeats its own errors
+        except (Exception, SystemExit):  # noqa: BLE001 - a constructor that needs values; the CPU repeats its own errors
             with torch.device("cpu"):
                 return make().to("meta")
 

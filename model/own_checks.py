@@ -122,7 +122,7 @@ def _build(config: ModelConfig, axis: str, layer: int) -> Probe:
         return Probe(config, axis, layer)
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise as_own_error(error, f"{name} cannot be built") from error
 
 
@@ -137,7 +137,7 @@ def _check(config: ModelConfig, axis: str, variant: Variant) -> None:
             raise
         except OutputError as error:
             raise ConfigError(f"{axis}.name", f"{variant.name}: {error}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise as_own_error(error, f"{variant.name} fails") from error
 
 

@@ -74,6 +74,7 @@ def describe_error(error: BaseException) -> str:
     ]
     if not frames:
         return ""
+    frames = list(dict.fromkeys(frames))  # an endless recursion passes the same line a thousand times
     return "\n".join([*frames, *(line.rstrip() for line in traceback.format_exception_only(error))])
 
 

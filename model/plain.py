@@ -113,7 +113,7 @@ class Plain(Variant):
                     return use(device)
             except ConfigError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 if device == devices[-1]:
                     raise as_own_error(error, f"{self.name} cannot be built or called") from error
         raise AssertionError("there is at least one device")

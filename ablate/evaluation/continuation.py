@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,8 @@ def continue_prompt(
 
 def _explain_missing_weights(run: RunFolder) -> str:
     status = run.read_status()
-    if run.log.exists():
-        return run.weights_flaw()
+    if run.log.exists() or os.path.lexists(run.weights):
+        return run.weights_flaw().replace(f"{run.path}/", "")
     if status.state == "finished":
         gone = "`ablate clean` or --keep removed the weights, or `ablate pack` left them out (without --weights)"
         return f"its {run.weights.name} is not here: the run finished, but {gone}"

@@ -121,6 +121,7 @@ SMALL = ModelConfig.parse({**CONFIG.to_dict(), "vocab_size": 100})
         (lambda run: run.config.write_text('{"model"'), r"config\.json is not valid JSON"),
         (lambda run: run.config.write_text('{"model": []}'), "expected a mapping of a model's settings"),
         (lambda run: run.weights.write_bytes(run.weights.read_bytes()[:-3]), r"model\.safetensors contains no weights"),
+        (lambda run: (run.weights.unlink(), run.weights.mkdir()), r": model\.safetensors: .*: this is a folder, not a"),
         (lambda run: run.config.write_text(json.dumps(HUGE.to_dict())), r"describes [\d,]+ parameters \([\d.]+ TB"),
         (
             lambda run: save(GPT(SMALL), run.path),

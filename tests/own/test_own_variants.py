@@ -157,6 +157,9 @@ NEXT = "torch.cat([x[:, 1:], x[:, -1:]], 1)"
             r"mine.py:\d+, in forward\n    return x \+ self.gone\nAttributeError",
         ),
         ("attention", layer("return x", "raise RuntimeError('no')"), r"in __init__\n .*\nRuntimeError: no"),
+        ("attention", layer("return x", "raise SystemExit(3)"), r"in __init__\n .*\nSystemExit: 3"),
+        ("attention", layer("raise SystemExit(3)"), r"in forward\n .*\nSystemExit: 3"),
+        ("attention", layer("return x", "self.me = Mine(d_model)"), r"^(.+\n){2,4}RecursionError"),
         ("attention", layer("return x", knobs=", n_groups"), "needs 'n_groups', which has no default"),
         ("mlp", layer("return x.cumsum(1)"), "does not map each token by itself: output 1 depends on input 0"),
         (
