@@ -118,7 +118,7 @@ def find_store(study: str, runs: Path) -> StudyFolder:
 
 def resolve_tracking_uri(option: str | None, store: StudyFolder) -> str:
     """The MLflow of a study: --tracking-uri, else the environment's, else the database beside the studies."""
-    return _named_tracking_uri(option) or f"sqlite:///{store.mlflow_database.resolve()}"
+    return _named_tracking_uri(option) or f"sqlite:///{os.path.realpath(store.mlflow_database)}"
 
 
 def find_mirror(option: str | None, store: StudyFolder) -> str | None:

@@ -98,6 +98,7 @@ def describe_plan_power(
     if earlier is not None:
         source = str(earlier.path)
         if sd is None:
+            earlier.read_study()  # which may not be there
             raise RecordError(f"--noise-from {source}: no arm has two pairs of runs, so its scatter is unknown")
     found = f"a difference of {{}} is detected in {'at least ' if rule else ''}{100 * POWER:g} % of studies"
     many = f"up to {n_seeds}" if rule else str(n_seeds)

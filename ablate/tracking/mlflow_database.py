@@ -7,6 +7,7 @@ of all runs. And some questions about a database have to be answered before MLfl
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -52,7 +53,9 @@ def find_sqlite_problem(database: Path) -> str:
 def has_experiment(database: Path, name: str) -> bool:
     """Tell whether an SQLite database has an experiment of this name; False if it cannot be read."""
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=rw", uri=True, timeout=1)) as connection:
+        with closing(
+            sqlite3.connect(f"{Path(os.path.realpath(database)).as_uri()}?mode=rw", uri=True, timeout=1)
+        ) as connection:
             return bool(connection.execute("SELECT 1 FROM experiments WHERE name = ?", (name,)).fetchone())
     except sqlite3.Error:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import count
@@ -38,7 +39,7 @@ class MlflowWriter:
         if database is not None:
             prepare_sqlite(database)
             # MLflow would put the artifacts into the working directory. A server has its own place for them.
-            artifacts = (database.resolve().parent / "mlartifacts" / record.study).as_uri()
+            artifacts = (Path(os.path.realpath(database)).parent / "mlartifacts" / record.study).as_uri()
         self.client, self.record = open_client(uri), record
         self.experiment = self._find_experiment(artifacts)
         self.runs: dict[str, MirroredRun] = {}

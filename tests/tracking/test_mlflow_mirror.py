@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from ablate.cli.inputs import resolve_tracking_uri
 from ablate.errors import ResourceError
 from ablate.tracking.curve import CurveWriter
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, write_evaluation
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.json_files import write_json
 from ablate.tracking.mlflow_client import SCHEMES, check_tracking_uri, find_mirror_obstacle, hide_secrets, redact
-from ablate.tracking.mlflow_database import explain
+from ablate.tracking.mlflow_database import explain, has_experiment
 from ablate.tracking.mlflow_mirror import MlflowMirror
 from ablate.tracking.mlflow_names import name_metric
 from ablate.tracking.mlflow_writer import MlflowWriter, publish
@@ -350,3 +351,13 @@ def test_a_damaged_database_named_no_remedy(tmp_path: Path, damage: Callable[[Pa
     )
     assert bool(re.fullmatch(remedy, text)) == is_named
     assert is_named or text == "RuntimeError: it failed"
+
+
+def test_a_loop_of_links_in_place_of_the_database_ended_in_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = StudyFolder(tmp_path / "s")
+    store.mlflow_database.symlink_to(store.mlflow_database.name)
+    assert resolve_tracking_uri(None, store) == f"sqlite:///{store.mlflow_database}"
+    assert not has_experiment(store.mlflow_database, "s")
