@@ -205,7 +205,7 @@ def write_readme_table(groups: Iterable[Row], root: Path = ROOT) -> str:
 
 def _sizes(summary: Row, row: Row) -> frozenset[str]:
     arm = next((arm for arm in summary["arms"] if arm["arm"] == row.get("arm")), summary["arms"][0])
-    n_seeds = row["n"] if row.get("evaluation") or row.get("verdict") else arm["n_runs"]
+    n_seeds = row["n"] if row.get("evaluation") or row.get("verdict") else row.get("n_pairs") or arm["n_runs"]
     parts = [f"{_count(arm['n_params'])} parameters", f"{_count(arm['n_tokens'])} tokens", f"{n_seeds} seeds"]
     return frozenset({", ".join(parts)})
 

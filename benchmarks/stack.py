@@ -70,9 +70,8 @@ def read_settings(grid: Path, normalization: str, compiles: bool, on_gpu: bool) 
         for section, changes in zip(sections, ON_CPU, strict=True):
             section.update(yaml.safe_load("\n".join(change.replace("=", ": ") for change in changes)))
     model = ModelConfig.parse({"vocab_size": BYTES, **sections[0], "normalization": normalization})
-    recipe = model.normalization.recipe()
-    settings = {"weight_decay": recipe["weight_decay"], "warmup_steps": 0, **sections[1], "compile": compiles}
-    return model, TrainConfig(**settings, cuda_graph=on_gpu)
+    recipe = {"weight_decay": model.normalization.recipe()["weight_decay"], "warmup_steps": 0}
+    return model, TrainConfig(**{**recipe, **sections[1], "compile": compiles, "cuda_graph": on_gpu})
 
 
 def main() -> None:
