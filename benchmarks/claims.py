@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 CLAIMS = Path(__file__).with_name("claims.yaml")
 START, END = "<!-- claims -->", "<!-- /claims -->"
 CLEAR = 0.05
-NOT_MEASURED, CANNOT = "not yet measured", "cannot be told here"
+NOT_MEASURED, CANNOT = "not yet measured", "cannot be tested here"
 
 Side = Literal["for", "against", "open", "none"]
 Row = Mapping[str, Any]
@@ -239,12 +239,12 @@ HEAD = """# What papers claim, and what we see
 Each row has a claim, what its paper measured, and what our published studies say about it. This page is written from
 their summaries by `python -m benchmarks.claims`.
 
-Papers measured most of this with models a hundred times the size of ours, or more. A small study can show a direction.
-It can neither confirm nor refute a size, and what it does not show may appear in larger models.
+The models of most papers are about a hundred times the size of ours. A small study can show the direction of an effect.
+It can neither confirm nor refute its size, and an effect that it does not show may appear in larger models.
 
-- **Seen**: the verdicts on all numbers have the claimed direction. **Partly seen**: some have it, the others are
-  undecided. **Mixed**: some have it, and others the opposite one. **Not seen**: at least one verdict is the opposite or
-  equivalent, and none is the claimed one. **Undecided**: there is no verdict.
+- **Seen**: the verdicts on all numbers support the claim. **Partly seen**: some support it, the others are undecided.
+  **Mixed**: some support it, others contradict it. **Not seen**: at least one verdict contradicts it, by the opposite
+  direction or by equivalence, and none supports it. **Undecided**: all numbers are undecided.
 - Differences are arm minus baseline, with 95 % intervals: simultaneous for final losses, unadjusted for evaluations.
   Verdicts are adjusted for all arms, and in evaluations for all tests, so a number can be undecided although its
   unadjusted interval excludes zero."""

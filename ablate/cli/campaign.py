@@ -31,7 +31,9 @@ def campaign(
     add: Annotated[
         str | None,
         typer.Option(
-            "--add", metavar="STUDY", help=f"Test a finished study as the next try. {STUDY_HELP} Twice is once."
+            "--add",
+            metavar="STUDY",
+            help=f"Test a finished study as the next try. {STUDY_HELP} Adding it twice counts once.",
         ),
     ] = None,
     again: Annotated[

@@ -38,7 +38,9 @@ def check(
     axis: Annotated[
         str | None,
         typer.Option(
-            "--axis", metavar="AXIS", help="attention, mlp, normalization, position, linear, topology, optimizer, ..."
+            "--axis",
+            metavar="AXIS",
+            help="Kind of variant: attention, mlp, normalization, position, linear, topology, optimizer, ...",
         ),
     ] = None,
     set_: Annotated[

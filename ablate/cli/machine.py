@@ -92,11 +92,11 @@ def warm(
     runs: Runs = DEFAULT_RUNS,
     set_: Settings = None,
     workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=1, help="How many processes compile at the same time.")
+        int, typer.Option("--workers", metavar="N", min=1, help="Number of processes that compile at a time.")
     ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Compile the models of a grid ahead, also while other runs train, so that its runs start without compiling."""
+    """Compile the models of a grid in advance, so that its runs start at once. Works while other runs train."""
     planned = read_plan(grid, runs, set_)
     if planned.study.program is not None or not planned.study.is_language_model:
         raise planned.study.refuse(("study",), "warm compiles language models, and this grid trains something else")

@@ -176,7 +176,7 @@ def leaderboard(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Folder for the page. Default: one of the benchmark's name, beside it."
+            "--out", metavar="DIR", help="Folder for the page. Default: a folder next to FILE, with its name."
         ),
     ] = None,
     as_json: AsJson = False,

@@ -125,7 +125,7 @@ def report(
 ) -> None:
     """Report on one or more studies, or on logs of other programs: print verdicts and speedups, and write report.html.
 
-    With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs that MLflow has.
+    With --from, report on the logs of other programs. With --mlflow and --experiment, report on runs in MLflow.
     """
     from ablate.analysis import TARGETS, parse_target
     from ablate.cli.report_output import print_report

@@ -60,7 +60,9 @@ def plan(
     ] = None,
     noise_from: Annotated[
         str | None,
-        typer.Option("--noise-from", metavar="STUDY", help="Take that scatter from an earlier study instead."),
+        typer.Option(
+            "--noise-from", metavar="STUDY", help="Take the standard deviation from an earlier study instead."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -121,7 +123,7 @@ def run(
         typer.Option(
             "--early-stop",
             metavar="RULE",
-            help="Stop runs that fall behind: asha, or patience=N (evaluations without a gain). Never baselines.",
+            help="Stop runs that fall behind: asha, or patience=N (evaluations without a gain). Never stops baselines.",
         ),
     ] = None,
     stuck_after: Annotated[

@@ -67,7 +67,7 @@ def test_a_new_report_renews_the_row_and_a_missing_row_is_named(tmp_path: Path) 
     claim = {"claim": "y helps", "source": "none", "studies": [{"report": "made-up", "numbers": [place]}]}
     assert describe(claim, tmp_path)[:2] == ("not yet measured", "")
     assert describe({"claim": "c", "source": "s", "cannot": "Too small."}, tmp_path)[:2] == (
-        "cannot be told here",
+        "cannot be tested here",
         "Too small.",
     )
     folder = tmp_path / "here" / "reports" / "made-up"

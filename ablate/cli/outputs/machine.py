@@ -47,7 +47,7 @@ class VariantEntry(Output):
 
 
 class Warmed(Output):
-    """A kind of model that was compiled ahead."""
+    """A kind of model that was compiled in advance."""
 
     arms: tuple[str, ...]
     """The arms that share its compiled code."""
