@@ -48,7 +48,8 @@ def translate(error: ValidationError, cls: type[BaseModel]) -> ConfigError:
     elif first["type"] == "missing":
         message = "is required"
     else:
-        message = f"{first['msg'][0].lower()}{first['msg'][1:]}, got {quote(first['input'])}"
+        text = first["msg"].replace("Input should be", "must be", 1)
+        message = f"{text[0].lower()}{text[1:]}, got {quote(first['input'])}"
     return ConfigError(".".join(path), message, legal)
 
 

@@ -137,6 +137,8 @@ def test_settings_reach_the_plan(ablate: Ablate, write_grid: Callable[..., Path]
         ({"data": {"source": "text", "path": "missing/*.txt"}}, ["missing/*.txt"]),
         ({"model": {"d_model": 16, "n_layers": 1, "n_heads": 2, "context_length": 10**6}}, ["1000000"]),
         ({"study": "../../x"}, ["letters"]),
+        ({"resources": {"stack": "seed"}}, ["did you mean 'seeds'? (legal: seeds)"]),
+        ({"smallest_effect": "big"}, ["smallest_effect: must be a valid number, got 'big'"]),
         ({"data": {"source": "python-stdlib", "tokenizer": "gpt2"}}, ["vocab.bpe"]),
     ],
 )

@@ -137,7 +137,7 @@ def make_evaluation(name: str, knobs: Mapping[str, Any], code: str | None = None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
         got = f", got {quote(first['input'])}" if first["type"] not in ("value_error", "missing") else ""
         text = f"{message[0].lower()}{message[1:]}{got}"
         raise ChoiceError(": ".join(filter(None, (name, key, text))), key) from None

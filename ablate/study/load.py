@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -168,7 +168,8 @@ def explain(problem: ErrorDetails, path: KeyPath, kind: type[BaseModel] = Study)
         case "too_short":
             return "is empty"
         case _:
-            return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {got}{_legal_range(path, kind)}"
+            message = problem["msg"].replace("Input should be", "must be", 1)
+            return f"{message[0].lower()}{message[1:]}, got {got}{_legal_range(path, kind)}"
 
 
 def _model_at(path: KeyPath, kind: type[BaseModel]) -> type[BaseModel] | None:
@@ -220,4 +221,11 @@ def _legal_range(path: KeyPath, kind: type[BaseModel]) -> str:
 def _legal_values(path: KeyPath, kind: type[BaseModel]) -> list[str]:
     model = _model_at(path[:-1], kind)
     field = model.model_fields.get(str(path[-1])) if model else None
-    return [str(value) for value in get_args(field.annotation)] if field else []
+    return _literals(field.annotation) if field else []
+
+
+def _literals(annotation: Any) -> list[str]:
+    """Every value of the literals in a type annotation, such as `Literal["seeds"] | None`."""
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    return [value for part in get_args(annotation) for value in _literals(part)]

@@ -63,7 +63,8 @@ class Predicate:
         except (RecursionError, MemoryError):
             raise PredicateError(f"{quote(text[:40])}... is nested too deeply") from None
         except SyntaxError as error:
-            raise PredicateError(f"{quote(text)} does not parse: {error.msg}") from None
+            hint = f"{error.msg}; write it like attention == 'standard'"
+            raise PredicateError(f"{quote(text)} does not parse: {hint}") from None
         except ValueError as error:
             raise (
                 error if isinstance(error, PredicateError) else PredicateError(f"{quote(text)} does not parse: {error}")

@@ -141,6 +141,8 @@ def _refused(archive: Path) -> Iterator[None]:
         yield
     except _NoArchiveError:
         raise
+    except FileNotFoundError:
+        raise _NoArchiveError(f"{archive}: there is no such file") from None
     except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, OverflowError, RecordError) as error:
         reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
         raise _NoArchiveError(f"{archive}: not an archive that ablate pack wrote: {reason}") from None

@@ -212,7 +212,8 @@ class StudyFolder:
         """Read the record. Raises `RecordError` if no study was run here, or if the record cannot be read."""
         if not os.path.lexists(self.record):
             near = sorted(p.parent.name for p in self.path.parent.glob("*/study.json"))
-            raise RecordError(f"{self.path}: no study was run here{suggest(self.path.name, near)}")
+            hint = suggest(self.path.name, near) or "; `ablate run GRID` trains one"
+            raise RecordError(f"{self.path}: no study was run here{hint}")
         return StudyRecord.from_dict(read_json(self.record), self.record)
 
     def write_study(self, record: StudyRecord) -> None:

@@ -78,7 +78,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"s_qk": {"scale": [1.0, 0.0]}}, "normalization.s_qk.scale: must not be 0"),
     ({"s_z": {"init": [1.0, 2.0]}}, "normalization.s_z.init: the logits have one scale, so give one number"),
     ({"num_hyperspheres": 5}, "normalization.num_hyperspheres: must divide d_model = 24 (legal: 1, 2, 3, 4, 6, 8"),
-    ({"norm_eps": 1.0}, "normalization.norm_eps: input should be less than 1, got 1.0"),
+    ({"norm_eps": 1.0}, "normalization.norm_eps: must be less than 1, got 1.0"),
 ]
 
 

@@ -160,8 +160,8 @@ def test_plain_data_and_a_saved_model_give_the_same_again(case: dict[str, Any], 
 
 REFUSED = [
     ({"patch_size": 4}, "patch_size: must divide image_size = 6, got 4 (legal: 1, 2, 3, 6)"),
-    ({"image_size": 0}, "image_size: input should be greater than or equal to 1, got 0"),
-    ({"n_classes": "ten"}, "n_classes: input should be a valid integer, got 'ten'"),
+    ({"image_size": 0}, "image_size: must be greater than or equal to 1, got 0"),
+    ({"n_classes": "ten"}, "n_classes: must be a valid integer, got 'ten'"),
     ({"vocab_size": 9}, "vocab_size: follows from the images and is 5, not 9; leave it out"),
     ({"attention": "selective"}, "attention: selective cannot be used in both directions"),
     ({"tie_embeddings": True}, "tie_embeddings: a patch embedding has no vectors of classes"),

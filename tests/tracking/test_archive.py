@@ -245,6 +245,8 @@ def test_what_is_no_archive_is_refused_in_one_line(
     with pytest.raises(RecordError, match="not an archive that ablate pack wrote") as error:
         merge(StudyFolder(tmp_path / "s"), [path])
     assert "\n" not in str(error.value)
+    with pytest.raises(RecordError, match=r"none.tar.gz: there is no such file$"):
+        merge(StudyFolder(tmp_path / "s"), [tmp_path / "none.tar.gz"])
 
 
 def build(archive: Path, entries: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
