@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.data import validation_batches
+from ablate.data.corpora import CorpusSequence, SequenceInfo
 from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
 from ablate.evaluation.base import Subject
 from ablate.evaluation.bits_per_byte import BitsPerByte
@@ -214,6 +215,19 @@ def test_length_reads_the_same_tokens_in_windows_of_several_sizes(tmp_path: Path
     assert "learned positions end at 64" in find(learned, "loss", multiple=2).note
 
 
+def test_of_a_sequence_only_the_last_corpus_is_read(tmp_path: Path) -> None:
+    """The tokens of all corpora counted, and a window that only the longer one holds ended in an error."""
+    parts = []
+    for size in (2000, 200):
+        (folder := tmp_path / str(size)).mkdir()
+        parts.append(write_corpus(folder, b"a" * size, b"a" * size))
+    info, last = SequenceInfo("ab", 2200, 2200, 256, phases=tuple(part.info for part in parts)), parts[-1]
+    corpus = CorpusSequence(info, last.train_path, last.validation_path, last.dtype, phases=tuple(parts))
+    rows = measure(Length(multiples=(1, 4)), subject(build(), corpus))
+    assert find(rows, "loss", multiple=1).n > 0
+    assert "200 tokens is shorter than 256" in find(rows, "loss", multiple=4).note
+
+
 def test_dropping_scores_the_model_without_the_parts_of_least_importance(corpus: Any) -> None:
     model = build(n_layers=4).eval()
     asked = subject(model, corpus)
@@ -241,15 +255,29 @@ def test_condition_numbers_are_medians_over_heads() -> None:
             )
     rows = measure(Conditioning(), subject(model))
     row = find(rows, "condition_number", layer=1, matrix="query")
-    assert (row.value, row.n) == (pytest.approx(3.0, rel=1e-4), 4)  # torch's median of four is the lower one
+    assert (row.value, row.n) == (pytest.approx(4.0, rel=1e-4), 4)
     output = attention.output.weight.detach().double()
-    expected = sorted(float(torch.linalg.cond(output[:, 8 * head : 8 * head + 8])) for head in range(2))[0]
+    expected = sum(float(torch.linalg.cond(output[:, 8 * head : 8 * head + 8])) for head in range(2)) / 2
     assert find(rows, "condition_number", layer=1, matrix="output").value == pytest.approx(expected)
     assert find(rows, "norm_mean", matrix="embedding").value == pytest.approx(1.0)
     assert find(rows, "median_condition_number", matrix="mlp_output").n == 2
+    assert find(rows, "eigenvalue", matrix="embedding", quantile=0.5).value == pytest.approx(1.0)
     scales = [row for row in rows if row.metric == "scale"]
     assert find(scales, "scale", layer=0, scale="attention_residual.alpha").value == pytest.approx(0.05)
     assert find(scales, "scale", scale="final.s_z").value == pytest.approx(1.0)
+
+
+def test_a_singular_layer_counts_in_the_median_over_layers() -> None:
+    model = build(n_layers=3).eval()
+    for n_singular, is_known in ((1, True), (2, False)):
+        with torch.no_grad():
+            model.stack.blocks[n_singular - 1].mlp.output.weight[0] = 0.0
+        rows = measure(Conditioning(), subject(model))
+        numbers = [find(rows, "condition_number", layer=layer, matrix="mlp_output").value for layer in range(3)]
+        known = [number for number in numbers if number is not None]
+        middle = find(rows, "median_condition_number", matrix="mlp_output").value
+        assert len(known) == 3 - n_singular
+        assert middle == (max(known) if is_known else None)
 
 
 def test_a_model_that_reads_the_context_contradicts_it_less(corpus: Any) -> None:
