@@ -112,9 +112,9 @@ class Slot:
         self.runs = tuple(other for other in self.runs if other is not run)
 
     def stop(self) -> None:
-        """Ask the workers to save a checkpoint and end the run in progress."""
+        """Ask the workers to save checkpoints and end the runs in progress."""
         if self.workers:
-            self.workers[0].stop.remote()
+            self.workers[0].stop.remote([run.run_id for run in self.runs])
 
     def cut(self, run_id: str, reason: str) -> None:
         """Ask the workers to end this run for good."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -70,7 +69,7 @@ class RunWorker:
         self.files, self.threads = NodeFiles(study, courier), placement.cpus
         self.store, self.corpus = StudyFolder(self.files.study), self.files.find_corpus(corpus)
         LIBRARY.trust(self.store.code)  # the driver wrote it
-        self._stop = threading.Event()
+        self._stopped: set[str] = set()  # runs, by id: the worker goes on with others
         self._cuts: dict[str, str] = {}  # reasons, by run id
         # Ray hides the GPUs of other workers, but not from a worker without a share of a GPU.
         self.device = "cuda" if placement.gpus and torch.cuda.is_available() else "cpu"
@@ -89,9 +88,9 @@ class RunWorker:
         """Return the host and the process id, after this process has met its group."""
         return self.name
 
-    def stop(self) -> None:
-        """Ask the run in progress to save a checkpoint and return."""
-        self._stop.set()
+    def stop(self, run_ids: Sequence[str]) -> None:
+        """Ask these runs to save a checkpoint and return."""
+        self._stopped.update(run_ids)
 
     def cut(self, run_id: str, reason: str) -> None:
         """End this run for good, because of early stopping."""
@@ -176,7 +175,7 @@ class RunWorker:
             return self._cuts.get(run_id, "")
 
         def should_stop() -> bool:
-            return self._stop.is_set() or run_id in self._cuts or self.files.has_failed
+            return run_id in self._stopped or run_id in self._cuts or self.files.has_failed
 
         return Order(should_stop, cut_reason)
 

@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(make_worker: Callable[..., 
     worker, job, folder = make_worker("whole")
     worker.train(job)
     other, job, resumed = make_worker("parts")
-    other.stop()
+    other.stop([job.run_id])
     for _ in range(100):
         result = other.train(job)
         if result != "stopped":
@@ -105,6 +105,12 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(make_worker: Callable[..., 
     assert all((whole[name] == parts[name]).all() for name in whole)
 
 
+def test_a_worker_that_gave_up_one_run_trains_the_next(make_worker: Callable[..., Any]) -> None:
+    worker, job, _ = make_worker()
+    worker.stop(["a run that no look needs"])
+    assert worker.train(job) == "finished"
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
 def test_a_checkpoint_that_cannot_be_read_is_reported_and_passed_over(
     make_worker: Callable[..., Any], content: bytes | None
@@ -112,7 +118,7 @@ def test_a_checkpoint_that_cannot_be_read_is_reported_and_passed_over(
     worker, job, folder = make_worker("whole")
     worker.train(job)
     other, job, broken = make_worker("broken")
-    other.stop()
+    other.stop([job.run_id])
     other.train(job)
     data = broken.checkpoint.read_bytes()
     broken.checkpoint.write_bytes(data[: len(data) // 2] if content is None else content)
