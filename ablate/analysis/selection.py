@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ablate.analysis.peeking import find_larger_looks, find_peeks
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve
 from ablate.errors import AblateError, suggest
 from ablate.metrics import list_metrics
 from ablate.study.predicates import Predicate, PredicateError
 from ablate.study.settings import find_same, is_same
-from ablate.tracking.study_record import ArmRecord
+from ablate.tracking.study_record import ArmRecord, StudyRecord
 from ablate.tracking.values import Value, read_level
 
 STUDY_AXIS = "study"
@@ -111,7 +112,10 @@ def merge(studies: Sequence[Results]) -> Results:
         data=_merge_data(records),
         metrics=dict(metric for metric in first.metrics.items() if all(metric in r.metrics.items() for r in records)),
         smallest_effect=min(smallest, default=None),
-        caveats=tuple(f"{record.study}: {caveat}" for record in records for caveat in record.caveats),
+        smallest_results=_merge_smallest(records),
+        tuning=_merge_tuning(records),
+        predict=first.predict if all(record.predict == first.predict for record in records) else {},
+        caveats=tuple(f"{record.study}: {caveat}" for record in records for caveat in _list_caveats(record)),
         arms=tuple(_rename_arm(arm, record.study) for record in records for arm in record.arms),
         runs=tuple(replace(run, arm=f"{record.study}: {run.arm}") for record in records for run in record.runs),
         command="\n".join(record.command for record in records if record.command),
@@ -123,10 +127,34 @@ def merge(studies: Sequence[Results]) -> Results:
     return Results(record, runs)
 
 
-def _merge_data(records: Sequence[Any]) -> dict[str, Any]:
+def _merge_data(records: Sequence[StudyRecord]) -> dict[str, Any]:
     keys = dict.fromkeys(key for record in records for key in record.data)
     values = {key: list(dict.fromkeys(str(record.data.get(key)) for record in records)) for key in keys}
     return {key: found[0] if len(found) == 1 else ", ".join(found) for key, found in values.items()}
+
+
+def _merge_smallest(records: Sequence[StudyRecord]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for record in records:
+        for label, differences in record.smallest_results.items():
+            known = found.setdefault(label, {})
+            known |= {name: min(size, known.get(name, size)) for name, size in differences.items()}
+    return found
+
+
+def _merge_tuning(records: Sequence[StudyRecord]) -> dict[str, Any]:
+    """How the arms of all studies were tuned, by their new names."""
+    found: dict[str, Any] = {}
+    for record in records:
+        arms = record.tuning.get("arms")
+        found |= {f"{record.study}: {arm}": how for arm, how in arms.items()} if isinstance(arms, Mapping) else {}
+    return {"arms": found} if found else {}
+
+
+def _list_caveats(record: StudyRecord) -> Iterator[str]:
+    yield from record.caveats
+    if find_peeks(record) or find_larger_looks(record):
+        yield "its seeds changed after a look at its results, and its verdicts do not account for that"
 
 
 def _rename_arm(arm: ArmRecord, study: str) -> ArmRecord:

@@ -7,6 +7,7 @@ from ablate.analysis import speed_ups
 from ablate.analysis.results import Results
 from ablate.analysis.selection import merge, rebase, select
 from ablate.errors import AblateError
+from ablate.tracking.study_record import HistoryEvent
 
 LOSSES = [4.0, 3.0, 2.0, 1.0]
 AXES = {
@@ -94,6 +95,22 @@ def test_studies_are_merged_under_their_names(results):
     assert {row.baseline for row in speed_ups(merged) if row.arm == "other: big"} == {"other: base"}
     across = rebase(merged, {"study": "by-hand", "norm": "pre", "size": 1})
     assert across.arms["other: new"].baseline == "by-hand: base"
+
+
+def test_merged_studies_keep_what_is_known_about_each(results):
+    """The first study's margins counted for all, and tuning at the edge of a range and peeks were not said."""
+    at = "2026-01-01T00:00:00+00:00"
+    history = tuple(HistoryEvent(what, at, n) for what, n in (("seeds", 1), ("look", 1), ("seeds", 2)))
+    tuned = {"arms": {"new": {"space": {"train.learning_rate": [1, 2]}, "best": {"train.learning_rate": 2}}}}
+    one = replace(results.record, smallest_results={"recall": {"accuracy": 0.1}}, predict={"axis": "size"})
+    other = replace(one, study="other", smallest_results={"recall": {"accuracy": 0.05, "loss": 1.0}})
+    other = replace(other, tuning=tuned, history=history, predict={})
+    record = merge([Results(one, results.runs), Results(other, results.runs)]).record
+    assert record.smallest_results == {"recall": {"accuracy": 0.05, "loss": 1.0}}
+    assert record.tuning == {"arms": {"other: new": tuned["arms"]["new"]}}
+    assert record.predict == {}
+    (caveat,) = record.caveats
+    assert caveat.startswith("other: its seeds changed after a look")
 
 
 def test_two_studies_of_one_name_are_refused(results):
