@@ -76,10 +76,13 @@ def find_capabilities(results: Results, finals: tuple[EvaluationResult, ...] | N
         if first.direction is None or len(steps) < MIN_POINTS:
             continue
         traced = _trace(results, steps, Metric("capability", first.direction))
-        for row in speed_ups(traced, ("final",)) if traced is not None else ():
+        if traced is None:
+            continue
+        for row in speed_ups(traced, ("final",)):
+            points = max((run.columns["step"].size for run in traced.runs_of(row.arm)), default=0)
             if (evaluation, name, cell, row.baseline) in at_chance:
                 row = _without_number(row)
-            found.append(Capability(evaluation, name, dict(cell), len(steps), row))
+            found.append(Capability(evaluation, name, dict(cell), points, row))
     return tuple(found)
 
 

@@ -74,7 +74,7 @@ def _find_at_looks(results: Results, rule: SeedRule) -> tuple[Difference, ...]:
     course, rows = follow(results, rule), []
     for name in results.compared_arms:
         standing = course.standings.get(name)
-        sample = standing.sample if standing else collect_sample(results, name, range(rule.at_most))
+        sample = standing.sample if standing else collect_sample(results, name, rule.seeds)
         if sample is not None:
             row = begin_row(sample, results)
             rows.append(row if standing is None else _fill_in_look(row, standing, results.smallest_effect))

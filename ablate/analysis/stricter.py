@@ -66,7 +66,7 @@ def _list_tested(results: Results) -> Mapping[str, Tested]:
             n = standing.seeds[-1]
             before = spend((n - 1) / rule.at_most) if n > rule.at_least else 0.0
             found[arm] = Tested(standing.sample, spend(n / rule.at_most) - before, n)
-        elif (sample := collect_sample(results, arm, range(rule.at_most))) is not None:
+        elif (sample := collect_sample(results, arm, rule.seeds)) is not None:
             found[arm] = Tested(sample, 0.0)  # no look has judged it
     return found
 

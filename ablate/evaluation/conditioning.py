@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from statistics import median
@@ -34,6 +35,7 @@ class Conditioning(LanguageModelEvaluation):
     """
 
     name: ClassVar[str] = "conditioning"
+    version: ClassVar[int] = 2  # 1 took the lower of two middle heads, and left singular layers out of the median
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "median_condition_number": "lower",
         "condition_number": None,
@@ -51,9 +53,11 @@ class Conditioning(LanguageModelEvaluation):
             for name, slices in _list_matrices(block):
                 found[name] += _describe_matrix(slices, layer, name)
         for name, rows in found.items():
-            numbers = [row.value for row in rows if row.value is not None]
-            if numbers:
-                yield Row("median_condition_number", median(numbers), len(numbers), {"matrix": name})
+            middle = median(math.inf if row.value is None else row.value for row in rows)
+            if math.isfinite(middle):
+                yield Row("median_condition_number", middle, len(rows), {"matrix": name})
+            else:
+                yield from refuse(["median_condition_number"], "half of the layers or more have no number", matrix=name)
             yield from rows
         tables = {"embedding": model.embedding, **({} if model.head is None else {"head": model.head})}
         for name, table in tables.items():
@@ -86,7 +90,7 @@ def _describe_matrix(slices: Tensor, layer: int, name: str) -> Iterator[Row]:
         return
     values = torch.linalg.svdvals(slices.double())
     numbers = values[:, 0] / values[:, -1]
-    number = float(numbers.median())
+    number = float(numbers.quantile(0.5))
     if number < 1 / torch.finfo(torch.float64).eps:
         yield Row("condition_number", number, len(numbers), within)
     else:
@@ -102,7 +106,7 @@ def _describe_table(table: Embedding, name: str) -> Iterator[Row]:
     yield Row("norm_spread", float(norms.std() / norms.mean()), n, {"matrix": name})
     eigenvalues = torch.linalg.eigvalsh(torch.cov(weight_vd.T).reshape(weight_vd.shape[1], -1)).clamp_min(0.0)
     yield Row("effective_rank", float(eigenvalues.sum() ** 2 / eigenvalues.square().sum()), n, {"matrix": name})
-    middle = float(eigenvalues.median())
+    middle = float(eigenvalues.quantile(0.5))
     if n <= len(eigenvalues):
         yield from refuse(["eigenvalue"], f"{n} vectors do not span {len(eigenvalues)} dimensions", matrix=name)
         return

@@ -49,8 +49,8 @@ def _describe_rule(rule: SeedRule, course: Course, differences: Sequence[Differe
         parts.append(f"{n_left} {'stays' if n_left == 1 else 'stay'} undecided after all {rule.at_most}")
     return (
         f"{begin}: {join_with_and(parts)}. Intervals and p-values of differences hold over all looks. Estimates of "
-        "arms that stopped early are on average too far from zero. Speedups and effects of axes do not account for "
-        "looks."
+        "arms that stopped early are on average too far from zero. Speedups, evaluations and effects of axes do not "
+        "account for looks."
     )
 
 

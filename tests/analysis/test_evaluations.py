@@ -160,6 +160,8 @@ def test_a_capability_is_reached_where_its_curve_crosses_the_baselines_final_val
     assert rows["steps"].speedup.ratio == pytest.approx(2.0)
     assert rows["tokens"].speedup.ratio == pytest.approx(2.0)
     assert (rows["steps"].metric, rows["steps"].within, rows["steps"].points) == ("accuracy", {"pairs": 4}, 4)
+    late = (replace(run, evaluations=run.evaluations[1:]) if run.arm == "arm" else run for run in results.runs)
+    assert {row.points for row in find_capabilities(make_results(*late))} == {3}
     guessing = make_results(
         *(
             replace(run, evaluations=tuple(_lower(r) for r in run.evaluations))

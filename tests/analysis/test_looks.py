@@ -19,6 +19,7 @@ from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.selection import merge, select
 from ablate.analysis.simulated_looks import take_looks
 from ablate.analysis.spending import kept, level_at
+from ablate.analysis.stricter import find_differences_at
 from ablate.errors import AblateError
 from ablate.report import ReportOptions
 from ablate.report.report import make_report
@@ -66,6 +67,15 @@ def test_the_order_in_which_runs_ended_does_not_matter() -> None:
     results = study(draw(8, far=0.5, near=0.03, same=0.0))
     shuffled = replace(results, runs=tuple(np.random.default_rng(0).permutation(np.array(results.runs, object))))
     assert follow(shuffled, RULE).looks == follow(results, RULE).looks
+
+
+def test_seeds_after_those_of_trials_count_before_the_first_look() -> None:
+    """Without a look, only seeds below `at_most` counted, so a difference came from some of the pairs."""
+    rule = SeedRule(3, 4, reserved=(0, 1, 2))
+    results = study({"base": [None, None, None, 3.0, 3.0], "arm": [None, None, None, 3.1, 3.3]}, rule)
+    for differences in (find_differences(results), find_differences_at(results, 0.01)):
+        ((estimate, n, n_seeds),) = [(row.estimate, row.n, row.n_seeds) for row in differences]
+        assert (estimate, n, n_seeds) == (pytest.approx(0.2), 2, None)
 
 
 @pytest.mark.parametrize("state", ["failed", "running", "queued", None])

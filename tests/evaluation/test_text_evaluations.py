@@ -241,15 +241,29 @@ def test_condition_numbers_are_medians_over_heads() -> None:
             )
     rows = measure(Conditioning(), subject(model))
     row = find(rows, "condition_number", layer=1, matrix="query")
-    assert (row.value, row.n) == (pytest.approx(3.0, rel=1e-4), 4)  # torch's median of four is the lower one
+    assert (row.value, row.n) == (pytest.approx(4.0, rel=1e-4), 4)
     output = attention.output.weight.detach().double()
-    expected = sorted(float(torch.linalg.cond(output[:, 8 * head : 8 * head + 8])) for head in range(2))[0]
+    expected = sum(float(torch.linalg.cond(output[:, 8 * head : 8 * head + 8])) for head in range(2)) / 2
     assert find(rows, "condition_number", layer=1, matrix="output").value == pytest.approx(expected)
     assert find(rows, "norm_mean", matrix="embedding").value == pytest.approx(1.0)
     assert find(rows, "median_condition_number", matrix="mlp_output").n == 2
+    assert find(rows, "eigenvalue", matrix="embedding", quantile=0.5).value == pytest.approx(1.0)
     scales = [row for row in rows if row.metric == "scale"]
     assert find(scales, "scale", layer=0, scale="attention_residual.alpha").value == pytest.approx(0.05)
     assert find(scales, "scale", scale="final.s_z").value == pytest.approx(1.0)
+
+
+def test_a_singular_layer_counts_in_the_median_over_layers() -> None:
+    model = build(n_layers=3).eval()
+    for n_singular, is_known in ((1, True), (2, False)):
+        with torch.no_grad():
+            model.stack.blocks[n_singular - 1].mlp.output.weight[0] = 0.0
+        rows = measure(Conditioning(), subject(model))
+        numbers = [find(rows, "condition_number", layer=layer, matrix="mlp_output").value for layer in range(3)]
+        known = [number for number in numbers if number is not None]
+        middle = find(rows, "median_condition_number", matrix="mlp_output").value
+        assert len(known) == 3 - n_singular
+        assert middle == (max(known) if is_known else None)
 
 
 def test_a_model_that_reads_the_context_contradicts_it_less(corpus: Any) -> None:
