@@ -55,7 +55,7 @@ class Dropping(LanguageModelEvaluation):
         corpus, length = subject.corpus, subject.context_length
         assert corpus is not None
         whole = self._score(model, subject)
-        if whole is None or corpus.info.n_train_tokens <= length:
+        if whole is None or len(corpus.train) <= length:
             yield from refuse(self.metrics, explain_short(corpus, length))
             return
         yield mean_row("loss", whole, part="none", dropped=0)

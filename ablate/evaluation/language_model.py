@@ -110,7 +110,7 @@ def held_out_windows(
 
 def explain_short(corpus: Corpus, length: int, split: Split = "validation") -> str:
     """Why there is no window of `length` tokens."""
-    n_tokens = corpus.info.n_train_tokens if split == "train" else corpus.info.n_validation_tokens
+    n_tokens = len(corpus.train if split == "train" else corpus.validation)
     name = "training" if split == "train" else "validation"
     return f"the {name} split of {n_tokens:,} tokens is shorter than {length:,} and one more"
 

@@ -37,7 +37,7 @@ class Length(LanguageModelEvaluation):
 
     def measure(self, model: GPT, subject: Subject) -> Iterator[Row]:
         assert subject.corpus is not None
-        context, n_available = subject.context_length, subject.corpus.info.n_validation_tokens - 1
+        context, n_available = subject.context_length, len(subject.corpus.validation) - 1
         fitting = [multiple for multiple in self.multiples if 1 <= multiple * context <= n_available]
         for multiple in sorted({*self.multiples} - {*fitting}):
             yield from refuse(self.metrics, explain_short(subject.corpus, multiple * context), multiple=multiple)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from ablate.evaluation.base import Row, Subject
 from ablate.evaluation.language_model import (
@@ -24,6 +24,7 @@ from ablate.metrics import Direction
 from ablate_model import GPT
 from ablate_model.attention.layer import HeadLayer
 from ablate_model.attention_maps import replace_kernel
+from ablate_model.foreign import Foreign
 from ablate_model.kernels.call import Call
 from ablate_model.kernels.masks import select_queries
 from ablate_model.kernels.math import attend_math, form_logits
@@ -47,11 +48,13 @@ class Quantization(LanguageModelEvaluation):
     - `activations`: the inputs of all hidden matrices, with one scale per token.
     - `weights`: all hidden matrices, with one scale per output.
 
-    Embedding and head stay as they are. `accuracy` is that of the next token. `loss_increase` is the loss minus that of
+    Embedding and head stay as they are. A user's module whose matrices are not all in linear layers is refused, because
+    what stays exact would look robust. `accuracy` is that of the next token. `loss_increase` is the loss minus that of
     the unrounded model on the same windows, which the row with the site `none` has.
     """
 
     name: ClassVar[str] = "quantization"
+    version: ClassVar[int] = 2  # 1 did not round the linear layers of users' modules
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "loss_increase": "lower",
         "loss": None,  # tested as its increase
@@ -80,6 +83,9 @@ class Quantization(LanguageModelEvaluation):
                     continue
                 if site == "attention_logits" and not any(isinstance(part, HeadLayer) for part in model.modules()):
                     yield from refuse(self.metrics, "this attention calls no kernel of ablate", **within)
+                    continue
+                if site != "attention_logits" and (matrix := find_other_matrix(model)):
+                    yield from refuse(self.metrics, f"{matrix} is not the weight of a linear layer", **within)
                     continue
                 rounded = self._score(model, subject, ROUNDINGS[site](model, bits))
                 assert rounded is not None
@@ -147,9 +153,19 @@ def round_weights(model: GPT, bits: int) -> Iterator[None]:
             module.weight.copy_(weight)
 
 
-def list_hidden_matrices(model: GPT) -> Iterator[LinearLayer]:
-    """All matrices of attention and MLP."""
-    yield from (module for module in model.stack.blocks.modules() if isinstance(module, LinearLayer))
+def list_hidden_matrices(model: GPT) -> Iterator[LinearLayer | nn.Linear]:
+    """All linear layers of attention and MLP."""
+    yield from (module for module in model.stack.blocks.modules() if isinstance(module, LinearLayer | nn.Linear))
+
+
+def find_other_matrix(model: GPT) -> str:
+    """The name of a matrix in a user's module that no linear layer holds; empty if there is none."""
+    for part in model.stack.blocks.modules():
+        for name, _ in part.named_parameters() if isinstance(part, Foreign) else ():
+            owner, _, own = name.rpartition(".")
+            if part.spec_of(name).role == "matrix" and not isinstance(part.get_submodule(owner), nn.Linear):
+                return own
+    return ""
 
 
 ROUNDINGS: Mapping[Site, Callable[[GPT, int], AbstractContextManager[None]]] = {

@@ -44,7 +44,8 @@ def _describe_rule(rule: SeedRule, course: Course, differences: Sequence[Differe
         span = str(used[0]) if len(used) == 1 else f"{used[0]} to {used[-1]}"
         parts.append(f"{count(len(decided), 'arm')} {_is(decided)} decided, after {span} seeds")
     if n_open:
-        parts.append(f"{count(n_open, 'arm')} {'is' if n_open == 1 else 'are'} still open")
+        # They may get no more: by another metric, they left the study earlier.
+        parts.append(f"{count(n_open, 'arm')} {'is' if n_open == 1 else 'are'} undecided before all {rule.at_most}")
     if n_left > 0:
         parts.append(f"{n_left} {'stays' if n_left == 1 else 'stay'} undecided after all {rule.at_most}")
     return (

@@ -145,7 +145,12 @@ def describe_problem(problem: ErrorDetails, source: Source, kind: type[BaseModel
     path: KeyPath = tuple(problem["loc"])
     if problem["type"] == "missing":
         return f"{source.locate(path[:-1])}: the key {quote(path[-1])} is missing"
-    return f"{source.locate(path)}: {explain(problem, path, kind)}"
+    message = explain(problem, path, kind)
+    key, _, rest = message.partition(": ")  # of a key below, by a check of several keys together
+    below = (*path, *key.split("."))
+    if rest and (below in source.lines or below in source.settings):
+        path, message = below, rest
+    return f"{source.locate(path)}: {message}"
 
 
 def explain(problem: ErrorDetails, path: KeyPath, kind: type[BaseModel] = Study) -> str:

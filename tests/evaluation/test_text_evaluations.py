@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ablate.data import validation_batches
+from ablate.data.corpora import CorpusSequence, SequenceInfo
 from ablate.data.tokenizers import ByteTokenizer, GPT2Tokenizer
 from ablate.evaluation.base import Subject
 from ablate.evaluation.bits_per_byte import BitsPerByte
@@ -212,6 +213,19 @@ def test_length_reads_the_same_tokens_in_windows_of_several_sizes(tmp_path: Path
     learned = measure(Length(tokens=512), subject(build(position="learned"), corpus))
     assert find(learned, "loss", multiple=1).n > 0
     assert "learned positions end at 64" in find(learned, "loss", multiple=2).note
+
+
+def test_of_a_sequence_only_the_last_corpus_is_read(tmp_path: Path) -> None:
+    """The tokens of all corpora counted, and a window that only the longer one holds ended in an error."""
+    parts = []
+    for size in (2000, 200):
+        (folder := tmp_path / str(size)).mkdir()
+        parts.append(write_corpus(folder, b"a" * size, b"a" * size))
+    info, last = SequenceInfo("ab", 2200, 2200, 256, phases=tuple(part.info for part in parts)), parts[-1]
+    corpus = CorpusSequence(info, last.train_path, last.validation_path, last.dtype, phases=tuple(parts))
+    rows = measure(Length(multiples=(1, 4)), subject(build(), corpus))
+    assert find(rows, "loss", multiple=1).n > 0
+    assert "200 tokens is shorter than 256" in find(rows, "loss", multiple=4).note
 
 
 def test_dropping_scores_the_model_without_the_parts_of_least_importance(corpus: Any) -> None:

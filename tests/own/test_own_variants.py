@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from ablate.evaluation.quantization import find_other_matrix, list_hidden_matrices, round_weights
 from ablate.study.schema import TrainConfig
 from ablate.training.optimizer import make_optimizer
 from ablate.training.schedule import learning_rate
@@ -21,6 +22,15 @@ Write = Callable[[str, str], None]
 
 SIZES = {"d_model": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 50, "context_length": 48}
 HEAD = "import torch\nfrom torch import nn\nfrom torch.nn import functional as F\n"
+MIXER = f"""{HEAD}
+class Mixer(nn.Module):
+    def __init__(self, d_model):
+        super().__init__()
+        self.weight, self.out = nn.Parameter(torch.eye(d_model)), nn.Linear(d_model, d_model)
+
+    def forward(self, x):
+        return self.out(x @ self.weight)
+"""
 ROUNDING = 1e-6  # float32 logits, decoded in pieces
 
 
@@ -59,6 +69,16 @@ def test_without_a_window_it_computes_what_the_built_in_attention_computes(own: 
                 parameter.copy_(named[name])
     ids_bt = torch.arange(40)[None] % 50
     torch.testing.assert_close(mine(ids_bt), standard(ids_bt), atol=1e-5, rtol=0)
+    assert len([*list_hidden_matrices(mine)]) == 2 * 4  # its matrices stayed unrounded, and it looked robust
+    plain = mine(ids_bt)
+    with torch.no_grad(), round_weights(mine, 3), round_weights(standard, 3):
+        torch.testing.assert_close(mine(ids_bt), standard(ids_bt), atol=1e-5, rtol=0)
+        assert (mine(ids_bt) - plain).abs().max() > 1e-2
+
+
+def test_matrices_that_cannot_be_rounded_are_named(write: Write) -> None:
+    write("mixer.py", MIXER)
+    assert find_other_matrix(GPT(parse(attention="mixer.py:Mixer"))) == "weight"
 
 
 def test_decoding_and_pickling_and_seeds(own: str) -> None:

@@ -113,6 +113,15 @@ def test_a_misspelt_key_is_one_problem_and_another_missing_key_stays_one(tmp_pat
     assert "the key 'matrix' is missing" in both and "unrelated_words: unknown key" in both
 
 
+def test_keys_that_exclude_each_other_are_refused_at_the_line_of_one(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("study: s\nprogram: {command: echo}\nmatrix: {a: [1, 2]}\nresources:\n  gpus: 1\n  stack: seeds\n")
+    with pytest.raises(GridError, match=r"grid\.yaml:6: resources\.stack: a program trains one seed at a time$"):
+        load_study(grid)
+    with pytest.raises(GridError, match=r"^--set: evaluations: a program keeps"):
+        load_study(grid, ["resources={}", "evaluations=[recall]"])
+
+
 @pytest.mark.parametrize("text", ["", "[]", "- a\n- b", "just words"])
 def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
     assert "study: NAME" in refusal(tmp_path, text)
