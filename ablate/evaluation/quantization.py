@@ -160,8 +160,8 @@ def list_hidden_matrices(model: GPT) -> Iterator[LinearLayer | nn.Linear]:
 
 def find_other_matrix(model: GPT) -> str:
     """The name of a matrix in a user's module that no linear layer holds; empty if there is none."""
-    for part in model.stack.blocks.modules():
-        for name, _ in part.named_parameters() if isinstance(part, Foreign) else ():
+    for part in (module for module in model.stack.blocks.modules() if isinstance(module, Foreign)):
+        for name, _ in part.named_parameters():
             owner, _, own = name.rpartition(".")
             if part.spec_of(name).role == "matrix" and not isinstance(part.get_submodule(owner), nn.Linear):
                 return own
