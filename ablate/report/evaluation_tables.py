@@ -143,7 +143,7 @@ def tabulate_capabilities(
         )
         for row in rows
     ]
-    points = sorted({row.points for row in rows})
+    points = sorted({row.points for row in rows if row.points})
     note = (
         f"The {AXIS_NAMES[axis]} at which the baseline ends, divided by those at which the arm crosses the baseline's "
         f"final value, from {'-'.join(map(str, points))} evaluations per run; unadjusted 95 % intervals. A value at "

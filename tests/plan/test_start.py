@@ -260,7 +260,7 @@ def test_a_resumed_run_continues_from_its_checkpoint_and_not_from_the_parent(cha
     run = plan.runs[-1]
     corpus = prepare(plan.study.data, chain.folder, chain.folder / "shards")
     worker = RunWorker(cut.path, corpus, ONE_CPU)
-    worker.stop()
+    worker.stop([run.run_id])
     assert worker.train(make_job(plan, run, ONE_CPU, {})) == "stopped"
     assert cut.run(run.run_id).read_status().step == 1
     train_here(plan, [run], cut, corpus)

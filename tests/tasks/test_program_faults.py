@@ -162,13 +162,13 @@ for step in range(start, 6):
     folder = mine.folder_of(plan)
     thread, results = mine.train_in_thread(plan)
     wait_for(lambda: (folder.path / "log.txt").exists() and "step 4" in (folder.path / "log.txt").read_text())
-    mine.worker.stop()
+    mine.worker.stop([plan.runs[0].run_id])
     thread.join(PATIENCE_S)
     assert results == ["stopped"]
     assert folder.read_status().state == "queued"
     assert [record["step"] for record in read_curve(folder.curve)] == [0, 1, 2, 3, 4]
     before = read_curve(folder.curve)[2]["wall_s"]
-    mine.worker._stop.clear()
+    mine.worker._stopped.clear()
     assert mine.train(plan) == "finished"
     curve = read_curve(folder.curve)
     assert [(r["step"], r["val_loss"]) for r in curve] == [(0, 9.0), (1, 8.0), (2, 7.0), (3, 6.3), (4, 5.3), (5, 4.3)]
@@ -211,7 +211,7 @@ def test_a_program_that_ignores_sigterm_is_killed(bench: Callable[..., Bench], m
     thread, results = mine.train_in_thread(plan)
     wait_for(lambda: (mine.folder_of(plan).path / "log.txt").exists())
     wait_for(lambda: "step 1" in (mine.folder_of(plan).path / "log.txt").read_text())
-    mine.worker.stop()
+    mine.worker.stop([plan.runs[0].run_id])
     thread.join(PATIENCE_S)
     assert results == ["stopped"]
 
