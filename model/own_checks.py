@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .causality import Leak, OutputError, Reach, find_leak, run_seeded
 from .config import TABLES, ModelConfig
@@ -198,12 +200,26 @@ def _are_equal(one: Probe, other: Probe) -> bool:
     return all(torch.equal(a, b) for a, b in pairs)
 
 
+class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether an operation turns float64 into fewer digits, as the usual `x.float()` of a norm does."""
+
+    is_found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        dtypes = {x.dtype for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        if torch.float64 in dtypes and isinstance(out, Tensor) and out.is_floating_point():
+            self.is_found |= out.dtype != torch.float64
+        return out
+
+
 def find_dtype(probe: Probe) -> torch.dtype:
-    """Return float64, or float32 if the module cannot compute in float64."""
+    """Return float64, or float32 if the module cannot compute in float64, or rounds to fewer digits on the way."""
     probe.to(torch.float64)
     try:
-        probe(draw(probe, 2, torch.float64))
-        return torch.float64
+        with _Rounding() as rounding:
+            probe(draw(probe, 2, torch.float64))
+        return torch.float32 if rounding.is_found else torch.float64
     except Exception:  # noqa: BLE001 - a module that insists on a type; its real errors come again in float32
         return torch.float32
 

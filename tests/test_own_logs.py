@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_options_that_do_not_fit_are_one_message(ablate: Ablate, arguments: tupl
     code, _, err = ablate("report", *arguments)
     assert (code, err.count("error: ")) == (2, 1)
     assert words in err
+
+
+def test_logs_stand_beside_a_study(ablate: Ablate, tmp_path: Path) -> None:
+    published = Path(__file__).parents[1] / "reports" / "ngpt-vs-gpt"
+    shutil.copytree(published, tmp_path / "gpt")
+    code, _, err = ablate("report", "gpt", "--from", "logs", "--baseline", "arm=logs: softmax")
+    assert code == 0, err
+    arms = {row["arm"] for row in json.loads((tmp_path / "runs/comparison/summary.json").read_text())["differences"]}
+    assert "logs: linear" in arms and any(arm.startswith("ngpt-vs-gpt: ") for arm in arms)
 
 
 def test_more_is_better_where_the_metric_says_so(ablate: Ablate, tmp_path: Path) -> None:

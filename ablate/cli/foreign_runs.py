@@ -21,7 +21,8 @@ From = Annotated[
         "--from",
         metavar="PATH",
         help="Report on logs of other programs, in this file or folder: W&B's CSV export, TensorBoard, "
-        "trainer_state.json, Lightning's metrics.csv, CSV, JSON Lines or Parquet. More paths may follow.",
+        "trainer_state.json, Lightning's metrics.csv, CSV, JSON Lines or Parquet. More paths may follow, and studies "
+        "to compare them with.",
     ),
 ]
 Mlflow = Annotated[

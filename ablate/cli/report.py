@@ -30,7 +30,7 @@ from ablate.cli.foreign_runs import (
     open_foreign,
     split_direction,
 )
-from ablate.cli.inputs import find_mirror, find_store, read_by
+from ablate.cli.inputs import PUBLISHED, find_mirror, find_store, read_by
 from ablate.cli.options import DEFAULT_RUNS, STUDY_HELP, AsJson, NoiseFrom, Runs
 from ablate.errors import AblateError
 
@@ -161,7 +161,7 @@ def report(
     else:
         print_report(made)
     _note_look(made, source.stores)
-    is_part = len(source.stores) != 1 or where is not None or bool(baseline) or bool(noise_from)
+    is_part = len(source.stores) != 1 or where is not None or bool(baseline) or bool(noise_from or from_)
     mirror = find_mirror(tracking_uri, source.stores[0]) if attach and not is_part else None
     if mirror and (excuse := attach_report(made, mirror)):
         print(f"{excuse}; the pages are complete", file=sys.stderr if as_json else sys.stdout)
@@ -205,18 +205,28 @@ def _open_logs(
     *,
     as_json: bool,
 ) -> _Source:
-    """Open runs of other programs. With `from_`, the names of studies are more paths of log files."""
+    """Open runs of other programs. With `from_`, the studies stand beside them, and other names are more paths."""
+    from ablate.analysis.selection import merge
     from ablate.report import clean_name
 
     if noise_from:
         raise AblateError("--noise-from: the data of runs of other programs are not known")
     if studies and not from_:
         raise AblateError("--mlflow URI and --experiment NAME go together, and without the name of a study")
-    _, direction = split_direction(metric)
-    paths = [*from_, *(studies or ())] if from_ else []
+    name, direction = split_direction(metric)
+    stores = [find_store(study, runs) for study in studies or () if _is_study(study, runs)]
+    paths = [*from_, *(path for path in studies or () if not _is_study(path, runs))] if from_ else []
     says = sys.stderr if as_json else sys.stdout
     read, title = open_foreign(chosen, direction, paths, mlflow, experiment, says)
-    return _Source(read, runs / clean_name(title) / "report")
+    if not stores:
+        return _Source(read, runs / clean_name(title) / "report")
+    return _Source(lambda: merge([read_by(stores, name, direction), read()]), runs / "comparison", stores)
+
+
+def _is_study(name: str, runs: Path) -> bool:
+    place = Path(name)
+    folder = place if place.exists() else runs / name
+    return place.suffix in (".yaml", ".yml") or any((folder / file).is_file() for file in ("study.json", PUBLISHED))
 
 
 def _read_pairs(option: str, form: str, pairs: list[str] | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from ablate.cli.outputs.study import FailedRun, RunOutcome
 from ablate.cli.planned_machine import PlannedMachine
 from ablate.cli.tables import make_table, open_console, print_plain
 from ablate.errors import ResourceError
-from ablate.execution.jobs import extrapolate_seconds, find_unfinished, measure_seconds
+from ablate.execution.jobs import explain_unused, extrapolate_seconds, find_unfinished, measure_seconds
 from ablate.execution.placement import check_memory
 from ablate.execution.progress import Evaluated, Outcome
 from ablate.formatting import count, format_count, format_number, format_seconds
@@ -67,7 +67,8 @@ def print_plan(
         console.print(f"baseline: {escape(next(iter(baselines)))}", style="dim", highlight=False)
     if len(plan.arms) > MAX_ROWS:
         console.print(f"... and {len(plan.arms) - MAX_ROWS:,} more arms; --json prints all of them")
-    for notice in (*machine.notices, *_collect_notices(plan)):
+    unused = [text] if (text := explain_unused(plan, store)) else []
+    for notice in (*machine.notices, *_collect_notices(plan), *unused):
         console.print(f"note: {escape(notice)}", style="yellow", highlight=False)
     left = find_unfinished(plan, store)
     done = f"; {len(plan.runs) - len(left):,} of the runs are done" if len(left) < len(plan.runs) else ""

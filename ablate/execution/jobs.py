@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ablate.errors import RecordError
 from ablate.execution.placement import Placement
+from ablate.formatting import count
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.estimate import Pace
 from ablate.plan.identity import arm_id
 from ablate.plan.inputs import describe_data, name_data
 from ablate.study.seeds import SeedsUntilDecided
+from ablate.study.settings import flatten
 from ablate.tasks.contract import Job
 from ablate.tracking.code import write_code
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.json_files import read_mapping
 from ablate.tracking.study_record import ArmRecord, RunRecord, SeedRule, State, StudyRecord
 
 
@@ -149,6 +155,29 @@ def find_unfinished(
         if (status.state == "failed" or not failed_only) and not folder.has_ended(status, cut_counts=cut_counts):
             left.append(run)
     return left
+
+
+def explain_unused(plan: Plan, store: StudyFolder) -> str:
+    """Say which settings changed if a study has finished runs, but none of an arm in the plan. Otherwise empty."""
+    with suppress(RecordError):  # there is no record, or it cannot be read
+        record = store.read_study()
+        known = {arm.identity for arm in record.arms}
+        if any(arm_id(arm.identity) in known for arm in plan.arms):
+            return ""
+        done = [run for run in record.runs if store.peek_state(run.run_id) == "finished"]
+        if done:
+            before = dict(flatten(read_mapping(store.run(done[0].run_id).config)))
+            firsts = {run.arm.name: run for run in reversed(plan.runs)}
+            now = (dict(flatten(json.loads(json.dumps(config_of(plan, run))))) for run in firsts.values())
+            changes = min((_compare(before, config) for config in now), key=len)
+            runs = f"{count(len(done), 'finished run')} of this study {'does' if len(done) == 1 else 'do'} not count"
+            return f"{runs} under the settings of this grid: {'; '.join(changes)}" if changes else ""
+    return ""
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    paths = [path for path in {**before, **now} if path != "seed" and before.get(path) != now.get(path)]
+    return [f"{path} was {json.dumps(before.get(path))} and is {json.dumps(now.get(path))}" for path in paths]
 
 
 def count_states(store: StudyFolder, run_ids: Iterable[str], lost: Container[str] = ()) -> Mapping[str, int]:

@@ -17,7 +17,15 @@ from ablate.data import SHARDS, Corpus, check_vocabulary, prepare
 from ablate.errors import DataError, RecordError, ResourceError
 from ablate.execution.early_stopping import Stopping, check_stopping, parse_stopping, seed_from_curves
 from ablate.execution.interruption import Interruption, TimeLimit, at_work
-from ablate.execution.jobs import RunSource, count_states, estimate_seconds, find_unfinished, order, record_study
+from ablate.execution.jobs import (
+    RunSource,
+    count_states,
+    estimate_seconds,
+    explain_unused,
+    find_unfinished,
+    order,
+    record_study,
+)
 from ablate.execution.placement import Nodes, check_memory, local_resources, place
 from ablate.execution.progress import Evaluated, Event, Outcome
 from ablate.execution.recovery import STUCK_S, DiskBudget, repair_runs
@@ -89,6 +97,8 @@ def run_study(
     record = record_study(plan, options.version, options.command)
     if "space" not in plan.tuning:  # a search has no verdicts
         record = continue_history(record, store, options.added_seeds)
+        if unused := explain_unused(plan, store):
+            view.observe(Event("notice", text=unused))
     if source is not None:
         record = source.complete(record)
     stopping = stopping or parse_stopping(options.early_stop, record.metric)

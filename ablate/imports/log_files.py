@@ -48,7 +48,7 @@ class Notes:
         """
         text = "/".join(about.parts[-2:]) if isinstance(about, Path) else about
         text = " ".join(str(clean(f"{text}, {detail}" if detail else text)).split())
-        known = self._found.setdefault(reason, [])
+        known = self._found.setdefault(" ".join(str(clean(reason)).split()), [])
         if text not in known:
             known.append(text)
 

@@ -45,7 +45,7 @@ def read(files: Sequence[LogFile], names: Names, notes: Notes) -> list[LoggedRun
         if STEP in columns.values() or file.is_given:
             runs += read_runs(file, header, columns, names, notes, (*file.folders, file.stem))
         else:
-            notes.add(file.path, "left out, because it has no column of steps")
+            notes.add(file.path, f"left out: {_explain_no_steps(header, names)}")
     return runs
 
 
@@ -80,10 +80,7 @@ def read_runs(
     """Read the runs of one file. `facts` are known from elsewhere, such as a file of hyperparameters beside it."""
     there = {known: column for column, known in columns.items()}
     if STEP not in there:
-        raise RecordError(
-            f"{file.path}: no column of steps, such as {' or '.join(names.of('step')[:2])}"
-            f"{suggest(names.of('step')[0], header.names).replace('legal: ', 'found: ')}; see --step"
-        )
+        raise RecordError(f"{file.path}: {_explain_no_steps(header, names)}")
     table = read_table(file, header, list(columns), notes)
     numbers = {known: table.numbers(there[known]) for known in (STEP, TIME) if known in there}
     curves = {n: there[n] for what in CURVES for n in names.of(what) if n in there}
@@ -112,6 +109,11 @@ def read_runs(
             LoggedRun(make_id(run_place), "finished", {**facts, **own}, logged, histories, start_s, place=run_place)
         )
     return found
+
+
+def _explain_no_steps(header: Header, names: Names) -> str:
+    found = suggest(names.of("step")[0], header.names).replace("legal: ", "found: ")
+    return f"no column of steps, such as {' or '.join(names.of('step')[:2])}{found}; --step names another one"
 
 
 def _check_mixture(

@@ -54,7 +54,9 @@ def state_result(
     main = [by_arm[labels[arm]][axis] for arm in ordered if axis in by_arm.get(labels[arm], {})]
     caveats = [*(["; ".join(known)] if known else []), *_list_caveats(main, arms, fairness)]
     if not main:
-        advice = "add a level to the matrix" if len(arms) == 1 else "name a baseline that the arms share"
+        advice = (
+            "add a level to the matrix" if len(arms) == 1 else "name the arm to compare with, as in --baseline arm=NAME"
+        )
         return _describe_uncompared(arms, metric), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
     has_speeds = any(_is_comparable(row) for row in main)
     finding = describe_finding(differences, ordered, labels, metric, smallest) if differences or has_speeds else ""

@@ -145,4 +145,5 @@ def name_rest(items: Sequence[Any]) -> list[str]:
 
 def capitalize(sentence: str) -> str:
     """The sentence with a capital first letter; names in it stay as they are."""
-    return f"{sentence[0].upper()}{sentence[1:]}"
+    is_path = "/" in sentence.partition(" ")[0]
+    return sentence if is_path else f"{sentence[0].upper()}{sentence[1:]}"

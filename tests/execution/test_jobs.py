@@ -10,13 +10,22 @@ import pytest
 from rich.console import Console
 
 from ablate.data import CorpusInfo, describe
-from ablate.execution.jobs import count_states, estimate_seconds, find_unfinished, order, record_study
+from ablate.execution.jobs import (
+    config_of,
+    count_states,
+    estimate_seconds,
+    explain_unused,
+    find_unfinished,
+    order,
+    record_study,
+)
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
 from ablate.plan import Plan, build_plan
 from ablate.plan.estimate import Pace
 from ablate.study import load_study
 from ablate.tracking.folders import StudyFolder
+from ablate.tracking.json_files import write_json
 from ablate.tracking.study_record import Status
 
 PACE = Pace(flops_per_s=1e9, bytes_per_s=1e9)
@@ -58,6 +67,30 @@ def test_a_run_that_was_cut_says_nothing_of_the_time(plan: Plan, tmp_path: Path)
     store = StudyFolder(tmp_path)
     write(store, plan.runs[0].run_id, Status("finished", step=3, n_steps=12, took_s=1000.0))
     assert estimate_seconds(plan, store, PACE) == estimate_seconds(plan, StudyFolder(tmp_path / "none"), PACE)
+
+
+def test_finished_runs_under_other_settings_are_named(
+    plan: Plan, write_grid: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = StudyFolder(tmp_path / "study")
+    assert explain_unused(plan, store) == ""
+    for run in plan.runs[:2]:
+        write(store, run.run_id, Status("finished", step=12, n_steps=12))
+        write_json(store.run(run.run_id).config, config_of(plan, run))
+    store.write_study(record_study(plan, "1", ""))
+    assert explain_unused(plan, store) == ""
+
+    def plan_with(**grid: Any) -> Plan:
+        study = load_study(write_grid(baseline={}, **grid))
+        return build_plan(study, describe(study.data, tmp_path))
+
+    assert explain_unused(plan_with(matrix={"model.n_layers": [1, 4]}, seeds=[7]), store) == ""
+    other = plan_with(
+        matrix={"model.n_layers": [3, 2, 1]}, seeds=2, train={**plan.study.settings["train"], "steps": 13}
+    )
+    assert explain_unused(other, store) == (
+        "2 finished runs of this study do not count under the settings of this grid: train.steps was 12 and is 13"
+    )
 
 
 def test_what_is_left(plan: Plan, tmp_path: Path) -> None:

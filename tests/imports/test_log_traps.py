@@ -210,7 +210,7 @@ def test_a_small_file_that_unfolds_to_billions_and_a_name_that_is_no_text(tmp_pa
         (b"\x80\x04\x95pickle", "not a log of a known format: Hugging Face"),
         (b"PAR1broken", "this file is damaged"),
         (b"step;val_loss\n", r"no run has a metric .*found: none"),
-        (b"a,b\n1,2\n", r"no column of steps, such as step or .*found: a, b.*see --step"),
+        (b"a,b\n1,2\n", r"no column of steps, such as step or .*found: a, b.*--step names"),
         (b"step,loss\n1,2\n", r"no run has a metric val/loss or .*found: loss.*see --metric"),
         (b"step,val_loss\nx,y\n", r"no run has a metric .*found: none"),
         (b"", "not a log of a known format"),
@@ -233,8 +233,11 @@ def test_places_without_logs_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="there is no such regular file"):
         read(tmp_path / "pipe")
     write_csv(tmp_path / "table.csv", [{"model": "gpt", "score": 1}])
+    said: list[str] = []
     with pytest.raises(RecordError, match="there is no run in these files"):
-        read(tmp_path)
+        read_log_study([str(tmp_path)], Names({}), tell=said.append)
+    assert "left out: no column of steps" in said[1]
+    assert "(found: model, score); --step names another one" in said[1]
 
 
 def test_a_metric_of_which_more_is_better_gives_the_same_ratio(tmp_path: Path) -> None:

@@ -227,7 +227,13 @@ NORM = layer(
 )
 
 
-@pytest.mark.parametrize(("axis", "text"), [("mlp", MLP), ("normalization", NORM)])
+FLOAT32_NORM = layer(
+    "return (F.rms_norm(x.float(), (x.shape[-1],)) * self.gain).type_as(x)",
+    "self.gain = nn.Parameter(torch.ones(d_model))",
+)
+
+
+@pytest.mark.parametrize(("axis", "text"), [("mlp", MLP), ("normalization", NORM), ("normalization", FLOAT32_NORM)])
 def test_an_mlp_and_a_norm_pass_every_check(write: Write, axis: str, text: str, tmp_path: Any) -> None:
     from ablate_model import load, save
 

@@ -238,8 +238,14 @@ def test_arms_without_a_baseline_are_told_what_is_missing():
     assert say(arms=[one, summary(arm="third", baseline="third")]) == (
         "No arm has a baseline to be compared with: new ends at a validation loss of 3.0000 (3 seeds) and third at "
         "3.0000 (3 seeds).",
-        "No effect can be shown: name a baseline that the arms share.",
+        "No effect can be shown: name the arm to compare with, as in --baseline arm=NAME.",
     )
+
+
+def test_a_path_at_the_start_of_a_caveat_keeps_its_spelling():
+    known = ["logs/gpt.csv: left out"]
+    _, second = state_result([], [], [], [summary()], [fair()], "tokens", LABELS, known=known)
+    assert second == "logs/gpt.csv: left out."
 
 
 def test_caveats_name_every_kind_of_trouble():
