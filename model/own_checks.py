@@ -217,7 +217,7 @@ def find_dtype(probe: Probe) -> torch.dtype:
     """Return float64, or float32 if the module cannot compute in float64, or rounds to fewer digits on the way."""
     probe.to(torch.float64)
     try:
-        with _Rounding() as rounding:
+        with _Rounding() as rounding:  # type: ignore[no-untyped-call]
             probe(draw(probe, 2, torch.float64))
         return torch.float32 if rounding.is_found else torch.float64
     except Exception:  # noqa: BLE001 - a module that insists on a type; its real errors come again in float32
