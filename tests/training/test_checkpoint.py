@@ -65,24 +65,17 @@ def test_a_torn_checkpoint_is_named(tmp_path):
         read_checkpoint(tmp_path / "c.pt")
 
 
-def test_other_bytes_anywhere_in_a_checkpoint_were_trained_on(tmp_path):
+def test_a_checkpoint_with_other_weights_was_trained_on(tmp_path):
     """torch checks no checksum, so damaged weights and optimizer states were resumed from without a word."""
-    state = {"weights": torch.arange(50.0), "progress": {"step": 3}}
+    weights = torch.arange(50.0)
     path = tmp_path / "c.pt"
-    write_checkpoint(path, state)
-    whole = path.read_bytes()
-    n_refused = 0
-    for place in range(len(whole)):
+    write_checkpoint(path, {"weights": weights, "progress": {"step": 3}})
+    whole, stored = path.read_bytes(), weights.numpy().tobytes()
+    start = whole.index(stored)
+    for place in range(start, start + len(stored)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        try:
-            read = read_checkpoint(path)
-        except RecordError as error:
-            assert str(error).startswith(f"{path}: not a checkpoint: ")
-            n_refused += 1
-        else:
-            assert read is not None
-            assert torch.equal(read["weights"], state["weights"]) and read["progress"] == state["progress"]
-    assert n_refused > len(whole) / 4  # the rest is padding, and fields that nothing reads
+        with pytest.raises(RecordError, match=r"c\.pt: not a checkpoint: "):
+            read_checkpoint(path)
 
 
 class Bomb:
