@@ -103,7 +103,8 @@ def make_rows(results: Results, arm: str, target: Target, comparison: Comparison
     """Compute one row per axis of cost from a comparison."""
     record = results.arms[arm]
     head = SpeedUp(arm, record.baseline, dict(record.within), "", target, note="; ".join(comparison.notes))
-    return [_fill(replace(head, axis=axis), comparison) for axis in results.cost_axes]
+    plateau = _describe_plateau(comparison) if isinstance(target, str) else ""
+    return [_fill(replace(head, axis=axis), comparison, plateau) for axis in results.cost_axes]
 
 
 def adjust(rows: Iterable[SpeedUp]) -> tuple[SpeedUp, ...]:
@@ -111,8 +112,16 @@ def adjust(rows: Iterable[SpeedUp]) -> tuple[SpeedUp, ...]:
     return adjust_p_values(rows, lambda row: (row.baseline, row.axis, row.target))
 
 
-def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
-    """Compute the numbers of one row."""
+def _describe_plateau(comparison: Comparison) -> str:
+    """Say that the baseline had its target's loss long before, if so."""
+    share = first_crossing(comparison.baseline)
+    if share is None or share >= HALF:
+        return ""
+    return f"the baseline had that value after {100 * share:.0f} % of the cost and ended no better"
+
+
+def _fill(row: SpeedUp, comparison: Comparison, plateau: str) -> SpeedUp:
+    """Compute the numbers of one row. With a `plateau`, a note on the baseline, there are none."""
     if not comparison.arm:
         return replace(row, bound="not_determined")
     if not _metric_of(comparison).has_curve:
@@ -123,10 +132,8 @@ def _fill(row: SpeedUp, comparison: Comparison) -> SpeedUp:
     signs = {sign if r.side == "never" else -sign for reaches, sign in ways for r in reaches if r.side != "reached"}
     n_reached = sum(reach.side != "never" for reach in comparison.arm)
     row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
-    share = first_crossing(comparison.baseline) if isinstance(row.target, str) else None
-    if share is not None and share < HALF:
-        is_there = f"the baseline had that value after {100 * share:.0f} % of the cost"
-        return _annotate(replace(row, bound="not_determined"), f"{is_there} and ended no better")
+    if plateau:
+        return _annotate(replace(row, bound="not_determined"), plateau)
     axis, factors = row.axis, (1.0, 1.0)
     if obstacle := find_obstacle(comparison, axis):
         if axis != "seconds" or comparison.measured_step_s is None:
