@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +20,16 @@ IMPOSSIBLE = "impossible"  # user attribute of a trial with incompatible setting
 
 @dataclass
 class ArmSearch:
-    """One arm's search: its space, Optuna's study, and the trials that are in training, by the name of their arm."""
+    """One arm's search: its space, Optuna's study, and the trials that are in training, by the name of their arm.
+
+    `finals` has the value of each finalist over all seeds, or None while it trains. Optuna only knows the value with
+    the first seed, which all trials have.
+    """
 
     space: ArmSpace
     study: optuna.Study
     running: dict[str, list[optuna.Trial]] = field(default_factory=dict)
+    finals: dict[str, float | None] = field(default_factory=dict)
     best: str = ""  # the arm of the best trial so far, whose weights are kept
 
     @property
@@ -50,8 +56,20 @@ def contained(space: ArmSpace, params: Params) -> dict[str, Any]:
     return {path: value for path, value in params.items() if space.parameters[path].holds(value)}
 
 
-def best_of(search: ArmSearch) -> FrozenTrial | None:
-    """The best completed trial by the first objective, or None."""
+def rank(search: ArmSearch) -> list[FrozenTrial]:
+    """The completed trials by the first objective, as Optuna knows it, the best first."""
     complete = [trial for trial in search.trials if trial.state == TrialState.COMPLETE]
-    sign = 1 if search.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1
-    return min(complete, key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+    sign = sign_of(search)
+    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def best_of(search: ArmSearch) -> FrozenTrial | None:
+    """The best completed trial by the first objective, or None. Finalists that have run with all seeds come first."""
+    ranked, sign = rank(search), sign_of(search)
+    finals = {name: sign * value for name, value in search.finals.items() if value is not None}
+    return min(ranked, key=lambda trial: finals.get(trial.user_attrs.get(ARM, ""), math.inf), default=None)
+
+
+def sign_of(search: ArmSearch) -> int:
+    """1 if lower values of the first objective are better, -1 if higher ones are."""
+    return 1 if search.study.directions[0] == optuna.study.StudyDirection.MINIMIZE else -1

@@ -29,6 +29,7 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
             "arm": arm.label,
             "trials": arm.count_trials(problem.tuning),
             "seeds": list(problem.seeds),
+            **({} if problem.n_finalists is None else {"finalists": problem.n_finalists}),
             "n_steps": arm.default.setup.n_steps,
             "n_params": arm.default.setup.n_params,
             "space": {path: parameter.model_dump(exclude_defaults=True) for path, parameter in arm.parameters.items()},
@@ -52,15 +53,16 @@ def describe_left(trials: Trials, slots: int, pace: Pace | None) -> str:
 
 
 def _list_left(trials: Trials) -> Iterator[Arm]:
-    """The arm of each run that is left. The defaults stand for trials that were not asked for yet."""
+    """The arm of each run that is left. The defaults stand for trials and finalists that are not known yet."""
     for search in trials.searches:
-        for name in search.running:
+        for name in [*search.running, *(name for name, value in search.finals.items() if value is None)]:
             for run in trials.runs_of(trials.arms[name]):
                 folder = trials.store.run(run.run_id)
                 if not folder.has_ended(folder.read_status()):
                     yield run.arm
         n_new = trials.n_wanted(search) - len(distinct(search.trials))
-        yield from [trials.default_of(search)] * (n_new * len(trials.problem.seeds))
+        n_runs = n_new * len(trials.problem.first_seeds) + trials.count_finals(search)
+        yield from [trials.default_of(search)] * n_runs
 
 
 def describe_tuning(trials: Trials, slots: int, pace: Pace | None) -> Iterator[str]:

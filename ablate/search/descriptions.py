@@ -37,11 +37,14 @@ def format_settings(params: Mapping[str, Any]) -> str:
 
 
 def describe_trials(problem: Problem) -> str:
-    """`8 trials for each of 3 arms`."""
+    """`8 trials for each of 3 arms`, and what `finalists` are."""
     numbers = sorted({arm.count_trials(problem.tuning) for arm in problem.arms})
     fewest, most = numbers[0], numbers[-1]
     n_trials = str(most) if fewest == most else f"{fewest} to {most}"
-    return f"{n_trials} trials for each of {count(len(problem.arms), 'arm')}"
+    trials = f"{n_trials} trials for each of {count(len(problem.arms), 'arm')}"
+    if problem.n_finalists is None:
+        return trials
+    return f"{trials} with one seed, the best {problem.n_finalists} of an arm with {len(problem.seeds)}"
 
 
 def describe_scope(problem: Problem) -> str:

@@ -116,13 +116,17 @@ def _describe_tuning(summary: Mapping[str, Any]) -> str:
 
 
 def _describe(summary: Mapping[str, Any]) -> dict[str, str]:
-    seeds = ", ".join(map(str, summary["seeds"]))
+    first, *others = map(str, summary["seeds"])
+    if "finalists" in summary:
+        seeds = f"seed {first}, and {', '.join(others)} for the best {summary['finalists']}"
+    else:
+        seeds = f"seeds {', '.join([first, *others])}"
     return {
         "made by": f"ablate {summary['version']}",
         "sampler": json.dumps(summary["sampler"]),
         "pruner": json.dumps(summary["pruner"]),
         "objectives": ", ".join(objective["text"] for objective in summary["objectives"]),
-        "trials per arm": f"at most {summary['trials']}, the defaults first; seeds {seeds}",
+        "trials per arm": f"at most {summary['trials']}, the defaults first; {seeds}",
         "scope of a trial": summary["scope"],
         **{f"data {name}": str(value) for name, value in summary["data"].items()},
     }

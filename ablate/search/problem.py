@@ -15,7 +15,7 @@ from ablate.search.schema import Confirm, Objective
 from ablate.search.space import ArmSpace
 from ablate.study.declaration import Declaration
 from ablate.study.settings import find_same, is_same
-from ablate.study.tuning import Tuning
+from ablate.study.tuning import Tune, Tuning
 from ablate.tracking.study_record import StudyRecord
 
 
@@ -38,8 +38,18 @@ class Problem:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds of every trial."""
+        """The seeds of a trial."""
         return self.study.seeds
+
+    @property
+    def n_finalists(self) -> int | None:
+        """How many trials per arm run with all seeds; None for all of them."""
+        return self.tuning.finalists if isinstance(self.tuning, Tune) else None
+
+    @property
+    def first_seeds(self) -> tuple[int, ...]:
+        """The seeds with which every trial runs, whether it becomes a finalist or not."""
+        return self.seeds if self.n_finalists is None else self.seeds[:1]
 
     @property
     def n_trials(self) -> int:
@@ -78,6 +88,7 @@ class Problem:
         mine["defaults"] = {label: mine["defaults"].get(label, known) for label, known in before.items()}
         if self.tuning.is_grid and _is_wider(mine["space"], theirs.get("space", {})):
             theirs["space"] = mine["space"]
+        mine.setdefault("finalists", None)
         for key, value in mine.items():
             if not is_same(theirs.get(key), value):
                 what = "`model`, `train`, `budget`, `data` or `rules`" if key == "defaults" else f"`{key}`"
@@ -95,6 +106,7 @@ class Problem:
             "defaults": {arm.label: run_id(arm.identify(arm.default), 0) for arm in self.arms},
             "objectives": [objective.model_dump() for objective in self.objectives],
             "seeds": list(self.seeds),
+            **({} if self.n_finalists is None else {"finalists": self.n_finalists}),
         }
 
 

@@ -52,6 +52,7 @@ def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str
         **describe_metrics(metrics_of(problem.study)),
         "trials": problem.tuning.trials,
         "seeds": list(problem.seeds),
+        **({} if problem.n_finalists is None else {"finalists": problem.n_finalists}),
         "sampler": problem.tuning.sampler.model_dump(),
         "pruner": problem.tuning.pruner.model_dump(),
         "data": name_data(problem.study, problem.arms[0].default.setup.data_hash(problem.corpus.hash)),
@@ -86,11 +87,13 @@ def _summarize_arm(problem: Problem, trials: Trials, search: ArmSearch) -> Summa
 
 def _summarize_trial(trials: Trials, search: ArmSearch, trial: FrozenTrial) -> Summary:
     arm = trial.user_attrs.get(ARM, "")
+    final = search.finals.get(arm)
     return {
         "number": trial.number,
         "arm": arm,
         "state": STATES[trial.state],
         "values": list(trial.values) if trial.state == TrialState.COMPLETE else None,
+        **({} if final is None else {"final": final}),
         "params": dict(trials.params_of(arm)) if arm else dict(trial.params),
         "same": [dict(params) for params in trials.shared_by(search, arm)],
         "reason": trial.user_attrs.get(IMPOSSIBLE, ""),

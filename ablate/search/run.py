@@ -146,7 +146,7 @@ def report_search(
     if count_open(summary) or not options.tracking_uri or not is_new:
         return
     figures = {
-        f"best/{arm['arm']}": row["values"][0]
+        f"best/{arm['arm']}": row.get("final", row["values"][0])
         for arm in summary["arms"]
         for row in arm["history"]
         if row["number"] == arm["best"]

@@ -69,7 +69,7 @@ def _importance(index: int, arm: Mapping[str, Any]) -> Table:
 
 
 def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> Table:
-    paths = list(arm["space"])
+    paths, has_finals = list(arm["space"]), "finalists" in summary
     rows = tuple(
         (
             str(row["number"]),
@@ -78,12 +78,14 @@ def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> T
                 if row["values"]
                 else ["-"] * len(summary["objectives"])
             ),
+            *([format_value(row.get("final"))] if has_finals else []),
             *(format_value(row["params"].get(path)) for path in paths),
             "; ".join(_remark(row, arm)),
         )
         for row in arm["history"]
     )
-    header = ("Trial", *(objective["text"] for objective in summary["objectives"]), *paths, "")
+    objectives = [objective["text"] for objective in summary["objectives"]]
+    header = ("Trial", *objectives, *(["with all seeds"] if has_finals else []), *paths, "")
     return Table(f"trials-{index}", f"{arm['arm']}: all trials", header, rows)
 
 

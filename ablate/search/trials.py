@@ -19,7 +19,7 @@ from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
 from ablate.plan.setup import Resolved
 from ablate.plan.tasks import metrics_of
-from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct
+from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct, rank
 from ablate.search.objective import score_trial
 from ablate.search.optimizer import copy_storage, make_sampler, open_storage, open_study
 from ablate.search.problem import Problem
@@ -47,11 +47,16 @@ class Trials(RunSource):
         self.arms: dict[str, Arm] = {}
         self._names: dict[str, str] = {}  # identity to the name of the arm that has it
         self._params: dict[str, Params] = {}
+        self._finalists: set[str] = set()  # names of their arms
+        self._finals: list[Run] = []  # their runs that were not drawn yet
         record = store.read_study() if store.record.exists() else None
         if record is not None:
             problem.check_record(record)
         storage = copy_storage(problem, store.path) if is_read_only else open_storage(problem.storage, store.path)
         self.searches = [self._open(space, storage, record) for space in problem.arms]
+        for search in self.searches:
+            self._promote(search)
+        self._finals.clear()  # the plan already has them
 
     @property
     def plan(self) -> Plan:
@@ -72,13 +77,27 @@ class Trials(RunSource):
 
     @property
     def n_left(self) -> int:
-        """The runs of trials that were not asked for yet."""
-        return sum(self.n_wanted(s) - len(distinct(s.trials)) for s in self.searches) * len(self.problem.seeds)
+        """The runs of trials that were not asked for yet, and those of finalists that are not known yet."""
+        n_trials = sum(self.n_wanted(s) - len(distinct(s.trials)) for s in self.searches)
+        return n_trials * len(self.problem.first_seeds) + sum(map(self.count_finals, self.searches)) + len(self._finals)
+
+    def count_finals(self, search: ArmSearch) -> int:
+        """The runs with further seeds that an arm's finalists will have, as long as they are not known."""
+        n = self.problem.n_finalists
+        if n is None or search.finals or (self._is_screened(search) and not rank(search)):
+            return 0
+        return min(n, self.n_wanted(search)) * len(self.problem.seeds[1:])
 
     @property
     def n_open(self) -> int:
         """The trials that are not over, including those that were not asked for yet."""
-        return self.n_left // len(self.problem.seeds) + sum(len(search.running) for search in self.searches)
+        return sum(
+            self.n_wanted(search)
+            - len(distinct(search.trials))
+            + len(search.running)
+            + [*search.finals.values()].count(None)
+            for search in self.searches
+        )
 
     def n_wanted(self, search: ArmSearch) -> int:
         """The number of configurations that an arm has tried when its search is over.
@@ -133,7 +152,11 @@ class Trials(RunSource):
             runs = self._begin(search, search.study.ask())
             if runs:
                 return runs
-        return ()
+        for search in self.searches:
+            if not search.finals:
+                self._promote(search)
+        runs, self._finals = self._finals, []
+        return runs
 
     def _next_of_grid(self, search: ArmSearch) -> Params | None:
         """A combination of the first configuration without a trial, or None."""
@@ -183,6 +206,10 @@ class Trials(RunSource):
         for search in self.searches:
             if run.arm.name in search.running:
                 self._settle(search, run.arm.name)
+                self._promote(search)
+            elif run.arm.name in search.finals:
+                self._promote(search)
+                self._drop_weights(search, run.arm.name)
 
     def _settle(self, search: ArmSearch, name: str) -> None:
         """Report a trial whose runs have ended to Optuna. A failed one stays open: the next start tries it again."""
@@ -192,11 +219,36 @@ class Trials(RunSource):
         state, values = outcome
         for trial in search.running.pop(name):
             search.study.tell(trial, values, state=state, skip_if_finished=True)
-        if not self.is_read_only:
-            self._drop_weights(search, name)
+        self._drop_weights(search, name)
+
+    def _is_screened(self, search: ArmSearch) -> bool:
+        """Tell if all trials of an arm have run with the first seed."""
+        return self._is_over(search) and not search.running
+
+    def _promote(self, search: ArmSearch) -> None:
+        """Choose the finalists of an arm that is screened, and note how they do with all seeds. One that diverges
+        gives its place to the next."""
+        if self.problem.n_finalists is None or not self._is_screened(search):
+            return
+        before, search.finals = search.finals, {}
+        for name in dict.fromkeys(trial.user_attrs[ARM] for trial in rank(search)):
+            if len(search.finals) == self.problem.n_finalists:
+                break
+            runs = self._runs_of(self.arms[name], self.problem.seeds)
+            outcome = self._judge(runs)
+            state, values = outcome or (TrialState.COMPLETE, None)
+            if state == TrialState.COMPLETE:
+                search.finals[name] = values[0] if values else None
+        self._finalists = self._finalists.difference(before).union(search.finals)
+        new = [self.arms[name] for name in search.finals if name not in before]
+        self._finals += [run for arm in new for run in self.runs_of(arm) if not self._has_ended(run)]
+        if new:
+            self._write()
 
     def _drop_weights(self, search: ArmSearch, name: str) -> None:
         """Keep only the weights of the best trial of a search."""
+        if self.is_read_only:
+            return
         best, before = best_of(search), search.best
         search.best = best.user_attrs[ARM] if best is not None else ""
         for loser in {name, before} - {search.best, ""}:
@@ -204,11 +256,14 @@ class Trials(RunSource):
                 self.store.run(run.run_id).weights.unlink(missing_ok=True)
 
     def find_result(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
-        """The final state and the values of a trial, or None while it is not over.
+        """The state and the values of a trial after the runs that every trial has, or None while they are not over.
 
         A trial that diverged or was pruned has no values, but Optuna's samplers avoid its settings.
         """
-        folders = [self.store.run(run.run_id) for run in self.runs_of(arm)]
+        return self._judge(self._runs_of(arm, self.problem.first_seeds))
+
+    def _judge(self, runs: Sequence[Run]) -> tuple[TrialState, list[float] | None] | None:
+        folders = [self.store.run(run.run_id) for run in runs]
         statuses = [folder.read_status() for folder in folders]
         first_cut = statuses[0].is_cut and folders[0].has_ended(statuses[0])
         if not first_cut and not all(f.has_ended(s) for f, s in zip(folders, statuses, strict=True)):
@@ -293,7 +348,13 @@ class Trials(RunSource):
             self.store.write_study(record_study(self.plan, self.version, self.command))
 
     def runs_of(self, arm: Arm) -> tuple[Run, ...]:
-        return tuple(Run.of(arm, seed) for seed in self.problem.seeds)
+        """The runs of a trial. Only finalists have all seeds."""
+        is_finalist = arm.name in self._finalists
+        return self._runs_of(arm, self.problem.seeds if is_finalist else self.problem.first_seeds)
+
+    @staticmethod
+    def _runs_of(arm: Arm, seeds: Sequence[int]) -> tuple[Run, ...]:
+        return tuple(Run.of(arm, seed) for seed in seeds)
 
     def _has_ended(self, run: Run) -> bool:
         folder = self.store.run(run.run_id)

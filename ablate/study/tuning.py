@@ -236,9 +236,27 @@ class Tune(Tuning, FreshSeeds):
         "use; with a list, the matrix can get more seeds later without new trials",
     )
 
+    finalists: int | None = Field(
+        None,
+        gt=0,
+        strict=True,
+        description="how many trials per arm run with all seeds: the best with the first seed; default: all",
+    )
+
     @field_validator("seeds")
     @classmethod
     def _has_some(cls, value: int | tuple[int, ...]) -> int | tuple[int, ...]:
         if value == 0:
             raise ValueError(f"a trial must have 1 to {MAX_SEEDS} runs, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _has_a_final(self) -> Self:
+        n_seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds)
+        if self.finalists is not None and n_seeds == 1:
+            raise ValueError(
+                "finalists are the trials that run with more seeds than the first: give at least two seeds"
+            )
+        if self.finalists is not None and self.finalists >= self.trials:
+            raise ValueError(f"{self.finalists} finalists of {self.trials} trials: give fewer, or leave finalists out")
+        return self

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from damage import DAMAGED, IN_THE_WAY
 
 from ablate.cli.status_output import describe_log, describe_runs, print_log, print_status
 from ablate.errors import RecordError
@@ -19,6 +18,7 @@ from ablate.tracking.archive import pack
 from ablate.tracking.cleaning import clean
 from ablate.tracking.curve import BLOCK_BYTES, CurveWriter, is_held, read_backwards, read_curve
 from ablate.tracking.folders import RunFolder, StudyFolder, find_run
+from damage import DAMAGED, IN_THE_WAY
 
 WriteStudy = Callable[..., StudyFolder]
 FILES = ("status.json", "curve.jsonl", "config.json", "manifest.json", "model.safetensors", "checkpoint.pt")
