@@ -5,7 +5,9 @@ It has one row per run and logged step. The study's record and the facts about e
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ NAME = "curves.parquet"
 _KEY = b"ablate"
 _RUN = "run_id"
 _GROUP_LINES = 50_000
+UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, zlib.error)
 
 
 def write_archive(results: Results, file: BinaryIO) -> None:
@@ -38,10 +41,7 @@ def write_archive(results: Results, file: BinaryIO) -> None:
     runs = list({run.run_id: run for run in results.runs}.values())
     names = dict.fromkeys(name for run in runs for name in run.columns)
     metadata = {"record": results.record.to_dict(), "runs": {run.run_id: _describe(run) for run in runs}}
-    schema = pa.schema(
-        [(_RUN, pa.dictionary(pa.int32(), pa.string())), *((name, pa.float64()) for name in names)],
-        metadata={_KEY: json.dumps(metadata, separators=(",", ":")).encode()},
-    )
+    schema = pa.schema([(_RUN, pa.dictionary(pa.int32(), pa.string())), *((name, pa.float64()) for name in names)])
     splits = dict.fromkeys(names, "BYTE_STREAM_SPLIT")  # smaller than dictionaries here, and four times faster
     options = {"compression": "zstd", "use_dictionary": [_RUN], "column_encoding": splits, "write_statistics": False}
     with pq.ParquetWriter(file, schema, **options) as writer:
@@ -52,6 +52,17 @@ def write_archive(results: Results, file: BinaryIO) -> None:
                 parts = [run.columns.get(name, np.full(n, np.nan)) for run, n in zip(group, lengths, strict=True)]
                 arrays.append(_from_floats(np.concatenate(parts)))
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        writer.add_key_value_metadata({_KEY: _pack(metadata)})  # as part of the schema, it would be written twice
+
+
+def _pack(metadata: Mapping[str, Any]) -> bytes:
+    """Compress metadata to text, because Parquet does not compress it and wants UTF-8."""
+    return base64.b64encode(zlib.compress(json.dumps(metadata, separators=(",", ":")).encode(), 9))
+
+
+def _unpack(text: bytes) -> Any:
+    """Read metadata, also as earlier versions wrote it: as plain JSON."""
+    return json.loads(text if text.startswith(b"{") else zlib.decompress(base64.b64decode(text, validate=True)))
 
 
 def _from_floats(values_n: Floats) -> Any:
@@ -95,8 +106,8 @@ def read_archive(path: Path) -> Results:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, partitioning=None)
-        metadata = clean(json.loads(table.schema.metadata[_KEY]))
+        with pq.ParquetFile(path) as file:
+            table, metadata = file.read(), clean(_unpack(file.metadata.metadata[_KEY]))
         arrays = {name: to_floats(table[name]) for name in table.column_names if name != _RUN}
         record, abouts = check_record(metadata["record"], path), metadata["runs"]
         known, start = {}, 0
@@ -105,7 +116,7 @@ def read_archive(path: Path) -> Results:
             known[run_id] = _recall({name: values[start:end] for name, values in arrays.items()}, about, path)
             start = end
         return assemble(record, known, str(path))
-    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, AttributeError, RecursionError):
+    except (*UNREADABLE, pa.ArrowException):
         raise RecordError(f"{path}: cannot be read as an archive of a study") from None
 
 
