@@ -69,11 +69,17 @@ def test_the_cost_of_verdicts_counts_shared_cards_by_their_shares_and_only_measu
     history = tmp_path / "history.jsonl"
     history.write_text("")
     assert "none yet" in list(describe_cost(REPORT, history))[-1]
-    figures = {"one run, around_s": 1.0, "one run, whole_s": 4.0, "stack of 8, whole_s": 16.0}
+    figures = {
+        "one run, around_s": 1.0,
+        "one run, whole_s": 4.0,
+        "stack of 8, cold, whole_s": 30.0,
+        "stack of 8, whole_s": 16.0,
+    }
     history.write_text(json.dumps({"benchmark": "gaps", "machine": {"gpu": "H200"}, "figures": figures}))
     text = "\n".join(describe_cost(REPORT, history))
     assert "98 runs      949 s" in text  # 72 of the trials had a quarter of a card
     assert "replayed runs, measured gaps: 1096 s, 0.65 of that" in text  # 956 s of steps, and 1 s around each of 140
+    assert "halving at 0.33, 2 go on: 0.52 of a trial's steps, 0 of 14 arms lose their best" in text
     assert "0.50 of the time of 8 single runs" in text and "not stacked: attention=selective" in text
 
 
