@@ -210,7 +210,11 @@ class Driver:
         folder = keep_code(self.store, run)
         self.feed.begin(run)
         cut_counts = self.stopping is not None or (self.source is not None and self.source.keeps_cut)
-        job = make_job(self.plan, run, self.pool.placement, self.software, cut_counts=cut_counts, study=self.store.path)
+        pause_step = self.source.pause_step(run) if self.source is not None else None
+        where, software = self.pool.placement, self.software
+        job = make_job(
+            self.plan, run, where, software, cut_counts=cut_counts, study=self.store.path, pause_step=pause_step
+        )
         self.watchdog.begin(folder.status)
         return job
 

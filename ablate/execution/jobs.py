@@ -114,8 +114,9 @@ def make_job(
     *,
     cut_counts: bool = False,
     study: Path = Path(),
+    pause_step: int | None = None,
 ) -> Job:
-    """Describe a run to a worker. `study` is the folder of the study."""
+    """Describe a run to a worker. `study` is the folder of the study. After `pause_step`, the run is cut."""
     manifest = {
         **software,
         "arm": run.arm.name,
@@ -131,6 +132,8 @@ def make_job(
     told = {"study": plan.study.name, "arm": run.arm.name, "axes": run.arm.axes, **run.arm.setup.directions(study)}
     if run.parent is not None and run.arm.start is not None:
         told["start"] = {"weights": str(run.parent.folder.weights), "fresh": list(run.arm.start.fresh)}
+    if pause_step is not None:
+        told["pause_step"] = pause_step
     if every := [choice.every for choice in plan.evaluations if choice.every]:
         told["snapshot_every"] = every
     return Job(run.run_id, config_of(plan, run), manifest, cut_counts, told)
@@ -251,6 +254,10 @@ class RunSource(ABC):
     @abstractmethod
     def tell(self, run: Run, state: State) -> None:
         """Note that a run has ended: finished, diverged or failed."""
+
+    def pause_step(self, run: Run) -> int | None:  # noqa: ARG002
+        """The step after which a run waits for the results of others; None if it is trained to its end."""
+        return None
 
     def is_needed(self, run: Run) -> bool:  # noqa: ARG002
         """Tell whether a run that was drawn, and has not ended, is still needed."""

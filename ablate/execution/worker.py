@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -106,7 +107,7 @@ class RunWorker:
         with ExitStack() as leases:
             opened = [self._open(job, leases) for job in jobs]
             ready = [item for item in opened if isinstance(item, tuple)]
-            orders = [self._order(job.run_id) for job, _ in ready]
+            orders = [self._order(job, recorder) for job, recorder in ready]
             recorders = [recorder for _, recorder in ready]
             trained = iter(self._attempt(recorders, lambda: train_stack(self._loop, ready, orders)) if ready else ())
             return [next(trained) if isinstance(item, tuple) else item for item in opened]
@@ -127,7 +128,7 @@ class RunWorker:
             if not isinstance(opened, tuple):
                 trainer.decline()
                 return opened
-            (own, recorder), order = opened, self._order(job.run_id)
+            (own, recorder), order = opened, self._order(*opened)
             return self._attempt([recorder], lambda: [trainer.train(own, recorder.folder, recorder, order)])[0]
 
     def _open(self, job: Job, leases: ExitStack) -> Opened | Result:
@@ -170,12 +171,15 @@ class RunWorker:
                 raise
             return [recorder.status.state for recorder in recorders]  # type: ignore[misc]
 
-    def _order(self, run_id: str) -> Order:
+    def _order(self, job: Job, recorder: FolderRecorder) -> Order:
+        pause_step = job.directions.get("pause_step", math.inf)
+
         def cut_reason() -> str:
-            return self._cuts.get(run_id, "")
+            waits = "waits until the best trials are known" if recorder.status.step >= pause_step else ""
+            return self._cuts.get(job.run_id, waits)
 
         def should_stop() -> bool:
-            return run_id in self._stopped or run_id in self._cuts or self.files.has_failed
+            return job.run_id in self._stopped or bool(cut_reason()) or self.files.has_failed
 
         return Order(should_stop, cut_reason)
 

@@ -68,14 +68,12 @@ def _describe_best(arm: Mapping[str, Any]) -> str:
     n_trials = arm["n_configurations"]
     if arm["best"] == arm["default"]:
         if "final" in best:
-            return (
-                f"{name}: the defaults were the best finalist ({format_value(best['final'])} with all seeds).{remarks}"
-            )
+            return f"{name}: the defaults were the best finalist ({format_value(best['final'])}).{remarks}"
         return f"{name}: none of {count(n_trials, 'trial')} was better than the defaults ({value}).{remarks}"
     against = "the defaults diverged" if default is None else f"the defaults gave {format_value(default['values'][0])}"
     which = f"best of {n_trials} ({value}; {against})"
     if "final" in best:
-        which = f"best finalist ({format_value(best['final'])} with all seeds; {value} with the first one, {against})"
+        which = f"best finalist ({format_value(best['final'])}; {value} when finalists were chosen, {against})"
     settings = format_settings(best["params"])
     return f"{name}: trial {arm['best']} was the {which}, with {settings}.{remarks}"
 

@@ -29,7 +29,7 @@ def describe_cost(problem: Problem) -> list[dict[str, Any]]:
             "arm": arm.label,
             "trials": arm.count_trials(problem.tuning),
             "seeds": list(problem.seeds),
-            **({} if problem.n_finalists is None else {"finalists": problem.n_finalists}),
+            **problem.describe_finals(),
             "n_steps": arm.default.setup.n_steps,
             "n_params": arm.default.setup.n_params,
             "space": {path: parameter.model_dump(exclude_defaults=True) for path, parameter in arm.parameters.items()},
@@ -46,23 +46,27 @@ def describe_left(trials: Trials, slots: int, pace: Pace | None) -> str:
     done = total - trials.n_open
     left = [*_list_left(trials)]
     seconds = estimate_seconds(trials.plan, trials.store, pace)
-    known = [each for arm in left if (each := seconds[arm.name]) is not None]
+    known = [each * share for arm, share in left if (each := seconds[arm.name]) is not None]
     time = f"about {format_seconds(study_seconds(known, slots))}" if len(known) == len(left) else "of unknown length"
     runs = f"{len(left)} more runs, {time}" if done < total else "none is left"
     return f"{done} of {total} are done, {runs}" if done else runs
 
 
-def _list_left(trials: Trials) -> Iterator[Arm]:
-    """The arm of each run that is left. The defaults stand for trials and finalists that are not known yet."""
+def _list_left(trials: Trials) -> Iterator[tuple[Arm, float]]:
+    """The arm of each run that is left, and the share of its steps. The defaults stand for trials and finalists that
+    are not known yet."""
+    problem = trials.problem
     for search in trials.searches:
         for name in [*search.running, *(name for name, value in search.finals.items() if value is None)]:
             for run in trials.runs_of(trials.arms[name]):
                 folder = trials.store.run(run.run_id)
                 if not folder.has_ended(folder.read_status()):
-                    yield run.arm
+                    pause_step = trials.pause_step(run)
+                    yield run.arm, 1.0 if pause_step is None else pause_step / run.arm.train.steps
+        default, screen = trials.default_of(search), 1.0 if problem.screen is None else problem.screen
         n_new = trials.n_wanted(search) - len(distinct(search.trials))
-        n_runs = n_new * len(trials.problem.first_seeds) + trials.count_finals(search)
-        yield from [trials.default_of(search)] * n_runs
+        yield from [(default, screen)] * (n_new * len(problem.first_seeds))
+        yield from [(default, 1.0)] * trials.count_finals(search)
 
 
 def describe_tuning(trials: Trials, slots: int, pace: Pace | None) -> Iterator[str]:

@@ -44,7 +44,11 @@ def describe_trials(problem: Problem) -> str:
     trials = f"{n_trials} trials for each of {count(len(problem.arms), 'arm')}"
     if problem.n_finalists is None:
         return trials
-    return f"{trials} with one seed, the best {problem.n_finalists} of an arm with {len(problem.seeds)}"
+    stage = "with one seed" if problem.screen is None else f"with one seed to {problem.screen:.0%} of their steps"
+    in_full = "" if problem.screen is None else " to the end"
+    return (
+        f"{trials} {stage}, the best {problem.n_finalists} of an arm{in_full} with {count(len(problem.seeds), 'seed')}"
+    )
 
 
 def describe_scope(problem: Problem) -> str:

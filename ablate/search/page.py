@@ -116,11 +116,10 @@ def _describe_tuning(summary: Mapping[str, Any]) -> str:
 
 
 def _describe(summary: Mapping[str, Any]) -> dict[str, str]:
-    first, *others = map(str, summary["seeds"])
+    seeds = f"seeds {', '.join(map(str, summary['seeds']))}"
     if "finalists" in summary:
-        seeds = f"seed {first}, and {', '.join(others)} for the best {summary['finalists']}"
-    else:
-        seeds = f"seeds {', '.join([first, *others])}"
+        share = f" to {summary['screen']:.0%} of their steps" if "screen" in summary else ""
+        seeds = f"with the first seed{share}, the best {summary['finalists']} in full; {seeds}"
     return {
         "made by": f"ablate {summary['version']}",
         "sampler": json.dumps(summary["sampler"]),

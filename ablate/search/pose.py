@@ -108,6 +108,8 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
     names = {arm.name for arm in whole.arms}
     models = {arm.name: arm.model for arm in whole.arms} if study.match != "none" else {}
     seeds = tune.fresh_seeds(study.seeds)
+    if study.program is not None and tune.screen is not None:
+        raise study.refuse(("tune", "screen"), "a program cannot wait: leave screen out")
     if set(seeds) & set(study.seeds):
         raise study.refuse(("tune", "seeds"), f"{list(seeds)}: trials need seeds that the matrix does not use")
     declared = study.replace(name=f"{study.name}-tune", seeds=seeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from ablate.plan.tasks import make_resolver
 from ablate.search.schema import Confirm, Objective
 from ablate.search.space import ArmSpace
 from ablate.study.declaration import Declaration
+from ablate.study.schema import TrainConfig
 from ablate.study.settings import find_same, is_same
 from ablate.study.tuning import Tune, Tuning
 from ablate.tracking.study_record import StudyRecord
+
+ROUNDING = 1e-9  # of a share of steps that is whole
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,22 @@ class Problem:
     def first_seeds(self) -> tuple[int, ...]:
         """The seeds with which every trial runs, whether it becomes a finalist or not."""
         return self.seeds if self.n_finalists is None else self.seeds[:1]
+
+    @property
+    def final_seeds(self) -> tuple[int, ...]:
+        """The seeds whose runs are left to train once the finalists are known."""
+        return self.seeds[1:] if self.screen is None else self.seeds
+
+    @property
+    def screen(self) -> float | None:
+        """The share of its steps after which a trial waits until the finalists are chosen; None for the end."""
+        return self.tuning.screen if isinstance(self.tuning, Tune) else None
+
+    def screen_step(self, train: TrainConfig) -> int:
+        """The step of an evaluation after which a trial waits; the last step where it does not wait."""
+        if self.screen is None:
+            return train.steps
+        return min(train.steps, train.eval_every * math.ceil(self.screen * train.steps / train.eval_every - ROUNDING))
 
     @property
     def n_trials(self) -> int:
@@ -88,7 +108,7 @@ class Problem:
         mine["defaults"] = {label: mine["defaults"].get(label, known) for label, known in before.items()}
         if self.tuning.is_grid and _is_wider(mine["space"], theirs.get("space", {})):
             theirs["space"] = mine["space"]
-        mine.setdefault("finalists", None)
+        mine = {"finalists": None, "screen": None, **mine}
         for key, value in mine.items():
             if not is_same(theirs.get(key), value):
                 what = "`model`, `train`, `budget`, `data` or `rules`" if key == "defaults" else f"`{key}`"
@@ -106,8 +126,13 @@ class Problem:
             "defaults": {arm.label: run_id(arm.identify(arm.default), 0) for arm in self.arms},
             "objectives": [objective.model_dump() for objective in self.objectives],
             "seeds": list(self.seeds),
-            **({} if self.n_finalists is None else {"finalists": self.n_finalists}),
+            **self.describe_finals(),
         }
+
+    def describe_finals(self) -> dict[str, Any]:
+        """What a record and a summary say of finalists; nothing where all trials run with all seeds."""
+        finals = {"finalists": self.n_finalists, "screen": self.screen}
+        return {key: value for key, value in finals.items() if value is not None}
 
 
 def _is_wider(space: Mapping[str, Any], before: Mapping[str, Any]) -> bool:

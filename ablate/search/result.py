@@ -52,7 +52,7 @@ def summarize(problem: Problem, trials: Trials, store: StudyFolder, version: str
         **describe_metrics(metrics_of(problem.study)),
         "trials": problem.tuning.trials,
         "seeds": list(problem.seeds),
-        **({} if problem.n_finalists is None else {"finalists": problem.n_finalists}),
+        **problem.describe_finals(),
         "sampler": problem.tuning.sampler.model_dump(),
         "pruner": problem.tuning.pruner.model_dump(),
         "data": name_data(problem.study, problem.arms[0].default.setup.data_hash(problem.corpus.hash)),

@@ -85,7 +85,7 @@ def _trials(index: int, arm: Mapping[str, Any], summary: Mapping[str, Any]) -> T
         for row in arm["history"]
     )
     objectives = [objective["text"] for objective in summary["objectives"]]
-    header = ("Trial", *objectives, *(["with all seeds"] if has_finals else []), *paths, "")
+    header = ("Trial", *objectives, *(["as a finalist"] if has_finals else []), *paths, "")
     return Table(f"trials-{index}", f"{arm['arm']}: all trials", header, rows)
 
 

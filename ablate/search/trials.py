@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -86,7 +87,7 @@ class Trials(RunSource):
         n = self.problem.n_finalists
         if n is None or search.finals or (self._is_screened(search) and not rank(search)):
             return 0
-        return min(n, self.n_wanted(search)) * len(self.problem.seeds[1:])
+        return min(n, self.n_wanted(search)) * len(self.problem.final_seeds)
 
     @property
     def n_open(self) -> int:
@@ -210,6 +211,7 @@ class Trials(RunSource):
             elif run.arm.name in search.finals:
                 self._promote(search)
                 self._drop_weights(search, run.arm.name)
+                self._drop_checkpoints(search)
 
     def _settle(self, search: ArmSearch, name: str) -> None:
         """Report a trial whose runs have ended to Optuna. A failed one stays open: the next start tries it again."""
@@ -230,6 +232,7 @@ class Trials(RunSource):
         gives its place to the next."""
         if self.problem.n_finalists is None or not self._is_screened(search):
             return
+        new: list[Run] = []
         before, search.finals = search.finals, {}
         for name in dict.fromkeys(trial.user_attrs[ARM] for trial in rank(search)):
             if len(search.finals) == self.problem.n_finalists:
@@ -239,11 +242,26 @@ class Trials(RunSource):
             state, values = outcome or (TrialState.COMPLETE, None)
             if state == TrialState.COMPLETE:
                 search.finals[name] = values[0] if values else None
+                new += [] if name in before else runs
         self._finalists = self._finalists.difference(before).union(search.finals)
-        new = [self.arms[name] for name in search.finals if name not in before]
-        self._finals += [run for arm in new for run in self.runs_of(arm) if not self._has_ended(run)]
+        if not self.is_read_only:
+            for run in new:
+                self._wake(run)
+        self._finals += [run for run in new if not self._has_ended(run)]
         if new:
             self._write()
+
+    def _wake(self, run: Run) -> None:
+        """Let the run of a finalist that waits since it was screened be trained to its end."""
+        folder = self.store.run(run.run_id)
+        status = folder.read_status()
+        if self.problem.screen is not None and status.is_cut:
+            folder.write_status(replace(status, state="queued"))
+
+    def pause_step(self, run: Run) -> int | None:
+        if self.problem.screen is None or run.arm.name in self._finalists:
+            return None
+        return self.problem.screen_step(run.arm.train)
 
     def _drop_weights(self, search: ArmSearch, name: str) -> None:
         """Keep only the weights of the best trial of a search."""
@@ -255,18 +273,39 @@ class Trials(RunSource):
             for run in self.runs_of(self.arms[loser]):
                 self.store.run(run.run_id).weights.unlink(missing_ok=True)
 
+    def _drop_checkpoints(self, search: ArmSearch) -> None:
+        """Remove the checkpoints of trials that waited in vain, once all finalists have finished."""
+        if self.problem.screen is not None and None not in search.finals.values() and not self.is_read_only:
+            for name in {trial.user_attrs[ARM] for trial in rank(search)} - search.finals.keys():
+                for run in self.runs_of(self.arms[name]):
+                    self.store.run(run.run_id).checkpoint.unlink(missing_ok=True)
+
     def find_result(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
         """The state and the values of a trial after the runs that every trial has, or None while they are not over.
 
         A trial that diverged or was pruned has no values, but Optuna's samplers avoid its settings.
         """
-        return self._judge(self._runs_of(arm, self.problem.first_seeds))
+        runs = self._runs_of(arm, self.problem.first_seeds)
+        return self._judge(runs) if self.problem.screen is None else self._judge_screened(runs[0])
+
+    def _judge_screened(self, run: Run) -> tuple[TrialState, list[float] | None] | None:
+        """Judge a run by what it had reached when it was screened, even if it has gone on since then."""
+        step, folder = self.problem.screen_step(run.arm.train), self.store.run(run.run_id)
+        curve = (
+            [record for record in read_curve(folder.curve) if record["step"] <= step] if folder.path.exists() else []
+        )
+        status = folder.read_status()
+        if curve and curve[-1]["step"] == step and status.state != "diverged":
+            return TrialState.COMPLETE, score_trial([curve], self.problem.objectives, metrics_of(self.problem.study))
+        return (TrialState.PRUNED, None) if status.state == "diverged" and folder.has_ended(status) else None
 
     def _judge(self, runs: Sequence[Run]) -> tuple[TrialState, list[float] | None] | None:
         folders = [self.store.run(run.run_id) for run in runs]
         statuses = [folder.read_status() for folder in folders]
-        first_cut = statuses[0].is_cut and folders[0].has_ended(statuses[0])
-        if not first_cut and not all(f.has_ended(s) for f, s in zip(folders, statuses, strict=True)):
+        cut_counts = self.problem.screen is None  # otherwise a run that was cut waits
+        ended = [f.has_ended(s, cut_counts=cut_counts) for f, s in zip(folders, statuses, strict=True)]
+        first_cut = statuses[0].is_cut and ended[0]
+        if not first_cut and not all(ended):
             return None
         if first_cut or any(status.state == "diverged" or status.is_cut for status in statuses):
             return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None

@@ -242,6 +242,12 @@ class Tune(Tuning, FreshSeeds):
         strict=True,
         description="how many trials per arm run with all seeds: the best with the first seed; default: all",
     )
+    screen: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of its steps after which a trial waits until the finalists are chosen; default: at its end",
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -253,10 +259,12 @@ class Tune(Tuning, FreshSeeds):
     @model_validator(mode="after")
     def _has_a_final(self) -> Self:
         n_seeds = self.seeds if isinstance(self.seeds, int) else len(self.seeds)
-        if self.finalists is not None and n_seeds == 1:
-            raise ValueError(
-                "finalists are the trials that run with more seeds than the first: give at least two seeds"
-            )
+        if self.screen is not None and self.finalists is None:
+            raise ValueError("screen says when the finalists are chosen: give finalists too")
+        if self.screen is not None and self.pruner.name != "NopPruner":
+            raise ValueError("trials are stopped by screen or by a pruner: give one of them")
+        if self.finalists is not None and n_seeds == 1 and self.screen is None:
+            raise ValueError("finalists run with more seeds than the first, or for longer: give two seeds, or screen")
         if self.finalists is not None and self.finalists >= self.trials:
             raise ValueError(f"{self.finalists} finalists of {self.trials} trials: give fewer, or leave finalists out")
         return self

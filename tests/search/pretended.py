@@ -65,7 +65,9 @@ def train(
 ) -> Sequence[Run]:
     """Stand in for the driver: end up to `limit` runs, `together` at a time, and return them."""
     ended: list[Run] = []
-    waiting = [run for run in trials.plan.runs if not trials.store.run(run.run_id).curve.exists()]
+    folders = [trials.store.run(run.run_id) for run in trials.plan.runs]
+    ended_before = [folder.has_ended(folder.read_status()) for folder in folders]
+    waiting = [run for run, has_ended in zip(trials.plan.runs, ended_before, strict=True) if not has_ended]
     while len(ended) < limit:
         while len(waiting) < together:
             new = trials.draw()
@@ -75,7 +77,7 @@ def train(
         if not waiting:
             break
         run = waiting.pop(0)
-        end_run(trials.store, run, loss(run), turn=turn)
+        end_run(trials.store, run, loss(run), step=trials.pause_step(run), turn=turn)
         trials.tell(run, "finished")
         ended.append(run)
     return ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -354,21 +355,26 @@ def noisy(run: Run) -> float:
 
 
 @pytest.mark.parametrize("stop", [0, 3, 15, 17, 19, 23])
+@pytest.mark.parametrize("screen", [{}, {"screen": 0.3, "budget": {"steps": 12}}])
 def test_finalists_run_with_all_seeds_and_decide(
-    write_grid, corpus_info: CorpusInfo, tmp_path: Path, stop: int
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path, screen: dict, stop: int
 ) -> None:
     """The others keep one seed, and a process that dies anywhere loses and repeats nothing."""
-    study = load_study(write_grid(seeds=2, tune={**LADDER, "seeds": [5, 6, 7], "finalists": 2}))
+    study = load_study(write_grid(seeds=2, tune={**LADDER, "seeds": [5, 6, 7], "finalists": 2, **screen}))
     problem = pose_tuning(study, corpus_info)
     store = StudyFolder(tmp_path / "runs" / problem.name)
     first = train(Trials(problem, store), limit=stop, loss=noisy)
     trials = Trials(problem, store)
+    stage, end = ("with one seed to 30% of their steps", " to the end") if screen else ("with one seed", "")
     assert next(iter(describe_tuning(trials, 1, None))).startswith(
-        "tune: 4 trials for each of 4 arms with one seed, the best 2 of an arm with 3"
+        f"tune: 4 trials for each of 4 arms {stage}, the best 2 of an arm{end} with 3 seeds"
     )
     second = train(trials, loss=noisy)
     run_ids = [run.run_id for run in (*first, *second)]
-    assert len(set(run_ids)) == len(run_ids) == 4 * (4 + 2 * 2)
+    assert len(set(run_ids)) == 4 * (4 + 2 * 2)
+    assert len(run_ids) == len(set(run_ids)) + (4 * 2 if screen else 0)  # a finalist that waited goes on
+    lengths = Counter(store.run(run_id).read_status().step for run_id in set(run_ids))
+    assert lengths == ({4: 4 * 2, 12: 4 * 6} if screen else {6: 4 * 8})
     assert trials.n_open == trials.n_left == 0
     assert {run.run_id for run in trials.plan.runs} == set(run_ids) == {run.run_id for run in store.read_study().runs}
     for search in trials.searches:
@@ -378,7 +384,9 @@ def test_finalists_run_with_all_seeds_and_decide(
     assert {arm.train.learning_rate for arm in plan_tuned(problem, study, trials).arms} == {1e-2}
     summary = summarize(problem, trials, store, "1")
     assert [sum("final" in row for row in arm["history"]) for arm in summary["arms"]] == [2] * 4
-    assert "best finalist (1.006 with all seeds; 1.005 with the first one" in "".join(state_conclusions(summary))
+    chosen_by = 3.005 if screen else 1.005  # in the curve, the loss falls by 1 with each evaluation
+    told = "".join(state_conclusions(summary))
+    assert f"best finalist (1.006; {chosen_by} when finalists were chosen" in told
 
 
 def test_a_finalist_that_diverges_gives_its_place_to_the_next(
@@ -405,7 +413,10 @@ def test_a_finalist_that_diverges_gives_its_place_to_the_next(
 @pytest.mark.parametrize(
     ("tune", "reason"),
     [
-        ({"finalists": 2}, "give at least two seeds"),
+        ({"finalists": 2}, "give two seeds, or screen"),
+        ({"screen": 0.5}, "give finalists too"),
+        ({"finalists": 2, "screen": 1.0}, "less than 1"),
+        ({"finalists": 2, "screen": 0.5, "pruner": "MedianPruner"}, "give one of them"),
         ({"finalists": 4, "seeds": 3}, "4 finalists of 4 trials"),
         ({"finalists": 0, "seeds": 3}, "greater than 0"),
         ({"finalists": True, "seeds": 3}, "integer"),
