@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,8 +13,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import ModelConfig
@@ -24,6 +25,7 @@ from .wrapped import check_shapes, plain_weights, unwrap_kind
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 MAX_JSON_BYTES = 10_000_000
+CHECKSUM = "crc32"  # in the metadata of the file
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -99,13 +101,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors by name. Raises ConfigError for a missing or damaged file."""
+    """Read the tensors by name. Raises ConfigError for a missing or damaged file.
+
+    Damaged numbers are found if the file has a checksum, which files of other programs and of earlier versions lack.
+    """
     if not _is_file(path):
         raise ConfigError("", f"there is no {path}")
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ConfigError("", f"{path} contains no weights: {error}") from None
+    if CHECKSUM in metadata and metadata[CHECKSUM] != _checksum(tensors):
+        raise ConfigError("", f"{path} is damaged: its checksum is not that of its weights")
+    return tensors
+
+
+def make_metadata(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what a file of these weights says about itself: their checksum.
+
+    It is the only key, because safetensors writes several in any order, and equal weights make equal files.
+    """
+    return {CHECKSUM: _checksum(weights)}
+
+
+def _checksum(weights: Mapping[str, Tensor]) -> str:
+    """The CRC-32 of the names, types, shapes and numbers of tensors, as 8 hexadecimal digits."""
+    crc32 = 0
+    for name, value in sorted(weights.items()):
+        crc32 = zlib.crc32(f"{name} {value.dtype} {[*value.shape]} ".encode(), crc32)
+        crc32 = zlib.crc32(value.reshape(-1).view(torch.uint8).cpu().numpy().data, crc32)
+    return f"{crc32:08x}"
 
 
 def check_floats(weights: Mapping[str, Tensor], place: object) -> None:
@@ -144,7 +171,7 @@ def separate(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _write(folder: Path, weights: dict[str, Tensor], config: str) -> None:
     try:
-        save_file(weights, folder / WEIGHTS)
+        save_file(weights, folder / WEIGHTS, make_metadata(weights))
     except SafetensorError as error:  # for example, the disk is full
         raise OSError(f"{folder.parent / WEIGHTS} cannot be written: {error}") from None
     (folder / CONFIG).write_text(config)

@@ -12,6 +12,8 @@ import pytest
 from ablate.analysis import read_results
 from ablate.analysis.differences import find_differences
 from ablate.analysis.power import detectable_difference
+from ablate.analysis.spending import detectable_at_look
+from ablate.report.write import read_study
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
@@ -54,6 +56,20 @@ def test_the_seeds_that_an_effect_takes_are_those_that_find_it(ablate: Ablate, s
     code, out, _ = ablate("power", "made-up")
     assert code == 0 and "seeds for 0.01" in out and "found in 80 %" in out
     assert all(str(arm["n_seeds"]) in out for arm in arms)
+
+
+def test_power_counted_no_looks_of_a_study_that_has_some(ablate: Ablate) -> None:
+    published = Path(__file__).parents[1] / "reports" / "until-decided"
+    code, out, err = ablate("power", published, "--effect", "0.03", "--json")
+    assert code == 0, err
+    arms = json.loads(out)
+    for arm, row in zip(arms, find_differences(read_study(StudyFolder(published))), strict=True):
+        assert (arm["n_seeds"], arm["detectable"]) == (row.n_seeds, pytest.approx(row.detectable))
+    needed = arms[2]["seeds_needed"]
+    too_large, small_enough = (detectable_at_look(arms[2]["sd"], 4, 3, n, n) for n in (needed - 1, needed))
+    assert small_enough <= 0.03 < too_large
+    out = ablate("power", published, "--effect", "0.003")[1]
+    assert "at_most for 0.003" in out and "over 50" in out and "each look is stricter" in out
 
 
 @pytest.mark.usefixtures("store")

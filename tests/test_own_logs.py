@@ -66,6 +66,9 @@ def test_logs_stand_beside_a_study(ablate: Ablate, tmp_path: Path) -> None:
     assert code == 0, err
     arms = {row["arm"] for row in json.loads((tmp_path / "runs/comparison/summary.json").read_text())["differences"]}
     assert "logs: linear" in arms and any(arm.startswith("ngpt-vs-gpt: ") for arm in arms)
+    code, out, err = ablate("report", "gpt", "--from", "logs")
+    assert code == 0, err
+    assert "2 arms have no baseline to be compared with: logs / linear ends at" in " ".join(out.split())
 
 
 def test_more_is_better_where_the_metric_says_so(ablate: Ablate, tmp_path: Path) -> None:

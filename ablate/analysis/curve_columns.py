@@ -42,8 +42,8 @@ _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the table
 class CurveColumns:
     """A curve as arrays, each [line] and nan where a line lacks the key. Steps strictly increase.
 
-    `columns` always holds `CORE_COLUMNS`. `n_passed_over` counts the lines that are not records. `extent` is the length
-    (bytes) and the CRC-32 of the file.
+    `columns` always holds `CORE_COLUMNS`, and others only if they hold a number. `n_passed_over` counts the lines that
+    are not records. `extent` is the length (bytes) and the CRC-32 of the file.
     """
 
     columns: Mapping[str, Floats]
@@ -82,7 +82,7 @@ def read_columns(path: Path) -> CurveColumns:
     is_record = find_records(columns)
     columns = {name: values[is_record] for name, values in columns.items() if name not in _TAKEN}
     columns = {name: np.where(np.abs(values) <= LARGEST, values, np.nan) for name, values in columns.items()}
-    return CurveColumns(_drop_repeats(columns), n_lines - int(is_record.sum()), (n_bytes, crc32))
+    return CurveColumns(keep_known(_drop_repeats(columns)), n_lines - int(is_record.sum()), (n_bytes, crc32))
 
 
 def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
@@ -96,6 +96,11 @@ def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
 
 
 EMPTY_CURVE = CurveColumns({name: np.empty(0) for name in CORE_COLUMNS}, 0, (0, 0))
+
+
+def keep_known(columns: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Drop the columns that hold no number, except `CORE_COLUMNS`."""
+    return {name: values for name, values in columns.items() if name in CORE_COLUMNS or np.isfinite(values).any()}
 
 
 def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, Floats]:
@@ -123,11 +128,11 @@ def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
         return None
     schema = pa.schema([(name, pa.float64()) for name in CORE_COLUMNS])
     try:
-        table = pa_json.read_json(
+        table = pa_json.open_json(  # unlike `read_json`, it hands nothing to another thread
             pa.BufferReader(block),
             read_options=pa_json.ReadOptions(use_threads=False, block_size=len(block)),
             parse_options=pa_json.ParseOptions(explicit_schema=schema),
-        )
+        ).read_all()
         names = table.column_names
     except (pa.ArrowException, ValueError):  # ValueError: a name that is not UTF-8
         return None

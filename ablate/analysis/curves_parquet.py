@@ -1,6 +1,7 @@
 """`curves.parquet`: a whole study in one file, from which a report can be made again.
 
-It has one row per run and logged step. The study's record and the facts about each run are in the file's metadata.
+It has one row per run and logged step. The study's record and the facts about each run are in the file's metadata. The
+next report of the study takes curves that have not changed from it, because JSON takes much longer to parse.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,10 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ablate.analysis.checked_records import check_manifest, check_record, clean
-from ablate.analysis.curve_columns import Floats, complete_columns, find_records, to_floats
+from ablate.analysis.curve_columns import CurveColumns, Floats, complete_columns, find_records, keep_known, to_floats
 from ablate.analysis.results import Known, Results, assemble
 from ablate.analysis.run_curve import RunCurve, device_of
 from ablate.errors import RecordError
+from ablate.files import open_regular
 from ablate.formatting import name_error
 from ablate.tracking.evaluations import EvaluationRecord
 from ablate.tracking.reruns import Rerun
@@ -27,10 +30,12 @@ from ablate.tracking.study_record import Status
 
 NAME = "curves.parquet"
 
-_KEY = b"ablate"
+_KEY, _SEAL = b"ablate", b"ablate.seal"
+_READER = "1"  # raise it when `read_columns` gives other numbers for the same file
 _RUN = "run_id"
 _GROUP_LINES = 50_000
 UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError, zlib.error)
+"""What reading a file that is no archive, or a damaged one, raises. `_open` turns Arrow's errors into `ValueError`."""
 
 
 def write_archive(results: Results, file: BinaryIO) -> None:
@@ -38,12 +43,11 @@ def write_archive(results: Results, file: BinaryIO) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    runs = list({run.run_id: run for run in results.runs}.values())
-    names = dict.fromkeys(name for run in runs for name in run.columns)
-    metadata = {"record": results.record.to_dict(), "runs": {run.run_id: _describe(run) for run in runs}}
+    runs, names, metadata = _outline(results)
     schema = pa.schema([(_RUN, pa.dictionary(pa.int32(), pa.string())), *((name, pa.float64()) for name in names)])
     splits = dict.fromkeys(names, "BYTE_STREAM_SPLIT")  # smaller than dictionaries here, and four times faster
     options = {"compression": "zstd", "use_dictionary": [_RUN], "column_encoding": splits, "write_statistics": False}
+    options["write_page_checksum"] = True
     with pq.ParquetWriter(file, schema, **options) as writer:
         for group in _group(runs):
             lengths = [run.columns["step"].size for run in group]
@@ -52,7 +56,7 @@ def write_archive(results: Results, file: BinaryIO) -> None:
                 parts = [run.columns.get(name, np.full(n, np.nan)) for run, n in zip(group, lengths, strict=True)]
                 arrays.append(_from_floats(np.concatenate(parts)))
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-        writer.add_key_value_metadata({_KEY: _pack(metadata)})  # as part of the schema, it would be written twice
+        writer.add_key_value_metadata(metadata)  # as part of the schema, it would be written twice
 
 
 def _pack(metadata: Mapping[str, Any]) -> bytes:
@@ -63,6 +67,29 @@ def _pack(metadata: Mapping[str, Any]) -> bytes:
 def _unpack(text: bytes) -> Any:
     """Read metadata, also as earlier versions wrote it: as plain JSON."""
     return json.loads(text if text.startswith(b"{") else zlib.decompress(base64.b64decode(text, validate=True)))
+
+
+def is_archived(results: Results, path: Path) -> bool:
+    """Tell whether the curves were read from this archive, and it says everything else that it would say now.
+
+    Then it need not be written again: reading has checked its numbers, and the rest decides what they are.
+    """
+    if results.archive != path:
+        return False
+    try:
+        with _open(path) as archive:
+            return bool(archive.metadata.metadata.items() >= _outline(results)[2].items())
+    except UNREADABLE:
+        return False
+
+
+def _outline(results: Results) -> tuple[list[RunCurve], list[str], dict[bytes, bytes]]:
+    """The runs and the columns of an archive, and its metadata."""
+    runs = list({run.run_id: run for run in results.runs}.values())
+    names = list(dict.fromkeys(name for run in runs for name in run.columns))
+    about = {"record": results.record.to_dict(), "runs": {run.run_id: _describe(run) for run in runs}}
+    text = _pack(about)
+    return runs, names, {_KEY: text, _SEAL: _seal(text, names)}
 
 
 def _from_floats(values_n: Floats) -> Any:
@@ -102,39 +129,82 @@ def _group(runs: Sequence[RunCurve]) -> Iterator[list[RunCurve]]:
 
 def read_archive(path: Path) -> Results:
     """Read the study as it was archived. Raises `RecordError` if the file is missing or is not such an archive."""
+    try:
+        with _open(path) as archive:
+            about = clean(_unpack(archive.metadata.metadata[_KEY]))
+            record, runs = check_record(about["record"], path), about["runs"]
+            known = {run_id: _recall(curve, runs[run_id], path) for run_id, curve in _read_curves(archive, runs)}
+        return assemble(record, known, str(path))
+    except UNREADABLE:
+        raise RecordError(f"{path}: cannot be read as an archive of a study") from None
+
+
+def read_curves(path: Path) -> dict[str, CurveColumns]:
+    """Read only the curves of an archive, by run id, as `read_columns` read them from their files.
+
+    It is empty unless the archive was written by this version of the reader and every checksum in it is right.
+    """
+    try:
+        with _open(path) as archive:
+            metadata = archive.metadata.metadata
+            if metadata[_SEAL] != _seal(metadata[_KEY], archive.schema_arrow.names[1:]):
+                return {}
+            return dict(_read_curves(archive, _unpack(metadata[_KEY])["runs"]))
+    except UNREADABLE:
+        return {}
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open an archive. Arrow's errors are raised as `ValueError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
-            table, metadata = file.read(), clean(_unpack(file.metadata.metadata[_KEY]))
-        arrays = {name: to_floats(table[name]) for name in table.column_names if name != _RUN}
-        record, abouts = check_record(metadata["record"], path), metadata["runs"]
-        known, start = {}, 0
-        for run_id, about in abouts.items():
-            end = start + about["n_lines"]
-            known[run_id] = _recall({name: values[start:end] for name, values in arrays.items()}, about, path)
-            start = end
-        return assemble(record, known, str(path))
-    except (*UNREADABLE, pa.ArrowException):
-        raise RecordError(f"{path}: cannot be read as an archive of a study") from None
+        with open_regular(path) as file, pq.ParquetFile(file, page_checksum_verification=True) as archive:
+            yield archive
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
 
 
-def _recall(arrays: Mapping[str, Floats], about: Mapping[str, Any], path: Path) -> Known:
-    known = {name: values for name, values in arrays.items() if np.isfinite(values).any()}
-    columns = complete_columns(known, about["n_lines"])
-    if not find_records(columns).all():
-        raise ValueError("not the lines of a run")
+def _seal(text: bytes, names: Iterable[str]) -> bytes:
+    """The checksum of everything that the checksums of the pages do not cover, and the version of the reader."""
+    return str(zlib.crc32("\n".join([_READER, *names]).encode(), zlib.crc32(text))).encode()
+
+
+def _read_curves(archive: Any, runs: Mapping[str, Any]) -> Iterator[tuple[str, CurveColumns]]:
+    """Yield the curve of each run. Only its numbers stay in memory, not the whole table.
+
+    Raises `ValueError` if lines are missing, or are not those of runs.
+    """
+    arrays = {name: np.empty(0) for name in archive.schema_arrow.names if name != _RUN}
+    n_groups, n_read = archive.num_row_groups, 0
+    for run_id, about in runs.items():
+        n = about["n_lines"]
+        while arrays["step"].size < n:
+            if n_read == n_groups:
+                raise ValueError("lines are missing")
+            table, n_read = archive.read_row_group(n_read), n_read + 1
+            arrays = {name: np.concatenate([rest, to_floats(table[name])]) for name, rest in arrays.items()}
+        columns = complete_columns(keep_known({name: values[:n] for name, values in arrays.items()}), n)
+        if not find_records(columns).all():
+            raise ValueError("not the lines of a run")
+        yield run_id, CurveColumns(columns, int(about.get("n_passed_over", 0)), tuple(about.get("extent", (0, 0))))
+        arrays = {name: values[n:] for name, values in arrays.items()}
+
+
+def _recall(curve: CurveColumns, about: Mapping[str, Any], path: Path) -> Known:
     return Known(
         Status.from_dict(about["status"], path),
-        columns,
+        curve.columns,
         check_manifest(about["manifest"]),
         dict(about["config"]),
-        int(about.get("n_passed_over", 0)),
+        curve.n_passed_over,
         bool(about.get("is_altered", False)),
         str(about.get("unread", "")),
         tuple(EvaluationRecord.from_dict(record, path) for record in about.get("evaluations", ())),
         tuple(Rerun.from_dict(rerun, path) for rerun in about.get("reruns", ())),
+        curve.extent,
     )
 
 
@@ -147,6 +217,7 @@ def _describe(run: RunCurve) -> Mapping[str, Any]:
         "manifest": {**run.manifest, "device": device},
         "config": {key: value for key, value in run.config.items() if key != "data"},
         "n_passed_over": run.n_passed_over,
+        "extent": run.extent,
         "is_altered": run.is_altered,
         "unread": run.unread,
         **_describe_evaluations(run),

@@ -28,13 +28,18 @@ def find_repeats(runs: Iterable[RunCurve]) -> Mapping[str, int]:
     first: dict[tuple[str, bytes], int] = {}
     repeats: dict[str, int] = {}
     for run in runs:
-        if "program" in run.config and run.has_ended and np.unique(run.evaluation_loss).size >= N_DISTINCT:
-            losses = (run.columns["step"], run.columns["train_loss"], run.evaluation_loss)
-            key = run.arm, b"".join(column.tobytes() for column in losses)
-            seed = first.setdefault(key, run.seed)
+        if "program" in run.config and run.has_ended and (numbers := take_numbers(run)):
+            seed = first.setdefault((run.arm, numbers), run.seed)
             if seed != run.seed:
                 repeats[run.run_id] = seed
     return repeats
+
+
+def take_numbers(run: RunCurve) -> bytes:
+    """The losses that a run logged, to compare it with others; empty if they can be equal by chance."""
+    if np.unique(run.evaluation_loss).size < N_DISTINCT:
+        return b""
+    return b"".join(part.tobytes() for part in (run.columns["step"], run.columns["train_loss"], run.evaluation_loss))
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,19 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ablate.analysis.checked_records import check_manifest, read_evaluations, read_mapping, read_record, read_status
-from ablate.analysis.curve_columns import EMPTY_CURVE, Floats, read_columns
+from ablate.analysis.curve_columns import EMPTY_CURVE, CurveColumns, Floats, read_columns
 from ablate.analysis.noise import Lender
 from ablate.analysis.repeats import find_repeats
 from ablate.analysis.run_curve import AXES, RunCurve
 from ablate.errors import RecordError
 from ablate.metrics import Metric, list_metrics
+from ablate.tracking.ended_run import find_extent
 from ablate.tracking.evaluations import EvaluationRecord
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.reruns import Rerun, read_reruns
@@ -36,6 +38,7 @@ class Results:
     record: StudyRecord
     runs: tuple[RunCurve, ...]
     lenders: tuple[Lender, ...] = ()  # arms of earlier studies whose scatter counts in tests
+    archive: Path | None = None  # where unchanged curves came from
 
     @cached_property
     def arms(self) -> Mapping[str, ArmRecord]:
@@ -122,18 +125,21 @@ class Known(NamedTuple):
     unread: str = ""
     evaluations: tuple[EvaluationRecord, ...] = ()
     reruns: tuple[Rerun, ...] = ()
+    extent: tuple[int, int] = (0, 0)
 
 
-def read_results(store: StudyFolder) -> Results:
-    """Read the record of a study and all of its runs.
+def read_results(store: StudyFolder, archived: Mapping[str, CurveColumns] | None = None) -> Results:
+    """Read the record of a study and all of its runs. A curve of `archived`, by run id, is not parsed if it is current.
 
     A line that is not a record is skipped and counted. A run without a folder is queued, and a run whose curve cannot
     be read has no lines. Raises `RecordError` if no study was run here, or its record cannot be read.
     """
     record = read_record(store)
-    run_ids = sorted({run.run_id for run in record.runs})
+    run_ids, curves = sorted({run.run_id for run in record.runs}), archived or {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser releases the interpreter's lock
-        known = dict(zip(run_ids, pool.map(lambda run_id: read_run(store, run_id), run_ids), strict=True))
+        known = dict(
+            zip(run_ids, pool.map(lambda run_id: read_run(store, run_id, curves.get(run_id)), run_ids), strict=True)
+        )
     return assemble(record, known, str(store.record))
 
 
@@ -177,12 +183,12 @@ def _complete(record: StudyRecord, runs: Iterable[RunCurve]) -> StudyRecord:
     return replace(record, arms=tuple(replace(arm, n_steps=arm.n_steps or most.get(arm.arm, 0)) for arm in record.arms))
 
 
-def read_run(store: StudyFolder, run_id: str) -> Known:
-    """Read the files of a run. It is queued if it has no folder."""
+def read_run(store: StudyFolder, run_id: str, archived: CurveColumns | None = None) -> Known:
+    """Read the files of a run, except its curve if `archived` is what the file holds. It is queued without a folder."""
     folder = store.run(run_id)
     status, unread = read_status(folder.status), ""  # before the curve, which grows until the end
     try:
-        lines = read_columns(folder.curve)
+        lines = archived if archived and _is_current(archived, folder.curve) else read_columns(folder.curve)
     except RecordError as error:  # a flaw of this run only; published pages contain no paths
         lines, unread = EMPTY_CURVE, str(error).replace(str(folder.curve), folder.curve.name)
     return Known(
@@ -195,4 +201,12 @@ def read_run(store: StudyFolder, run_id: str) -> Known:
         unread,
         read_evaluations(folder.path, status),
         read_reruns(folder.path),
+        lines.extent,
     )
+
+
+def _is_current(archived: CurveColumns, curve: Path) -> bool:
+    try:
+        return find_extent(curve) == archived.extent
+    except OSError:
+        return False

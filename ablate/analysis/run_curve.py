@@ -29,7 +29,8 @@ class RunCurve:
     the run ended. `unread` says why the file could not be read. `evaluations` are the results of evaluations of its
     weights. `metrics` are those of the study; the first is the one by which arms are compared. `repeats` is the seed of
     an earlier run of the arm with the very same numbers. `reruns` are further runs of the same id, of which only the
-    end is known.
+    end is known. `extent` is the length (bytes) and the CRC-32 of the file that the columns were read from, or zeros if
+    it is not known.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class RunCurve:
     unread: str = ""
     evaluations: tuple[EvaluationRecord, ...] = ()
     reruns: tuple[Rerun, ...] = ()
+    extent: tuple[int, int] = (0, 0)
     metrics: tuple[Metric, ...] = (LOSS,)
     repeats: int | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,11 @@ from ablate.analysis.families import Family, make_family
 from ablate.analysis.intervals import ROUNDING, welch_error
 from ablate.analysis.moderated import SMALLEST_SHARE, find_loan
 from ablate.analysis.noise import Lender, collect_earlier, name_lenders
+from ablate.analysis.repeats import take_numbers
 from ablate.analysis.results import Results
 
 PAIRED, MODERATED, WELCH = "paired t", "moderated paired t", "Welch's t, because the seeds do not match"
+IDENTICAL = "none: both train alike"
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class Sample:
     """The final values of an arm and its baseline: differences paired by seed, or the values of both sides.
 
     `item_variance` is the variance of a difference that comes from the choice of an evaluation's items. It is used if
-    every seed has the same difference: a rounded metric then only looks free of noise.
+    every seed has the same difference: a rounded metric then only looks free of noise. `is_identical` means that both
+    logged the very same losses for every seed, so that the difference is 0 without any doubt.
     """
 
     name: str
@@ -32,6 +35,7 @@ class Sample:
     arm: Floats
     base: Floats
     item_variance: float = 0.0
+    is_identical: bool = False
 
     @property
     def variance(self) -> float:
@@ -62,13 +66,18 @@ def collect_sample(results: Results, name: str, seeds: Collection[int] | None = 
     base = results.baseline_of(name)
     mine, theirs = (
         {
-            run.seed: run.final_loss
+            run.seed: run
             for run in results.runs_of(side)
             if np.isfinite(run.final_loss) and (seeds is None or run.seed in seeds)
         }
         for side in (name, base)
     )
-    return pair_values(name, base, mine, theirs, only_pairs=seeds is not None)
+    ends, base_ends = ({seed: run.final_loss for seed, run in side.items()} for side in (mine, theirs))
+    sample = pair_values(name, base, ends, base_ends, only_pairs=seeds is not None)
+    if sample is None or not sample.pairs.size or sample.pairs.any():
+        return sample
+    both = [(take_numbers(run), take_numbers(theirs[seed])) for seed, run in mine.items() if seed in theirs]
+    return replace(sample, is_identical=all(one and one == other for one, other in both))
 
 
 def pair_values(
@@ -104,7 +113,8 @@ def estimate_family(members: Sequence[Sample], lenders: Sequence[Lender] = ()) -
     n_pairs = np.array([float(sample.pairs.size) for sample in members])
     variance = np.array([sample.variance for sample in members])
     paired = np.flatnonzero(n_pairs)
-    for places, borrowed in _group(paired, variance):
+    identical = np.array([sample.is_identical for sample in members])
+    for places, borrowed in _group(paired, variance, identical):
         chosen = [*borrowed, *places]
         family = make_family(mean[chosen], variance[chosen], n_pairs[chosen], earlier)
         kept = slice(len(borrowed), None)
@@ -119,14 +129,19 @@ def estimate_family(members: Sequence[Sample], lenders: Sequence[Lender] = ()) -
         if not sample.pairs.size:
             error[place], df[place] = welch_error(sample.arm, sample.base)
             equivalence_df[place] = df[place]
+        if sample.is_identical:
+            methods[place] = IDENTICAL
     return Family(mean, error, df, equivalence_df), methods
 
 
-def _group(paired: NDArray[np.intp], variance: Floats) -> Iterator[tuple[list[int], list[int]]]:
+def _group(
+    paired: NDArray[np.intp], variance: Floats, identical: NDArray[np.bool_]
+) -> Iterator[tuple[list[int], list[int]]]:
     """Yield arms to be tested together, and the arms that only lend them their scatter.
 
     Rounded metrics, such as accuracies, can differ by the same in every seed. An arm without scatter would lower the
-    prior of all others to nearly 0, so it borrows from them and lends them nothing.
+    prior of all others to nearly 0, so it borrows from them and lends them nothing. One that is identical to its
+    baseline borrows nothing, either.
     """
     if not paired.size:
         return
@@ -135,4 +150,4 @@ def _group(paired: NDArray[np.intp], variance: Floats) -> Iterator[tuple[list[in
     if lenders:
         yield lenders, []
     for still in paired[~scatters].tolist():
-        yield [still], lenders
+        yield [still], [] if identical[still] else lenders

@@ -101,10 +101,13 @@ def speed_ups(
 
 def make_rows(results: Results, arm: str, target: Target, comparison: Comparison) -> list[SpeedUp]:
     """Compute one row per axis of cost from a comparison."""
-    record = results.arms[arm]
-    head = SpeedUp(arm, record.baseline, dict(record.within), "", target, note="; ".join(comparison.notes))
+    record, rows = results.arms[arm], []
     plateau = _describe_plateau(comparison) if isinstance(target, str) else ""
-    return [_fill(replace(head, axis=axis), comparison, plateau) for axis in results.cost_axes]
+    for axis in results.cost_axes:
+        notes = list(comparison.notes)
+        found = _find_numbers(axis, comparison, plateau, notes)
+        rows.append(SpeedUp(arm, record.baseline, dict(record.within), axis, target, **found, note="; ".join(notes)))
+    return rows
 
 
 def adjust(rows: Iterable[SpeedUp]) -> tuple[SpeedUp, ...]:
@@ -120,84 +123,92 @@ def _describe_plateau(comparison: Comparison) -> str:
     return f"the baseline had that value after {100 * share:.0f} % of the cost and ended no better"
 
 
-def _fill(row: SpeedUp, comparison: Comparison, plateau: str) -> SpeedUp:
-    """Compute the numbers of one row. With a `plateau`, a note on the baseline, there are none."""
+def _find_numbers(axis: str, comparison: Comparison, plateau: str, notes: list[str]) -> dict[str, Any]:
+    """Compute the numbers of one row and append to its notes. With a `plateau`, a note on the baseline, it has none."""
     if not comparison.arm:
-        return replace(row, bound="not_determined")
+        return {"bound": "not_determined"}
     if not _metric_of(comparison).has_curve:
-        return _annotate(
-            replace(row, bound="not_determined"), "the metric has one value per run, so no cost reaches it"
-        )
+        notes.append("the metric has one value per run, so no cost reaches it")
+        return {"bound": "not_determined"}
     ways = ((comparison.baseline, 1), (comparison.arm, -1))
     signs = {sign if r.side == "never" else -sign for reaches, sign in ways for r in reaches if r.side != "reached"}
     n_reached = sum(reach.side != "never" for reach in comparison.arm)
-    row = replace(row, target_loss=comparison.target_loss, n_pairs=len(comparison.arm), n_reached=n_reached)
+    known = {"target_loss": comparison.target_loss, "n_pairs": len(comparison.arm), "n_reached": n_reached}
     if plateau:
-        return _annotate(replace(row, bound="not_determined"), plateau)
-    axis, factors = row.axis, (1.0, 1.0)
+        notes.append(plateau)
+        return {**known, "bound": "not_determined"}
+    factors = (1.0, 1.0)
     if obstacle := find_obstacle(comparison, axis):
         if axis != "seconds" or comparison.measured_step_s is None:
-            return _annotate(row, obstacle)
+            notes.append(obstacle)
+            return known
         axis, factors = "steps", comparison.measured_step_s
-        row = _annotate(
-            row, "seconds: steps times the measured time per step, because the runs' clock times cannot be compared"
+        notes.append(
+            "seconds: steps times the measured time per step, because the runs' clock times cannot be compared"
         )
     base = _log_costs(comparison.baseline, axis) + math.log(factors[0])
     mine = _log_costs(comparison.arm, axis) + math.log(factors[1])
     if not (np.isfinite(base).all() and np.isfinite(mine).all()):
         reasons = (reach.run.why_no_cost(axis) for reach in (*comparison.baseline, *comparison.arm))
         why = next(filter(None, reasons), "not recorded, or nothing was spent before the target was reached")
-        return _annotate(row, f"{axis}: {why}")
+        notes.append(f"{axis}: {why}")
+        return known
     ratio = math.exp(base.mean() - mine.mean())
     if signs == {-1}:
-        return _test_losses(replace(row, bound="at_most", high=ratio), comparison, base, mine, axis, factors)
+        tested = _test_losses("at_most", comparison, base, mine, axis, factors)
+        return {**known, "bound": "at_most", "high": ratio, **tested}
     if signs == {1}:
-        return _test_losses(replace(row, bound="at_least", low=ratio), comparison, base, mine, axis, factors)
+        tested = _test_losses("at_least", comparison, base, mine, axis, factors)
+        return {**known, "bound": "at_least", "low": ratio, **tested}
     if signs:
         is_early = any(reach.side == "before" for reaches, _ in ways for reach in reaches)
         beyond = f"some runs are {_metric_of(comparison).side} the target at their first evaluation"
-        reason = beyond if is_early else _ON_EITHER_SIDE
-        return _annotate(replace(row, bound="not_determined"), reason)
-    return _add_interval(replace(row, ratio=ratio), comparison, base, mine, axis)
+        notes.append(beyond if is_early else _ON_EITHER_SIDE)
+        return {**known, "bound": "not_determined"}
+    return {**known, "ratio": ratio, **_find_interval(comparison, base, mine, axis, notes)}
 
 
-def _add_interval(row: SpeedUp, comparison: Comparison, base: Floats, mine: Floats, axis: str) -> SpeedUp:
+def _find_interval(comparison: Comparison, base: Floats, mine: Floats, axis: str, notes: list[str]) -> dict[str, Any]:
     if comparison.is_paired:
         if len(mine) < 2:
-            return _annotate(row, "no interval: one seed")
-        return _with_estimate(row, paired_t(base - mine), _PAIRED)
+            notes.append("no interval: one seed")
+            return {}
+        return _list_estimate(paired_t(base - mine), _PAIRED, notes)
     if min(len(base), len(mine)) < 2:
-        return _annotate(row, "no interval: the seeds do not match and one side has one run")
+        notes.append("no interval: the seeds do not match and one side has one run")
+        return {}
     if comparison.shifted:
         if any(reach.side != "reached" for reaches in comparison.shifted for reach in reaches):
-            return _annotate(row, "no interval: the arm does not reach every baseline run's own loss")
+            notes.append("no interval: the arm does not reach every baseline run's own loss")
+            return {}
         shift = np.array([_log_costs(reaches, axis).mean() for reaches in comparison.shifted])
         base = base - (shift - shift.mean())
-    return _with_estimate(_annotate(row, _UNPAIRED), welch_t(base, mine), _WELCH)
+    notes.append(_UNPAIRED)
+    return _list_estimate(welch_t(base, mine), _WELCH, notes)
 
 
 def _test_losses(
-    row: SpeedUp, comparison: Comparison, base: Floats, mine: Floats, axis: str, factors: tuple[float, float]
-) -> SpeedUp:
-    """Add the p-value of equal losses at equal cost to a bound, if the difference has the sign that the bound says.
+    bound: Bound, comparison: Comparison, base: Floats, mine: Floats, axis: str, factors: tuple[float, float]
+) -> dict[str, Any]:
+    """The p-value of equal losses at equal cost for a bound, if the difference has the sign that the bound says.
 
     The cost, whose logarithm is in `base` and `mine`, is that of the cheaper run of a pair, so both runs have been
     there. If the seeds do not match, it is the lowest of all runs.
     """
     if min(len(base), len(mine)) < 2:
-        return row
+        return {}
     at = np.minimum(base, mine) if comparison.is_paired else np.full(1, min(base.min(), mine.min()))
     sides = zip((comparison.baseline, comparison.arm), factors, strict=True)
     base_loss, loss = (_losses_at(reaches, axis, at - math.log(factor)) for reaches, factor in sides)
     if not (np.isfinite(base_loss).all() and np.isfinite(loss).all()):
-        return row
+        return {}
     estimate = paired_t(loss - base_loss) if comparison.is_paired else welch_t(loss, base_loss)
     metric = _metric_of(comparison)
-    if metric.is_better(0.0, float(estimate.mean)) != (row.bound == "at_most"):
-        return row
+    if metric.is_better(0.0, float(estimate.mean)) != (bound == "at_most"):
+        return {}
     what = metric.name if metric.short == metric.name else f"the {metric.short}"
     method = f"{'paired' if comparison.is_paired else 'Welch'} t on {what} at the same cost"
-    return replace(row, p_value=float(estimate.p_value), method=method)
+    return {"p_value": float(estimate.p_value), "method": method}
 
 
 def _metric_of(comparison: Comparison) -> Metric:
@@ -215,17 +226,14 @@ def _losses_at(reaches: Sequence[Reach], axis: str, log_cost_n: Floats) -> Float
     return np.array(losses, np.float64)
 
 
-def _with_estimate(row: SpeedUp, estimate: Estimate, method: str) -> SpeedUp:
+def _list_estimate(estimate: Estimate, method: str, notes: list[str]) -> dict[str, Any]:
     if max(-estimate.low, estimate.high) > LARGEST_LOG:
-        return _annotate(row, "no interval: it is wider than numbers reach")
+        notes.append("no interval: it is wider than numbers reach")
+        return {}
     ratio, low, high = (math.exp(value) for value in (estimate.mean, estimate.low, estimate.high))
-    return replace(row, ratio=ratio, low=low, high=high, p_value=float(estimate.p_value), method=method)
+    return {"ratio": ratio, "low": low, "high": high, "p_value": float(estimate.p_value), "method": method}
 
 
 def _log_costs(reaches: Sequence[Reach], axis: str) -> Floats:
     costs = np.array([reach.cost(axis) for reach in reaches], np.float64)
     return np.log(costs, out=np.full_like(costs, np.nan), where=costs > 0)
-
-
-def _annotate(row: SpeedUp, note: str) -> SpeedUp:
-    return replace(row, note=f"{row.note}; {note}" if row.note else note)

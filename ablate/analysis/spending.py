@@ -18,6 +18,7 @@ from scipy.special import ndtr
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.families import single_level
 from ablate.analysis.moderated import earned_df
+from ablate.analysis.power import POWER as FOUND
 from ablate.analysis.power import find_detectable
 
 POWER = 2.0
@@ -111,9 +112,14 @@ def repeated_p_value(p_value: float, alpha: float, pairs: Sequence[int], seeds: 
     return 1.0 if p_value > levels[-1] else float(rate)
 
 
-def detectable_at_last_look(sd: float, n_arms: int, at_least: int, at_most: int) -> float:
-    """Return the difference that the last look finds in 80 % of studies. Earlier looks find some of the others."""
-    seeds = tuple(range(at_least, at_most + 1))
+def detectable_at_look(
+    sd: float, n_arms: int, at_least: int, n_seeds: int, at_most: int, power: float = FOUND
+) -> float:
+    """Return the difference that the look at `n_seeds` seeds finds with probability `power`.
+
+    Earlier looks find it in some of the other studies.
+    """
+    seeds = tuple(range(at_least, n_seeds + 1))
     level = level_at(kept(at_most) * (1 - single_level(n_arms)), seeds, seeds, at_most)
-    df = np.asarray(at_most - 1 + earned_df(n_arms, at_most))
-    return float(find_detectable(np.asarray(sd / np.sqrt(at_most)), df, 1 - level))
+    df = np.asarray(n_seeds - 1 + earned_df(n_arms, n_seeds))
+    return float(find_detectable(np.asarray(sd / np.sqrt(n_seeds)), df, 1 - level, power))

@@ -56,19 +56,24 @@ def power(
     if as_json:
         print("[" + ",\n ".join(json.dumps(asdict(arm)) for arm in arms) + "]")
     else:
-        _print_power(arms, size, share, results.metric)
+        _print_power(arms, size, share, results.metric, has_looks=results.record.seed_rule is not None)
 
 
-def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric: Metric) -> None:
+def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric: Metric, *, has_looks: bool) -> None:
     from rich.text import Text
 
     from ablate.analysis.power import MOST_SEEDS
     from ablate.cli.tables import make_table, open_console, print_plain
     from ablate.formatting import format_number
+    from ablate.study.seeds import MAX_LOOKS_SEEDS
 
-    table = make_table(["arm"], ["seeds", "scatter", f"found in {100 * share:g} %", f"seeds for {effect:g}"])
+    most = MAX_LOOKS_SEEDS if has_looks else MOST_SEEDS
+    table = make_table(
+        ["arm"],
+        ["seeds", "scatter", f"found in {100 * share:g} %", f"{'at_most' if has_looks else 'seeds'} for {effect:g}"],
+    )
     for arm in arms:
-        needed = f"over {MOST_SEEDS:,}" if arm.seeds_needed is None else f"{arm.seeds_needed:,}"
+        needed = f"over {most:,}" if arm.seeds_needed is None else f"{arm.seeds_needed:,}"
         numbers = (str(arm.n_seeds), format_number(arm.sd), format_number(arm.detectable), needed)
         table.add_row(Text(arm.arm), *numbers)
     console = open_console()
@@ -76,6 +81,8 @@ def _print_power(arms: tuple[ArmPower, ...], effect: float, share: float, metric
     what = f"{metric.unit.strip()}, " if metric.unit else ""
     how = f"({what}moderated if the test is)"
     print_plain(console, f"scatter: standard deviation of a paired difference in final {metric.short} {how}", "dim")
+    if has_looks:
+        print_plain(console, "until: decided: seeds are those of an arm's last look, and each look is stricter", "dim")
 
 
 def describe_plan_power(
@@ -83,7 +90,7 @@ def describe_plan_power(
 ) -> Iterator[str]:
     """Say which differences the seeds of a plan can detect, from --noise, an `earlier` study or one of that name."""
     from ablate.analysis.power import POWER, detectable_difference
-    from ablate.analysis.spending import detectable_at_last_look
+    from ablate.analysis.spending import detectable_at_look
     from ablate.metrics import list_metrics
 
     sizes = Counter(arm.baseline for arm in plan.arms if arm.baseline != arm.name)
@@ -107,7 +114,7 @@ def describe_plan_power(
     def detectable(sd: float) -> float:
         if rule is None:
             return detectable_difference(sd, n_arms, n_seeds)
-        return detectable_at_last_look(sd, n_arms, rule.at_least, rule.at_most)
+        return detectable_at_look(sd, n_arms, rule.at_least, rule.at_most, rule.at_most)
 
     if sd is None:
         ratio = detectable(2**0.5)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ablate.tracking.folders import StudyFolder
 
 MAX_NAMED = 12  # arms in a message
+NO_OUTCOME = "there is no outcome yet: it needs every run"
+INTERRUPTED = 130  # the exit code, also where the time was up
 
 
 def verify(
@@ -119,19 +121,23 @@ def verify(
     except ResourceError as error:
         raise ResourceError(f"{error}; {describe_devices(results, names)}") from None
     is_time_up = options.limit is not None and options.limit.is_over
+    code, says = outcome.exit_code or INTERRUPTED, Console(stderr=log_json or as_json)
     if not store.record.exists():  # interrupted before the first run
-        raise typer.Exit(outcome.exit_code)
+        print_plain(says, NO_OUTCOME)
+        raise typer.Exit(code)
     made = conclude(results, read_results(store), plan)
     if not made.is_complete:
-        print_outcome(outcome, store, "", command, Console(stderr=log_json or as_json), is_time_up=is_time_up)
+        print_outcome(outcome, store, "", command, says, is_time_up=is_time_up)
+        print_plain(says, NO_OUTCOME)
     else:
+        code = outcome.exit_code or int(any(entry.outcome == "refuted" for entry in made.arms))
         text = write_markdown(compose_verification(made, results.record.question), {}, f"{made.study}: verification")
         path = write_verification(made, text, published.path / VERIFICATIONS if out is None else out)
         note_look(store, len(chosen))
-        print_verification(made, path, Console(stderr=log_json or as_json))
+        print_verification(made, path, says)
     if as_json:
         print(made.model_dump_json(indent=1))
-    raise typer.Exit(outcome.exit_code or int(any(entry.outcome == "refuted" for entry in made.arms)))
+    raise typer.Exit(code)
 
 
 def _rebuild(

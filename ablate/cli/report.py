@@ -189,7 +189,7 @@ def _open_studies(
         raise AblateError("--map is for runs of other programs: give --mlflow and --experiment, or --from")
     if not stores:
         raise AblateError("no study to report on: name its grid or folder, --from PATH, or --mlflow URI")
-    folder = stores[0].path / "report" if len(stores) == 1 else runs / "comparison"
+    folder = stores[0].report if len(stores) == 1 else runs / "comparison"
     return _Source(partial(read_by, stores, *split_direction(metric), earlier), folder, stores)
 
 

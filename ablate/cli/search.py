@@ -100,7 +100,7 @@ def search(
     except ClusterLostError as error:
         restart_command(error)
     if as_json:
-        page, states = (out or store.path / "report") / "search.html", dict(outcome.states)
+        page, states = (out or store.report) / "search.html", dict(outcome.states)
         print_output(SearchOutcome(search=problem.name, states=states, interrupted=outcome.interrupted, page=str(page)))
     raise typer.Exit(outcome.exit_code)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -13,6 +13,8 @@ from ablate.data import Corpus, Tokenizer
 from ablate.metrics import Direction
 from ablate.study.tuning import Frozen
 from ablate_model.gpt import HeadedModel
+
+Need = Literal["corpus", "tokenizer"]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Evaluation(Frozen, ABC):
 
     `version` is raised when the same model would get other numbers. `metrics` maps each metric to its better
     direction, or to None where neither is better. `source` names the paper or the protocol. `kinds` are the kinds of
-    models that it can evaluate, such as `gpt`; None stands for all. `paths` are the knobs that name files or folders:
-    relative ones start at the working directory, or else at the grid's folder.
+    models that it can evaluate, such as `gpt`; None stands for all. `needs` are the parts of the training that it
+    cannot do without. `paths` are the knobs that name files or folders: relative ones start at the working directory,
+    or else at the grid's folder.
     """
 
     name: ClassVar[str]
@@ -63,6 +66,7 @@ class Evaluation(Frozen, ABC):
     metrics: ClassVar[Mapping[str, Direction | None]]
     source: ClassVar[str] = ""
     kinds: ClassVar[frozenset[str] | None] = frozenset({"gpt"})
+    needs: ClassVar[frozenset[Need]] = frozenset()
     paths: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,17 @@ def choose(
         found_paths = {knob: str(find_path(path, folder) or path) for knob, path in named.items()}
         return replace(choice, knobs={**knobs, **found_paths})
     return choice
+
+
+def explain_misfit(evaluation: type[Evaluation], kind: str, offered: Container[str]) -> str:
+    """Say why an evaluation cannot measure models of this kind, whose training offers a corpus, a tokenizer or neither.
+
+    Empty if it can.
+    """
+    if evaluation.kinds is not None and kind not in evaluation.kinds:
+        return f"it evaluates models of kind {', '.join(sorted(evaluation.kinds))}, but these are of kind {kind}"
+    missing = sorted(need for need in evaluation.needs if need not in offered)
+    return f"it needs a {' and a '.join(missing)}" if missing else ""
 
 
 def code_of(choices: Iterable[Choice]) -> list[Code]:

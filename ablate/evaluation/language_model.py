@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,6 @@ NOT_FINITE = "not a finite number: the weights may have diverged"
 
 class LanguageModelEvaluation(Evaluation, ABC):
     """An evaluation of a model that predicts the next token. Subclasses implement `measure`."""
-
-    needs: ClassVar[frozenset[Literal["corpus", "tokenizer"]]] = frozenset()
 
     @abstractmethod
     def measure(self, model: GPT, subject: Subject) -> Iterator[Row]:

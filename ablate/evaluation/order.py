@@ -17,6 +17,7 @@ from ablate.evaluation.recall import explain_unfit, find_alphabet, score_recall
 from ablate.metrics import Direction
 from ablate_model import GPT
 
+CLEAR = 2.0  # standard errors
 SPREAD = 131  # keeps these draws apart from those of other evaluations
 
 
@@ -26,10 +27,12 @@ class Order(LanguageModelEvaluation):
     - `inconsistency`: the share of queries that are answered right in some orders and wrong in others. The paper gives
       the range of the accuracy over orders; here a query asks for one pair, so the range is that of each query.
     - `loss_spread`: the standard deviation of a query's loss over the orders, in nats, averaged over queries.
-    - `accuracy`: over the vocabulary. A model that never recalls is consistent too, so read them together.
+    - `accuracy`: over the vocabulary. A model that never recalls is consistent, too, and one that guesses is not.
+      So there is no inconsistency unless the accuracy is above chance by `CLEAR` standard errors.
     """
 
     name: ClassVar[str] = "order"
+    version: ClassVar[int] = 2
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "inconsistency": "lower",
         "loss_spread": None,
@@ -55,9 +58,18 @@ class Order(LanguageModelEvaluation):
             scores = [score_recall(model, subject.device, reorder(batch, draw)) for _ in range(self.orders)]
             hits_obn = torch.stack([hits_bn for hits_bn, _, _ in scores])
             losses_obn = torch.stack([losses_bn for _, _, losses_bn in scores])
-            yield share_row("inconsistency", (hits_obn.amax(0) - hits_obn.amin(0)).mean(1), None, pairs=n_pairs)
+            accuracy = share_row("accuracy", hits_obn.mean((0, 2)), 1 / model.config.vocab_size, pairs=n_pairs)
+            if _is_above_chance(accuracy):
+                yield share_row("inconsistency", (hits_obn.amax(0) - hits_obn.amin(0)).mean(1), None, pairs=n_pairs)
+            else:
+                yield from refuse(("inconsistency",), "the accuracy is not clearly above chance", pairs=n_pairs)
             yield mean_row("loss_spread", losses_obn.std(0).mean(1), pairs=n_pairs)
-            yield share_row("accuracy", hits_obn.mean((0, 2)), 1 / model.config.vocab_size, pairs=n_pairs)
+            yield accuracy
+
+
+def _is_above_chance(row: Row) -> bool:
+    assert row.value is not None and row.standard_error is not None and row.chance is not None
+    return row.value > row.chance + CLEAR * row.standard_error
 
 
 def reorder(batch: RecallBatch, draw: np.random.Generator) -> RecallBatch:

@@ -29,11 +29,12 @@ class PrunedCache(LanguageModelEvaluation):
     """The loss when every layer keeps only the share `kept` of the context's keys and values, token by token.
 
     `loss_increase` is the loss minus that of the whole cache on the same windows. `saving` is the size of the whole
-    cache over that of the smallest one whose loss increases by at most `tolerance`, among the shares tried; 1 if none
-    qualifies. Only attentions that can prune have these. All have `loss` with the whole cache.
+    cache over that of the smallest one whose loss increases by at most `tolerance`, among the shares tried. If none
+    qualifies, it is not known. Only attentions that can prune have these. All have `loss` with the whole cache.
     """
 
     name: ClassVar[str] = "pruned_cache"
+    version: ClassVar[int] = 2
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "saving": "higher",
         "loss_increase": "lower",
@@ -56,7 +57,7 @@ class PrunedCache(LanguageModelEvaluation):
             yield from refuse(self.metrics, explain_short(subject.corpus, length))
             return
         yield mean_row("loss", whole[0], kept=1.0)
-        saving = 1.0
+        savings = []
         for kept in self.kept:
             budget = math.floor(kept * length)
             if budget < FEWEST:
@@ -73,8 +74,11 @@ class PrunedCache(LanguageModelEvaluation):
             yield mean_row("loss_increase", increases, kept=kept)
             yield mean_row("loss", pruned[0], kept=kept)
             if float(increases.mean()) <= self.tolerance:
-                saving = max(saving, smaller)
-        yield Row("saving", saving, len(whole[0]))
+                savings.append(smaller)
+        if savings:
+            yield Row("saving", max(savings), len(whole[0]))
+        else:
+            yield from refuse(("saving",), f"no share that was tried costs at most {self.tolerance:g} nats per token")
 
     def _score(self, model: GPT, subject: Subject, budget: int | None) -> tuple[torch.Tensor, float] | None:
         """The mean loss of every window, and the bytes of a window's cache at its end. None if there is no window."""

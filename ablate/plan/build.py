@@ -20,11 +20,12 @@ from ablate.plan.remarks import (
     find_spare_vocabulary,
     find_uneven_split,
 )
-from ablate.plan.setup import ModelSetup, Resolved, Setup, identify_setups
+from ablate.plan.setup import ModelSetup, Resolved, Setup, identify_setups, model_setup
 from ablate.plan.start import check_parents
 from ablate.plan.tasks import make_resolver, read_names
 from ablate.study.declaration import Study
 from ablate.study.overlay import Overlay
+from ablate.tasks.task import NAME
 
 if TYPE_CHECKING:
     from ablate.evaluation.choose import Choice
@@ -80,23 +81,44 @@ def build_plan(study: Study, corpus: CorpusInfo, overlays: Sequence[Overlay] = (
         notices += (*find_uneven_split(study, corpus), *find_spare_vocabulary(study, corpus, (a.model for a in arms)))
     baseline = _common_levels(arms)
     declared = study.design, study.match, study.compare_within
-    evaluations = _choose_evaluations(study)
+    evaluations = _choose_evaluations(study, arms[0].setup)
     return Plan(
         study, corpus, axes, baseline, arms, runs, notices, *declared, stands_for=stands_for, evaluations=evaluations
     )
 
 
-def _choose_evaluations(study: Study) -> tuple[Choice, ...]:
+def _choose_evaluations(study: Study, setup: Setup) -> tuple[Choice, ...]:
+    """The evaluations of a study, in which `setup` is that of any arm: all have the same task.
+
+    Raises `GridError` for one that cannot be used, or that cannot measure the models of the task.
+    """
     if not study.evaluations:
         return ()
-    from ablate.evaluation.choose import ChoiceError, choose  # loads what the evaluations need
+    from ablate.evaluation.choose import (  # loads what the evaluations need
+        OWN_FORM,
+        ChoiceError,
+        choose,
+        explain_misfit,
+        find_class,
+    )
+    from ablate.evaluation.table import EVALUATIONS
 
+    kind = model_setup(setup).model.kind
+    offered = {"corpus", "tokenizer"} if study.is_language_model else set()
+    if setup.name_tokenizer():
+        offered.add("tokenizer")
     chosen = []
     for index, entry in enumerate(study.evaluations):
         try:
-            chosen.append(choose(entry.name, entry.knobs, study.folder, entry.every, entry.smallest_effect))
+            choice = choose(entry.name, entry.knobs, study.folder, entry.every, entry.smallest_effect)
         except ChoiceError as error:
             raise study.refuse(("evaluations", index, *filter(None, [error.key])), str(error)) from None
+        if reason := explain_misfit(type(choice.evaluation), kind, offered):
+            fitting = [name for name in EVALUATIONS if not explain_misfit(find_class(name), kind, offered)]
+            legal = f"{', '.join(fitting)}, {OWN_FORM}" if fitting else OWN_FORM.removeprefix("or ")
+            message = f"{entry.name} does not fit the task {study.task[NAME]}: {reason} (legal: {legal})"
+            raise study.refuse(("evaluations", index), message)
+        chosen.append(choice)
     return tuple(chosen)
 
 

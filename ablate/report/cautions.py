@@ -1,4 +1,4 @@
-"""Sentences of the answer about what limits its verdicts: untuned arms, borrowed noise, and reruns that differ."""
+"""Sentences of the answer about what limits its verdicts, such as untuned arms, borrowed noise, differing reruns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ablate.analysis.differences import Difference
 from ablate.analysis.repeats import Reruns
-from ablate.analysis.samples import MODERATED
+from ablate.analysis.samples import IDENTICAL, MODERATED
 from ablate.analysis.untuned import Untuned
 from ablate.formatting import count, format_number
 from ablate.metrics import Metric
@@ -16,12 +16,31 @@ from ablate.report.notation import LISTED, capitalize, join_with_and, name_rest
 def describe_cautions(
     untuned: Untuned | None,
     differences: Sequence[Difference],
+    uneven: Mapping[str, float],
     reruns: Reruns | None,
     labels: Mapping[str, str],
     metric: Metric,
 ) -> list[str]:
     """All sentences of this module that apply."""
-    return [*describe_untuned(untuned, labels), *describe_noise(differences), *describe_reruns(reruns, metric)]
+    return [
+        *describe_identical(differences, labels),
+        *describe_untuned(untuned, labels),
+        *describe_noise(differences),
+        *describe_uneven(uneven, labels),
+        *describe_reruns(reruns, metric),
+    ]
+
+
+def describe_identical(differences: Sequence[Difference], labels: Mapping[str, str]) -> list[str]:
+    """Say which arms train exactly like their baselines, as settings do that never reach the model."""
+    arms = [row.arm for row in differences if row.method == IDENTICAL]
+    if not arms:
+        return []
+    names = join_with_and([labels[arm] for arm in arms[:LISTED]] + name_rest(arms))
+    verb = (
+        "logs the very same losses as its baseline" if len(arms) == 1 else "log the very same losses as their baseline"
+    )
+    return [f"{names} {verb} for every seed: check that the setting has an effect."]
 
 
 def describe_untuned(untuned: Untuned | None, labels: Mapping[str, str]) -> list[str]:
@@ -44,6 +63,15 @@ def describe_noise(differences: Sequence[Difference]) -> list[str]:
     start = f"{MODERATED}, "
     sources = dict.fromkeys(row.method.removeprefix(start) for row in differences if row.method.startswith(start))
     return [f"{capitalize(join_with_and(list(sources)))} counts in the tests."] if sources else []
+
+
+def describe_uneven(uneven: Mapping[str, float], labels: Mapping[str, str]) -> list[str]:
+    """Say which arms scatter so much that the tests of the others suffer."""
+    return [
+        f"{labels[arm]} scatters {ratio:.0f}x as much between seeds as the other arms of its baseline. The tests share "
+        "the scatter, so its own verdict may be too sure, and those of the others too cautious."
+        for arm, ratio in uneven.items()
+    ]
 
 
 def describe_reruns(reruns: Reruns | None, metric: Metric) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ablate.analysis.curve_columns import Floats
 from ablate.report.notation import clean_name
 from ablate.report.palette import DARK, LIGHT, Theme
 
@@ -246,8 +247,8 @@ def round_number(value: float | None) -> float | None:
     return float(f"{value:.{DIGITS}g}") if value is not None and math.isfinite(value) else None
 
 
-def round_list(values: Iterable[float]) -> list[float | None]:
-    return [round_number(value) for value in values]
+def round_list(values: Floats) -> list[float | None]:
+    return [round_number(value) for value in values.tolist()]  # Python formats its own numbers faster than numpy's
 
 
 THEMES = {"light": LIGHT, "dark": DARK}

@@ -136,13 +136,14 @@ _OF_LOSSES = {"val_loss": "validation", "train_loss": "training"}
 
 def _write_runs(line: DrawnCurve, report: Report) -> Iterator[dict[str, Any]]:
     """One row per run, with lists. An incomplete run is a line of its own, and no part of a mean."""
+    costs = {axis: round_list(cost) for axis, cost in line.costs.items()}
     for seed, values in zip(line.seeds, line.values, strict=True):
         yield {
             **identify(report.looks[line.arm], report.labels[line.arm], line.arm),
             "kind": "part" if line.state else "seed",
             "seed": line.state or f"seed {seed}",
             "n": len(line.seeds),
-            **{axis: round_list(cost) for axis, cost in line.costs.items()},
+            **costs,
             "y": round_list(values),
         }
 

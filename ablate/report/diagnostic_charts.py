@@ -38,10 +38,11 @@ def chart_diagnostics(report: Report) -> Chart:
                 "seed": f"layer {layer}" if layer else "",
                 "line": f"{curve.arm} {layer}",
                 "depth": (depth + 1) / len(curve.layers),
-                **{axis: round_list(cost) for axis, cost in curve.costs.items()},
+                **costs,
                 "y": round_list(values),
             }
             for curve in curves
+            for costs in [{axis: round_list(cost) for axis, cost in curve.costs.items()}]
             for depth, (layer, values) in enumerate(curve.layers.items())
         ]
         for axis in choose_axis(report).options:

@@ -24,6 +24,8 @@ from ablate.report.notation import (
     name_rest,
 )
 
+NAME_BASELINE = "name the arm to compare with, as in --baseline arm=NAME"
+
 
 def state_result(
     differences: Sequence[Difference],
@@ -54,15 +56,17 @@ def state_result(
     main = [by_arm[labels[arm]][axis] for arm in ordered if axis in by_arm.get(labels[arm], {})]
     caveats = [*(["; ".join(known)] if known else []), *_list_caveats(main, arms, fairness)]
     if not main:
-        advice = (
-            "add a level to the matrix" if len(arms) == 1 else "name the arm to compare with, as in --baseline arm=NAME"
-        )
+        advice = "add a level to the matrix" if len(arms) == 1 else NAME_BASELINE
         return _describe_uncompared(arms, metric), _write_sentences(caveats or [f"no effect can be shown: {advice}"])
     has_speeds = any(_is_comparable(row) for row in main)
     finding = describe_finding(differences, ordered, labels, metric, smallest) if differences or has_speeds else ""
     speed = ""
     if metric.has_curve:
         speed = _describe_one(main[0], axis, metric) if len(main) == 1 else _describe_many(main, axis, metric)
+    named = {name for row in main for name in (row.arm, row.baseline)}
+    if alone := [arm for arm in arms if arm.arm not in named]:
+        speed += f" {_describe_uncompared(alone, metric, is_all=False)}"
+        caveats.append(f"to compare all arms, {NAME_BASELINE}")
     costs = [
         *_describe_price(by_arm[main[0].arm], axis, arms),
         *_describe_full_schedules(full_schedule, axis, labels, ordered),
@@ -84,16 +88,20 @@ def _is_comparable(row: SpeedUp) -> bool:
     return row.ratio is not None or row.bound not in (None, "not_determined")
 
 
-def _describe_uncompared(arms: Sequence[ArmSummary], metric: Metric) -> str:
+def _describe_uncompared(arms: Sequence[ArmSummary], metric: Metric, *, is_all: bool = True) -> str:
+    """The results of arms without a baseline; `is_all` if no other arm has one."""
     ended = [arm for arm in arms if arm.final_loss.mean is not None]
+    who = "No arm has a" if is_all else f"{count(len(arms), 'arm')} {'has' if len(arms) == 1 else 'have'} no"
+    if not is_all and not ended:
+        return f"{who} baseline to be compared with, and no result yet."
     if not ended:
         return "No run has finished with an evaluation yet, so there is nothing to compare."
     first, *others = [f"{arm.final_loss.mean:.4f} ({count(arm.final_loss.n, 'seed')})" for arm in ended[:LISTED]]
-    if len(arms) == 1:
+    if is_all and len(arms) == 1:
         return f"The only arm, {ended[0].arm}, ends at a {metric.label} of {first}."
     values = [f"{ended[0].arm} ends at a {metric.label} of {first}"]
     values += [f"{arm.arm} at {value}" for arm, value in zip(ended[1:], others, strict=False)]
-    return f"No arm has a baseline to be compared with: {join_with_and(values)}."
+    return f"{who} baseline to be compared with: {join_with_and(values)}."
 
 
 def _describe_one(row: SpeedUp, axis: str, metric: Metric) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from ablate.report.chart import THEMES, Chart, Choice, configure
 from ablate.report.document import Document
 from ablate.report.palette import LIGHT, Theme
+from ablate.report.vega_script import read_vega
 
 
 def write_html(document: Document) -> str:
@@ -28,7 +29,7 @@ def write_html(document: Document) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     charts = document.charts
-    scripts = [_read_vega(), _read_template("page.js")]
+    scripts = [read_vega(), _read_template("page.js")]
     shared = [choice for chart in charts.values() for choice in chart.choices if choice.is_shared]
     return environment.from_string(_read_template("page.html.j2")).render(
         document=document,
@@ -111,12 +112,3 @@ def _read_template(name: str) -> str:
 
 def _hash_script(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-@cache
-def _read_vega() -> str:
-    """Vega, Vega-Lite and their embedding as one script. Making it takes a few seconds, once per process."""
-    import vl_convert
-
-    script: str = vl_convert.javascript_bundle()  # type: ignore[call-arg]  # the stub demands a snippet
-    return script.replace("\r\n", "\n").replace("\r", "\n").replace("</script", "<\\/script")

@@ -29,6 +29,7 @@ from ablate.analysis.selection import rebase, select
 from ablate.analysis.speedup import SpeedUp, speed_ups
 from ablate.analysis.summary import ArmSummary, Mishap, find_mishaps, summarize_arms
 from ablate.analysis.trend import Trend, find_trends
+from ablate.analysis.uneven import find_uneven
 from ablate.analysis.untuned import Untuned, find_untuned
 from ablate.errors import AblateError, suggest
 from ablate.metrics import Metric
@@ -237,7 +238,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     )
     growing = trends if "final" in options.targets else ()  # trends are of the final value
     interactions = describe_interactions(effects, results.record.compare_within, metric, shared)
-    cautions = describe_cautions(untuned, differences, reruns, labels, metric)
+    uneven = find_uneven(results, differences)
+    cautions = describe_cautions(untuned, differences, uneven, reruns, labels, metric)
     rule = results.record.seed_rule
     course = follow(results, rule) if rule is not None else None
     seeds = describe_seeds(results, course, differences)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ablate.analysis.curves_parquet import NAME, read_archive, write_archive
+from ablate.analysis.curves_parquet import NAME, is_archived, read_archive, read_curves, write_archive
 from ablate.analysis.results import Results, read_results
 from ablate.analysis.selection import merge
 from ablate.errors import AblateError, ResourceError
@@ -86,20 +86,29 @@ def read_studies(stores: Sequence[StudyFolder]) -> Results:
 def read_study(store: StudyFolder) -> Results:
     """Read a study from its run folders or, if there is no `study.json`, from the archive of a published report.
 
+    Curves that have not changed since the last report are taken from its archive.
     Raises `RecordError` if no study was run or a record cannot be read.
     """
     archive = store.path / NAME
-    return read_archive(archive) if archive.exists() and not store.record.exists() else read_results(store)
+    if archive.exists() and not store.record.exists():
+        return read_archive(archive)
+    curves = read_curves(last := store.report / NAME)
+    return replace(read_results(store, curves), archive=last if curves else None)
 
 
 def _write_files(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:
     with ThreadPoolExecutor(1) as background:  # the archive needs few of Python's own steps, the page many
         for folder in ("figures", "tables"):
             make_folder(out / folder)
-        archive = background.submit(write_atomic, out / FILES["curves"], partial(write_archive, report.results))
+        archive = background.submit(_write_archive, report.results, out / FILES["curves"])
         written = _write_page(report, out)
         archive.result()
     return written
+
+
+def _write_archive(results: Results, path: Path) -> None:
+    if not is_archived(results, path):
+        write_atomic(path, partial(write_archive, results))
 
 
 def _write_page(report: Report, out: Path) -> tuple[dict[str, Path], tuple[Path, ...]]:

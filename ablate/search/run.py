@@ -136,7 +136,7 @@ def report_search(
 ) -> None:
     """Write the pages, print their conclusions, and publish them to MLflow when the search is over."""
     summary = summarize(problem, trials, store, options.version)
-    folder = out or store.path / "report"
+    folder = out or store.report
     is_new = not (folder / SUMMARY).exists() or read_json(folder / SUMMARY) != json.loads(json.dumps(summary))
     paths = write_pages(summary, folder)
     sentences = state_conclusions(summary)

@@ -161,6 +161,11 @@ class StudyFolder:
         return self.path / "study.json"
 
     @property
+    def report(self) -> Path:
+        """The folder of the study's pages, unless the user names another one."""
+        return self.path / "report"
+
+    @property
     def code(self) -> Path:
         """The user's files that the runs execute, one folder per version."""
         return self.path / CODE

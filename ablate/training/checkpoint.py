@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,9 +18,13 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from ablate.errors import RecordError
-from ablate.files import check_regular, fill_atomic, write_atomic
+from ablate.files import check_regular, file_crc32, fill_atomic, write_atomic
 from ablate.training.optimizer import Optimizer
 from ablate_model.gpt import HeadedModel
+from ablate_model.storage import make_metadata
+
+TRAILER_START = b"ablate crc32 "
+TRAILER = TRAILER_START + b"%08x"  # behind the zip file that torch writes, with the CRC-32 of its bytes
 
 
 @dataclass
@@ -104,9 +109,23 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, partial(_save, state))
 
 
+class _Summed:
+    """A file that is written in one go, with the CRC-32 of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.crc32 = file, 0
+        self.flush = file.flush
+
+    def write(self, data: bytes) -> int:
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self.file.write(data)
+
+
 def _save(state: dict[str, Any], file: IO[bytes]) -> None:
+    summed = _Summed(file)
     try:
-        torch.save(state, file)
+        torch.save(state, summed)  # type: ignore[arg-type]  # it has the methods that torch calls
+        file.write(TRAILER % summed.crc32)
     except RuntimeError as error:
         # If writing the file fails, as on a full disk, torch raises an error about positions instead.
         if isinstance(error.__context__, OSError):
@@ -125,12 +144,8 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
         check_regular(path)
         if not zipfile.is_zipfile(path):  # torch would try to read any other file in its old format
             raise ValueError("it is truncated, or not a checkpoint file")
-        with zipfile.ZipFile(path) as archive:
-            has_sizes = all(
-                part.file_size == part.compress_size for part in archive.infolist()
-            )  # torch compresses none
-            if not has_sizes or archive.testzip() is not None:
-                raise ValueError("it is damaged")
+        if not _is_sound(path):
+            raise ValueError("it is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it contains a {type(state).__name__}")
@@ -141,13 +156,30 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def _is_sound(path: Path) -> bool:
+    """Tell if the bytes are those that were written.
+
+    The zip file has a checksum of each part, but none of its own fields, such as the place of a part. Checkpoints of
+    earlier versions have no other.
+    """
+    with path.open("rb") as file:
+        n_bytes = file.seek(-len(TRAILER % 0), os.SEEK_END)
+        if (trailer := file.read()).startswith(TRAILER_START):
+            return TRAILER % (file_crc32(file, n_bytes) or 0) == trailer
+    with zipfile.ZipFile(path) as archive:
+        # torch compresses none
+        has_sizes = all(part.file_size == part.compress_size for part in archive.infolist())
+        return has_sizes and archive.testzip() is None
+
+
 def write_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a model's tensors as safetensors. They must not overlap, as in a `HostCopy` or after `separate`.
 
     Raises `OSError` as `write_checkpoint` does.
     """
     weights = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    metadata = make_metadata(weights)
     try:
-        fill_atomic(path, partial(save_file, weights))
+        fill_atomic(path, lambda temporary: save_file(weights, temporary, metadata))
     except SafetensorError:
-        write_atomic(path, save(weights))  # fails too if the disk is full, with the error of the system
+        write_atomic(path, save(weights, metadata))  # fails too if the disk is full, with the error of the system

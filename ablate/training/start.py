@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from ablate.errors import RecordError
 from ablate_model import ConfigError
 from ablate_model.gpt import HeadedModel
+from ablate_model.storage import read_safetensors
 from ablate_model.transfer import adopt
 
 
@@ -24,8 +22,6 @@ class StartWeights:
     def load_into(self, model: HeadedModel) -> None:
         """Copy the weights into a model. Raises `RecordError` if they cannot be read or do not fit."""
         try:
-            adopt(model, load_file(self.path), self.fresh, self.path)
-        except (SafetensorError, OSError) as error:
-            raise RecordError(f"{self.path}: the weights to start from cannot be read: {error}") from None
+            adopt(model, read_safetensors(self.path), self.fresh, self.path)
         except ConfigError as error:
-            raise RecordError(f"{error.path}: {error.message}") from None
+            raise RecordError(": ".join(filter(None, (error.path, error.message)))) from None

@@ -13,8 +13,10 @@ from scipy import stats
 from ablate.analysis import Results
 from ablate.analysis.differences import Difference, find_differences
 from ablate.analysis.moderated import earned_df
-from ablate.analysis.samples import MODERATED, PAIRED, WELCH
+from ablate.analysis.samples import IDENTICAL, MODERATED, PAIRED, WELCH
 from ablate.analysis.selection import measure_by, merge
+from ablate.analysis.uneven import find_uneven
+from ablate.report.cautions import describe_uneven
 
 
 def study(ends: Mapping[str, Sequence[float]], first_seed: Mapping[str, int] | None = None, **changes: Any) -> Results:
@@ -92,7 +94,32 @@ def test_an_arm_without_scatter_made_the_others_look_precise() -> None:
         pytest.approx(0.1 / np.sqrt(2)),
     )  # not certain, as its own scatter says
     still = study({"base": BASE, "arm": BASE, "tied": BASE})
-    assert {(row.verdict, row.method) for row in find_differences(still)} == {("equivalent", PAIRED)}
+    assert {(row.verdict, row.method) for row in find_differences(still)} == {("equivalent", IDENTICAL)}
+
+
+def test_an_arm_that_trains_exactly_like_its_baseline_was_undecided_beside_a_noisy_one() -> None:
+    ends = {"base": BASE, "arm": BASE, "noisy": (2.0, 3.5, 4.1)}
+    row = find(study(ends))
+    assert (row.verdict, row.method, row.high_simultaneous) == ("equivalent", IDENTICAL, 0)
+    assert find(study(ends, metrics={"val_loss": "higher"})).verdict == "undecided"  # of an unknown scale
+    # equal ends of other curves may be equal by rounding
+    runs = [run for run in study(ends).runs if run.arm != "arm"]
+    others = [make_run("arm", seed, [9.0, 8.0, 7.5, end]) for seed, end in enumerate(BASE)]
+    row = find(make_results(*runs, *others))
+    assert (row.verdict, row.method) == ("undecided", MODERATED)
+
+
+def test_an_arm_that_scatters_far_more_hid_a_clear_one_without_a_word() -> None:
+    clear = {"base": BASE, "arm": (2.9, 3.02, 3.1), "third": (3.0, 3.12, 3.19)}
+    ends = {**clear, "noisy": (2.0, 3.5, 4.4)}
+    both = study(ends)
+    assert (find(study(clear)).verdict, find(both).verdict) == ("better", "undecided")
+    assert not find_uneven(study(clear), find_differences(study(clear)))
+    arm, third, noisy = (np.subtract(ends[name], BASE).std(ddof=1) for name in ("arm", "third", "noisy"))
+    uneven = find_uneven(both, find_differences(both))
+    assert uneven == {"noisy": pytest.approx(noisy / np.sqrt(arm * third))}
+    (sentence,) = describe_uneven(uneven, {"noisy": "loud"})
+    assert sentence.startswith("loud scatters 84x as much between seeds as the other arms")
 
 
 def test_equivalence_needs_a_smallest_effect() -> None:

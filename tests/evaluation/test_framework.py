@@ -173,6 +173,17 @@ def test_the_error_of_one_evaluation_is_kept_and_the_next_attempt_repeats_it(sto
     assert "must return a mapping" in evaluate(store, "my_eval.py:wordy")[0]
 
 
+def test_changed_weights_gave_wrong_results_without_a_word(store: StudyFolder) -> None:
+    run = store.run(store.read_study().runs[0].run_id)
+    whole = run.weights.read_bytes()
+    try:
+        run.weights.write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+        (error,) = filter(None, evaluate(store, "count"))
+    finally:
+        run.weights.write_bytes(whole)
+    assert "model.safetensors is damaged: its checksum is not that of its weights" in error
+
+
 def test_runs_without_weights_are_named_and_the_others_go_on(store: StudyFolder) -> None:
     first = store.read_study().runs[0]
     folder = store.run(first.run_id)

@@ -245,6 +245,22 @@ def test_a_configuration_of_terabytes_was_allocated(tmp_path: Path) -> None:
             load(tmp_path)
 
 
+def test_a_changed_byte_in_the_weights_gave_other_numbers(tmp_path: Path) -> None:
+    model = GPT(tiny())
+    save(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(start, len(whole), 997):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(
+            ConfigError, match=r"model\.safetensors is damaged: its checksum is not that of its weights"
+        ):
+            load(tmp_path)
+    save_file(dict(model.state_dict()), path)  # as earlier versions wrote it
+    assert torch.equal(load(tmp_path)(tokens()), model(tokens()))
+
+
 def test_weights_of_another_type_are_named(tmp_path: Path) -> None:
     save(GPT(tiny()), tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

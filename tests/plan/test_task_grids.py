@@ -202,6 +202,15 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
         {"task": task(source="copy_with_distractors"), "model": PAIRS["model"], "matrix": {"task.noise": [0, 0.5]}},
         "have other validation data: set `compare_within: task.noise`",
     ),
+    (
+        {"evaluations": ["bits_per_byte"]},
+        "evaluations.0: bits_per_byte does not fit the task images: it evaluates models of kind gpt, but these are of "
+        "kind vit (legal: a function in a file, as in my_eval.py:weight_norm)",
+    ),
+    (
+        {"evaluations": ["recall", "outliers"], "task": "recall", "model": PAIRS["model"]},
+        "evaluations.1: outliers does not fit the task recall: it needs a corpus (legal: needle, recall, order, ",
+    ),
     ({"program": {"command": "echo"}, "task": "images"}, "task: the runs are those of a program"),
 ]
 

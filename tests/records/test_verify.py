@@ -244,8 +244,8 @@ def test_every_verification_is_on_its_page_and_in_the_docs(path: Path) -> None:
 def test_a_verification_that_was_stopped_is_resumed(report: Path, call_ablate: Call) -> None:
     """The only test here that trains with Ray."""
     shutil.rmtree("runs/tiny-verify")
-    code, out, _ = call_ablate("verify", report, "--seeds", "2", "--minutes", "0.001", "--json")
-    assert code == 0
+    code, out, err = call_ablate("verify", report, "--seeds", "2", "--minutes", "0.001", "--json")
+    assert code == 130 and "there is no outcome yet" in err
     assert not (report / "verifications").exists()
     assert not out or not json.loads(out)["is_complete"]
     code, out, err = call_ablate("verify", report, "--seeds", "2", "--json")

@@ -240,6 +240,12 @@ def test_arms_without_a_baseline_are_told_what_is_missing():
         "3.0000 (3 seeds).",
         "No effect can be shown: name the arm to compare with, as in --baseline arm=NAME.",
     )
+    beside = [one, summary(arm="base", baseline="base"), summary(arm="third", baseline="third")]
+    first, second = say(ROW, arms=beside)
+    assert first.endswith(
+        "1 arm has no baseline to be compared with: third ends at a validation loss of 3.0000 (3 seeds)."
+    )
+    assert second.endswith("To compare all arms, name the arm to compare with, as in --baseline arm=NAME.")
 
 
 def test_a_path_at_the_start_of_a_caveat_keeps_its_spelling():

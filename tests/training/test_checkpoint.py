@@ -11,7 +11,7 @@ import torch
 
 from ablate.errors import RecordError
 from ablate.training import checkpoint
-from ablate.training.checkpoint import read_checkpoint, write_checkpoint
+from ablate.training.checkpoint import TRAILER_START, read_checkpoint, write_checkpoint
 
 
 def test_a_state_survives_bit_for_bit(tmp_path):
@@ -65,17 +65,29 @@ def test_a_torn_checkpoint_is_named(tmp_path):
         read_checkpoint(tmp_path / "c.pt")
 
 
-def test_a_checkpoint_with_other_weights_was_trained_on(tmp_path):
-    """torch checks no checksum, so damaged weights and optimizer states were resumed from without a word."""
-    weights = torch.arange(50.0)
+def test_a_checkpoint_with_a_changed_byte_was_trained_on(tmp_path):
+    """torch checks no checksum, so damaged weights and optimizer states were resumed from without a word. A zip file
+    has none of its own fields, which say where a part is."""
+    state = {"weights": torch.arange(50.0), "progress": {"step": 3}}
     path = tmp_path / "c.pt"
-    write_checkpoint(path, {"weights": weights, "progress": {"step": 3}})
-    whole, stored = path.read_bytes(), weights.numpy().tobytes()
-    start = whole.index(stored)
-    for place in range(start, start + len(stored)):
+    write_checkpoint(path, state)
+    whole = path.read_bytes()
+    for place in range(len(whole) - len(TRAILER_START) - 8):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         with pytest.raises(RecordError, match=r"c\.pt: not a checkpoint: "):
             read_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksum_of_the_file(tmp_path):
+    path, weights = tmp_path / "c.pt", torch.arange(50.0)
+    torch.save({"weights": weights}, path)
+    state = read_checkpoint(path)
+    assert state is not None and torch.equal(state["weights"], weights)
+    whole = path.read_bytes()
+    start = whole.index(weights.numpy().tobytes())
+    path.write_bytes(whole[:start] + bytes([whole[start] ^ 0xFF]) + whole[start + 1 :])
+    with pytest.raises(RecordError, match=r"c\.pt: not a checkpoint: it is damaged"):
+        read_checkpoint(path)
 
 
 class Bomb:

@@ -96,13 +96,14 @@ class ArmPower(Output):
     baseline: str
     """Name of its baseline."""
     n_seeds: int
-    """Finished pairs of runs."""
+    """Finished pairs of runs; with `until: decided`, the seeds of the arm's last look."""
     sd: float
     """Standard deviation of a paired difference, in the metric's unit."""
     detectable: float
     """Difference that these seeds find with the power asked for."""
     seeds_needed: int | None
-    """Seeds that find the effect asked for; null if it takes too many."""
+    """Seeds that find the effect asked for; null if it takes too many. With `until: decided`, the smallest
+    `at_most`."""
 
 
 class Continuation(Output):
