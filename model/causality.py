@@ -46,15 +46,23 @@ def find_leak(
 ) -> Leak | None:
     """Return the first effect that `reach` forbids, in training and in evaluation mode. Raises OutputError.
 
-    A brief search, for long sequences, takes only the gradient in training mode.
+    A brief search, for long sequences, takes only the gradient in training mode. Every call starts from the same
+    buffers, because a layer may update them while it trains.
     """
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def from_same_buffers(x_btd: Tensor) -> Tensor:
+        for name, buffer in buffers.items():
+            module.get_buffer(name).copy_(buffer)
+        return forward(x_btd)
+
     if is_brief:
         module.train()
-        return _by_gradient(forward, x_btd, reach)
+        return _by_gradient(from_same_buffers, x_btd, reach)
     for is_training in (True, False):
         module.train(is_training)
         for search in (_by_gradient, _by_change):
-            leak = search(forward, x_btd, reach)
+            leak = search(from_same_buffers, x_btd, reach)
             if leak is not None:
                 return leak
     return None
@@ -77,6 +85,9 @@ def run_seeded(forward: Forward, x_btd: Tensor, seed: int = 0) -> Tensor:
         raise OutputError("it changes its input in place, which other layers read too: work on a copy")
     if out.shape != x_btd.shape:
         raise OutputError(f"it maps {tuple(x_btd.shape)} to {tuple(out.shape)}; the shape must stay (b, t, d)")
+    if out.dtype != x_btd.dtype and not torch.is_autocast_enabled("cpu"):
+        before, after = (str(tensor.dtype).removeprefix("torch.") for tensor in (x_btd, out))
+        raise OutputError(f"it maps {before} to {after}; return its output in the type of its input (`.to(x.dtype)`)")
     if not out.isfinite().all():
         raise OutputError(f"its output is not finite (for {x_btd.shape[1]} tokens from N(0, 1))")
     return out
@@ -111,6 +122,12 @@ def _by_gradient(forward: Forward, x_btd: Tensor, reach: Reach) -> Leak | None:
 @torch.no_grad()
 def _by_change(forward: Forward, x_btd: Tensor, reach: Reach) -> Leak | None:
     base_btd = run_seeded(forward, x_btd)
+    drift_btd = (run_seeded(forward, x_btd) - base_btd).abs()
+    if drift_btd.max() > TOLERANCE[x_btd.dtype] * base_btd.abs().max():  # it would look like an effect of the input
+        raise OutputError(
+            "its output changes between two calls with the same input and the same seed: "
+            "draw with torch's random numbers, and keep what training changes in a buffer"
+        )
     effects_tbs = x_btd.new_zeros(x_btd.shape[1], *x_btd.shape[:2])  # of sequence 0 on sequence b
     for s in positions(x_btd.shape[1]):
         for sign in (1.0, -3.0):  # a maximum or a sign may not notice one of them

@@ -130,7 +130,7 @@ def _check_lengths(config: ModelConfig, axis: str) -> str:
 
 @torch.no_grad()
 def _check_autocast(config: ModelConfig, axis: str) -> str:
-    probe = next(probes(config, axis))
+    probe = next(probes(config, axis)).eval()
     x_btd = draw(probe, 33, torch.float32)
     exact_btd = run_seeded(probe, x_btd)
     with torch.autocast("cpu", torch.bfloat16):

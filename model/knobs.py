@@ -46,7 +46,8 @@ def translate(error: ValidationError, cls: type[BaseModel]) -> ConfigError:
     if first["type"] == "extra_forbidden":
         message = describe_unknown(path[-1], legal, "key")
     elif first["type"] == "missing":
-        message = "is required"
+        field = cls.model_fields.get(path[-1])
+        message = f"is required: {field.description}" if field and field.description else "is required"
     else:
         text = first["msg"].replace("Input should be", "must be", 1)
         message = f"{text[0].lower()}{text[1:]}, got {quote(first['input'])}"

@@ -87,7 +87,9 @@ def evaluate(
         if mirror.behind:
             console.print(f"{mirror.behind}; the results on disk are complete", markup=False, highlight=False)
     print_evaluated(done, console)
-    _print_results(store, chosen, choices, as_json=as_json)
+    is_shown = _print_results(store, chosen, choices, as_json=as_json)
+    if not is_shown and not done.exit_code:
+        raise RecordError(f"{store.path}: there are no results of {', '.join(choice.label for choice in choices)}")
     raise typer.Exit(done.exit_code)
 
 
@@ -164,8 +166,8 @@ def _evaluate(
 
 def _print_results(
     store: StudyFolder, chosen: Sequence[RunRecord], choices: Sequence[Choice], *, as_json: bool
-) -> None:
-    """Print the results of these evaluations. Raises `RecordError` if nothing was evaluated."""
+) -> bool:
+    """Print the results of these evaluations. False if there are none, and they are not printed as JSON."""
     from ablate.analysis.evaluations import compare_evaluations
     from ablate.analysis.results import read_results
     from ablate.cli.tables import open_console
@@ -178,12 +180,11 @@ def _print_results(
     rows = [row for row in compare_evaluations(results) if row.evaluation in labels and row.arm in arms]
     if as_json:
         print(json.dumps([row.to_dict() for row in rows], indent=1, allow_nan=False))
-        return
-    if not rows:
-        raise RecordError(f"{store.path}: there are no results of {', '.join(labels)}")
+        return True
     console = open_console()
     for table in tabulate_evaluations(rows, label_arms(results.record.arms)):
         console.print(draw_table(shorten_table(table, where="--json prints them all.")))
+    return bool(rows)
 
 
 def print_evaluations(*, as_json: bool) -> None:

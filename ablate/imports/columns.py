@@ -148,10 +148,9 @@ def find_decimal(arrays: Sequence[Any], delimiter: str) -> str:
     """Find the decimal mark of a text table.
 
     A mark that cannot separate thousands decides: 4.53 or 4,53. Without one, a comma between semicolons is a decimal
-    mark, because that is why the program that wrote the table used semicolons.
+    mark, because that is why the program that wrote the table used semicolons. So is the comma of 4,532 beside 2000,
+    because a program that separates thousands would have written 2,000.
     """
-    if delimiter == ",":
-        return "."
 
     def has(number: str) -> bool:
         pattern = rf"^\s*[+-]?{number}([eE][+-]?\d+)?\s*$"
@@ -159,7 +158,10 @@ def find_decimal(arrays: Sequence[Any], delimiter: str) -> str:
 
     if has(_NO_GROUPS.format(r"\.")):
         return "."
-    return "," if has(_NO_GROUPS.format(",")) or (delimiter == ";" and has(r"\d*,\d+")) else "."
+    if has(_NO_GROUPS.format(",")):
+        return ","
+    is_ungrouped = has(r"\d{4,}") and not has(r"\d*\.\d+")
+    return "," if (delimiter == ";" or is_ungrouped) and has(r"\d*,\d+") else "."
 
 
 def _convert(cells: Any, factor: float = 1.0) -> Column:

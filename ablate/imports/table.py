@@ -132,7 +132,7 @@ def _check_mixture(
 
 
 def _note_odd(file: LogFile, column: str, cells: Column, notes: Notes) -> None:
-    if cells.n_odd and cells.is_there.any():
+    if cells.n_odd:
         what = "cell that is not a number" if cells.n_odd == 1 else "cells that are not numbers"
         notes.add(file.path, f"left out {cells.n_odd:,} {what}", column)
 

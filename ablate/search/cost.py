@@ -93,12 +93,13 @@ def print_search(trials: Trials, workers: int | None) -> None:
         if arm.missing:
             console.print(f"note: {escape(arm.label)} has no {', '.join(arm.missing)}", style="yellow", highlight=False)
     placement = place(problem.study.resources, [local_resources()], workers, problem.n_trials)
-    pace = measure_pace(placement)
+    pace = measure_pace(placement) if problem.study.program is None else None  # it says nothing about a program
+    estimated = f" (an estimate, at {pace} here)" if pace else ""
     console.print(
         f"{describe_trials(problem)}, {problem.n_trials * len(problem.seeds)} runs in all, by "
         f"{problem.tuning.sampler.name}; the defaults are trial 0; {placement}\n"
         f"a trial: {describe_scope(problem)}\n"
-        f"{describe_left(trials, placement.slots, pace)} (an estimate, at {pace} here)",
+        f"{describe_left(trials, placement.slots, pace)}{estimated}",
         highlight=False,
     )
 

@@ -32,13 +32,15 @@ class LineReader:
     """Reads metrics from blocks of output, and from lines that `ablate.log` wrote.
 
     `wanted` are the names of which a JSON line must have one to count. `remarks` are what a person should know, one of
-    each kind. `failure` says why patterns are no longer searched for, if they are not.
+    each kind. `others` are the names of other numbers at a step. `failure` says why patterns are no longer
+    searched for, if they are not.
     """
 
     def __init__(self, patterns: Sequence[str], wanted: Sequence[str]) -> None:
         self.patterns = patterns
         self.wanted = frozenset(wanted)
         self.remarks: dict[str, str] = {}
+        self.others: set[str] = set()
         self.failure = ""
         self.step: int | None = None  # the last one seen in the output
         self._rest = b""
@@ -119,9 +121,12 @@ class LineReader:
 
     def _read_object(self, record: Mapping[str, Any]) -> Iterator[tuple[int, Values]]:
         key = next((key for key in STEP_KEYS if key in record), None)
-        if key is not None and self.wanted & record.keys() and self._is_step(record[key]):
+        if key is None:
+            return
+        numbers = self._numbers(record, key)
+        if self.wanted & record.keys() and self._is_step(record[key]):
             self.step = int(record[key])
-            yield self.step, self._numbers(record, key)
+            yield self.step, numbers
 
     def read_logged(self, lines: bytes) -> Iterator[tuple[int, Values]]:
         """(step, values) of each line of `ablate.log`."""
@@ -155,6 +160,7 @@ class LineReader:
                 number = self._number(key, value if isinstance(value, str) else json.dumps(value))
             if key != step_key and isinstance(number, int | float) and not isinstance(number, bool):
                 found[key] = number
+        self.others |= found.keys() - self.wanted
         return found
 
 

@@ -34,6 +34,7 @@ POLL_S = 0.05
 DRAIN_S = 1.0  # how long to read what is left in the pipe once everything has ended
 SHORT = 0.9  # a program that ends before this share of its steps is noted
 ARM_NAME, DIFF_NAME = "arm.json", "code.diff"
+MOST_OTHERS = 10  # names in a message
 SEARCHED = "an `ablate.log(step=..., {0}=...)`, a JSON line with a step and {0}"
 REMOVED = (
     "the program removed files that ablate keeps in {run_dir}: let it clear only a folder of its own, such as "
@@ -268,8 +269,11 @@ class _Run:
             return "stopped"
         failure = self.watch.reason or self.reader.failure
         if failure or end.status or end.reason:
+            printed = self.log.last_lines
             what = failure or f"the program {end.text}"
-            raise ProgramError("\n".join(filter(None, (self.log.last_lines, what))))
+            if printed and not failure and end.status > 0:
+                what += f" after the line {quote(printed.splitlines()[-1])}"  # often the reason, as argparse prints it
+            raise ProgramError("\n".join(filter(None, (printed, what))))
         if not self.curve.has_primary:
             raise ProgramError("\n".join(filter(None, (self.log.last_lines, self._say_what_is_missing()))))
         if step < SHORT * self.recorder.n_steps:
@@ -285,4 +289,6 @@ class _Run:
         where = SEARCHED.format(self.primary)
         if self.patterns:
             where += f", and lines that match {' or '.join(map(quote, self.patterns))}"
+        if others := sorted(self.reader.others):
+            where += f"; it reported {', '.join(others[:MOST_OTHERS])}, which `program.metrics` can name"
         return f"the program ended with exit code 0, but it never reported {self.primary}: looked for {where}"

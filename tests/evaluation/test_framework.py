@@ -21,6 +21,7 @@ from ablate.evaluation.pending import find_pending, remove_snapshots
 from ablate.evaluation.subject import find_tokenizer
 from ablate.execution.evaluation_worker import EvaluationWorker, Task
 from ablate.execution.jobs import make_job, record_study
+from ablate.execution.progress import Evaluated
 from ablate.execution.worker import RunWorker
 from ablate.plan import build_plan
 from ablate.report import write_report
@@ -341,3 +342,18 @@ def test_the_command_lists_evaluations_and_shows_results(
     assert call_ablate("evaluate", "tiny", "--with", "nedle")[0] == 2
     assert call_ablate("evaluate", "tiny", "--with", "count", "--arms", "standrad")[0] == 2
     assert call_ablate("evaluate", "tiny", "--with", "count", "--seeds", "7")[0] == 2
+
+
+@pytest.mark.parametrize(("done", "code"), [(Evaluated(failed={"recall": "oops"}), 1), (Evaluated(), 2)])
+def test_the_command_exits_with_1_if_every_evaluation_failed(
+    store: StudyFolder,
+    call_ablate: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    done: Evaluated,
+    code: int,
+) -> None:
+    monkeypatch.chdir(store.path.parents[1])
+    monkeypatch.setattr("ablate.cli.evaluate._evaluate", lambda *_, **__: done)
+    found, _, said = call_ablate("evaluate", "tiny", "--with", "recall")
+    assert found == code
+    assert ("there are no results of recall" in said) == (code == 2)

@@ -58,6 +58,25 @@ def test_numbers_as_a_spreadsheet_writes_them(tmp_path: Path) -> None:
     assert compare(read(tabs, step="Schritt", val_loss="Größe")).ratio == TWICE
 
 
+@pytest.mark.parametrize("delimiter", ["\t", ","])
+def test_a_loss_of_4_532_beside_step_2000_was_read_as_thousands(tmp_path: Path, delimiter: str) -> None:
+    rows = [
+        {"step": 1000 * i, "val_loss": f"{1 + loss:.3f}".replace(".", ","), "arm": "gpt"}
+        for i, loss in enumerate((3.532, 1.25, 1.125))
+    ]
+    results = read(write_csv(tmp_path / "sheet.csv", rows, delimiter))
+    assert list(results.runs[0].columns["val_loss"]) == [4.532, 2.25, 2.125]
+    assert "decimal comma" in " ".join(results.record.caveats)
+
+
+def test_a_loss_column_of_words_is_named(tmp_path: Path) -> None:
+    rows = [{"step": step, "val_loss": "high", "arm": "gpt"} for step in (1, 2)]
+    said: list[str] = []
+    with pytest.raises(RecordError, match="no run has a metric"):
+        read_log_study([str(write_csv(tmp_path / "gpt.csv", rows))], Names({}), tell=said.append)
+    assert said[-1].endswith("gpt.csv, val_loss: left out 2 cells that are not numbers.")
+
+
 @pytest.mark.parametrize("column", ["epoch", "step (M)"])
 def test_fractions_are_no_steps(tmp_path: Path, column: str) -> None:
     rows = [{column: row["step"] / 1000, "val_loss": row["val_loss"]} for row in rows_of("gpt", 0)]

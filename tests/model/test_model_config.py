@@ -126,7 +126,7 @@ def test_refusals_name_the_place_and_what_is_legal(
 
 @pytest.mark.parametrize("size", ["d_model", "n_layers", "n_heads", "vocab_size", "context_length"])
 def test_sizes_have_no_default(size: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{size}: is required$"):
+    with pytest.raises(ConfigError, match=f"^{size}: is required: ."):
         ModelConfig.parse({key: value for key, value in SIZES.items() if key != size})
 
 

@@ -217,7 +217,7 @@ def test_a_folder_in_place_of_a_file_was_swallowed(tmp_path: Path) -> None:
         (b"\xff\xfe", r"config\.json is not valid JSON"),
         (b"null", "contains a NoneType instead of a mapping"),
         (b'{"model": [1]}', "expected a mapping of a model's settings"),
-        (b'{"model": {"d_model": 24}}', r"is required \(in .*config\.json\)"),
+        (b'{"model": {"d_model": 24}}', r"is required: .* \(in .*config\.json\)"),
         (b" " * 10_000_001, r"has 10,000,001 bytes; a configuration has at most"),
     ],
 )

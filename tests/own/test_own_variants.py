@@ -161,6 +161,12 @@ NEXT = "torch.cat([x[:, 1:], x[:, -1:]], 1)"
         ),
         ("attention", layer("return F.dropout(x)"), "its output changes between two calls with the same input"),
         ("attention", layer("self.n += 1\n        return x * self.n", "self.n = 0"), "changes between two calls"),
+        (
+            "attention",
+            layer("self.n += self.training\n        return x * self.n", "self.n = 1"),
+            "Mine: its output changes between two calls with the same input and the same seed",
+        ),
+        ("attention", layer("return x.half()"), "it maps float32 to float16"),
         ("attention", layer("x.data.mul_(2)\n        return x"), "it changes its input in place"),
         ("attention", layer("return x, None"), "it returns a tuple instead of a tensor"),
         ("mlp", layer("pass"), "it returns nothing instead of a tensor"),
@@ -196,6 +202,12 @@ def test_a_module_that_cannot_be_right_is_refused_before_training(
     write("mine.py", text)
     with pytest.raises(ConfigError, match=message):
         check_own(parse(**{axis: "mine.py:Mine", "context_length": 128}))
+
+
+def test_a_buffer_that_training_updates_is_no_leak(write: Write) -> None:
+    count = "self.n = self.n + self.training\n        return x * self.n"
+    write("mine.py", layer(count, 'self.register_buffer("n", torch.ones(()))'))
+    check_own(parse(attention="mine.py:Mine", context_length=128))
 
 
 def test_a_leak_that_only_long_sequences_show_is_found(write: Write) -> None:

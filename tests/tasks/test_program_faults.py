@@ -34,7 +34,9 @@ def test_an_exit_code_is_a_failure_with_the_last_lines(bench: Callable[..., Benc
     script = REPORT + "for i in range(50): print('line', i)\nraise SystemExit(3)\n"
     result, status, curve = bench().run(script)
     assert (result, status.state) == ("failed", "failed")
-    assert status.error.splitlines() == [f"line {i}" for i in range(30, 50)] + ["the program ended with exit code 3"]
+    *lines, end = status.error.splitlines()
+    assert lines == [f"line {i}" for i in range(30, 50)]
+    assert end == "the program ended with exit code 3 after the line 'line 49'"
     assert len(curve) == 1
 
 
@@ -60,6 +62,11 @@ def test_a_program_that_reports_nothing_has_failed_and_the_message_says_what_was
         "the program ended with exit code 0, but it never reported val_loss: looked for an `ablate"
     )
     assert "lines that match 'step (?P<step>" in second
+
+
+def test_a_program_that_reports_other_metrics_is_told_their_names(bench: Callable[..., Bench]) -> None:
+    _, status, _ = bench().run("""print('{"step": 1, "acc": 0.5, "note": "x"}')""")
+    assert status.error.endswith("; it reported acc, which `program.metrics` can name")
 
 
 @pytest.mark.parametrize("remove", ["shutil.rmtree(d)", "shutil.rmtree(d); os.mkdir(d)"])
