@@ -344,7 +344,7 @@ def test_the_command_lists_evaluations_and_shows_results(
     assert call_ablate("evaluate", "tiny", "--with", "count", "--seeds", "7")[0] == 2
 
 
-@pytest.mark.parametrize(("done", "code"), [(Evaluated(failed={"recall": "oops"}), 1), (Evaluated(), 2)])
+@pytest.mark.parametrize(("done", "code"), [(Evaluated(failed={"count": "oops"}), 1), (Evaluated(), 2)])
 def test_the_command_exits_with_1_if_every_evaluation_failed(
     store: StudyFolder,
     call_ablate: Callable[..., tuple[int, str, str]],
@@ -354,6 +354,6 @@ def test_the_command_exits_with_1_if_every_evaluation_failed(
 ) -> None:
     monkeypatch.chdir(store.path.parents[1])
     monkeypatch.setattr("ablate.cli.evaluate._evaluate", lambda *_, **__: done)
-    found, _, said = call_ablate("evaluate", "tiny", "--with", "recall")
+    found, _, said = call_ablate("evaluate", "tiny", "--with", "count")
     assert found == code
-    assert ("there are no results of recall" in said) == (code == 2)
+    assert ("there are no results of count" in said) == (code == 2)
