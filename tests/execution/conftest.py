@@ -49,11 +49,15 @@ class NoMirror:
 
     def __init__(self) -> None:
         self.announced: list[tuple[RunRecord, ArmRecord]] = []
+        self.withdrawn: list[str] = []
 
     def note_lines(self, run_id: str) -> None: ...
 
     def announce(self, run: RunRecord, arm: ArmRecord) -> None:
         self.announced.append((run, arm))
+
+    def withdraw(self, run_id: str) -> None:
+        self.withdrawn.append(run_id)
 
     def note_end(self, run_id: str, state: str) -> None: ...
 
@@ -86,10 +90,6 @@ class Bench:
         driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, chosen)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
 
-    def finish(self) -> None:
-        """Train what is left in this process, starting from what a killed driver leaves."""
-        self.store.write_study(record_study(self.plan, "0", ""))
-        train_here(self.plan, find_unfinished(self.plan, self.store), self.store, self.corpus)
     def train_while_one_hangs(self, patch: pytest.MonkeyPatch, processes: int = 1) -> Outcome:
         """Train with workers of which one hangs. The driver's clock only runs until that one is replaced: on a busy
         machine, the first step of any worker takes seconds."""
@@ -104,6 +104,10 @@ class Bench:
         patch.setattr("ablate.execution.driver.Watchdog", partial(Watchdog, clock=clock))
         return self.train(processes=processes, worker_class=faulty.SuspendedWorker)
 
+    def finish(self) -> None:
+        """Train what is left in this process, starting from what a killed driver leaves."""
+        self.store.write_study(record_study(self.plan, "0", ""))
+        train_here(self.plan, find_unfinished(self.plan, self.store), self.store, self.corpus)
 
     def texts(self) -> str:
         return "\n".join(event.text for event in self.events)
