@@ -178,7 +178,8 @@ def init_local(available: Mapping[str, float], **options: Any) -> None:
         replaced(tools, "get_dashboard_dependency_error", lambda: ImportError("not needed")),
         replaced(services, "ConsolePopen", partial(_start_process, services.ConsolePopen)),
     ):
-        ray.init(
+        start = partial(
+            ray.init,
             address="local",
             num_cpus=int(available["CPU"]),
             num_gpus=int(available.get("GPU", 0)),
@@ -187,6 +188,12 @@ def init_local(available: Mapping[str, float], **options: Any) -> None:
             job_config=_DriverPath(_py_driver_sys_path=sys.path[::-1]),
             **options,
         )
+        try:
+            start()
+        except Exception:  # noqa: BLE001 - Ray raises a plain Exception if a node does not start
+            # A node gives up if its agents, which are Python programs, take 15 s to load. On a slow disk or a busy
+            # machine they do, but then their files are in memory.
+            start()
 
 
 class _DriverPath(JobConfig):  # type: ignore[misc]

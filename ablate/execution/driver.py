@@ -155,8 +155,13 @@ class Driver:
         if self.source is not None and not self._is_stopping:
             for run in [run for run in waiting if not self.source.is_needed(run)]:
                 waiting.remove(run)
-                self._run_ids.discard(run.run_id)
+                self._forget(run)
             self.pool.release(self.source.is_needed)
+
+    def _forget(self, run: Run) -> None:
+        """Do not count a run that was given up."""
+        self._run_ids.discard(run.run_id)
+        self.mirror.withdraw(run.run_id)
 
     def _wait(self, waiting: deque[Run]) -> None:
         """Wait a moment for runs that end, then pass on what the others wrote in the meantime."""
@@ -344,7 +349,7 @@ class Driver:
             text = status.error
         elif state == "queued" and run.run_id in self.pool.released:
             text = "not needed any more"
-            self._run_ids.discard(run.run_id)
+            self._forget(run)
         elif state == "queued":
             text = run.arm.setup.resumption(self.store.run(run.run_id).checkpoint)
         self._end(run, state, text)

@@ -45,9 +45,10 @@ class MlflowMirror:
         self.uri, self.store, self.record = uri, store, record
         self.behind: str | None = None
         self._is_off = bool(find_mirror_obstacle(uri))
-        # The driver's thread only adds to these two, and the mirror's thread only takes from the first.
+        # The driver's thread only adds to these three, and the mirror's thread only takes from the first.
         self._changed: set[str] = set()
         self._states: dict[str, State] = {}
+        self._withdrawn: set[str] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
@@ -58,6 +59,13 @@ class MlflowMirror:
             is_new = all(known.arm != arm.arm for known in self.record.arms)
             arms = (*self.record.arms, arm) if is_new else self.record.arms
             self.record = replace(self.record, arms=arms, runs=(*self.record.runs, run))
+
+    def withdraw(self, run_id: str) -> None:
+        """Note that the study ends without this run. MLflow keeps it, but no mean and no state of the study counts it.
+
+        This never waits.
+        """
+        self._withdrawn.add(run_id)
 
     def note_lines(self, run_id: str) -> None:
         """Note that the curve of a run has new lines. This never waits."""
@@ -126,12 +134,15 @@ class MlflowMirror:
             self._bring(writer, changed)
             if has_means and is_final and changed:
                 writer.log_means(changed)
+        needed = tuple(run for run in self.record.runs if run.run_id not in self._withdrawn)
+        record = replace(self.record, runs=needed)
         # Taken first, because the last pass may miss lines that another driver writes meanwhile.
-        fingerprint = _fingerprint(self.uri, self.record, self.store)
+        fingerprint = _fingerprint(self.uri, record, self.store)
         self._bring(writer, None)
+        writer.record = record
         if has_means:
             writer.log_means()
-        writer.end_study({self.store.run(run.run_id).read_status().state for run in self.record.runs})
+        writer.end_study({self.store.run(run.run_id).read_status().state for run in needed})
         write_json(_marker(self.store), {"complete": fingerprint})
 
     def _bring(self, writer: MlflowWriter, changed: Collection[str] | None) -> None:

@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faulty
 import pytest
 import ray
 import yaml
@@ -21,6 +23,7 @@ from ablate.execution.driver import Driver, DriverOptions
 from ablate.execution.jobs import find_unfinished, record_study
 from ablate.execution.placement import Placement
 from ablate.execution.progress import Event, Outcome
+from ablate.execution.recovery import STUCK_S, Watchdog
 from ablate.plan import Plan, build_plan
 from ablate.plan.tasks import describe_corpus
 from ablate.study import load_study
@@ -46,11 +49,15 @@ class NoMirror:
 
     def __init__(self) -> None:
         self.announced: list[tuple[RunRecord, ArmRecord]] = []
+        self.withdrawn: list[str] = []
 
     def note_lines(self, run_id: str) -> None: ...
 
     def announce(self, run: RunRecord, arm: ArmRecord) -> None:
         self.announced.append((run, arm))
+
+    def withdraw(self, run_id: str) -> None:
+        self.withdrawn.append(run_id)
 
     def note_end(self, run_id: str, state: str) -> None: ...
 
@@ -82,6 +89,20 @@ class Bench:
         chosen = DriverOptions(**options)
         driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, chosen)  # type: ignore[arg-type]
         return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
+
+    def train_while_one_hangs(self, patch: pytest.MonkeyPatch, processes: int = 1) -> Outcome:
+        """Train with workers of which one hangs. The driver's clock only runs until that one is replaced: on a busy
+        machine, the first step of any worker takes seconds."""
+        now = 0.0
+
+        def clock() -> float:
+            nonlocal now
+            if (self.store.path / faulty.SUSPENDED).exists() and all(event.kind != "retry" for event in self.events):
+                now += 2 * STUCK_S
+            return now
+
+        patch.setattr("ablate.execution.driver.Watchdog", partial(Watchdog, clock=clock))
+        return self.train(processes=processes, worker_class=faulty.SuspendedWorker)
 
     def finish(self) -> None:
         """Train what is left in this process, starting from what a killed driver leaves."""

@@ -12,11 +12,12 @@ import torch
 
 from ablate.execution import node_files, sending
 from ablate.execution.worker import RunWorker
-from ablate.tasks import recorder
 from ablate.tasks.contract import Job, Result
 from ablate.training.checkpoint import read_checkpoint
 from ablate.training.contract import Outcome
 from ablate.training.loop import train
+
+SUSPENDED = "suspended"  # the marker file of a worker that hangs
 
 
 def _is_first(worker: RunWorker, name: str) -> bool:
@@ -36,18 +37,14 @@ class _FaultyWorker(RunWorker):
 
 
 class SuspendedWorker(_FaultyWorker):
-    """Hangs in the middle of the first run, like a process with a stuck GPU, and otherwise sends many heartbeats."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        recorder.HEARTBEAT_S = 0.5
+    """Hangs in the middle of the first run, like a process with a stuck GPU."""
 
     def break_and_train(self, *arguments: Any, should_stop: Callable[[], bool], **options: Any) -> Outcome:
         self.steps = 0
 
         def suspend() -> bool:
             self.steps += 1
-            if self.group.rank == self.group.size - 1 and self.steps == 7 and _is_first(self, "suspended"):
+            if self.group.rank == self.group.size - 1 and self.steps == 7 and _is_first(self, SUSPENDED):
                 os.kill(os.getpid(), signal.SIGSTOP)
             return should_stop()
 

@@ -38,10 +38,9 @@ def undisturbed(make_bench):
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_replaced(bench, undisturbed) -> None:
-    outcome = bench.train(stuck_s=4.0, worker_class=faulty.SuspendedWorker)
-    assert outcome.states == {"finished": 2}
-    assert "no sign of life for 4 s" in bench.texts()
+def test_a_worker_that_hangs_is_replaced(bench, undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench.train_while_one_hangs(monkeypatch).states == {"finished": 2}
+    assert "no sign of life for 600 s" in bench.texts()
     assert bench.curves() == undisturbed
 
 
@@ -313,6 +312,7 @@ def test_a_run_that_its_source_gives_up_ends_and_is_not_counted(make_bench) -> N
     assert outcome.states == {"finished": 1} and source.told == {whole.runs[0].run_id: "finished"}
     assert bench.store.run(whole.runs[1].run_id).read_status().state == "queued"
     assert "not needed any more" in bench.texts()
+    assert bench.mirror.withdrawn == [whole.runs[1].run_id]
 
 
 class OneByOne(RunSource):

@@ -112,6 +112,19 @@ def test_the_folder_of_a_driver_that_was_killed_is_removed_and_no_other_one(
     assert [folder.exists() for folder in folders] == [False, True]
 
 
+def test_a_node_whose_agents_loaded_slowly_ended_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[object] = []
+
+    def start(**options: object) -> None:
+        starts.append(options)
+        if len(starts) == 1:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", start)
+    cluster.init_local({"CPU": 1})
+    assert len(starts) == 2 and starts[0] == starts[1]
+
+
 def test_a_node_that_does_not_start_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def time_out(*_: object, **__: object) -> None:
         raise Exception("The current node timed out during startup.")

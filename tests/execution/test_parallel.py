@@ -70,12 +70,12 @@ def test_one_of_a_group_dies_and_another_has_no_room(bench, undisturbed) -> None
 
 
 @pytest.mark.slow
-def test_a_group_stops_and_one_of_it_hangs(bench, undisturbed) -> None:
+def test_a_group_stops_and_one_of_it_hangs(bench, undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(event: Event) -> None:
         if event.kind == "progress":
             bench.store.request_stop()
 
     assert bench.train(processes=2, observe=stop, worker_class=faulty.SlowWorker).exit_code == 130
-    assert bench.train(processes=2, stuck_s=4.0, worker_class=faulty.SuspendedWorker).exit_code == 0
-    assert "no sign of life for 4 s" in bench.texts()
+    assert bench.train_while_one_hangs(monkeypatch, processes=2).exit_code == 0
+    assert "no sign of life for 600 s" in bench.texts()
     assert bench.curves() == undisturbed
