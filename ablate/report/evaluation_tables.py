@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -14,6 +15,7 @@ from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value,
 from ablate.report.table import Table
 from ablate.tracking.evaluations import Level
 
+VERDICTS = ("better", "worse", "equivalent")
 MOST_ROWS = 40  # of a table in the terminal; the page folds longer ones
 HEADER = ("Arm", "Metric", "Cell", "Mean", "95 % interval", "Item error", "Chance", "Difference", "Verdict", "p")
 
@@ -57,6 +59,32 @@ def summarize_evaluations(rows: Sequence[EvaluationResult], labels: Mapping[str,
     )
 
 
+def count_verdicts(rows: Sequence[EvaluationResult], labels: Mapping[str, str]) -> Table:
+    """How many results of each arm are better or worse than the baseline's, by evaluation."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for row in rows:
+        if row.verdict is not None:
+            counts.setdefault(row.arm, {}).setdefault(row.evaluation, Counter())[row.verdict] += 1
+    names = list(dict.fromkeys(row.evaluation for row in rows if row.verdict is not None))
+    cells = [
+        (labels.get(arm, arm), *(_write_counts(found.get(name)) for name in names)) for arm, found in counts.items()
+    ]
+    return Table(
+        "evaluation-verdicts",
+        "Evaluations: how many results of each arm have a verdict against the baseline",
+        ("Arm", *names),
+        tuple(cells),
+        "Results of one evaluation depend on each other, so the numbers are no score. The tables below have them all.",
+    )
+
+
+def _write_counts(counts: Counter[str] | None) -> str:
+    if counts is None:
+        return DASH
+    told = [f"{n} {verdict}" for verdict in VERDICTS if (n := counts[verdict])]
+    return f"{', '.join(told) or 'none'} of {counts.total()}"
+
+
 def _drop_empty(table: Table) -> Table:
     """The table without the columns that are empty, besides the first two."""
     kept = [place for place in range(len(table.header)) if place < 2 or any(row[place] != DASH for row in table.rows)]
@@ -88,7 +116,8 @@ def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping
             reasons.setdefault(row.note, {})[format_cell(row.within)] = None
     notes += [f"Not evaluated ({join_with_and(list(cells))}): {note}." for note, cells in reasons.items()]
     n_seeds = sorted({row.n for row in rows if row.n})
-    seeds = f", mean over {'-'.join(map(str, n_seeds))} seed{'s' if n_seeds[-1] > 1 else ''}" if n_seeds else ""
+    fewest = f"{n_seeds[0]} to " if len(n_seeds) > 1 else ""
+    seeds = f", mean over {fewest}{count(n_seeds[-1], 'seed')}" if n_seeds else ""
     name, caption = f"evaluation-{clean_name(evaluation)}", f"Evaluation: {evaluation}{seeds}"
     return _drop_empty(Table(name, caption, HEADER, tuple(cells), "\n".join(notes)))
 

@@ -16,7 +16,7 @@ from ablate.report.effect_tables import (
     tabulate_importance,
     tabulate_trends,
 )
-from ablate.report.evaluation_tables import MOST_ROWS
+from ablate.report.evaluation_tables import MOST_ROWS, count_verdicts
 from ablate.report.looks import tabulate_looks
 from ablate.report.notation import format_size, join_with_and
 from ablate.report.ratio_charts import chart_growth, chart_ladder, chart_speedups
@@ -86,7 +86,10 @@ def _show_effects(report: Report) -> Iterator[Block]:
 
 
 def _show_evaluations(report: Report) -> Iterator[Block]:
-    for table in evaluation_tables(report):
+    tables = evaluation_tables(report)
+    if any(len(table.rows) > MOST_ROWS for table in tables):
+        yield count_verdicts(report.evaluations, report.labels)
+    for table in tables:
         is_long = len(table.rows) > MOST_ROWS
         yield Folded(f"{table.caption}: {len(table.rows)} rows", (table,)) if is_long else table
 

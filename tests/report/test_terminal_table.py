@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ablate.analysis.evaluations import EvaluationResult
 from ablate.report import ReportOptions, format_table
-from ablate.report.evaluation_tables import summarize_evaluations
+from ablate.report.evaluation_tables import count_verdicts, summarize_evaluations
 from ablate.report.report import make_report
 from ablate.report.tables import tabulate_arms, tabulate_speedups
 from ablate.report.terminal import draw_table
@@ -102,3 +102,16 @@ def test_evaluations_filled_the_terminal(width):
     printed = console.file.getvalue()
     assert len(printed.splitlines()) < 50 and "12 of 1,305 results" in printed
     assert "The page has all results of 10 evaluations" in printed
+
+
+def test_verdicts_of_evaluations_are_counted_by_arm():
+    summary = json.loads((Path(__file__).parents[2] / "reports/wiki-33m/summary.json").read_text())
+    rows = [EvaluationResult(**row) for row in summary["evaluations"]]
+    table = count_verdicts(rows, {"attention=standard,normalization=ngpt": "nGPT"})
+    named = dict(zip(table.header, table.rows[0], strict=True))
+    assert named["Arm"] == "nGPT"
+    assert named["length"] == "2 better of 6"
+    assert named["needle"] == "none of 20"
+    assert named["conditioning"] == "5 worse of 6"
+    judged = [row for row in rows if row.arm.endswith("=ngpt") and row.evaluation == "conditioning" and row.verdict]
+    assert Counter(row.verdict for row in judged if row.arm == "attention=standard,normalization=ngpt")["worse"] == 5
