@@ -114,7 +114,7 @@ class RunCurve:
         """Whether early stopping ended it before the end of its budget."""
         return self.status.state == "finished" and not self.flaw and self.last_step < self.n_steps
 
-    @property
+    @cached_property
     def n_gpus(self) -> float:
         """The number or fraction of GPUs that the run held; 0 on a CPU."""
         if device_of(self.manifest).get("kind") != "cuda":
@@ -127,7 +127,7 @@ class RunCurve:
         """How many runs shared its device at a time: its stack, and other workers unless it has a whole GPU."""
         return self.n_stacked * (1 if self.n_gpus >= 1 else self.manifest.get("shared_by") or 1)
 
-    @property
+    @cached_property
     def n_stacked(self) -> int:
         """How many seeds trained as one batch of models, whose lines have the seconds of all together."""
         return self.manifest.get("stacked") or 1
