@@ -171,7 +171,8 @@ def _print_results(
     from ablate.analysis.evaluations import compare_evaluations
     from ablate.analysis.results import read_results
     from ablate.cli.tables import open_console
-    from ablate.report.evaluation_tables import shorten_table, tabulate_evaluations
+    from ablate.report.evaluation_tables import MOST_ROWS, tabulate_evaluations
+    from ablate.report.table import shorten_table
     from ablate.report.terminal import draw_table
     from ablate.tracking.arm_labels import label_arms
 
@@ -183,7 +184,7 @@ def _print_results(
         return True
     console = open_console()
     for table in tabulate_evaluations(rows, label_arms(results.record.arms)):
-        console.print(draw_table(shorten_table(table, where="--json prints them all.")))
+        console.print(draw_table(shorten_table(table, MOST_ROWS, "--json prints them all.")))
     return bool(rows)
 
 

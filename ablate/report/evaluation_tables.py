@@ -96,14 +96,6 @@ def _rank(row: EvaluationResult) -> int:
     return 0 if row.verdict not in (None, "undecided") else 1 if row.difference is not None else 2
 
 
-def shorten_table(table: Table, limit: int = MOST_ROWS, where: str = "The page has them all.") -> Table:
-    """The first rows of a long table, with a line that says where the others are."""
-    n_more = len(table.rows) - limit
-    if n_more <= 0:
-        return table
-    return replace(table, rows=table.rows[:limit], note=f"{table.note}\nNot shown: {n_more} rows. {where}".strip())
-
-
 def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping[str, str]) -> Table:
     known = {(row.metric, format_cell(row.within)) for row in rows if row.mean is not None}
     cells = [_write_row(row, labels) for row in rows if not known or (row.metric, format_cell(row.within)) in known]

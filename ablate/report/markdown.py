@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from ablate.report.chart import Chart
 from ablate.report.document import Block, Code, Document, Facts, Folded, Text
-from ablate.report.table import Table
+from ablate.report.table import Table, shorten_table
+
+MOST_ROWS = 100  # of a table that the page folds, because Markdown folds nothing
+WHERE = "summary.json and the page have them all."
 
 _MARKUP = re.compile(r"[\\`*_\[\]|~$]|^[#+-](?=[\s#])|^[=-](?=[=-]*$)")
 _HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -46,7 +49,8 @@ def _write_block(block: Block, pictures: Mapping[str, str]) -> Iterator[str]:
                 yield f"![{escape(block.caption)}]({pictures[block.name]})"
         case Folded():
             for inner in block.blocks:
-                yield from _write_block(inner, pictures)
+                short = shorten_table(inner, MOST_ROWS, WHERE) if isinstance(inner, Table) else inner
+                yield from _write_block(short, pictures)
 
 
 def escape(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ablate.report.notation import AXIS_NAMES
@@ -19,6 +19,14 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+
+
+def shorten_table(table: Table, limit: int, where: str = "The page has them all.") -> Table:
+    """The first rows of a long table, with a line that says where the others are."""
+    n_more = len(table.rows) - limit
+    if n_more <= 0:
+        return table
+    return replace(table, rows=table.rows[:limit], note=f"{table.note}\nNot shown: {n_more} rows. {where}".strip())
 
 
 def merge_costs(columns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

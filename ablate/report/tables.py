@@ -16,7 +16,6 @@ from ablate.report.effect_tables import (
     name_difference,
 )
 from ablate.report.evaluation_tables import (
-    shorten_table,
     summarize_evaluations,
     tabulate_capabilities,
     tabulate_evaluations,
@@ -39,7 +38,7 @@ from ablate.report.notation import (
     shorten_target,
 )
 from ablate.report.report import Report
-from ablate.report.table import Table, merge_costs
+from ablate.report.table import Table, merge_costs, shorten_table
 
 BITS = "Bits per byte"
 """The unit of compression if tokens are bytes."""

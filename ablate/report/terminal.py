@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ablate.report.evaluation_tables import shorten_table
+from ablate.report.evaluation_tables import MOST_ROWS
 from ablate.report.notation import AXIS_NAMES, join_with_and
 from ablate.report.report import Report
-from ablate.report.table import JOINED, Table
+from ablate.report.table import JOINED, Table, shorten_table
 from ablate.report.tables import P_VALUE, STEP_TIME, VERDICT, tabulate_arms, tabulate_speedups
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class SpeedupTable:
             return options.max_width - Measurement.get(console, options.update(max_width=WIDEST), drawn).maximum
 
         whole = tabulate_speedups(self.report) if self.report.headline_rows else tabulate_arms(self.report)
-        table = shorten_table(whole)
+        table = shorten_table(whole, MOST_ROWS)
         drawn = draw_table(table)
         if measure_spare(drawn) < 0:
             table = _put_below(table)
