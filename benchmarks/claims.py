@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,9 @@ from typing import Any, Literal
 
 import yaml
 
+from ablate.analysis.curves_parquet import NAME as ARCHIVE
+from ablate.analysis.curves_parquet import read_archive
+from ablate.analysis.run_curve import device_of
 from benchmarks.verdicts import put_into
 
 ROOT = Path(__file__).parents[1]
@@ -184,7 +187,21 @@ def describe(claim: Row, root: Path = ROOT) -> tuple[str, str, str]:
     return word, " ".join(texts) + note, "; ".join(links)
 
 
-def write_page(groups: Iterable[Row], root: Path = ROOT) -> str:
+def write_costs(groups: Sequence[Row], root: Path) -> Iterator[str]:
+    """A table of what the runs of each study took."""
+    studies = [study for group in groups for claim in group["claims"] for study in claim.get("studies", ())]
+    rows = ["| study | runs | minutes of all runs | device |", "| --- | --- | --- | --- |"]
+    for name in dict.fromkeys(study["report"] for study in studies):
+        path = root / "reports" / name / ARCHIVE
+        if path.exists():
+            runs = read_archive(path).runs
+            seconds = sum(run.status.took_s * max(run.n_gpus, 1) / run.n_stacked for run in runs)
+            devices = " and ".join(sorted({str(device_of(run.manifest)["name"]) for run in runs}))
+            rows.append(f"| {_code(name)} | {len(runs)} | {seconds / 60:.0f} | {devices} |")
+    yield "\n".join(rows)
+
+
+def write_page(groups: Sequence[Row], root: Path = ROOT) -> str:
     parts = [HEAD]
     for group in groups:
         rows = ["| claim | paper | here | our numbers | study |", "| --- | --- | --- | --- | --- |"]
@@ -193,6 +210,7 @@ def write_page(groups: Iterable[Row], root: Path = ROOT) -> str:
             paper = f"{claim['source']}: {_code(': '.join(filter(None, (claim.get('at'), claim['paper']))))}"
             rows.append(f"| {claim['claim']} | {paper} | **{word}** | {numbers} | {links} |")
         parts.append(f"## {group['group']}\n\n" + "\n".join(rows))
+    parts += [COST, *write_costs(groups, root), NEXT]
     return "\n\n".join(parts) + "\n"
 
 
@@ -248,6 +266,27 @@ It can neither confirm nor refute its size, and an effect that it does not show 
 - Differences are arm minus baseline, with 95 % intervals: simultaneous for final losses, unadjusted for evaluations.
   Verdicts are adjusted for all arms, and in evaluations for all tests, so a number can be undecided although its
   unadjusted interval excludes zero."""
+
+
+COST = """## What the studies took
+
+The runs of the matrix, without evaluations of their final weights. Trials come on top where rates were tuned, and runs
+on a CPU shared their machine with others."""
+
+NEXT = """## What we would run next with 100 GPU hours
+
+Hours are of one H200, estimated from the speeds that our studies reached.
+
+1. nGPT against GPT at 24,000 and 96,000 steps, with rates tuned at each horizon and five seeds: does the gain of 6,000
+   steps last once both are tuned? About 6 hours.
+2. `ngpt-sizes.yaml` with rates tuned at every size, and GPT-2 small (124 million parameters) as the size to predict: do
+   the gains of nGPT and differential V2 survive scale? About 18 hours.
+3. Contexts of 1,024 to 8,192 at 124 million parameters, where the paper reports 4x to 20x. About 30 hours.
+4. Models that retrieve above chance: standard, differential V1 and V2 at 124 million parameters on text that rewards
+   it, then needles, recall and order. Without that, most claims about differential attention cannot be tested. About
+   30 hours.
+5. Selective attention at contexts of 512 to 2,048 with pruning, and BitNet from 10 to 124 million parameters. About 12
+   hours."""
 
 
 def main() -> None:
