@@ -214,7 +214,7 @@ class Driver:
     def _prepare(self, run: Run) -> Job:
         folder = keep_code(self.store, run)
         self.feed.begin(run)
-        cut_counts = self.stopping is not None or (self.source is not None and self.source.keeps_cut)
+        cut_counts = self.stopping is not None or (self.source is not None and self.source.keeps_cut(run))
         pause_step = self.source.pause_step(run) if self.source is not None else None
         where, software = self.pool.placement, self.software
         job = make_job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -145,9 +145,13 @@ def _tuning_of(plan: Plan, arm: str) -> Mapping[str, Any]:
 
 
 def find_unfinished(
-    plan: Plan, store: StudyFolder, *, cut_counts: bool = False, failed_only: bool = False
+    plan: Plan,
+    store: StudyFolder,
+    *,
+    keeps_cut: Callable[[Run], bool] = lambda _: False,
+    failed_only: bool = False,
 ) -> list[Run]:
-    """The runs that are left to train, or only those that failed."""
+    """The runs that are left to train, or only those that failed. `keeps_cut` is as `RunSource` has it."""
     left, begun = [], store.list_names()
     for run in plan.runs:
         if run.run_id not in begun:
@@ -155,7 +159,7 @@ def find_unfinished(
             continue
         folder = store.run(run.run_id)
         status = folder.read_status()
-        if (status.state == "failed" or not failed_only) and not folder.has_ended(status, cut_counts=cut_counts):
+        if (status.state == "failed" or not failed_only) and not folder.has_ended(status, cut_counts=keeps_cut(run)):
             left.append(run)
     return left
 
@@ -235,12 +239,7 @@ def order(runs: Iterable[Run], seconds: Mapping[str, float | None]) -> list[Run]
 
 
 class RunSource(ABC):
-    """Supplies more runs while others train: a search, for example. It is asked when a worker is idle.
-
-    `keeps_cut` says whether a run that was stopped early is over for it. Otherwise the run is trained to its end.
-    """
-
-    keeps_cut = True
+    """Supplies more runs while others train: a search, for example. It is asked when a worker is idle."""
 
     @property
     @abstractmethod
@@ -258,6 +257,10 @@ class RunSource(ABC):
     def pause_step(self, run: Run) -> int | None:  # noqa: ARG002
         """The step after which a run waits for the results of others; None if it is trained to its end."""
         return None
+
+    def keeps_cut(self, run: Run) -> bool:  # noqa: ARG002
+        """Tell whether a run that was stopped early is over. Otherwise it is trained to its end."""
+        return False
 
     def is_needed(self, run: Run) -> bool:  # noqa: ARG002
         """Tell whether a run that was drawn, and has not ended, is still needed."""

@@ -31,7 +31,7 @@ from ablate.execution.progress import Evaluated, Event, Outcome
 from ablate.execution.recovery import STUCK_S, DiskBudget, repair_runs
 from ablate.execution.view import View
 from ablate.formatting import count, format_seconds
-from ablate.plan import Plan
+from ablate.plan import Plan, Run
 from ablate.plan.estimate import Pace
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
@@ -103,10 +103,13 @@ def run_study(
         record = source.complete(record)
     stopping = stopping or parse_stopping(options.early_stop, record.metric)
     check_stopping(stopping, plan)
-    cut_counts = stopping is not None or (source is not None and source.keeps_cut)
     if obstacle := find_mirror_obstacle(options.tracking_uri):
         view.observe(Event("notice", text=f"{obstacle}; the study itself will be complete"))
-    pending = find_unfinished(plan, store, cut_counts=cut_counts, failed_only=options.retry_failed)
+
+    def keeps_cut(run: Run) -> bool:
+        return stopping is not None or (source is not None and source.keeps_cut(run))
+
+    pending = find_unfinished(plan, store, keeps_cut=keeps_cut, failed_only=options.retry_failed)
     n_more = source.n_left if source is not None else 0
     is_search = "space" in plan.tuning  # a search only keeps the weights of its best trial
     keeps_weights = options.keep == "all" and options.disk_budget_bytes is None and not is_search

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ablate.execution.jobs import estimate_seconds
 from ablate.execution.placement import local_resources, measure_pace, place
-from ablate.formatting import format_seconds
-from ablate.plan import Arm
+from ablate.formatting import count, format_seconds
+from ablate.plan import Arm, Run
 from ablate.plan.estimate import Pace, study_seconds
 from ablate.search.arm_search import distinct
 from ablate.search.descriptions import describe_range, describe_scope, describe_trials, format_value
@@ -48,7 +48,7 @@ def describe_left(trials: Trials, slots: int, pace: Pace | None) -> str:
     seconds = estimate_seconds(trials.plan, trials.store, pace)
     known = [each * share for arm, share in left if (each := seconds[arm.name]) is not None]
     time = f"about {format_seconds(study_seconds(known, slots))}" if len(known) == len(left) else "of unknown length"
-    runs = f"{len(left)} more runs, {time}" if done < total else "none is left"
+    runs = f"{count(len(left), 'more run')}, {time}" if done < total else "none is left"
     return f"{done} of {total} are done, {runs}" if done else runs
 
 
@@ -59,14 +59,23 @@ def _list_left(trials: Trials) -> Iterator[tuple[Arm, float]]:
     for search in trials.searches:
         for name in [*search.running, *(name for name, value in search.finals.items() if value is None)]:
             for run in trials.runs_of(trials.arms[name]):
-                folder = trials.store.run(run.run_id)
-                if not folder.has_ended(folder.read_status()):
-                    pause_step = trials.pause_step(run)
-                    yield run.arm, 1.0 if pause_step is None else pause_step / run.arm.train.steps
+                if not trials.has_ended(run):
+                    yield run.arm, _share_left(trials, run)
         default, screen = trials.default_of(search), 1.0 if problem.screen is None else problem.screen
         n_new = trials.n_wanted(search) - len(distinct(search.trials))
         yield from [(default, screen)] * (n_new * len(problem.first_seeds))
-        yield from [(default, 1.0)] * trials.count_finals(search)
+        n_finals = trials.count_finals(search)
+        n_resumed = 0 if problem.screen is None else n_finals // len(problem.seeds)
+        yield from [(default, 1.0 - screen)] * n_resumed + [(default, 1.0)] * (n_finals - n_resumed)
+
+
+def _share_left(trials: Trials, run: Run) -> float:
+    """The share of its steps that a run still trains before it ends or waits."""
+    pause_step, folder = trials.pause_step(run), trials.store.run(run.run_id)
+    if not run.arm.n_steps:  # only the runs of a program know their steps
+        return 1.0
+    done = folder.read_status().step if folder.checkpoint.exists() else 0
+    return max(0, (pause_step or run.arm.n_steps) - done) / run.arm.n_steps
 
 
 def describe_tuning(trials: Trials, slots: int, pace: Pace | None) -> Iterator[str]:

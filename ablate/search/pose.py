@@ -131,6 +131,10 @@ def pose_tuning(study: Study, corpus: CorpusInfo) -> Problem:
         arms=tuple(arm for arm in arms if arm.label in names),
         corpus=corpus,
     )
+    for arm in problem.arms if tune.screen is not None else ():
+        if problem.screen_step(arm.default.train) == arm.default.train.steps:
+            when = f"the next evaluation after {tune.screen:.0%} of the steps of {arm.label} is at its last step"
+            raise study.refuse(("tune", "screen"), f"{when}: lower screen, or train.eval_every")
     try:
         problem.check_horizon()
     except GridError as error:

@@ -8,7 +8,6 @@ runs.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -187,7 +186,7 @@ class Trials(RunSource):
         if len(others) > 1:  # the same configuration is in training already
             return []
         self._settle(search, arm.name)
-        return [run for run in self.runs_of(arm) if arm.name in search.running and not self._has_ended(run)]
+        return [run for run in self.runs_of(arm) if arm.name in search.running and not self.has_ended(run)]
 
     def _refuse(self, search: ArmSearch, trial: optuna.Trial, reason: str) -> None:
         """Mark a trial failed because the model refuses its settings. A hundred of them in a row are an error."""
@@ -244,19 +243,13 @@ class Trials(RunSource):
                 search.finals[name] = values[0] if values else None
                 new += [] if name in before else runs
         self._finalists = self._finalists.difference(before).union(search.finals)
-        if not self.is_read_only:
-            for run in new:
-                self._wake(run)
-        self._finals += [run for run in new if not self._has_ended(run)]
+        self._finals += [run for run in new if not self.has_ended(run)]
         if new:
             self._write()
 
-    def _wake(self, run: Run) -> None:
-        """Let the run of a finalist that waits since it was screened be trained to its end."""
-        folder = self.store.run(run.run_id)
-        status = folder.read_status()
-        if self.problem.screen is not None and status.is_cut:
-            folder.write_status(replace(status, state="queued"))
+    def keeps_cut(self, run: Run) -> bool:
+        """The run of a finalist that waits since it was screened goes on."""
+        return self.problem.screen is None or run.arm.name not in self._finalists
 
     def pause_step(self, run: Run) -> int | None:
         if self.problem.screen is None or run.arm.name in self._finalists:
@@ -395,6 +388,7 @@ class Trials(RunSource):
     def _runs_of(arm: Arm, seeds: Sequence[int]) -> tuple[Run, ...]:
         return tuple(Run.of(arm, seed) for seed in seeds)
 
-    def _has_ended(self, run: Run) -> bool:
+    def has_ended(self, run: Run) -> bool:
+        """Tell whether nothing of a run is left to train."""
         folder = self.store.run(run.run_id)
-        return folder.has_ended(folder.read_status())
+        return folder.has_ended(folder.read_status(), cut_counts=self.keeps_cut(run))

@@ -30,8 +30,6 @@ class OpenArms(RunSource):
     followed another rule, or judged other arms: their error rates are spent.
     """
 
-    keeps_cut = False
-
     def __init__(
         self,
         plan: Plan,

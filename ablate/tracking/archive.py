@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,16 +19,14 @@ from ablate.tracking.archive_reader import OPTIONAL, RECORD, is_packable, read_r
 from ablate.tracking.archived_evaluations import add_evaluations, check_evaluations, readable_evaluations
 from ablate.tracking.code import CODE, check_versions, find_versions, read_code, write_code
 from ablate.tracking.curve import BusyError, CurveWriter, is_held
-from ablate.tracking.ended_run import CONTENT, CURVE, STATUS, WEIGHTS, check_whole, find_extent, is_present
+from ablate.tracking.ended_run import CONTENT, CURVE, STATUS, WEIGHTS, check_whole, find_extent, is_present, went_on
 from ablate.tracking.evaluations import EVALUATIONS
 from ablate.tracking.folders import RunFolder, StudyFolder
+from ablate.tracking.joined_records import join_records
 from ablate.tracking.json_files import read_json
 from ablate.tracking.reruns import RERUNS, Rerun, add_reruns, read_end, read_reruns
 from ablate.tracking.study_record import StudyRecord
-from ablate.tracking.values import Value
 
-# All parts of a study have these in common. Otherwise their runs could not be compared.
-COMMON = ("study", "question", "design", "match", "compare_within", "train", "tuning", "metrics", "seed_rule")
 MAX_FILE_BYTES = 2**30  # of a curve, which has a few hundred bytes per line
 MAX_OPTIONAL_BYTES = 2**25  # of a log or a difference, both of which are cut where they are written
 MAX_DOCUMENT_BYTES = 2**22  # of a run's config, manifest or status, which is parsed as a whole
@@ -99,8 +95,9 @@ def merge(
 ) -> tuple[int, int]:
     """Add the runs of archives to a study, which need not exist yet.
 
-    Returns how many runs were added, and how many were there already. A run that has ended is never replaced. If it is
-    here with another curve, `keeps_reruns` notes where the other one ended.
+    Returns how many runs were added, and how many were there already. A run that has ended is not replaced, unless it
+    was stopped early here and went on elsewhere. If it is here with another curve, `keeps_reruns` notes where the other
+    one ended.
 
     Either all archives are merged or none: they are unpacked and checked next to the study first, and a failure undoes
     everything that was written. `check_model` is called with the folder of each new run that has weights, and raises
@@ -112,12 +109,12 @@ def merge(
     if record is not None and "space" in record.tuning and store.has_driver():
         raise RecordError(f"{store.path}: a search is running here, and only the search may add trials; stop it first")
     for archive, other in parts:
-        record = other if record is None else _join(record, other, archive)
+        record = other if record is None else join_records(record, other, archive)
     if record is None:
         raise RecordError("no archive to merge")
     with _staging(store) as stage:
-        incoming, reruns = _unpack_all(store, parts, stage, keeps_reruns=keeps_reruns)
-        new = {run_id: folder for run_id, folder in incoming.items() if not is_present(store.run(run_id))}
+        counted, reruns = _unpack_all(store, parts, stage, keeps_reruns=keeps_reruns)
+        new = {run_id: folder for run_id, folder in counted.items() if folder != store.run(run_id).path}
         for run_id, folder in new.items():
             if is_held(store.run(run_id).curve):
                 raise RecordError(f"{store.run(run_id).path}: {TAKEN}")
@@ -135,7 +132,7 @@ def merge(
             for run_id, folder in new.items():
                 _write(store.run(run_id), folder, stage / "before" / run_id, undo)
             for folder in stage.glob("*/*"):
-                if folder.name in incoming:
+                if folder.name in counted:
                     add_evaluations(store.run(folder.name), folder, undo)
             for run_id, found in reruns.items():
                 _note_reruns(store.run(run_id).path, found, undo)
@@ -144,7 +141,7 @@ def merge(
     for run_id in new:
         with suppress(OSError):  # no longer needed; `ablate clean` removes it too
             store.run(run_id).checkpoint.unlink()
-    return len(new), len(incoming) - len(new)
+    return len(new), len(counted) - len(new)
 
 
 @contextmanager
@@ -169,10 +166,11 @@ def _remove_empty(folders: Iterable[Path], kept: set[Path]) -> None:
 def _unpack_all(
     store: StudyFolder, parts: Iterable[tuple[Path, StudyRecord]], stage: Path, *, keeps_reruns: bool
 ) -> tuple[dict[str, Path], dict[str, list[Rerun]]]:
-    """Unpack and check all archives. Returns the folder of each run, and the reruns of runs that are here already."""
+    """Unpack and check all archives. Returns the folder in which each of their runs counts, and the reruns of runs that
+    are here already."""
     documents = dict.fromkeys(CONTENT, min(MAX_DOCUMENT_BYTES, MAX_FILE_BYTES))
     sizes = documents | dict.fromkeys(OPTIONAL, MAX_OPTIONAL_BYTES) | {CURVE: MAX_FILE_BYTES, WEIGHTS: 2**63}
-    incoming: dict[str, Path] = {}
+    counted: dict[str, Path] = {}
     reruns: dict[str, list[Rerun]] = {}
     for index, (archive, record) in enumerate(parts):
         found = unpack(archive, record, stage / str(index), sizes)
@@ -185,8 +183,12 @@ def _unpack_all(
                 reason = str(error).replace(f"{folder}{os.sep}", "")  # the temporary folder will be gone
                 raise RecordError(f"{archive}: the run {run_id}: {reason}") from None
             here = store.run(run_id)
-            kept = here.path if is_present(here) else incoming.get(run_id)
-            if kept is not None:
+            kept = counted.get(run_id) or (here.path if is_present(here) else None)
+            if kept is None or went_on(folder, kept):
+                counted[run_id] = folder
+                continue
+            counted[run_id] = kept
+            if not went_on(kept, folder):
                 again = list(read_reruns(folder))
                 if (extent := find_extent(folder / CURVE)) != find_extent(kept / CURVE):
                     if not keeps_reruns:
@@ -197,8 +199,7 @@ def _unpack_all(
                         )
                     again.append(read_end(folder, extent))
                 reruns.setdefault(run_id, []).extend(again)
-            incoming.setdefault(run_id, folder)
-    return incoming, {run_id: found for run_id, found in reruns.items() if found}
+    return counted, {run_id: found for run_id, found in reruns.items() if found}
 
 
 def _note_reruns(folder: Path, found: Iterable[Rerun], undo: ExitStack) -> None:
@@ -234,6 +235,8 @@ def _write(target: RunFolder, source: Path, before: Path, undo: ExitStack) -> No
             if (source / name).exists():
                 with (source / name).open("rb") as file:
                     write_atomic(target.path / name, partial(shutil.copyfileobj, file))
+            elif (target.path / name).is_file():  # of a shorter run
+                (target.path / name).unlink()
         with (source / CURVE).open("rb") as file:
             curve.replace(file)
         curve.sync()
@@ -257,44 +260,3 @@ def _restore(folder: Path, before: Path) -> None:
 def read_study_name(archive: Path) -> str:
     """Read the name of an archive's study. Raises `RecordError` if the file is not an archive."""
     return read_record(archive).study
-
-
-def _join(one: StudyRecord, other: StudyRecord, archive: Path) -> StudyRecord:
-    """Join two records. Raises `RecordError` if they are not parts of one study."""
-    for key in COMMON:
-        if getattr(one, key) != getattr(other, key):
-            raise RecordError(f"{archive}: another study: {key} is {getattr(other, key)!r}, not {getattr(one, key)!r}")
-    mine, theirs = str(one.data.get("hash")), str(other.data.get("hash"))
-    if mine != theirs:
-        raise RecordError(f"{archive}: trained on other data: hash {theirs[:12]}, not {mine[:12]}")
-    arms = {arm.arm: arm for arm in one.arms}
-    for arm in other.arms:
-        here = arms.setdefault(arm.arm, arm)
-        if (here.axes, here.baseline, here.n_params, here.n_tokens) != (
-            arm.axes,
-            arm.baseline,
-            arm.n_params,
-            arm.n_tokens,
-        ):
-            raise RecordError(f"{archive}: the arm {arm.arm} is a different one there")
-        if here.identity and arm.identity and here.identity != arm.identity:
-            raise RecordError(f"{archive}: the arm {arm.arm} was trained with other settings there")
-    runs = {(run.arm, run.seed): run for run in (*other.runs, *one.runs)}
-    for run in other.runs:
-        if runs[run.arm, run.seed].run_id != run.run_id:
-            raise RecordError(f"{archive}: {run.arm},seed={run.seed} was trained with other settings there")
-    axes = {axis: _unite(one.axes.get(axis, ()), levels) for axis, levels in other.axes.items()}
-    order = {name: index for index, name in enumerate(arms)}
-    return replace(
-        one,
-        axes={**one.axes, **axes},
-        arms=tuple(arms.values()),
-        looks=max(one.looks, other.looks, key=len),
-        history=tuple(sorted({*one.history, *other.history}, key=lambda event: event.at)),
-        runs=tuple(sorted(runs.values(), key=lambda run: (run.seed, order[run.arm]))),
-    )
-
-
-def _unite(one: Iterable[Value], other: Iterable[Value]) -> tuple[Value, ...]:
-    """Join levels that differ in their JSON. So 1, 1.0 and true are three levels, and lists and mappings work too."""
-    return tuple({json.dumps(level, sort_keys=True): level for level in (*one, *other)}.values())

@@ -22,6 +22,14 @@ def is_present(folder: RunFolder) -> bool:
     return folder.curve.is_file() and folder.has_ended(folder.read_status())
 
 
+def went_on(one: Path, other: Path) -> bool:
+    """Tell whether a run that was stopped early in the folder `other` ended later in `one`, by itself.
+
+    A trial waits at an early step on one machine, for example, and goes on as a finalist on another."""
+    ended, cut = (Status.from_dict(read_json(folder / STATUS), STATUS) for folder in (one, other))
+    return cut.is_cut and not ended.is_cut and ended.step > cut.step
+
+
 def find_extent(curve: Path) -> tuple[int, int | None]:
     """Return the length (bytes) and the CRC-32 of a curve."""
     with open_regular(curve) as file:

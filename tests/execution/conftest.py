@@ -88,7 +88,9 @@ class Bench:
         placement = Placement(1, 0, slots, processes)
         chosen = DriverOptions(**options)
         driver = Driver(self.plan, self.store, self.corpus, placement, self.mirror, watch, chosen)  # type: ignore[arg-type]
-        return driver.train(find_unfinished(self.plan, self.store, cut_counts=options.get("stopping") is not None))
+        return driver.train(
+            find_unfinished(self.plan, self.store, keeps_cut=lambda _: options.get("stopping") is not None)
+        )
 
     def train_while_one_hangs(self, patch: pytest.MonkeyPatch, processes: int = 1) -> Outcome:
         """Train with workers of which one hangs. The driver's clock only runs until that one is replaced: on a busy

@@ -105,7 +105,7 @@ def test_what_is_left(plan: Plan, tmp_path: Path) -> None:
     for run, status in zip(plan.runs, states, strict=False):
         write(store, run.run_id, status)
     assert find_unfinished(plan, store) == list(plan.runs[2:])
-    assert find_unfinished(plan, store, cut_counts=True) == [*plan.runs[2:4], plan.runs[5]]
+    assert find_unfinished(plan, store, keeps_cut=lambda _: True) == [*plan.runs[2:4], plan.runs[5]]
     assert find_unfinished(plan, store, failed_only=True) == [plan.runs[2]]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from ablate.execution.jobs import find_unfinished
 from ablate.plan import Run
 from ablate.search.problem import Problem
 from ablate.search.trials import Trials
@@ -65,9 +66,7 @@ def train(
 ) -> Sequence[Run]:
     """Stand in for the driver: end up to `limit` runs, `together` at a time, and return them."""
     ended: list[Run] = []
-    folders = [trials.store.run(run.run_id) for run in trials.plan.runs]
-    ended_before = [folder.has_ended(folder.read_status()) for folder in folders]
-    waiting = [run for run, has_ended in zip(trials.plan.runs, ended_before, strict=True) if not has_ended]
+    waiting = find_unfinished(trials.plan, trials.store, keeps_cut=trials.keeps_cut)
     while len(ended) < limit:
         while len(waiting) < together:
             new = trials.draw()

@@ -22,11 +22,12 @@ from ablate.execution.placement import Placement
 from ablate.execution.progress import Outcome
 from ablate.execution.run import Options, run_study
 from ablate.execution.view import View
+from ablate.formatting import count
 from ablate.plan import Plan, Run, build_plan
 from ablate.plan.estimate import Pace
 from ablate.search.arm_search import best_of
 from ablate.search.conclusions import state_conclusions
-from ablate.search.cost import describe_tuning
+from ablate.search.cost import describe_left, describe_tuning
 from ablate.search.follow_up import describe_arm, plan_tuned
 from ablate.search.optimizer import JOURNAL
 from ablate.search.pose import pose_tuning
@@ -294,6 +295,10 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
             },
             ("tune.budget.steps", "differ in train.steps"),
         ),
+        (
+            {"tune": {"space": SPACE, "trials": 3, "finalists": 2, "screen": 0.7}},
+            ("tune.screen", "after 70% of the steps", "lower screen, or train.eval_every"),
+        ),
         ({"tune": {"space": SPACE, "trials": 2, "sampler": "GridSampler"}}, ("tune.space", "list the values")),
         (
             {"tune": {"space": {RATE: [1e-3, 1e-2]}, "trials": 3, "sampler": "GridSampler"}},
@@ -369,7 +374,9 @@ def test_finalists_run_with_all_seeds_and_decide(
     assert next(iter(describe_tuning(trials, 1, None))).startswith(
         f"tune: 4 trials for each of 4 arms {stage}, the best 2 of an arm{end} with 3 seeds"
     )
+    plan = describe_left(Trials(problem, store, is_read_only=True), 1, None)
     second = train(trials, loss=noisy)
+    assert (f"{count(len(second), 'more run')}, " if second else "none is left") in plan
     run_ids = [run.run_id for run in (*first, *second)]
     assert len(set(run_ids)) == 4 * (4 + 2 * 2)
     assert len(run_ids) == len(set(run_ids)) + (4 * 2 if screen else 0)  # a finalist that waited goes on

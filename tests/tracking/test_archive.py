@@ -46,6 +46,32 @@ def test_two_parts_make_the_whole(write_study: WriteStudy, tmp_path: Path) -> No
     assert files(merged) == files(whole)
 
 
+@pytest.mark.parametrize("order", [("cut", "whole"), ("whole", "cut")])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_run_that_was_stopped_early_yields_to_the_one_that_went_on(
+    write_study: WriteStudy, tmp_path: Path, order: tuple[str, str], at_once: bool
+) -> None:
+    """A trial waited on one machine and became a finalist on another. Its weights from the first one are outdated."""
+    stores = {name: write_study(name) for name in ("cut", "whole")}
+    run_id = stores["cut"].read_study().runs[0].run_id
+    waiting, ended = stores["cut"].run(run_id), stores["whole"].run(run_id)
+    with CurveWriter(waiting.curve) as curve:
+        curve.rewind(0, 0)
+        curve.append({"step": 1, "val_loss": 3.0})
+        mark = curve.n_bytes, curve.crc32
+    waiting.write_status(Status("finished", step=1, n_steps=2, curve=mark))
+    archives = [packed(stores[name], weights=name == "cut") for name in order]
+    merged = StudyFolder(tmp_path / "merged" / "s")
+    for part in [archives] if at_once else [archives[:1], archives[1:]]:
+        merge(merged, part)
+    assert merged.run(run_id).curve.read_bytes() == ended.curve.read_bytes()
+    assert merged.run(run_id).read_status() == ended.read_status()
+    assert not merged.run(run_id).weights.exists()
+    other = packed(write_study("other", shift=0.1))
+    with pytest.raises(RecordError, match="is here already with another curve"):
+        merge(merged, [archives[order.index("cut")], other])
+
+
 def test_packing_twice_gives_the_same_bytes_and_weights_on_demand(write_study: WriteStudy) -> None:
     store = write_study()
     first = packed(store).read_bytes()
@@ -393,6 +419,8 @@ def test_every_published_archive_merges(tmp_path: Path, archive: Path) -> None:
     n_runs, n_present = merge(store, [archive])
     assert n_present == 0
     assert merge(store, [archive]) == (0, n_runs)
+    parts = [path for path in archive.parent.glob("*.tar.gz") if read_study_name(path) == store.path.name]
+    merge(store, parts)
     found = {path.name for path in store.path.iterdir()}
     if name := CONTINUED.get(store.path.name):
         earlier = StudyFolder(tmp_path / name)
