@@ -26,7 +26,7 @@ class Sample:
 
     `item_variance` is the variance of a difference that comes from the choice of an evaluation's items. It is used if
     every seed has the same difference: a rounded metric then only looks free of noise. `is_identical` means that both
-    logged the very same losses for every seed, so that the difference is 0 without any doubt.
+    logged exactly the same losses for every seed, so that the difference is 0 without any doubt.
     """
 
     name: str

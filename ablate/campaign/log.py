@@ -151,7 +151,7 @@ class CampaignLog:
     def locked(self, *, start: bool = False) -> Iterator[tuple[Campaign, Append]]:
         """Lock the campaign, and yield it with a function that appends an event.
 
-        Raises `RecordError` if it does not exist, unless it is to `start`. So a misspelt name does not
+        Raises `RecordError` if it does not exist, unless it is to `start`. So a misspelled name does not
         start a campaign with an error rate of its own.
         """
         if start:
@@ -173,7 +173,7 @@ class CampaignLog:
                 event = json.loads(line)
                 kind = event["event"]
             except (ValueError, TypeError, KeyError):
-                raise RecordError(f"{place}: this is no event of a campaign; restore the file") from None
+                raise RecordError(f"{place}: this is not an event of a campaign; restore the file") from None
             if kind == "goal":
                 goal = str(event.get("goal", ""))
             elif kind == "try":

@@ -26,5 +26,5 @@ def make_table(texts: Iterable[str], numbers: Iterable[str] = ()) -> Table:
 
 
 def print_plain(console: Console, text: str, style: str = "") -> None:
-    """Print text as it is: paths and commands are neither wrapped nor coloured, and brackets are not markup."""
+    """Print text as it is: paths and commands are neither wrapped nor colored, and brackets are not markup."""
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -55,7 +55,7 @@ def read_choices(path: Path) -> Iterator[ChoiceItem]:
     for place, record in read_objects(path):
         choices, gold = record.get("choices"), record.get("gold")
         if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-            raise DataError(f"{place}: choices must be a list of at least two texts, got {quote(choices, 60)}")
+            raise DataError(f"{place}: choices must be a list of at least two strings, got {quote(choices, 60)}")
         if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
             legal = f"legal: 0 to {len(choices) - 1}"
             raise DataError(f"{place}: gold must be the number of a choice, got {quote(gold, 60)} ({legal})")
@@ -106,12 +106,12 @@ def read_conversations(path: Path) -> Iterator[Conversation]:
 def _read_turn(turn: Mapping[str, Any], place: str) -> Turn:
     answers = turn.get("answers")
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
-        raise DataError(f"{place}: answers must be a list of texts, got {quote(answers, 60)}")
+        raise DataError(f"{place}: answers must be a list of strings, got {quote(answers, 60)}")
     return Turn(_take_text(turn, "q", place), tuple(answers))
 
 
 def _take_text(record: Mapping[str, Any], key: str, place: str) -> str:
     text = record.get(key)
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{place}: {key} must be a text, got {quote(text, 60)}")
+        raise DataError(f"{place}: {key} must be text, got {quote(text, 60)}")
     return text

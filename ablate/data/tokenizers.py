@@ -174,7 +174,7 @@ class GPT2Tokenizer:
 
 
 class WholeTextTokenizer(ABC):
-    """A tokenizer that may join any neighbouring characters, so that no cut of a text is known to be safe.
+    """A tokenizer that may join any neighboring characters, so that no cut of a text is known to be safe.
 
     Files of plain text are therefore defined to be encoded in parts of about a MiB that end with a line. The text
     `<|endoftext|>` becomes the separator, if there is one.

@@ -76,7 +76,7 @@ def reads_text(data: Mapping[str, Any]) -> bool:
 
 
 def has_task(store: StudyFolder) -> bool:
-    """Tell if the runs were trained on another task than language modelling."""
+    """Tell if the runs were trained on another task than language modeling."""
     return "task" in store.read_study().data
 
 

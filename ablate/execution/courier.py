@@ -39,7 +39,7 @@ class Courier:
     """Reads files for nodes, and writes those of the runs that they train.
 
     Each attempt at a run has an `owner`, a random name. Once a run is closed or opened by another attempt, nothing from
-    its earlier owners is accepted, so a node that was believed dead cannot write any more. Every call may be repeated,
+    its earlier owners is accepted, so a node that was believed dead can no longer write. Every call may be repeated,
     because Ray repeats the calls in progress if it has to restart the actor.
     """
 

@@ -151,7 +151,7 @@ class Driver:
             waiting.append(run)
 
     def _release(self, waiting: deque[Run]) -> None:
-        """Give up the runs that the source does not need any more."""
+        """Give up the runs that the source no longer needs."""
         if self.source is not None and not self._is_stopping:
             for run in [run for run in waiting if not self.source.is_needed(run)]:
                 waiting.remove(run)
@@ -348,7 +348,7 @@ class Driver:
         if state == "failed":
             text = status.error
         elif state == "queued" and run.run_id in self.pool.released:
-            text = "not needed any more"
+            text = "no longer needed"
             self._forget(run)
         elif state == "queued":
             text = run.arm.setup.resumption(self.store.run(run.run_id).checkpoint)

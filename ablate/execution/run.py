@@ -252,7 +252,7 @@ def _check_name(plan: Plan, store: StudyFolder) -> None:
     with suppress(RecordError):  # there is no record, or it cannot be read: it will be written again
         before = store.read_study()
         if "space" in before.tuning and "space" not in plan.tuning:
-            message = f"a search of the name {before.study!r} was run in {store.path}: give this study another name"
+            message = f"a search named {before.study!r} was run in {store.path}: give this study another name"
             raise plan.study.refuse(("study",), message)
 
 

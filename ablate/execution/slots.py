@@ -257,7 +257,7 @@ class SlotPool:
             slot.dismiss()
 
     def release(self, is_needed: Callable[[Run], bool]) -> None:
-        """End the runs in progress that are not needed any more, and note their ids in `released`."""
+        """End the runs in progress that are no longer needed, and note their ids in `released`."""
         for slot in self.busy:
             left = [run for run in slot.runs if run.run_id not in self.released]
             if left and slot.is_ready() and not any(map(is_needed, left)):

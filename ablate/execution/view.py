@@ -24,7 +24,7 @@ from ablate.tracking.study_record import State
 PLAIN_EVERY_S = 10.0
 ESTIMATE_SHARE = 0.01  # of the time goes into estimates of the time left, which add up all runs
 ENDINGS = ("finished", "diverged", "failed")
-COLOURS: Mapping[str, str] = {
+COLORS: Mapping[str, str] = {
     "running": "cyan",
     "finished": "green",
     "diverged": "yellow",
@@ -130,7 +130,7 @@ class View:
         if not self.console.is_terminal:  # a file or a pipe gets unwrapped lines
             print(f"{counter} {name}: {text}", file=self.console.file, flush=True)  # rich takes ten times as long
         elif self._live is None or line.state in ENDINGS:
-            content = Text.assemble((counter, "dim"), f" {name}: ", (text, COLOURS.get(line.state, "")))
+            content = Text.assemble((counter, "dim"), f" {name}: ", (text, COLORS.get(line.state, "")))
             self.console.print(content, highlight=False)
 
     def _progress(self, line: RunLine) -> str:
@@ -184,7 +184,7 @@ class View:
             table.add_column(title, justify="right", no_wrap=True, header_style="dim")
         name_room = max(2, options.max_width - sum(widths.values()))
         for index, line in enumerate(lines, 1):
-            shown = Text(shorten(line.name, name_room), style=COLOURS[line.state])
+            shown = Text(shorten(line.name, name_room), style=COLORS[line.state])
             table.add_row(shown, *(cells[index] for cells in columns.values()))
         yield table
         for text in below:

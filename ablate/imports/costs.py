@@ -61,7 +61,7 @@ def _read_counter(training: Training, what: str) -> _Cost:
     if what not in training.settled:
         return _leave_out(training, "")
     if what not in training.curves:
-        return _leave_out(training, "logged by other steps than the validation loss")
+        return _leave_out(training, "logged at other steps than the validation loss")
     curve = training.curves[what]
     if fault := find_fault("count", curve.steps, curve.values, slack=1.0):
         return _leave_out(training, fault)

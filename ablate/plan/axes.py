@@ -95,7 +95,7 @@ class Axes:
                 twin = seen.setdefault(key, level)
                 if twin is not level:
                     same = "" if twin.text == level.text else f": it is {display(twin.label)}"
-                    said = f"the level {quote(display(level.label))} stands twice in the list{same}"
+                    said = f"the level {quote(display(level.label))} is in the list twice{same}"
                     raise self.declared.refuse(level.place, said)
         return tuple(levels)
 

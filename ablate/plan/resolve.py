@@ -36,7 +36,7 @@ Change = tuple[str, Any, Place]  # a dotted path, its new value, and where that 
 
 
 class Resolver:
-    """Applies an arm's levels and the rules to the base of a declaration, whose task is language modelling.
+    """Applies an arm's levels and the rules to the base of a declaration, whose task is language modeling.
 
     `budget` has the places of the settings of `train` that a search's `budget` replaced. `resolve` raises `GridError`
     for a configuration that the model package or the training refuses, naming the line that brought the value in.

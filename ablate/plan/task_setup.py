@@ -1,4 +1,4 @@
-"""An arm that trains one of ablate's models on another task than language modelling."""
+"""An arm that trains one of ablate's models on another task than language modeling."""
 
 from __future__ import annotations
 

@@ -38,7 +38,9 @@ def describe_identical(differences: Sequence[Difference], labels: Mapping[str, s
         return []
     names = join_with_and([labels[arm] for arm in arms[:LISTED]] + name_rest(arms))
     verb = (
-        "logs the very same losses as its baseline" if len(arms) == 1 else "log the very same losses as their baseline"
+        "logs exactly the same losses as its baseline"
+        if len(arms) == 1
+        else "log exactly the same losses as their baseline"
     )
     return [f"{names} {verb} for every seed: check that the setting has an effect."]
 

@@ -110,7 +110,7 @@ def list_blocks(found: Sequence[Verification], current: Mapping[str, Difference]
         if changed := [arm.label for arm in made.arms if current is not None and _has_changed(arm, current)]:
             names = join_with_and(changed)
             blocks.append(
-                Text(f"The report has changed since: its numbers for {names} were others then.", is_flag=True)
+                Text(f"The report has changed since: its numbers for {names} were different then.", is_flag=True)
             )
         if made.looks:
             blocks.append(Text(_warn_of_looks(made), is_flag=True))

@@ -44,11 +44,11 @@ def describe_trials(problem: Problem) -> str:
     trials = f"{n_trials} trials for each of {count(len(problem.arms), 'arm')}"
     if problem.n_finalists is None:
         return trials
-    stage = "with one seed" if problem.screen is None else f"with one seed to {problem.screen:.0%} of their steps"
-    in_full = "" if problem.screen is None else " to the end"
-    return (
-        f"{trials} {stage}, the best {problem.n_finalists} of an arm{in_full} with {count(len(problem.seeds), 'seed')}"
-    )
+    stage, in_full = "with one seed", ""
+    if problem.screen is not None:
+        stage, in_full = f"{stage} for {100 * problem.screen:.0f} % of their steps", " to the end"
+    best = f"the best {problem.n_finalists} of each arm{in_full} with {count(len(problem.seeds), 'seed')}"
+    return f"{trials} {stage}, {best}"
 
 
 def describe_scope(problem: Problem) -> str:

@@ -118,7 +118,7 @@ def _describe_tuning(summary: Mapping[str, Any]) -> str:
 def _describe(summary: Mapping[str, Any]) -> dict[str, str]:
     seeds = f"seeds {', '.join(map(str, summary['seeds']))}"
     if "finalists" in summary:
-        share = f" to {summary['screen']:.0%} of their steps" if "screen" in summary else ""
+        share = f" for {100 * summary['screen']:.0f} % of their steps" if "screen" in summary else ""
         seeds = f"with the first seed{share}, the best {summary['finalists']} in full; {seeds}"
     return {
         "made by": f"ablate {summary['version']}",

@@ -115,7 +115,7 @@ class OpenArms(RunSource):
         return any(self._runs[arm, seed].run_id in self._failed for arm in arms for seed in seeds)
 
     def _note(self, run: Run) -> None:
-        """Remember the result of a run that has ended. Its curve does not change any more."""
+        """Remember the result of a run that has ended. Its curve no longer changes."""
         folder = self.store.run(run.run_id)
         if folder.has_ended(folder.read_status(), cut_counts=False):
             self._over[run.run_id] = read_run(self.store, run.run_id)

@@ -132,7 +132,7 @@ def _read_path(settings: Settings, parts: Sequence[str]) -> KeyPath:
 
 
 def _leave_out_misspelt(problems: Sequence[ErrorDetails], kind: type[BaseModel]) -> list[ErrorDetails]:
-    """The problems without keys that are only missing because they are misspelt: the unknown key names them."""
+    """The problems without keys that are only missing because they are misspelled: the unknown key names them."""
     meant = {
         (*path[:-1], find_near(str(path[-1]), _legal_keys(path[:-1], kind)))
         for path in (problem["loc"] for problem in problems if problem["type"] == "extra_forbidden")

@@ -48,7 +48,7 @@ class Predicate:
     """A compiled expression.
 
     `names` are the names that it reads, including dotted ones. `literals` are the texts that it compares names with:
-    a misspelt one would never be equal, so callers check them.
+    a misspelled one would never be equal, so callers check them.
     The constructor raises `PredicateError` for anything but names, literals, comparisons, `and`, `or`, `not`.
     """
 

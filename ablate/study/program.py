@@ -60,7 +60,7 @@ class Program(Frozen):
     """Your own program, which trains the arms. No shell runs: the command is split into words, then placeholders such
     as `{train.lr}`, `{seed}` and `{run_dir}` are filled in."""
 
-    command: Words = Field(description="the command, as a text or as a list of words; {NAME} is filled in")
+    command: Words = Field(description="the command, as text or as a list of words; {NAME} is filled in")
     code: Texts = Field(
         (),
         description="files, folders or globs that decide the results; default: the files that git tracks in the "

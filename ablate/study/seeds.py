@@ -63,7 +63,7 @@ class UntilDecided(Strict):
 
     at_least: int = Field(3, ge=3, le=MAX_LOOKS_SEEDS, description="seeds before the first look")
     at_most: int = Field(ge=4, le=MAX_LOOKS_SEEDS, description="seeds after which an arm stays undecided")
-    until: Literal["decided"] = Field(description="an arm trains no more once it is better, worse or equivalent")
+    until: Literal["decided"] = Field(description="an arm stops training once it is better, worse or equivalent")
 
     @model_validator(mode="after")
     def _has_looks(self) -> Self:

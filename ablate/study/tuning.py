@@ -19,7 +19,7 @@ ON_GRID = 1e-9  # tolerance for binary rounding, in steps
 
 
 class Frozen(BaseModel):
-    """A strict, immutable part of a declaration: a misspelt key is an error."""
+    """A strict, immutable part of a declaration: a misspelled key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 

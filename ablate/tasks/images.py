@@ -99,7 +99,9 @@ class Images(Task):
     def check_training(self, train: TrainConfig) -> None:
         every = self.permute_labels_every
         if every and train.steps // every < LEAST_PHASES:
-            raise ConfigError("permute_labels_every", f"{train.steps} steps hold less than two phases of {every} steps")
+            raise ConfigError(
+                "permute_labels_every", f"{train.steps} steps hold fewer than two phases of {every} steps"
+            )
 
     def idle(self) -> Mapping[str, str]:
         return {"validation_fraction": "every fifth digit is held out"} if self.source == "digits" else {}

@@ -21,7 +21,7 @@ MAX_LINE_BYTES = 2**16  # a longer line is cut
 STEP = "step"
 STEP_KEYS = (STEP, "_step", "global_step", "iter", "iteration")  # in a JSON line, the first that is there
 _JSON_MARKS = (b'step"', b'"iter')  # each step key of a JSON line has one of them
-_COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+_COLORS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
 _END = re.compile(rb"[\r\n]")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+")
 
@@ -56,7 +56,7 @@ class LineReader:
         self._rest = content[end:][:MAX_LINE_BYTES]
         lines = content[:end]
         if b"\x1b" in lines:
-            lines = _COLOURS.sub(b"", lines)  # a colour may stand inside of a text that is looked for
+            lines = _COLORS.sub(b"", lines)  # a color code may be inside the text that is looked for
         texts = [line[:MAX_LINE_BYTES].decode(errors="replace").strip() for line in self._candidates(lines)]
         records = [parse_object(text.encode()) if text.startswith("{") else None for text in texts]
         found = self._search([text for text, record in zip(texts, records, strict=True) if record is None])

@@ -185,7 +185,7 @@ def _take(record: Mapping[str, object], keys: tuple[str, str], path: Path, place
             raise DataError(f"{path}: {place}: there is no key {key!r}{suggest(key, record)}")
         value = record[key]
         if not isinstance(value, str):
-            raise DataError(f"{path}: {place}: {key!r} must be a text, got {quote(value, 60)}")
+            raise DataError(f"{path}: {place}: {key!r} must be text, got {quote(value, 60)}")
         found.append(value)
     return found[0], found[1]
 

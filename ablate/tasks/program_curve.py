@@ -165,7 +165,7 @@ class ProgramCurve:
         return {name: value for name, value in values.items() if name not in self.no_cost}
 
     def _knows(self, name: str) -> bool:
-        """Whether a name is kept. A new one that looks like a misspelt metric is noted."""
+        """Whether a name is kept. A new one that looks like a misspelled metric is noted."""
         if name in self.metrics or name in COSTS or name in self._names:
             return True
         if len(self._names) >= MAX_NAMES or len(name) > MAX_NAME or not name.isprintable():

@@ -145,7 +145,7 @@ class QuestionAnswering(QuestionTask):
     source_of_idea: ClassVar[str] = "CoQA: A Conversational Question Answering Challenge (arXiv 1808.07042)"
 
     max_answer_tokens: int = Field(
-        default=48, ge=1, le=10_000, description="tokens of an answer that are written at most"
+        default=48, ge=1, le=10_000, description="most tokens that are written for an answer"
     )
     metric: Literal["f1", "exact_match", "loss"] = Field(
         default="f1", description="the metric by which arms are compared; it does not change the runs"

@@ -1,4 +1,4 @@
-"""Language modelling as a task of the training loop: the next token of windows of a corpus."""
+"""Language modeling as a task of the training loop: the next token of windows of a corpus."""
 
 from __future__ import annotations
 

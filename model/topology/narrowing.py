@@ -87,7 +87,7 @@ class LinearGPT(Topology):
                 raise ConfigError(
                     "d_model",
                     f"{self.name} halves the stream every {self.blocks_per_stage} blocks; after {widths[-1]} features, "
-                    f"{config.n_heads} heads of whole width would not fit any more",
+                    f"{config.n_heads} heads of whole width would no longer fit",
                 )
             widths.append(widths[-1] // FACTOR)
         return widths

@@ -43,10 +43,10 @@ def test_conversations_are_read(tmp_path: Path) -> None:
     [
         ("{", "line 2: is not JSON"),
         ("[1]", r"line 2: is not a JSON object: \[1\]"),
-        ('{"query": "q", "choices": ["a"], "gold": 0}', "line 2: choices must be a list of at least two texts"),
+        ('{"query": "q", "choices": ["a"], "gold": 0}', "line 2: choices must be a list of at least two strings"),
         ('{"query": "q", "choices": ["a", "b"], "gold": 2}', r"line 2: gold must be .* got 2 \(legal: 0 to 1\)"),
         ('{"sentence": "a _ b", "choices": ["a", "b"], "gold": 1}', "no key query, ctx or question .*sentence"),
-        ('{"query": " ", "choices": ["a", "b"], "gold": 1}', "line 2: query must be a text"),
+        ('{"query": " ", "choices": ["a", "b"], "gold": 1}', "line 2: query must be text"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -60,8 +60,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     ("change", "message"),
     [
         ({"turns": []}, "turns must be a list"),
-        ({"turns": [{"q": "Who?", "answers": []}]}, "turn 1: answers must be a list of texts"),
-        ({"story": 3}, "story must be a text, got 3"),
+        ({"turns": [{"q": "Who?", "answers": []}]}, "turn 1: answers must be a list of strings"),
+        ({"story": 3}, "story must be text, got 3"),
     ],
 )
 def test_a_bad_conversation_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -311,7 +311,7 @@ def test_a_run_that_its_source_gives_up_ends_and_is_not_counted(make_bench) -> N
     outcome = bench.train(slots=2, source=source, worker_class=faulty.SlowWorker, observe=change_mind)
     assert outcome.states == {"finished": 1} and source.told == {whole.runs[0].run_id: "finished"}
     assert bench.store.run(whole.runs[1].run_id).read_status().state == "queued"
-    assert "not needed any more" in bench.texts()
+    assert "no longer needed" in bench.texts()
     assert bench.mirror.withdrawn == [whole.runs[1].run_id]
 
 

@@ -245,7 +245,7 @@ def test_knobs_of_the_base_go_to_the_variants_that_have_them(plan_grid: PlanGrid
         ({"matrix": {"train.learning_rat": [1]}}, ["'learning_rate'"]),
         ({"matrix": {"model.attention.windw": [1]}}, ["windw", "'window'"]),
         ({"matrix": {"data.tokenizer": ["bytes"]}}, ["same data"]),
-        ({"matrix": {"attention": ["standard", "standard"]}}, ["'standard' stands twice"]),
+        ({"matrix": {"attention": ["standard", "standard"]}}, ["'standard' is in the list twice"]),
         ({"matrix": {"attention": [{"n_heads": 2}]}}, ["name"]),
         ({"matrix": {"attention": [{"name": "standard", "n_heds": 2}]}}, ["n_heds", "'n_heads'"]),
         *(

@@ -279,7 +279,7 @@ def test_pairs_of_every_kind_of_file_are_the_same_data(plan_of, tmp_path, kind) 
         ("tsv", b"a\tb\nno tab\n", "pairs.tsv: line 2: has 1 column, where a source, a tab and a target are expected"),
         ("tsv", b"a\tb\n\xff\tb\n", "pairs.tsv: line 2: is not UTF-8"),
         ("jsonl", b'{"source": "a", "target": "b"}\n{"source": "a"}\n', "line 2: there is no key 'target'"),
-        ("jsonl", b'{"source": "a", "target": 3}\n', "line 1: 'target' must be a text, got 3"),
+        ("jsonl", b'{"source": "a", "target": 3}\n', "line 1: 'target' must be text, got 3"),
         ("jsonl", b'{"source": "a", "target": "b"}\n[1]\n', "line 2: is not a JSON object: [1]"),
         ("parquet", b"PAR1", "pairs.parquet: is not a Parquet file"),
         ("tsv", b"a\tb\n", "task.path: the validation split has no pairs"),

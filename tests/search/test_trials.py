@@ -304,7 +304,7 @@ def test_a_study_and_a_search_do_not_share_a_name(
     train(trials)
     plan = build_plan(load_study(write_grid()), corpus_info)
     before, console = store.record.read_bytes(), Console(quiet=True)
-    with pytest.raises(GridError, match=r"grid.yaml:1: study: a search of the name 'tiny' was run in .*another name"):
+    with pytest.raises(GridError, match=r"grid.yaml:1: study: a search named 'tiny' was run in .*another name"):
         run_study(plan, store, store.path, Options(""), console, View(console))
     assert store.record.read_bytes() == before
     store.write_study(record_study(plan, "0", ""))

@@ -370,9 +370,9 @@ def test_finalists_run_with_all_seeds_and_decide(
     store = StudyFolder(tmp_path / "runs" / problem.name)
     first = train(Trials(problem, store), limit=stop, loss=noisy)
     trials = Trials(problem, store)
-    stage, end = ("with one seed to 30% of their steps", " to the end") if screen else ("with one seed", "")
+    stage, end = ("with one seed for 30 % of their steps", " to the end") if screen else ("with one seed", "")
     assert next(iter(describe_tuning(trials, 1, None))).startswith(
-        f"tune: 4 trials for each of 4 arms {stage}, the best 2 of an arm{end} with 3 seeds"
+        f"tune: 4 trials for each of 4 arms {stage}, the best 2 of each arm{end} with 3 seeds"
     )
     plan = describe_left(Trials(problem, store, is_read_only=True), 1, None)
     second = train(trials, loss=noisy)

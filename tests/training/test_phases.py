@@ -121,7 +121,7 @@ def test_permuted_labels_change_the_metrics_and_need_two_phases(
     assert next(iter(by_trend.metrics)) == "val_phase_accuracy_trend"
     assert by_trend.identity() == Images(permute_labels_every=4).identity()
     assert "permute_labels_every" not in Images().identity()
-    with pytest.raises(ConfigError, match="12 steps hold less than two phases of 7 steps"):
+    with pytest.raises(ConfigError, match="12 steps hold fewer than two phases of 7 steps"):
         Images(permute_labels_every=7).check_training(make_train_config(steps=12))
     with pytest.raises(ValidationError, match="cannot compare arms without"):
         Images(metric="phase_accuracy_trend")
