@@ -18,14 +18,13 @@ from ablate.execution.jobs import RunSource, record_study
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
 from ablate.plan.setup import Resolved
-from ablate.plan.tasks import metrics_of
 from ablate.search.arm_search import ARM, DEFAULTS, IMPOSSIBLE, ArmSearch, asked, best_of, contained, distinct, rank
-from ablate.search.objective import score_trial
+from ablate.search.finals import Finals, list_runs
 from ablate.search.optimizer import copy_storage, make_sampler, open_storage, open_study
+from ablate.search.outcomes import Outcome, judge, judge_screened
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace, Params
 from ablate.study.settings import find_same, is_same, value_key
-from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
 from ablate.tracking.study_record import State, StudyRecord
 
@@ -47,8 +46,8 @@ class Trials(RunSource):
         self.arms: dict[str, Arm] = {}
         self._names: dict[str, str] = {}  # identity to the name of the arm that has it
         self._params: dict[str, Params] = {}
-        self._finalists: set[str] = set()  # names of their arms
-        self._finals: list[Run] = []  # their runs that were not drawn yet
+        self._finals = Finals(problem, store)
+        self._final_runs: list[Run] = []  # that were not drawn yet
         record = store.read_study() if store.record.exists() else None
         if record is not None:
             problem.check_record(record)
@@ -56,7 +55,7 @@ class Trials(RunSource):
         self.searches = [self._open(space, storage, record) for space in problem.arms]
         for search in self.searches:
             self._promote(search)
-        self._finals.clear()  # the plan already has them
+        self._final_runs.clear()  # the plan already has them
 
     @property
     def plan(self) -> Plan:
@@ -79,7 +78,11 @@ class Trials(RunSource):
     def n_left(self) -> int:
         """The runs of trials that were not asked for yet, and those of finalists that are not known yet."""
         n_trials = sum(self.n_wanted(s) - len(distinct(s.trials)) for s in self.searches)
-        return n_trials * len(self.problem.first_seeds) + sum(map(self.count_finals, self.searches)) + len(self._finals)
+        return (
+            n_trials * len(self.problem.first_seeds)
+            + sum(map(self.count_finals, self.searches))
+            + len(self._final_runs)
+        )
 
     def count_finals(self, search: ArmSearch) -> int:
         """The runs with further seeds that an arm's finalists will have, as long as they are not known."""
@@ -155,7 +158,7 @@ class Trials(RunSource):
         for search in self.searches:
             if not search.finals:
                 self._promote(search)
-        runs, self._finals = self._finals, []
+        runs, self._final_runs = self._final_runs, []
         return runs
 
     def _next_of_grid(self, search: ArmSearch) -> Params | None:
@@ -210,7 +213,8 @@ class Trials(RunSource):
             elif run.arm.name in search.finals:
                 self._promote(search)
                 self._drop_weights(search, run.arm.name)
-                self._drop_checkpoints(search)
+                if not self.is_read_only:
+                    self._finals.drop_checkpoints(search, self.arms)
 
     def _settle(self, search: ArmSearch, name: str) -> None:
         """Report a trial whose runs have ended to Optuna. A failed one stays open: the next start tries it again."""
@@ -227,34 +231,18 @@ class Trials(RunSource):
         return self._is_over(search) and not search.running
 
     def _promote(self, search: ArmSearch) -> None:
-        """Choose the finalists of an arm that is screened, and note how they do with all seeds. One that diverges
-        gives its place to the next."""
-        if self.problem.n_finalists is None or not self._is_screened(search):
-            return
-        new: list[Run] = []
-        before, search.finals = search.finals, {}
-        for name in dict.fromkeys(trial.user_attrs[ARM] for trial in rank(search)):
-            if len(search.finals) == self.problem.n_finalists:
-                break
-            runs = self._runs_of(self.arms[name], self.problem.seeds)
-            outcome = self._judge(runs)
-            state, values = outcome or (TrialState.COMPLETE, None)
-            if state == TrialState.COMPLETE:
-                search.finals[name] = values[0] if values else None
-                new += [] if name in before else runs
-        self._finalists = self._finalists.difference(before).union(search.finals)
-        self._finals += [run for run in new if not self.has_ended(run)]
-        if new:
-            self._write()
+        """Choose the finalists of an arm once all of its trials have run with the first seed."""
+        if self.problem.n_finalists is not None and self._is_screened(search):
+            new = self._finals.choose(search, self.arms)
+            self._final_runs += [run for run in new if not self.has_ended(run)]
+            if new:
+                self._write()
 
     def keeps_cut(self, run: Run) -> bool:
-        """The run of a finalist that waits since it was screened goes on."""
-        return self.problem.screen is None or run.arm.name not in self._finalists
+        return self._finals.keeps_cut(run)
 
     def pause_step(self, run: Run) -> int | None:
-        if self.problem.screen is None or run.arm.name in self._finalists:
-            return None
-        return self.problem.screen_step(run.arm.train)
+        return self._finals.pause_step(run)
 
     def _drop_weights(self, search: ArmSearch, name: str) -> None:
         """Keep only the weights of the best trial of a search."""
@@ -266,44 +254,12 @@ class Trials(RunSource):
             for run in self.runs_of(self.arms[loser]):
                 self.store.run(run.run_id).weights.unlink(missing_ok=True)
 
-    def _drop_checkpoints(self, search: ArmSearch) -> None:
-        """Remove the checkpoints of trials that waited in vain, once all finalists have finished."""
-        if self.problem.screen is not None and None not in search.finals.values() and not self.is_read_only:
-            for name in {trial.user_attrs[ARM] for trial in rank(search)} - search.finals.keys():
-                for run in self.runs_of(self.arms[name]):
-                    self.store.run(run.run_id).checkpoint.unlink(missing_ok=True)
-
-    def find_result(self, arm: Arm) -> tuple[TrialState, list[float] | None] | None:
-        """The state and the values of a trial after the runs that every trial has, or None while they are not over.
-
-        A trial that diverged or was pruned has no values, but Optuna's samplers avoid its settings.
-        """
-        runs = self._runs_of(arm, self.problem.first_seeds)
-        return self._judge(runs) if self.problem.screen is None else self._judge_screened(runs[0])
-
-    def _judge_screened(self, run: Run) -> tuple[TrialState, list[float] | None] | None:
-        """Judge a run by what it had reached when it was screened, even if it has gone on since then."""
-        step, folder = self.problem.screen_step(run.arm.train), self.store.run(run.run_id)
-        curve = (
-            [record for record in read_curve(folder.curve) if record["step"] <= step] if folder.path.exists() else []
-        )
-        status = folder.read_status()
-        if curve and curve[-1]["step"] == step and status.state != "diverged":
-            return TrialState.COMPLETE, score_trial([curve], self.problem.objectives, metrics_of(self.problem.study))
-        return (TrialState.PRUNED, None) if status.state == "diverged" and folder.has_ended(status) else None
-
-    def _judge(self, runs: Sequence[Run]) -> tuple[TrialState, list[float] | None] | None:
-        folders = [self.store.run(run.run_id) for run in runs]
-        statuses = [folder.read_status() for folder in folders]
-        cut_counts = self.problem.screen is None  # otherwise a run that was cut waits
-        ended = [f.has_ended(s, cut_counts=cut_counts) for f, s in zip(folders, statuses, strict=True)]
-        first_cut = statuses[0].is_cut and ended[0]
-        if not first_cut and not all(ended):
-            return None
-        if first_cut or any(status.state == "diverged" or status.is_cut for status in statuses):
-            return (TrialState.PRUNED if len(self.problem.objectives) == 1 else TrialState.FAIL), None
-        curves = [read_curve(folder.curve) for folder in folders]
-        return TrialState.COMPLETE, score_trial(curves, self.problem.objectives, metrics_of(self.problem.study))
+    def find_result(self, arm: Arm) -> Outcome | None:
+        """How a trial did in the runs that every trial has, or None while they are not over."""
+        runs = list_runs(arm, self.problem.first_seeds)
+        if self.problem.screen is None:
+            return judge(self.problem, self.store, runs)
+        return judge_screened(self.problem, self.store, runs[0])
 
     def _open(self, space: ArmSpace, storage: optuna.storages.BaseStorage, record: StudyRecord | None) -> ArmSearch:
         study = open_study(self.problem, space, storage)
@@ -380,13 +336,8 @@ class Trials(RunSource):
             self.store.write_study(record_study(self.plan, self.version, self.command))
 
     def runs_of(self, arm: Arm) -> tuple[Run, ...]:
-        """The runs of a trial. Only finalists have all seeds."""
-        is_finalist = arm.name in self._finalists
-        return self._runs_of(arm, self.problem.seeds if is_finalist else self.problem.first_seeds)
-
-    @staticmethod
-    def _runs_of(arm: Arm, seeds: Sequence[int]) -> tuple[Run, ...]:
-        return tuple(Run.of(arm, seed) for seed in seeds)
+        """The runs of a trial."""
+        return self._finals.runs_of(arm)
 
     def has_ended(self, run: Run) -> bool:
         """Tell whether nothing of a run is left to train."""

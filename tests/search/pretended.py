@@ -64,9 +64,10 @@ def train(
     together: int = 1,
     turn: Turn = as_loss,
 ) -> Sequence[Run]:
-    """Stand in for the driver: end up to `limit` runs, `together` at a time, and return them."""
+    """Stand in for the driver: end up to `limit` runs, `together` at a time, and return them. Failed ones stay open."""
     ended: list[Run] = []
-    waiting = find_unfinished(trials.plan, trials.store, keeps_cut=trials.keeps_cut)
+    left = find_unfinished(trials.plan, trials.store, keeps_cut=trials.keeps_cut)
+    waiting = [run for run in left if trials.store.run(run.run_id).read_status().state != "failed"]
     while len(ended) < limit:
         while len(waiting) < together:
             new = trials.draw()
