@@ -261,7 +261,7 @@ def test_without_a_name_all_campaigns_are_listed(call_ablate: Ablate) -> None:
     code, out, _ = call_ablate("campaign", "--json")
     bad, good = json.loads(out)
     assert code == 0 and (good["name"], good["n_tries"], good["error"]) == ("goal", 1, "")
-    assert good["spent"] == level_of(1) and "line 1: this is no event" in bad["error"]
+    assert good["spent"] == level_of(1) and "line 1: this is not an event" in bad["error"]
     assert "learn faster" in call_ablate("campaign")[1]
     code, _, err = call_ablate("campaign", "--keep", "1")
     assert code == 2 and "name the campaign" in err
