@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -187,7 +187,7 @@ def describe(claim: Row, root: Path = ROOT) -> tuple[str, str, str]:
     return word, " ".join(texts) + note, "; ".join(links)
 
 
-def write_costs(groups: Sequence[Row], root: Path) -> Iterator[str]:
+def write_costs(groups: Sequence[Row], root: Path) -> str:
     """A table of what the runs of each study took."""
     studies = [study for group in groups for claim in group["claims"] for study in claim.get("studies", ())]
     rows = ["| study | runs | minutes of all runs | device |", "| --- | --- | --- | --- |"]
@@ -198,7 +198,7 @@ def write_costs(groups: Sequence[Row], root: Path) -> Iterator[str]:
             seconds = sum(run.status.took_s * max(run.n_gpus, 1) / run.n_stacked for run in runs)
             devices = " and ".join(sorted({str(device_of(run.manifest)["name"]) for run in runs}))
             rows.append(f"| {_code(name)} | {len(runs)} | {seconds / 60:.0f} | {devices} |")
-    yield "\n".join(rows)
+    return "\n".join(rows)
 
 
 def write_page(groups: Sequence[Row], root: Path = ROOT) -> str:
@@ -210,7 +210,7 @@ def write_page(groups: Sequence[Row], root: Path = ROOT) -> str:
             paper = f"{claim['source']}: {_code(': '.join(filter(None, (claim.get('at'), claim['paper']))))}"
             rows.append(f"| {claim['claim']} | {paper} | **{word}** | {numbers} | {links} |")
         parts.append(f"## {group['group']}\n\n" + "\n".join(rows))
-    parts += [COST, *write_costs(groups, root), NEXT]
+    parts += [COST, write_costs(groups, root), NEXT]
     return "\n\n".join(parts) + "\n"
 
 

@@ -55,7 +55,7 @@ def find_power(results: Results, effect: float, power: float = POWER) -> tuple[A
 
 
 def _find_at_most(effect: float, sd: float, n_arms: int, at_least: int, power: float) -> int | None:
-    """The smallest `at_most` whose last look finds an effect; None if a grid cannot have so many."""
+    """The smallest `at_most` whose last look finds an effect; None if no grid can have that many seeds."""
     found = range(at_least + 1, MAX_LOOKS_SEEDS + 1)
     place = bisect_left(found, True, key=lambda n: detectable_at_look(sd, n_arms, at_least, n, n, power) <= effect)
     return found[place] if place < len(found) else None

@@ -216,9 +216,14 @@ class Driver:
         self.feed.begin(run)
         cut_counts = self.stopping is not None or (self.source is not None and self.source.keeps_cut(run))
         pause_step = self.source.pause_step(run) if self.source is not None else None
-        where, software = self.pool.placement, self.software
         job = make_job(
-            self.plan, run, where, software, cut_counts=cut_counts, study=self.store.path, pause_step=pause_step
+            self.plan,
+            run,
+            self.pool.placement,
+            self.software,
+            cut_counts=cut_counts,
+            study=self.store.path,
+            pause_step=pause_step,
         )
         self.watchdog.begin(folder.status)
         return job

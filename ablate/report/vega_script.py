@@ -32,7 +32,7 @@ def read_vega() -> str:
 
 
 def _name_copy() -> Path:
-    """A file in the folder that the networks use too."""
+    """A file in the folder of `ablate_model.kernels.flash.cache_folder`, which would load torch."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ablate"
     return folder / f"vega-{version('vl-convert-python')}.js"
 

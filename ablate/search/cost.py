@@ -15,7 +15,6 @@ from ablate.execution.placement import local_resources, measure_pace, place
 from ablate.formatting import count, format_seconds
 from ablate.plan import Arm, Run
 from ablate.plan.estimate import Pace, study_seconds
-from ablate.search.arm_search import distinct
 from ablate.search.descriptions import describe_range, describe_scope, describe_trials, format_value
 from ablate.search.problem import Problem
 from ablate.search.space import ArmSpace
@@ -62,8 +61,7 @@ def _list_left(trials: Trials) -> Iterator[tuple[Arm, float]]:
                 if not trials.has_ended(run):
                     yield run.arm, _share_left(trials, run)
         default, screen = trials.default_of(search), 1.0 if problem.screen is None else problem.screen
-        n_new = trials.n_wanted(search) - len(distinct(search.trials))
-        yield from [(default, screen)] * (n_new * len(problem.first_seeds))
+        yield from [(default, screen)] * (trials.count_unasked(search) * len(problem.first_seeds))
         n_finals = trials.count_finals(search)
         n_resumed = 0 if problem.screen is None else n_finals // len(problem.seeds)
         yield from [(default, 1.0 - screen)] * n_resumed + [(default, 1.0)] * (n_finals - n_resumed)
@@ -72,7 +70,7 @@ def _list_left(trials: Trials) -> Iterator[tuple[Arm, float]]:
 def _share_left(trials: Trials, run: Run) -> float:
     """The share of its steps that a run still trains before it ends or waits."""
     pause_step, folder = trials.pause_step(run), trials.store.run(run.run_id)
-    if not run.arm.n_steps:  # only the runs of a program know their steps
+    if not run.arm.n_steps:  # a program may not say how many steps it has
         return 1.0
     done = folder.read_status().step if folder.checkpoint.exists() else 0
     return max(0, (pause_step or run.arm.n_steps) - done) / run.arm.n_steps

@@ -31,6 +31,11 @@ def format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def format_share(share: float) -> str:
+    """`33 %`."""
+    return f"{100 * share:.0f} %"
+
+
 def format_settings(params: Mapping[str, Any]) -> str:
     """`train.learning_rate 0.001, model.n_layers 2`."""
     return ", ".join(f"{path} {format_value(value)}" for path, value in params.items())
@@ -46,7 +51,7 @@ def describe_trials(problem: Problem) -> str:
         return trials
     stage, in_full = "with one seed", ""
     if problem.screen is not None:
-        stage, in_full = f"{stage} for {100 * problem.screen:.0f} % of their steps", " to the end"
+        stage, in_full = f"{stage} for {format_share(problem.screen)} of their steps", " to the end"
     best = f"the best {problem.n_finalists} of each arm{in_full} with {count(len(problem.seeds), 'seed')}"
     return f"{trials} {stage}, {best}"
 

@@ -18,6 +18,7 @@ from ablate.report.offline_page import write_html
 from ablate.report.table import Table
 from ablate.search.charts import chart_confirmation, list_charts
 from ablate.search.conclusions import count_open, state_conclusions
+from ablate.search.descriptions import format_share
 from ablate.search.tables import tabulate
 from ablate.tracking.json_files import read_json
 
@@ -118,7 +119,7 @@ def _describe_tuning(summary: Mapping[str, Any]) -> str:
 def _describe(summary: Mapping[str, Any]) -> dict[str, str]:
     seeds = f"seeds {', '.join(map(str, summary['seeds']))}"
     if "finalists" in summary:
-        share = f" for {100 * summary['screen']:.0f} % of their steps" if "screen" in summary else ""
+        share = f" for {format_share(summary['screen'])} of their steps" if "screen" in summary else ""
         seeds = f"with the first seed{share}, the best {summary['finalists']} in full; {seeds}"
     return {
         "made by": f"ablate {summary['version']}",

@@ -77,12 +77,12 @@ class Trials(RunSource):
     @property
     def n_left(self) -> int:
         """The runs of trials that were not asked for yet, and those of finalists that are not known yet."""
-        n_trials = sum(self.n_wanted(s) - len(distinct(s.trials)) for s in self.searches)
-        return (
-            n_trials * len(self.problem.first_seeds)
-            + sum(map(self.count_finals, self.searches))
-            + len(self._final_runs)
-        )
+        n_trials, n_finals = (sum(map(each, self.searches)) for each in (self.count_unasked, self.count_finals))
+        return n_trials * len(self.problem.first_seeds) + n_finals + len(self._final_runs)
+
+    def count_unasked(self, search: ArmSearch) -> int:
+        """The trials of an arm that were not asked for yet."""
+        return self.n_wanted(search) - len(distinct(search.trials))
 
     def count_finals(self, search: ArmSearch) -> int:
         """The runs with further seeds that an arm's finalists will have, as long as they are not known."""
@@ -95,10 +95,7 @@ class Trials(RunSource):
     def n_open(self) -> int:
         """The trials that are not over, including those that were not asked for yet."""
         return sum(
-            self.n_wanted(search)
-            - len(distinct(search.trials))
-            + len(search.running)
-            + [*search.finals.values()].count(None)
+            self.count_unasked(search) + len(search.running) + [*search.finals.values()].count(None)
             for search in self.searches
         )
 
