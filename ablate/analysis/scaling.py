@@ -31,6 +31,7 @@ from ablate.tracking.values import Value, is_number
 FEWEST_LEVELS = 3
 """Two levels say nothing about whether the line is straight, or where a loss levels off."""
 
+NOTHING: Floats = np.empty(0)
 RESAMPLES = 1000
 LARGEST_LOG = 300.0  # of the ratio between the ends of an interval and the estimate
 EXPONENTS: Floats = np.geomspace(0.02, 3.0, 300)
@@ -42,8 +43,8 @@ class Prediction:
     """The difference of final losses, arm minus baseline, predicted at `level` of the axis `along`.
 
     It is predicted from the smaller `levels`. `low` and `high` are the 95 % prediction interval of the mean over
-    `n_seeds` seeds; `n_points` differences were fitted. If the level was held out, `actual` is the mean that was
-    measured, and `is_inside` tells whether it lies in the interval. Otherwise the level was not trained.
+    `n_seeds` seeds; `n_points` differences were fitted. If the level was held out and then trained, `actual` is the
+    mean that was measured, and `is_inside` tells whether it lies in the interval.
     """
 
     family: Mapping[str, Value]
@@ -90,22 +91,25 @@ class ScalingLaw:
 
 
 def find_predictions(results: Results) -> tuple[Prediction, ...]:
-    """Predict the differences at the next level of each axis of `compare_within`, or at the one that is held out."""
+    """Predict the differences at the next level of each axis of `compare_within`, or at the one that is held out.
+
+    The latter needs no results at that level, so a prediction can be published before its level is trained.
+    """
     held_out = results.record.predict.get("axis")
     found = []
     for along in results.record.compare_within:
         for family, members in _list_families(results, along):
             if members[0][1].baseline == members[0][1].arm:
                 continue
-            points = [(level, _collect_gaps(results, arm.arm)) for level, arm in members]
-            known = [(level, gaps) for level, gaps in points if gaps.size]
-            is_scored = along == held_out
-            if len(known) < FEWEST_LEVELS or not (is_scored or _grows(members)):
+            is_held_out = along == held_out
+            if not (is_held_out or _grows(members)):
                 continue
-            if is_scored and known[-1][0] != points[-1][0]:
-                continue  # the level that is held out has no result yet
-            fitted, (level, actual) = (known[:-1], known[-1]) if is_scored else (known, (_next_level(known), None))
-            found += list(_predict(family, along, fitted, level, actual))
+            points = [(level, _collect_gaps(results, arm.arm)) for level, arm in members]
+            known = [(level, gaps) for level, gaps in (points[:-1] if is_held_out else points) if gaps.size]
+            if len(known) < FEWEST_LEVELS - is_held_out:
+                continue
+            level, actual = points[-1] if is_held_out else (_next_level(known), NOTHING)
+            found += list(_predict(family, along, known, level, actual))
     return tuple(found)
 
 
@@ -202,15 +206,15 @@ def _predict(
     along: str,
     fitted: Sequence[tuple[float, Floats]],
     level: float,
-    actual: Floats | None,
+    actual: Floats,
 ) -> Iterator[Prediction]:
     x = np.concatenate([np.full(gaps.size, np.log(size)) for size, gaps in fitted])
     y = np.concatenate([gaps for _, gaps in fitted])
-    if x.size < FEWEST_LEVELS or len(fitted) < FEWEST_LEVELS - 1:
-        return
-    n_seeds = max(gaps.size for _, gaps in fitted) if actual is None else actual.size
+    if x.size < FEWEST_LEVELS:
+        return  # a line through two points has no scatter
+    n_seeds = actual.size or max(gaps.size for _, gaps in fitted)
     predicted, low, high = map(float, predict_line(x, y, float(np.log(level)), n_seeds))
-    mean = None if actual is None else float(actual.mean())
+    mean = float(actual.mean()) if actual.size else None
     inside = None if mean is None else low <= mean <= high
     levels = tuple(size for size, _ in fitted)
     yield Prediction(family, along, levels, level, predicted, low, high, int(x.size), n_seeds, mean, inside)

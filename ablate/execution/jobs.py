@@ -226,8 +226,8 @@ def extrapolate_seconds(plan: Plan, measured: Mapping[str, float], pace: Pace | 
     return {arm: measured.get(arm, usual if guess is None else correction * guess) for arm, guess in guessed.items()}
 
 
-def order(runs: Iterable[Run], seconds: Mapping[str, float | None]) -> list[Run]:
-    """Sort runs by seed, and within a seed by length, the longest first.
+def order(runs: Iterable[Run], seconds: Mapping[str, float | None], last: Container[str] = ()) -> list[Run]:
+    """Sort runs by seed, and within a seed by length, the longest first. Runs of the arms `last` come after all others.
 
     A finished seed can be compared while the next one trains. Slots do not wait between seeds. Longest-first lets the
     slots finish together, which only matters for the last seed. Runs of equal length keep the plan's order, with the
@@ -235,7 +235,7 @@ def order(runs: Iterable[Run], seconds: Mapping[str, float | None]) -> list[Run]
     """
     runs = list(runs)
     blocks = {seed: index for index, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
-    return sorted(runs, key=lambda run: (blocks[run.seed], -(seconds[run.arm.name] or 0.0)))
+    return sorted(runs, key=lambda run: (run.arm.name in last, blocks[run.seed], -(seconds[run.arm.name] or 0.0)))
 
 
 class RunSource(ABC):

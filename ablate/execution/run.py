@@ -152,7 +152,7 @@ def run_study(
             options.limit.learn(run, folder.read_status().took_s if run not in pending else 0.0)
             if folder.checkpoint.exists():
                 options.limit.mark_begun(run)
-    runs = order(pending, estimate_seconds(plan, store, ORDER_PACE))
+    runs = order(pending, estimate_seconds(plan, store, ORDER_PACE), plan.held_out)
     with ExitStack() as stack:
         interruption = stack.enter_context(at_work(store))
         nodes = stack.enter_context(start_cluster(options.address, available, store.ray_log))

@@ -21,16 +21,18 @@ def describe_predictions(predictions: Sequence[Prediction], metric: Metric, shar
     for along in dict.fromkeys(row.along for row in predictions):
         rows = [row for row in predictions if row.along == along]
         listed = join_with_and([_describe(row, shared) for row in rows[:LISTED]] + name_rest(rows))
-        at = label_level(along, float(f"{rows[0].level:.4g}"))
-        if rows[0].is_inside is None:
+        level = float(f"{rows[0].level:.4g}")
+        at = label_level(along, int(level) if level.is_integer() else level)
+        scored = [row for row in rows if row.is_inside is not None]
+        if not scored:
             sentences.append(
                 f"If the trend goes on, the difference in final {metric.short} at {at} is ({EXTRAPOLATION}, 95 % "
                 f"prediction interval): {listed}."
             )
         else:
-            n_hits = sum(bool(row.is_inside) for row in rows)
+            n_hits = sum(bool(row.is_inside) for row in scored)
             sentences.append(
-                f"The smaller levels predict {at}, which was held out, in {n_hits} of {len(rows)} cases (95 % "
+                f"The smaller levels predict {at}, which was held out, in {n_hits} of {len(scored)} cases (95 % "
                 f"prediction interval): {listed}."
             )
     return sentences

@@ -88,6 +88,19 @@ def test_the_largest_level_can_be_held_out() -> None:
     )
 
 
+def test_the_level_that_is_held_out_is_predicted_before_it_is_trained() -> None:
+    results = study(
+        lambda _size, _seed: 3.0, lambda _size, seed: 2.9 + 0.01 * seed, predict={"axis": "size", "held_out": "largest"}
+    )
+    (scored,) = find_predictions(results)
+    early = replace(results, runs=tuple(run for run in results.runs if "8000" not in run.arm))
+    (row,) = find_predictions(early)
+    assert (row.level, row.actual, row.is_inside) == (8000, None, None)
+    assert (row.predicted, row.low, row.high) == (scored.predicted, scored.low, scored.high)
+    answer = make_report(early, ReportOptions()).answer
+    assert any("at size=8000 is (an extrapolation, 95 % prediction interval): arm -0.0950" in line for line in answer)
+
+
 def test_a_compute_equivalent_speedup_by_hand() -> None:
     # The arm's loss at compute C is the baseline's at 2 C, so it is twice as fast at every size.
     base = law(1.5, 30.0, 0.2)

@@ -49,6 +49,21 @@ def test_longest_first_within_a_seed_and_seeds_one_after_another(plan: Plan, tmp
     assert equal == list(plan.runs)
 
 
+def test_the_level_that_is_held_out_is_trained_last(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    study = load_study(
+        write_grid(
+            matrix={"normalization": ["prenorm", "ngpt"], "model.n_layers": [1, 3, 2]},
+            baseline={"normalization": "prenorm"},
+            compare_within=["model.n_layers"],
+            predict={"axis": "model.n_layers", "held_out": "largest"},
+            seeds=2,
+        )
+    )
+    plan = build_plan(study, describe(study.data, tmp_path))
+    runs = order(plan.runs, estimate_seconds(plan, StudyFolder(tmp_path), PACE), plan.held_out)
+    assert [run.arm.model.n_layers for run in runs] == [2, 2, 1, 1, 2, 2, 1, 1, 3, 3, 3, 3]
+
+
 def test_estimates_come_from_finished_runs(plan: Plan, tmp_path: Path) -> None:
     store = StudyFolder(tmp_path)
     guessed = estimate_seconds(plan, store, PACE)
