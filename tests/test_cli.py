@@ -349,7 +349,16 @@ def test_a_value_of_an_option_without_measure_is_one_short_message(ablate: Ablat
     assert len(err) < 500
 
 
-@pytest.mark.parametrize("name", ["nul\0byte", "new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nul\0byte",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("new\nline", "x" * 300, "deep/" + "x" * 256 + "/deep")
+        ),
+    ],
+)
 def test_a_name_that_no_file_can_have_ended_in_a_traceback(ablate: Ablate, name: str) -> None:
     """Tries every path argument of every verb, found by its name in the help."""
     tried = 0

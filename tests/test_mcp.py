@@ -19,6 +19,7 @@ from benchmarks.synthetic import SyntheticArm, write_study
 TOO_LONG_S = 120.0
 
 
+@pytest.mark.slow
 def test_an_agent_plans_trains_and_tests_over_stdio(tmp_path: Path, write_grid: Callable[..., Path]) -> None:
     grid = write_grid(matrix={"normalization": ["prenorm", "peri"]}, baseline={}, seeds=2)
     arms = [SyntheticArm(f"a={name}", {"a": name}, "a=x", speedup=speed) for name, speed in (("x", 1.0), ("y", 3.0))]

@@ -42,6 +42,7 @@ def execute(name: str, folder: Path, seconds: int) -> tuple[list[tuple[str, str]
     return stored, read_outputs(notebook)
 
 
+@pytest.mark.slow
 def test_the_notebook_about_speedups_says_what_it_said(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "benchmarks").symlink_to(DOCS.parent / "benchmarks")

@@ -44,6 +44,7 @@ def test_moderated_variance_by_hand() -> None:
     assert shrunk == pytest.approx([(2 * 9 * corrected + 4) / 6, (2 * corrected + 4 * 9) / 6])
 
 
+@pytest.mark.slow
 def test_the_prior_variance_is_recovered_from_many_arms() -> None:
     # Variances from the model of Smyth (2004): s0^2 d0 / chi2(d0) times chi2(df) / df, with s0^2 = 3
     rng = np.random.default_rng(0)

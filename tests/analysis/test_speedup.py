@@ -146,7 +146,7 @@ def test_a_bound_of_unmatched_seeds_is_tested_at_the_cost_of_all():
     assert row.method == "Welch t on the loss at the same cost"
 
 
-@pytest.mark.parametrize("n_seeds", [2, 3])
+@pytest.mark.parametrize("n_seeds", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_an_arm_that_is_no_worse_was_called_clearly_slower_in_one_study_of_eight(n_seeds):
     rng = np.random.default_rng(n_seeds)
     n_studies = 1000
@@ -328,7 +328,7 @@ def test_targets_are_parsed_with_the_nearest_spelling():
         parse_target("nan")
 
 
-@pytest.mark.parametrize("n_seeds", [3, 5])
+@pytest.mark.parametrize("n_seeds", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_reported_intervals_cover_the_truth_through_the_whole_computation(n_seeds):
     rng = np.random.default_rng(n_seeds)
     n_studies, truth, hits = 600, math.log2(1.3), 0
@@ -339,7 +339,7 @@ def test_reported_intervals_cover_the_truth_through_the_whole_computation(n_seed
     assert COVERAGE[0] <= hits / n_studies <= COVERAGE[1]
 
 
-@pytest.mark.parametrize("n_seeds", [3, 5])
+@pytest.mark.parametrize("n_seeds", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_intervals_of_unmatched_seeds_cover_the_truth_although_the_baselines_cost_is_exact(n_seeds):
     rng = np.random.default_rng(10 + n_seeds)
     n_studies, truth, hits = 600, math.log2(1.3) + 1, 0

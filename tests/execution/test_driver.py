@@ -97,6 +97,7 @@ def troubled(make_bench):
     return bench, outcome, folders, rule
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batch(troubled) -> None:
     bench, _, folders, _ = troubled
     assert "2 sequences at once" in bench.texts()
@@ -105,6 +106,7 @@ def test_a_run_whose_process_is_killed_again_and_again_gets_a_smaller_micro_batc
     assert "memory" in status.notes[-1]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_suspected_of_deaths_before_it_began(troubled, undisturbed) -> None:
     bench, _, folders, _ = troubled
     assert sum(event.kind == "retry" and event.run.arm.name == "attention=standard" for event in bench.events) == 2
@@ -112,6 +114,7 @@ def test_a_run_is_not_suspected_of_deaths_before_it_began(troubled, undisturbed)
     assert bench.curves()["attention=standard,0"] == undisturbed["attention=standard,0"]
 
 
+@pytest.mark.slow
 def test_runs_that_always_die_or_raise_fail_alone(troubled) -> None:
     bench, outcome, folders, _ = troubled
     assert outcome.states == {"finished": 2, "failed": 2}
@@ -125,6 +128,7 @@ def test_runs_that_always_die_or_raise_fail_alone(troubled) -> None:
     assert [bench.store.run(run.run_id) for run in failed] == [folders["differential_v2"], folders["linear_ensemble"]]
 
 
+@pytest.mark.slow
 def test_a_rule_of_early_stopping_sees_every_line_once_whatever_becomes_of_its_worker(troubled) -> None:
     bench, _, folders, rule = troubled
     for run in bench.plan.runs:
@@ -144,6 +148,7 @@ class Onlooker(Stopping):  # type: ignore[misc]
         return ""
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_asked_for_quietly_until_it_is_free(bench, undisturbed) -> None:
     first, second = bench.plan.runs
     folder = bench.store.run(first.run_id)
@@ -185,6 +190,7 @@ def test_a_stop_from_another_terminal_keeps_checkpoints(bench, undisturbed) -> N
     assert bench.curves() == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_counts_as_censored_and_can_go_on(bench, undisturbed) -> None:
     class Impatient(Patience):  # type: ignore[misc]
         def judge(self, run, records):
@@ -214,6 +220,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_the_driver_with_what_was_saved_whole(make_bench, undisturbed, small_disk: Path) -> None:
     bench = make_bench(small_disk / "tiny")
     filler = small_disk / "filler"
@@ -235,6 +242,7 @@ def _fill(path: Path) -> None:
             return
 
 
+@pytest.mark.slow
 def test_runs_that_would_not_end_in_time_are_left_and_shorter_ones_begin(bench, undisturbed) -> None:
     slow, quick = bench.plan.runs
     limit = TimeLimit(60)

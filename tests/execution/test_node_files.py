@@ -83,6 +83,7 @@ def test_a_study_is_trained_on_nodes_that_do_not_see_its_folder(
     assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}node-*{os.getpid()}"))
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_loses_only_what_came_after_the_last_checkpoint_it_sent(
     make_bench: Callable[..., Any], start_courier: StartCourier
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_node_that_dies_loses_only_what_came_after_the_last_checkpoint_it_sent
     assert (bench.store.path / "resumed").read_text() == "8"  # the step of the checkpoint
 
 
+@pytest.mark.slow
 def test_processes_meet_without_a_shared_folder(make_bench: Callable[..., Any], start_courier: StartCourier) -> None:
     bench = make_bench()
     outcome = bench.train(processes=2, worker_class=BlindWorker, courier=start_courier(bench.store))
@@ -129,6 +131,7 @@ def test_what_a_run_writes_arrives_in_order(blind: NodeFiles, monkeypatch: pytes
     assert not here(blind).path.exists()
 
 
+@pytest.mark.slow
 def test_checkpoints_are_sent_a_tenth_of_the_time(blind: NodeFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablate.execution.sending.SHARE", 1e-6)
     with blind.opened(job()):

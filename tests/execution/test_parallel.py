@@ -51,6 +51,7 @@ def test_the_curve_equals_that_of_one_process(bench, undisturbed) -> None:
             assert found == pytest.approx(expected, rel=ROUNDING_64)
 
 
+@pytest.mark.slow
 def test_gradients_are_summed_in_several_buckets(tmp_path: Path) -> None:
     alone, together = train_in_a_group(tmp_path, "cpu")["untied"]
     for expected, found in zip(alone, together, strict=True):

@@ -93,6 +93,7 @@ def test_stacked_runs_have_the_ids_the_files_and_the_numbers_of_runs_by_themselv
         assert folder.read_status().step == 12
 
 
+@pytest.mark.slow
 def test_a_killed_stack_resumes_from_its_checkpoints(stacked, alone) -> None:
     outcome = stacked.train(worker_class=DyingWorker)
     assert outcome.states == {"finished": 2 * SEEDS}

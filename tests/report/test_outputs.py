@@ -70,6 +70,7 @@ def test_the_usual_report_draws_only_what_the_markdown_shows(store, tmp_path):
     assert "## Speedups" in text and "## Diagnostics" not in text  # its only chart is not drawn
 
 
+@pytest.mark.slow
 def test_pictures_of_many_arms_stay_on_a_page(tmp_path):
     store = StudyFolder(tmp_path / "many")
     arms = [SyntheticArm("baseline", {"kind": 0})]

@@ -29,6 +29,7 @@ def test_a_compiled_run_has_the_memory_of_the_one_before(run, model_config, make
     assert alive and not any(alive)
 
 
+@pytest.mark.slow
 def test_compilers_start_before_the_first_compiled_run_on_a_gpu(make_train_config, monkeypatch):
     calls = []
     monkeypatch.setattr("torch._inductor.async_compile.maybe_warm_pool", lambda: calls.append("start"))

@@ -154,6 +154,7 @@ def test_one_run_diverges_and_the_others_go_on(run, run_stack, model_config, mak
         assert_same(recordings[seed].curve(), run(model_config, train, seed=seed)[1].curve(), ROUNDING_64)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch triggers its own warning
 def test_the_blocks_of_a_stack_share_compiled_code_also_with_the_next_stack(
     run_stack, model_config, make_train_config, monkeypatch

@@ -74,6 +74,7 @@ def test_everything_that_a_run_calls_is_called(kind, monkeypatch, n_stacked):
     assert seconds > 0
 
 
+@pytest.mark.slow
 def test_one_kind_that_fails_leaves_the_others(kind):
     eager = kind.train.model_copy(update={"compile": False})
     broken = Kind(("b",), kind.model, eager.model_copy(update={"weight_decay": None}))
