@@ -54,7 +54,7 @@ def time_study(grid: Path, runs: Path, environment: Mapping[str, str]) -> tuple[
     if result.returncode:
         raise SystemExit(result.stdout + result.stderr)
     store = StudyFolder(runs / "small-study")
-    curves = [read_curve(store.run(run_id).curve) for run_id in store.list_names()]
+    curves = [read_curve(store.run(run.run_id).curve) for run in store.read_study().runs]
     return took_s, sum(curve[-1]["wall_s"] for curve in curves)
 
 
@@ -72,7 +72,8 @@ def main() -> None:
             caches = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "XDG_CACHE_HOME": "cache"}
             environment = {**os.environ, **{variable: str(folder / part) for variable, part in caches.items()}}
             if torch.cuda.is_available():
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(n_devices)))
+                visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:n_devices])
             for state in ("empty", "full"):
                 whole_s, steps_s = time_study(grid, folder / state, environment)
                 title = f"{n_devices} device{'s' * (n_devices > 1)}, {state} caches"

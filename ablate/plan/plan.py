@@ -133,10 +133,9 @@ class Plan:
     def held_out(self) -> frozenset[str]:
         """The arms at the level that is held out, which are trained last; levels without a number count by their
         parameters."""
-        axis = self.predict.get("axis")
-        members = [arm for arm in self.arms if axis in arm.axes]
-        if not members:
+        if (axis := self.predict.get("axis")) is None:
             return frozenset()
+        members = [arm for arm in self.arms if axis in arm.axes]
         levels = dict.fromkeys(arm.axes[axis] for arm in members)
         are_numbers = all(is_number(level) for level in levels)
         sizes = {
