@@ -47,7 +47,8 @@ def describe_left(trials: Trials, slots: int, pace: Pace | None) -> str:
     seconds = estimate_seconds(trials.plan, trials.store, pace)
     known = [each * share for arm, share in left if (each := seconds[arm.name]) is not None]
     time = f"about {format_seconds(study_seconds(known, slots))}" if len(known) == len(left) else "of unknown length"
-    runs = f"{count(len(left), 'more run')}, {time}" if done < total else "none is left"
+    pieces = count(len(left), "more run") + (" or parts of runs" if trials.problem.screen is not None else "")
+    runs = f"{pieces}, {time}" if done < total else "none is left"
     return f"{done} of {total} are done, {runs}" if done else runs
 
 
