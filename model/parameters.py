@@ -66,8 +66,11 @@ class SpecModule(nn.Module):
         """Return scalars worth logging, by short name; the model adds the layer."""
         return {}
 
-    def penalty(self) -> Tensor | None:
-        """Return a term of the training loss that the last forward pass left, if there is one."""
+    def take_penalty(self) -> Tensor | None:
+        """Return a term of the training loss that the last forward pass left, if there is one, and forget it.
+
+        Kept, it would hold the graph of its step. A later step could then not be captured as a CUDA graph.
+        """
         return None
 
 

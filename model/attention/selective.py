@@ -47,8 +47,9 @@ class SelectiveLayer(HeadLayer):
         kept_bts = (1 - masked_bts.clamp(max=self.tau) / self.tau).tril()
         return (kept_bts.sum(-1).amax(-1) / masked_bts.shape[1]).mean()
 
-    def penalty(self) -> Tensor | None:
-        return None if self.memory is None else self.memory_weight * self.memory
+    def take_penalty(self) -> Tensor | None:
+        memory, self.memory = self.memory, None
+        return None if memory is None else self.memory_weight * memory
 
     def vote(self, q_btk: Tensor, k_bsk: Tensor) -> Tensor:
         """Compute S (b, t, s): ReLU of head 0's logits on earlier keys except the first token; in at least float32."""

@@ -94,8 +94,9 @@ class SphereResidual(Residual):
             h_btd = self.update(h_btd, unit(y_btd), self.step_sizes())
         return h_btd, h_btd
 
-    def penalty(self) -> Tensor | None:
-        return None if self.overlap is None else self.orthogonality * self.overlap
+    def take_penalty(self) -> Tensor | None:
+        overlap, self.overlap = self.overlap, None
+        return None if overlap is None else self.orthogonality * overlap
 
     def step_sizes(self) -> Tensor:
         alpha_d: Tensor = self.alpha()

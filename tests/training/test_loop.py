@@ -376,6 +376,23 @@ def test_auto_finds_the_micro_batch_that_fits(run, model_config, make_train_conf
         run(model_config, make_train_config(micro_batch_size=4))
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"attention": {"name": "selective", "memory_weight": 0.1}},
+        {"normalization": {"name": "ngpt", "branch_orthogonality": 0.1}},
+    ],
+    ids=["selective", "ngpt"],
+)
+def test_no_module_keeps_a_graph_after_a_step(run, model_config, make_train_config, variant, recompute):
+    """A step whose parameters still belong to an earlier graph cannot be captured on a GPU."""
+    config = type(model_config).parse({**model_config.to_dict(), **variant})
+    outcome, _ = run(config, make_train_config(recompute=recompute))
+    left = [value for module in outcome.model.modules() for value in vars(module).values()]
+    assert not [value for value in left if isinstance(value, torch.Tensor) and value.grad_fn is not None]
+
+
 def test_recomputed_blocks_train_as_kept_ones(run, model_config, make_train_config):
     _, kept = run(model_config, make_train_config())
     _, recomputed = run(model_config, make_train_config(recompute=True))
