@@ -80,7 +80,7 @@ def find(summary: Row, place: Row) -> Found:
     return Found(f"{label}{value}, {place.get('words', {}).get(verdict, verdict)}", side, _sizes(summary, row))
 
 
-KEYS = ("arm", "axis", "target", "levels", "evaluation", "metric", "within", "along")
+KEYS = ("arm", "axis", "target", "levels", "evaluation", "metric", "within", "along", "family")
 
 
 def _matches(row: Row, key: str, wanted: Any) -> bool:
@@ -194,7 +194,7 @@ def write_costs(groups: Sequence[Row], root: Path) -> str:
     for name in dict.fromkeys(study["report"] for study in studies):
         path = root / "reports" / name / ARCHIVE
         if path.exists():
-            runs = read_archive(path).runs
+            runs = [run for run in read_archive(path).runs if run.is_whole]
             seconds = sum(run.status.took_s * max(run.n_gpus, 1) / run.n_stacked for run in runs)
             devices = " and ".join(sorted({str(device_of(run.manifest)["name"]) for run in runs}))
             rows.append(f"| {_code(name)} | {len(runs)} | {seconds / 60:.0f} | {devices} |")
@@ -279,8 +279,8 @@ Hours are of one H200, estimated from the speeds that our studies reached.
 
 1. nGPT against GPT at 24,000 and 96,000 steps, with rates tuned at each horizon and five seeds: does the gain of 6,000
    steps last once both are tuned? About 6 hours.
-2. `ngpt-sizes.yaml` with rates tuned at every size, and GPT-2 small (124 million parameters) as the size to predict: do
-   the gains of nGPT and differential V2 survive scale? About 18 hours.
+2. `ngpt-sizes.yaml` with rates tuned at every size, five seeds instead of two, 32 million parameters, and GPT-2 small
+   (124 million) as the size to predict: do the gains of nGPT and differential V2 survive scale? About 18 hours.
 3. Contexts of 1,024 to 8,192 at 124 million parameters, where the paper reports 4x to 20x. About 30 hours.
 4. Models that retrieve above chance: standard, differential V1 and V2 at 124 million parameters on text that rewards
    it, then needles, recall and order. Without that, most claims about differential attention cannot be tested. About

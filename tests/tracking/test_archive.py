@@ -428,7 +428,8 @@ def test_every_published_archive_merges(tmp_path: Path, folder: Path) -> None:
             earlier = StudyFolder(tmp_path / name)
             merge(earlier, [path for path in REPORTS.rglob("*.tar.gz") if read_study_name(path) == name])
             found |= earlier.list_names()
-        assert runs <= found
+        if json.loads((folder.parent / "summary.json").read_text()).get("is_complete", True):
+            assert runs <= found
 
 
 def test_reruns_are_noted_and_the_first_run_counts(write_study: WriteStudy) -> None:
