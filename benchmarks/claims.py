@@ -43,7 +43,7 @@ class Found:
 
     text: str
     side: Side
-    sizes: frozenset[str]
+    size: str
 
 
 def load_claims(path: Path = CLAIMS) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def find(summary: Row, place: Row) -> Found:
     elif verdict in _list(place.get("against", ["worse", "equivalent"])):
         side = "against"
     label = f"{place['label']}: " if place.get("label") else ""
-    return Found(f"{label}{value}, {place.get('words', {}).get(verdict, verdict)}", side, _sizes(summary, row))
+    return Found(f"{label}{value}, {place.get('words', {}).get(verdict, verdict)}", side, _size(summary, row))
 
 
 KEYS = ("arm", "axis", "target", "levels", "evaluation", "metric", "within", "along", "family")
@@ -179,7 +179,7 @@ def describe(claim: Row, root: Path = ROOT) -> tuple[str, str, str]:
             continue
         mine = [find(summary, place) for place in study["numbers"]]
         found += mine
-        size = "; ".join(sorted(set().union(*(one.sizes for one in mine))))
+        size = "; ".join(dict.fromkeys(one.size for one in mine))
         texts.append(f"{'; '.join(one.text for one in mine)} ({size}).")
         links.append(f"[{_code(name)}](../reports/{name}/report.md), {grid}")
     word = conclude(found) if found else NOT_MEASURED
@@ -221,11 +221,11 @@ def write_readme_table(groups: Iterable[Row], root: Path = ROOT) -> str:
     return "\n".join([*lines, *(f"{claim['readme']} | {describe(claim, root)[0]}" for claim in chosen)])
 
 
-def _sizes(summary: Row, row: Row) -> frozenset[str]:
+def _size(summary: Row, row: Row) -> str:
     arm = next((arm for arm in summary["arms"] if arm["arm"] == row.get("arm")), summary["arms"][0])
     n_seeds = row["n"] if row.get("evaluation") or row.get("verdict") else row.get("n_pairs") or arm["n_runs"]
     parts = [f"{_count(arm['n_params'])} parameters", f"{_count(arm['n_tokens'])} tokens", f"{n_seeds} seeds"]
-    return frozenset({", ".join(parts)})
+    return ", ".join(parts)
 
 
 def _count(n: int) -> str:

@@ -49,8 +49,8 @@ def start_plain(
     """Build a plain network. Returns a function that trains it for a step."""
     network = PlainNetwork(config, normalization).to(device)
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), fused=device.type == "cuda")
-    loss_of = torch.compile(network) if train.compile else network
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=device.type == "cuda")
+    forward = torch.compile(network) if train.compile else network
     tokens = np.memmap(corpus.train_path, dtype=corpus.dtype, mode="r")
     draw = np.random.default_rng(0)
     bf16 = torch.autocast(device.type, torch.bfloat16) if train.precision == "bfloat16" else nullcontext()
@@ -62,7 +62,7 @@ def start_plain(
         if device.type == "cuda":
             batch = batch.pin_memory().to(device, non_blocking=True)
         with bf16:
-            loss = loss_of(batch[:, :-1], batch[:, 1:])
+            loss = forward(batch[:, :-1], batch[:, 1:])
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -78,8 +78,6 @@ def start_ours(
 ) -> Step:
     """Start a run of ablate's loop. Returns a function that trains it for a step."""
     model = ModelConfig.parse({**config.to_dict(), "normalization": normalization})
-    recipe = model.normalization.recipe()
-    train = train.model_copy(update={"steps": MANY_STEPS, "weight_decay": recipe["weight_decay"]})
     training = Training(LanguageModelling(model, corpus, train.eval_tokens), train, 0, Nowhere(), device)
     training.warm_up()
     steps = itertools.count(1)
@@ -104,7 +102,7 @@ def measure(contestants: Mapping[str, Step], device: torch.device, rounds: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plain", description=__doc__)
-    parser.add_argument("--grid", type=Path, default=GRID, help="its model and train")
+    parser.add_argument("--grid", type=Path, default=GRID, help="its model and train, on a GPU")
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
     parser.add_argument("--backend", default="auto", help="ablate's attention backend")
     parser.add_argument("--rounds", type=int, default=9)
@@ -117,24 +115,25 @@ def main() -> None:
     fixed = {"warmup_steps": 0, "weight_decay": 0.0, "steps": MANY_STEPS, "attention_backend": options.backend}
     contestants: dict[str, Step] = {}
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
+        settings = TrainConfig(**{**sections["train"], **fixed})
+        corpus = random_corpus(Path(folder), config, settings)
         for mode in options.modes:
             is_compiled = mode == "compiled"
             graphed = {"compile": is_compiled, "cuda_graph": is_compiled and device.type == "cuda"}
-            train = TrainConfig(**{**sections["train"], **fixed, **graphed})
+            train = settings.model_copy(update=graphed)
             prepare_process(train, str(device), torch.get_num_threads())
-            corpus = random_corpus(Path(folder), config, train)
             for normalization in NORMALIZATIONS:
                 for kind, start in (("plain", start_plain), ("ablate", start_ours)):
                     step = start(config, normalization, train, corpus, device)
                     contestants[f"{kind} {normalization}, {mode}"] = step
         seconds = measure(contestants, device, options.rounds, options.steps)
-    n_tokens = train.batch_size * config.context_length
+    n_tokens = settings.batch_size * config.context_length
     print(f"{config.num_params():,} parameters (prenorm), {n_tokens:,} tokens per step, {options.rounds} rounds")
     print(f"ms per step  tokens/s  times {BASE} of the same mode [least, most of a round]")
     figures: dict[str, float] = {}
     for name, taken in seconds.items():
         base = seconds[f"{BASE}, {name.split(', ')[1]}"]
-        ratios = [theirs / ours for theirs, ours in zip(base, taken, strict=True)]
+        ratios = [base_s / own_s for base_s, own_s in zip(base, taken, strict=True)]
         step_s, ratio = statistics.median(taken), statistics.median(ratios)
         spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
         print(f"{1000 * step_s:11.2f}  {n_tokens / step_s:10,.0f}  {ratio:5.2f} {spread}  {name}", flush=True)

@@ -17,7 +17,7 @@ def unit(x: Tensor, dim: int = -1) -> Tensor:
 
 
 class PlainScale(nn.Module):
-    """A vector that starts at `init` and is trained as if it were about `scale`."""
+    """A vector that starts at `init`, and whose parameter starts at `scale`."""
 
     def __init__(self, size: int, init: float, scale: float) -> None:
         super().__init__()

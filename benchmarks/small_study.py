@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -13,21 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import yaml
 
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import StudyFolder
 from benchmarks.gaps import ON_CPU, ON_GPU
 from benchmarks.history import add_record_option, append_figures
 
-GRID = """
-study: small-study
-data: {{source: text, path: words.txt, tokenizer: bytes}}
-model: {model}
-train: {train}
-matrix: {{normalization: [prenorm, ngpt], attention: [standard, differential]}}
-seeds: 2
-resources: {resources}
-"""
+STUDY = {
+    "study": "small-study",
+    "data": {"source": "text", "path": "words.txt", "tokenizer": "bytes"},
+    "matrix": {"normalization": ["prenorm", "ngpt"], "attention": ["standard", "differential"]},
+    "seeds": 2,
+}
 
 
 def write_study(folder: Path, steps: int | None = None) -> Path:
@@ -35,9 +32,8 @@ def write_study(folder: Path, steps: int | None = None) -> Path:
     on_gpu = torch.cuda.is_available()
     kind, resources = (ON_GPU, {"gpus": 1}) if on_gpu else (ON_CPU, {"cpus": 1})
     train = {**kind["train"], **({} if steps is None else {"steps": steps}), "learning_rate": 1e-3}
-    parts = {"model": kind["model"], "train": train, "resources": resources}
     grid = folder / "grid.yaml"
-    grid.write_text(GRID.format(**{name: json.dumps(part) for name, part in parts.items()}))
+    grid.write_text(yaml.safe_dump({**STUDY, "model": kind["model"], "train": train, "resources": resources}))
     (folder / "words.txt").write_text("one two three four five " * 50_000)
     return grid
 
@@ -61,7 +57,9 @@ def time_study(grid: Path, runs: Path, environment: Mapping[str, str]) -> tuple[
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_study", description=__doc__)
     parser.add_argument("--steps", type=int, help="per run")
-    parser.add_argument("--devices", type=int, nargs="+", default=[1], help="numbers of GPUs to measure")
+    parser.add_argument(
+        "--devices", type=int, nargs="+", default=[1], help="numbers of GPUs to measure; a CPU counts as one"
+    )
     add_record_option(parser)
     options = parser.parse_args()
     figures: dict[str, float] = {}
@@ -73,11 +71,13 @@ def main() -> None:
             environment = {**os.environ, **{variable: str(folder / part) for variable, part in caches.items()}}
             if torch.cuda.is_available():
                 visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+                if n_devices > torch.cuda.device_count():
+                    parser.error(f"--devices: there are {torch.cuda.device_count()} GPUs, not {n_devices}")
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible.split(",")[:n_devices])
             for state in ("empty", "full"):
                 whole_s, steps_s = time_study(grid, folder / state, environment)
                 title = f"{n_devices} device{'s' * (n_devices > 1)}, {state} caches"
-                print(f"{title:28} {whole_s:7.1f} s, of which {steps_s / n_devices:7.1f} s are steps", flush=True)
+                print(f"{title:28} {whole_s:7.1f} s; the steps of all runs {steps_s:7.1f} s", flush=True)
                 figures |= {f"{title}, whole_s": whole_s, f"{title}, steps_s": steps_s}
     if options.record:
         append_figures("small_study", figures)

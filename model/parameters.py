@@ -69,7 +69,7 @@ class SpecModule(nn.Module):
     def take_penalty(self) -> Tensor | None:
         """Return a term of the training loss that the last forward pass left, if there is one, and forget it.
 
-        Kept, it would hold the graph of its step. A later step could then not be captured as a CUDA graph.
+        A penalty that is kept holds the graph of its step, and then no later step can be captured as a CUDA graph.
         """
         return None
 

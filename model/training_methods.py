@@ -46,13 +46,15 @@ class TrainingMethods(BackendMethods):
         """Add what the modules penalize while they train."""
         if not (self.has_penalties and self.training):
             return loss
-        found = self.take_penalties()
+        found = self._take_penalties()
         if hasattr(self, "embedding"):
             found.append(self.config.normalization.penalize_embedding(self.embedding.read_weight()))
         return loss + sum(penalty for penalty in found if penalty is not None)
 
-    def take_penalties(self) -> list[Tensor | None]:
-        """Take what the modules left in a forward pass, or in a backward pass that recomputes it."""
-        if not self.has_penalties:
-            return []
+    def forget_penalties(self) -> None:
+        """Let go of the graph of a step. Blocks that are recomputed leave their penalties once more."""
+        if self.has_penalties:
+            self._take_penalties()
+
+    def _take_penalties(self) -> list[Tensor | None]:
         return [module.take_penalty() for module in self.modules() if isinstance(module, SpecModule)]

@@ -25,6 +25,7 @@ from scipy.special import stdtrit
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import LEVEL
 from ablate.analysis.results import Results
+from ablate.tracking.arm_labels import largest_level
 from ablate.tracking.study_record import ArmRecord
 from ablate.tracking.values import Value, is_number
 
@@ -93,20 +94,21 @@ class ScalingLaw:
 def find_predictions(results: Results) -> tuple[Prediction, ...]:
     """Predict the differences at the next level of each axis of `compare_within`, or at the one that is held out.
 
-    The latter needs no results at that level, so a prediction can be published before its level is trained.
+    A level that is held out needs no results, so its prediction can be published before it is trained. Then the
+    interval is for as many seeds as the other levels have, and later for those that were trained.
     """
     held_out = results.record.predict.get("axis")
     found = []
     for along in results.record.compare_within:
+        is_held_out, largest = along == held_out, largest_level(results.record.arms, along)
         for family, members in _list_families(results, along):
             if members[0][1].baseline == members[0][1].arm:
                 continue
-            is_held_out = along == held_out
-            if not (is_held_out or _grows(members)):
+            if not (members[-1][1].axes[along] == largest if is_held_out else _grows(members)):
                 continue
             points = [(level, _collect_gaps(results, arm.arm)) for level, arm in members]
             known = [(level, gaps) for level, gaps in (points[:-1] if is_held_out else points) if gaps.size]
-            if len(known) < FEWEST_LEVELS - is_held_out:
+            if len(known) < (FEWEST_LEVELS - 1 if is_held_out else FEWEST_LEVELS):
                 continue
             level, actual = points[-1] if is_held_out else (_next_level(known), NOTHING)
             found += list(_predict(family, along, known, level, actual))

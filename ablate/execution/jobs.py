@@ -227,7 +227,9 @@ def extrapolate_seconds(plan: Plan, measured: Mapping[str, float], pace: Pace | 
 
 
 def order(runs: Iterable[Run], seconds: Mapping[str, float | None], last: Container[str] = ()) -> list[Run]:
-    """Sort runs by seed, and within a seed by length, the longest first. Runs of the arms `last` come after all others.
+    """Sort runs by seed, and within a seed by length, the longest first.
+
+    Runs of the arms `last` come after all others, such as those at a level that is held out.
 
     A finished seed can be compared while the next one trains. Slots do not wait between seeds. Longest-first lets the
     slots finish together, which only matters for the last seed. Runs of equal length keep the plan's order, with the

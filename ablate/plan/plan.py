@@ -16,7 +16,7 @@ from ablate.plan.tasks import metrics_of
 from ablate.study.declaration import Declaration, Design, Match, Study
 from ablate.study.schema import TrainConfig
 from ablate.study.seeds import UntilDecided
-from ablate.tracking.values import is_number
+from ablate.tracking.arm_labels import largest_level
 from ablate_model import ModelConfig
 from ablate_model.own_code import Code
 
@@ -131,19 +131,11 @@ class Plan:
 
     @property
     def held_out(self) -> frozenset[str]:
-        """The arms at the level that is held out, which are trained last; levels without a number count by their
-        parameters."""
+        """The arms at the level that is held out, which are trained last."""
         if (axis := self.predict.get("axis")) is None:
             return frozenset()
-        members = [arm for arm in self.arms if axis in arm.axes]
-        levels = dict.fromkeys(arm.axes[axis] for arm in members)
-        are_numbers = all(is_number(level) for level in levels)
-        sizes = {
-            level: level if are_numbers else max(arm.n_params or 0 for arm in members if arm.axes[axis] == level)
-            for level in levels
-        }
-        largest = max(levels, key=lambda level: sizes[level])
-        return frozenset(arm.name for arm in members if arm.axes[axis] == largest)
+        largest = largest_level(self.arms, axis)
+        return frozenset(arm.name for arm in self.arms if arm.axes.get(axis) == largest)
 
     @property
     def smallest_effect(self) -> float | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from ablate.tracking.study_record import ArmRecord
-from ablate.tracking.values import Value
+from ablate.tracking.values import Value, is_number
 
 _OWN = re.compile(r"(?P<file>[^:()]+\.py:)(?P<name>[A-Za-z_]\w*)(?P<settings>\(.+\))?")
 
@@ -39,6 +40,24 @@ def label_level(axis: str, level: Value, shared: Mapping[str, str] | None = None
         return f"{axis.rpartition('.')[2]}={level}"
     start = (shared or {}).get(axis, "")
     return level.removeprefix(start).removesuffix(")") if start.endswith("(") else level.removeprefix(start)
+
+
+class LeveledArm(Protocol):
+    """What `largest_level` reads of an arm."""
+
+    @property
+    def axes(self) -> Mapping[str, Value]: ...
+
+    @property
+    def n_params(self) -> int | None: ...
+
+
+def largest_level(arms: Iterable[LeveledArm], axis: str) -> Value | None:
+    """The largest level of an axis; None if no arm has the axis. Levels that are not numbers go by their parameters."""
+    members = [arm for arm in arms if axis in arm.axes]
+    levels = [arm.axes[axis] for arm in members]
+    sizes = levels if all(is_number(level) for level in levels) else [arm.n_params or 0 for arm in members]
+    return max(zip(sizes, levels, strict=True), key=lambda pair: pair[0], default=(0, None))[1]
 
 
 def find_shared(arms: Sequence[ArmRecord]) -> dict[str, str]:

@@ -209,7 +209,7 @@ class Training:
             with self.group.sum_gradients(self.parameters) if is_last else nullcontext():
                 # the sum over the group is then the mean
                 loss.backward(torch.full_like(loss, 1 / self.group.size))  # type: ignore[no-untyped-call]
-            self.model.take_penalties()  # that recomputed blocks left
+            self.model.forget_penalties()
             self.loss_sum += loss.detach()
         self.update()
 
@@ -283,7 +283,7 @@ class Training:
         with self.precision.context(self.device):
             loss = self.loss(*to_device(batch, self.device))
         loss.backward(torch.ones_like(loss))  # type: ignore[no-untyped-call]
-        self.model.take_penalties()
+        self.model.forget_penalties()
         del moments
         self._forget_gradients()
 
