@@ -39,12 +39,14 @@ def test_samplers_are_compared_at_equal_trials_by_losses_trained_anew() -> None:
     assert all(1 < loss < 10 for result in results.values() for loss in result.confirmed)
 
 
+@pytest.mark.slow
 def test_the_overhead_is_told_beside_optuna_alone() -> None:
     cost = measure_overhead(5)
     assert 0 < cost.optuna_ms < 1000
     assert 0 < cost.ablate_ms < 1000
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_program_is_told_beside_the_program_alone() -> None:
     cost = measure_program(2)
     assert 0 < cost.alone_s < cost.run_s < cost.alone_s + 10

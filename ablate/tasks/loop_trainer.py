@@ -155,7 +155,7 @@ class LoopTrainer(Trainer):
             if not cut_reason:
                 recorder.write_status("queued")
                 return "stopped"
-            recorder.note(f"stopped early, at step {outcome.step}: {cut_reason}")
+            recorder.note_cut(cut_reason)
         recorder.write_status(state)
         if outcome.state != "stopped":  # a run that was cut can resume from its checkpoint
             folder.checkpoint.unlink(missing_ok=True)

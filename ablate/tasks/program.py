@@ -261,7 +261,7 @@ class _Run:
             self._note(f"{self.primary} was not a finite number at step {step}")
             return self._end("diverged")
         if self.stopped and (reason := self.order.cut_reason()):
-            self._note(f"stopped early, at step {step}: {reason}")
+            self.recorder.note_cut(reason)
             self.recorder.n_steps = max(self.recorder.n_steps, step + 1)
             return self._end("finished")
         if self.stopped:

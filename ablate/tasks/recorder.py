@@ -22,6 +22,7 @@ from ablate.training.checkpoint import HostCopy, read_checkpoint, write_checkpoi
 from ablate.training.device import peak_memory_bytes
 
 HEARTBEAT_S = 5.0
+CUT = "stopped early, at step"
 
 
 class Assistant:
@@ -153,7 +154,13 @@ class FolderRecorder:
     def note(self, text: str) -> None:
         self.status = replace(self.status, notes=(*self.status.notes, text))
 
+    def note_cut(self, reason: str) -> None:
+        """Note that the run ends before its last step. The note goes if the run goes on after all."""
+        self.note(f"{CUT} {self.status.step}: {reason}")
+
     def write_status(self, state: State, error: str = "") -> None:
+        if state == "running":
+            self.status = replace(self.status, notes=tuple(n for n in self.status.notes if not n.startswith(CUT)))
         self.status = replace(
             self.status,
             state=state,

@@ -201,9 +201,12 @@ def test_a_run_that_is_cut_counts_as_censored_and_can_go_on(bench, undisturbed) 
     cut = [run for run in bench.plan.runs if bench.store.run(run.run_id).read_status().is_cut]
     assert [run.arm.name for run in cut] == ["attention=differential"]
     assert "patience: none" in bench.texts()
+    folder = bench.store.run(cut[0].run_id)
+    assert folder.read_status().notes == (f"stopped early, at step {folder.read_status().step}: patience: none",)
     assert find_unfinished(bench.plan, bench.store, keeps_cut=lambda _: True) == []
     bench.finish()  # without the rule, it resumes from where it was stopped
     assert bench.curves() == undisturbed
+    assert folder.read_status().notes == ()
 
 
 @pytest.fixture

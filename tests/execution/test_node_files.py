@@ -66,6 +66,7 @@ def job(**directions: Any) -> Job:
     return Job(RUN, {}, {}, directions=directions)
 
 
+@pytest.mark.slow
 def test_a_study_is_trained_on_nodes_that_do_not_see_its_folder(
     make_bench: Callable[..., Any], start_courier: StartCourier
 ) -> None:

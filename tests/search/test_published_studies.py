@@ -127,6 +127,7 @@ def test_growth_along_horizon_and_context(
     assert n_tokens == ({4 * 32, 8 * 32} if along == "train.steps" else {4 * 32})
 
 
+@pytest.mark.slow
 def test_attentions_and_ngpt_are_summed(corpus_file: Path, tmp_path: Path) -> None:
     _, summary = publish("attention-x-normalization", ["tune.budget.steps=2"], corpus_file, tmp_path)
     effects = [effect for effect in summary["effects"] if effect["outcome"] == "final_loss"]

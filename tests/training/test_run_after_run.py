@@ -44,6 +44,7 @@ def test_compilers_start_before_the_first_compiled_run_on_a_gpu(make_train_confi
     compilation.start_compilers.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch triggers its own warning
 def test_a_process_compiles_each_kind_of_model_once_and_any_number_of_kinds(
     run, model_config, make_train_config, monkeypatch
