@@ -40,7 +40,7 @@ from ablate.tracking.history import continue_history
 from ablate.tracking.mlflow_client import check_tracking_uri, find_mirror_obstacle, redact
 from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 NOT_YET = "try again later"  # the answer of a cluster that has only just started
 ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 

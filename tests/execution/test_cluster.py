@@ -244,7 +244,7 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     runs = tmp_path / "runs"
     sent = run("submit", process_grid, "--runs", runs, "--address", job_server)
     assert sent.returncode == 0, sent.stdout + sent.stderr
-    assert "4 runs, as the job " in sent.stdout
+    assert "submitted 4 runs as job " in sent.stdout
     store = StudyFolder(runs / "tiny")
     deadline = time.monotonic() + PATIENCE_S
     while not (store.has_driver() and store.record.exists()):  # the job starts some time after it was accepted
@@ -258,7 +258,7 @@ def test_a_job_server_takes_a_study_and_status_follows_it_from_elsewhere(
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     refused = run("submit", process_grid, "--runs", runs, "--address", job_server)
     assert refused.returncode == 2
-    assert "no Ray job server takes the study" in refused.stderr
+    assert "no Ray job server accepts the study" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
