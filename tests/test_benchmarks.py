@@ -85,6 +85,7 @@ def test_the_cost_of_verdicts_counts_shared_cards_by_their_shares_and_only_measu
     assert "0.50 of the time of 8 single runs" in text and "not stacked: attention=selective" in text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_bench_measures_a_study_of_the_size_asked_for(experiments: Experiments, tmp_path: Path) -> None:
     result = bench_report(tmp_path, n_runs=8, n_points=50, mlflow_uri=experiments.uri)

@@ -126,7 +126,7 @@ def test_a_copy_from_a_gpu_keeps_the_values_of_its_moment(tmp_path: Path) -> Non
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("every", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [pytest.param(n, marks=pytest.mark.slow) for n in (1, 7)])
 def test_a_run_that_dies_at_any_call_to_the_disk_ends_like_an_undisturbed_one(
     tmp_path: Path, write_grid: Callable[..., Path], every: int
 ) -> None:

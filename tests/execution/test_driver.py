@@ -165,6 +165,7 @@ def test_a_run_that_another_process_trains_is_asked_for_quietly_until_it_is_free
     assert bench.curves() == undisturbed
 
 
+@pytest.mark.slow
 def test_damage_to_what_was_saved_is_found_and_made_good(bench, undisturbed) -> None:
     bench.finish()
     first, second = (bench.store.run(run.run_id) for run in bench.plan.runs)

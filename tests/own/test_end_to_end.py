@@ -152,6 +152,7 @@ def test_a_crash_in_training_is_the_users_own_line(tmp_path: Path, corpus_file: 
     assert "ablate_model" not in told
 
 
+@pytest.mark.slow
 def test_plan_and_check_need_no_ray_and_refuse_by_name(tmp_path: Path, corpus_file: Path) -> None:
     grid = make_project(tmp_path, corpus_file)
     source = tmp_path / "my_attention.py"
