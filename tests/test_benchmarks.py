@@ -56,7 +56,8 @@ def test_the_cost_of_a_program_is_told_beside_the_program_alone() -> None:
     assert 4e6 < flood.log_bytes < 6e6
 
 
-@pytest.mark.parametrize("n_stacked", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_stacked", [1, 2])
 def test_the_gaps_of_a_run_add_up_to_what_its_steps_leave(tmp_path: Path, n_stacked: int) -> None:
     runs = measure_gaps(tmp_path, 1, steps=20, n_stacked=n_stacked)
     assert len(runs) == 2

@@ -19,6 +19,7 @@ from ablate.execution import cluster
 from ablate.execution.cluster import start_cluster
 
 
+@pytest.mark.slow
 def test_what_ray_says_of_a_dead_worker_is_in_its_log_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)

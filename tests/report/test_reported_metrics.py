@@ -84,6 +84,7 @@ def mirror(sentence: str) -> str:
     return re.sub(r"\b(higher|lower|above|below|loss)\b|[+-](?=\d)", lambda found: swapped[found[0]], sentence)
 
 
+@pytest.mark.slow
 def test_a_mirrored_metric_gives_the_same_sentences(loss: Report, score: Report) -> None:
     mine, theirs = loss.answer, score.answer
     assert "better than the baseline" in mine[0] and len(mine) >= 3
