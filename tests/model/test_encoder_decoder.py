@@ -72,7 +72,9 @@ def settings() -> Iterator[dict[str, Any]]:
         for other in OTHERS:
             yield {**other, "normalization": {"name": normalization}}
     for case in [{"name": name} for name in TABLES["normalization"]] + KNOBS["normalization"]:
-        yield {"normalization": case, "attention": "differential", "bias": case.get("norm") == "layernorm"}
+        has_lists = any(isinstance(knob, Mapping) and isinstance(knob.get("init"), list) for knob in case.values())
+        layers = {"n_layers": 2, "n_encoder_layers": 2} if has_lists else {}
+        yield {"normalization": case, "attention": "differential", "bias": case.get("norm") == "layernorm", **layers}
 
 
 OTHERS: list[dict[str, Any]] = [
