@@ -74,6 +74,19 @@ def model_config() -> ModelConfig:
     return ModelConfig(d_model=16, n_layers=1, n_heads=2, vocab_size=VOCABULARY, context_length=CONTEXT)
 
 
+@pytest.fixture(
+    params=[
+        {"attention": {"name": "selective", "memory_weight": 0.1}},
+        {"normalization": {"name": "ngpt", "branch_orthogonality": 0.1}},
+    ],
+    ids=["selective", "ngpt"],
+)
+def penalized(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The settings of a model whose modules add a penalty to the loss."""
+    settings: dict[str, Any] = request.param
+    return settings
+
+
 @pytest.fixture
 def make_train_config() -> Callable[..., TrainConfig]:
     def make(**settings: Any) -> TrainConfig:

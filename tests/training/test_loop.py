@@ -377,17 +377,9 @@ def test_auto_finds_the_micro_batch_that_fits(run, model_config, make_train_conf
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(
-    "variant",
-    [
-        {"attention": {"name": "selective", "memory_weight": 0.1}},
-        {"normalization": {"name": "ngpt", "branch_orthogonality": 0.1}},
-    ],
-    ids=["selective", "ngpt"],
-)
-def test_no_module_keeps_a_graph_after_a_step(run, model_config, make_train_config, variant, recompute):
+def test_no_module_keeps_a_graph_after_a_step(run, model_config, make_train_config, penalized, recompute):
     """A step whose parameters still belong to an earlier graph cannot be captured on a GPU."""
-    config = type(model_config).parse({**model_config.to_dict(), **variant})
+    config = type(model_config).parse({**model_config.to_dict(), **penalized})
     outcome, _ = run(config, make_train_config(recompute=recompute))
     left = [value for module in outcome.model.modules() for value in vars(module).values()]
     assert not [value for value in left if isinstance(value, torch.Tensor) and value.grad_fn is not None]

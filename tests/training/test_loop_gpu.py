@@ -93,19 +93,11 @@ def test_every_attention_can_be_captured(run_on_gpu, model_config, make_train_co
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize(
-    "variant",
-    [
-        {"attention": {"name": "selective", "memory_weight": 0.1}},
-        {"normalization": {"name": "ngpt", "branch_orthogonality": 0.1}},
-    ],
-    ids=["selective", "ngpt"],
-)
 def test_a_step_with_a_penalty_on_the_loss_can_be_captured(
-    run_on_gpu, model_config, make_train_config, variant, recompute
+    run_on_gpu, model_config, make_train_config, penalized, recompute
 ):
     data = {"vocab_size": model_config.vocab_size, "context_length": model_config.context_length}
-    model = ModelConfig.parse({"d_model": 64, "n_layers": 2, "n_heads": 4, **data, **variant})
+    model = ModelConfig.parse({"d_model": 64, "n_layers": 2, "n_heads": 4, **data, **penalized})
     settings = {"compile": True, "precision": "bfloat16", "recompute": recompute}
     _, one_by_one = run_on_gpu(model, make_train_config(**settings))
     _, graphed = run_on_gpu(model, make_train_config(**settings, cuda_graph=True))
