@@ -25,9 +25,9 @@ from scipy.special import stdtrit
 from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import LEVEL
 from ablate.analysis.results import Results
-from ablate.tracking.arm_labels import largest_level
+from ablate.tracking.arm_labels import largest_level, size_levels
 from ablate.tracking.study_record import ArmRecord
-from ablate.tracking.values import Value, is_number
+from ablate.tracking.values import Value
 
 FEWEST_LEVELS = 3
 """Two levels say nothing about whether the line is straight, or where a loss levels off."""
@@ -177,8 +177,7 @@ def _list_families(results: Results, along: str) -> Iterator[tuple[dict[str, Val
         if along in arm.axes:
             families.setdefault(tuple(pair for pair in arm.axes.items() if pair[0] != along), []).append(arm)
     for family, arms in families.items():
-        levels = [arm.axes[along] for arm in arms]
-        sizes = levels if all(is_number(level) for level in levels) else [arm.n_params for arm in arms]
+        sizes = size_levels(arms, along)
         if all(size and float(size) > 0 for size in sizes) and len(set(sizes)) == len(arms):
             yield dict(family), sorted(zip(map(float, sizes), arms, strict=True), key=lambda member: member[0])
 

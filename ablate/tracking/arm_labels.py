@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ablate.tracking.study_record import ArmRecord
 from ablate.tracking.values import Value, is_number
@@ -43,7 +43,7 @@ def label_level(axis: str, level: Value, shared: Mapping[str, str] | None = None
 
 
 class LeveledArm(Protocol):
-    """What `largest_level` reads of an arm."""
+    """What `size_levels` reads of an arm."""
 
     @property
     def axes(self) -> Mapping[str, Value]: ...
@@ -52,12 +52,18 @@ class LeveledArm(Protocol):
     def n_params(self) -> int | None: ...
 
 
+def size_levels(arms: Sequence[LeveledArm], axis: str) -> Sequence[Any]:
+    """The sizes of the arms' levels on an axis: the levels if all are numbers, or else the arms' parameters."""
+    levels = [arm.axes[axis] for arm in arms]
+    return levels if all(is_number(level) for level in levels) else [arm.n_params for arm in arms]
+
+
 def largest_level(arms: Iterable[LeveledArm], axis: str) -> Value | None:
-    """The largest level of an axis; None if no arm has the axis. Levels that are not numbers go by their parameters."""
+    """The largest level of an axis by `size_levels`; None if no arm has the axis."""
     members = [arm for arm in arms if axis in arm.axes]
-    levels = [arm.axes[axis] for arm in members]
-    sizes = levels if all(is_number(level) for level in levels) else [arm.n_params or 0 for arm in members]
-    return max(zip(sizes, levels, strict=True), key=lambda pair: pair[0], default=(0, None))[1]
+    pairs = zip(size_levels(members, axis), members, strict=True)
+    _, largest = max(pairs, key=lambda pair: pair[0] or 0, default=(0, None))
+    return None if largest is None else largest.axes[axis]
 
 
 def find_shared(arms: Sequence[ArmRecord]) -> dict[str, str]:
