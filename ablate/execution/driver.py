@@ -90,6 +90,7 @@ class Driver:
         self._held_elsewhere: set[str] = set()  # runs that another process trains
         self._lost: dict[str, str] = {}  # the error, by run id
         self._run_ids = {run.run_id for run in plan.runs}
+        self._last = plan.held_out  # the arms that train after all others
         self._followed_at: dict[Slot, float] = {}
 
     def train(self, runs: Sequence[Run]) -> Outcome:
@@ -134,18 +135,23 @@ class Driver:
         self._draw(waiting)
         return bool(waiting and not self._is_stopping) or bool(self.pool.busy)
 
-    def _draw(self, waiting: deque[Run]) -> None:
-        """Drop runs that the time limit does not allow, and ask the source for more, if a worker is idle."""
+    def _draw(self, waiting: deque[Run], slot: Slot | None = None) -> None:
+        """Drop runs that the time limit does not allow, and ask the source for more, for this slot or the first one
+        whose worker is idle."""
         self._release(waiting)
         if self.source is None and self.limit is None:
             return
-        is_idle = len(self.pool.busy) < len(self.pool.slots) and not self._is_stopping
-        if is_idle and self.limit is not None:
+        slot = slot or next((slot for slot in self.pool.slots if not slot.runs), None)
+        if slot is None or self._is_stopping:
+            return
+        if self.limit is not None:
             while waiting and not self.limit.allows(waiting[0]):
                 waiting.popleft()
-        if self.source is None or not is_idle or waiting or (self.limit is not None and self.limit.is_over):
+            if self.limit.is_over:
+                return
+        if self.source is None or waiting:
             return
-        for run in self.source.draw():
+        for run in self.source.draw(self.pool.affinity(slot)):
             self._run_ids.add(run.run_id)
             self.mirror.announce(RunRecord(run.run_id, run.arm.name, run.seed), record_arm(run.arm))
             waiting.append(run)
@@ -187,11 +193,11 @@ class Driver:
     def _hand_out(self, waiting: deque[Run]) -> None:
         for slot in self.pool.slots:
             if not slot.runs and slot.workers and not self._is_stopping:
-                self._draw(waiting)
+                self._draw(waiting, slot)
                 if not waiting:
                     return
                 runs, jobs = [], []
-                for run in self._take(waiting):
+                for run in self._take(waiting, slot):
                     with self._isolated(run):
                         jobs.append(self._prepare(run))
                         runs.append(run)
@@ -201,15 +207,30 @@ class Driver:
                     if run.run_id not in self._held_elsewhere:
                         self.observe(Event("started", run))
 
-    def _take(self, waiting: deque[Run]) -> Sequence[Run]:
-        """Take the next run, and with `stack: seeds` the other seeds of its arm that wait."""
-        first = waiting.popleft()
+    def _take(self, waiting: deque[Run], slot: Slot) -> Sequence[Run]:
+        """Take the run that suits a slot best, and with `stack: seeds` the other seeds of its arm that wait."""
+        first = self._choose(waiting, slot)
+        del waiting[next(place for place, run in enumerate(waiting) if run is first)]
         if self.plan.study.resources.stack is None:
             return [first]
         others = [run for run in waiting if run.arm.identity == first.arm.identity and run.run_id != first.run_id]
         for run in others:
             waiting.remove(run)
         return [first, *others]
+
+    def _choose(self, waiting: deque[Run], slot: Slot) -> Run:
+        first = waiting[0]
+        if first.arm.setup.compiled_kind is None:
+            return first
+        free = (run for run in waiting if self._is_free(run, first))
+        return self.pool.affinity(slot).choose(free, lambda run: run.seed) or first
+
+    def _is_free(self, run: Run, first: Run) -> bool:
+        """Whether a run may start before the `first` that waits: no other process trains it, it is held out only if the
+        first is too, and the time limit allows it."""
+        if run.run_id in self._held_elsewhere or (run.arm.name in self._last) != (first.arm.name in self._last):
+            return False
+        return self.limit is None or self.limit.allows(run)
 
     def _prepare(self, run: Run) -> Job:
         folder = keep_code(self.store, run)

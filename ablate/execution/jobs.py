@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from ablate.errors import RecordError
+from ablate.execution.affinity import NO_AFFINITY, Affinity
 from ablate.execution.placement import Placement
 from ablate.formatting import count
 from ablate.plan import Arm, Plan, Run
@@ -249,8 +250,11 @@ class RunSource(ABC):
         """About how many runs may still come; 0 if there are no more."""
 
     @abstractmethod
-    def draw(self) -> Sequence[Run]:
-        """Return more runs to train, which are already in the study's record; empty if there is nothing to add now."""
+    def draw(self, affinity: Affinity = NO_AFFINITY) -> Sequence[Run]:
+        """Return more runs to train, which are already in the study's record; empty if there is nothing to add now.
+
+        The idle worker has this `affinity`.
+        """
 
     @abstractmethod
     def tell(self, run: Run, state: State) -> None:

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ablate.data import Corpus
 from ablate.errors import ResourceError
+from ablate.execution.affinity import Affinity
 from ablate.execution.cluster import cause_of, is_headless, is_lost, node_resources
 from ablate.execution.nodes import check_nodes
 from ablate.execution.placement import Placement, count_slots
@@ -57,6 +58,7 @@ class Slot:
         self.placement, self.study, self.corpus, self.worker_class = placement, study, corpus, worker_class
         self.courier = courier
         self.runs: tuple[Run, ...] = ()
+        self.kinds: set[str] = set()  # whose compiled code the workers have loaded
         self._begun: tuple[Run, ...] = ()
         self.tasks: dict[Any, int] = {}
         self.workers: list[Any] = []
@@ -105,6 +107,7 @@ class Slot:
         """Let the workers train these runs, which end together."""
         self.runs = self._begun = tuple(runs)
         self._ended, self._errors = {}, []
+        self.kinds.update(kind for run in runs if (kind := run.arm.setup.compiled_kind) is not None)
         self.tasks = {worker.train_all.remote(jobs): rank for rank, worker in enumerate(self.workers)}
 
     def drop(self, run: Run) -> None:
@@ -166,6 +169,7 @@ class Slot:
         if self._meeting is not None:
             self._meeting.unlink(missing_ok=True)
         self.workers, self._ready, self._names = [], [], ()
+        self.kinds.clear()
         self._group = self._meeting = None
 
 
@@ -194,6 +198,10 @@ class SlotPool:
     @property
     def busy(self) -> list[Slot]:
         return [slot for slot in self.slots if slot.runs]
+
+    def affinity(self, slot: Slot) -> Affinity:
+        """What the workers have loaded, as seen from one slot."""
+        return Affinity(slot.kinds, set().union(*(other.kinds for other in self.slots if other is not slot)))
 
     def open(self, count: int) -> None:
         for _ in range(count):

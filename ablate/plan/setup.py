@@ -130,6 +130,11 @@ class Setup(ABC):
         """Runs with the same text take the same time per unit of work."""
 
     @property
+    def compiled_kind(self) -> str | None:
+        """Runs with the same text share compiled code; None if nothing is compiled."""
+        return None
+
+    @property
     def work(self) -> float:
         """The amount of work of a run, in units that have the same length within a pace group."""
         return float(self.n_tokens or self.n_steps or 1)
@@ -229,6 +234,10 @@ class ModelSetup(Setup):
     @property
     def pace_group(self) -> str:
         return repr(self.model)
+
+    @cached_property
+    def compiled_kind(self) -> str | None:
+        return repr((self.model, *self.train.compiled_settings)) if self.train.compile else None
 
     def seconds(self, pace: Pace) -> float:
         return run_seconds(self.model, self.train, pace)

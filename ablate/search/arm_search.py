@@ -18,7 +18,7 @@ DEFAULTS = "defaults"  # user attribute of the trial that trains the defaults
 IMPOSSIBLE = "impossible"  # user attribute of a trial with incompatible settings: the reason
 
 
-@dataclass
+@dataclass(eq=False)
 class ArmSearch:
     """One arm's search: its space, Optuna's study, and the trials that are in training, by the name of their arm.
 

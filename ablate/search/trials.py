@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ablate.errors import AblateError, GridError, RecordError
+from ablate.execution.affinity import NO_AFFINITY, Affinity
 from ablate.execution.jobs import RunSource, record_study
 from ablate.plan import Arm, Plan, Run
 from ablate.plan.identity import run_id
@@ -143,10 +144,15 @@ class Trials(RunSource):
                     "defaults: search lower learning rates, or lower `train.learning_rate` itself"
                 )
 
-    def draw(self) -> Sequence[Run]:
-        """The runs of the next trial of the arm with the fewest. A known configuration is not trained again."""
-        while left := [search for search in self.searches if not self._is_over(search)]:
-            search = min(left, key=lambda search: len(asked(search.trials)))
+    def draw(self, affinity: Affinity = NO_AFFINITY) -> Sequence[Run]:
+        """The runs of the next trial of an arm that has at most one more than the arm with the fewest.
+
+        A known configuration is not trained again.
+        """
+        while left := {s: len(asked(s.trials)) for s in self.searches if not self._is_over(s)}:
+            fewest = min(left.values())
+            near = [search for search, n in left.items() if n <= fewest + 1]
+            search = min(near, key=lambda s: affinity.rank(s.space.default.setup, is_next=left[s] > fewest))
             if self.problem.tuning.is_grid:
                 search.study.enqueue_trial(dict(self._next_of_grid(search) or {}))
             runs = self._begin(search, search.study.ask())

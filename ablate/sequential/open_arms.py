@@ -12,6 +12,7 @@ from dataclasses import replace
 from ablate.analysis.curve_columns import EMPTY_CURVE
 from ablate.analysis.looks import Course, follow
 from ablate.analysis.results import Known, assemble, read_run
+from ablate.execution.affinity import NO_AFFINITY, Affinity
 from ablate.execution.jobs import RunSource, record_rule, record_study
 from ablate.execution.progress import Event, Observer
 from ablate.plan import Plan, Run
@@ -74,9 +75,9 @@ class OpenArms(RunSource):
     def n_left(self) -> int:
         return sum(1 for _ in self._further_runs())
 
-    def draw(self) -> Sequence[Run]:
-        """The next run of an open arm, or of its baseline, in the order of seeds."""
-        run = next(self._further_runs(), None)
+    def draw(self, affinity: Affinity = NO_AFFINITY) -> Sequence[Run]:
+        """A run of an open arm, or of its baseline, with the next seed or the one after it."""
+        run = affinity.choose(self._further_runs(), lambda run: run.seed)
         if run is None:
             return ()
         self._drawn.add(run.run_id)

@@ -141,6 +141,11 @@ class TrainConfig(Strict):
         """The micro-batch size, or the batch size where it is not set."""
         return self.micro_batch_size if isinstance(self.micro_batch_size, int) else self.batch_size
 
+    @property
+    def compiled_settings(self) -> tuple[object, ...]:
+        """The settings on which compiled code depends, besides those of the model."""
+        return self.batch_size, self.micro_batch_size, self.precision, self.recompute, self.deterministic
+
     def smaller_micro_batch(self, processes: int = 1) -> int | None:
         """The largest divisor of a process's share of the batch that at least halves the sequences at once, or None."""
         share = self.batch_size // processes

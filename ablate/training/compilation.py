@@ -36,8 +36,7 @@ def compile_stacked(model: StackedModel, train: TrainConfig) -> None:
 
 def kind_of(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> Hashable:
     """Return what models share that can share compiled code. `n_models` train as one batch of models."""
-    settings = train.batch_size, train.micro_batch_size, train.precision, train.recompute, train.deterministic
-    return (config, n_models, *settings)
+    return (config, n_models, *train.compiled_settings)
 
 
 def _admit(config: ModelConfig, train: TrainConfig, n_models: int = 1) -> None:

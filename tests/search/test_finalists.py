@@ -10,6 +10,7 @@ from pretended import RATE, end_run, quadratic, train
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
+from ablate.execution.affinity import Affinity
 from ablate.formatting import count
 from ablate.plan import Run
 from ablate.search.arm_search import best_of
@@ -67,6 +68,32 @@ def test_finalists_run_with_all_seeds_and_decide(
     chosen_by = 3.005 if screen else 1.005  # in the curve, the loss falls by 1 with each evaluation
     told = "".join(state_conclusions(summary))
     assert f"best finalist (1.006; {chosen_by} when finalists were chosen" in told
+
+
+def test_workers_keep_to_their_arms_and_no_arm_gets_far_ahead(
+    write_grid, corpus_info: CorpusInfo, tmp_path: Path
+) -> None:
+    matrix = {"normalization": ["prenorm", "ngpt"], "attention": ["standard", "selective"]}
+    train_compiled = {"steps": 12, "batch_size": 4, "compile": True}
+    study = load_study(write_grid(matrix=matrix, train=train_compiled, tune={**LADDER, "seeds": [5]}))
+    problem = pose_tuning(study, corpus_info)
+    trials = Trials(problem, StudyFolder(tmp_path / "runs" / problem.name))
+    train(trials, limit=4)  # the defaults of each arm
+    loaded: tuple[set[str], set[str]] = (set(), set())
+    n_drawn = 0
+    while True:
+        before = n_drawn
+        for own, others in (loaded, loaded[::-1]):
+            for run in trials.draw(Affinity(own, others)):
+                own.add(run.arm.setup.compiled_kind or "")
+                end_run(trials.store, run, 1.0)
+                trials.tell(run, "finished")
+                n_drawn += 1
+        begun = [len(search.trials) for search in trials.searches]
+        assert max(begun) - min(begun) <= 2
+        if n_drawn == before:
+            break
+    assert begun == [4] * 4 and n_drawn == 12 and [len(own) for own in loaded] == [2, 2]
 
 
 def test_a_finalist_that_diverges_gives_its_place_to_the_next(
