@@ -18,7 +18,7 @@ from typing import Any
 from ablate.errors import RecordError
 from ablate.tracking.evaluations import EvaluationRecord, check_size, list_evaluations
 from ablate.tracking.folders import StudyFolder
-from ablate.tracking.json_files import read_json
+from ablate.tracking.json_files import parse_json, read_content
 from ablate.tracking.study_record import ArmRecord, RunRecord, Status, StudyRecord
 from ablate.tracking.values import MAX_COUNT, Value, is_number
 
@@ -43,10 +43,18 @@ def clean(value: Any, depth: int = 0) -> Any:
 
 def read_document(path: Path) -> Any:
     """Read and clean a JSON file. Raises `RecordError`, naming it, if it is missing or cannot be read."""
+    content = read_content(path)
+    document = parse_json(content, path)
     try:
-        return clean(read_json(path))
+        return document if _is_clean(content) else clean(document)
     except RecursionError:
         raise RecordError(f"{path}: cannot be read: it is nested too deeply") from None
+
+
+def _is_clean(content: bytes) -> bool:
+    """Tell quickly that a JSON text has nothing to replace: plain ASCII without escapes, and too few brackets to nest."""
+    is_plain = content.isascii() and b"\\" not in content and b"\x7f" not in content
+    return is_plain and content.count(b"{") + content.count(b"[") <= _MAX_DEPTH
 
 
 def read_mapping(path: Path) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ CORE_COLUMNS = (
 
 _BLOCK_BYTES = 2**24
 _MAX_LINE_BYTES = 2**24
+_SMALL_BYTES = 2**13
 _COSTS, _LOSSES = ("tokens", "flops", "wall_s"), ("train_loss", "val_loss")
 _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the tables of a study have of their own
 
@@ -58,7 +60,7 @@ def read_columns(path: Path) -> CurveColumns:
     curve takes little more memory than its numbers. Raises `RecordError`, with the remedy, if the file cannot be read.
     """
     n_bytes = crc32 = n_lines = 0
-    parts = [_parse_lines(b"")[0]]
+    parts = [EMPTY_CURVE.columns]
     try:
         with open_regular(path) as file:
             rest = b""
@@ -71,28 +73,37 @@ def read_columns(path: Path) -> CurveColumns:
                     )  # too long for a record, whatever follows
                     continue
                 block, rest = rest + whole + end, torn
-                columns, n = _parse_block(block) or _parse_lines(block)
+                columns, n = _parse(block)
                 parts.append(columns)
                 n_lines += n
     except FileNotFoundError:
         pass
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror or error}; {MOVE_AWAY}") from None
-    columns = _join(parts)
-    is_record = find_records(columns)
-    columns = {name: values[is_record] for name, values in columns.items() if name not in _TAKEN}
-    columns = {name: np.where(np.abs(values) <= LARGEST, values, np.nan) for name, values in columns.items()}
-    return CurveColumns(keep_known(_drop_repeats(columns)), n_lines - int(is_record.sum()), (n_bytes, crc32))
+    names, values_cl = _join(parts)
+    is_record = find_records(dict(zip(names, values_cl, strict=True)))
+    n_passed_over = n_lines - int(is_record.sum())
+    steps = np.where(is_record, values_cl[names.index("step")], -1.0)
+    # A step counts if it is larger than all steps before it.
+    is_new = steps > np.maximum.accumulate(np.concatenate([[-1.0], steps[:-1]]))
+    if not is_new.all():
+        values_cl = values_cl[:, is_new]
+    values_cl[~(np.abs(values_cl) <= LARGEST)] = np.nan
+    columns = {name: values for name, values in zip(names, values_cl, strict=True) if name not in _TAKEN}
+    return CurveColumns(keep_known(columns), n_passed_over, (n_bytes, crc32))
 
 
-def _join(parts: Sequence[Mapping[str, Floats]]) -> dict[str, Floats]:
-    """Join the blocks of a curve. A column that a block lacks is nan there."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    lengths = [part["step"].size for part in parts]
-    return {
-        name: np.concatenate([part.get(name, np.full(n, np.nan)) for part, n in zip(parts, lengths, strict=True)])
-        for name in names
-    }
+def _join(parts: Sequence[Mapping[str, Floats]]) -> tuple[list[str], Floats]:
+    """The names of a curve, and the values [column, line] of all blocks. A column that a block lacks is nan there."""
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    values_cl = np.full((len(names), sum(part["step"].size for part in parts)), np.nan)
+    end = 0
+    for part in parts:
+        start, end = end, end + part["step"].size
+        for row, name in enumerate(names):
+            if name in part:
+                values_cl[row, start:end] = part[name]
+    return names, values_cl
 
 
 EMPTY_CURVE = CurveColumns({name: np.empty(0) for name in CORE_COLUMNS}, 0, (0, 0))
@@ -110,13 +121,17 @@ def complete_columns(columns: Mapping[str, Floats], n_lines: int) -> dict[str, F
 
 def find_records(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
     """Tell for each line whether its step is valid, and its costs and losses are plausible or unknown."""
-    steps = columns["step"]
-    is_record: NDArray[np.bool_] = (steps >= 0) & (steps <= MAX_COUNT) & (steps == np.floor(steps))
-    for name in (*_COSTS, *_LOSSES):
-        is_record &= np.isnan(columns[name]) | (np.abs(columns[name]) <= LARGEST)
-    for name in _COSTS:
-        is_record &= np.isnan(columns[name]) | (columns[name] == 0) | (columns[name] >= 1 / LARGEST)
+    steps, costs = columns["step"], np.stack([columns[name] for name in _COSTS])
+    values = np.stack([*costs, *(columns[name] for name in _LOSSES)])
+    is_step = (steps >= 0) & (steps <= MAX_COUNT) & (steps == np.floor(steps))
+    is_wrong = (np.abs(values) > LARGEST).any(0) | ((costs != 0) & (costs < 1 / LARGEST)).any(0)
+    is_record: NDArray[np.bool_] = is_step & ~is_wrong
     return is_record
+
+
+def _parse(block: bytes) -> tuple[dict[str, Floats], int]:
+    """Parse a block's lines, and count them. A few lines take less time one by one."""
+    return (len(block) > _SMALL_BYTES and _parse_block(block)) or _parse_lines(block)
 
 
 def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
@@ -171,25 +186,18 @@ def _is_flat(block: bytes) -> bool:
 def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
     """Parse the lines that are JSON objects, and count all lines that are not blank."""
     lines = [line for line in block.split(b"\n") if line.strip()]
-    objects = [
-        {clean(name): _read_number(value) for name, value in found.items()}
-        for line in lines
-        if (found := parse_object(line)) is not None
-    ]
-    names = dict.fromkeys(name for found in objects for name in found)
-    columns = {name: np.array([found.get(name, np.nan) for found in objects], np.float64) for name in names}
+    objects = [found for line in lines if (found := parse_object(line)) is not None]
+    names = {name: clean(name) for name in dict.fromkeys(name for found in objects for name in found)}
+    if any(name != cleaned for name, cleaned in names.items()):
+        objects = [{names[name]: value for name, value in found.items()} for found in objects]
+    columns = {
+        name: np.array([_read_number(found.get(name)) for found in objects], np.float64) for name in names.values()
+    }
     return complete_columns(columns, len(objects)), len(lines)
 
 
 def _read_number(value: Any) -> float:
     """Null becomes nan. Infinity marks anything else that is not a number."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else np.inf
     return np.nan if value is None else float(value) if is_number(value) else np.inf
-
-
-def _drop_repeats(columns: dict[str, Floats]) -> dict[str, Floats]:
-    """Keep the lines whose step is larger than all steps before it."""
-    steps = columns["step"]
-    if steps.size < 2 or bool(np.all(np.diff(steps) > 0)):
-        return columns
-    is_new = np.concatenate([[True], steps[1:] > np.maximum.accumulate(steps)[:-1]])
-    return {name: column[is_new] for name, column in columns.items()}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_EFFECT = 0.01  # nats per token
+_SMALL_BYTES = 2**16  # of a curve: to hand a smaller one to a thread takes longer than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,13 +135,25 @@ def read_results(store: StudyFolder, archived: Mapping[str, CurveColumns] | None
     A line that is not a record is skipped and counted. A run without a folder is queued, and a run whose curve cannot
     be read has no lines. Raises `RecordError` if no study was run here, or its record cannot be read.
     """
-    record = read_record(store)
-    run_ids, curves = sorted({run.run_id for run in record.runs}), archived or {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser releases the interpreter's lock
-        known = dict(
-            zip(run_ids, pool.map(lambda run_id: read_run(store, run_id, curves.get(run_id)), run_ids), strict=True)
-        )
+    record, curves = read_record(store), archived or {}
+    run_ids = sorted({run.run_id for run in record.runs})
+
+    def read(run_id: str) -> Known:
+        return read_run(store, run_id, curves.get(run_id))
+
+    large = {run_id for run_id in run_ids if _size_of(store.run(run_id).curve) > _SMALL_BYTES}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser of large curves releases the interpreter's lock
+        reading = {run_id: pool.submit(read, run_id) for run_id in run_ids if run_id in large}
+        known = {run_id: read(run_id) for run_id in run_ids if run_id not in large}
+        known |= {run_id: task.result() for run_id, task in reading.items()}
     return assemble(record, known, str(store.record))
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Results:

@@ -27,16 +27,20 @@ def write_json(path: Path, data: Mapping[str, Any], *, durable: bool = True) -> 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises `RecordError` if it is missing or is not JSON."""
+    return parse_json(read_content(path), path)
+
+
+def read_content(path: Path) -> bytes:
+    """Read a JSON file without parsing it. Raises `RecordError` if it is missing or too large."""
     try:
         with open_regular(path) as file:
             if os.fstat(file.fileno()).st_size > MAX_JSON_BYTES:
                 raise RecordError(f"{path}: cannot be read: it has more than {MAX_JSON_BYTES} bytes")
-            content = file.read()
+            return file.read()
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file") from None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from None
-    return parse_json(content, path)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

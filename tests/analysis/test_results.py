@@ -1,17 +1,25 @@
+import contextlib
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ablate.analysis import read_results
+from ablate.analysis.checked_records import clean, read_document
 from ablate.analysis.curve_columns import CORE_COLUMNS, read_columns
 from ablate.errors import RecordError
 from ablate.tracking.folders import StudyFolder
 from benchmarks.synthetic import SyntheticArm, write_study
 
 
-@pytest.fixture
-def curve(tmp_path):
+@pytest.fixture(params=[0, 2**20], ids=["as a block", "line by line"])
+def curve(tmp_path, request, monkeypatch):
+    monkeypatch.setattr("ablate.analysis.curve_columns._SMALL_BYTES", request.param)
+
     def write(*lines, end="\n"):
         path = tmp_path / "curve.jsonl"
         path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + end)
@@ -64,6 +72,51 @@ def test_null_text_and_huge_integers(curve):
     assert np.isnan(columns["val_loss"]).all()
     assert columns["flops"].tolist() == [1e25]
     assert "device" not in columns or np.isnan(columns["device"]).all()
+
+
+LINES = (
+    '{"step": 1, "train_loss": 3, "val_loss": null, "s_z": true}',
+    '{"step": 2.5, "train_loss": 3}',
+    '{"step": 3, "train_loss": 1e101, "x": 1}',
+    '{"step": 4, "train_loss": 1e400}',
+    '{"step": 5, "x": "text"}',
+    '{"step": 6, "x": NaN, "y": 1e101}',
+    '{"step": 7, "tokens": -5}',
+    '{"step": 8, "x\\u0007": 2, "x\\ufffd": 3}',
+    '{"step": 9, "val_loss": {"a": 1}}',
+    '{"step": 6, "train_loss": 9}',
+    '{"step": 12345678901234567890}',
+    '{"step": 10, "train_loss": 2, "arm": 3}',
+    "  ",
+    '{"step": 11',
+)
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=6))
+def test_lines_mean_the_same_one_by_one_and_as_a_block(lines):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        path = Path(folder, "curve.jsonl")
+        path.write_text("".join(f"{line}\n" for line in lines))
+        ways = []
+        for small in (0, 2**20):
+            patch.setattr("ablate.analysis.curve_columns._SMALL_BYTES", small)
+            ways.append(read_columns(path))
+    block, single = ways
+    assert (block.n_passed_over, block.extent) == (single.n_passed_over, single.extent)
+    assert block.columns.keys() == single.columns.keys()
+    for name, values in block.columns.items():
+        np.testing.assert_array_equal(values, single.columns[name])
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "\N{REPLACEMENT CHARACTER}", "\x7f", "\x85", "\b", "\r", "\ud800", "a\nb", [[["deep"]] * 40]]
+)
+def test_a_document_without_anything_to_replace_is_read_as_it_is(tmp_path, value):
+    path = tmp_path / "config.json"
+    for is_ascii in (True, False):
+        path.write_bytes(json.dumps({"key": value}, ensure_ascii=is_ascii).encode("utf-8", "surrogatepass"))
+        with contextlib.suppress(RecordError):  # a lone surrogate is not UTF-8
+            assert read_document(path) == clean({"key": value})
 
 
 @pytest.mark.parametrize("content", ["", "\n", "not json\n", "[1]\n"])
