@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from operator import attrgetter
 from typing import Any, ClassVar, Self
 
@@ -145,11 +146,27 @@ class ModelConfig(Architecture):
         return {**kind, **self.model_dump(mode="json", exclude={*TABLES, *self.axes, *self.derived}), **components}
 
     def num_params(self) -> int:
-        return count_params(self)
+        return self._n_params
 
     def flops_per_token(self) -> int:
         """Return training FLOPs per token: three times the forward pass, matmuls only, causal attention halved."""
-        return 3 * count_forward_flops(self, self.context_length)
+        return 3 * self._forward_flops
+
+    # Thousands of arms share a config, so its sizes are kept.
+    @cached_property
+    def _n_params(self) -> int:
+        return count_params(self)
+
+    @cached_property
+    def _forward_flops(self) -> int:
+        return count_forward_flops(self, self.context_length)
+
+    def __copy__(self) -> Self:
+        """Return a copy without the sizes, because `model_copy` changes its settings."""
+        copy = super().__copy__()
+        for name in ("_n_params", "_forward_flops"):
+            copy.__dict__.pop(name, None)
+        return copy
 
     def blocks_per_token(self) -> float:
         """Return how many blocks compute per token, for estimates of time and memory."""

@@ -129,11 +129,11 @@ def _find_scatter(store: StudyFolder, noise: float | None) -> float | None:
     """The scatter of paired differences: by --noise, or the median in the study that was run under this name."""
     if noise is not None:
         return noise * 2**0.5
+    if not store.record.exists() and not (store.path / PUBLISHED).exists():
+        return None
     from ablate.analysis.differences import find_differences
     from ablate.report import read_studies
 
-    if not store.record.exists() and not (store.path / PUBLISHED).exists():
-        return None
     return median(known) if (known := [row.sd for row in find_differences(read_studies([store])) if row.sd]) else None
 
 

@@ -34,7 +34,6 @@ def status(
         print_studies(list_studies(runs), runs, as_json=as_json)
         return
     store = find_store(study, runs)
-    store.read_study()
     if watch and not as_json:
         watch_status(store, every)
     else:

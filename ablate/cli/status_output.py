@@ -40,11 +40,15 @@ STATE_STYLES: Mapping[str, str] = {
 }
 
 
-def describe_runs(store: StudyFolder, runs: Iterable[RunRecord] | None = None) -> list[dict[str, Any]]:
-    """The state of every run, or of these, one mapping per run."""
-    record, rows = store.read_study(), []
-    verdicts = list_verdicts(record)
-    for run in record.runs if runs is None else runs:
+def describe_runs(store: StudyFolder) -> list[dict[str, Any]]:
+    """The state of every run, one mapping per run."""
+    record = store.read_study()
+    return _describe_some(store, record, record.runs)
+
+
+def _describe_some(store: StudyFolder, record: StudyRecord, runs: Iterable[RunRecord]) -> list[dict[str, Any]]:
+    rows, verdicts = [], list_verdicts(record)
+    for run in runs:
         folder = store.run(run.run_id)
         status = folder.read_status()
         rows.append(
@@ -104,7 +108,7 @@ def render_status(store: StudyFolder) -> Group:
         table.add_column(name, justify="right", overflow="fold")
     usual = _find_usual(store, record.runs) if len(record.runs) > MANY else {}
     others = [run for run in record.runs if run.run_id not in usual]
-    rows = describe_runs(store, others)
+    rows = _describe_some(store, record, others)
     for row in rows[:MANY]:
         table.add_row(
             row["run_id"],
@@ -170,7 +174,7 @@ def _summarize_study(store: StudyFolder) -> ListedStudy:
     try:
         record = store.read_study()
         usual = _find_usual(store, record.runs)
-        others = describe_runs(store, (run for run in record.runs if run.run_id not in usual))
+        others = _describe_some(store, record, (run for run in record.runs if run.run_id not in usual))
         question, states = record.question, Counter(usual.values()) + Counter(row["state"] for row in others)
     except RecordError as flaw:
         error = str(flaw)

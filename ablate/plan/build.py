@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ablate.data import CHECKED_TOKENS, CorpusInfo
-from ablate.plan.axes import Assignment, Axes, arm_name
+from ablate.plan.axes import Axes, arm_name
 from ablate.plan.expand import Expansion, expand
 from ablate.plan.match import MatchError, match_size
 from ablate.plan.remarks import (
@@ -169,8 +169,8 @@ def _name_arms(
     arms = tuple(
         Arm(
             name=labels[index],
-            axes=_levels(assignment),
-            within={axis: level for axis, level in _levels(assignment).items() if axis in study.compare_within},
+            axes=levels,
+            within={axis: level for axis, level in levels.items() if axis in study.compare_within},
             baseline=labels[kept[expansion.baselines[index]]],
             setup=config.setup,
             notices=(*config.notices, *_find_beyond(config.setup, corpus)),
@@ -179,6 +179,7 @@ def _name_arms(
         )
         for index, (assignment, config) in enumerate(zip(expansion.arms, resolved, strict=True))
         if kept[index] == index
+        for levels in [{axis: level.label for axis, level in assignment.items()}]
     )
     return arms, {index: other for index, other in enumerate(kept) if other != index}
 
@@ -204,10 +205,6 @@ def _may_wake(study: Study) -> bool:
     """Tell if `tune` varies the model: trials of two arms may then differ even if the arms do not."""
     paths = [] if study.tune is None else [read_names(study).path(name) for name in study.tune.space]
     return any(path.startswith("model.") for path in paths)
-
-
-def _levels(assignment: Assignment) -> dict[str, Any]:
-    return {axis: level.label for axis, level in assignment.items()}
 
 
 def _common_levels(arms: Sequence[Arm]) -> dict[str, Any]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from ablate.study.yaml_source import KeyPath
 
 FEWEST_LEVELS = 3  # of an axis whose largest level is predicted from the others
 MAX_ARMS = 100_000
+
+Key = tuple[tuple[str, int], ...]  # of an arm: the index of its level on each axis
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,20 @@ class _Expander:
         unconditional = [len(levels) for axis, levels in self.axes.items() if axis not in self.space.conditions]
         if self.study.design == "full" and math.prod(unconditional) > MAX_ARMS:
             raise self._refuse_arms(math.prod(unconditional))
-        arms_by_key: dict[tuple[tuple[str, int], ...], Assignment] = {}
+        found: dict[Key, Assignment] = {}
         for arm in self._designed():
-            arms_by_key.setdefault(self._key(arm), arm)
-            if len(arms_by_key) > MAX_ARMS:
+            found.setdefault(self._key(arm), arm)
+            if len(found) > MAX_ARMS:
                 raise self._refuse_arms(MAX_ARMS + 1)
-        found = list(arms_by_key.values())
         excluded = [0] * len(self.exclusions)
-        arms = []
-        for arm in found:
+        arms: dict[Key, Assignment] = {}
+        for key, arm in found.items():
             environment = self.space.environment(arm) if self.exclusions else {}
             hits = [i for i, (rule, place) in enumerate(self.exclusions) if holds(rule, environment, place)]
             for index in hits:
                 excluded[index] += 1
             if not hits:
-                arms.append(arm)
+                arms[key] = arm
         if not arms:
             raise self.study.refuse(("exclude",), f"no arm is left: all {len(found)} are excluded")
         notices = [
@@ -86,9 +87,9 @@ class _Expander:
         notices += [
             f"the axis {quote(axis)} exists in no arm: its condition {quote(rule.text)} never holds"
             for axis, rule in self.space.conditions.items()
-            if not any(axis in arm for arm in found)
+            if not any(axis in arm for arm in found.values())
         ]
-        return Expansion(self.axes, tuple(arms), self._find_baselines(arms, found), tuple(notices))
+        return Expansion(self.axes, tuple(arms.values()), self._find_baselines(arms, found), tuple(notices))
 
     def _refuse_arms(self, at_least: int) -> GridError:
         message = f"there are at least {at_least:,} arms before exclusions (legal: at most {MAX_ARMS:,})"
@@ -191,18 +192,18 @@ class _Expander:
     # Baselines
 
     @staticmethod
-    def _key(arm: Assignment) -> tuple[tuple[str, int], ...]:
-        return tuple((axis, level.index) for axis, level in arm.items())
+    def _key(arm: Assignment) -> Key:
+        return tuple([(axis, level.index) for axis, level in arm.items()])
 
-    def _find_baselines(self, arms: Sequence[Assignment], found: Sequence[Assignment]) -> tuple[int, ...]:
-        index = {self._key(arm): position for position, arm in enumerate(arms)}
-        excluded = {self._key(arm) for arm in found}
+    def _find_baselines(self, arms: Mapping[Key, Assignment], found: Container[Key]) -> tuple[int, ...]:
+        """The index of each arm's baseline. `found` are the arms before exclusions."""
+        index = {key: position for position, key in enumerate(arms)}
         result = []
-        for arm in arms:
+        for arm in arms.values():
             wanted = self._baseline_of(arm)
             key = self._key(wanted)
             if key not in index:
-                reason = "is excluded" if key in excluded else f"is not in the design {self.study.design}"
+                reason = "is excluded" if key in found else f"is not in the design {self.study.design}"
                 raise self.study.refuse(
                     ("baseline",), f"the baseline of the arm {arm_name(arm)}, which is {arm_name(wanted)}, {reason}"
                 )

@@ -155,7 +155,7 @@ class Plan:
         more = [Run.of(arm, seed) for arm, seed in every if (arm.name, seed) not in known]
         return (*self.runs, *more)
 
-    @property
+    @cached_property
     def total_flops(self) -> int | None:
         """The FLOPs of all runs; None if those of some arm are unknown."""
         parts = [(run.arm.flops_per_token, run.arm.n_tokens) for run in self.runs]

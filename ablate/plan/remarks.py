@@ -101,7 +101,8 @@ def find_other_starts(pairs: Iterable[tuple[ModelConfig, ModelConfig]]) -> Itera
     """
     from ablate_model.plain import PlainLayer
 
-    for model, base in pairs:
+    distinct = {(id(model), id(base)): (model, base) for model, base in pairs}  # arms often share a model
+    for model, base in distinct.values():
         for own, other in ((model, base), (base, model)):
             for axis in ("attention", "mlp"):
                 variant, counterpart = getattr(own, axis), getattr(other, axis)

@@ -13,7 +13,7 @@ from ablate.data import CorpusInfo, check_length
 from ablate.data.corpora import SequenceInfo
 from ablate.data.phases import find_ends
 from ablate.errors import DataError, GridError
-from ablate.plan.axes import Assignment, Axes, arm_name, holds
+from ablate.plan.axes import Assignment, Axes, Level, arm_name, holds
 from ablate.plan.compiling import choose_compile
 from ablate.plan.processes import check_processes, find_slow_processes
 from ablate.plan.setup import ModelSetup, Resolved
@@ -58,6 +58,7 @@ class Resolver:
         self._source = declared.source
         self._models: dict[str, ModelConfig] = {}
         self._notices: dict[int, tuple[str, ...]] = {}  # of each model, by its object
+        self._changes_of = {level: [*self._read_level(level)] for levels in axes.levels.values() for level in levels}
         self.used = [False] * len(self.rules)
         self.base_environment = self.names.base_environment(declared)
         for index, rule in enumerate(declared.rules):
@@ -67,6 +68,7 @@ class Resolver:
             self._check_base(component)
         self.overlays = [(overlay, self._compile_overlay(overlay)) for overlay in overlays]
         self.starts = read_starts(declared, axes)
+        self._has_expressions = bool(self.rules or self.overlays or self.starts is not None)
 
     @property
     def notices(self) -> list[str]:
@@ -79,7 +81,7 @@ class Resolver:
 
     def resolve(self, arm: Assignment) -> Resolved:
         settings = Settings(self.base.tree, self.base.places)
-        environment = self.axes.environment(arm, self.base_environment)
+        environment = self.axes.environment(arm, self.base_environment) if self._has_expressions else {}
         notices: list[str] = []
         for path, value, place in _names_first(self._changes(arm, environment)):
             self._check_free(path, settings, place)
@@ -119,8 +121,8 @@ class Resolver:
 
     def _set(self, settings: Settings, path: str, value: Any, place: Place) -> Sequence[str]:
         """Set a value; return remarks about the knobs of another variant that are dropped."""
-        *_, component, last = ("", *path.split("."))
-        notices = self._switch(settings, component, value) if last == NAME and component in self.names.variants else ()
+        component = path.split(".")[-2] if path.endswith(f".{NAME}") else ""
+        notices = self._switch(settings, component, value) if component in self.names.variants else ()
         try:
             settings.set(path, value, place)
         except ValueError as error:
@@ -160,11 +162,8 @@ class Resolver:
 
     def _changes(self, arm: Assignment, environment: Environment) -> Iterator[Change]:
         """Settings from the levels of an arm, then those from the rules that hold for it."""
-        for axis, level in arm.items():
-            place = Place(self._source, level.place, level.text)
-            for key, value in {axis: level.name, **level.overrides}.items():
-                for path, setting in self.names.spread(key, value):
-                    yield path, setting, place
+        for level in arm.values():
+            yield from self._changes_of.get(level) or self._read_level(level)  # a search makes levels of its own
         for index, (rule, predicate) in enumerate(zip(self.declared.rules, self.rules, strict=True)):
             if holds(predicate, environment, self.declared.place("rules", index, "when")):
                 self.used[index] = True
@@ -172,11 +171,17 @@ class Resolver:
                     for path, setting in self.names.spread(key, value):
                         yield path, setting, self.declared.place("rules", index, "set", key)
 
+    def _read_level(self, level: Level) -> Iterator[Change]:
+        place = Place(self._source, level.place, level.text)
+        for key, value in {level.axis: level.name, **level.overrides}.items():
+            for path, setting in self.names.spread(key, value):
+                yield path, setting, place
+
     def _check_free(self, path: str, settings: Settings, place: Place) -> None:
         """A later rule overrides an earlier one, but nothing may change what a level sets: it says what the arm is."""
-        taken = next((near.level for near in settings.places_near(path) if near.level), None)
-        if taken is not None:
-            raise place.refuse(f"the level {taken} sets {path} too")
+        for near in settings.places_near(path):
+            if near.level:
+                raise place.refuse(f"the level {near.level} sets {path} too")
 
     def _check_rule_key(self, key: str, place: Place) -> None:
         try:
@@ -254,23 +259,20 @@ class Resolver:
         """What to do about the error. An axis over a knob that only some variants have needs a condition."""
         component, _, knob = error.path.partition(".")
         owners = self.names.owners(component, knob)
-        axis = next(
-            (axis for axis in self.axes.levels if self.names.path(axis).startswith(f"model.{error.path}")), None
-        )
-        if knob and owners and axis is not None and "unknown key" in error.message:
+        near = [axis for axis in self.axes.levels if self.names.path(axis).startswith(f"model.{error.path}")]
+        if knob and owners and near and "unknown key" in error.message:
             condition = " or ".join(f"{component} == '{name}'" for name in owners)
-            return f"; it exists for {', '.join(owners)}: write `conditions: {{{axis}: {condition}}}`"
+            return f"; it exists for {', '.join(owners)}: write `conditions: {{{near[0]}: {condition}}}`"
         return f" (legal: {', '.join(map(str, error.legal))})" if error.legal else ""
 
     def _parse_train(self, settings: Settings, model: ModelConfig) -> TrainConfig:
-        recipe, steps = model.recipe(), settings.get("train.steps")
-        if settings.get("train.weight_decay") is None:
-            settings.set("train.weight_decay", recipe["weight_decay"])
-        if settings.get("train.warmup_steps") is None and isinstance(steps, int):
-            warmup = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * min(steps, LONGEST)))
-            settings.set("train.warmup_steps", warmup)
+        recipe, train = model.recipe(), dict(settings.get("train"))
+        if train.get("weight_decay") is None:
+            train["weight_decay"] = recipe["weight_decay"]
+        if train.get("warmup_steps") is None and isinstance(steps := train.get("steps"), int):
+            train["warmup_steps"] = min(MAX_WARMUP_STEPS, int(recipe["warmup_fraction"] * min(steps, LONGEST)))
         try:
-            return TrainConfig.model_validate(self.names.own.fit(settings.get("train")))
+            return TrainConfig.model_validate(self.names.own.fit(train))
         except ValidationError as error:
             problem = error.errors()[0]
             path = ("train", *problem["loc"])

@@ -57,6 +57,14 @@ def _explain_idle(optimizer: type[Variant], schedule: type[Variant]) -> Mapping[
     return find_unread({"optimizer": optimizer, "schedule": schedule}, VARIANTS)
 
 
+@cache
+def _explain_all_idle(optimizer: type[OptimizerVariant], schedule: type[ScheduleVariant]) -> Mapping[str, str]:
+    idle = {**_explain_idle(optimizer, schedule), **optimizer.explain_unread()}
+    if not schedule.falls:
+        idle["min_learning_rate"] = f"a {schedule.name} schedule does not fall"
+    return idle
+
+
 @with_knobs(**VARIANTS)
 class TrainConfig(Strict):
     """The training of a run. `None` stands for the default of the arm's normalization (the recipe of its paper)."""
@@ -172,18 +180,14 @@ class TrainConfig(Strict):
         """The names of settings that the chosen optimizer and schedule do not read, so they have no effect."""
         return frozenset(_explain_idle(self.optimizer_class, self.schedule_class))
 
-    def explain_idle(self) -> dict[str, str]:
+    def explain_idle(self) -> Mapping[str, str]:
         """Every setting that has no effect here, with the reason, even if it is part of a run's identity."""
-        idle = {**_explain_idle(self.optimizer_class, self.schedule_class), **self.optimizer_class.explain_unread()}
-        if not self.schedule_class.falls:
-            idle["min_learning_rate"] = f"a {self.schedule} schedule does not fall"
-        return idle
+        return _explain_all_idle(self.optimizer_class, self.schedule_class)
 
     def canonical(self) -> Self:
         """A copy with settings that have no effect at their defaults, so all that train alike are equal."""
-        fields = type(self).model_fields
-        defaults = {name: fields[name].default for name in self.explain_idle()}
-        changed = {name: value for name, value in defaults.items() if getattr(self, name) != value}
+        fields, idle = type(self).model_fields, self.explain_idle()
+        changed = {name: fields[name].default for name in idle if getattr(self, name) != fields[name].default}
         return self.model_copy(update=changed) if changed else self
 
     @model_validator(mode="after")

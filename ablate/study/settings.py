@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from ablate.study.yaml_source import KeyPath, Place
@@ -39,8 +40,11 @@ class Settings:
         *above, last = _split(path)
         tree: Any = self.tree
         for key in above:
-            _check_entry(tree, key)
-            child = tree.get(key) if isinstance(tree, dict) else tree[key]
+            if isinstance(tree, dict):
+                child = tree.get(key)
+            else:
+                _check_entry(tree, key)
+                child = tree[key]
             if child is None:
                 child = {}
             elif isinstance(child, MAPPINGS):
@@ -56,14 +60,15 @@ class Settings:
         _check_entry(tree, last)
         tree[last] = value
         if place is not None:
-            self.places[".".join(map(str, (*above, last)))] = place
+            self.places[path if isinstance(path, str) else ".".join(map(str, path))] = place
 
     def places_near(self, path: str) -> Iterator[Place]:
         """The places of what was set at `path`, above it or inside it."""
         if path in self.places:
             yield self.places[path]
+        inside = f"{path}."
         for other, place in self.places.items():
-            if other.startswith(f"{path}.") or path.startswith(f"{other}."):
+            if other.startswith(inside) or path.startswith(f"{other}."):
                 yield place
 
 
@@ -101,6 +106,7 @@ def find_same(value: Any, values: Iterable[Any]) -> int | None:
     return next((index for index, other in enumerate(values) if value_key(other) == key), None)
 
 
+@lru_cache(maxsize=10_000)
 def _split(path: str | KeyPath) -> KeyPath:
     return tuple(path.split(".")) if isinstance(path, str) else path
 

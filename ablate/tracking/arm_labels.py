@@ -31,7 +31,7 @@ def label_levels(levels: Mapping[str, Value], shared: Mapping[str, str], separat
 
 
 def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def label_level(axis: str, level: Value, shared: Mapping[str, str] | None = None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
+
+from pydantic_core import from_json
 
 from ablate.errors import RecordError, suggest
 from ablate.files import file_crc32, make_folder, open_regular
@@ -200,12 +201,12 @@ class StudyFolder:
         try:
             descriptor = os.open(f"{place}/{RunFolder.STATUS}", os.O_RDONLY | os.O_NONBLOCK)
             try:
-                status = json.loads(os.read(descriptor, MAX_STATUS_BYTES))
+                status = from_json(os.read(descriptor, MAX_STATUS_BYTES))
             finally:
                 os.close(descriptor)
             curve = status["curve"]
             # a Path would take as long as the rest
-            is_whole = curve is None or curve[0] == os.path.getsize(f"{place}/{RunFolder.CURVE}")  # noqa: PTH202
+            is_whole = curve is None or curve[0] == os.stat(f"{place}/{RunFolder.CURVE}").st_size  # noqa: PTH116
             if status["state"] not in ENDED or not is_whole:
                 return None
             is_cut = status["state"] == "finished" and status["step"] < status["n_steps"]

@@ -149,6 +149,17 @@ def test_configs_are_frozen_hashable_and_travel() -> None:
         config.d_model = 32
 
 
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_changed_copy_counts_its_own_sizes(deep: bool) -> None:
+    config = tiny()
+    counted = config.num_params(), config.flops_per_token()
+    wider = config.model_copy(update={"d_ff": 2 * config.d_ff}, deep=deep)
+    fresh = tiny(d_ff=2 * config.d_ff)
+    assert (wider.num_params(), wider.flops_per_token()) == (fresh.num_params(), fresh.flops_per_token()) != counted
+    assert config == tiny()
+    assert (repr(config), config.model_dump()) == (repr(tiny()), tiny().model_dump())
+
+
 def test_defaults_that_depend_on_sizes_become_numbers() -> None:
     config = tiny(d_ff=None, attention="differential", normalization="ngpt")
     data = config.to_dict()

@@ -56,6 +56,23 @@ def test_one_damaged_file_blocked_the_whole_study(
     assert all(folder.has_ended(folder.read_status()) for folder in others)
 
 
+@pytest.mark.parametrize("file", FILES[:2])
+@pytest.mark.parametrize("how", [*IN_THE_WAY, *DAMAGED])
+def test_a_peek_at_a_state_overlooked_damage(write_study: WriteStudy, file: str, how: str) -> None:
+    store = write_study()
+    (IN_THE_WAY | DAMAGED)[how](store.run(store.read_study().runs[0].run_id).path / file)
+    states = [store.peek_state(run.run_id) for run in store.read_study().runs]
+    assert states == [None, *["finished"] * (len(states) - 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_peek_leaves_an_unusual_encoding_to_the_full_check(write_study: WriteStudy, encoding: str) -> None:
+    store = write_study()
+    run = store.run(store.read_study().runs[0].run_id)
+    run.status.write_bytes(run.status.read_text().encode(encoding))
+    assert store.peek_state(run.path.name) is None
+
+
 @pytest.mark.parametrize("how", IN_THE_WAY)
 def test_a_lease_on_what_is_no_file_names_the_remedy(tmp_path: Path, how: str) -> None:
     curve = tmp_path / "curve.jsonl"
