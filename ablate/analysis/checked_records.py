@@ -52,7 +52,7 @@ def read_document(path: Path) -> Any:
 
 
 def _is_clean(content: bytes) -> bool:
-    """Tell quickly that a JSON text has nothing to replace: it is ASCII without escapes, with too few brackets to nest."""
+    """Tell quickly that a JSON text has nothing to replace: ASCII without escapes, with too few brackets to nest."""
     is_plain = content.isascii() and b"\\" not in content and b"\x7f" not in content
     return is_plain and content.count(b"{") + content.count(b"[") <= _MAX_DEPTH
 

@@ -7,6 +7,7 @@ guess.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,28 +15,32 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from ablate.analysis.curve_columns import Floats
 from ablate.analysis.intervals import LEVEL, adjust_p_values
 from ablate.analysis.results import Results
 from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.samples import Sample, estimate_family, pair_values
+from ablate.analysis.speedup import LARGEST_LOG
 from ablate.analysis.verdicts import ALPHA, Verdict, p_of_equivalence
 from ablate.metrics import Direction
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, Level
 
 Cell = tuple[tuple[str, Level], ...]
 AT_CHANCE = "both arms are at chance"
+GEOMETRIC = "the mean over seeds is geometric"
+_FACTORS = frozenset({("pruned_cache", "saving")})  # of records from before rows said whether they are factors
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
     """An arm's mean over `n` runs of a metric in the cell `within`, and its difference from the baseline's.
 
-    `low` and `high` are the ends of the 95 % interval over seeds; `item_error` is the standard error over the `n_items`
-    items of one run. `is_at_chance` means that one of the two intervals that they give holds `chance`; None if there
-    is no chance level or no interval. The difference is arm minus baseline, with an unadjusted interval. `is_small`
-    means that it is shown to be smaller than the smallest difference that matters, which the grid may give. `verdict`
-    is None for a baseline, and for a metric of which neither direction is better. Without runs, `mean` is None and
-    `note` says why.
+    `low` and `high` are the ends of the 95 % interval over seeds. Those of a factor, such as "4 times", and its mean
+    come from the logarithms. `item_error` is the standard error over the `n_items` items of one run. `is_at_chance`
+    means that one of the two intervals that they give holds `chance`; None if there is no chance level or no interval.
+    The difference is arm minus baseline, with an unadjusted interval. `is_small` means that it is shown to be smaller
+    than the smallest difference that matters, which the grid may give. `verdict` is None for a baseline, and for a
+    metric of which neither direction is better. Without runs, `mean` is None and `note` says why.
     """
 
     evaluation: str
@@ -75,6 +80,7 @@ class Measured:
     cell: Cell
     direction: Direction | None
     rows: dict[str, dict[int, EvaluationRow]] = field(default_factory=dict)
+    is_factor: bool = False
 
     def values(self, arm: str) -> dict[int, float]:
         return {seed: row.value for seed, row in self.rows.get(arm, {}).items() if row.value is not None}
@@ -128,6 +134,7 @@ def collect(records: Iterable[tuple[RunCurve, EvaluationRecord]]) -> list[Measur
             key = (record.label, row.metric, cell)
             measured = found.setdefault(key, Measured(*key, record.metrics.get(row.metric)))
             measured.rows.setdefault(run.arm, {})[run.seed] = row
+            measured.is_factor = row.is_factor or (record.name, row.metric) in _FACTORS
     order = {label: place for place, label in enumerate(dict.fromkeys(record.label for _, record in ordered))}
     return sorted(found.values(), key=lambda measured: order[measured.evaluation])
 
@@ -147,15 +154,31 @@ def _summarize(results: Results, measured: Measured, arm: str) -> EvaluationResu
     values = np.array(list(measured.values(arm).values()), np.float64)
     if not values.size:
         return row
-    mean, variance = float(values.mean()), measured.item_variance(arm)
-    item_error = float(np.sqrt(variance)) if any(row.standard_error is not None for row in rows) else None
-    low = high = None
-    if values.size > 1:
-        half = float(stdtrit(values.size - 1, 0.5 + LEVEL / 2) * values.std(ddof=1) / np.sqrt(values.size))
-        low, high = mean - half, mean + half
+    is_factor = measured.is_factor and bool((values > 0).all())
+    mean, low, high = _average_factors(values) if is_factor else _average(values)
+    if is_factor and values.size > 1:
+        row = replace(row, note="; ".join(filter(None, (row.note, GEOMETRIC))))
+    item_error = math.sqrt(measured.item_variance(arm)) if any(r.standard_error is not None for r in rows) else None
     n_items = max(row.n for row in rows)
     row = replace(row, mean=mean, low=low, high=high, n=values.size, n_items=n_items, item_error=item_error)
     return replace(row, is_at_chance=_is_at_chance(row))
+
+
+def _average(values_n: Floats) -> tuple[float, float | None, float | None]:
+    """The mean, and the ends of its 95 % interval if there are two values or more."""
+    mean, n = float(values_n.mean()), values_n.size
+    if n < 2:
+        return mean, None, None
+    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2) * values_n.std(ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def _average_factors(values_n: Floats) -> tuple[float, float | None, float | None]:
+    """The same from the logarithms of factors. An interval that is wider than numbers reach is left out."""
+    mean, low, high = _average(np.log(values_n))
+    if low is None or high is None or max(-low, high) > LARGEST_LOG:
+        return math.exp(mean), None, None
+    return math.exp(mean), math.exp(low), math.exp(high)
 
 
 def _is_at_chance(row: EvaluationResult) -> bool | None:

@@ -39,7 +39,8 @@ class Row:
     """One result: the mean of `metric` over `n` items, of the cell `within`, such as {"needles": 2, "depth": 0.5}.
 
     `standard_error` is over items, and None if the result has no items. `chance` is what guessing scores, if
-    that is defined. A cell that cannot be evaluated has `value` None, `n` 0 and the reason in `note`.
+    that is defined. A cell that cannot be evaluated has `value` None, `n` 0 and the reason in `note`. `is_factor` marks
+    a value like "4 times", above 0, whose logarithms are averaged over seeds.
     """
 
     metric: str
@@ -49,6 +50,7 @@ class Row:
     standard_error: float | None = None
     chance: float | None = None
     note: str = ""
+    is_factor: bool = False
 
 
 class Evaluation(Frozen, ABC):

@@ -76,7 +76,7 @@ class PrunedCache(LanguageModelEvaluation):
             if float(increases.mean()) <= self.tolerance:
                 savings.append(smaller)
         if savings:
-            yield Row("saving", max(savings), len(whole[0]))
+            yield Row("saving", max(savings), len(whole[0]), is_factor=True)
         else:
             yield from refuse(("saving",), f"no share that was tried costs at most {self.tolerance:g} nats per token")
 

@@ -136,4 +136,4 @@ def _to_record(row: Row) -> EvaluationRow:
     if value is not None and not isfinite(value):
         value, n, note = None, 0, note or f"it is {value}"
     error = row.standard_error if row.standard_error is not None and isfinite(row.standard_error) else None
-    return EvaluationRow(row.metric, value, n, dict(row.within), error, row.chance, note)
+    return EvaluationRow(row.metric, value, n, dict(row.within), error, row.chance, note, row.is_factor)

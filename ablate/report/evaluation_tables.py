@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from ablate.analysis.capabilities import Capability
-from ablate.analysis.evaluations import EvaluationResult
+from ablate.analysis.evaluations import GEOMETRIC, EvaluationResult
 from ablate.analysis.speedup import SpeedUp
 from ablate.formatting import count, format_number
 from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value, format_speedup, join_with_and
@@ -102,6 +102,8 @@ def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping
     notes = [NOTE] if any(row.difference_low is not None for row in rows) else []
     if any(row.is_at_chance for row in rows):
         notes.append("At chance: the interval over seeds, or the one over items, holds the chance level.")
+    if factors := list(dict.fromkeys(row.metric for row in rows if GEOMETRIC in row.note)):
+        notes.append(f"Factors ({join_with_and(factors)}): means and intervals come from the logarithms.")
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.mean is None and row.note:

@@ -39,7 +39,10 @@ Level = str | int | float
 
 @dataclass(frozen=True, config=_CONFIG)
 class EvaluationRow(Record):
-    """The mean of a metric over `n` items of a cell. A cell that was not evaluated has no value, `n` 0 and a note."""
+    """The mean of a metric over `n` items of a cell. A cell that was not evaluated has no value, `n` 0 and a note.
+
+    The value of a factor, such as "4 times", is above 0, and averaged over seeds by its logarithm.
+    """
 
     metric: str
     value: float | None
@@ -48,6 +51,7 @@ class EvaluationRow(Record):
     standard_error: float | None = None
     chance: float | None = None
     note: str = ""
+    is_factor: bool = False
 
 
 @dataclass(frozen=True, config=_CONFIG)

@@ -13,7 +13,7 @@ from scipy import stats
 
 from ablate.analysis import Results, RunCurve
 from ablate.analysis.capabilities import find_capabilities
-from ablate.analysis.evaluations import AT_CHANCE, EvaluationResult, compare_evaluations
+from ablate.analysis.evaluations import AT_CHANCE, GEOMETRIC, EvaluationResult, compare_evaluations
 from ablate.metrics import Direction
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow
 
@@ -47,6 +47,33 @@ def study_of(values: Mapping[str, Sequence[float]], **changes: Any) -> Results:
 
 def by_arm(results: Results) -> dict[str, EvaluationResult]:
     return {row.arm: row for row in compare_evaluations(results)}
+
+
+def factors_of(*values: float, **changes: Any) -> EvaluationResult:
+    rows = [EvaluationRow("saving", value, 10, **({"is_factor": True} | changes)) for value in values]
+    runs = (run_with("base", seed, record([row])) for seed, row in enumerate(rows))
+    return by_arm(make_results(*runs))["base"]
+
+
+def test_factors_are_averaged_by_their_logarithms() -> None:
+    row = factors_of(4.0, 8.0, 16.0)
+    interval = stats.ttest_1samp(np.log([4.0, 8.0, 16.0]), 0).confidence_interval()
+    assert row.mean == pytest.approx(8.0) and row.note == GEOMETRIC
+    assert (row.low, row.high) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
+    assert factors_of(4.0, 8.0, 16.0, is_factor=False).mean == pytest.approx(28 / 3)
+    assert factors_of(-1.0, 1.0).mean == 0.0  # no factor, whatever its row says
+    wide = factors_of(1e-90, 1e90)
+    assert wide.mean == pytest.approx(1.0) and wide.low is None
+
+
+def test_savings_of_earlier_records_are_factors_too() -> None:
+    row = EvaluationRow("saving", 4.0, 10)
+    earlier = (
+        replace(record([row]), name="pruned_cache"),
+        replace(record([replace(row, value=16.0)]), name="pruned_cache"),
+    )
+    results = make_results(*(run_with("base", seed, found) for seed, found in enumerate(earlier)))
+    assert by_arm(results)["base"].mean == pytest.approx(8.0)
 
 
 def test_means_and_differences_are_the_paired_t_over_seeds() -> None:
