@@ -24,11 +24,11 @@ from ablate.execution.driver import Driver
 from ablate.execution.jobs import estimate_seconds, find_unfinished, order, record_study
 from ablate.execution.placement import Placement
 from ablate.execution.recovery import repair_runs
-from ablate.execution.run import ORDER_PACE
 from ablate.execution.slots import Slot, SlotPool
 from ablate.execution.view import View
 from ablate.files import make_folder
 from ablate.plan import build_plan
+from ablate.plan.estimate import ORDER_PACE
 from ablate.study import load_study
 from ablate.tasks.contract import Job, Result
 from ablate.tasks.recorder import HEARTBEAT_S

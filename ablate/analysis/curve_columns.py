@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,7 +129,7 @@ def find_records(columns: Mapping[str, Floats]) -> NDArray[np.bool_]:
 
 
 def _parse(block: bytes) -> tuple[dict[str, Floats], int]:
-    """Parse a block's lines, and count them. A few lines take less time one by one."""
+    """Parse a block's lines, and count them. Short blocks parse faster line by line."""
     return (len(block) > _SMALL_BYTES and _parse_block(block)) or _parse_lines(block)
 
 
@@ -139,7 +138,7 @@ def _parse_block(block: bytes) -> tuple[dict[str, Floats], int] | None:
     import pyarrow as pa
     import pyarrow.json as pa_json
 
-    if not _is_flat(block):
+    if not (_is_flat(block) and _is_text(block)):
         return None
     schema = pa.schema([(name, pa.float64()) for name in CORE_COLUMNS])
     try:
@@ -183,6 +182,15 @@ def _is_flat(block: bytes) -> bool:
     return ends.size > 0 and np.array_equal(braces, starts) and b"[" not in block
 
 
+def _is_text(block: bytes) -> bool:
+    """Check that it is UTF-8, which pyarrow's parser does not check in values."""
+    try:
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
     """Parse the lines that are JSON objects, and count all lines that are not blank."""
     lines = [line for line in block.split(b"\n") if line.strip()]
@@ -197,7 +205,7 @@ def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
 
 
 def _read_number(value: Any) -> float:
-    """Null becomes nan. Infinity marks anything else that is not a number."""
+    """Null becomes nan, as NaN is. Infinity marks anything else that is not a number."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else np.inf
+        return value  # an infinite one too
     return np.nan if value is None else float(value) if is_number(value) else np.inf

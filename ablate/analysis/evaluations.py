@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, Level
 
 Cell = tuple[tuple[str, Level], ...]
 AT_CHANCE = "both arms are at chance"
-GEOMETRIC = "the mean over seeds is geometric"
+AS_FACTOR = "averaged and compared as a factor"
 _FACTORS = frozenset({("pruned_cache", "saving")})  # of records from before rows said whether they are factors
 
 
@@ -35,12 +36,13 @@ _FACTORS = frozenset({("pruned_cache", "saving")})  # of records from before row
 class EvaluationResult:
     """An arm's mean over `n` runs of a metric in the cell `within`, and its difference from the baseline's.
 
-    `low` and `high` are the ends of the 95 % interval over seeds. Those of a factor, such as "4 times", and its mean
-    come from the logarithms. `item_error` is the standard error over the `n_items` items of one run. `is_at_chance`
-    means that one of the two intervals that they give holds `chance`; None if there is no chance level or no interval.
-    The difference is arm minus baseline, with an unadjusted interval. `is_small` means that it is shown to be smaller
-    than the smallest difference that matters, which the grid may give. `verdict` is None for a baseline, and for a
-    metric of which neither direction is better. Without runs, `mean` is None and `note` says why.
+    `low` and `high` are the ends of the 95 % interval over seeds. `item_error` is the standard error over the `n_items`
+    items of one run. `is_at_chance` means that one of the two intervals that they give holds `chance`; None if there is
+    no chance level or no interval. The difference is arm minus baseline, with an unadjusted interval. For a factor,
+    such as "4 times", mean and intervals are computed from logarithms, and the difference is the ratio of arm to
+    baseline. `is_small` means that it is shown to be smaller than the smallest difference that matters, which the grid
+    may give. `verdict` is None for a baseline, and for a metric of which neither direction is better. Without runs,
+    `mean` is None and `note` says why.
     """
 
     evaluation: str
@@ -79,15 +81,25 @@ class Measured:
     metric: str
     cell: Cell
     direction: Direction | None
+    name: str = ""  # of the evaluation, without knobs
     rows: dict[str, dict[int, EvaluationRow]] = field(default_factory=dict)
-    is_factor: bool = False
 
     def values(self, arm: str) -> dict[int, float]:
-        return {seed: row.value for seed, row in self.rows.get(arm, {}).items() if row.value is not None}
+        """The value of each run, or its logarithm if it is a factor."""
+        known = {seed: row.value for seed, row in self.rows.get(arm, {}).items() if row.value is not None}
+        return {seed: math.log(value) for seed, value in known.items()} if self.is_factor else known
+
+    @cached_property
+    def is_factor(self) -> bool:
+        """Whether it is a factor, such as "4 times". Values up to 0 cannot be."""
+        rows = [row for found in self.rows.values() for row in found.values()]
+        is_said = any(row.is_factor for row in rows) or (self.name, self.metric) in _FACTORS
+        return is_said and all(row.value is None or row.value > 0 for row in rows)
 
     def item_variance(self, arm: str) -> float:
         """The mean variance that the items leave in the value of a run; 0 if it is not known."""
-        errors = [row.standard_error for row in self.rows.get(arm, {}).values() if row.standard_error is not None]
+        rows = [row for row in self.rows.get(arm, {}).values() if row.standard_error is not None]
+        errors = [(row.standard_error or 0.0) / ((row.value or 1.0) if self.is_factor else 1.0) for row in rows]
         return float(np.mean(np.square(errors))) if errors else 0.0
 
 
@@ -132,9 +144,8 @@ def collect(records: Iterable[tuple[RunCurve, EvaluationRecord]]) -> list[Measur
         for row in record.rows:
             cell: Cell = tuple(row.within.items())
             key = (record.label, row.metric, cell)
-            measured = found.setdefault(key, Measured(*key, record.metrics.get(row.metric)))
+            measured = found.setdefault(key, Measured(*key, record.metrics.get(row.metric), record.name))
             measured.rows.setdefault(run.arm, {})[run.seed] = row
-            measured.is_factor = row.is_factor or (record.name, row.metric) in _FACTORS
     order = {label: place for place, label in enumerate(dict.fromkeys(record.label for _, record in ordered))}
     return sorted(found.values(), key=lambda measured: order[measured.evaluation])
 
@@ -154,11 +165,13 @@ def _summarize(results: Results, measured: Measured, arm: str) -> EvaluationResu
     values = np.array(list(measured.values(arm).values()), np.float64)
     if not values.size:
         return row
-    is_factor = measured.is_factor and bool((values > 0).all())
-    mean, low, high = _average_factors(values) if is_factor else _average(values)
-    if is_factor and values.size > 1:
-        row = replace(row, note="; ".join(filter(None, (row.note, GEOMETRIC))))
+    mean, low, high = _average(values)
     item_error = math.sqrt(measured.item_variance(arm)) if any(r.standard_error is not None for r in rows) else None
+    if measured.is_factor:
+        mean = math.exp(mean)
+        low, high = _to_factors(low, high)
+        item_error = None if item_error is None else mean * item_error
+        row = replace(row, note="; ".join(filter(None, (row.note, AS_FACTOR))))
     n_items = max(row.n for row in rows)
     row = replace(row, mean=mean, low=low, high=high, n=values.size, n_items=n_items, item_error=item_error)
     return replace(row, is_at_chance=_is_at_chance(row))
@@ -173,12 +186,11 @@ def _average(values_n: Floats) -> tuple[float, float | None, float | None]:
     return mean, mean - half, mean + half
 
 
-def _average_factors(values_n: Floats) -> tuple[float, float | None, float | None]:
-    """The same from the logarithms of factors. An interval that is wider than numbers reach is left out."""
-    mean, low, high = _average(np.log(values_n))
+def _to_factors(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+    """The ends of an interval of logarithms as factors. None if floats cannot represent them."""
     if low is None or high is None or max(-low, high) > LARGEST_LOG:
-        return math.exp(mean), None, None
-    return math.exp(mean), math.exp(low), math.exp(high)
+        return None, None
+    return math.exp(low), math.exp(high)
 
 
 def _is_at_chance(row: EvaluationResult) -> bool | None:
@@ -205,12 +217,18 @@ def _compare(results: Results, measured: Measured, rows: Mapping[str, Evaluation
         sample = pair_values(arm, base, measured.values(arm), measured.values(base), variance)
         if sample is not None:
             samples[arm] = sample
-            compared[arm] = replace(compared[arm], difference=sample.estimate)
+            difference = math.exp(sample.estimate) if measured.is_factor else sample.estimate
+            compared[arm] = replace(compared[arm], difference=difference)
     for baseline in dict.fromkeys(map(results.baseline_of, samples)):
         members = [arm for arm, s in samples.items() if results.baseline_of(arm) == baseline and s.is_testable]
         if members:
             margin = results.record.smallest_results.get(measured.evaluation, {}).get(measured.metric)
-            compared |= _test([compared[arm] for arm in members], [samples[arm] for arm in members], margin)
+            if margin is not None and measured.is_factor:
+                margin = math.log1p(margin)
+            tested = _test([compared[arm] for arm in members], [samples[arm] for arm in members], margin)
+            if measured.is_factor:
+                tested = {arm: _compare_as_factors(row) for arm, row in tested.items()}
+            compared |= tested
     return list(compared.values())
 
 
@@ -233,6 +251,11 @@ def _test(
     }
 
 
+def _compare_as_factors(row: EvaluationResult) -> EvaluationResult:
+    low, high = _to_factors(row.difference_low, row.difference_high)
+    return replace(row, difference_low=low, difference_high=high, method=f"{row.method} on the logarithms")
+
+
 def _judge(row: EvaluationResult, base: EvaluationResult | None) -> EvaluationResult:
     """Add the verdict. Without an interval it is undecided."""
     if row.difference is None or row.direction is None:
@@ -241,4 +264,5 @@ def _judge(row: EvaluationResult, base: EvaluationResult | None) -> EvaluationRe
         return replace(row, verdict="undecided", note="; ".join(filter(None, (row.note, AT_CHANCE))))
     if row.p_holm is None or row.p_holm >= ALPHA:
         return replace(row, verdict="equivalent" if row.is_small else "undecided")
-    return replace(row, verdict="better" if (row.difference < 0) == (row.direction == "lower") else "worse")
+    none = 1.0 if AS_FACTOR in row.note else 0.0
+    return replace(row, verdict="better" if (row.difference < none) == (row.direction == "lower") else "worse")

@@ -112,7 +112,7 @@ def _check(results: Results, name: str, recipe: Sequence[str]) -> Fairness:
         precision=precision,
         schedule=_collect(_schedule, runs),
         attention_backend=backend,
-        tuning_trials=_count_trials(runs),
+        tuning_trials=trials if isinstance(trials, int) else _count_trials(runs),
         tuning="; ".join(_describe_tuning(tuning)),
         horizon_tokens=arm.n_tokens,
         crossing_share=crossing,

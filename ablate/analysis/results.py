@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_EFFECT = 0.01  # nats per token
-_SMALL_BYTES = 2**16  # of a curve: to hand a smaller one to a thread takes longer than it saves
+_MOST_TOGETHER = 64  # runs that a thread reads at a time
+_TASKS = 256  # at least, so that no thread is left with a long one
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,22 +140,17 @@ def read_results(store: StudyFolder, archived: Mapping[str, CurveColumns] | None
     record, curves = read_record(store), archived or {}
     run_ids = sorted({run.run_id for run in record.runs})
 
-    def read(run_id: str) -> Known:
-        return read_run(store, run_id, curves.get(run_id))
+    def read(some: Sequence[str]) -> list[Known]:
+        return [read_run(store, run_id, curves.get(run_id)) for run_id in some]
 
-    large = {run_id for run_id in run_ids if _size_of(store.run(run_id).curve) > _SMALL_BYTES}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # the parser of large curves releases the interpreter's lock
-        reading = {run_id: pool.submit(read, run_id) for run_id in run_ids if run_id in large}
-        known = {run_id: read(run_id) for run_id in run_ids if run_id not in large}
-        known |= {run_id: task.result() for run_id, task in reading.items()}
+    # The parser of long curves releases the interpreter's lock, and threads wait for slow disks together. Handing over
+    # each of thousands of short runs would take longer than reading it.
+    n_together = max(1, min(_MOST_TOGETHER, len(run_ids) // _TASKS))
+    groups = [run_ids[start : start + n_together] for start in range(0, len(run_ids), n_together)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = itertools.chain.from_iterable(pool.map(read, groups))
+        known = dict(zip(run_ids, found, strict=True))
     return assemble(record, known, str(store.record))
-
-
-def _size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def assemble(record: StudyRecord, known: Mapping[str, Known], place: str) -> Results:

@@ -29,12 +29,12 @@ class PrunedCache(LanguageModelEvaluation):
     """The loss when every layer keeps only the share `kept` of the context's keys and values, token by token.
 
     `loss_increase` is the loss minus that of the whole cache on the same windows. `saving` is the size of the whole
-    cache over that of the smallest one whose loss increases by at most `tolerance`, among the shares tried. If none
-    qualifies, it is not known. Only attentions that can prune have these. All have `loss` with the whole cache.
+    cache over that of the smallest one whose loss increases by at most `tolerance`, among the shares tried, or 1
+    if none qualifies. Only attentions that can prune have these. All have `loss` with the whole cache.
     """
 
     name: ClassVar[str] = "pruned_cache"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     metrics: ClassVar[Mapping[str, Direction | None]] = {
         "saving": "higher",
         "loss_increase": "lower",
@@ -57,7 +57,7 @@ class PrunedCache(LanguageModelEvaluation):
             yield from refuse(self.metrics, explain_short(subject.corpus, length))
             return
         yield mean_row("loss", whole[0], kept=1.0)
-        savings = []
+        savings: list[float] = []  # of the shares that were tried; 1 where the loss increases too much
         for kept in self.kept:
             budget = math.floor(kept * length)
             if budget < FEWEST:
@@ -73,12 +73,11 @@ class PrunedCache(LanguageModelEvaluation):
             increases, smaller = pruned[0] - whole[0], whole[1] / pruned[1]
             yield mean_row("loss_increase", increases, kept=kept)
             yield mean_row("loss", pruned[0], kept=kept)
-            if float(increases.mean()) <= self.tolerance:
-                savings.append(smaller)
+            savings.append(smaller if float(increases.mean()) <= self.tolerance else 1.0)
         if savings:
             yield Row("saving", max(savings), len(whole[0]), is_factor=True)
         else:
-            yield from refuse(("saving",), f"no share that was tried costs at most {self.tolerance:g} nats per token")
+            yield from refuse(("saving",), "no share of the context is large enough to be tried")
 
     def _score(self, model: GPT, subject: Subject, budget: int | None) -> tuple[torch.Tensor, float] | None:
         """The mean loss of every window, and the bytes of a window's cache at its end. None if there is no window."""

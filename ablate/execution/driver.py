@@ -136,12 +136,14 @@ class Driver:
         return bool(waiting and not self._is_stopping) or bool(self.pool.busy)
 
     def _draw(self, waiting: deque[Run], slot: Slot | None = None) -> None:
-        """Drop runs that the time limit does not allow, and ask the source for more, for this slot or the first one
-        whose worker is idle."""
+        """Drop runs that the time limit does not allow, and ask the source for more: for this slot, or for the first
+        idle one, if possible one with a worker."""
         self._release(waiting)
         if self.source is None and self.limit is None:
             return
-        slot = slot or next((slot for slot in self.pool.slots if not slot.runs), None)
+        slot = slot or max(
+            (slot for slot in self.pool.slots if not slot.runs), key=lambda s: bool(s.workers), default=None
+        )
         if slot is None or self._is_stopping:
             return
         if self.limit is not None:
@@ -230,7 +232,7 @@ class Driver:
         first is too, and the time limit allows it."""
         if run.run_id in self._held_elsewhere or (run.arm.name in self._last) != (first.arm.name in self._last):
             return False
-        return self.limit is None or self.limit.allows(run)
+        return self.limit is None or self.limit.fits(run)
 
     def _prepare(self, run: Run) -> Job:
         folder = keep_code(self.store, run)

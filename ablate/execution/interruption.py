@@ -123,7 +123,13 @@ class TimeLimit:
         self._begun.add(run.run_id)
 
     def allows(self, run: Run) -> bool:
-        """Whether a run may start now: it will probably end in time.
+        """Whether a run may start now. If not, `is_over` becomes true."""
+        is_allowed = self.fits(run)
+        self.is_over = self.is_over or not is_allowed
+        return is_allowed
+
+    def fits(self, run: Run) -> bool:
+        """Whether a run will probably end in time.
 
         The estimate is the speed of other runs of the same network, or else of the slowest network. If no speed is
         known, a run may start while any time is left. A run that has begun may resume; it stops when the time is over.
@@ -131,9 +137,7 @@ class TimeLimit:
         known = self._rates.get(run.arm.setup.pace_group)
         rate = median(known) if known else max(map(median, self._rates.values()), default=0.0)
         seconds = 0.0 if run.run_id in self._begun else rate * run.arm.setup.work
-        is_allowed = self.clock() + seconds <= self.deadline
-        self.is_over = self.is_over or not is_allowed
-        return is_allowed
+        return self.clock() + seconds <= self.deadline
 
     def is_past(self) -> bool:
         """Whether the time is over, so that the runs in progress have to stop."""

@@ -253,7 +253,7 @@ class RunSource(ABC):
     def draw(self, affinity: Affinity = NO_AFFINITY) -> Sequence[Run]:
         """Return more runs to train, which are already in the study's record; empty if there is nothing to add now.
 
-        The idle worker has this `affinity`.
+        `affinity` describes the idle worker.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ from ablate.execution.recovery import STUCK_S, DiskBudget, repair_runs
 from ablate.execution.view import View
 from ablate.formatting import count, format_seconds
 from ablate.plan import Plan, Run
-from ablate.plan.estimate import Pace
+from ablate.plan.estimate import ORDER_PACE
 from ablate.tracking.cleaning import Keep
 from ablate.tracking.curve import read_curve
 from ablate.tracking.folders import MAX_NAMED, StudyFolder
@@ -42,7 +42,6 @@ from ablate.tracking.mlflow_mirror import MlflowMirror, is_complete
 
 PATIENCE_S = 120.0
 NOT_YET = "try again later"  # the answer of a cluster that has only just started
-ORDER_PACE = Pace(1e11, 1e10)  # for the order of the runs, where only ratios matter
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from ablate.plan import Run
 from ablate.tasks.contract import Job, Result
 from ablate.tracking.curve import is_held
 from ablate.tracking.folders import StudyFolder
+from ablate.training.compilation import MAX_KINDS
 from ablate.training.device import is_out_of_memory
 
 HOST = socket.gethostname()
@@ -107,7 +108,11 @@ class Slot:
         """Let the workers train these runs, which end together."""
         self.runs = self._begun = tuple(runs)
         self._ended, self._errors = {}, []
-        self.kinds.update(kind for run in runs if (kind := run.arm.setup.compiled_kind) is not None)
+        kind = runs[0].arm.setup.compiled_kind
+        if kind is not None and kind not in self.kinds:
+            if len(self.kinds) >= MAX_KINDS:
+                self.kinds.clear()  # as the worker discards its compiled code
+            self.kinds.add(kind)
         self.tasks = {worker.train_all.remote(jobs): rank for rank, worker in enumerate(self.workers)}
 
     def drop(self, run: Run) -> None:
@@ -200,7 +205,7 @@ class SlotPool:
         return [slot for slot in self.slots if slot.runs]
 
     def affinity(self, slot: Slot) -> Affinity:
-        """What the workers have loaded, as seen from one slot."""
+        """What this slot's worker and all others have loaded."""
         return Affinity(slot.kinds, set().union(*(other.kinds for other in self.slots if other is not slot)))
 
     def open(self, count: int) -> None:

@@ -39,6 +39,9 @@ class Pace:
         return f"{flops}FLOP/s for a large matrix product and {moved}B/s of memory"
 
 
+ORDER_PACE = Pace(1e11, 1e10)  # where only the ratios between runs matter
+
+
 def run_seconds(
     model: ModelConfig,
     train: TrainConfig,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from ablate.analysis.capabilities import Capability
-from ablate.analysis.evaluations import GEOMETRIC, EvaluationResult
+from ablate.analysis.evaluations import AS_FACTOR, EvaluationResult
 from ablate.analysis.speedup import SpeedUp
 from ablate.formatting import count, format_number
 from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value, format_speedup, join_with_and
@@ -102,8 +102,11 @@ def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping
     notes = [NOTE] if any(row.difference_low is not None for row in rows) else []
     if any(row.is_at_chance for row in rows):
         notes.append("At chance: the interval over seeds, or the one over items, holds the chance level.")
-    if factors := list(dict.fromkeys(row.metric for row in rows if GEOMETRIC in row.note)):
-        notes.append(f"Factors ({join_with_and(factors)}): means and intervals come from the logarithms.")
+    if factors := list(dict.fromkeys(row.metric for row in rows if AS_FACTOR in row.note)):
+        which = join_with_and(factors)
+        notes.append(
+            f"Factors ({which}): means and intervals of logarithms; a difference is the ratio of arm to baseline."
+        )
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.mean is None and row.note:
@@ -145,6 +148,8 @@ def _write_difference(row: EvaluationResult) -> str:
     if row.difference is None:
         return DASH
     interval = format_interval(row.difference_low, row.difference_high)
+    if AS_FACTOR in row.note:
+        return f"{format_number(row.difference, 3)}x{'' if interval == DASH else f' {interval}'}"
     sign = "+" if row.difference >= 0 else ""
     return f"{sign}{format_number(row.difference, 3)}{'' if interval == DASH else f' {interval}'}"
 

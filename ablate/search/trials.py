@@ -145,7 +145,7 @@ class Trials(RunSource):
                 )
 
     def draw(self, affinity: Affinity = NO_AFFINITY) -> Sequence[Run]:
-        """The runs of the next trial of an arm that has at most one more than the arm with the fewest.
+        """The runs of a trial of this round, or of the next one. In a round, each arm gets a trial.
 
         A known configuration is not trained again.
         """

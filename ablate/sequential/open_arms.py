@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 
 from ablate.analysis.curve_columns import EMPTY_CURVE
 from ablate.analysis.looks import Course, follow
@@ -105,9 +106,10 @@ class OpenArms(RunSource):
 
     def _further_runs(self) -> Iterator[Run]:
         """Runs that were not drawn yet. A family whose look waits for a run that failed has none."""
+        is_blocked = cache(self._is_blocked)
         for run in self._runs.values():
             is_new = run.run_id not in self._drawn and run.run_id not in self._over
-            if is_new and not self.only_failed and self.is_needed(run) and not self._is_blocked(run.arm.baseline):
+            if is_new and not self.only_failed and self.is_needed(run) and not is_blocked(run.arm.baseline):
                 yield run
 
     def _is_blocked(self, baseline: str) -> bool:

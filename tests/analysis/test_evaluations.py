@@ -13,8 +13,9 @@ from scipy import stats
 
 from ablate.analysis import Results, RunCurve
 from ablate.analysis.capabilities import find_capabilities
-from ablate.analysis.evaluations import AT_CHANCE, GEOMETRIC, EvaluationResult, compare_evaluations
+from ablate.analysis.evaluations import AS_FACTOR, AT_CHANCE, EvaluationResult, compare_evaluations
 from ablate.metrics import Direction
+from ablate.report.evaluation_tables import tabulate_evaluations
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow
 
 SEEDS = (0, 1, 2)
@@ -49,31 +50,52 @@ def by_arm(results: Results) -> dict[str, EvaluationResult]:
     return {row.arm: row for row in compare_evaluations(results)}
 
 
-def factors_of(*values: float, **changes: Any) -> EvaluationResult:
-    rows = [EvaluationRow("saving", value, 10, **({"is_factor": True} | changes)) for value in values]
-    runs = (run_with("base", seed, record([row])) for seed, row in enumerate(rows))
-    return by_arm(make_results(*runs))["base"]
+def savings_of(
+    values: Mapping[str, Sequence[float | None]], name: str = "own", **changes: Any
+) -> Mapping[str, EvaluationResult]:
+    """The results of a factor, with one value per seed for each arm."""
+    rows = {"is_factor": True} | changes
+    runs = []
+    for arm, found in values.items():
+        for seed, value in enumerate(found):
+            row = EvaluationRow("saving", value, 10, **({} if value is None else rows))
+            runs.append(run_with(arm, seed, replace(record([row]), name=name)))
+    return by_arm(make_results(*runs))
 
 
 def test_factors_are_averaged_by_their_logarithms() -> None:
-    row = factors_of(4.0, 8.0, 16.0)
+    row = savings_of({"base": [4.0, 8.0, 16.0]})["base"]
     interval = stats.ttest_1samp(np.log([4.0, 8.0, 16.0]), 0).confidence_interval()
-    assert row.mean == pytest.approx(8.0) and row.note == GEOMETRIC
+    assert row.mean == pytest.approx(8.0) and AS_FACTOR in row.note
     assert (row.low, row.high) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
-    assert factors_of(4.0, 8.0, 16.0, is_factor=False).mean == pytest.approx(28 / 3)
-    assert factors_of(-1.0, 1.0).mean == 0.0  # no factor, whatever its row says
-    wide = factors_of(1e-90, 1e90)
+    assert savings_of({"base": [4.0, 8.0, 16.0]}, is_factor=False)["base"].mean == pytest.approx(28 / 3)
+    assert savings_of({"base": [-1.0, 1.0]})["base"].mean == 0.0  # no factor, whatever its row says
+    wide = savings_of({"base": [1e-90, 1e90]})["base"]
     assert wide.mean == pytest.approx(1.0) and wide.low is None
 
 
+@pytest.mark.parametrize("values", [[4.0, 16.0, None], [None, 4.0, 16.0]])
+def test_a_run_that_could_not_be_measured_does_not_make_it_something_else(values: Sequence[float | None]) -> None:
+    assert savings_of({"base": values})["base"].mean == pytest.approx(8.0)
+
+
+def test_the_difference_of_factors_is_their_ratio() -> None:
+    base, arm = [4.0, 8.0, 16.0], [32.0, 32.0, 40.0]
+    row = savings_of({"base": base, "arm": arm})["arm"]
+    expected = stats.ttest_rel(np.log(arm), np.log(base))
+    interval = expected.confidence_interval()
+    assert row.difference == pytest.approx(np.exp(np.mean(np.log(arm)) - np.mean(np.log(base))))
+    assert (row.difference_low, row.difference_high) == pytest.approx((np.exp(interval.low), np.exp(interval.high)))
+    assert (row.p_value, row.verdict) == (pytest.approx(expected.pvalue), "better")
+    halved = savings_of({"base": [8.0, 8.1, 8.2, 8.0], "arm": [4.0, 4.1, 4.1, 4.0]})["arm"]
+    assert halved.difference == pytest.approx(0.5, rel=0.01) and halved.verdict == "worse"
+    (table,) = tabulate_evaluations(tuple(savings_of({"base": base, "arm": arm}).values()))
+    assert any("4.31x [" in cell for cells in table.rows for cell in cells) and "ratio of arm to baseline" in table.note
+
+
 def test_savings_of_earlier_records_are_factors_too() -> None:
-    row = EvaluationRow("saving", 4.0, 10)
-    earlier = (
-        replace(record([row]), name="pruned_cache"),
-        replace(record([replace(row, value=16.0)]), name="pruned_cache"),
-    )
-    results = make_results(*(run_with("base", seed, found) for seed, found in enumerate(earlier)))
-    assert by_arm(results)["base"].mean == pytest.approx(8.0)
+    values: Mapping[str, Sequence[float]] = {"base": [4.0, 16.0]}
+    assert savings_of(values, "pruned_cache", is_factor=False)["base"].mean == pytest.approx(8.0)
 
 
 def test_means_and_differences_are_the_paired_t_over_seeds() -> None:

@@ -75,6 +75,10 @@ def test_null_text_and_huge_integers(curve):
 
 
 LINES = (
+    '{"step": 0, "train_loss": NaN, "tokens": NaN}',
+    '{"step": 1, "train_loss": Infinity}',
+    '{"step": 1, "x": -Infinity}',
+    '{"step": 1, "s": "\udcff"}',  # not UTF-8
     '{"step": 1, "train_loss": 3, "val_loss": null, "s_z": true}',
     '{"step": 2.5, "train_loss": 3}',
     '{"step": 3, "train_loss": 1e101, "x": 1}',
@@ -96,7 +100,7 @@ LINES = (
 def test_lines_mean_the_same_one_by_one_and_as_a_block(lines):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         path = Path(folder, "curve.jsonl")
-        path.write_text("".join(f"{line}\n" for line in lines))
+        path.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
         ways = []
         for small in (0, 2**20):
             patch.setattr("ablate.analysis.curve_columns._SMALL_BYTES", small)

@@ -148,7 +148,10 @@ def test_what_a_pruned_cache_saves_at_an_equal_loss(corpus: Any) -> None:
     between = measure(PrunedCache(**knobs, tolerance=max(0.0, sum(increase.values()) / 2)), asked)
     assert find(between, "saving").value == (4 if increase[0.25] < increase[0.125] else 8)
     tiny = measure(PrunedCache(kept=(0.01,), tokens=64), asked)
-    assert find(tiny, "saving").note == "no share that was tried costs at most 0.01 nats per token"
+    assert find(tiny, "saving").note == "no share of the context is large enough to be tried"
+    lower = [kept for kept in increase if increase[kept] <= 0]
+    strict = measure(PrunedCache(**knobs, tolerance=0.0), asked)
+    assert find(strict, "saving").value == (1 / min(lower) if lower else 1)
     assert find(tiny, "loss", kept=0.01).note == "a cache keeps at least 2 tokens, and 0.01 of 64 are 0"
     plain = measure(PrunedCache(tokens=64), subject(build(), corpus))
     assert find(plain, "saving").note.startswith("standard cannot drop tokens")

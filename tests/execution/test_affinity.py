@@ -56,8 +56,8 @@ class Floor:
             self.driver.pool.slots.append(slot)
 
     def train(self, runs: Sequence[Run], turns: Sequence[int] = (0,)) -> list[tuple[int, Run]]:
-        """Hand out all runs. The slots of `turns` end their runs one after another, again and again. Returns who
-        trained what, in order."""
+        """Hand out all runs. The slots of `turns` end their runs one after another, again and again. Return
+        which worker trained which run, in order."""
         waiting, given = deque(runs), []
         slots, busy, turn = self.driver.pool.slots, set(), 0
         while True:
@@ -104,7 +104,7 @@ def test_a_fast_worker_goes_one_seed_ahead_and_then_helps_the_slow_one(
         begun = min(other.seed for other in plan.runs if other.run_id in left)
         assert run.seed <= begun + 1
         left.remove(run.run_id)
-    assert not left and loads(given) > 4  # nobody was idle
+    assert not left and loads(given) > 4  # no worker was idle
 
 
 def test_models_that_are_not_compiled_keep_their_order(make_plan: MakePlan, make_floor: Callable[..., Floor]) -> None:
@@ -137,13 +137,61 @@ def test_a_run_that_another_process_trains_is_not_preferred(
 def test_no_run_begins_that_the_time_limit_does_not_allow(
     make_plan: MakePlan, make_floor: Callable[..., Floor]
 ) -> None:
-    plan = make_plan(matrix={"attention": ATTENTIONS, "train.steps": [20, 2000]}, compare_within=["train.steps"])
-    short = sorted(plan.runs, key=lambda run: run.arm.train.steps)
-    limit = TimeLimit(0.1, clock=lambda: 0.0)
-    for run in short:
-        limit.learn(run, 0.01 * run.arm.train.steps)
-    given = make_floor(plan, 2, limit=limit).train(short, turns=(0, 1))
-    assert {run.arm.train.steps for _, run in given} == {20} and len(given) == len(plan.runs) // 2
+    """The long run has a kind that the worker knows, and is not so short that it may not overtake."""
+    plan = make_plan(matrix={"attention": ATTENTIONS, "train.steps": [20, 30]}, compare_within=["train.steps"], seeds=1)
+    limit = TimeLimit(0.1, clock=lambda: 0.0)  # 6 s
+    for run in plan.runs:
+        limit.learn(run, 0.25 * run.arm.train.steps)
+    short = [run for run in plan.runs if run.arm.train.steps == 20]
+    floor = make_floor(plan, 1, limit=limit)
+    floor.driver.pool.slots[0].kinds.update(run.arm.setup.compiled_kind or "" for run in plan.runs[1:])
+    looked_at = floor.driver._choose(
+        deque([short[0], *(run for run in plan.runs if run is not short[0])]), floor.driver.pool.slots[0]
+    )
+    assert looked_at.arm.train.steps == 20 and not limit.is_over
+    assert [run for _, run in floor.train(plan.runs)] == short and limit.is_over
+
+
+def test_a_short_run_does_not_overtake_a_long_one(make_plan: MakePlan, make_floor: Callable[..., Floor]) -> None:
+    plan = make_plan(
+        matrix={"attention": ATTENTIONS, "train.steps": [20, 2000]}, compare_within=["train.steps"], seeds=1
+    )
+    runs = sorted(plan.runs, key=lambda run: -run.arm.train.steps)
+    given = make_floor(plan, 2).train(runs, turns=(0, 1))
+    assert [run.arm.train.steps for _, run in given] == [2000] * 4 + [20] * 4
+    assert loads(given) == 4
+
+
+def test_a_lost_worker_knows_nothing(make_plan: MakePlan, make_floor: Callable[..., Floor]) -> None:
+    plan = make_plan(seeds=1)
+    floor = make_floor(plan, 1)
+    slot = floor.driver.pool.slots[0]
+    floor.train(plan.runs[:1])
+    assert slot.kinds == {plan.runs[0].arm.setup.compiled_kind}
+    slot.workers = []
+    slot.dismiss()
+    assert not slot.kinds
+
+
+def test_a_slot_forgets_its_kinds_when_the_worker_does(
+    make_plan: MakePlan, make_floor: Callable[..., Floor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ablate.execution.slots.MAX_KINDS", 3)
+    plan = make_plan(seeds=1)
+    floor = make_floor(plan, 1)
+    floor.train(plan.runs)
+    assert floor.driver.pool.slots[0].kinds == {plan.runs[-1].arm.setup.compiled_kind}
+
+
+def test_seeds_of_an_arm_that_train_as_a_stack_stay_together(
+    make_plan: MakePlan, make_floor: Callable[..., Floor]
+) -> None:
+    plan = make_plan(
+        matrix={"attention": ["standard", "differential"], "train.learning_rate": [1e-3, 2e-3]},
+        resources={"stack": "seeds"},
+    )
+    given = make_floor(plan, 2).train(plan.runs, turns=(0, 1))
+    assert [run.seed for _, run in given] == [0, 1, 2] * 4 and loads(given) == 2
 
 
 class Empty(RunSource):
@@ -165,6 +213,7 @@ class Empty(RunSource):
 
 def test_a_source_hears_which_worker_is_idle(make_plan: MakePlan, make_floor: Callable[..., Floor]) -> None:
     plan, source = make_plan(seeds=1), Empty()
-    floor = make_floor(plan, 2, source=source)
-    floor.train(plan.runs[::2], turns=(1, 1, 1, 0))
+    floor = make_floor(plan, 3, source=source)
+    floor.driver.pool.slots[0].workers = []  # lost, and the cluster has no room for another
+    floor.train(plan.runs[::2], turns=(2, 2, 2, 1))
     assert set(map(len, source.asked)) == {1, 3} and len(frozenset().union(*source.asked)) == 4

@@ -66,9 +66,9 @@ class Damaged:
         return json.loads(json.dumps(summarize(report), allow_nan=False))
 
 
-@pytest.fixture
-def damaged(tmp_path, monkeypatch):
-    monkeypatch.setattr("ablate.analysis.curve_columns._SMALL_BYTES", 0)  # short curves are parsed like long ones
+@pytest.fixture(params=[0, 2**13], ids=["like long curves", "like short ones"])
+def damaged(tmp_path, monkeypatch, request):
+    monkeypatch.setattr("ablate.analysis.curve_columns._SMALL_BYTES", request.param)
     return Damaged(tmp_path)
 
 

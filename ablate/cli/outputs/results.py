@@ -149,7 +149,7 @@ class EvaluatedArm(Output):
     direction: str | None
     """lower or higher, whichever is better; null if neither is."""
     difference: float | None
-    """Arm minus baseline, paired by seed."""
+    """Arm minus baseline, paired by seed; for a factor, such as a saving, the ratio of arm to baseline."""
     difference_low: float | None
     """Lower end of its 95 % interval, not adjusted for other arms."""
     difference_high: float | None
