@@ -1,6 +1,8 @@
 import contextlib
 import json
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ablate.analysis import read_results
+from ablate.analysis import read_results, results
 from ablate.analysis.checked_records import clean, read_document
 from ablate.analysis.curve_columns import CORE_COLUMNS, read_columns
 from ablate.errors import RecordError
@@ -152,6 +154,21 @@ def test_results_hold_every_run_and_one_without_a_folder_is_queued(tmp_path):
     }
     assert [run.seed for run in results.ended_runs("fast")] == [0]
     assert results.compared_arms == ("fast",)
+
+
+def test_runs_on_a_slow_disk_are_read_together(tmp_path, monkeypatch):
+    store = StudyFolder(tmp_path / "s")
+    study = write_study(store, [SyntheticArm("baseline")], seeds=range(40), n_steps=40)
+    readers, read = set(), results.read_run
+
+    def wait_and_read(*arguments):
+        readers.add(threading.get_ident())
+        time.sleep(0.01)
+        return read(*arguments)
+
+    monkeypatch.setattr(results, "read_run", wait_and_read)
+    found = read_results(store)
+    assert len(readers) > 2 and [run.run_id for run in found.runs] == [run.run_id for run in study.runs]
 
 
 def test_the_frame_has_one_row_a_run_and_step(tmp_path):
