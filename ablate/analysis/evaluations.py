@@ -23,6 +23,7 @@ from ablate.analysis.run_curve import RunCurve
 from ablate.analysis.samples import Sample, estimate_family, pair_values
 from ablate.analysis.speedup import LARGEST_LOG
 from ablate.analysis.verdicts import ALPHA, Verdict, p_of_equivalence
+from ablate.formatting import name_error
 from ablate.metrics import Direction
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow, Level
 
@@ -73,6 +74,16 @@ class EvaluationResult:
         return vars(self) | {"within": dict(self.within)}
 
 
+@dataclass(frozen=True)
+class FailedEvaluation:
+    """An evaluation of a run's final weights that ended with an error, and has not succeeded since."""
+
+    arm: str
+    seed: int
+    evaluation: str
+    error: str
+
+
 @dataclass
 class Measured:
     """The rows of one metric and cell, by arm and seed."""
@@ -116,6 +127,19 @@ def compare_evaluations(results: Results) -> tuple[EvaluationResult, ...]:
         _judge(row, known.get((row.evaluation, row.metric, tuple(row.within.items()), row.baseline)))
         for row in adjusted
     )
+
+
+def find_failed(results: Results) -> tuple[FailedEvaluation, ...]:
+    """The evaluations that failed, in the order of the study."""
+    found: dict[tuple[str, int, str], FailedEvaluation] = {}
+    for run in results.runs:
+        final = [record for record in run.evaluations if record.step == run.last_step]
+        done = {(record.label, record.version, record.code) for record in final if not record.error}
+        for record in final:
+            if record.error and (record.label, record.version, record.code) not in done:
+                entry = FailedEvaluation(run.arm, run.seed, record.label, name_error(record.error))
+                found[run.arm, run.seed, record.label] = entry
+    return tuple(found.values())
 
 
 def final_records(results: Results) -> list[tuple[RunCurve, EvaluationRecord]]:

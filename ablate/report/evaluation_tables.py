@@ -110,11 +110,14 @@ def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping
     reasons: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.mean is None and row.note:
-            reasons.setdefault(row.note, {})[format_cell(row.within)] = None
+            reasons.setdefault(row.note, {})[format_cell(row.within) if row.within else row.metric] = None
     notes += [f"Not evaluated ({join_with_and(list(cells))}): {note}." for note, cells in reasons.items()]
     n_seeds = sorted({row.n for row in rows if row.n})
     fewest = f"{n_seeds[0]} to " if len(n_seeds) > 1 else ""
     seeds = f", mean over {fewest}{count(n_seeds[-1], 'seed')}" if n_seeds else ""
+    if fewest:
+        n_of_arm = {row.arm: row.n for row in rows if row.n}
+        notes.append("Seeds: " + ", ".join(f"{labels.get(arm, arm)} {n}" for arm, n in n_of_arm.items()) + ".")
     name, caption = f"evaluation-{clean_name(evaluation)}", f"Evaluation: {evaluation}{seeds}"
     return _drop_empty(Table(name, caption, HEADER, tuple(cells), "\n".join(notes)))
 

@@ -15,7 +15,7 @@ from ablate.analysis.capabilities import Capability, find_capabilities
 from ablate.analysis.comparison import TARGETS, Target
 from ablate.analysis.differences import Difference, find_differences
 from ablate.analysis.effects import Effect, find_effects, why_no_effects
-from ablate.analysis.evaluations import EvaluationResult, compare_evaluations
+from ablate.analysis.evaluations import EvaluationResult, FailedEvaluation, compare_evaluations, find_failed
 from ablate.analysis.fairness import Fairness, check_fairness
 from ablate.analysis.full_schedule import full_schedule_speed_ups
 from ablate.analysis.importance import Importance, find_importance
@@ -32,6 +32,7 @@ from ablate.analysis.trend import Trend, find_trends
 from ablate.analysis.uneven import find_uneven
 from ablate.analysis.untuned import Untuned, find_untuned
 from ablate.errors import AblateError, suggest
+from ablate.formatting import count
 from ablate.metrics import Metric
 from ablate.report.cautions import describe_cautions
 from ablate.report.encoding import Look, Scales, assign_looks, collect_scales
@@ -115,6 +116,7 @@ class Report:
     answer: tuple[str, ...]
     versions: Mapping[str, str]
     evaluations: tuple[EvaluationResult, ...] = ()
+    failed_evaluations: tuple[FailedEvaluation, ...] = ()
     capabilities: tuple[Capability, ...] = ()
     paths: Mapping[str, Path] = field(default_factory=dict)
     others: tuple[Path, ...] = ()  # figures and tables
@@ -220,7 +222,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         raise AblateError(f"axis {axis!r}: {reason}{suggest(axis, axes)}")
     rows = speed_ups(results, options.targets, measured_step_s=options.measured_step_s)
     full_schedule, trends, effects = full_schedule_speed_ups(results), find_trends(results), find_effects(results, axis)
-    evaluations = compare_evaluations(results)
+    evaluations, failed = compare_evaluations(results), find_failed(results)
     capabilities = find_capabilities(results, evaluations)
     arms, fairness = summarize_arms(results, options.measured_step_s), check_fairness(results)
     headline = tuple(row for row in rows if row.target == options.headline)
@@ -231,6 +233,8 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         known.append(f"costs are compared in steps, because the tokens of {names} are not known")
     if reason := why_no_effects(results):
         known.append(reason)
+    if failed:
+        known.append(f"{count(len(failed), 'evaluation')} of a run failed, so their means lack seeds")
     metric, differences = results.metric, find_differences(results)
     untuned, reruns, predictions = find_untuned(results), find_reruns(results.runs), find_predictions(results)
     finding, caveats = state_result(
@@ -273,6 +277,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
         answer=(finding, *further, " ".join((caveats, *cautions))),
         versions=collect_versions(results),
         evaluations=evaluations,
+        failed_evaluations=failed,
         capabilities=capabilities,
         seed_looks=tuple(course.looks) if course is not None else (),
     )

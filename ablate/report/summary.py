@@ -48,6 +48,7 @@ def summarize(report: Report) -> dict[str, Any]:
         "fairness": [line.to_dict() for line in report.fairness],
         "failures": [asdict(mishap) for mishap in report.mishaps],
         **({"evaluations": [row.to_dict() for row in report.evaluations]} if report.evaluations else {}),
+        **({"failed_evaluations": list(map(asdict, failed))} if (failed := report.failed_evaluations) else {}),
         **({"verifications": [made.model_dump() for made in report.verifications]} if report.verifications else {}),
         **({"capabilities": [row.to_dict() for row in report.capabilities]} if report.capabilities else {}),
         "data": dict(record.data),

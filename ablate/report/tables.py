@@ -240,7 +240,13 @@ def tabulate_mishaps(report: Report) -> Table:
 def evaluation_tables(report: Report) -> list[Table]:
     """The tables of evaluations and of capabilities with all rows; empty if nothing was evaluated."""
     tables = tabulate_evaluations(report.evaluations, report.labels)
-    return [*tables, *_capability_tables(report, report.capabilities)]
+    return [*_failed_evaluations(report), *tables, *_capability_tables(report, report.capabilities)]
+
+
+def _failed_evaluations(report: Report) -> list[Table]:
+    rows = [(report.labels[f.arm], str(f.seed), f.evaluation, f.error) for f in report.failed_evaluations]
+    header = ("Arm", "Seed", "Evaluation", "What happened")
+    return [Table("failed-evaluations", "Evaluations that failed", header, tuple(rows))] if rows else []
 
 
 def brief_evaluation_tables(report: Report, limit: int) -> list[Table]:
@@ -249,7 +255,8 @@ def brief_evaluation_tables(report: Report, limit: int) -> list[Table]:
     if len(report.evaluations) > limit:
         tables = [summarize_evaluations(report.evaluations, report.labels, limit)]
     compared = [row for row in report.capabilities if row.speedup.n_pairs]
-    return [*tables, *(shorten_table(table, limit) for table in _capability_tables(report, compared))]
+    further = (*_failed_evaluations(report), *_capability_tables(report, compared))
+    return [*tables, *(shorten_table(table, limit) for table in further)]
 
 
 def _capability_tables(report: Report, rows: Sequence[Capability]) -> list[Table]:

@@ -51,5 +51,7 @@ def name_result(label: str, row: EvaluationRow) -> str:
 
 
 def make_legal(name: str) -> str:
-    """Replace the characters that MLflow does not allow in the name of a metric, as in `top@5`."""
-    return _ILLEGAL.sub("-", name)[:MAX_NAME]
+    """Replace what MLflow does not allow in the name of a metric, as in `top@5`: some characters, and parts of a path
+    that are empty or dots."""
+    parts = _ILLEGAL.sub("-", name)[:MAX_NAME].split("/")
+    return "/".join("-" if part.strip() in ("", ".", "..") else part for part in parts)[:MAX_NAME].rstrip("/")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from by_hand import STEPS, make_results, make_run
@@ -13,12 +16,17 @@ from scipy import stats
 
 from ablate.analysis import Results, RunCurve
 from ablate.analysis.capabilities import find_capabilities
-from ablate.analysis.evaluations import AS_FACTOR, AT_CHANCE, EvaluationResult, compare_evaluations
+from ablate.analysis.evaluations import AS_FACTOR, AT_CHANCE, EvaluationResult, compare_evaluations, find_failed
 from ablate.metrics import Direction
 from ablate.report.evaluation_tables import tabulate_evaluations
+from ablate.report.markdown import write_markdown
+from ablate.report.report import ReportOptions, make_report
+from ablate.report.sections import compose
+from ablate.report.summary import summarize
 from ablate.tracking.evaluations import EvaluationRecord, EvaluationRow
 
 SEEDS = (0, 1, 2)
+SCHEMA = json.loads(resources.files("ablate.report").joinpath("summary.schema.json").read_text())
 
 
 def record(rows: Sequence[EvaluationRow], step: int = STEPS[-1], **changes: Any) -> EvaluationRecord:
@@ -96,6 +104,26 @@ def test_the_difference_of_factors_is_their_ratio() -> None:
 def test_savings_of_earlier_records_are_factors_too() -> None:
     values: Mapping[str, Sequence[float]] = {"base": [4.0, 16.0]}
     assert savings_of(values, "pruned_cache", is_factor=False)["base"].mean == pytest.approx(8.0)
+
+
+def test_evaluations_that_failed_are_named_until_they_succeed() -> None:
+    failed = replace(record([]), error="Traceback\nValueError: too short")
+    good = record([accuracy(0.5)])
+    runs = [
+        run_with("base", 0, good),
+        run_with("base", 1, failed),
+        run_with("arm", 0, good),
+        run_with("arm", 1, failed, good),
+    ]
+    results = make_results(*runs)
+    (found,) = find_failed(results)
+    assert (found.arm, found.seed, found.evaluation, found.error) == ("base", 1, "recall", "ValueError: too short")
+    report = make_report(results, ReportOptions())
+    assert "1 evaluation of a run failed" in report.answer[-1]
+    page = write_markdown(compose(report), {}, "s")
+    assert "ValueError: too short" in page and "Seeds: base 1, arm 2." in page
+    jsonschema.validate(summary := summarize(report), SCHEMA)
+    assert [entry["arm"] for entry in summary["failed_evaluations"]] == ["base"]
 
 
 def test_means_and_differences_are_the_paired_t_over_seeds() -> None:

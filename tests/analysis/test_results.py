@@ -79,6 +79,9 @@ def test_null_text_and_huge_integers(curve):
 LINES = (
     '{"step": 0, "train_loss": NaN, "tokens": NaN}',
     '{"step": 1, "train_loss": Infinity}',
+    '{"step": 1, "wall_s": -NaN}',
+    '{"step": 1, "learning_rate": 1' + "0" * 5000 + "}",
+    '{"step": 2, "flops": 1' + "0" * 5000 + "}",
     '{"step": 1, "x": -Infinity}',
     '{"step": 1, "s": "\udcff"}',  # not UTF-8
     '{"step": 1, "train_loss": 3, "val_loss": null, "s_z": true}',

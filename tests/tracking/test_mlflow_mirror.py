@@ -237,6 +237,15 @@ def test_results_of_evaluations_are_written_once(store: StudyFolder) -> None:
     assert found == {("eval/needle samples-3/accuracy/needles 2", 20): 1}
 
 
+@pytest.mark.parametrize("name", ["x//y", "", "..", "/x", "x/", "a/./b", "acc@1", "x" * 300, "/" * 300])
+def test_a_metric_of_any_name_reaches_mlflow(store: StudyFolder, name: str) -> None:
+    rows = (EvaluationRow(name, 0.25, 1), EvaluationRow("fine", 0.5, 1))
+    write_evaluation(store.run("0f"), "a" * 16, EvaluationRecord("own", "own", 1, "w", 20, rows=rows))
+    MlflowWriter(uri(store), RECORD).catch_up(RECORD.runs[0], ARM, store)
+    found = [key for key, _ in points(store) if key.startswith("eval/")]
+    assert len(found) == 2 and "eval/own/fine" in found
+
+
 def test_a_run_that_is_announced_later_is_mirrored_too(store: StudyFolder) -> None:
     mirror = MlflowMirror(uri(store), store, replace(RECORD, arms=(), runs=()))
     for _ in range(2):  # a driver that restarts it announces it again
