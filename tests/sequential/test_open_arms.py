@@ -12,6 +12,7 @@ import pytest
 
 from ablate.data import CorpusInfo
 from ablate.errors import GridError
+from ablate.execution.affinity import Affinity
 from ablate.execution.jobs import find_unfinished
 from ablate.execution.progress import Event
 from ablate.plan import Plan, Run, build_plan
@@ -141,6 +142,15 @@ def test_workers_go_on_with_open_arms_while_a_look_waits(make_plan: MakePlan, tm
     early = next(run for run in plan.possible_runs if run.seed == 3 and run.arm.name == arms[1])
     assert not source.is_needed(early)  # the look decided its arm while it was in training
     assert early.run_id not in {run.run_id for run in source.plan.runs}
+
+
+def test_a_worker_goes_on_with_the_kinds_that_it_knows(make_plan: MakePlan, tmp_path: Path) -> None:
+    plan = make_plan(train={"steps": 12, "batch_size": 4, "compile": True})
+    source = OpenArms(plan, StudyFolder(tmp_path / "tiny"), lambda _: None)
+    kinds = [arm.setup.compiled_kind or "" for arm in plan.arms]
+    drawn = [run for _ in range(3) for run in source.draw(Affinity({kinds[2]}, set(kinds) - {kinds[2]}))]
+    known, other = plan.arms[2].name, plan.arms[0].name
+    assert [(run.arm.name, run.seed) for run in drawn] == [(known, 3), (known, 4), (other, 3)]
 
 
 def test_a_failed_run_stops_its_family_until_it_is_trained(make_plan: MakePlan, tmp_path: Path) -> None:
