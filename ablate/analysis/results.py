@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +16,7 @@ from ablate.analysis.noise import Lender
 from ablate.analysis.repeats import find_repeats
 from ablate.analysis.run_curve import AXES, RunCurve
 from ablate.errors import RecordError
+from ablate.files import read_all
 from ablate.metrics import Metric, list_metrics
 from ablate.tracking.ended_run import find_extent
 from ablate.tracking.evaluations import EvaluationRecord
@@ -31,10 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_EFFECT = 0.01  # nats per token
-_FIRST = 16  # runs that a thread reads at a time
 _LONG_BYTES = 2**16  # of a curve
-_WAITS = 4.0  # times the processor time that reading takes on a slow disk; a busy machine stays below
-_N_READERS = min(16, 4 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,18 +137,13 @@ def read_results(store: StudyFolder, archived: Mapping[str, CurveColumns] | None
     record, curves = read_record(store), archived or {}
     run_ids = sorted({run.run_id for run in record.runs})
 
-    def read(some: Sequence[str]) -> list[Known]:
-        return [read_run(store, run_id, curves.get(run_id)) for run_id in some]
+    def read(run_id: str) -> Known:
+        return read_run(store, run_id, curves.get(run_id))
 
-    began, used = time.perf_counter(), time.thread_time()
-    known = read(run_ids[:_FIRST])
-    took_s, used_s = time.perf_counter() - began, time.thread_time() - used
-    is_long = sum(entry.extent[0] for entry in known) > _LONG_BYTES * len(known)
-    rest = [run_ids[start : start + _FIRST] for start in range(_FIRST, len(run_ids), _FIRST)]
-    # The parser of long curves releases the interpreter's lock, and threads wait for a slow disk together. Otherwise,
-    # they only wait for that lock, which doubles the time.
-    with ThreadPoolExecutor(_N_READERS if is_long or took_s > _WAITS * used_s else 1) as pool:
-        known += itertools.chain.from_iterable(pool.map(read, rest))
+    def have_long_curves(some: Sequence[Known]) -> bool:  # whose parser releases the interpreter's lock
+        return sum(entry.extent[0] for entry in some) > _LONG_BYTES * len(some)
+
+    known = read_all(read, run_ids, have_long_curves)
     return assemble(record, dict(zip(run_ids, known, strict=True)), str(store.record))
 
 
