@@ -234,7 +234,7 @@ def make_report(results: Results, options: ReportOptions) -> Report:
     if reason := why_no_effects(results):
         known.append(reason)
     if failed:
-        known.append(f"{count(len(failed), 'evaluation')} of a run failed, so their means lack seeds")
+        known.append(f"{count(len(failed), 'evaluation')} failed, so their means lack seeds, or are missing")
     metric, differences = results.metric, find_differences(results)
     untuned, reruns, predictions = find_untuned(results), find_reruns(results.runs), find_predictions(results)
     finding, caveats = state_result(

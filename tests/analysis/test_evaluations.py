@@ -119,7 +119,7 @@ def test_evaluations_that_failed_are_named_until_they_succeed() -> None:
     (found,) = find_failed(results)
     assert (found.arm, found.seed, found.evaluation, found.error) == ("base", 1, "recall", "ValueError: too short")
     report = make_report(results, ReportOptions())
-    assert "1 evaluation of a run failed" in report.answer[-1]
+    assert "1 evaluation failed, so" in report.answer[-1]
     page = write_markdown(compose(report), {}, "s")
     assert "ValueError: too short" in page and "Seeds: base 1, arm 2." in page
     jsonschema.validate(summary := summarize(report), SCHEMA)
