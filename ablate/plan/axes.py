@@ -129,7 +129,10 @@ class Axes:
         for path in overrides:
             other = self.names.axis_of(path, self._axes)
             if other is not None:
-                message = f"{quote(path)} is set by the axis {quote(other)}: a level cannot set it too"
+                *above, _ = self._axes[other].place  # `space` of a search, or `tune.space`
+                is_varied = above[-1:] == ["space"]
+                what = f"varied by {'.'.join(map(str, above))}" if is_varied else f"set by the axis {quote(other)}"
+                message = f"{quote(path)} is {what}: a level cannot set it too"
                 raise self.declared.refuse(place, message)
         if label is None and extra:
             label = f"{display(name)}({', '.join(f'{key}={display(setting)}' for key, setting in extra.items())})"

@@ -311,6 +311,14 @@ def test_trials_have_the_size_that_the_study_matches(write_grid, corpus_info: Co
             ("match", "d_ff"),
         ),
         (
+            {
+                "matrix": {"attention": ["standard", {"name": "gated", RATE: 1e-3}]},
+                "baseline": None,
+                "tune": {"space": SPACE, "trials": 2},
+            },
+            ("matrix.attention.1", "varied by tune.space"),
+        ),
+        (
             {"match": "parameters", "tune": {"space": {**SPACE, "model.n_layers": [1, 2]}, "trials": 2}},
             ("match", "one size in parameters", "model.n_layers would change it"),
         ),
