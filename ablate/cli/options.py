@@ -57,8 +57,8 @@ Minutes = Annotated[
         "--minutes",
         min=0,
         metavar="N",
-        help="Save checkpoints and stop after N minutes. Does not start runs that cannot finish in time, by the speed of "
-        "earlier ones.",
+        help="Save checkpoints and stop after N minutes. Does not start runs that cannot finish in time by the speed "
+        "of earlier ones.",
     ),
 ]
 Keep = Annotated[
