@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import faulty
 import pytest
 
+from ablate.execution.affinity import NO_AFFINITY
 from ablate.execution.early_stopping import Patience, Stopping
 from ablate.execution.interruption import TimeLimit
 from ablate.execution.jobs import RunSource, find_unfinished, record_study
@@ -338,7 +339,7 @@ class OneByOne(RunSource):
     def n_left(self) -> int:
         return len(self.whole.runs) - len(self.bench.plan.runs)
 
-    def draw(self):
+    def draw(self, affinity=NO_AFFINITY):  # noqa: ARG002
         new = self.whole.runs[len(self.bench.plan.runs) :]
         self.bench.plan = self.whole
         self.bench.store.write_study(record_study(self.whole, "0", "ablate"))
