@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ablate.analysis.checked_records import clean
 from ablate.errors import RecordError
 from ablate.files import open_regular
-from ablate.tracking.curve import MOVE_AWAY
+from ablate.tracking.curve import MOVE_AWAY, parse_object
 from ablate.tracking.values import LARGEST, MAX_COUNT, is_number
 
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ CORE_COLUMNS = (
 _BLOCK_BYTES = 2**24
 _MAX_LINE_BYTES = 2**24
 _SMALL_BYTES = 2**13
-_DECODER = json.JSONDecoder(parse_int=float)
+_DECODER = json.JSONDecoder(parse_int=float)  # Python refuses to read integers of thousands of digits
 _COSTS, _LOSSES = ("tokens", "flops", "wall_s"), ("train_loss", "val_loss")
 _TAKEN = frozenset({"run_id", "arm", "seed", "state"})  # columns that the tables of a study have of their own
 
@@ -196,7 +196,7 @@ def _is_text(block: bytes) -> bool:
 def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
     """Parse the lines that are JSON objects, and count all lines that are not blank."""
     lines = [line for line in block.split(b"\n") if line.strip()]
-    objects = [found for line in lines if (found := _parse_line(line)) is not None]
+    objects = [found for line in lines if (found := parse_object(line, _DECODER)) is not None]
     names = {name: clean(name) for name in dict.fromkeys(name for found in objects for name in found)}
     if any(name != cleaned for name, cleaned in names.items()):
         objects = [{names[name]: value for name, value in found.items()} for found in objects]
@@ -204,15 +204,6 @@ def _parse_lines(block: bytes) -> tuple[dict[str, Floats], int]:
         name: np.array([_read_number(found.get(name)) for found in objects], np.float64) for name in names.values()
     }
     return complete_columns(columns, len(objects)), len(lines)
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """The object of a line, with all integers as floats: Python refuses to read those of thousands of digits."""
-    try:
-        found = _DECODER.decode(line.decode(json.detect_encoding(line), "surrogatepass"))
-    except (ValueError, RecursionError):  # RecursionError: brackets within brackets
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _read_number(value: Any) -> float:

@@ -70,6 +70,11 @@ class EvaluationResult:
     method: str = ""
     note: str = ""
 
+    @property
+    def is_factor(self) -> bool:
+        """Whether the metric is a factor, as the note says."""
+        return AS_FACTOR in self.note.split("; ")
+
     def to_dict(self) -> dict[str, Any]:
         return vars(self) | {"within": dict(self.within)}
 
@@ -118,9 +123,10 @@ def compare_evaluations(results: Results) -> tuple[EvaluationResult, ...]:
     """Compare all arms in all final evaluations, in the order of the study. Runs that failed have no rows."""
     found: list[EvaluationResult] = []
     for measured in collect(final_records(results)):
-        rows = [_summarize(results, measured, arm) for arm in results.arms if arm in measured.rows]
-        by_arm = {row.arm: row for row in rows}
-        found += _compare(results, measured, by_arm)
+        rows = {arm: _summarize(results, measured, arm) for arm in results.arms if arm in measured.rows}
+        compared = _compare(results, measured, rows)
+        scaled = map(_to_factor, compared) if measured.is_factor else compared
+        found += [replace(row, is_at_chance=_is_at_chance(row)) for row in scaled]
     adjusted = adjust_p_values(found, lambda row: (row.evaluation, row.baseline))
     known = {(row.evaluation, row.metric, tuple(row.within.items()), row.arm): row for row in adjusted}
     return tuple(
@@ -191,14 +197,8 @@ def _summarize(results: Results, measured: Measured, arm: str) -> EvaluationResu
         return row
     mean, low, high = _average(values)
     item_error = math.sqrt(measured.item_variance(arm)) if any(r.standard_error is not None for r in rows) else None
-    if measured.is_factor:
-        mean = math.exp(mean)
-        low, high = _to_factors(low, high)
-        item_error = None if item_error is None else mean * item_error
-        row = replace(row, note="; ".join(filter(None, (row.note, AS_FACTOR))))
     n_items = max(row.n for row in rows)
-    row = replace(row, mean=mean, low=low, high=high, n=values.size, n_items=n_items, item_error=item_error)
-    return replace(row, is_at_chance=_is_at_chance(row))
+    return replace(row, mean=mean, low=low, high=high, n=values.size, n_items=n_items, item_error=item_error)
 
 
 def _average(values_n: Floats) -> tuple[float, float | None, float | None]:
@@ -210,7 +210,28 @@ def _average(values_n: Floats) -> tuple[float, float | None, float | None]:
     return mean, mean - half, mean + half
 
 
-def _to_factors(low: float | None, high: float | None) -> tuple[float | None, float | None]:
+def _to_factor(row: EvaluationResult) -> EvaluationResult:
+    """The result of a factor from that of its logarithms, where the difference is the logarithm of a ratio."""
+    if row.mean is None:
+        return row
+    mean = math.exp(row.mean)
+    low, high = _exponentiate(row.low, row.high)
+    difference_low, difference_high = _exponentiate(row.difference_low, row.difference_high)
+    return replace(
+        row,
+        mean=mean,
+        low=low,
+        high=high,
+        item_error=None if row.item_error is None else mean * row.item_error,
+        difference=None if row.difference is None else math.exp(row.difference),
+        difference_low=difference_low,
+        difference_high=difference_high,
+        method=row.method and f"{row.method} on the logarithms",
+        note="; ".join(filter(None, (row.note, AS_FACTOR))),
+    )
+
+
+def _exponentiate(low: float | None, high: float | None) -> tuple[float | None, float | None]:
     """The ends of an interval of logarithms as factors. None if floats cannot represent them."""
     if low is None or high is None or max(-low, high) > LARGEST_LOG:
         return None, None
@@ -241,18 +262,14 @@ def _compare(results: Results, measured: Measured, rows: Mapping[str, Evaluation
         sample = pair_values(arm, base, measured.values(arm), measured.values(base), variance)
         if sample is not None:
             samples[arm] = sample
-            difference = math.exp(sample.estimate) if measured.is_factor else sample.estimate
-            compared[arm] = replace(compared[arm], difference=difference)
+            compared[arm] = replace(compared[arm], difference=sample.estimate)
     for baseline in dict.fromkeys(map(results.baseline_of, samples)):
         members = [arm for arm, s in samples.items() if results.baseline_of(arm) == baseline and s.is_testable]
         if members:
             margin = results.record.smallest_results.get(measured.evaluation, {}).get(measured.metric)
             if margin is not None and measured.is_factor:
                 margin = math.log1p(margin)
-            tested = _test([compared[arm] for arm in members], [samples[arm] for arm in members], margin)
-            if measured.is_factor:
-                tested = {arm: _compare_as_factors(row) for arm, row in tested.items()}
-            compared |= tested
+            compared |= _test([compared[arm] for arm in members], [samples[arm] for arm in members], margin)
     return list(compared.values())
 
 
@@ -275,11 +292,6 @@ def _test(
     }
 
 
-def _compare_as_factors(row: EvaluationResult) -> EvaluationResult:
-    low, high = _to_factors(row.difference_low, row.difference_high)
-    return replace(row, difference_low=low, difference_high=high, method=f"{row.method} on the logarithms")
-
-
 def _judge(row: EvaluationResult, base: EvaluationResult | None) -> EvaluationResult:
     """Add the verdict. Without an interval it is undecided."""
     if row.difference is None or row.direction is None:
@@ -288,5 +300,5 @@ def _judge(row: EvaluationResult, base: EvaluationResult | None) -> EvaluationRe
         return replace(row, verdict="undecided", note="; ".join(filter(None, (row.note, AT_CHANCE))))
     if row.p_holm is None or row.p_holm >= ALPHA:
         return replace(row, verdict="equivalent" if row.is_small else "undecided")
-    none = 1.0 if AS_FACTOR in row.note else 0.0
+    none = 1.0 if row.is_factor else 0.0
     return replace(row, verdict="better" if (row.difference < none) == (row.direction == "lower") else "worse")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import zip_longest
 
 from ablate.analysis.capabilities import Capability
-from ablate.analysis.evaluations import AS_FACTOR, EvaluationResult
+from ablate.analysis.evaluations import EvaluationResult
 from ablate.analysis.speedup import SpeedUp
 from ablate.formatting import count, format_number
 from ablate.report.notation import AXIS_NAMES, DASH, clean_name, format_p_value, format_speedup, join_with_and
@@ -102,7 +102,7 @@ def _tabulate(rows: Sequence[EvaluationResult], evaluation: str, labels: Mapping
     notes = [NOTE] if any(row.difference_low is not None for row in rows) else []
     if any(row.is_at_chance for row in rows):
         notes.append("At chance: the interval over seeds, or the one over items, holds the chance level.")
-    if factors := list(dict.fromkeys(row.metric for row in rows if AS_FACTOR in row.note)):
+    if factors := list(dict.fromkeys(row.metric for row in rows if row.is_factor)):
         which = join_with_and(factors)
         notes.append(
             f"Factors ({which}): means and intervals of logarithms; a difference is the ratio of arm to baseline."
@@ -151,7 +151,7 @@ def _write_difference(row: EvaluationResult) -> str:
     if row.difference is None:
         return DASH
     interval = format_interval(row.difference_low, row.difference_high)
-    if AS_FACTOR in row.note:
+    if row.is_factor:
         return f"{format_number(row.difference, 3)}x{'' if interval == DASH else f' {interval}'}"
     sign = "+" if row.difference >= 0 else ""
     return f"{sign}{format_number(row.difference, 3)}{'' if interval == DASH else f' {interval}'}"

@@ -145,7 +145,7 @@ class Trials(RunSource):
                 )
 
     def draw(self, affinity: Affinity = NO_AFFINITY) -> Sequence[Run]:
-        """The runs of a trial of this round, or of the next one. In a round, each arm gets a trial.
+        """Return the runs of a trial from this round or the next. A round has one trial for each arm.
 
         A known configuration is not trained again.
         """

@@ -26,6 +26,7 @@ from ablate.tracking.values import MAX_COUNT
 BLOCK_BYTES = 2**18
 MAX_LINE_BYTES = 2**20  # a line has a few hundred bytes; a longer one is not a record and is not held in memory
 # Opening fails with these if the file itself is in the way, not its folder or the disk.
+_DECODER = json.JSONDecoder()
 _IN_THE_WAY = frozenset({errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.EACCES, errno.EPERM})
 
 
@@ -201,10 +202,10 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return None
 
 
-def parse_object(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of one line; None for anything else."""
+def parse_object(line: bytes, decoder: json.JSONDecoder = _DECODER) -> dict[str, Any] | None:
+    """Return the JSON object of one line; None for anything else. Bytes are decoded as `json.loads` does."""
     try:
-        found = json.loads(line)
+        found = decoder.decode(line.decode(json.detect_encoding(line), "surrogatepass"))
     except (ValueError, RecursionError):  # RecursionError: brackets within brackets
         return None
     return found if isinstance(found, dict) else None

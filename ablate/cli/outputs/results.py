@@ -165,7 +165,7 @@ class EvaluatedArm(Output):
     method: str
     """The test."""
     note: str
-    """Why something is missing; otherwise empty."""
+    """Why something is missing, or that the metric is a factor; otherwise empty."""
 
 
 class EvaluationKind(Output):
